@@ -1,0 +1,166 @@
+// A Backend is the memory and the op set of one device. runtime/ writes the forward pass once against this
+// interface; every op serves all tracks of the rank in one call (a leading `tracks` dimension).
+//
+// Rules every backend keeps:
+//  * batch-invariant: what an op writes for a row depends on that row (and its KV pages) alone, bit for bit, never
+//    on the other rows of the call, the number of threads or the tiles chosen;
+//  * accumulation in float32 (or wider), norm and softmax statistics in float32;
+//  * no allocation inside an op: scratch is passed in or sized once at construction.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/tensor.h"
+
+namespace ptrt {
+
+inline constexpr std::int64_t kPageTokens = 16;  // tokens of one KV page
+
+// What a tensor is used as; lets a backend choose how to keep it.
+enum class WeightRole : std::uint8_t {
+  matrix,     // right-hand side of linear() or moe_ffn(); kept in its storage type
+  embedding,  // looked up by row; with tied embeddings also the head's matrix; kept in its storage type
+  vector,     // norm weights; widened to float32 at load
+};
+
+struct WeightSpec {
+  std::string name;  // as in the file; for messages
+  WeightRole role = WeightRole::matrix;
+  DType dtype = DType::float32;  // as stored in the file
+  std::int64_t count = 1, out = 0, in = 0;
+};
+
+// One matrix product for every local track: y[t] = x[t] · w[t]ᵀ, x [tracks, rows, in], y [tracks, rows, out].
+struct LinearJob {
+  const TrackWeights* weights = nullptr;
+  Tensor x;
+  Tensor y;
+};
+
+// The KV pool of a rank: float32 keys and values, [local track][layer][page][k=0, v=1][kv_head][kPageTokens][head_dim].
+struct KvPool {
+  float* data = nullptr;
+  std::int64_t tracks = 0, layers = 0, pages = 0, kv_heads = 0, head_dim = 0;
+
+  std::int64_t head_stride() const { return kPageTokens * head_dim; }
+  std::int64_t page_stride() const { return 2 * kv_heads * head_stride(); }
+  std::int64_t elements() const { return tracks * layers * pages * page_stride(); }
+  // First element of a page's keys of one head; values lie kv_heads · head_stride() further on.
+  float* keys(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
+    return data + ((track * layers + layer) * pages + page) * page_stride() + head * head_stride();
+  }
+  float* values(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
+    return keys(track, layer, page, head) + kv_heads * head_stride();
+  }
+};
+
+// The rows of one step. Row r is the token at `positions[r]` of the sequence in slot `slots[r]`, whose pages are
+// page_table[slot · page_table_stride + position / kPageTokens].
+struct StepRows {
+  std::span<const std::int32_t> positions;   // [rows]
+  std::span<const std::int32_t> slots;       // [rows]
+  std::span<const std::int32_t> page_table;  // [slots, page_table_stride]
+  std::int64_t page_table_stride = 0;
+};
+
+struct AttentionShape {
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  std::int64_t window = 0;  // 0: all positions up to the row's own; else the last `window` of them, its own included
+  bool rope = true;
+  float norm_eps = 1e-5f;  // of the QK-norm
+};
+
+struct MoeShape {
+  std::int64_t experts = 0, top_k = 0, ffn_size = 0;
+  float router_logit_cap = 0;  // 0: no cap
+};
+
+// Weights and scratch of one mixture-of-experts FFN. The caller allocates the scratch once.
+struct MoeJob {
+  MoeShape shape;
+  const TrackWeights *router = nullptr, *gate = nullptr, *up = nullptr, *down = nullptr;
+  Tensor x;              // [tracks, rows, d]
+  Tensor y;              // [tracks, rows, d]
+  Tensor router_logits;  // [tracks, rows, experts]          scratch
+  Tensor gate_out;       // [tracks, rows · top_k, ffn_size] scratch
+  Tensor up_out;         // [tracks, rows · top_k, ffn_size] scratch
+  Tensor expert_out;     // [tracks, rows · top_k, d]        scratch
+};
+
+// How the next token of one row is chosen (contract, section 3).
+struct SampleParams {
+  float temperature = 0;      // 0: greedy
+  std::int32_t top_k = 0;     // 0: all
+  float top_p = 1;            // 1: all
+  std::uint64_t seed = 0;     // of the request
+  std::uint64_t position = 0;  // index of the token in the request's output
+  bool want_logprob = false;
+};
+
+struct Sampled {
+  std::int32_t token = 0;
+  float logprob = 0;  // natural logarithm, before temperature; only when asked for
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  virtual std::string name() const = 0;             // "cpu"
+  virtual std::string instruction_set() const = 0;  // what the numerics hang on, e.g. "AVX3_ZEN4"
+  virtual int threads() const = 0;
+
+  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws when there is none.
+  virtual std::shared_ptr<float[]> allocate(std::int64_t elements, const std::string& what) = 0;
+  // Takes a weight in: `read` is called once to fill the bytes in the file's layout and type (C order).
+  virtual Weight load_weight(const WeightSpec& spec,
+                             const std::function<void(std::span<std::byte>)>& read) = 0;
+  virtual std::size_t weight_bytes() const = 0;  // held by weights loaded so far
+
+  // x[0, r, :] = table[tokens[r], :]
+  virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) = 0;
+  // out = x / sqrt(mean(x²) + eps) · w, row by row; in place when out is x.
+  virtual void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) = 0;
+  // All products of one list in one parallel region.
+  virtual void linear(std::span<const LinearJob> jobs) = 0;
+  // h += a
+  virtual void add(Tensor a, Tensor h) = 0;
+  // out = x, track by track (x may be a broadcast).
+  virtual void copy(Tensor x, Tensor out) = 0;
+  // gate = silu(gate) · up
+  virtual void swiglu(Tensor gate, Tensor up) = 0;
+  virtual void moe_ffn(const MoeJob& job) = 0;
+
+  // cos_sin[0, r, :] = cos of the head_dim/2 angles of positions[r], then their sines (angles in double).
+  virtual void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) = 0;
+  // Per head: QK-norm where the weights are present, then RoPE where shape.rope, on q (in place) and k; then k and v
+  // of every row go to their pages of `layer`. An empty TrackWeights means no QK-norm.
+  virtual void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
+                           Tensor cos_sin, Tensor q, Tensor k, Tensor v, const StepRows& rows, std::int64_t layer,
+                           const KvPool& pool) = 0;
+  // Causal attention of every row over its sequence's pages as stored; out [tracks, rows, heads · head_dim].
+  virtual void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
+                         const KvPool& pool, Tensor out) = 0;
+
+  // y[t] -= x: the leaves of the delta_sum fusion.
+  virtual void subtract(Tensor x, Tensor y) = 0;
+  // out[i] = the fixed binary tree sum of parts[0..n)[i] (the left part takes the largest power of two below the
+  // count), count elements each; out may be one of the parts. `add_to` (may be null) is added last, after `scale`:
+  // out = (add_to ? add_to : 0) + scale · tree.
+  virtual void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
+                        float* out) = 0;
+
+  // One token a row of logits [1, rows, vocab]; randomness depends on (seed, position) alone.
+  virtual void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) = 0;
+  // out[r] = log softmax(logits[r])[targets[r]], statistics over fixed vocabulary chunks.
+  virtual void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) = 0;
+};
+
+// The CPU backend: `threads` workers, the calling thread included. Throws on threads < 1.
+std::unique_ptr<Backend> make_cpu_backend(int threads);
+
+}  // namespace ptrt

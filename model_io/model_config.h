@@ -1,0 +1,74 @@
+// The model's configuration: the JSON of the contract's section 2, as a struct. All sizes are per track.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace ptrt {
+
+enum class FusionOp : std::uint8_t { mean, sum, delta_sum };
+
+enum class AttentionKind : std::uint8_t { global_rope, global_nope, local_rope, local_nope };
+constexpr bool is_local(AttentionKind kind) {
+  return kind == AttentionKind::local_rope || kind == AttentionKind::local_nope;
+}
+constexpr bool has_rope(AttentionKind kind) {
+  return kind == AttentionKind::global_rope || kind == AttentionKind::local_rope;
+}
+
+enum class FfnKind : std::uint8_t { dense, moe };
+
+struct FusionConfig {
+  FusionOp op = FusionOp::mean;
+  bool dispatch_norm = false;
+  bool combine_norm = false;
+};
+
+struct NormPlacement {
+  bool pre = true, output = false, post = false;
+};
+
+struct MoeConfig {
+  std::int64_t experts = 0, top_k = 0, ffn_size = 0;
+  std::optional<double> router_logit_cap;
+};
+
+struct ModelConfig {
+  std::string name;
+  std::int64_t tracks = 0, layers = 0;
+  std::vector<std::int64_t> sync_layers;  // 1-based, increasing, the last is `layers`
+  FusionConfig fusion;
+  std::int64_t hidden_size = 0, heads = 0, kv_heads = 0, head_dim = 0, ffn_size = 0;
+  std::int64_t vocab_size = 0, max_context = 0;
+  double norm_eps = 1e-5;
+  NormPlacement norm_placement;
+  bool qk_norm = false;
+  std::vector<AttentionKind> attention_pattern{AttentionKind::global_rope};
+  std::int64_t attention_window = 0;
+  double rope_theta = 10000.0;
+  std::vector<FfnKind> ffn_pattern{FfnKind::dense};
+  std::optional<MoeConfig> moe;
+  bool tie_embeddings = true;
+  std::optional<std::int64_t> bos_token_id;
+  std::vector<std::int64_t> eos_token_ids;
+
+  AttentionKind attention_kind(std::int64_t layer) const {
+    return attention_pattern[static_cast<std::size_t>(layer) % attention_pattern.size()];
+  }
+  FfnKind ffn_kind(std::int64_t layer) const {
+    return ffn_pattern[static_cast<std::size_t>(layer) % ffn_pattern.size()];
+  }
+  std::int64_t blocks() const { return static_cast<std::int64_t>(sync_layers.size()); }
+};
+
+// Parses and validates. `where` (a file, say) opens every message. Throws bad_input that names the key, what was
+// expected and what was found: unknown keys, missing keys, wrong types, sizes that do not divide or are absurd.
+ModelConfig parse_config(const std::string& json_text, const std::string& where);
+std::string to_json(const ModelConfig& config);  // one line, every key, in the contract's order
+
+// Rules beyond single values (divisibility, sync layers, patterns that need other keys). Called by parse_config.
+void validate(const ModelConfig& config, const std::string& where);
+
+}  // namespace ptrt

@@ -1,0 +1,29 @@
+// Every tensor of a model: its path in the file, its shape and who owns it (contract, section 2).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model_io/model_config.h"
+
+namespace ptrt {
+
+struct TensorSpec {
+  std::string path;                 // "/tracks/03/layers/007/wq"
+  std::vector<std::int64_t> shape;  // as the dataset has it
+  WeightRole role = WeightRole::matrix;
+
+  std::int64_t elements() const;
+};
+
+std::string track_group(std::int64_t track);                         // "/tracks/03"
+std::string layer_path(std::int64_t track, std::int64_t layer);      // "/tracks/03/layers/007"
+std::string block_path(std::int64_t track, std::int64_t block);      // "/tracks/03/blocks/01"
+
+std::vector<TensorSpec> shared_tensors(const ModelConfig& config);
+std::vector<TensorSpec> track_tensors(const ModelConfig& config, std::int64_t track);
+std::vector<TensorSpec> layer_tensors(const ModelConfig& config, std::int64_t track, std::int64_t layer);
+
+}  // namespace ptrt

@@ -1,0 +1,45 @@
+// The weights of one rank: the shared tensors and its own tracks', loaded into a backend's memory.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model_io/model_file.h"
+
+namespace ptrt {
+
+// One layer of every local track; TrackWeights that the config does not ask for are empty.
+struct LayerWeights {
+  TrackWeights attn_norm, attn_output_norm, attn_post_norm;  // [d]
+  TrackWeights ffn_norm, ffn_output_norm, ffn_post_norm;     // [d]
+  TrackWeights wq, wk, wv, wo;                               // [heads·hd, d] [kv_heads·hd, d] ×2 [d, heads·hd]
+  TrackWeights q_norm, k_norm;                               // [head_dim]
+  TrackWeights w_gate, w_up, w_down;                         // dense: [ffn, d] ×2 [d, ffn]
+  TrackWeights router;                                       // moe: [E, d]
+  TrackWeights expert_gate, expert_up, expert_down;          // moe: [E, f, d] ×2 [E, d, f]
+};
+
+struct BlockWeights {
+  TrackWeights dispatch_norm, combine_norm;  // [d]
+};
+
+struct TrackShard {
+  std::int64_t first_track = 0, tracks = 0;
+  Weight embedding;         // [vocab, d]
+  Weight lm_head;           // [vocab, d]; the embedding itself when tied
+  TrackWeights final_norm;  // [d], one entry
+  std::vector<LayerWeights> layers;
+  std::vector<BlockWeights> blocks;
+  std::uint64_t shared_digest = 0;           // of names, shapes, types and contents of the shared tensors
+  std::vector<std::uint64_t> track_digests;  // the same of each local track
+};
+
+// Checks every tensor of these tracks against the file's metadata first, then loads them; touches no other track.
+TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend);
+
+// The same shard with random weights and no file (as `ptrt init` would write with that seed and dtype).
+TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
+                        std::int64_t tracks, Backend& backend);
+
+}  // namespace ptrt

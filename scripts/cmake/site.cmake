@@ -1,0 +1,20 @@
+# Reads `NAME ?= value` lines of Makefile.inc, so that CMake without make sees the same site settings. The order of
+# precedence is: -D on the command line, the environment, Makefile.inc.
+file(STRINGS ${CMAKE_SOURCE_DIR}/Makefile.inc site_lines REGEX "^[A-Z0-9_]+[ ]*\\?=")
+foreach(line IN LISTS site_lines)
+  string(REGEX MATCH "^([A-Z0-9_]+)[ ]*\\?=[ ]*(.*)$" _ "${line}")
+  set(site_name ${CMAKE_MATCH_1})
+  string(STRIP "${CMAKE_MATCH_2}" site_value)
+  if(DEFINED ENV{${site_name}} AND NOT "$ENV{${site_name}}" STREQUAL "")
+    set(site_value "$ENV{${site_name}}")
+  endif()
+  set(PTRT_SITE_${site_name} "${site_value}")
+endforeach()
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/Makefile.inc)
+
+if(PTRT_SITE_HDF5_HOME)
+  set(HDF5_ROOT ${PTRT_SITE_HDF5_HOME})
+endif()
+if(PTRT_SITE_MPI_HOME)
+  set(MPI_HOME ${PTRT_SITE_MPI_HOME})
+endif()
