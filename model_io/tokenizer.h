@@ -16,14 +16,25 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
   // Ids of a text, no bos or eos added. Throws bad_input when the text cannot be encoded.
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
-  // Bytes that a token adds to the text; empty for special tokens (bos, eos, padding, ids beyond the vocabulary).
+  // Bytes that a token adds to the text; empty for special tokens (bos, eos, padding, ids beyond the
+  // vocabulary).
   virtual std::string token_bytes(std::int32_t id) const = 0;
 };
 
-// Null when the file has no tokenizer. Throws bad_input on an unknown kind or a broken tokenizer model.
-std::unique_ptr<Tokenizer> make_tokenizer(const TokenizerBlob& blob, const ModelConfig& config);
+// A model's tokenizer, or the reason why it takes and gives token ids only.
+struct TokenizerChoice {
+  std::unique_ptr<Tokenizer> tokenizer;  // null: no text
+  std::string
+      why_none;  // set when tokenizer is null; a clause for messages, e.g. "the model has no tokenizer"
+};
 
-// Replaces every maximal invalid UTF-8 subpart by U+FFFD (Unicode 15, section 3.9; what Python's errors="replace" does).
+// No tokenizer when the file has none, or one of a kind that this program knows but cannot run
+// ("huggingface"). Throws bad_input on an unknown kind, a broken tokenizer model, or one with more pieces
+// than config.vocab_size.
+TokenizerChoice make_tokenizer(const TokenizerBlob& blob, const ModelConfig& config);
+
+// Replaces every maximal invalid UTF-8 subpart by U+FFFD (Unicode 15, section 3.9; what Python's
+// errors="replace" does).
 std::string sanitize_utf8(std::string_view bytes);
 
 }  // namespace ptrt
