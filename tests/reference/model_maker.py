@@ -1,0 +1,169 @@
+"""Small models in the file format, written by h5py alone: random ones, and ones told what to say next."""
+
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from crc32c import crc32c
+from pt_reference import Model
+
+Array = np.ndarray
+
+DEFAULTS: dict = {
+    "name": "random", "tracks": 1, "layers": 2, "sync_layers": None,
+    "fusion": {"op": "mean", "dispatch_norm": False, "combine_norm": False},
+    "hidden_size": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_size": 96, "vocab_size": 259,
+    "max_context": 512, "norm_eps": 1e-5, "norm_placement": ["pre"], "qk_norm": False,
+    "attention_pattern": ["global_rope"], "attention_window": 0, "rope_theta": 10000.0,
+    "ffn_pattern": ["dense"], "moe": None, "tie_embeddings": True, "bos_token_id": None, "eos_token_ids": [],
+}
+
+_GAINS = {"wq": 1.6, "wk": 1.6, "wv": 1.0, "wo": 1.0, "w_gate": 1.3, "w_up": 1.0, "w_down": 1.5,
+          "router": 2.0}
+
+
+def make_config(**changes) -> dict:
+    """A whole config: the defaults above, changed; the last layer is the one sync layer unless said."""
+    unknown = set(changes) - set(DEFAULTS)
+    if unknown:
+        raise ValueError(f"no such config keys: {sorted(unknown)}")
+    config = json.loads(json.dumps({**DEFAULTS, **changes}))
+    config["fusion"] = {**DEFAULTS["fusion"], **config["fusion"]}
+    if config["sync_layers"] is None:
+        config["sync_layers"] = [config["layers"]]
+    return config
+
+
+def tensor_shapes(config: dict) -> dict[str, tuple[int, ...]]:
+    """Every dataset that the config calls for, by path."""
+    d, vocab, c = config["hidden_size"], config["vocab_size"], config["head_dim"]
+    q, kv = config["heads"] * c, config["kv_heads"] * c
+    places = [place for place in ("pre", "output", "post") if place in config["norm_placement"]]
+    infix = {"pre": "", "output": "output_", "post": "post_"}
+    shapes: dict[str, tuple[int, ...]] = {"/shared/embedding": (vocab, d), "/shared/final_norm": (d,)}
+    if not config["tie_embeddings"]:
+        shapes["/shared/lm_head"] = (vocab, d)
+    for track in range(config["tracks"]):
+        for block in range(len(config["sync_layers"])):
+            for name in ("dispatch_norm", "combine_norm"):
+                if config["fusion"][name]:
+                    shapes[f"/tracks/{track:02d}/blocks/{block:02d}/{name}"] = (d,)
+        for layer in range(config["layers"]):
+            at = f"/tracks/{track:02d}/layers/{layer:03d}"
+            for place in places:
+                shapes[f"{at}/attn_{infix[place]}norm"] = (d,)
+                shapes[f"{at}/ffn_{infix[place]}norm"] = (d,)
+            shapes |= {f"{at}/wq": (q, d), f"{at}/wk": (kv, d), f"{at}/wv": (kv, d), f"{at}/wo": (d, q)}
+            if config["qk_norm"]:
+                shapes |= {f"{at}/q_norm": (c,), f"{at}/k_norm": (c,)}
+            if config["ffn_pattern"][layer % len(config["ffn_pattern"])] == "dense":
+                f = config["ffn_size"]
+                shapes |= {f"{at}/w_gate": (f, d), f"{at}/w_up": (f, d), f"{at}/w_down": (d, f)}
+            else:
+                e, f = config["moe"]["experts"], config["moe"]["ffn_size"]
+                shapes |= {f"{at}/router": (e, d), f"{at}/experts/w_gate": (e, f, d),
+                           f"{at}/experts/w_up": (e, f, d), f"{at}/experts/w_down": (e, d, f)}
+    return shapes
+
+
+def random_tensors(config: dict, seed: int) -> dict[str, Array]:
+    """Weights that keep activations near 1 and logits a few units apart, so that a wrong term shows."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for path, shape in tensor_shapes(config).items():
+        name = path.rsplit("/", 1)[1]
+        noise = rng.standard_normal(shape)
+        if name.endswith("norm"):
+            tensors[path] = (1.0 + 0.25 * noise).astype(np.float32)
+        elif name in ("embedding", "lm_head"):
+            tensors[path] = (noise * 2.5 / np.sqrt(shape[-1])).astype(np.float32)
+        else:
+            tensors[path] = (noise * _GAINS[name] / np.sqrt(shape[-1])).astype(np.float32)
+    return tensors
+
+
+def to_bfloat16(values: Array) -> Array:
+    """Rounds to the nearest bfloat16, ties to even; the result is its bits as uint16."""
+    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+
+
+def _stored(values: Array, dtype: str, index: int) -> tuple[Array, bool]:
+    """The array as it lies in the file, and whether it is bfloat16."""
+    if dtype == "mixed":
+        dtype = ("float32", "bfloat16", "float16")[index % 3]
+    if dtype == "bfloat16":
+        return to_bfloat16(values), True
+    return values.astype({"float32": np.float32, "float16": np.float16}[dtype]), False
+
+
+def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dtype: str = "float32",
+                split: bool = False, crc: bool = True, tokenizer: str | None = "bytes",
+                fixed_strings: bool = False) -> Path:
+    """Writes a model file; split puts each track into a file of its own, behind an external link."""
+    path = Path(path)
+
+    def text(value: str):
+        return np.bytes_(value.encode()) if fixed_strings else value
+
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = text("ptrt")
+        file.attrs["format_version"] = 1
+        file.attrs["config"] = text(json.dumps(config))
+        if tokenizer:
+            file.create_group("tokenizer").attrs["kind"] = text(tokenizer)
+        shards: dict[str, h5py.File] = {}
+        for index, (name, values) in enumerate(tensors.items()):
+            target: h5py.Group = file
+            parts = name.split("/")
+            inner = name
+            if split and parts[1] == "tracks":
+                shard_name = f"{path.stem}-{parts[2]}.h5"
+                if shard_name not in shards:
+                    shards[shard_name] = h5py.File(path.parent / shard_name, "w")
+                    file[f"/tracks/{parts[2]}"] = h5py.ExternalLink(shard_name, "/weights")
+                target, inner = shards[shard_name], "/weights/" + "/".join(parts[3:])
+            stored, is_bfloat16 = _stored(values, dtype, index)
+            dataset = target.create_dataset(inner, data=stored)
+            if is_bfloat16:
+                dataset.attrs["dtype"] = text("bfloat16")
+            if crc:
+                dataset.attrs["crc32c"] = np.uint32(crc32c(stored.tobytes()))
+        for shard in shards.values():
+            shard.close()
+    return path
+
+
+def write_random(path: str | Path, config: dict, seed: int = 0, **options) -> Path:
+    return write_model(path, config, random_tensors(config, seed), **options)
+
+
+def table_tensors(config: dict, next_logits: Array) -> dict[str, Array]:
+    """Weights of a model whose logits depend on the last token alone: row u holds those after token u.
+
+    The embedding is the identity and every layer adds nothing: the head's columns are the table's rows.
+    """
+    vocab = config["vocab_size"]
+    if config["hidden_size"] != vocab or config["tie_embeddings"] or config["norm_placement"] != ["pre"]:
+        raise ValueError("a table model has hidden_size = vocab_size, a head of its own, and pre norms")
+    tensors = {path: np.zeros(shape, np.float32) for path, shape in tensor_shapes(config).items()}
+    for path, values in tensors.items():
+        if path.endswith("norm"):
+            values[...] = 1.0
+    tensors["/shared/embedding"] = np.eye(vocab, dtype=np.float32)
+    # The final norm makes a one-hot row sqrt(vocab) high, near enough: its mean square is 1 / vocab.
+    height = 1.0 / np.sqrt(1.0 / vocab + config["norm_eps"])
+    tensors["/shared/lm_head"] = (np.asarray(next_logits).T / height).astype(np.float32)
+    return tensors
+
+
+def table_config(vocab: int = 259, **changes) -> dict:
+    return make_config(**{"layers": 1, "hidden_size": vocab, "vocab_size": vocab, "heads": 1, "kv_heads": 1,
+                          "head_dim": 2, "ffn_size": 2, "tie_embeddings": False, **changes})
+
+
+def in_memory(config: dict, seed: int = 0) -> Model:
+    """The reference model of the same random weights, without a file."""
+    return Model(config, {path: t.astype(np.float64) for path, t in random_tensors(config, seed).items()})

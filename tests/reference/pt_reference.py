@@ -1,0 +1,221 @@
+"""The Parallel Track model in float64, written from its definition and from nothing else.
+
+It shares no code with the program under test: weights come through h5py, the sums through numpy. A whole
+sequence is computed at once, without a cache: prefill, decode and batching of the program must agree with it.
+
+Shapes: n tokens, d hidden_size, H heads, G kv_heads, c head_dim, V vocab_size.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass
+class Model:
+    """A config as SPEC gives it and the tensors by their path in the file, all float64."""
+
+    config: dict
+    tensors: dict[str, Array]
+    tokenizer: str | None = None
+    router_margin: float = field(default=np.inf, compare=False)
+
+    def track(self, track: int, layer: int, name: str) -> Array:
+        return self.tensors[f"/tracks/{track:02d}/layers/{layer:03d}/{name}"]
+
+    def block(self, track: int, block: int, name: str) -> Array:
+        return self.tensors[f"/tracks/{track:02d}/blocks/{block:02d}/{name}"]
+
+
+def widen(dataset: h5py.Dataset) -> Array:
+    """The float64 values of a dataset of any of the three element types."""
+    raw = dataset[()]
+    if raw.dtype == np.uint16:
+        kind = dataset.attrs["dtype"]
+        kind = kind.decode() if isinstance(kind, bytes) else kind
+        if kind != "bfloat16":
+            raise ValueError(f"{dataset.name}: uint16 with dtype {kind!r}")
+        raw = (raw.astype(np.uint32) << 16).view(np.float32)
+    if raw.dtype not in (np.float32, np.float16):
+        raise ValueError(f"{dataset.name}: element type {raw.dtype}")
+    return raw.astype(np.float64)
+
+
+def load(path: str | Path) -> Model:
+    """Reads a model file, following external links to the files of single tracks."""
+    tensors: dict[str, Array] = {}
+
+    def collect(group: h5py.Group, prefix: str) -> None:
+        for name in group:
+            child = group[name]
+            if isinstance(child, h5py.Group):
+                collect(child, f"{prefix}/{name}")
+            else:
+                tensors[f"{prefix}/{name}"] = widen(child)
+
+    with h5py.File(path, "r") as file:
+        text = file.attrs["config"]
+        config = json.loads(text)
+        for top in ("shared", "tracks"):
+            collect(file[top], f"/{top}")
+        tokenizer = file["tokenizer"].attrs["kind"] if "tokenizer" in file else None
+    if isinstance(tokenizer, bytes):
+        tokenizer = tokenizer.decode()
+    return Model(config, tensors, tokenizer)
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def silu(x: Array) -> Array:
+    return x * 0.5 * (1.0 + np.tanh(0.5 * x))  # x * sigmoid(x), without overflow
+
+
+def rope(v: Array, theta: float) -> Array:
+    """Rotates v [n, heads, c]; element j of the first half goes with element j of the second."""
+    n, _, c = v.shape
+    half = c // 2
+    angle = np.arange(n)[:, None] * theta ** (-2.0 * np.arange(half) / c)
+    cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    low, high = v[..., :half], v[..., half:]
+    return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
+
+
+def attention(model: Model, track: int, layer: int, x: Array) -> Array:
+    """Causal grouped-query attention of one layer, x [n, d] -> [n, d]."""
+    cfg = model.config
+    n, heads, kv_heads, c = len(x), cfg["heads"], cfg["kv_heads"], cfg["head_dim"]
+    kind = cfg["attention_pattern"][layer % len(cfg["attention_pattern"])]
+    q = (x @ model.track(track, layer, "wq").T).reshape(n, heads, c)
+    k = (x @ model.track(track, layer, "wk").T).reshape(n, kv_heads, c)
+    v = (x @ model.track(track, layer, "wv").T).reshape(n, kv_heads, c)
+    if cfg["qk_norm"]:
+        q = rms_norm(q, model.track(track, layer, "q_norm"), cfg["norm_eps"])
+        k = rms_norm(k, model.track(track, layer, "k_norm"), cfg["norm_eps"])
+    if kind.endswith("_rope"):
+        q, k = rope(q, cfg["rope_theta"]), rope(k, cfg["rope_theta"])
+    of_head = np.arange(heads) // (heads // kv_heads)
+    scores = np.einsum("phc,shc->hps", q, k[:, of_head]) / np.sqrt(c)
+    query, key = np.arange(n)[:, None], np.arange(n)[None, :]
+    seen = key <= query
+    if kind.startswith("local_"):
+        seen &= key > query - cfg["attention_window"]
+    scores = np.where(seen, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights /= weights.sum(axis=-1, keepdims=True)
+    mixed = np.einsum("hps,shc->phc", weights, v[:, of_head]).reshape(n, heads * c)
+    return mixed @ model.track(track, layer, "wo").T
+
+
+def gated(x: Array, gate: Array, up: Array, down: Array) -> Array:
+    return (silu(x @ gate.T) * (x @ up.T)) @ down.T
+
+
+def mixture(model: Model, track: int, layer: int, x: Array) -> Array:
+    """Mixture of experts. Notes how near the closest choice of an expert was to going the other way."""
+    moe = model.config["moe"]
+    logits = x @ model.track(track, layer, "router").T
+    cap = moe["router_logit_cap"]
+    if cap is not None:
+        logits = cap * np.tanh(logits / cap)
+    order = np.argsort(-logits, axis=-1, kind="stable")
+    ranked = np.take_along_axis(logits, order, axis=-1)
+    top_k = moe["top_k"]
+    if top_k < moe["experts"]:
+        margin = float(np.min(ranked[:, top_k - 1] - ranked[:, top_k]))
+        model.router_margin = min(model.router_margin, margin)
+    share = np.exp(ranked[:, :top_k] - ranked[:, :1])
+    share /= share.sum(axis=-1, keepdims=True)
+    out = np.zeros_like(x)
+    for expert in range(moe["experts"]):
+        rows, slots = np.nonzero(order[:, :top_k] == expert)
+        gate, up, down = (model.track(track, layer, f"experts/{name}")[expert]
+                          for name in ("w_gate", "w_up", "w_down"))
+        out[rows] += share[rows, slots, None] * gated(x[rows], gate, up, down)
+    return out
+
+
+def ffn(model: Model, track: int, layer: int, x: Array) -> Array:
+    pattern = model.config["ffn_pattern"]
+    if pattern[layer % len(pattern)] == "moe":
+        return mixture(model, track, layer, x)
+    return gated(x, *(model.track(track, layer, name) for name in ("w_gate", "w_up", "w_down")))
+
+
+def run_layer(model: Model, track: int, layer: int, h: Array) -> Array:
+    cfg = model.config
+
+    def norm(place: str, weight: str, x: Array) -> Array:
+        if place not in cfg["norm_placement"]:
+            return x
+        return rms_norm(x, model.track(track, layer, weight), cfg["norm_eps"])
+
+    a = attention(model, track, layer, norm("pre", "attn_norm", h))
+    h = norm("post", "attn_post_norm", h + norm("output", "attn_output_norm", a))
+    f = ffn(model, track, layer, norm("pre", "ffn_norm", h))
+    return norm("post", "ffn_post_norm", h + norm("output", "ffn_output_norm", f))
+
+
+def fuse(op: str, x: Array, ends: list[Array]) -> Array:
+    if op == "mean":
+        return sum(ends) / len(ends)
+    if op == "sum":
+        return sum(ends)
+    if op == "delta_sum":
+        return x + sum(y - x for y in ends)
+    raise ValueError(f"fusion op {op!r}")
+
+
+def logits(model: Model, tokens: list[int]) -> Array:
+    """The logits [n, V] after every token of the sequence."""
+    cfg, fusion = model.config, model.config["fusion"]
+    embedding = model.tensors["/shared/embedding"]
+    x = embedding[np.asarray(tokens)]
+    first = 0
+    for block, last in enumerate(cfg["sync_layers"]):
+        ends = []
+        for track in range(cfg["tracks"]):
+            h = x
+            if fusion["dispatch_norm"]:
+                h = rms_norm(h, model.block(track, block, "dispatch_norm"), cfg["norm_eps"])
+            for layer in range(first, last):
+                h = run_layer(model, track, layer, h)
+            if fusion["combine_norm"]:
+                h = rms_norm(h, model.block(track, block, "combine_norm"), cfg["norm_eps"])
+            ends.append(h)
+        x = fuse(fusion["op"], x, ends)
+        first = last
+    head = embedding if cfg["tie_embeddings"] else model.tensors["/shared/lm_head"]
+    return rms_norm(x, model.tensors["/shared/final_norm"], cfg["norm_eps"]) @ head.T
+
+
+def log_softmax(x: Array) -> Array:
+    x = x - x.max(axis=-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+
+
+def log_probs(model: Model, tokens: list[int]) -> Array:
+    """Log-probabilities [n, V] of the token that follows each position."""
+    return log_softmax(logits(model, tokens))
+
+
+def score(model: Model, tokens: list[int]) -> Array:
+    """Log-probability of each token after the first, given those before it, [n - 1]."""
+    table = log_probs(model, tokens)
+    return table[np.arange(len(tokens) - 1), np.asarray(tokens[1:], dtype=int)]
+
+
+def greedy(model: Model, prompt: list[int], count: int) -> list[int]:
+    """The likeliest continuation, token by token; it ends after an end-of-sequence token."""
+    tokens = list(prompt)
+    while len(tokens) < len(prompt) + count:
+        tokens.append(int(np.argmax(logits(model, tokens)[-1])))
+        if tokens[-1] in model.config["eos_token_ids"]:
+            break
+    return tokens[len(prompt):]
