@@ -18,12 +18,14 @@ struct TensorSpec {
   std::int64_t elements() const;
 };
 
-std::string track_group(std::int64_t track);                         // "/tracks/03"
-std::string layer_path(std::int64_t track, std::int64_t layer);      // "/tracks/03/layers/007"
-std::string block_path(std::int64_t track, std::int64_t block);      // "/tracks/03/blocks/01"
+std::string track_group(std::int64_t track);                     // "/tracks/03"
+std::string layer_path(std::int64_t track, std::int64_t layer);  // "/tracks/03/layers/007"
+std::string block_path(std::int64_t track, std::int64_t block);  // "/tracks/03/blocks/01"
 
 std::vector<TensorSpec> shared_tensors(const ModelConfig& config);
+// All of a track: its blocks', then its layers'.
 std::vector<TensorSpec> track_tensors(const ModelConfig& config, std::int64_t track);
+std::vector<TensorSpec> block_tensors(const ModelConfig& config, std::int64_t track, std::int64_t block);
 std::vector<TensorSpec> layer_tensors(const ModelConfig& config, std::int64_t track, std::int64_t layer);
 
 }  // namespace ptrt

@@ -24,8 +24,7 @@ class Tokenizer {
 // A model's tokenizer, or the reason why it takes and gives token ids only.
 struct TokenizerChoice {
   std::unique_ptr<Tokenizer> tokenizer;  // null: no text
-  std::string
-      why_none;  // set when tokenizer is null; a clause for messages, e.g. "the model has no tokenizer"
+  std::string why_none;                  // then a clause for messages: "the model file has no tokenizer"
 };
 
 // No tokenizer when the file has none, or one of a kind that this program knows but cannot run

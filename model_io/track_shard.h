@@ -13,11 +13,11 @@ namespace ptrt {
 struct LayerWeights {
   TrackWeights attn_norm, attn_output_norm, attn_post_norm;  // [d]
   TrackWeights ffn_norm, ffn_output_norm, ffn_post_norm;     // [d]
-  TrackWeights wq, wk, wv, wo;                               // [heads·hd, d] [kv_heads·hd, d] ×2 [d, heads·hd]
-  TrackWeights q_norm, k_norm;                               // [head_dim]
-  TrackWeights w_gate, w_up, w_down;                         // dense: [ffn, d] ×2 [d, ffn]
-  TrackWeights router;                                       // moe: [E, d]
-  TrackWeights expert_gate, expert_up, expert_down;          // moe: [E, f, d] ×2 [E, d, f]
+  TrackWeights wq, wk, wv, wo;                       // [heads·hd, d] [kv_heads·hd, d] ×2 [d, heads·hd]
+  TrackWeights q_norm, k_norm;                       // [head_dim]
+  TrackWeights w_gate, w_up, w_down;                 // dense: [ffn, d] ×2 [d, ffn]
+  TrackWeights router;                               // moe: [E, d]
+  TrackWeights expert_gate, expert_up, expert_down;  // moe: [E, f, d] ×2 [E, d, f]
 };
 
 struct BlockWeights {
@@ -35,7 +35,8 @@ struct TrackShard {
   std::vector<std::uint64_t> track_digests;  // the same of each local track
 };
 
-// Checks every tensor of these tracks against the file's metadata first, then loads them; touches no other track.
+// Checks every tensor of these tracks against the file's metadata first, then loads them; touches no other
+// track.
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend);
 
 // The same shard with random weights and no file (as `ptrt init` would write with that seed and dtype).
