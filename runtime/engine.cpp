@@ -1,0 +1,186 @@
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <unordered_map>
+
+#include "kernels/error.h"
+#include "runtime/fault.h"
+
+namespace ptrt {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+// Rows whose logits are computed together: bounds the logits' memory, and keeps decode batches in one product.
+std::int64_t logit_rows(const EngineOptions& options) { return std::max<std::int64_t>(options.max_batch, 64); }
+
+std::uint64_t mix(std::uint64_t digest, std::uint64_t value) {
+  // The finaliser of splitmix64 over a running sum.
+  std::uint64_t z = digest + 0x9e3779b97f4a7c15ull + value;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
+  return z ^ (z >> 31);
+}
+
+}  // namespace
+
+// State of one call of run().
+struct Engine::Run {
+  Task task;
+  std::span<const Request> requests;
+  const Hooks& hooks;
+  Scheduler scheduler;
+  Clock::time_point start = Clock::now();
+  std::unordered_map<const Sequence*, OutputText> texts = {};
+
+  const Request& request_of(const Sequence& sequence) const {
+    return requests[static_cast<std::size_t>(sequence.request)];
+  }
+};
+
+Engine::Engine(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
+               const Placement& placement, const Tokenizer* tokenizer, const EngineOptions& options)
+    : config_(config),
+      backend_(backend),
+      tokenizer_(tokenizer),
+      options_(options),
+      cache_(backend, config, shard.tracks, options.kv_pages),
+      fusion_(comm, backend, config, placement, options.max_rows),
+      forward_(config, shard, backend, fusion_, cache_, options.max_rows, logit_rows(options)) {
+  PTRT_CHECK(options.max_rows >= options.max_batch);
+  const auto rows = static_cast<std::size_t>(logit_rows(options));
+  logit_rows_.resize(rows);
+  targets_.resize(rows);
+  sample_params_.resize(rows);
+  sampled_.resize(rows);
+  log_probs_.resize(rows);
+}
+
+bool Engine::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
+                 const Hooks& hooks) {
+  const SchedulerLimits limits{options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context};
+  Run run{task, requests, hooks, Scheduler(limits, task, requests, order)};
+  counters_ = {};
+  fusion_.reset_stats();
+  bool stopped = false;
+  while (!run.scheduler.done() && !stopped) {
+    const bool stop = hooks.stop_requested && hooks.stop_requested();
+    fusion_.begin_step({step_number_, digest_, 0, stop ? kStopFlag : 0});
+    step(run);
+    step_number_++;
+    stopped = (fusion_.leader_flags() & kStopFlag) != 0;
+  }
+  counters_.elapsed_s = seconds_since(run.start);
+  counters_.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
+  counters_.sync_points = fusion_.stats().sync_points;
+  counters_.sync_bytes = fusion_.stats().bytes_sent;
+  counters_.sync_s = fusion_.stats().seconds;
+  return run.scheduler.done();
+}
+
+void Engine::step(Run& run) {
+  fault_point("step");
+  const auto start = Clock::now();
+  const StepPlan& plan = run.scheduler.next_step();
+  forward_.run(plan.tokens, run.scheduler.step_rows());
+  const std::span<const LogitRow> wanted = plan.wanted;
+  const auto piece = static_cast<std::size_t>(forward_.max_logit_rows());
+  for (std::size_t at = 0; at < wanted.size(); at += piece) {
+    const auto rows = wanted.subspan(at, std::min(piece, wanted.size() - at));
+    for (std::size_t r = 0; r < rows.size(); r++) logit_rows_[r] = rows[r].row;
+    const Tensor logits = forward_.logits({logit_rows_.data(), rows.size()});
+    if (run.task == Task::score)
+      score_rows(run, rows, logits);
+    else
+      sample_rows(run, rows, logits);
+  }
+  const double seconds = seconds_since(start);
+  counters_.steps++;
+  counters_.step_s += seconds;
+  counters_.prefill_tokens += static_cast<std::uint64_t>(plan.prefill_rows);
+  counters_.decode_tokens += static_cast<std::uint64_t>(plan.decode_rows);
+  if (plan.prefill_rows > 0) counters_.prefill_s += seconds;
+  if (plan.decode_rows > 0) counters_.decode_s += seconds;
+}
+
+void Engine::sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits) {
+  for (std::size_t r = 0; r < rows.size(); r++) {
+    const Sequence& sequence = *rows[r].sequence;
+    const Request& request = run.request_of(sequence);
+    sample_params_[r] = {request.temperature, request.top_k, request.top_p,
+                         request.seed,        static_cast<std::uint64_t>(sequence.generated()),
+                         request.logprobs};
+  }
+  backend_.sample(logits, {sample_params_.data(), rows.size()}, {sampled_.data(), rows.size()});
+  for (std::size_t r = 0; r < rows.size(); r++) accept_token(run, *rows[r].sequence, sampled_[r]);
+}
+
+void Engine::accept_token(Run& run, Sequence& sequence, const Sampled& sampled) {
+  const Request& request = run.request_of(sequence);
+  digest_ = mix(mix(digest_, static_cast<std::uint64_t>(sequence.request)), static_cast<std::uint64_t>(sampled.token));
+  if (sequence.first_token_s < 0) sequence.first_token_s = seconds_since(run.start);
+  sequence.tokens.push_back(sampled.token);
+  if (request.logprobs) sequence.logprobs.push_back(sampled.logprob);
+
+  auto& text = run.texts.try_emplace(&sequence, tokenizer_, request.stop).first->second;
+  const bool stop_string = text.append(sampled.token);
+  const bool eos = !request.ignore_eos && std::ranges::count(config_.eos_token_ids, sampled.token) > 0;
+  if (stop_string || eos)
+    complete(run, sequence, FinishReason::stop);
+  else if (sequence.generated() >= request.max_tokens)
+    complete(run, sequence, FinishReason::length);
+}
+
+// rows[r].position is that of a fed token; its logits score the token after it.
+void Engine::score_rows(Run& run, std::span<const LogitRow> rows, Tensor logits) {
+  for (std::size_t r = 0; r < rows.size(); r++)
+    targets_[r] = rows[r].sequence->tokens[static_cast<std::size_t>(rows[r].position) + 1];
+  backend_.log_probs(logits, {targets_.data(), rows.size()}, {log_probs_.data(), rows.size()});
+  for (std::size_t r = 0; r < rows.size(); r++) {
+    Sequence& sequence = *rows[r].sequence;
+    const auto position = static_cast<std::size_t>(rows[r].position);
+    sequence.logprobs.resize(std::max(sequence.logprobs.size(), position + 1));
+    sequence.logprobs[position] = log_probs_[r];
+    if (position + 2 != sequence.tokens.size()) continue;
+    sequence.first_token_s = seconds_since(run.start);
+    complete(run, sequence, FinishReason::length);
+  }
+}
+
+void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
+  Completion completion;
+  completion.request = sequence.request;
+  completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
+  completion.logprobs = std::move(sequence.logprobs);
+  if (const auto text = run.texts.find(&sequence); text != run.texts.end()) {
+    completion.text = text->second.bytes();
+    run.texts.erase(text);
+  }
+  completion.finish_reason = reason;
+  completion.first_token_s = sequence.first_token_s;
+  completion.finish_s = seconds_since(run.start);
+  run.scheduler.finish(sequence);
+  if (run.hooks.completed) run.hooks.completed(std::move(completion));
+}
+
+std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::int64_t replicas,
+                                              std::int64_t replica) {
+  std::vector<std::int64_t> by_cost(requests.size());
+  std::iota(by_cost.begin(), by_cost.end(), 0);
+  const auto cost = [&](std::int64_t i) { return requests[static_cast<std::size_t>(i)].cached_tokens(); };
+  if (replicas == 1) return by_cost;
+  std::ranges::stable_sort(by_cost, [&](std::int64_t a, std::int64_t b) { return cost(a) > cost(b); });
+  std::vector<std::int64_t> load(static_cast<std::size_t>(replicas), 0), mine;
+  for (const std::int64_t i : by_cost) {
+    const auto least = std::ranges::min_element(load) - load.begin();
+    load[static_cast<std::size_t>(least)] += cost(i) + 1;
+    if (least == replica) mine.push_back(i);
+  }
+  std::ranges::sort(mine);
+  return mine;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,86 @@
+// The engine of one rank: steps of plan → forward → sample until every request is done. All ranks of a replica run
+// it on the same requests and take the same decisions; only the fusion communicates.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model_io/model_config.h"
+#include "model_io/tokenizer.h"
+#include "model_io/track_shard.h"
+#include "runtime/forward.h"
+#include "runtime/fusion.h"
+#include "runtime/kv_cache.h"
+#include "runtime/metrics.h"
+#include "runtime/output_text.h"
+#include "runtime/placement.h"
+#include "runtime/request.h"
+#include "runtime/scheduler.h"
+
+namespace ptrt {
+
+struct EngineOptions {
+  std::int64_t max_batch = 32;  // sequences decoded together
+  std::int64_t max_rows = 512;  // token rows of a step, decode and prefill chunks; at least max_batch
+  std::int64_t kv_pages = 0;    // equal on every rank of a replica
+};
+
+class Engine {
+ public:
+  // What happens outside the loop. `completed` is called on every rank, in the same order; `stop_requested` is asked
+  // once a step, and what the replica's first rank hears counts for all of them.
+  struct Hooks {
+    std::function<void(Completion&&)> completed;
+    std::function<bool()> stop_requested;
+  };
+
+  // The references must outlive the engine. `tokenizer` may be null: then there is no text.
+  Engine(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
+         const Placement& placement, const Tokenizer* tokenizer, const EngineOptions& options);
+
+  // Runs requests[i] for i in `order`; false when it was asked to stop before all were done. Requests must fit
+  // max_context and the KV pool.
+  bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order, const Hooks& hooks);
+
+  const RunCounters& counters() const { return counters_; }  // of the last run
+  std::int64_t kv_bytes() const { return cache_.bytes(); }
+  std::int64_t scratch_bytes() const { return forward_.scratch_bytes(); }
+
+ private:
+  struct Run;
+
+  void step(Run& run);
+  void sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits);
+  void score_rows(Run& run, std::span<const LogitRow> rows, Tensor logits);
+  void accept_token(Run& run, Sequence& sequence, const Sampled& sampled);
+  void complete(Run& run, Sequence& sequence, FinishReason reason);
+
+  const ModelConfig& config_;
+  Backend& backend_;
+  const Tokenizer* tokenizer_;
+  EngineOptions options_;
+  KvCache cache_;
+  Fusion fusion_;
+  Forward forward_;
+  RunCounters counters_;
+  std::uint64_t step_number_ = 0;
+  std::uint64_t digest_ = 0;
+  // Scratch of a step, sized once.
+  std::vector<std::int32_t> logit_rows_, targets_;
+  std::vector<SampleParams> sample_params_;
+  std::vector<Sampled> sampled_;
+  std::vector<float> log_probs_;
+};
+
+// The order in which a replica runs its share of the requests: the requests are dealt by cost, longest first, to the
+// replica with the least so far; each replica then keeps the order of the file. The same on every rank.
+std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::int64_t replicas,
+                                              std::int64_t replica);
+
+}  // namespace ptrt

@@ -1,0 +1,14 @@
+// Fault injection for tests: PTRT_FAULT="rank=R,at=POINT[,after=N]" makes rank R throw when it passes POINT for the
+// (N+1)-th time. Points: load, step, sync, finish. Unset, a point costs one predictable branch.
+#pragma once
+
+#include <string_view>
+
+namespace ptrt {
+
+// Reads PTRT_FAULT for this rank. Throws bad_input when it is malformed.
+void arm_faults(int rank);
+// Throws a failure when armed for this point.
+void fault_point(std::string_view point);
+
+}  // namespace ptrt

@@ -1,0 +1,167 @@
+#include "runtime/forward.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/error.h"
+
+namespace ptrt {
+
+Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
+                 const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows)
+    : config_(config),
+      shard_(shard),
+      backend_(backend),
+      fusion_(fusion),
+      pool_(cache.pool()),
+      schedule_(config),
+      head_{shard.lm_head},
+      max_logit_rows_(max_logit_rows),
+      eps_(static_cast<float>(config.norm_eps)) {
+  const std::int64_t tracks = shard.tracks, d = config.hidden_size;
+  const std::int64_t q_width = config.heads * config.head_dim, kv_width = config.kv_heads * config.head_dim;
+  x_all_ = make(1, max_rows, d, "x");
+  h_all_ = make(tracks, max_rows, d, "h");
+  normed_all_ = make(tracks, max_rows, d, "normed");
+  out_all_ = make(tracks, max_rows, d, "sublayer output");
+  q_all_ = make(tracks, max_rows, q_width, "q");
+  k_all_ = make(tracks, max_rows, kv_width, "k");
+  v_all_ = make(tracks, max_rows, kv_width, "v");
+  mixed_all_ = make(tracks, max_rows, q_width, "attention output");
+  cos_sin_all_ = make(1, max_rows, config.head_dim, "rope angles");
+  head_in_ = make(1, max_logit_rows, d, "head input");
+  logits_ = make(1, max_logit_rows, config.vocab_size, "logits");
+
+  // One gate and one up buffer serve both kinds of FFN layer; their widths differ, so they are sized by elements.
+  const auto uses = [&](FfnKind kind) { return std::ranges::count(config.ffn_pattern, kind) > 0; };
+  std::int64_t ffn_elements = uses(FfnKind::dense) ? config.ffn_size : 0;
+  if (uses(FfnKind::moe)) {
+    ffn_elements = std::max(ffn_elements, config.moe->top_k * config.moe->ffn_size);
+    router_all_ = make(tracks, max_rows, config.moe->experts, "router logits");
+    expert_all_ = make(tracks, max_rows * config.moe->top_k, d, "expert outputs");
+  }
+  gate_all_ = make(tracks, max_rows, ffn_elements, "ffn gate");
+  up_all_ = make(tracks, max_rows, ffn_elements, "ffn up");
+}
+
+Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width, const char* what) {
+  const std::int64_t elements = tracks * rows * width;
+  memory_.push_back(backend_.allocate(elements, what));
+  scratch_elements_ += elements;
+  return {memory_.back().get(), tracks, rows, width, rows * width};
+}
+
+std::int64_t Forward::scratch_bytes() const { return scratch_elements_ * static_cast<std::int64_t>(sizeof(float)); }
+
+void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  PTRT_CHECK(count >= 1 && count <= x_all_.rows && rows.positions.size() == tokens.size());
+  const auto view = [count](const Tensor& all) { return all.first_rows(count); };
+  x_ = view(x_all_), h_ = view(h_all_), normed_ = view(normed_all_), out_ = view(out_all_);
+  q_ = view(q_all_), k_ = view(k_all_), v_ = view(v_all_), mixed_ = view(mixed_all_), cos_sin_ = view(cos_sin_all_);
+
+  backend_.embed(shard_.embedding, tokens, x_);
+  backend_.rope_angles(rows.positions, config_.rope_theta, cos_sin_);
+  for (std::int64_t i = 0; i < config_.layers; i++) {
+    const LayerWeights& layer = shard_.layers[static_cast<std::size_t>(i)];
+    const BlockWeights& block = shard_.blocks[static_cast<std::size_t>(schedule_.block_of(i))];
+    if (schedule_.starts_block(i)) begin_block(block);
+    attention(layer, i, rows);
+    ffn(layer, i);
+    if (schedule_.syncs_after(i)) end_block(block);
+  }
+}
+
+void Forward::begin_block(const BlockWeights& block) {
+  const Tensor x = x_.broadcast(h_.tracks);
+  if (config_.fusion.dispatch_norm)
+    backend_.rms_norm(block.dispatch_norm, eps_, x, h_);
+  else
+    backend_.copy(x, h_);
+}
+
+void Forward::end_block(const BlockWeights& block) {
+  if (config_.fusion.combine_norm) backend_.rms_norm(block.combine_norm, eps_, h_, h_);
+  fusion_.fuse(x_, h_);
+}
+
+void Forward::attention(const LayerWeights& layer, std::int64_t index, const StepRows& rows) {
+  Tensor input = h_;
+  if (config_.norm_placement.pre) {
+    backend_.rms_norm(layer.attn_norm, eps_, h_, normed_);
+    input = normed_;
+  }
+  const LinearJob project[] = {{&layer.wq, input, q_}, {&layer.wk, input, k_}, {&layer.wv, input, v_}};
+  backend_.linear(project);
+
+  const AttentionKind kind = config_.attention_kind(index);
+  const AttentionShape shape{config_.heads, config_.kv_heads, config_.head_dim,
+                             is_local(kind) ? config_.attention_window : 0, has_rope(kind), eps_};
+  backend_.rope_append(shape, layer.q_norm, layer.k_norm, cos_sin_, q_, k_, v_, rows, index, pool_);
+  backend_.attention(shape, q_, rows, index, pool_, mixed_);
+
+  const LinearJob merge[] = {{&layer.wo, mixed_, out_}};
+  backend_.linear(merge);
+  residual(layer.attn_output_norm, layer.attn_post_norm);
+}
+
+void Forward::ffn(const LayerWeights& layer, std::int64_t index) {
+  Tensor input = h_;
+  if (config_.norm_placement.pre) {
+    backend_.rms_norm(layer.ffn_norm, eps_, h_, normed_);
+    input = normed_;
+  }
+  if (config_.ffn_kind(index) == FfnKind::moe) {
+    moe(layer, input);
+  } else {
+    const Tensor gate{gate_all_.data, h_.tracks, h_.rows, config_.ffn_size, gate_all_.track_stride};
+    const Tensor up{up_all_.data, h_.tracks, h_.rows, config_.ffn_size, up_all_.track_stride};
+    const LinearJob widen[] = {{&layer.w_gate, input, gate}, {&layer.w_up, input, up}};
+    backend_.linear(widen);
+    backend_.swiglu(gate, up);
+    const LinearJob narrow[] = {{&layer.w_down, gate, out_}};
+    backend_.linear(narrow);
+  }
+  residual(layer.ffn_output_norm, layer.ffn_post_norm);
+}
+
+void Forward::moe(const LayerWeights& layer, Tensor input) {
+  const MoeConfig& moe = *config_.moe;
+  const std::int64_t chosen = h_.rows * moe.top_k;
+  MoeJob job;
+  job.shape = {moe.experts, moe.top_k, moe.ffn_size, static_cast<float>(moe.router_logit_cap.value_or(0))};
+  job.router = &layer.router;
+  job.gate = &layer.expert_gate;
+  job.up = &layer.expert_up;
+  job.down = &layer.expert_down;
+  job.x = input;
+  job.y = out_;
+  job.router_logits = router_all_.first_rows(h_.rows);
+  job.gate_out = {gate_all_.data, h_.tracks, chosen, moe.ffn_size, gate_all_.track_stride};
+  job.up_out = {up_all_.data, h_.tracks, chosen, moe.ffn_size, up_all_.track_stride};
+  job.expert_out = expert_all_.first_rows(chosen);
+  backend_.moe_ffn(job);
+}
+
+void Forward::residual(const TrackWeights& output_norm, const TrackWeights& post_norm) {
+  if (config_.norm_placement.output) backend_.rms_norm(output_norm, eps_, out_, out_);
+  backend_.add(out_, h_);
+  if (config_.norm_placement.post) backend_.rms_norm(post_norm, eps_, h_, h_);
+}
+
+Tensor Forward::logits(std::span<const std::int32_t> rows) {
+  const auto count = static_cast<std::int64_t>(rows.size());
+  PTRT_CHECK(count >= 1 && count <= max_logit_rows_);
+  const Tensor input = head_in_.first_rows(count);
+  for (std::int64_t r = 0; r < count; r++) {
+    const Tensor from{x_.row(0, rows[static_cast<std::size_t>(r)]), 1, 1, x_.width, 0};
+    backend_.copy(from, {input.row(0, r), 1, 1, x_.width, 0});
+  }
+  backend_.rms_norm(shard_.final_norm, eps_, input, input);
+  const Tensor out = logits_.first_rows(count);
+  const LinearJob job[] = {{&head_, input, out}};
+  backend_.linear(job);
+  return out;
+}
+
+}  // namespace ptrt

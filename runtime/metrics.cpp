@@ -1,0 +1,77 @@
+#include "runtime/metrics.h"
+
+#include <algorithm>
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+namespace ptrt {
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions, sync_points,
+                                   sync_bytes, sync_s, step_s, prefill_s, decode_s, elapsed_s)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings)
+
+std::string serialize(const RankReport& report) { return nlohmann::json(report).dump(); }
+RankReport parse_report(const std::string& text) { return nlohmann::json::parse(text).get<RankReport>(); }
+
+Percentiles percentiles(std::vector<double> samples) {
+  if (samples.empty()) return {};
+  std::ranges::sort(samples);
+  const auto at = [&](double q) {
+    const double place = q * static_cast<double>(samples.size() - 1);
+    const auto low = static_cast<std::size_t>(place);
+    const std::size_t high = std::min(low + 1, samples.size() - 1);
+    return samples[low] + (place - static_cast<double>(low)) * (samples[high] - samples[low]);
+  };
+  double sum = 0;
+  for (const double s : samples) sum += s;
+  return {sum / static_cast<double>(samples.size()), at(0.5), at(0.9), at(0.99)};
+}
+
+namespace {
+
+double rate(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
+
+void add_timing(const RequestTiming& timing, RunSummary& summary, std::vector<double>& ttft, std::vector<double>& tpot) {
+  summary.requests++;
+  summary.prompt_tokens += timing.prompt_tokens;
+  summary.output_tokens += timing.output_tokens;
+  if (timing.output_tokens >= 1) ttft.push_back(1e3 * timing.first_token_s);
+  if (timing.output_tokens >= 2)
+    tpot.push_back(1e3 * (timing.finish_s - timing.first_token_s) / static_cast<double>(timing.output_tokens - 1));
+}
+
+}  // namespace
+
+RunSummary summarize(const std::vector<RankReport>& ranks) {
+  RunSummary summary;
+  std::vector<double> ttft, tpot;
+  std::uint64_t steps = 0, sync_points = 0;
+  double sync_share = 0, sync_bytes = 0;
+  for (const RankReport& rank : ranks) {
+    const RunCounters& c = rank.counters;
+    sync_share += rate(c.sync_s, c.step_s);
+    sync_bytes += rate(static_cast<double>(c.sync_bytes), static_cast<double>(c.steps));
+    if (!rank.leads_replica) continue;
+    for (const RequestTiming& timing : rank.timings) add_timing(timing, summary, ttft, tpot);
+    steps += c.steps;
+    sync_points += c.sync_points;
+    summary.preemptions += c.preemptions;
+    summary.elapsed_s = std::max(summary.elapsed_s, c.elapsed_s);
+    summary.prefill_tokens_per_s += rate(static_cast<double>(c.prefill_tokens), c.prefill_s);
+    summary.decode_tokens_per_s += rate(static_cast<double>(c.decode_tokens), c.decode_s);
+  }
+  summary.ttft_ms = percentiles(std::move(ttft));
+  summary.tpot_ms = percentiles(std::move(tpot));
+  summary.output_tokens_per_s = rate(static_cast<double>(summary.output_tokens), summary.elapsed_s);
+  summary.total_tokens_per_s =
+      rate(static_cast<double>(summary.prompt_tokens + summary.output_tokens), summary.elapsed_s);
+  summary.requests_per_s = rate(static_cast<double>(summary.requests), summary.elapsed_s);
+  summary.sync_points_per_forward = rate(static_cast<double>(sync_points), static_cast<double>(steps));
+  const auto count = static_cast<double>(std::max<std::size_t>(ranks.size(), 1));
+  summary.sync_time_fraction = sync_share / count;
+  summary.sync_bytes_per_forward = sync_bytes / count;
+  return summary;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,57 @@
+// What a run took: counters of the engine, latencies of its requests, and their summary.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace ptrt {
+
+struct RequestTiming {
+  std::int64_t prompt_tokens = 0, output_tokens = 0;
+  double first_token_s = 0, finish_s = 0;  // since arrival, queueing included
+};
+
+// Counters of one rank's run of the engine.
+struct RunCounters {
+  std::uint64_t steps = 0;          // forward passes
+  std::uint64_t prefill_tokens = 0, decode_tokens = 0;
+  std::uint64_t preemptions = 0;
+  std::uint64_t sync_points = 0, sync_bytes = 0;
+  double sync_s = 0;                // in fusions
+  double step_s = 0;                // in all steps
+  double prefill_s = 0, decode_s = 0;  // in steps that prefill, that decode; a mixed step counts in both
+  double elapsed_s = 0;
+};
+
+struct Percentiles {
+  double mean = 0, p50 = 0, p90 = 0, p99 = 0;
+};
+// Linear interpolation between order statistics, as numpy.percentile; zeros for no samples.
+Percentiles percentiles(std::vector<double> samples);
+
+// A whole job: replicas' requests pooled, counters of replica leaders added, times of the slowest.
+struct RunSummary {
+  std::int64_t requests = 0, failed = 0;
+  std::int64_t prompt_tokens = 0, output_tokens = 0;
+  Percentiles ttft_ms, tpot_ms;
+  double elapsed_s = 0;
+  double output_tokens_per_s = 0, total_tokens_per_s = 0, requests_per_s = 0;
+  double prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
+  double sync_points_per_forward = 0;
+  double sync_time_fraction = 0;  // share of step time in fusions, mean over ranks
+  double sync_bytes_per_forward = 0;  // sent by a rank, mean over ranks
+  std::uint64_t preemptions = 0;
+};
+
+struct RankReport {
+  bool leads_replica = false;
+  RunCounters counters;
+  std::vector<RequestTiming> timings;  // of a replica's leader
+};
+std::string serialize(const RankReport& report);
+RankReport parse_report(const std::string& text);
+
+RunSummary summarize(const std::vector<RankReport>& ranks);
+
+}  // namespace ptrt

@@ -1,0 +1,206 @@
+#include "runtime/mpi_comm.h"
+
+#include <mpi.h>
+#include <sched.h>
+
+#include <chrono>
+#include <climits>
+#include <cstdlib>
+#include <exception>
+#include <thread>
+
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+void check(int code, const char* call) {
+  if (code == MPI_SUCCESS) return;
+  char text[MPI_MAX_ERROR_STRING] = {};
+  int length = 0;
+  MPI_Error_string(code, text, &length);
+  throw_failure("{} failed: {}", call, std::string(text, static_cast<std::size_t>(length)));
+}
+
+int to_count(std::size_t bytes) {
+  if (bytes > INT_MAX) throw_failure("a message of {} bytes is larger than MPI's counts allow", bytes);
+  return static_cast<int>(bytes);
+}
+
+// A communicator that throws instead of aborting, freed with the object.
+class Communicator {
+ public:
+  explicit Communicator(MPI_Comm comm) : comm_(comm) {
+    check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
+    check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
+    check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
+  }
+  ~Communicator() {
+    // Freeing is collective; on the way out of an error the other ranks do not take part.
+    if (std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
+  }
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+
+  MPI_Comm get() const { return comm_; }
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+
+ private:
+  MPI_Comm comm_;
+  int rank_ = 0, size_ = 1;
+};
+
+MPI_Comm duplicate(MPI_Comm comm) {
+  MPI_Comm copy = MPI_COMM_NULL;
+  check(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
+  return copy;
+}
+
+class MpiTrackComm final : public TrackComm {
+ public:
+  explicit MpiTrackComm(MPI_Comm comm) : comm_(comm) {}
+  int size() const override { return comm_.size(); }
+  int rank() const override { return comm_.rank(); }
+  void all_gather(const void* send, void* recv, std::size_t bytes) override {
+    const int count = to_count(bytes);
+    check(MPI_Allgather(send, count, MPI_BYTE, recv, count, MPI_BYTE, comm_.get()), "MPI_Allgather");
+  }
+  void all_to_all(const void* send, void* recv, std::size_t bytes) override {
+    const int count = to_count(bytes);
+    check(MPI_Alltoall(send, count, MPI_BYTE, recv, count, MPI_BYTE, comm_.get()), "MPI_Alltoall");
+  }
+
+ private:
+  Communicator comm_;
+};
+
+class MpiJobComm final : public JobComm {
+ public:
+  MpiJobComm() : job_(duplicate(MPI_COMM_WORLD)), mail_(duplicate(MPI_COMM_WORLD)) {
+    MPI_Comm on_host = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(job_.get(), MPI_COMM_TYPE_SHARED, job_.rank(), MPI_INFO_NULL, &on_host),
+          "MPI_Comm_split_type");
+    host_ranks_ = Communicator(on_host).size();
+  }
+
+  int size() const override { return job_.size(); }
+  int rank() const override { return job_.rank(); }
+  int host_ranks() const override { return host_ranks_; }
+  std::string host() const override {
+    char name[MPI_MAX_PROCESSOR_NAME] = {};
+    int length = 0;
+    MPI_Get_processor_name(name, &length);
+    return {name, static_cast<std::size_t>(length)};
+  }
+
+  void barrier() override { check(MPI_Barrier(job_.get()), "MPI_Barrier"); }
+
+  std::string broadcast(const std::string& from_rank_0) override {
+    std::string text = rank() == 0 ? from_rank_0 : std::string();
+    unsigned long long length = text.size();
+    check(MPI_Bcast(&length, 1, MPI_UNSIGNED_LONG_LONG, 0, job_.get()), "MPI_Bcast");
+    text.resize(length);
+    constexpr std::size_t kPiece = std::size_t{1} << 30;  // MPI counts are ints
+    for (std::size_t at = 0; at < text.size(); at += kPiece)
+      check(MPI_Bcast(text.data() + at, static_cast<int>(std::min(kPiece, text.size() - at)), MPI_BYTE, 0, job_.get()),
+            "MPI_Bcast");
+    return text;
+  }
+
+  std::vector<std::string> gather(const std::string& mine) override {
+    auto all = all_gather(mine);
+    if (rank() != 0) all.clear();
+    return all;
+  }
+
+  std::vector<std::string> all_gather(const std::string& mine) override {
+    const auto ranks = static_cast<std::size_t>(size());
+    std::vector<int> counts(ranks), offsets(ranks);
+    const int count = to_count(mine.size());
+    check(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, job_.get()), "MPI_Allgather");
+    std::size_t total = 0;
+    for (std::size_t r = 0; r < ranks; r++) {
+      offsets[r] = to_count(total);
+      total += static_cast<std::size_t>(counts[r]);
+    }
+    to_count(total);
+    std::string joined(total, '\0');
+    check(MPI_Allgatherv(mine.data(), count, MPI_BYTE, joined.data(), counts.data(), offsets.data(), MPI_BYTE,
+                         job_.get()),
+          "MPI_Allgatherv");
+    std::vector<std::string> all;
+    for (std::size_t r = 0; r < ranks; r++)
+      all.push_back(joined.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
+    return all;
+  }
+
+  std::unique_ptr<TrackComm> split(int colour) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    check(MPI_Comm_split(job_.get(), colour, rank(), &part), "MPI_Comm_split");
+    return std::make_unique<MpiTrackComm>(part);
+  }
+
+  void post(const std::string& message) override {
+    check(MPI_Send(message.data(), to_count(message.size()), MPI_BYTE, 0, 0, mail_.get()), "MPI_Send");
+  }
+
+  std::optional<std::string> poll_post() override {
+    int here = 0;
+    MPI_Status status;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, 0, mail_.get(), &here, &status), "MPI_Iprobe");
+    if (!here) return std::nullopt;
+    int count = 0;
+    check(MPI_Get_count(&status, MPI_BYTE, &count), "MPI_Get_count");
+    std::string message(static_cast<std::size_t>(count), '\0');
+    check(MPI_Recv(message.data(), count, MPI_BYTE, status.MPI_SOURCE, 0, mail_.get(), MPI_STATUS_IGNORE), "MPI_Recv");
+    return message;
+  }
+
+  [[noreturn]] void abort(int exit_code) override {
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+    std::_Exit(exit_code);
+  }
+
+ private:
+  // First member, so that MPI ends after every communicator is freed.
+  struct Session {
+    Session() {
+      // Ranks that outnumber the cores must give way while they wait, or each message costs a time slice.
+      const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+      if (local != nullptr && std::atoi(local) > static_cast<int>(std::thread::hardware_concurrency())) {
+        setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+        setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
+      }
+      int provided = 0;
+      if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
+        throw_failure("MPI_Init_thread failed");
+      if (provided < MPI_THREAD_MULTIPLE)
+        throw_failure("this MPI library offers thread level {}, MPI_THREAD_MULTIPLE is needed", provided);
+    }
+    ~Session() {
+      if (std::uncaught_exceptions() == 0) MPI_Finalize();
+    }
+  } session_;
+  Communicator job_, mail_;
+  int host_ranks_ = 1;
+};
+
+}  // namespace
+
+bool started_by_mpi_launcher() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"})
+    if (std::getenv(name) != nullptr) return true;
+  return false;
+}
+
+std::unique_ptr<JobComm> make_mpi_job_comm() { return std::make_unique<MpiJobComm>(); }
+
+std::string mpi_library_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  return {text, static_cast<std::size_t>(length)};
+}
+
+}  // namespace ptrt

@@ -1,0 +1,34 @@
+// Which rank serves which replica and which tracks (contract, section 3).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace ptrt {
+
+struct PlacementOptions {
+  std::int64_t replicas = 0;         // 0: chosen from world size and tracks
+  std::int64_t tensor_parallel = 1;  // ranks that share a track
+};
+
+// Ranks of a replica are neighbours, and so are the tracks of a rank.
+struct Placement {
+  std::int64_t world_size = 1, rank = 0;
+  std::int64_t total_tracks = 1;
+  std::int64_t replicas = 1, replica = 0;
+  std::int64_t replica_ranks = 1;  // ranks that serve one replica
+  std::int64_t replica_rank = 0;   // this rank's place among them; 0 leads the replica
+  std::int64_t first_track = 0, tracks = 1;
+
+  bool leads_replica() const { return replica_rank == 0; }
+};
+
+// Throws bad_input that says which world sizes fit.
+Placement make_placement(std::int64_t world_size, std::int64_t rank, std::int64_t total_tracks,
+                         const PlacementOptions& options = {});
+
+// World sizes up to one rank a track that serve a single replica: the divisors of `total_tracks`.
+std::vector<std::int64_t> packed_sizes(std::int64_t total_tracks);
+
+}  // namespace ptrt

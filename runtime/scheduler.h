@@ -1,0 +1,89 @@
+// Continuous batching: which tokens of which sequences one step runs. Pure bookkeeping, a function of the requests
+// and the sampled tokens alone, so every rank of a replica comes to the same plan without a message.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "runtime/kv_cache.h"
+#include "runtime/request.h"
+
+namespace ptrt {
+
+struct Sequence {
+  std::int64_t request = 0;           // index into the requests
+  std::vector<std::int32_t> tokens;   // prompt, then generated
+  std::int64_t prompt_tokens = 0;
+  std::int64_t cached = 0;            // tokens whose keys and values are in pages
+  std::int64_t admitted = 0;          // admission counter: the newest is preempted first
+  std::int32_t slot = -1;             // row of the page table while running
+  std::vector<std::int32_t> pages;
+  std::vector<float> logprobs;
+  double first_token_s = -1;
+
+  std::int64_t generated() const { return static_cast<std::int64_t>(tokens.size()) - prompt_tokens; }
+};
+
+struct SchedulerLimits {
+  std::int64_t max_batch = 1;      // sequences running at once
+  std::int64_t max_rows = 1;       // token rows of one step; >= max_batch
+  std::int64_t pages = 0;          // of the KV pool
+  std::int64_t max_context = 1;    // bounds the pages of a sequence
+};
+
+// A row whose logits are wanted.
+struct LogitRow {
+  std::int32_t row = 0;          // of the step
+  Sequence* sequence = nullptr;
+  std::int64_t position = 0;     // of the row's token in the sequence; the logits are of the token after it
+};
+
+struct StepPlan {
+  std::vector<std::int32_t> tokens, positions, slots;  // [rows]
+  std::vector<LogitRow> wanted;                        // rows ascending
+  std::int64_t decode_rows = 0, prefill_rows = 0;
+};
+
+class Scheduler {
+ public:
+  // Runs requests[i] for i in `order`, in that order; each must fit limits.pages.
+  Scheduler(const SchedulerLimits& limits, Task task, std::span<const Request> requests,
+            std::span<const std::int64_t> order);
+
+  bool done() const { return waiting_.empty() && running_.empty(); }
+  // The next step; never empty while !done(). Valid until the next call. Counts its rows as cached.
+  const StepPlan& next_step();
+  StepRows step_rows() const;
+  // Takes a finished sequence out and frees its pages.
+  void finish(Sequence& sequence);
+  std::int64_t preemptions() const { return preemptions_; }
+  std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
+
+ private:
+  void admit();
+  void plan_decode();
+  void plan_prefill();
+  void add_rows(Sequence& sequence, std::int64_t count);
+  bool in_prefill(const Sequence& sequence) const;
+  std::int64_t rows_to_cache(const Sequence& sequence) const;
+  void preempt_newest();
+  void release(Sequence& sequence);
+  bool grow(Sequence& sequence, std::int64_t tokens);
+
+  SchedulerLimits limits_;
+  Task task_;
+  std::int64_t table_stride_;
+  PageAllocator allocator_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
+  std::vector<std::int32_t> free_slots_;
+  std::vector<std::int32_t> page_table_;  // [max_batch, table_stride_]
+  std::int64_t admissions_ = 0, preemptions_ = 0;
+  StepPlan plan_;
+};
+
+}  // namespace ptrt

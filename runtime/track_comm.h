@@ -1,0 +1,52 @@
+// Communication between ranks: TrackComm inside the decode loop, JobComm around it. MPI (and later NCCL) stand behind.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace ptrt {
+
+// The ranks of one replica. Calls are collective, in the same order on all of them; they throw on failure.
+class TrackComm {
+ public:
+  virtual ~TrackComm() = default;
+  virtual int size() const = 0;
+  virtual int rank() const = 0;
+  // recv[r] = rank r's `send`; `bytes` from each rank.
+  virtual void all_gather(const void* send, void* recv, std::size_t bytes) = 0;
+  // recv[r] = the part of rank r's `send` meant for this rank; `bytes` a part.
+  virtual void all_to_all(const void* send, void* recv, std::size_t bytes) = 0;
+};
+
+// All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode loop.
+class JobComm {
+ public:
+  virtual ~JobComm() = default;
+  virtual int size() const = 0;
+  virtual int rank() const = 0;
+  virtual int host_ranks() const = 0;  // ranks on this host, this one included
+  virtual std::string host() const = 0;
+
+  virtual void barrier() = 0;
+  virtual std::string broadcast(const std::string& from_rank_0) = 0;
+  virtual std::vector<std::string> gather(const std::string& mine) = 0;      // on rank 0; empty elsewhere
+  virtual std::vector<std::string> all_gather(const std::string& mine) = 0;  // on every rank
+  // Ranks of equal colour, ordered by rank.
+  virtual std::unique_ptr<TrackComm> split(int colour) = 0;
+
+  // A mailbox to rank 0 for finished results; used by the result threads while the decode loop runs.
+  virtual void post(const std::string& message) = 0;   // to rank 0; returns when the message is on its way
+  virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has come
+
+  // Ends the job on every rank at once. Does not return.
+  [[noreturn]] virtual void abort(int exit_code) = 0;
+};
+
+std::unique_ptr<TrackComm> make_solo_track_comm();
+std::unique_ptr<JobComm> make_solo_job_comm();
+
+}  // namespace ptrt
