@@ -1,4 +1,4 @@
-// A model file opened for reading: config, tokenizer and checked access to its tensors.
+// A model file opened for reading: config, tokenizer and checked access to its tensors. One thread at a time.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,6 @@
 #include "model_io/tensor_names.h"
 
 namespace ptrt {
-
-class H5File;
 
 struct StoredTensor {
   DType dtype = DType::float32;
@@ -39,12 +37,15 @@ class ModelFile {
   const ModelConfig& config() const;
   TokenizerBlob tokenizer() const;
 
-  // Shape, type and checksum of one tensor from the file's metadata, checked against the spec: missing (names it, or
-  // the shard file that is not there), misshapen or of another type (expected and found), truncated. Reads no data.
+  // Shape, type and checksum of one tensor from the file's metadata, checked against the spec: missing (names
+  // it, or the shard file that is not there), misshapen or of another type (expected and found), truncated.
+  // Reads no data.
   StoredTensor stat(const TensorSpec& spec) const;
   // Reads the whole tensor into `out` (exactly stat().bytes) and checks its crc32c where the file has one.
-  // Returns the crc32c of the bytes read.
+  // Returns the crc32c of the bytes as they lie in the file; `out` gets them in this machine's byte order.
   std::uint32_t read(const TensorSpec& spec, const StoredTensor& stored, std::span<std::byte> out) const;
+  // The crc32c of the tensor's bytes, read piece by piece and compared with nothing.
+  std::uint32_t content_crc32c(const TensorSpec& spec, const StoredTensor& stored) const;
 
   // Bytes of tensor data read through this object so far, and files it opened (the main one, then shards).
   std::size_t bytes_read() const;

@@ -1,0 +1,118 @@
+// HDF5 files behind handles that close themselves. h5_file.cpp is the only source that knows the HDF5
+// library.
+//
+// Every complaint names the file and the object. What is wrong with a file that is read is bad input; what
+// goes wrong while one is written is a failure. The library is used from one thread at a time.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace ptrt {
+
+// Element types that the model format knows.
+enum class H5Type : std::uint8_t { float32, float16, uint16, uint8, other };
+
+struct H5DatasetInfo {
+  H5Type type = H5Type::other;
+  bool big_endian = false;
+  std::string type_name;            // for messages, also of other types: "int64", "float64 (big-endian)"
+  std::vector<std::int64_t> shape;  // empty for a scalar
+  bool contiguous = false;          // one run of bytes in the file, cheap to read piece by piece
+  bool stored = false;              // all of it has been written; where not, the library would read zeros
+};
+
+struct H5ExternalLink {
+  std::string file;  // as the link has it
+  std::string path;  // of the object in that file
+};
+
+// An identifier of the library, closed with its owner.
+class H5Handle {
+ public:
+  using Close = int (*)(std::int64_t);
+  H5Handle(std::int64_t id, Close close) : id_(id), close_(close) {}
+  ~H5Handle() { reset(); }
+  H5Handle(H5Handle&& other) noexcept : id_(other.id_), close_(other.close_) { other.id_ = -1; }
+  H5Handle& operator=(H5Handle&&) = delete;
+
+  std::int64_t id() const { return id_; }
+  bool valid() const { return id_ >= 0; }
+  bool reset();  // false when the library could not close it
+
+ private:
+  std::int64_t id_;
+  Close close_;
+};
+
+// An open group or dataset (or the root group of a file) with its attributes.
+class H5Object {
+ public:
+  H5Object(H5Handle handle, std::string file, std::string path);
+
+  // Empty when there is no such attribute; throws when it is of another kind. Strings of fixed or variable
+  // length.
+  std::optional<std::string> string_attribute(const std::string& name) const;
+  std::optional<std::int64_t> integer_attribute(const std::string& name) const;
+
+  void write_attribute(const std::string& name, const std::string& value);  // UTF-8, variable length
+  void write_attribute(const std::string& name, std::int64_t value);
+  void write_attribute(const std::string& name, std::uint32_t value);
+
+ protected:
+  H5Handle handle_;
+  std::string file_, path_;
+};
+
+class H5Dataset : public H5Object {
+ public:
+  H5Dataset(H5Handle handle, std::string file, std::string path);
+
+  const H5DatasetInfo& info() const { return info_; }
+  // Bytes of the elements first, first + 1, ... in C order, in the file's own element type, as many as fit
+  // `bytes`.
+  void read(std::int64_t first, std::span<std::byte> bytes) const;
+  void write(std::int64_t first, std::span<const std::byte> bytes);
+
+ private:
+  template <typename Transfer>
+  void for_each_box(std::int64_t first, std::size_t bytes, const Transfer& transfer) const;
+
+  H5Handle type_, space_;
+  std::size_t element_bytes_ = 0;
+  H5DatasetInfo info_;
+};
+
+class H5File {
+ public:
+  // For reading. Throws bad_input: no such file, not an HDF5 file, truncated or damaged.
+  static H5File open(const std::string& path);
+  // A new, empty file in the place of what is there. Throws bad_input when it cannot be created.
+  static H5File create(const std::string& path);
+
+  const std::string& path() const { return path_; }
+  bool exists(const std::string& object) const;  // each link of the path, and what the last one points at
+  std::optional<H5ExternalLink> external_link(const std::string& path) const;
+  H5Object group(const std::string& path) const;
+  H5Dataset dataset(const std::string& path) const;
+
+  // Groups on the way are created as needed.
+  H5Object create_group(const std::string& path);
+  H5Dataset create_dataset(const std::string& path, H5Type type, const std::vector<std::int64_t>& shape);
+  void create_external_link(const std::string& path, const H5ExternalLink& target);
+  // Writes out what the library still holds. Throws failure, e.g. on a full disk.
+  void close();
+
+ private:
+  H5File(H5Handle handle, std::string path);
+
+  H5Handle handle_;
+  std::string path_;
+};
+
+}  // namespace ptrt

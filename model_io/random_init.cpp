@@ -1,0 +1,99 @@
+#include "model_io/random_init.h"
+
+#include <xxhash.h>
+
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <string_view>
+
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+// The finalizer of splitmix64: bijective, every output bit hangs on every input bit.
+constexpr std::uint64_t mix(std::uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+constexpr std::uint64_t kGoldenGamma = 0x9e3779b97f4a7c15u;
+
+// The sum of four independent 16-bit uniforms, centred: near to normal, within ±3.46 standard deviations, and
+// an exact integer, so the same on every machine.
+constexpr float near_normal(std::uint64_t bits) {
+  const auto sum = static_cast<std::int32_t>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) +
+                                             (bits >> 48));
+  return static_cast<float>(sum - 2 * 0xffff);
+}
+
+// Its standard deviation: sqrt(4 · (2^32 - 1) / 12).
+constexpr double kNearNormalDeviation = 37837.22722;
+
+constexpr std::uint16_t to_bfloat16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+// Of finite values; what lies below half of the smallest subnormal becomes zero, what lies above the range
+// infinite.
+constexpr std::uint16_t to_float16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000);
+  const std::uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude >= 0x477ff000) return static_cast<std::uint16_t>(sign | 0x7c00);
+  if (magnitude < 0x33000001) return sign;
+  // Below 2^-14 halves are subnormal: the mantissa with its leading one loses more bits.
+  const auto exponent = static_cast<std::int32_t>(magnitude >> 23) - 112;
+  const std::uint32_t shift = exponent > 0 ? 13 : static_cast<std::uint32_t>(14 - exponent);
+  const std::uint32_t mantissa =
+      exponent > 0 ? magnitude - (std::uint32_t{112} << 23) : (magnitude & 0x7fffff) | 0x800000;
+  const std::uint32_t rounded = mantissa + (std::uint32_t{1} << (shift - 1)) - 1 + (mantissa >> shift & 1);
+  return static_cast<std::uint16_t>(sign | rounded >> shift);
+}
+
+std::string_view last_name(std::string_view path) {
+  return path.substr(path.rfind('/') + 1);
+}
+
+double deviation(const ModelConfig& config, const TensorSpec& spec) {
+  const auto name = last_name(spec.path);
+  const double xavier = 1 / std::sqrt(static_cast<double>(spec.shape.back()));
+  const bool writes_residual = name == "wo" || name == "w_down";
+  return writes_residual ? xavier / std::sqrt(2.0 * static_cast<double>(config.layers)) : xavier;
+}
+
+template <typename Element, typename Convert>
+void fill(std::span<std::byte> out, const Convert& value_of) {
+  auto* elements = reinterpret_cast<Element*>(out.data());
+  const std::size_t n = out.size() / sizeof(Element);
+  for (std::size_t i = 0; i < n; ++i) elements[i] = value_of(i);
+}
+
+template <typename ValueOf>
+void fill_as(DType dtype, std::span<std::byte> out, const ValueOf& value_of) {
+  switch (dtype) {
+    case DType::float32:
+      return fill<float>(out, value_of);
+    case DType::bfloat16:
+      return fill<std::uint16_t>(out, [&](std::size_t i) { return to_bfloat16(value_of(i)); });
+    case DType::float16:
+      return fill<std::uint16_t>(out, [&](std::size_t i) { return to_float16(value_of(i)); });
+  }
+}
+
+}  // namespace
+
+void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype,
+                     std::int64_t first, std::span<std::byte> out) {
+  PTRT_CHECK(out.size() % size_of(dtype) == 0);
+  if (spec.role == WeightRole::vector) return fill_as(dtype, out, [](std::size_t) { return 1.0f; });
+  const std::uint64_t stream = mix(XXH3_64bits_withSeed(spec.path.data(), spec.path.size(), seed));
+  const auto scale = static_cast<float>(deviation(config, spec) / kNearNormalDeviation);
+  const std::uint64_t origin = stream + static_cast<std::uint64_t>(first) * kGoldenGamma;
+  fill_as(dtype, out, [=](std::size_t i) { return scale * near_normal(mix(origin + i * kGoldenGamma)); });
+}
+
+}  // namespace ptrt

@@ -1,0 +1,166 @@
+#include "model_io/track_shard.h"
+
+#include <fmt/format.h>
+#include <xxhash.h>
+
+#include <array>
+#include <functional>
+#include <string_view>
+#include <utility>
+
+#include "kernels/error.h"
+#include "model_io/crc32c.h"
+#include "model_io/random_init.h"
+
+namespace ptrt {
+namespace {
+
+struct LayerSlot {
+  std::string_view name;  // within the layer's group
+  TrackWeights LayerWeights::*weights;
+};
+
+constexpr std::array<LayerSlot, 19> kLayerSlots{{
+    {"attn_norm", &LayerWeights::attn_norm},
+    {"attn_output_norm", &LayerWeights::attn_output_norm},
+    {"attn_post_norm", &LayerWeights::attn_post_norm},
+    {"ffn_norm", &LayerWeights::ffn_norm},
+    {"ffn_output_norm", &LayerWeights::ffn_output_norm},
+    {"ffn_post_norm", &LayerWeights::ffn_post_norm},
+    {"wq", &LayerWeights::wq},
+    {"wk", &LayerWeights::wk},
+    {"wv", &LayerWeights::wv},
+    {"wo", &LayerWeights::wo},
+    {"q_norm", &LayerWeights::q_norm},
+    {"k_norm", &LayerWeights::k_norm},
+    {"w_gate", &LayerWeights::w_gate},
+    {"w_up", &LayerWeights::w_up},
+    {"w_down", &LayerWeights::w_down},
+    {"router", &LayerWeights::router},
+    {"experts/w_gate", &LayerWeights::expert_gate},
+    {"experts/w_up", &LayerWeights::expert_up},
+    {"experts/w_down", &LayerWeights::expert_down},
+}};
+
+TrackWeights& slot_of(LayerWeights& layer, std::string_view name) {
+  for (const LayerSlot& slot : kLayerSlots)
+    if (slot.name == name) return layer.*slot.weights;
+  throw_failure("internal error: no place for the layer tensor {}", name);
+}
+
+TrackWeights& slot_of(BlockWeights& block, std::string_view name) {
+  return name == "dispatch_norm" ? block.dispatch_norm : block.combine_norm;
+}
+
+WeightSpec weight_spec(const TensorSpec& spec, DType dtype) {
+  const auto& shape = spec.shape;
+  WeightSpec weight{spec.path, spec.role, dtype, 1, 1, shape.back()};
+  if (shape.size() >= 2) weight.out = shape[shape.size() - 2];
+  if (shape.size() == 3) weight.count = shape[0];
+  return weight;
+}
+
+// Where tensors come from: their type is known before their content.
+struct TensorSource {
+  std::function<DType(const TensorSpec&)> check;
+  std::function<std::uint32_t(const TensorSpec&, std::span<std::byte>)> read;  // returns the content's crc32c
+};
+
+// Takes tensors into the backend, keeping account of what they were.
+class Loader {
+ public:
+  Loader(const TensorSource& source, Backend& backend) : source_(source), backend_(backend) {}
+
+  Weight load(const TensorSpec& spec) {
+    const DType dtype = source_.check(spec);
+    std::uint32_t crc = 0;
+    Weight weight = backend_.load_weight(weight_spec(spec, dtype),
+                                         [&](std::span<std::byte> out) { crc = source_.read(spec, out); });
+    account_ +=
+        fmt::format("{} [{}] {} {:08x}\n", spec.path, fmt::join(spec.shape, ","), to_string(dtype), crc);
+    return weight;
+  }
+
+  // Of everything loaded since the last call.
+  std::uint64_t take_digest() {
+    const std::uint64_t digest = XXH3_64bits(account_.data(), account_.size());
+    account_.clear();
+    return digest;
+  }
+
+ private:
+  const TensorSource& source_;
+  Backend& backend_;
+  std::string account_;
+};
+
+void load_shared(const ModelConfig& config, Loader& loader, TrackShard& shard) {
+  for (const TensorSpec& spec : shared_tensors(config)) {
+    const Weight weight = loader.load(spec);
+    if (spec.path == "/shared/embedding") shard.embedding = weight;
+    if (spec.path == "/shared/lm_head") shard.lm_head = weight;
+    if (spec.path == "/shared/final_norm") shard.final_norm = {weight};
+  }
+  if (config.tie_embeddings) shard.lm_head = shard.embedding;
+  shard.shared_digest = loader.take_digest();
+}
+
+template <typename Slots>
+void load_group(const std::string& group, const std::vector<TensorSpec>& tensors, Loader& loader,
+                Slots& slots) {
+  for (const TensorSpec& spec : tensors)
+    slot_of(slots, std::string_view(spec.path).substr(group.size() + 1)).push_back(loader.load(spec));
+}
+
+void load_track(const ModelConfig& config, std::int64_t track, Loader& loader, TrackShard& shard) {
+  for (std::int64_t block = 0; block < config.blocks(); ++block)
+    load_group(block_path(track, block), block_tensors(config, track, block), loader,
+               shard.blocks[static_cast<std::size_t>(block)]);
+  for (std::int64_t layer = 0; layer < config.layers; ++layer)
+    load_group(layer_path(track, layer), layer_tensors(config, track, layer), loader,
+               shard.layers[static_cast<std::size_t>(layer)]);
+  shard.track_digests.push_back(loader.take_digest());
+}
+
+TrackShard load_from(const TensorSource& source, const ModelConfig& config, std::int64_t first_track,
+                     std::int64_t tracks, Backend& backend) {
+  PTRT_CHECK(first_track >= 0 && tracks >= 1 && first_track + tracks <= config.tracks);
+  Loader loader(source, backend);
+  TrackShard shard;
+  shard.first_track = first_track;
+  shard.tracks = tracks;
+  shard.layers.resize(static_cast<std::size_t>(config.layers));
+  shard.blocks.resize(static_cast<std::size_t>(config.blocks()));
+  load_shared(config, loader, shard);
+  for (std::int64_t track = first_track; track < first_track + tracks; ++track)
+    load_track(config, track, loader, shard);
+  return shard;
+}
+
+}  // namespace
+
+TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks,
+                      Backend& backend) {
+  const ModelConfig& config = file.config();
+  for (const TensorSpec& spec : shared_tensors(config)) file.stat(spec);
+  for (std::int64_t track = first_track; track < first_track + tracks; ++track)
+    for (const TensorSpec& spec : track_tensors(config, track)) file.stat(spec);
+
+  StoredTensor stored;  // of the tensor at hand
+  const TensorSource source{
+      [&](const TensorSpec& spec) { return (stored = file.stat(spec)).dtype; },
+      [&](const TensorSpec& spec, std::span<std::byte> out) { return file.read(spec, stored, out); }};
+  return load_from(source, config, first_track, tracks, backend);
+}
+
+TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
+                        std::int64_t tracks, Backend& backend) {
+  const TensorSource source{[&](const TensorSpec&) { return dtype; },
+                            [&](const TensorSpec& spec, std::span<std::byte> out) {
+                              random_elements(config, spec, seed, dtype, 0, out);
+                              return crc32c(0, out);
+                            }};
+  return load_from(source, config, first_track, tracks, backend);
+}
+
+}  // namespace ptrt
