@@ -24,6 +24,7 @@ struct StoredTensor {
 struct TokenizerBlob {
   std::string kind;                 // "bytes", "sentencepiece", "huggingface"; "" when the file has none
   std::vector<std::uint8_t> model;  // tokenizer.model / tokenizer.json bytes
+  std::string file;                 // it was read from; for messages
 };
 
 class ModelFile {
