@@ -39,10 +39,10 @@ GRID: tuple[GridModel, ...] = (
         name="eight tracks, plain mean", tracks=8, layers=8, sync_layers=[4, 8], **_SPECIAL), 1),
     GridModel(make_config(
         name="six tracks, delta sum, all fusion norms, multi-query", tracks=6, layers=6,
-        sync_layers=[1, 3, 6], fusion=_fusion("delta_sum", True, True), hidden_size=40, heads=4, kv_heads=1, head_dim=10,
-        ffn_size=36, vocab_size=1003, norm_placement=["pre", "output"], qk_norm=True, attention_window=7,
-        attention_pattern=["local_rope", "global_nope"], tie_embeddings=False), 2, "bfloat16",
-        {"split": True, "tokenizer": None}),
+        sync_layers=[1, 3, 6], fusion=_fusion("delta_sum", True, True), hidden_size=40, heads=4,
+        kv_heads=1, head_dim=10, ffn_size=36, vocab_size=1003, norm_placement=["pre", "output"],
+        qk_norm=True, attention_window=7, attention_pattern=["local_rope", "global_nope"],
+        tie_embeddings=False), 2, "bfloat16", {"split": True, "tokenizer": None}),
     GridModel(make_config(
         name="three tracks, sum, sync after each layer, output norms", tracks=3, layers=3,
         sync_layers=[1, 2, 3], fusion=_fusion("sum", combine=True), kv_heads=4,
@@ -62,7 +62,8 @@ GRID: tuple[GridModel, ...] = (
         {"tokenizer": None, "fixed_strings": True}),
     GridModel(make_config(
         name="one track in blocks with norms", layers=4, sync_layers=[1, 4],
-        fusion=_fusion("mean", True, True), norm_placement=["output", "post"], qk_norm=True, rope_theta=100.0), 7),
+        fusion=_fusion("mean", True, True), norm_placement=["output", "post"],
+        qk_norm=True, rope_theta=100.0), 7),
     GridModel(make_config(
         name="eight tracks, delta sum, mixture, local only", tracks=8, layers=3, sync_layers=[2, 3],
         fusion=_fusion("delta_sum"), hidden_size=48, head_dim=12, ffn_size=20, norm_placement=["post"],
@@ -92,8 +93,8 @@ GRID: tuple[GridModel, ...] = (
         ffn_pattern=["moe", "dense", "dense"], moe=_moe(6, 2, 36, None)), 13, "float32"),
     GridModel(make_config(
         name="one track, wide heads", layers=3, hidden_size=96, heads=8, kv_heads=2, head_dim=64,
-        ffn_size=130, vocab_size=1003, qk_norm=True, ffn_pattern=["dense", "dense", "moe"], moe=_moe(4, 4, 64, 2.0),
-        tie_embeddings=False, **_SPECIAL), 14, "bfloat16"),
+        ffn_size=130, vocab_size=1003, qk_norm=True, ffn_pattern=["dense", "dense", "moe"],
+        moe=_moe(4, 4, 64, 2.0), tie_embeddings=False, **_SPECIAL), 14, "bfloat16"),
     GridModel(make_config(
         name="eight tracks, odd sizes", tracks=8, layers=2, sync_layers=[1, 2], hidden_size=33, heads=3,
         kv_heads=3, head_dim=2, ffn_size=7, norm_placement=["output"], norm_eps=0.02,

@@ -1,0 +1,102 @@
+#!/usr/bin/python3
+"""Whatever happens to one rank, the whole job ends soon, says which rank it was, and does not report success.
+
+PTRT_FAULT="rank=R,at=POINT[,after=STEPS]" makes the program throw on that rank at that point.
+"""
+
+import os
+import signal
+import time
+import unittest
+
+from ptrt_cli import CliTest, Outcome, Running, ptrt, read_results, write_requests
+
+from model_maker import make_config, write_random
+
+RANKS = 8
+SECONDS = 10
+REQUESTS = 20
+
+
+class NoRankHangs(CliTest):
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        config = make_config(tracks=8, layers=2, sync_layers=[1, 2], hidden_size=32, max_context=512)
+        cls.model = write_random(cls.dir / "model.h5", config, 51)
+        rows = [{"tokens": [index, 2, 3], "max_tokens": 40} for index in range(REQUESTS)]
+        cls.requests = write_requests(cls.dir / "requests.jsonl", rows)
+        # Enough work to be in its midst for a long while.
+        rows = [{"tokens": [index % 256, 2, 3], "max_tokens": 500} for index in range(4000)]
+        cls.endless = write_requests(cls.dir / "endless.jsonl", rows)
+
+    def assert_ended(self, outcome: Outcome) -> None:
+        self.assertFalse(outcome.timed_out, f"the job hangs:\n{outcome.output}")
+        self.assertNotEqual(outcome.status, 0, outcome.output)
+        self.assertLess(outcome.seconds, SECONDS, outcome.output)
+
+    def check_fault(self, fault: str, rank: int, ranks: int | None = RANKS) -> None:
+        results = self.fresh("-results.jsonl")
+        outcome = ptrt("generate", self.model, self.requests, "-o", results, ranks=ranks,
+                       env={"PTRT_FAULT": fault}, timeout=20)
+        self.assert_ended(outcome)
+        self.assertGreaterEqual(len(outcome.errors), 1, f"no message:\n{outcome.output}")
+        if ranks is not None:
+            self.assertRegex(outcome.errors[0], rf"rank {rank}\b")
+        self.assertEqual(len(outcome.errors), 1, f"more than the one message:\n{outcome.output}")
+        if results.exists():  # a rank may fail after the last result is written
+            self.assertEqual(len(read_results(results)), REQUESTS)
+
+    def test_exception_on_one_rank(self) -> None:
+        for point in ("load", "step", "sync", "finish"):
+            for rank in (0, 5):
+                with self.subTest(point=point, rank=rank):
+                    self.check_fault(f"rank={rank},at={point}", rank)
+
+    def test_exception_amid_work(self) -> None:
+        for point, rank in (("step", 7), ("sync", 3)):
+            with self.subTest(point=point, rank=rank):
+                self.check_fault(f"rank={rank},at={point},after=25", rank)
+
+    def test_exception_in_one_replica(self) -> None:
+        self.check_fault("rank=3,at=sync,after=5", 3, ranks=16)
+
+    def test_exception_alone(self) -> None:
+        for point in ("load", "step", "sync", "finish"):
+            with self.subTest(point=point):
+                self.check_fault(f"rank=0,at={point}", 0, ranks=None)
+
+    def test_fault_on_no_rank(self) -> None:
+        """The injection itself must not end a job that it does not name."""
+        self.assert_done(ptrt("generate", self.model, self.requests, "-o", self.fresh(".jsonl"), ranks=2,
+                              env={"PTRT_FAULT": "rank=7,at=step"}))
+
+    def test_killed_rank(self) -> None:
+        results = self.fresh("-results.jsonl")
+        running = Running(["generate", self.model, self.endless, "-o", results], ranks=RANKS)
+        deadline = time.monotonic() + 15
+        journal = results.with_name(results.name + ".partial")
+        while (len(running.ranks()) < RANKS or not journal.exists()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        ranks = running.ranks()
+        try:
+            self.assertEqual(len(ranks), RANKS, "the job did not come to work")
+            os.kill(ranks[5], signal.SIGKILL)
+            killed = time.monotonic()
+        finally:
+            outcome = running.finish(timeout=20)
+        self.assertFalse(outcome.timed_out, f"the job hangs:\n{outcome.output}")
+        self.assertLess(time.monotonic() - killed, SECONDS)
+        self.assertNotEqual(outcome.status, 0, outcome.output)
+        for _ in range(20):
+            left = [rank for rank in ranks if os.path.exists(f"/proc/{rank}")]
+            if not left:
+                break
+            time.sleep(0.1)
+        self.assertEqual(left, [], "ranks outlive their job")
+        self.assertFalse(results.exists())
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)

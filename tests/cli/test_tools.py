@@ -1,0 +1,211 @@
+#!/usr/bin/python3
+"""init, inspect, bench, and the help: what they write and what they say."""
+
+import json
+import shutil
+import unittest
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ptrt_cli import CliTest, ptrt, read_results, write_requests
+
+import pt_reference as ref
+from crc32c import crc32c
+from model_maker import make_config, tensor_shapes, write_random
+
+
+def config_of_many_parts() -> dict:
+    return make_config(name="of many parts", tracks=3, layers=3, sync_layers=[1, 3], qk_norm=True,
+                       hidden_size=48,
+                       fusion={"op": "delta_sum", "dispatch_norm": True, "combine_norm": True},
+                       norm_placement=["pre", "output", "post"], ffn_pattern=["dense", "moe"],
+                       moe={"experts": 4, "top_k": 2, "ffn_size": 20, "router_logit_cap": 4.0},
+                       tie_embeddings=False, bos_token_id=256, eos_token_ids=[257])
+
+
+def datasets(path: Path) -> dict[str, h5py.Dataset]:
+    """Every dataset below /shared and /tracks, through links to other files."""
+    found: dict[str, h5py.Dataset] = {}
+
+    def collect(group: h5py.Group, prefix: str) -> None:
+        for name in group:
+            if isinstance(group[name], h5py.Group):
+                collect(group[name], f"{prefix}/{name}")
+            else:
+                found[f"{prefix}/{name}"] = group[name]
+
+    file = h5py.File(path, "r")
+    collect(file["shared"], "/shared")
+    collect(file["tracks"], "/tracks")
+    return found
+
+
+class Tools(CliTest):
+    def init(self, config: dict, *options) -> Path:
+        text = self.fresh("-config.json")
+        text.write_text(json.dumps(config, indent=2))
+        folder = self.fresh("-init")
+        folder.mkdir()
+        self.assert_done(ptrt("init", text, "-o", folder / "model.h5", *options))
+        return folder / "model.h5"
+
+    def raw(self, path: Path) -> dict[str, bytes]:
+        return {name: dataset[()].tobytes() for name, dataset in datasets(path).items()}
+
+    def check_file(self, path: Path, config: dict, dtype: str) -> None:
+        model = ref.load(path)
+        self.assertEqual(model.config, config)
+        shapes = tensor_shapes(config)
+        self.assertEqual({name: values.shape for name, values in model.tensors.items()}, shapes)
+        for name, values in model.tensors.items():
+            self.assertTrue(np.isfinite(values).all(), name)
+            if not name.endswith("norm"):
+                self.assertGreater(np.std(values), 1e-4, f"{name} is not random")
+        for name, dataset in datasets(path).items():
+            self.assertEqual(dataset.dtype, np.float32 if dtype == "float32" else np.uint16, name)
+            if dtype == "bfloat16":
+                self.assertIn(dataset.attrs["dtype"], ("bfloat16", b"bfloat16"))
+            self.assertEqual(int(dataset.attrs["crc32c"]), crc32c(dataset[()].tobytes()), name)
+        with h5py.File(path) as file:
+            self.assertIn(file.attrs["format"], ("ptrt", b"ptrt"))
+            self.assertEqual(int(file.attrs["format_version"]), 1)
+
+    def test_init(self) -> None:
+        config = config_of_many_parts()
+        for dtype in ("float32", "bfloat16"):
+            with self.subTest(dtype=dtype):
+                path = self.init(config, "--seed", "1", "--dtype", dtype)
+                self.check_file(path, config, dtype)
+                tokens = [1, 2, 3, 250, 5] * 5
+                line = self.lines("score", path, [{"tokens": tokens}])[0]
+                np.testing.assert_allclose(line["logprobs"][1:], ref.score(ref.load(path), tokens), atol=1e-3)
+
+    def test_init_of_the_same_seed(self) -> None:
+        config = config_of_many_parts()
+        for dtype in ("float32", "bfloat16"):
+            first = self.raw(self.init(config, "--seed", "1", "--dtype", dtype))
+            again = self.raw(self.init(config, "--seed", "1", "--dtype", dtype))
+            split = self.raw(self.init(config, "--seed", "1", "--dtype", dtype, "--split"))
+            other = self.raw(self.init(config, "--seed", "2", "--dtype", dtype))
+            self.assertEqual(first, again)
+            self.assertEqual(first, split)
+            for name in first:
+                if not name.endswith("norm"):
+                    self.assertNotEqual(first[name], other[name], name)
+        tracks = [first[f"/tracks/{track:02d}/layers/000/wq"] for track in range(3)]
+        self.assertEqual(len(set(tracks)), 3, "each track has weights of its own")
+
+    def test_split_files_lie_side_by_side(self) -> None:
+        config = config_of_many_parts()
+        path = self.init(config, "--split")
+        self.check_file(path, config, "float32")
+        with h5py.File(path) as file:
+            links = [file["tracks"].get(name, getlink=True) for name in sorted(file["tracks"])]
+        self.assertTrue(all(isinstance(link, h5py.ExternalLink) for link in links))
+        names = {link.filename for link in links}
+        self.assertEqual(len(names), 3, "one file a track")
+        self.assertEqual({file.name for file in path.parent.iterdir()}, names | {path.name})
+        # All of them moved elsewhere are still one model, from whatever folder it is called.
+        moved = self.fresh("-moved")
+        shutil.move(path.parent, moved)
+        requests = write_requests(self.fresh(".jsonl"), [{"tokens": [1, 2, 3]}])
+        for model, cwd in ((moved / path.name, self.dir), (Path(path.name), moved),
+                           (Path(moved.name) / path.name, self.dir)):
+            results = self.fresh(".jsonl")
+            self.assert_done(ptrt("score", model, requests, "-o", results, cwd=cwd))
+            self.assertEqual(len(read_results(results)[0]["tokens"]), 3)
+
+    def inspect_json(self, *arguments) -> dict:
+        outcome = ptrt("inspect", *arguments, "--json")
+        self.assert_done(outcome)
+        return json.loads(outcome.stdout)
+
+    def test_inspect(self) -> None:
+        config = config_of_many_parts()
+        for split in (False, True):
+            model = write_random(self.fresh(".h5"), config, 71, split=split, dtype="bfloat16")
+            told = ptrt("inspect", model)
+            self.assert_done(told)
+            for word in ("of many parts", "tracks", r"\b3\b", "delta_sum", r"\b48\b"):
+                self.assertRegex(told.stdout, word)
+            found = self.inspect_json(model)
+            self.assertIn(config, list(found.values()), "the config stands in it")
+
+    def test_verify(self) -> None:
+        for split in (False, True):
+            model = write_random(self.fresh(".h5"), config_of_many_parts(), 72, split=split)
+            self.assert_done(ptrt("inspect", model, "--verify"))
+            name = "/tracks/02/layers/001/experts/w_down"
+            damaged = model.with_name(f"{model.stem}-02.h5") if split else model
+            inner = name.replace("/tracks/02", "/weights") if split else name
+            with h5py.File(damaged, "r+") as file:
+                value = file[inner][3, 0, 0].view(np.uint32)
+                file[inner][3, 0, 0] = np.uint32(value ^ 1).view(np.float32)
+            self.assert_done(ptrt("inspect", model))
+            outcome = ptrt("inspect", model, "--verify")
+            self.assertEqual(outcome.status, 2, outcome.output)
+            self.assertIn(name, outcome.output)
+
+    def bench(self, *arguments, ranks: int | None = None) -> dict:
+        path = self.fresh("-bench.json")
+        self.assert_done(ptrt("bench", *arguments, "--input-len", "8", "--output-len", "8", "--requests", "4",
+                              "--json", path, ranks=ranks))
+        return json.loads(path.read_text())
+
+    def check_bench(self, found: dict, tracks: int, sync_points: int, world_size: int) -> None:
+        for key in ("ttft_ms", "tpot_ms"):
+            self.assertEqual(set(found[key]), {"mean", "p50", "p90", "p99"})
+            self.assertGreater(found[key]["p50"], 0)
+            self.assertLessEqual(found[key]["p50"], found[key]["p90"])
+            self.assertLessEqual(found[key]["p90"], found[key]["p99"])
+        for key in ("output_tokens_per_s", "total_tokens_per_s", "requests_per_s", "prefill_tokens_per_s",
+                    "decode_tokens_per_s"):
+            self.assertGreater(found[key], 0, key)
+        # Eight tokens in and eight out for each request.
+        self.assertAlmostEqual(found["total_tokens_per_s"] / found["output_tokens_per_s"], 2.0, delta=0.01)
+        self.assertAlmostEqual(found["output_tokens_per_s"] / found["requests_per_s"], 8.0, delta=0.05)
+        self.assertEqual(found["sync_points_per_forward"], sync_points)
+        self.assertEqual((found["world_size"], found["tracks"]), (world_size, tracks))
+        self.assertEqual(found["backend"], "cpu")
+        self.assertEqual(found["compute"], "float32")
+        self.assertEqual(found["threads"], 2)
+        self.assertIs(found["emulated"], False)
+        share = found["sync_time_fraction"]
+        self.assertTrue(0 <= share < 1, share)
+        if world_size > 1 and tracks > 1:
+            self.assertGreater(share, 0)
+
+    def test_bench(self) -> None:
+        options = ("--threads", "2", "--compute", "float32")
+        # Nearly every token would end a sequence: bench goes on to the length it was given.
+        config = make_config(tracks=4, layers=6, sync_layers=[1, 3, 6], eos_token_ids=list(range(250)))
+        model = write_random(self.fresh(".h5"), config, 73)
+        self.check_bench(self.bench(model, *options), 4, 3, 1)
+        self.check_bench(self.bench(model, *options, ranks=4), 4, 3, 4)
+        dense = write_random(self.fresh(".h5"), make_config(layers=4, sync_layers=[2, 4]), 74)
+        self.check_bench(self.bench(dense, *options, "--max-batch", "2", "--warmup", "1"), 1, 0, 1)
+
+    def test_bench_of_random_weights(self) -> None:
+        text = self.fresh("-config.json")
+        text.write_text(json.dumps(make_config(tracks=2, layers=2, sync_layers=[1, 2])))
+        options = ("--threads", "2", "--compute", "float32")
+        self.check_bench(self.bench("--random-weights", text, *options), 2, 2, 1)
+
+    def test_help(self) -> None:
+        told = ptrt("--help")
+        self.assert_done(told)
+        for word in ("generate", "score", "bench", "init", "inspect", "mpirun"):
+            self.assertIn(word, told.stdout)
+        for command in ("generate", "score", "bench", "init", "inspect"):
+            told = ptrt(command, "--help")
+            self.assert_done(told)
+            self.assertIn(f"ptrt {command}", told.stdout)
+        version = ptrt("--version")
+        self.assert_done(version)
+        self.assertRegex(version.stdout, r"\d+\.\d+")
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
