@@ -1,0 +1,173 @@
+#include "model_io/model_writer.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <utility>
+
+#include "kernels/error.h"
+#include "model_io/crc32c.h"
+#include "model_io/h5_file.h"
+
+namespace ptrt {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kPieceBytes = std::size_t{4} << 20;
+
+H5Type stored_type(DType dtype) {
+  switch (dtype) {
+    case DType::float32:
+      return H5Type::float32;
+    case DType::float16:
+      return H5Type::float16;
+    case DType::bfloat16:
+      return H5Type::uint16;
+  }
+  return H5Type::other;
+}
+
+// A file that takes its name only when it is whole.
+class PendingFile {
+ public:
+  explicit PendingFile(std::string name)
+      : name_(std::move(name)), temporary_(name_ + ".partial"), file_(H5File::create(temporary_)) {}
+  ~PendingFile() {
+    if (temporary_.empty()) return;
+    file_.reset();
+    ::unlink(temporary_.c_str());
+  }
+  PendingFile(PendingFile&& other) noexcept
+      : name_(std::move(other.name_)),
+        temporary_(std::exchange(other.temporary_, {})),
+        file_(std::move(other.file_)) {}
+  PendingFile& operator=(PendingFile&&) = delete;
+
+  const std::string& name() const { return name_; }
+  H5File& file() { return *file_; }
+
+  void finish() {
+    file_->close();
+    const int descriptor = ::open(temporary_.c_str(), O_RDONLY | O_CLOEXEC);
+    const bool flushed = descriptor >= 0 && ::fsync(descriptor) == 0;
+    const int error = errno;
+    if (descriptor >= 0) ::close(descriptor);
+    if (!flushed) throw_failure("{}: cannot write: {}", temporary_, std::strerror(error));
+  }
+
+  void publish() {
+    if (::rename(temporary_.c_str(), name_.c_str()) != 0)
+      throw_failure("{}: cannot rename {} to it: {}", name_, temporary_, std::strerror(errno));
+    temporary_.clear();
+  }
+
+ private:
+  std::string name_, temporary_;
+  std::optional<H5File> file_;
+};
+
+std::string track_file_name(const std::string& path, std::int64_t track) {
+  const fs::path main(path);
+  return (main.parent_path() / fmt::format("{}.track{:02}.h5", main.stem().string(), track)).string();
+}
+
+std::set<std::string> all_paths(const ModelConfig& config) {
+  std::set<std::string> paths;
+  for (const TensorSpec& spec : shared_tensors(config)) paths.insert(spec.path);
+  for (std::int64_t track = 0; track < config.tracks; ++track)
+    for (const TensorSpec& spec : track_tensors(config, track)) paths.insert(spec.path);
+  return paths;
+}
+
+}  // namespace
+
+struct ModelWriter::Impl {
+  Impl(const std::string& path, const ModelConfig& config) : missing(all_paths(config)) {
+    if (fs::is_directory(path)) throw_bad_input("{}: cannot create: it is a directory", path);
+    files.emplace_back(path);
+    H5Object root = files[0].file().group("/");
+    root.write_attribute("format", std::string("ptrt"));
+    root.write_attribute("format_version", std::int64_t{1});
+    root.write_attribute("config", to_json(config));
+  }
+
+  void add_track_file(std::int64_t track) {
+    files.emplace_back(track_file_name(files[0].name(), track));
+    const std::string group = track_group(track);
+    files[0].file().create_external_link(group, {fs::path(files.back().name()).filename().string(), group});
+  }
+
+  H5File& file_of(const std::string& path) {
+    constexpr std::string_view kTracks = "/tracks/";
+    if (files.size() == 1 || path.compare(0, kTracks.size(), kTracks) != 0) return files[0].file();
+    return files[1 + std::stoul(path.substr(kTracks.size(), 2))].file();
+  }
+
+  std::vector<PendingFile> files;  // the main one; where split, one a track
+  std::set<std::string> missing;   // tensors that are still to be written
+  std::size_t bytes_written = 0;
+  std::vector<std::byte> piece;
+};
+
+ModelWriter::ModelWriter(const std::string& path, const ModelConfig& config, bool split)
+    : impl_(std::make_unique<Impl>(path, config)) {
+  for (std::int64_t track = 0; split && track < config.tracks; ++track) impl_->add_track_file(track);
+}
+
+ModelWriter::~ModelWriter() = default;
+
+void ModelWriter::write(const TensorSpec& spec, DType dtype, const Fill& fill) {
+  PTRT_CHECK(impl_->missing.erase(spec.path) == 1);
+  H5Dataset dataset = impl_->file_of(spec.path).create_dataset(spec.path, stored_type(dtype), spec.shape);
+  const auto piece_elements = static_cast<std::int64_t>(kPieceBytes / size_of(dtype));
+  std::uint32_t crc = 0;
+  for (std::int64_t first = 0; first < spec.elements(); first += piece_elements) {
+    const auto elements = static_cast<std::size_t>(std::min(piece_elements, spec.elements() - first));
+    impl_->piece.resize(std::max(impl_->piece.size(), elements * size_of(dtype)));
+    const std::span<std::byte> piece(impl_->piece.data(), elements * size_of(dtype));
+    fill(first, piece);
+    crc = crc32c(crc, piece);
+    dataset.write(first, piece);
+    impl_->bytes_written += piece.size();
+  }
+  dataset.write_attribute("crc32c", crc);
+  if (dtype == DType::bfloat16) dataset.write_attribute("dtype", std::string("bfloat16"));
+}
+
+void ModelWriter::write_tokenizer(const TokenizerBlob& blob) {
+  if (blob.kind.empty()) return;
+  H5File& file = impl_->files[0].file();
+  file.create_group("/tokenizer").write_attribute("kind", blob.kind);
+  if (blob.model.empty()) return;
+  const std::span<const std::byte> bytes = std::as_bytes(std::span(blob.model));
+  H5Dataset dataset =
+      file.create_dataset("/tokenizer/model", H5Type::uint8, {static_cast<std::int64_t>(blob.model.size())});
+  dataset.write(0, bytes);
+  dataset.write_attribute("crc32c", crc32c(0, bytes));
+}
+
+void ModelWriter::commit() {
+  if (!impl_->missing.empty())
+    throw_failure("{}: dataset {} was not written", impl_->files[0].name(), *impl_->missing.begin());
+  for (PendingFile& file : impl_->files) file.finish();
+  for (std::size_t i = impl_->files.size(); i-- > 0;) impl_->files[i].publish();
+}
+
+std::size_t ModelWriter::bytes_written() const {
+  return impl_->bytes_written;
+}
+
+std::vector<std::string> ModelWriter::files() const {
+  std::vector<std::string> names;
+  for (const PendingFile& file : impl_->files) names.push_back(file.name());
+  return names;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,46 @@
+// Writes a model file, one tensor after the other and each in pieces, so that the model need never fit into
+// memory.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model_io/model_config.h"
+#include "model_io/model_file.h"
+#include "model_io/tensor_names.h"
+
+namespace ptrt {
+
+class ModelWriter {
+ public:
+  // Gives the elements first, first + 1, ... of a tensor in C order, as many as fit `bytes`. Called in order.
+  using Fill = std::function<void(std::int64_t first, std::span<std::byte> bytes)>;
+
+  // The files lie under temporary names beside `path` until commit(). `split` puts each track into a file of
+  // its own,
+  // `<stem>.trackTT.h5` beside the main one, behind an external link of relative name, so that the folder can
+  // move. Throws bad_input when `path` cannot be written.
+  ModelWriter(const std::string& path, const ModelConfig& config, bool split);
+  ~ModelWriter();  // removes what was written unless it was committed
+
+  // One tensor of the config, with its crc32c. Throws failure, e.g. on a full disk.
+  void write(const TensorSpec& spec, DType dtype, const Fill& fill);
+  void write_tokenizer(const TokenizerBlob& blob);
+  // Everything is on disk and appears under its name, the main file last. Throws when a tensor was not
+  // written.
+  void commit();
+
+  std::size_t bytes_written() const;       // of tensor data
+  std::vector<std::string> files() const;  // final names, the main one first
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ptrt
