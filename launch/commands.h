@@ -6,10 +6,42 @@
 #include <string>
 
 #include "kernels/tensor.h"
+#include "runtime/request.h"
 
 namespace ptrt {
 
-class Process;
+class JobComm;
+
+// Options that every command which runs the model shares.
+struct ModelRunOptions {
+  std::string model;
+  std::string backend = "auto";           // auto, cpu, cuda
+  std::string compute = "auto";           // auto, float32, bfloat16, int8
+  int threads = 0;                        // CPU threads a rank; 0: cores of the host over ranks on it
+  std::int64_t max_batch = 32;
+  std::int64_t max_step_tokens = 512;     // rows of a step: decode tokens plus prefill chunks
+  std::optional<std::int64_t> kv_cache_bytes;  // a rank
+  std::int64_t replicas = 0;              // 0: from the number of ranks
+  std::int64_t tensor_parallel = 1;
+  bool quiet = false;
+};
+
+// `ptrt generate` and `ptrt score`.
+struct BatchOptions {
+  ModelRunOptions run;
+  Task task = Task::generate;
+  std::string requests;
+  std::string output;
+  bool resume = false;
+};
+
+struct BenchOptions {
+  ModelRunOptions run;
+  std::string random_weights;  // CONFIG.json in place of a model file
+  std::int64_t input_len = 512, output_len = 128, requests = 8, warmup = 1;
+  std::uint64_t seed = 0;
+  std::string json;  // file to write
+};
 
 struct InitOptions {
   std::string config_path;  // CONFIG.json
@@ -26,6 +58,9 @@ struct InspectOptions {
   std::optional<int> ranks;  // show the placement over that many ranks (default: one a track)
 };
 
+void run_batch(const BatchOptions& options, JobComm& job);
+void run_bench(const BenchOptions& options, JobComm& job);
+// These two do not use other ranks.
 void run_init(const InitOptions& options);
 void run_inspect(const InspectOptions& options);
 

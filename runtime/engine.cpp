@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <numeric>
 #include <unordered_map>
 
 #include "kernels/error.h"
@@ -61,8 +60,20 @@ Engine::Engine(const ModelConfig& config, const TrackShard& shard, Backend& back
 
 bool Engine::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
                  const Hooks& hooks) {
+  // One token has nothing before it to be scored by: no forward pass.
+  std::vector<std::int64_t> scheduled;
+  for (const std::int64_t i : order) {
+    const bool trivial = task == Task::score && requests[static_cast<std::size_t>(i)].tokens.size() == 1;
+    if (!trivial) {
+      scheduled.push_back(i);
+    } else if (hooks.completed) {
+      Completion completion;
+      completion.request = i;
+      hooks.completed(std::move(completion));
+    }
+  }
   const SchedulerLimits limits{options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context};
-  Run run{task, requests, hooks, Scheduler(limits, task, requests, order)};
+  Run run{task, requests, hooks, Scheduler(limits, task, requests, scheduled)};
   counters_ = {};
   fusion_.reset_stats();
   bool stopped = false;
@@ -166,12 +177,11 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   if (run.hooks.completed) run.hooks.completed(std::move(completion));
 }
 
-std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::int64_t replicas,
-                                              std::int64_t replica) {
-  std::vector<std::int64_t> by_cost(requests.size());
-  std::iota(by_cost.begin(), by_cost.end(), 0);
-  const auto cost = [&](std::int64_t i) { return requests[static_cast<std::size_t>(i)].cached_tokens(); };
+std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::span<const std::int64_t> pending,
+                                              std::int64_t replicas, std::int64_t replica) {
+  std::vector<std::int64_t> by_cost(pending.begin(), pending.end());
   if (replicas == 1) return by_cost;
+  const auto cost = [&](std::int64_t i) { return requests[static_cast<std::size_t>(i)].cached_tokens(); };
   std::ranges::stable_sort(by_cost, [&](std::int64_t a, std::int64_t b) { return cost(a) > cost(b); });
   std::vector<std::int64_t> load(static_cast<std::size_t>(replicas), 0), mine;
   for (const std::int64_t i : by_cost) {

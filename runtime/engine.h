@@ -78,9 +78,9 @@ class Engine {
   std::vector<float> log_probs_;
 };
 
-// The order in which a replica runs its share of the requests: the requests are dealt by cost, longest first, to the
-// replica with the least so far; each replica then keeps the order of the file. The same on every rank.
-std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::int64_t replicas,
-                                              std::int64_t replica);
+// The share of a replica of the requests `pending` (ascending): dealt by cost, longest first, to the replica with the
+// least so far; each replica then keeps their order. The same on every rank.
+std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::span<const std::int64_t> pending,
+                                              std::int64_t replicas, std::int64_t replica);
 
 }  // namespace ptrt

@@ -1,12 +1,12 @@
 #include "runtime/mpi_comm.h"
 
 #include <mpi.h>
-#include <sched.h>
 
 #include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <exception>
+#include <limits>
 #include <thread>
 
 #include "kernels/error.h"
@@ -94,7 +94,19 @@ class MpiJobComm final : public JobComm {
     return {name, static_cast<std::size_t>(length)};
   }
 
-  void barrier() override { check(MPI_Barrier(job_.get()), "MPI_Barrier"); }
+  void barrier() override { barrier_within(std::numeric_limits<double>::infinity()); }
+
+  bool barrier_within(double seconds) override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibarrier(job_.get(), &request), "MPI_Ibarrier");
+    const auto start = std::chrono::steady_clock::now();
+    for (int done = 0;;) {
+      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      if (done) return true;
+      if (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() > seconds) return false;
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+    }
+  }
 
   std::string broadcast(const std::string& from_rank_0) override {
     std::string text = rank() == 0 ? from_rank_0 : std::string();

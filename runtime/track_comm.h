@@ -31,7 +31,10 @@ class JobComm {
   virtual int host_ranks() const = 0;  // ranks on this host, this one included
   virtual std::string host() const = 0;
 
+  // Waits asleep, not spinning: other ranks may still be at work on the same cores.
   virtual void barrier() = 0;
+  // False when the others have not come within `seconds`; the job can then only be aborted.
+  virtual bool barrier_within(double seconds) = 0;
   virtual std::string broadcast(const std::string& from_rank_0) = 0;
   virtual std::vector<std::string> gather(const std::string& mine) = 0;      // on rank 0; empty elsewhere
   virtual std::vector<std::string> all_gather(const std::string& mine) = 0;  // on every rank

@@ -1,0 +1,61 @@
+// ptrt: a runtime for Parallel Track transformers. Errors end here and nowhere else.
+#include <chrono>
+#include <cstdio>
+#include <exception>
+#include <thread>
+
+#include "launch/commands.h"
+#include "launch/options.h"
+#include "launch/process.h"
+#include "runtime/fault.h"
+
+namespace ptrt {
+namespace {
+
+void run_command(const Command& command, JobComm& job) {
+  arm_faults(job.rank());
+  install_signal_handlers();
+  if (const auto* batch = std::get_if<BatchOptions>(&command)) run_batch(*batch, job);
+  if (const auto* bench = std::get_if<BenchOptions>(&command)) run_bench(*bench, job);
+  if (job.rank() != 0) return;
+  if (const auto* init = std::get_if<InitOptions>(&command)) run_init(*init);
+  if (const auto* inspect = std::get_if<InspectOptions>(&command)) run_inspect(*inspect);
+}
+
+int say(const JobComm* job, const std::string& message, ExitCode code) {
+  std::fputs(error_line(job, message).c_str(), stderr);
+  std::fflush(stderr);
+  return static_cast<int>(code);
+}
+
+// Ends the job on every rank at once. What hit all ranks alike is told once: the others give rank 0 a moment to tell.
+int end_everywhere(JobComm* job, const std::string& message, ExitCode code) {
+  if (job != nullptr && job->rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  say(job, message, code);
+  if (job != nullptr && job->size() > 1) job->abort(static_cast<int>(code));
+  return static_cast<int>(code);
+}
+
+int run_program(int argc, char** argv) {
+  std::unique_ptr<JobComm> job;
+  try {
+    job = make_job_comm();
+    const CommandLine line = parse_command_line(argc, argv, job->rank() == 0);
+    if (line.exit_code) return *line.exit_code;
+    run_command(line.command, *job);
+    return 0;
+  } catch (const OtherRankFailed& e) {
+    return static_cast<int>(e.code());
+  } catch (const AgreedError& e) {
+    return say(job.get(), e.what(), e.code());
+  } catch (const Error& e) {
+    return end_everywhere(job.get(), e.what(), e.code());
+  } catch (const std::exception& e) {
+    return end_everywhere(job.get(), e.what(), ExitCode::failure);
+  }
+}
+
+}  // namespace
+}  // namespace ptrt
+
+int main(int argc, char** argv) { return ptrt::run_program(argc, argv); }

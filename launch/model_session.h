@@ -1,0 +1,64 @@
+// A model made ready to run on this rank: placement, weights, KV pool, engine. Shared by generate, score and bench.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "kernels/backend.h"
+#include "launch/commands.h"
+#include "model_io/model_config.h"
+#include "model_io/model_file.h"
+#include "model_io/tokenizer.h"
+#include "model_io/track_shard.h"
+#include "runtime/engine.h"
+#include "runtime/placement.h"
+#include "runtime/track_comm.h"
+
+namespace ptrt {
+
+class ModelSession {
+ public:
+  // Opens the model, or with `random_config` only the configuration, and settles what needs no weights: placement,
+  // threads, KV pages. Collective; errors are agreed on by all ranks.
+  ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config = "");
+  // Loads this rank's weights (or makes them, with random_config) and builds the engine. Collective.
+  void load(std::uint64_t random_seed = 0);
+
+  const ModelConfig& config() const { return config_; }
+  const Placement& placement() const { return placement_; }
+  const TokenizerChoice& tokenizer() const { return tokenizer_; }
+  Backend& backend() { return *backend_; }
+  Engine& engine() { return *engine_; }
+  std::string compute() const { return "float32"; }  // type of the products' inputs
+  int threads() const { return backend_->threads(); }
+  std::int64_t kv_tokens() const { return kv_pages_ * kPageTokens; }
+  double load_seconds() const { return load_seconds_; }
+
+  // Digest of the model's contents and of what its numbers hang on; equal on every rank. Collective.
+  std::string digest();
+  // One line for people: model, placement, threads, memory.
+  std::string describe() const;
+
+ private:
+  void choose_backend();
+  void plan_kv_pages();
+
+  const ModelRunOptions& options_;
+  JobComm& job_;
+  std::optional<ModelFile> file_;  // not there with random weights
+  ModelConfig config_;
+  Placement placement_;
+  TokenizerChoice tokenizer_;
+  std::unique_ptr<Backend> backend_;
+  std::int64_t kv_pages_ = 0;
+  TrackShard shard_;
+  std::unique_ptr<TrackComm> comm_;
+  std::unique_ptr<Engine> engine_;
+  double load_seconds_ = 0;
+};
+
+std::string read_text_file(const std::string& path, const char* what);
+
+}  // namespace ptrt

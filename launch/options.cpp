@@ -1,0 +1,180 @@
+#include "launch/options.h"
+
+#include <CLI/CLI.hpp>
+#include <limits>
+
+#include "kernels/error.h"
+
+#ifndef PTRT_VERSION
+#error "PTRT_VERSION comes from CMake"
+#endif
+
+namespace ptrt {
+namespace {
+
+const char* const kExamples = R"(Examples:
+  ptrt inspect model.h5
+  ptrt generate model.h5 requests.jsonl -o results.jsonl
+  mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl
+  mpirun -n 8 ptrt score model.h5 texts.jsonl -o scores.jsonl --resume
+  mpirun -n 8 ptrt bench model.h5 --input-len 512 --output-len 128 --requests 32 --json bench.json
+`ptrt COMMAND --help` tells the options of a command.
+
+Exit status: 0 done (single bad requests are error lines in the results), 1 failure while running,
+2 bad usage, model or input file.)";
+
+const char* const kRequestsHelp =
+    "One JSON object a line: {\"id\", \"prompt\" or \"tokens\", \"max_tokens\", \"temperature\", \"top_k\",\n"
+    "\"top_p\", \"seed\", \"stop\", \"logprobs\"}, or an OpenAI batch line (custom_id, method, url, body)";
+
+const char* const kGenerateExamples = R"(Examples:
+  echo '{"id": "a", "prompt": "What is 23 + 45?\n", "max_tokens": 16}' > requests.jsonl
+  ptrt generate model.h5 requests.jsonl -o results.jsonl
+  mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl      (one track a rank, if T = 8)
+  mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl --replicas 2   (four ranks serve each replica)
+  ptrt generate model.h5 requests.jsonl -o results.jsonl --resume         (goes on where a run ended)
+
+Results appear under their name when all are there; until then results.jsonl.partial keeps what is finished.
+On SIGTERM, SIGINT or SIGUSR1 the run ends after the step it is in; --resume goes on from there.)";
+
+const char* const kBenchExamples = R"(Examples:
+  ptrt bench model.h5 --input-len 128 --output-len 64 --requests 16
+  mpirun -n 8 ptrt bench model.h5 --input-len 512 --output-len 128 --requests 64 --max-batch 32 --json bench.json
+  ptrt bench --random-weights config.json --input-len 512 --output-len 32     (no model file needed))";
+
+void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_size) {
+  command.add_option("--backend", run.backend, "Device that runs the model")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command.add_option("--threads", run.threads, "CPU threads a rank (default: cores of the host / ranks on it)")
+      ->check(CLI::Range(1, 1024));
+  command.add_option("--compute", run.compute, "Type in which matrix products take their inputs")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16", "int8"}))
+      ->capture_default_str();
+  command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command.add_option("--max-step-tokens", run.max_step_tokens, "Tokens of one step, prompt chunks included")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--kv-cache-bytes", kv_size,
+                     "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
+                     "at most a quarter of the host's memory over its ranks)");
+  command.add_option("--replicas", run.replicas, "Replicas that share the requests (default: ranks / tracks)")
+      ->check(CLI::Range(1, 1 << 20));
+  command.add_option("--tensor-parallel", run.tensor_parallel, "Ranks that share a track")->capture_default_str();
+  command.add_flag("--quiet", run.quiet, "No progress and no summary");
+}
+
+CLI::App* add_batch(CLI::App& app, const char* name, const char* what, BatchOptions& options, std::string& kv_size) {
+  CLI::App* command = app.add_subcommand(name, what);
+  command->add_option("MODEL", options.run.model, "Model file (HDF5)")->required();
+  command->add_option("REQUESTS", options.requests, kRequestsHelp)->required();
+  command->add_option("-o,--output", options.output, "Results, one JSON object a line in the order of the requests")
+      ->required();
+  command->add_flag("--resume", options.resume, "Go on from the journal RESULTS.partial of an earlier run");
+  add_run_options(*command, options.run, kv_size);
+  command->footer(kGenerateExamples);
+  return command;
+}
+
+CLI::App* add_bench(CLI::App& app, BenchOptions& options, std::string& kv_size) {
+  CLI::App* command = app.add_subcommand("bench", "Measure TTFT, TPOT, throughput and time in sync layers");
+  auto* model = command->add_option("MODEL", options.run.model, "Model file (HDF5)");
+  command->add_option("--random-weights", options.random_weights, "CONFIG.json: random weights in place of MODEL")
+      ->excludes(model);
+  const auto at_least = [](std::int64_t low) { return CLI::Range(low, std::int64_t{1} << 31); };
+  command->add_option("--input-len", options.input_len, "Prompt tokens")->check(at_least(1))->capture_default_str();
+  command->add_option("--output-len", options.output_len, "Tokens to generate")->check(at_least(1))->capture_default_str();
+  command->add_option("--requests", options.requests, "Requests")->check(at_least(1))->capture_default_str();
+  command->add_option("--warmup", options.warmup, "Requests run before, not counted")->check(at_least(0))->capture_default_str();
+  command->add_option("--seed", options.seed, "Of the prompts and random weights")->capture_default_str();
+  command->add_option("--json", options.json, "File for the figures as one JSON object");
+  add_run_options(*command, options.run, kv_size);
+  command->footer(kBenchExamples);
+  return command;
+}
+
+CLI::App* add_init(CLI::App& app, InitOptions& options) {
+  CLI::App* command = app.add_subcommand("init", "Write a model with random weights");
+  command->add_option("CONFIG", options.config_path, "Model configuration (JSON)")->required();
+  command->add_option("-o,--output", options.output, "Model file to write")->required();
+  command->add_option("--seed", options.seed, "Seed of the weights")->capture_default_str();
+  command
+      ->add_option_function<std::string>(
+          "--dtype",
+          [&options](const std::string& name) {
+            options.dtype = name == "float32" ? DType::float32 : DType::bfloat16;
+          },
+          "Type of the stored weights (default bfloat16)")
+      ->check(CLI::IsMember({"float32", "bfloat16"}));
+  command->add_flag("--split", options.split, "One file a track, beside the main file");
+  return command;
+}
+
+CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
+  CLI::App* command = app.add_subcommand("inspect", "Show a model's configuration, sizes, placement and checksums");
+  command->add_option("MODEL", options.model, "Model file (HDF5)")->required();
+  command->add_flag("--json", options.json, "One JSON object instead of a table");
+  command->add_flag("--verify", options.verify, "Read everything and check every checksum");
+  command->add_option("--ranks", options.ranks, "Show the placement over that many ranks")->check(CLI::Range(1, 1 << 20));
+  return command;
+}
+
+}  // namespace
+
+std::int64_t parse_size(const std::string& text) {
+  std::size_t digits = 0;
+  while (digits < text.size() && text[digits] >= '0' && text[digits] <= '9') digits++;
+  std::string unit = text.substr(digits);
+  if (unit.size() == 2 && (unit[1] == 'B' || unit[1] == 'b')) unit.pop_back();
+  const std::string units = "KMG";
+  const auto place = unit.size() == 1 ? units.find(static_cast<char>(std::toupper(unit[0]))) : std::string::npos;
+  if (digits == 0 || digits > 15 || (!unit.empty() && place == std::string::npos))
+    throw_bad_input("'{}' is no size: expected bytes, or a number with K, M or G", text);
+  const int shift = unit.empty() ? 0 : 10 * (static_cast<int>(place) + 1);
+  const std::int64_t number = std::stoll(text.substr(0, digits));
+  if (number > std::numeric_limits<std::int64_t>::max() >> shift) throw_bad_input("'{}' is too large a size", text);
+  return number << shift;
+}
+
+CommandLine parse_command_line(int argc, char** argv, bool may_print) {
+  CLI::App app("ptrt runs Parallel Track transformers: T tracks that meet only at sync layers, one track a rank.", "ptrt");
+  app.set_version_flag("--version", "ptrt " PTRT_VERSION);
+  app.require_subcommand(1);
+  app.footer(kExamples);
+
+  BatchOptions generate, score;
+  generate.task = Task::generate;
+  score.task = Task::score;
+  BenchOptions bench;
+  InitOptions init;
+  InspectOptions inspect;
+  std::string kv_size;
+  auto* generate_command = add_batch(app, "generate", "Generate text for a file of requests", generate, kv_size);
+  auto* score_command = add_batch(app, "score", "Log-probability of given text", score, kv_size);
+  auto* bench_command = add_bench(app, bench, kv_size);
+  auto* init_command = add_init(app, init);
+  auto* inspect_command = add_inspect(app, inspect);
+
+  try {
+    app.parse(argc, argv);
+    if (bench_command->parsed() && bench.run.model.empty() && bench.random_weights.empty())
+      throw CLI::RequiredError("MODEL or --random-weights");
+  } catch (const CLI::ParseError& e) {
+    const int code = may_print ? app.exit(e, std::cout, std::cerr) : e.get_exit_code();
+    return {{}, code == 0 ? 0 : static_cast<int>(ExitCode::bad_input)};
+  }
+  std::optional<std::int64_t> kv_bytes;
+  if (!kv_size.empty()) kv_bytes = parse_size(kv_size);
+  generate.run.kv_cache_bytes = score.run.kv_cache_bytes = bench.run.kv_cache_bytes = kv_bytes;
+
+  if (generate_command->parsed()) return {generate, {}};
+  if (score_command->parsed()) return {score, {}};
+  if (bench_command->parsed()) return {bench, {}};
+  if (init_command->parsed()) return {init, {}};
+  PTRT_CHECK(inspect_command->parsed());
+  return {inspect, {}};
+}
+
+}  // namespace ptrt

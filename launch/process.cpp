@@ -1,0 +1,83 @@
+#include "launch/process.h"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <csignal>
+#include <exception>
+#include <thread>
+
+#include "runtime/mpi_comm.h"
+
+namespace ptrt {
+namespace {
+
+constexpr double kWaitToAgree = 3;  // seconds
+
+std::atomic<bool> g_stop{false};
+static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
+
+void note_signal(int number) {
+  if (g_stop.exchange(true)) {
+    std::signal(number, SIG_DFL);
+    std::raise(number);
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<JobComm> make_job_comm() {
+  return started_by_mpi_launcher() ? make_mpi_job_comm() : make_solo_job_comm();
+}
+
+void all_or_none(JobComm& job, const std::function<void()>& stage) {
+  std::string message;
+  int code = 0;
+  try {
+    stage();
+  } catch (const Error& e) {
+    message = e.what();
+    code = static_cast<int>(e.code());
+  } catch (const std::exception& e) {
+    message = e.what();
+    code = static_cast<int>(ExitCode::failure);
+  }
+  // Ranks that are still loading for long must not keep an error back.
+  if (code != 0 && !job.barrier_within(kWaitToAgree)) throw Error(static_cast<ExitCode>(code), message);
+  if (code == 0) job.barrier();
+  const auto codes = job.all_gather(std::to_string(code));
+  const auto first = std::ranges::find_if(codes, [](const std::string& c) { return c != "0"; });
+  if (first == codes.end()) return;
+  const auto agreed = static_cast<ExitCode>(std::stoi(*first));
+  if (first - codes.begin() == job.rank()) throw AgreedError(agreed, message);
+  throw OtherRankFailed(agreed);
+}
+
+void install_signal_handlers() {
+  struct sigaction action = {};
+  action.sa_handler = note_signal;
+  for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
+}
+
+bool stop_signal_received() { return g_stop.load(std::memory_order_relaxed); }
+
+int default_threads(const JobComm& job) {
+  const auto cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
+  cpu_set_t bound;
+  const int allowed = sched_getaffinity(0, sizeof bound, &bound) == 0 ? CPU_COUNT(&bound) : cores;
+  return std::max(1, std::min(allowed, cores / job.host_ranks()));
+}
+
+std::int64_t host_memory_share(const JobComm& job) {
+  return static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / job.host_ranks();
+}
+
+std::string error_line(const JobComm* job, const std::string& message) {
+  if (job == nullptr || job->size() == 1) return fmt::format("ptrt: error: {}\n", message);
+  return fmt::format("ptrt: rank {} of {} ({}): error: {}\n", job->rank(), job->size(), job->host(), message);
+}
+
+}  // namespace ptrt
