@@ -2,7 +2,8 @@
 // interface; every op serves all tracks of the rank in one call (a leading `tracks` dimension).
 //
 // Rules every backend keeps:
-//  * batch-invariant: what an op writes for a row depends on that row (and its KV pages) alone, bit for bit, never
+//  * batch-invariant: what an op writes for a row depends on that row (and its KV pages) alone, bit for bit,
+//  never
 //    on the other rows of the call, the number of threads or the tiles chosen;
 //  * accumulation in float32 (or wider), norm and softmax statistics in float32;
 //  * no allocation inside an op: scratch is passed in or sized once at construction.
@@ -41,7 +42,8 @@ struct LinearJob {
   Tensor y;
 };
 
-// The KV pool of a rank: float32 keys and values, [local track][layer][page][k=0, v=1][kv_head][kPageTokens][head_dim].
+// The KV pool of a rank: float32 keys and values, [local track][layer][page][k=0,
+// v=1][kv_head][kPageTokens][head_dim].
 struct KvPool {
   float* data = nullptr;
   std::int64_t tracks = 0, layers = 0, pages = 0, kv_heads = 0, head_dim = 0;
@@ -58,18 +60,25 @@ struct KvPool {
   }
 };
 
-// The rows of one step. Row r is the token at `positions[r]` of the sequence in slot `slots[r]`, whose pages are
-// page_table[slot · page_table_stride + position / kPageTokens].
+// The rows of one step. Row r is the token at `positions[r]` of the sequence in slot `slots[r]`, whose pages
+// are page_table[slot · page_table_stride + position / kPageTokens].
 struct StepRows {
   std::span<const std::int32_t> positions;   // [rows]
   std::span<const std::int32_t> slots;       // [rows]
   std::span<const std::int32_t> page_table;  // [slots, page_table_stride]
   std::int64_t page_table_stride = 0;
+
+  // The page that holds tokens [index · kPageTokens, (index + 1) · kPageTokens) of row r's sequence.
+  std::int64_t page(std::int64_t r, std::int64_t index) const {
+    const std::int64_t slot = slots[static_cast<std::size_t>(r)];
+    return page_table[static_cast<std::size_t>(slot * page_table_stride + index)];
+  }
 };
 
 struct AttentionShape {
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  std::int64_t window = 0;  // 0: all positions up to the row's own; else the last `window` of them, its own included
+  std::int64_t window =
+      0;  // 0: all positions up to the row's own; else the last `window` of them, its own included
   bool rope = true;
   float norm_eps = 1e-5f;  // of the QK-norm
 };
@@ -93,10 +102,10 @@ struct MoeJob {
 
 // How the next token of one row is chosen (contract, section 3).
 struct SampleParams {
-  float temperature = 0;      // 0: greedy
-  std::int32_t top_k = 0;     // 0: all
-  float top_p = 1;            // 1: all
-  std::uint64_t seed = 0;     // of the request
+  float temperature = 0;       // 0: greedy
+  std::int32_t top_k = 0;      // 0: all
+  float top_p = 1;             // 1: all
+  std::uint64_t seed = 0;      // of the request
   std::uint64_t position = 0;  // index of the token in the request's output
   bool want_logprob = false;
 };
@@ -114,7 +123,8 @@ class Backend {
   virtual std::string instruction_set() const = 0;  // what the numerics hang on, e.g. "AVX3_ZEN4"
   virtual int threads() const = 0;
 
-  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws when there is none.
+  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws when there is
+  // none.
   virtual std::shared_ptr<float[]> allocate(std::int64_t elements, const std::string& what) = 0;
   // Takes a weight in: `read` is called once to fill the bytes in the file's layout and type (C order).
   virtual Weight load_weight(const WeightSpec& spec,
@@ -137,22 +147,22 @@ class Backend {
 
   // cos_sin[0, r, :] = cos of the head_dim/2 angles of positions[r], then their sines (angles in double).
   virtual void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) = 0;
-  // Per head: QK-norm where the weights are present, then RoPE where shape.rope, on q (in place) and k; then k and v
-  // of every row go to their pages of `layer`. An empty TrackWeights means no QK-norm.
-  virtual void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
-                           Tensor cos_sin, Tensor q, Tensor k, Tensor v, const StepRows& rows, std::int64_t layer,
-                           const KvPool& pool) = 0;
+  // Per head: QK-norm where the weights are present, then RoPE where shape.rope, on q (in place) and k; then
+  // k and v of every row go to their pages of `layer`. An empty TrackWeights means no QK-norm.
+  virtual void rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
+                           const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
+                           const StepRows& rows, std::int64_t layer, const KvPool& pool) = 0;
   // Causal attention of every row over its sequence's pages as stored; out [tracks, rows, heads · head_dim].
   virtual void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
                          const KvPool& pool, Tensor out) = 0;
 
   // y[t] -= x: the leaves of the delta_sum fusion.
   virtual void subtract(Tensor x, Tensor y) = 0;
-  // out[i] = the fixed binary tree sum of parts[0..n)[i] (the left part takes the largest power of two below the
-  // count), count elements each; out may be one of the parts. `add_to` (may be null) is added last, after `scale`:
-  // out = (add_to ? add_to : 0) + scale · tree.
-  virtual void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
-                        float* out) = 0;
+  // out[i] = the fixed binary tree sum of parts[0..n)[i] (the left part takes the largest power of two below
+  // the count), count elements each; out may be one of the parts. `add_to` (may be null) is added last, after
+  // `scale`: out = (add_to ? add_to : 0) + scale · tree.
+  virtual void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,
+                        const float* add_to, float* out) = 0;
 
   // One token a row of logits [1, rows, vocab]; randomness depends on (seed, position) alone.
   virtual void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) = 0;

@@ -10,7 +10,9 @@ namespace ptrt {
 
 enum class DType : std::uint8_t { float32, float16, bfloat16 };
 
-constexpr std::size_t size_of(DType type) { return type == DType::float32 ? 4 : 2; }
+constexpr std::size_t size_of(DType type) {
+  return type == DType::float32 ? 4 : 2;
+}
 
 constexpr std::string_view to_string(DType type) {
   switch (type) {
@@ -24,8 +26,8 @@ constexpr std::string_view to_string(DType type) {
   return "unknown";
 }
 
-// One weight in a backend's memory, in its storage type. Matrices are [out, in] row-major and stacks of expert
-// matrices [experts, out, in]; a vector has out = 1. The backend that loaded it owns the memory.
+// One weight in a backend's memory, in its storage type. Matrices are [out, in] row-major and stacks of
+// expert matrices [experts, out, in]; a vector has out = 1. The backend that loaded it owns the memory.
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::float32;
@@ -37,11 +39,12 @@ struct Weight {
   std::size_t bytes() const { return static_cast<std::size_t>(count * out * in) * size_of(dtype); }
 };
 
-// The same tensor of every track that this rank holds, indexed by local track: one op call serves all of them.
+// The same tensor of every track that this rank holds, indexed by local track: one op call serves all of
+// them.
 using TrackWeights = std::vector<Weight>;
 
-// Activations [tracks, rows, width], the last dimension contiguous. A track_stride of 0 shows one matrix to every
-// track (the stream x that all tracks see). float32 on the CPU.
+// Activations [tracks, rows, width], the last dimension contiguous. A track_stride of 0 shows one matrix to
+// every track (the stream x that all tracks see). float32 on the CPU.
 struct Tensor {
   float* data = nullptr;
   std::int64_t tracks = 1;

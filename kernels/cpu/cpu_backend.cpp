@@ -1,0 +1,127 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <limits>
+
+#include "kernels/cpu/elementwise.h"
+#include "kernels/cpu/norm.h"
+#include "kernels/cpu/rope.h"
+#include "kernels/cpu/simd_target.h"
+#include "kernels/error.h"
+
+namespace ptrt {
+
+CpuBackend::CpuBackend(int threads)
+    : pool_(threads), matmul_(pool_), attention_(pool_), moe_(pool_, matmul_), sampler_(pool_) {}
+
+std::string CpuBackend::instruction_set() const {
+  return simd_target();
+}
+
+std::shared_ptr<float[]> CpuBackend::allocate(std::int64_t elements, const std::string& what) {
+  PTRT_CHECK(elements >= 0);
+  if (elements > std::numeric_limits<std::int64_t>::max() / 8)
+    throw_failure("not enough memory for {}: {} float32 elements wanted", what, elements);
+  const auto bytes = allocate_zeroed(static_cast<std::size_t>(elements) * sizeof(float), what);
+  return {bytes, reinterpret_cast<float*>(bytes.get())};
+}
+
+Weight CpuBackend::load_weight(const WeightSpec& spec,
+                               const std::function<void(std::span<std::byte>)>& read) {
+  PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
+  Weight stored{nullptr, spec.dtype, spec.count, spec.out, spec.in};
+  const bool widens = spec.role == WeightRole::vector && spec.dtype != DType::float32;
+  if (!widens) {
+    std::byte* to = arena_.take(stored.bytes(), spec.name);
+    read({to, stored.bytes()});
+    stored.data = to;
+    weight_bytes_ += stored.bytes();
+    return stored;
+  }
+  std::vector<std::byte> narrow(stored.bytes());
+  read(narrow);
+  stored.data = narrow.data();
+  Weight wide{nullptr, DType::float32, spec.count, spec.out, spec.in};
+  auto* to = reinterpret_cast<float*>(arena_.take(wide.bytes(), spec.name));
+  widen(stored, to);
+  wide.data = to;
+  weight_bytes_ += wide.bytes();
+  return wide;
+}
+
+void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
+  ptrt::embed(pool_, table, tokens, x);
+}
+
+void CpuBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
+  ptrt::rms_norm(pool_, weights, eps, x, out);
+}
+
+void CpuBackend::linear(std::span<const LinearJob> jobs) {
+  products_.clear();
+  for (const LinearJob& job : jobs) {
+    const TrackWeights& weights = *job.weights;
+    PTRT_CHECK(static_cast<std::int64_t>(weights.size()) == job.y.tracks);
+    PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
+    for (std::int64_t t = 0; t < job.y.tracks; ++t) {
+      const Weight& w = weights[static_cast<std::size_t>(t)];
+      PTRT_CHECK(w.count == 1 && w.in == job.x.width && w.out == job.y.width);
+      products_.push_back({w.data, w.dtype, job.y.rows, w.out, w.in, job.x.row(job.x.tracks == 1 ? 0 : t, 0),
+                           job.y.row(t, 0), nullptr, nullptr});
+    }
+  }
+  matmul_.run(products_);
+}
+
+void CpuBackend::add(Tensor a, Tensor h) {
+  ptrt::add(pool_, a, h);
+}
+
+void CpuBackend::copy(Tensor x, Tensor out) {
+  ptrt::copy(pool_, x, out);
+}
+
+void CpuBackend::swiglu(Tensor gate, Tensor up) {
+  ptrt::swiglu(pool_, gate, up);
+}
+
+void CpuBackend::moe_ffn(const MoeJob& job) {
+  moe_.run(job);
+}
+
+void CpuBackend::rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) {
+  ptrt::rope_angles(pool_, positions, theta, cos_sin);
+}
+
+void CpuBackend::rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
+                             const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
+                             const StepRows& rows, std::int64_t layer, const KvPool& pool) {
+  ptrt::rope_append(pool_, shape, q_norm, k_norm, cos_sin, q, k, v, rows, layer, pool);
+}
+
+void CpuBackend::attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
+                           const KvPool& pool, Tensor out) {
+  attention_.run(shape, q, rows, layer, pool, out);
+}
+
+void CpuBackend::subtract(Tensor x, Tensor y) {
+  ptrt::subtract(pool_, x, y);
+}
+
+void CpuBackend::tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,
+                          const float* add_to, float* out) {
+  ptrt::tree_sum(pool_, parts, count, scale, add_to, out);
+}
+
+void CpuBackend::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
+  sampler_.sample(logits, params, out);
+}
+
+void CpuBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
+  sampler_.log_probs(logits, targets, out);
+}
+
+std::unique_ptr<Backend> make_cpu_backend(int threads) {
+  return std::make_unique<CpuBackend>(threads);
+}
+
+}  // namespace ptrt

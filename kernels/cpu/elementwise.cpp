@@ -1,0 +1,199 @@
+#include "kernels/cpu/elementwise.h"
+
+#include <algorithm>
+#include <cstring>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/elementwise.cpp"
+#include "hwy/foreach_target.h"
+// foreach_target comes first
+#include "kernels/cpu/simd-inl.h"
+
+#ifndef PTRT_KERNELS_CPU_ELEMENTWISE_ONCE_
+#define PTRT_KERNELS_CPU_ELEMENTWISE_ONCE_
+namespace ptrt {
+
+inline constexpr std::int64_t kTreeChunk = 64;  // elements summed at a time by tree_sum
+inline constexpr int kTreeLevels = 32;          // up to 2^31 parts
+
+struct TreeSum {
+  std::span<const float* const> parts;
+  float scale;
+  const float* add_to;
+  float* out;
+};
+
+}  // namespace ptrt
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace ptrt::HWY_NAMESPACE {
+namespace {
+
+// to[i] = op(to[i], from[i]).
+template <class Op>
+HWY_INLINE void combine(float* to, const float* from, std::int64_t n, const Op& op) {
+  const std::int64_t whole = whole_vectors(n);
+  for (std::int64_t i = 0; i < whole; i += kLanes)
+    hn::StoreU(op(hn::LoadU(kFloats, to + i), hn::LoadU(kFloats, from + i)), kFloats, to + i);
+  if (whole < n) {
+    const std::int64_t left = n - whole;
+    store_part(op(load_part(to + whole, left), load_part(from + whole, left)), to + whole, left);
+  }
+}
+
+void add_run(float* to, const float* from, std::int64_t n) {
+  combine(to, from, n, [](FloatVec a, FloatVec b) HWY_ATTR { return hn::Add(a, b); });
+}
+
+void subtract_run(float* to, const float* from, std::int64_t n) {
+  combine(to, from, n, [](FloatVec a, FloatVec b) HWY_ATTR { return hn::Sub(a, b); });
+}
+
+void swiglu_run(float* gate, const float* up, std::int64_t n) {
+  combine(gate, up, n, [](FloatVec g, FloatVec u) HWY_ATTR {
+    const FloatVec one = hn::Set(kFloats, 1.0f);
+    const FloatVec e = exp_nonpositive(hn::Neg(hn::Abs(g)));
+    // 1 / (1 + e^-g), written with e^-|g| so that nothing overflows.
+    const FloatVec numerator = hn::IfThenElse(hn::Lt(g, hn::Zero(kFloats)), e, one);
+    return hn::Mul(hn::Mul(g, hn::Div(numerator, hn::Add(one, e))), u);
+  });
+}
+
+template <typename T>
+HWY_INLINE void widen_run(const T* from, std::int64_t n, float* to) {
+  const std::int64_t whole = whole_vectors(n);
+  for (std::int64_t i = 0; i < whole; i += kLanes) hn::StoreU(load_wide(from + i), kFloats, to + i);
+  if (whole < n) store_part(load_part(from + whole, n - whole), to + whole, n - whole);
+}
+
+// Elements [begin, begin + n) of w.
+void widen_elements(const Weight& w, std::int64_t begin, std::int64_t n, float* to) {
+  switch (w.dtype) {
+    case DType::float32:
+      return widen_run(static_cast<const float*>(w.data) + begin, n, to);
+    case DType::float16:
+      return widen_run(static_cast<const hwy::float16_t*>(w.data) + begin, n, to);
+    case DType::bfloat16:
+      return widen_run(static_cast<const hwy::bfloat16_t*>(w.data) + begin, n, to);
+  }
+}
+
+// One chunk of at most kTreeChunk elements. `partial` holds the sums of the complete subtrees so far, the
+// largest first: adding part i joins as many of them as i has trailing one bits, and the rest are joined at
+// the end.
+HWY_INLINE void tree_chunk(const TreeSum& sum, std::int64_t begin, std::int64_t n,
+                           float (*partial)[kTreeChunk]) {
+  const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(float);
+  int depth = 0;
+  for (std::size_t part = 0; part < sum.parts.size(); ++part) {
+    std::memcpy(partial[depth++], sum.parts[part] + begin, bytes);
+    for (std::size_t bits = part; (bits & 1) != 0; bits >>= 1, --depth)
+      add_run(partial[depth - 2], partial[depth - 1], n);
+  }
+  for (; depth > 1; --depth) add_run(partial[depth - 2], partial[depth - 1], n);
+
+  float* total = partial[0];
+  if (sum.scale != 1.0f)
+    combine(total, total, n, [scale = sum.scale](FloatVec v, FloatVec) HWY_ATTR {
+      return hn::Mul(v, hn::Set(kFloats, scale));
+    });
+  if (sum.add_to != nullptr)
+    combine(total, sum.add_to + begin, n,
+            [](FloatVec v, FloatVec base) HWY_ATTR { return hn::Add(base, v); });
+  std::memcpy(sum.out + begin, total, bytes);
+}
+
+void tree_sum_run(const TreeSum& sum, std::int64_t begin, std::int64_t end) {
+  HWY_ALIGN float partial[kTreeLevels][kTreeChunk];
+  for (; begin < end; begin += kTreeChunk) tree_chunk(sum, begin, std::min(kTreeChunk, end - begin), partial);
+}
+
+}  // namespace
+}  // namespace ptrt::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+HWY_EXPORT(add_run);
+HWY_EXPORT(subtract_run);
+HWY_EXPORT(swiglu_run);
+HWY_EXPORT(widen_elements);
+HWY_EXPORT(tree_sum_run);
+
+// Elements of a task: a few microseconds, a multiple of every vector and of kTreeChunk.
+constexpr std::int64_t kElementsPerTask = 16 * 1024;
+
+std::int64_t tasks_for(std::int64_t elements) {
+  return (elements + kElementsPerTask - 1) / kElementsPerTask;
+}
+
+// body(to, from, n) over the elements of all tracks, cut into tasks.
+template <class Body>
+void for_runs(ThreadPool& pool, const Tensor& from, const Tensor& to, const Body& body) {
+  PTRT_CHECK(from.rows == to.rows && from.width == to.width);
+  PTRT_CHECK(from.tracks == to.tracks || from.tracks == 1);
+  const std::int64_t elements = to.rows * to.width;
+  const std::int64_t tasks = tasks_for(elements);
+  pool.parallel_for(tasks * to.tracks, [&](std::int64_t task, int) {
+    const std::int64_t track = task / tasks, begin = task % tasks * kElementsPerTask;
+    const std::int64_t n = std::min(kElementsPerTask, elements - begin);
+    body(to.row(track, 0) + begin, from.row(from.tracks == 1 ? 0 : track, 0) + begin, n);
+  });
+}
+
+}  // namespace
+
+void add(ThreadPool& pool, Tensor a, Tensor h) {
+  for_runs(pool, a, h, HWY_DYNAMIC_DISPATCH(add_run));
+}
+
+void subtract(ThreadPool& pool, Tensor x, Tensor y) {
+  for_runs(pool, x, y, HWY_DYNAMIC_DISPATCH(subtract_run));
+}
+
+void copy(ThreadPool& pool, Tensor x, Tensor out) {
+  for_runs(pool, x, out, [](float* to, const float* from, std::int64_t n) {
+    std::memmove(to, from, static_cast<std::size_t>(n) * sizeof(float));
+  });
+}
+
+void swiglu(ThreadPool& pool, Tensor gate, Tensor up) {
+  for_runs(pool, up, gate, HWY_DYNAMIC_DISPATCH(swiglu_run));
+}
+
+void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
+  PTRT_CHECK(x.width == table.in && static_cast<std::int64_t>(tokens.size()) == x.rows);
+  const auto widen_row = HWY_DYNAMIC_DISPATCH(widen_elements);
+  const std::int64_t rows_per_task = std::max<std::int64_t>(1, kElementsPerTask / x.width);
+  pool.parallel_for((x.rows + rows_per_task - 1) / rows_per_task, [&](std::int64_t task, int) {
+    const std::int64_t begin = task * rows_per_task, end = std::min(begin + rows_per_task, x.rows);
+    for (std::int64_t r = begin; r < end; ++r) {
+      const std::int64_t token = tokens[static_cast<std::size_t>(r)];
+      PTRT_CHECK(token >= 0 && token < table.out);
+      widen_row(table, token * table.in, table.in, x.row(0, r));
+    }
+  });
+}
+
+void widen(const Weight& w, float* to) {
+  HWY_DYNAMIC_DISPATCH(widen_elements)(w, 0, w.count * w.out * w.in, to);
+}
+
+void tree_sum(ThreadPool& pool, std::span<const float* const> parts, std::int64_t count, float scale,
+              const float* add_to, float* out) {
+  PTRT_CHECK(!parts.empty());
+  const TreeSum sum{parts, scale, add_to, out};
+  const auto run = HWY_DYNAMIC_DISPATCH(tree_sum_run);
+  pool.parallel_for(tasks_for(count), [&](std::int64_t task, int) {
+    const std::int64_t begin = task * kElementsPerTask;
+    run(sum, begin, std::min(begin + kElementsPerTask, count));
+  });
+}
+
+}  // namespace ptrt
+#endif  // HWY_ONCE

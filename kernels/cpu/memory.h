@@ -1,0 +1,28 @@
+// Memory of the CPU backend: activations and KV pages one by one, weights in large arenas.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace ptrt {
+
+// Zeroed bytes, at least 64-byte aligned; large blocks start on a 2 MiB page and ask for huge pages, which
+// saves the TLB misses of streaming through weights. Throws with `what` and the size when there is none.
+std::shared_ptr<std::byte[]> allocate_zeroed(std::size_t bytes, const std::string& what);
+
+// Hands out pieces of a few large blocks; they live as long as the arena.
+class WeightArena {
+ public:
+  // 64-byte aligned.
+  std::byte* take(std::size_t bytes, const std::string& what);
+
+ private:
+  std::vector<std::shared_ptr<std::byte[]>> blocks_;
+  std::byte* next_ = nullptr;
+  std::size_t left_ = 0;
+};
+
+}  // namespace ptrt

@@ -1,0 +1,128 @@
+#include "kernels/cpu/thread_pool.h"
+
+#include <sched.h>
+
+#include <chrono>
+#include <system_error>
+#include <utility>
+
+#include "hwy/cache_control.h"
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+// Longer than the gap between two ops of a decode step, far shorter than a scheduler's time slice.
+constexpr auto kSpinTime = std::chrono::microseconds(40);
+constexpr int kTaskBits = 32;
+constexpr std::uint64_t kTaskMask = (std::uint64_t{1} << kTaskBits) - 1;
+
+int usable_cores() {
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
+  return static_cast<int>(std::thread::hardware_concurrency());
+}
+
+template <typename Condition>
+bool spin_until(const Condition& condition) {
+  const auto end = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    for (int i = 0; i < 32; ++i) {
+      if (condition()) return true;
+      hwy::Pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return false;
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) : threads_(threads), spins_(usable_cores() >= threads) {
+  if (threads < 1 || threads > kMaxThreads)
+    throw_bad_input("number of threads must be between 1 and {}, got {}", kMaxThreads, threads);
+  workers_.reserve(static_cast<std::size_t>(threads - 1));
+  try {
+    for (int worker = 1; worker < threads; ++worker)
+      workers_.emplace_back([this, worker] { worker_loop(worker); });
+  } catch (const std::system_error& error) {
+    const std::size_t started = workers_.size() + 1;
+    stop_workers();
+    throw_failure("cannot start thread {} of {}: {}", started, threads, error.what());
+  }
+}
+
+ThreadPool::~ThreadPool() {
+  stop_workers();
+}
+
+void ThreadPool::stop_workers() {
+  stop_.store(true);
+  epoch_.fetch_add(1);
+  epoch_.notify_all();
+  for (std::thread& worker : workers_) worker.join();
+}
+
+void ThreadPool::run(std::int64_t tasks, Invoke invoke, void* context) {
+  PTRT_CHECK(static_cast<std::uint64_t>(tasks) < kTaskMask);
+  PTRT_CHECK(pending_.load() == 0);
+  const std::uint32_t epoch = epoch_.load(std::memory_order_relaxed) + 1;
+  invoke_.store(invoke, std::memory_order_relaxed);
+  context_.store(context, std::memory_order_relaxed);
+  tasks_.store(tasks, std::memory_order_relaxed);
+  pending_.store(tasks, std::memory_order_relaxed);
+  ticket_.store(std::uint64_t{epoch} << kTaskBits, std::memory_order_release);
+  epoch_.store(epoch);
+  epoch_.notify_all();
+
+  work(epoch, 0);
+  const auto finished = [this] { return pending_.load(std::memory_order_acquire) == 0; };
+  if (!finished() && !(spins_ && spin_until(finished))) {
+    for (std::int64_t left = pending_.load(); left != 0; left = pending_.load()) pending_.wait(left);
+  }
+  if (failed_.load(std::memory_order_relaxed)) {
+    failed_.store(false, std::memory_order_relaxed);
+    std::rethrow_exception(std::exchange(error_, nullptr));
+  }
+}
+
+// Claims and runs tasks of the job `epoch` until there is none left or a newer job has begun. A worker that
+// wakes late just finds nothing to do; nobody waits for it.
+void ThreadPool::work(std::uint32_t epoch, int worker) {
+  std::int64_t done = 0;
+  std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
+  while (ticket >> kTaskBits == epoch) {
+    const auto task = static_cast<std::int64_t>(ticket & kTaskMask);
+    if (task >= tasks_.load(std::memory_order_relaxed)) break;
+    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+                                       std::memory_order_acquire))
+      continue;
+    execute(task, worker);
+    ++done;
+    ticket = ticket_.load(std::memory_order_acquire);
+  }
+  if (done > 0 && pending_.fetch_sub(done, std::memory_order_acq_rel) == done) pending_.notify_one();
+}
+
+void ThreadPool::execute(std::int64_t task, int worker) noexcept {
+  if (failed_.load(std::memory_order_relaxed)) return;
+  try {
+    invoke_.load(std::memory_order_relaxed)(context_.load(std::memory_order_relaxed), task, worker);
+  } catch (...) {
+    const std::lock_guard lock(error_mutex_);
+    if (!failed_.load(std::memory_order_relaxed)) error_ = std::current_exception();
+    failed_.store(true, std::memory_order_relaxed);
+  }
+}
+
+void ThreadPool::worker_loop(int worker) {
+  std::uint32_t seen = 0;
+  for (;;) {
+    const auto called = [this, &seen] { return epoch_.load(std::memory_order_acquire) != seen; };
+    if (!(spins_ && spin_until(called))) epoch_.wait(seen);
+    seen = epoch_.load(std::memory_order_acquire);
+    if (stop_.load(std::memory_order_relaxed)) return;
+    work(seen, worker);
+  }
+}
+
+}  // namespace ptrt

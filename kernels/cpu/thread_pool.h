@@ -1,0 +1,75 @@
+// The one pool of worker threads of a backend. Work is a list of independent tasks; which thread runs which
+// task is left open, so a result must never depend on it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace ptrt {
+
+inline constexpr int kMaxThreads = 1024;
+
+class ThreadPool {
+ public:
+  // `threads` workers, the calling thread included. Throws on threads < 1 or > kMaxThreads.
+  explicit ThreadPool(int threads);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  int threads() const { return threads_; }
+
+  // Calls body(task, worker) for every task in [0, tasks), worker in [0, threads()), and returns when all are
+  // done. The first exception a task throws is thrown again here, and the tasks not yet begun are skipped.
+  // One caller at a time; a task must not call parallel_for. Nothing is allocated.
+  template <typename Body>
+  void parallel_for(std::int64_t tasks, Body&& body) {
+    if (tasks <= 1 || threads_ == 1) {
+      for (std::int64_t task = 0; task < tasks; ++task) body(task, 0);
+      return;
+    }
+    using Callable = std::remove_reference_t<Body>;
+    run(
+        tasks,
+        [](void* context, std::int64_t task, int worker) {
+          (*static_cast<Callable*>(context))(task, worker);
+        },
+        const_cast<void*>(static_cast<const void*>(&body)));
+  }
+
+ private:
+  using Invoke = void (*)(void* context, std::int64_t task, int worker);
+
+  void run(std::int64_t tasks, Invoke invoke, void* context);
+  void work(std::uint32_t epoch, int worker);
+  void execute(std::int64_t task, int worker) noexcept;
+  void worker_loop(int worker);
+  void stop_workers();
+
+  int threads_;
+  bool spins_;  // whether waiting threads may burn their core for a moment
+
+  // The current job. A worker may read these while a newer job is being set up; it then fails to claim a
+  // task, because the ticket carries the job's epoch in its upper half and the next task in its lower half.
+  std::atomic<Invoke> invoke_{nullptr};
+  std::atomic<void*> context_{nullptr};
+  std::atomic<std::int64_t> tasks_{0};
+
+  alignas(64) std::atomic<std::uint64_t> ticket_{0};
+  alignas(64) std::atomic<std::int64_t> pending_{0};  // tasks claimed or not that are not done
+  alignas(64) std::atomic<std::uint32_t> epoch_{0};   // of the newest job; workers sleep on it
+  std::atomic<bool> stop_{false};
+
+  std::atomic<bool> failed_{false};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+
+  std::vector<std::thread> workers_;
+};
+
+}  // namespace ptrt
