@@ -1,0 +1,52 @@
+# `make run` and `make test` need nothing before them: each installs what it needs, configures, builds and runs.
+# Site settings are in Makefile.inc.
+include Makefile.inc
+
+PTRT := $(BUILD_DIR)/ptrt
+DEMO := examples/demo
+RANKS ?= 8
+# Ranks of this machine may outnumber its cores and be started by root in a container.
+MPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+CMAKE_FLAGS := -DCMAKE_BUILD_TYPE=$(BUILD_TYPE)
+ifneq ($(strip $(CXX_COMPILER)),)
+CMAKE_FLAGS += -DCMAKE_CXX_COMPILER=$(CXX_COMPILER)
+endif
+export MPI_HOME HDF5_HOME CUDA_HOME NCCL_HOME CUDA_ARCHITECTURES
+
+.DEFAULT_GOAL := help
+.PHONY: help run test build deps grade asan ubsan format format-check clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 16
+
+run: build ## Eight MPI ranks, one track each, answer a dozen prompts with the demo model
+	@scripts/run_demo.sh $(PTRT) $(DEMO) $(RANKS) $(MPIRUN) $(MPIRUN_FLAGS)
+
+test: build ## Build and run all tests
+	$(MPI_ENV) ctest --test-dir $(BUILD_DIR) --output-on-failure
+
+build: deps ## Configure and build; leaves build/ptrt
+	@cmake -S . -B $(BUILD_DIR) $(CMAKE_FLAGS) > $(BUILD_DIR)-configure.log 2>&1 || { cat $(BUILD_DIR)-configure.log; exit 1; }
+	@cmake --build $(BUILD_DIR) --parallel $(JOBS)
+
+deps: ## Install the Debian packages (INSTALL_DEPS=0: check only)
+	@INSTALL_DEPS=$(INSTALL_DEPS) scripts/install_deps.sh
+
+grade: build ## 500 held-out prompts through the demo model, graded
+	$(MPI_ENV) $(MPIRUN) $(MPIRUN_FLAGS) -n $(RANKS) $(PTRT) generate $(DEMO)/demo.h5 $(DEMO)/heldout.jsonl -o $(BUILD_DIR)/heldout.results.jsonl
+	python3 scripts/grade_demo.py $(BUILD_DIR)/heldout.results.jsonl $(DEMO)/answers.jsonl --min 95
+
+asan ubsan: deps ## Build with a sanitizer and run the tests
+	cmake --preset $@
+	cmake --build --preset $@ --parallel $(JOBS)
+	$(MPI_ENV) ctest --preset $@
+
+format: ## Apply clang-format
+	scripts/format.sh
+
+format-check: ## Fail when a file is not formatted
+	scripts/format.sh --check
+
+clean: ## Remove what was built
+	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan

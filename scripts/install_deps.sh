@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Installs the Debian 12 packages that ptrt is built from and tested with; does nothing when all are there.
+# INSTALL_DEPS=0 only checks (other distributions, no root: install the same things your way).
+set -euo pipefail
+
+packages=(
+  g++ cmake make ninja-build pkg-config          # build
+  libopenmpi-dev openmpi-bin                     # ranks
+  libhdf5-dev                                    # model files
+  libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
+  libhwy-dev libhwloc-dev libxxhash-dev          # SIMD, cores, digests
+  libsentencepiece-dev                           # tokenizer
+  libgtest-dev python3 python3-numpy python3-h5py  # tests
+)
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+if [ "${INSTALL_DEPS:-1}" = 0 ]; then
+  echo "install_deps: not installed (INSTALL_DEPS=0): ${missing[*]}" >&2
+  exit 0
+fi
+sudo=()
+if [ "$(id -u)" != 0 ]; then
+  command -v sudo >/dev/null || { echo "install_deps: needs root or sudo to install: ${missing[*]}" >&2; exit 1; }
+  sudo=(sudo)
+fi
+echo "install_deps: installing ${missing[*]}"
+"${sudo[@]}" apt-get update -qq
+"${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

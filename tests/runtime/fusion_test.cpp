@@ -1,0 +1,147 @@
+// The fusion over ranks that are threads: the same bits for every placement, right against float64, and ranks that
+// went apart are caught.
+#include "runtime/fusion.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <random>
+
+#include "kernels/error.h"
+#include "thread_comm.h"
+
+namespace ptrt {
+namespace {
+
+struct Streams {
+  std::int64_t tracks, rows, width;
+  std::vector<float> x, y;  // [rows, width], [tracks, rows, width]
+};
+
+Streams random_streams(std::int64_t tracks, std::int64_t rows, std::int64_t width) {
+  std::mt19937 random(static_cast<unsigned>(tracks * 1000 + rows));
+  std::normal_distribution<float> normal;
+  Streams s{tracks, rows, width, {}, {}};
+  s.x.resize(static_cast<std::size_t>(rows * width));
+  s.y.resize(static_cast<std::size_t>(tracks * rows * width));
+  for (float& v : s.x) v = normal(random);
+  for (float& v : s.y) v = normal(random) * std::exp(2 * normal(random));  // sizes that make the order of sums show
+  return s;
+}
+
+ModelConfig config_for(const Streams& s, FusionOp op) {
+  ModelConfig config;
+  config.tracks = s.tracks;
+  config.hidden_size = s.width;
+  config.fusion.op = op;
+  return config;
+}
+
+// Fuses over `ranks` ranks; every rank's x must have the same bits.
+std::vector<float> fuse_over(int ranks, const Streams& s, FusionOp op, SyncStats* stats = nullptr) {
+  const ModelConfig config = config_for(s, op);
+  std::vector<std::vector<float>> results(static_cast<std::size_t>(ranks), s.x);
+  ThreadCommGroup(ranks).run([&](TrackComm& comm) {
+    const Placement placement = make_placement(ranks, comm.rank(), s.tracks);
+    const auto backend = make_cpu_backend(1);
+    Fusion fusion(comm, *backend, config, placement, s.rows);
+    const std::int64_t track = s.rows * s.width;
+    std::vector<float> y(s.y.begin() + placement.first_track * track,
+                         s.y.begin() + (placement.first_track + placement.tracks) * track);
+    auto& x = results[static_cast<std::size_t>(comm.rank())];
+    fusion.begin_step({7, 42, 0, 0});
+    fusion.fuse({x.data(), 1, s.rows, s.width, track}, {y.data(), placement.tracks, s.rows, s.width, track});
+    if (comm.rank() == 0 && stats != nullptr) *stats = fusion.stats();
+  });
+  for (const auto& x : results) EXPECT_EQ(0, std::memcmp(x.data(), results[0].data(), x.size() * sizeof(float)));
+  return results[0];
+}
+
+void expect_right(const std::vector<float>& fused, const Streams& s, FusionOp op) {
+  for (std::size_t i = 0; i < s.x.size(); i++) {
+    double sum = 0, size = 0;
+    for (std::int64_t t = 0; t < s.tracks; t++) {
+      const double y = s.y[static_cast<std::size_t>(t) * s.x.size() + i];
+      sum += op == FusionOp::delta_sum ? y - s.x[i] : y;
+      size += std::abs(y) + std::abs(s.x[i]);
+    }
+    if (op == FusionOp::mean) sum /= static_cast<double>(s.tracks);
+    if (op == FusionOp::delta_sum) sum += s.x[i];
+    ASSERT_NEAR(fused[i], sum, 1e-6 * size + 1e-6);
+  }
+}
+
+TEST(Fusion, SameBitsOnEveryPlacement) {
+  for (const FusionOp op : {FusionOp::mean, FusionOp::sum, FusionOp::delta_sum})
+    for (const std::int64_t tracks : {1, 2, 3, 5, 6, 8, 12})
+      for (const std::int64_t rows : {1, 7}) {
+        const Streams s = random_streams(tracks, rows, 37);
+        const auto alone = fuse_over(1, s, op);
+        expect_right(alone, s, op);
+        for (const std::int64_t ranks : packed_sizes(tracks))
+          ASSERT_EQ(alone, fuse_over(static_cast<int>(ranks), s, op)) << tracks << " tracks, " << ranks << " ranks";
+      }
+}
+
+TEST(Fusion, SlicesOfLargeMessagesKeepTheBits) {
+  // More rows than the slicing threshold needs; sizes that do not divide by the ranks.
+  for (const std::int64_t tracks : {6, 8}) {
+    const Streams s = random_streams(tracks, 331, 131);
+    const auto alone = fuse_over(1, s, FusionOp::delta_sum);
+    expect_right(alone, s, FusionOp::delta_sum);
+    for (const std::int64_t ranks : packed_sizes(tracks)) {
+      SyncStats stats;
+      ASSERT_EQ(alone, fuse_over(static_cast<int>(ranks), s, FusionOp::delta_sum, &stats));
+      if (ranks != 8) continue;
+      // Slices: about two messages' worth leave a rank, not one for each of the other seven ranks.
+      EXPECT_LT(stats.bytes_sent, 3u * 331 * 131 * sizeof(float));
+      EXPECT_GT(stats.bytes_sent, 331u * 131 * sizeof(float));
+    }
+  }
+}
+
+TEST(Fusion, CountsSyncPointsAlsoInsideOneRank) {
+  SyncStats stats;
+  fuse_over(1, random_streams(8, 2, 8), FusionOp::mean, &stats);
+  EXPECT_EQ(stats.sync_points, 1u);
+  EXPECT_EQ(stats.bytes_sent, 0u);
+  fuse_over(1, random_streams(1, 2, 8), FusionOp::mean, &stats);
+  EXPECT_EQ(stats.sync_points, 0u) << "a dense model has no sync points";
+}
+
+TEST(Fusion, RanksThatWentApartAreCaught) {
+  const Streams s = random_streams(4, 1, 8);
+  const ModelConfig config = config_for(s, FusionOp::mean);
+  std::atomic<int> caught{0};
+  ThreadCommGroup(4).run([&](TrackComm& comm) {
+    const auto backend = make_cpu_backend(1);
+    Fusion fusion(comm, *backend, config, make_placement(4, comm.rank(), 4), 1);
+    std::vector<float> x = s.x, y = s.x;
+    fusion.begin_step({7, comm.rank() == 2 ? 43u : 42u, 0, 0});
+    try {
+      fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
+    } catch (const Error& error) {
+      caught++;
+      EXPECT_NE(std::string(error.what()).find("went apart"), std::string::npos);
+    }
+  });
+  EXPECT_EQ(caught, 4);
+}
+
+TEST(Fusion, TheFirstRankDecidesTheFlags) {
+  const Streams s = random_streams(2, 1, 8);
+  const ModelConfig config = config_for(s, FusionOp::mean);
+  for (const int asking : {0, 1})
+    ThreadCommGroup(2).run([&](TrackComm& comm) {
+      const auto backend = make_cpu_backend(1);
+      Fusion fusion(comm, *backend, config, make_placement(2, comm.rank(), 2), 1);
+      std::vector<float> x = s.x, y = s.x;
+      fusion.begin_step({0, 0, 0, comm.rank() == asking ? kStopFlag : 0});
+      fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
+      EXPECT_EQ(fusion.leader_flags(), asking == 0 ? kStopFlag : 0u);
+    });
+}
+
+}  // namespace
+}  // namespace ptrt
