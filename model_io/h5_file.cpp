@@ -18,8 +18,11 @@ namespace {
 
 static_assert(std::is_same_v<hid_t, std::int64_t> && std::is_same_v<herr_t, int>);
 
-void silence_library() {
-  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+// The library neither prints (its errors become our messages) nor closes things at exit: handles here close
+// themselves, and after a file that could not be flushed, on a full disk, its own closing at exit crashes.
+void prepare_library() {
+  static const bool once = H5dont_atexit() >= 0 && H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
+  if (!once) throw_failure("cannot set up the HDF5 library");
 }
 
 // What the library says of its last error: the innermost entry of its stack, of which "error message = '...'"
@@ -279,7 +282,7 @@ void check_readable(const std::string& path) {
 H5File::H5File(H5Handle handle, std::string path) : handle_(std::move(handle)), path_(std::move(path)) {}
 
 H5File H5File::open(const std::string& path) {
-  silence_library();
+  prepare_library();
   check_readable(path);
   if (H5Fis_hdf5(path.c_str()) <= 0) throw_bad_input("{}: not an HDF5 file", path);
   const H5Handle access = property_list(H5P_FILE_ACCESS);
@@ -291,15 +294,17 @@ H5File H5File::open(const std::string& path) {
 }
 
 H5File H5File::create(const std::string& path) {
-  silence_library();
+  prepare_library();
   const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor < 0) throw_bad_input("{}: cannot create: {}", path, std::strerror(errno));
   ::close(descriptor);
   const H5Handle access = property_list(H5P_FILE_ACCESS);
   H5Pset_file_locking(access.id(), false, true);
   H5Handle handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.id()), H5Fclose);
-  if (!handle.valid()) throw_failure("{}: cannot create: {}", path, library_reason());
-  return {std::move(handle), path};
+  if (handle.valid()) return {std::move(handle), path};
+  const std::string reason = library_reason();
+  ::unlink(path.c_str());
+  throw_failure("{}: cannot create: {}", path, reason);
 }
 
 bool H5File::exists(const std::string& object) const {
