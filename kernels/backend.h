@@ -42,18 +42,19 @@ struct LinearJob {
   Tensor y;
 };
 
-// The KV pool of a rank: float32 keys and values, [local track][layer][page][k=0,
-// v=1][kv_head][kPageTokens][head_dim].
+// The KV pool of a rank: float32 keys and values, [page][local track][layer][k=0, v=1][kv_head][kPageTokens][head_dim].
+// Page by page, so that only memory of pages in use is ever touched.
 struct KvPool {
   float* data = nullptr;
   std::int64_t tracks = 0, layers = 0, pages = 0, kv_heads = 0, head_dim = 0;
 
   std::int64_t head_stride() const { return kPageTokens * head_dim; }
-  std::int64_t page_stride() const { return 2 * kv_heads * head_stride(); }
-  std::int64_t elements() const { return tracks * layers * pages * page_stride(); }
+  std::int64_t layer_stride() const { return 2 * kv_heads * head_stride(); }
+  std::int64_t page_stride() const { return tracks * layers * layer_stride(); }
+  std::int64_t elements() const { return pages * page_stride(); }
   // First element of a page's keys of one head; values lie kv_heads · head_stride() further on.
   float* keys(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
-    return data + ((track * layers + layer) * pages + page) * page_stride() + head * head_stride();
+    return data + page * page_stride() + (track * layers + layer) * layer_stride() + head * head_stride();
   }
   float* values(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
     return keys(track, layer, page, head) + kv_heads * head_stride();
