@@ -143,6 +143,9 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   app.set_version_flag("--version", "ptrt " PTRT_VERSION);
   app.require_subcommand(1);
   app.footer(kExamples);
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return fmt::format("ptrt: error: {} (`ptrt --help`, `ptrt COMMAND --help`)\n", error.what());
+  });
 
   BatchOptions generate, score;
   generate.task = Task::generate;

@@ -1,0 +1,158 @@
+// Request lines: defaults, both forms, and every way to be bad; a bad line harms no other.
+#include "launch/request_file.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+ModelConfig small_config() {
+  ModelConfig config;
+  config.name = "small";
+  config.vocab_size = 259;
+  config.max_context = 64;
+  config.bos_token_id = 256;
+  config.eos_token_ids = {257};
+  return config;
+}
+
+TokenizerChoice bytes_tokenizer(const ModelConfig& config) { return make_tokenizer({"bytes", {}}, config); }
+
+RequestFile parse(const std::string& text, Task task = Task::generate, std::int64_t kv_tokens = 1000) {
+  const ModelConfig config = small_config();
+  return parse_requests(text, "r.jsonl", task, config, bytes_tokenizer(config), {kv_tokens});
+}
+
+TEST(RequestFile, Defaults) {
+  const RequestFile file = parse(R"({"prompt": "ab"})");
+  ASSERT_EQ(file.requests.size(), 1u);
+  const Request& r = file.requests[0];
+  EXPECT_EQ(file.lines[0].id, "0");
+  EXPECT_EQ(r.tokens, (std::vector<std::int32_t>{256, 'a', 'b'})) << "bos stands before a prompt";
+  EXPECT_EQ(r.max_tokens, 16);
+  EXPECT_EQ(r.temperature, 0);
+  EXPECT_EQ(r.top_k, 0);
+  EXPECT_EQ(r.top_p, 1);
+  EXPECT_FALSE(r.logprobs);
+  EXPECT_TRUE(r.stop.empty());
+}
+
+TEST(RequestFile, TokensAreTakenAsTheyAre) {
+  const RequestFile file = parse(R"({"id": "x", "tokens": [5, 258], "stop": "q", "seed": 7, "logprobs": true})");
+  ASSERT_EQ(file.requests.size(), 1u);
+  EXPECT_EQ(file.requests[0].tokens, (std::vector<std::int32_t>{5, 258}));
+  EXPECT_EQ(file.requests[0].stop, (std::vector<std::string>{"q"}));
+  EXPECT_EQ(file.requests[0].seed, 7u);
+  EXPECT_TRUE(file.requests[0].logprobs);
+}
+
+TEST(RequestFile, SeedComesFromTheIdWhenNotGiven) {
+  const RequestFile file = parse("{\"id\":\"a\",\"prompt\":\"x\"}\n{\"id\":\"b\",\"prompt\":\"x\"}\n");
+  EXPECT_NE(file.requests[0].seed, file.requests[1].seed);
+  EXPECT_EQ(file.requests[0].seed, parse("{\"id\":\"a\",\"prompt\":\"y\"}").requests[0].seed);
+}
+
+TEST(RequestFile, OpenAiLine) {
+  const RequestFile file =
+      parse(R"({"custom_id": "c", "method": "POST", "url": "/v1/completions", "body": {"model": "m", )"
+            R"("prompt": "ab", "max_tokens": 3, "temperature": null, "logprobs": 1, "stop": null}})");
+  ASSERT_EQ(file.requests.size(), 1u) << file.lines[0].error.message;
+  EXPECT_TRUE(file.lines[0].openai);
+  EXPECT_EQ(file.lines[0].id, "c");
+  EXPECT_EQ(file.lines[0].model, "m");
+  EXPECT_EQ(file.requests[0].max_tokens, 3);
+  EXPECT_TRUE(file.requests[0].logprobs);
+}
+
+struct Bad {
+  const char* line;
+  const char* code;
+  const char* names;  // what the message must name
+};
+
+class BadLines : public testing::TestWithParam<Bad> {};
+
+TEST_P(BadLines, BecomeErrorsAndHarmNoNeighbour) {
+  const Bad bad = GetParam();
+  const std::string good = R"({"id": "good", "prompt": "a"})";
+  const RequestFile file = parse(good + "\n" + bad.line + "\n" + R"({"prompt": "z"})");
+  ASSERT_EQ(file.lines.size(), 3u);
+  EXPECT_EQ(file.requests.size(), 2u);
+  EXPECT_EQ(file.lines[0].request, 0);
+  EXPECT_EQ(file.lines[2].request, 1);
+  EXPECT_EQ(file.lines[2].id, "2");
+  EXPECT_EQ(file.lines[1].request, -1);
+  EXPECT_EQ(file.lines[1].error.code, bad.code) << file.lines[1].error.message;
+  EXPECT_NE(file.lines[1].error.message.find(bad.names), std::string::npos) << file.lines[1].error.message;
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Table, BadLines,
+    testing::Values(
+        Bad{"{\"prompt\": ", "invalid_json", "line 2"}, Bad{"[1, 2]", "invalid_json", "array"},
+        Bad{"", "invalid_json", "line 2"}, Bad{"{}", "invalid_request", "prompt"},
+        Bad{R"({"prompt": 5})", "invalid_request", "prompt"},
+        Bad{R"({"prompt": "a", "tokens": [1]})", "invalid_request", "both"},
+        Bad{R"({"tokens": []})", "invalid_request", "tokens"}, Bad{R"({"tokens": [1.5]})", "invalid_request", "1.5"},
+        Bad{R"({"tokens": "abc"})", "invalid_request", "tokens"},
+        Bad{R"({"tokens": [1, 259]})", "token_out_of_range", "259"},
+        Bad{R"({"tokens": [-1]})", "token_out_of_range", "-1"},
+        Bad{R"({"tokens": [18446744073709551615]})", "token_out_of_range", "18446744073709551615"},
+        Bad{R"({"id": 3, "prompt": "a"})", "invalid_request", "id"},
+        Bad{R"({"id": "good", "prompt": "a"})", "duplicate_id", "good"},
+        Bad{R"({"prompt": "a", "max_tokens": 0})", "invalid_request", "max_tokens"},
+        Bad{R"({"prompt": "a", "max_tokens": "9"})", "invalid_request", "max_tokens"},
+        Bad{R"({"prompt": "a", "max_tokens": 1.5})", "invalid_request", "max_tokens"},
+        Bad{R"({"prompt": "a", "max_tokens": 99999999999999999999})", "invalid_request", "max_tokens"},
+        Bad{R"({"prompt": "a", "temperature": -1})", "invalid_request", "temperature"},
+        Bad{R"({"prompt": "a", "temperature": true})", "invalid_request", "temperature"},
+        Bad{R"({"prompt": "a", "temperature": 1e300})", "invalid_request", "temperature"},
+        Bad{R"({"prompt": "a", "top_k": -1})", "invalid_request", "top_k"},
+        Bad{R"({"prompt": "a", "top_p": 0})", "invalid_request", "top_p"},
+        Bad{R"({"prompt": "a", "top_p": 1.1})", "invalid_request", "top_p"},
+        Bad{R"({"prompt": "a", "seed": "x"})", "invalid_request", "seed"},
+        Bad{R"({"prompt": "a", "stop": 3})", "invalid_request", "stop"},
+        Bad{R"({"prompt": "a", "stop": [""]})", "invalid_request", "stop"},
+        Bad{R"({"prompt": "a", "logprobs": 1})", "invalid_request", "logprobs"},
+        Bad{R"({"prompt": "a", "max_tokens": 63})", "context_length_exceeded", "64"},
+        Bad{R"({"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": {"prompt": "a"}})",
+            "invalid_url", "/v1/chat/completions"},
+        Bad{R"({"custom_id": "c", "method": "GET", "url": "/v1/completions", "body": {"prompt": "a"}})",
+            "invalid_request", "GET"},
+        Bad{R"({"custom_id": "c", "method": "POST", "url": "/v1/completions"})", "invalid_request", "body"},
+        Bad{R"({"custom_id": "c", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a", "n": 2}})",
+            "unsupported", "'n'"},
+        Bad{R"({"method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}})", "invalid_request",
+            "custom_id"}));
+
+TEST(RequestFile, CanNeverFitTheKvCache) {
+  const RequestFile file = parse("{\"prompt\": \"abc\", \"max_tokens\": 14}\n{\"prompt\": \"abc\", \"max_tokens\": 13}",
+                                 Task::generate, 16);
+  EXPECT_EQ(file.lines[0].error.code, "kv_cache_exceeded");
+  EXPECT_EQ(file.lines[1].request, 0) << "4 + 13 - 1 tokens fit 16";
+}
+
+TEST(RequestFile, ScoringIgnoresWhatOnlyGenerationKnows) {
+  const RequestFile file = parse(R"({"prompt": "ab", "max_tokens": -4, "temperature": "hot", "stop": 1})", Task::score);
+  ASSERT_EQ(file.requests.size(), 1u) << file.lines[0].error.message;
+  EXPECT_EQ(file.requests[0].max_tokens, 0);
+}
+
+TEST(RequestFile, WithoutATokenizer) {
+  const ModelConfig config = small_config();
+  const RequestFile file = parse_requests("{\"prompt\": \"a\"}\n{\"tokens\": [1], \"stop\": \"a\"}\n{\"tokens\": [1]}\n",
+                                          "r", Task::generate, config, make_tokenizer({}, config), {100});
+  EXPECT_EQ(file.lines[0].error.code, "no_tokenizer");
+  EXPECT_EQ(file.lines[1].error.code, "no_tokenizer");
+  EXPECT_EQ(file.lines[2].request, 0);
+}
+
+TEST(RequestFile, AnEmptyFileIsBadInput) {
+  EXPECT_THROW(parse(""), Error);
+  EXPECT_THROW(parse("\n \n"), Error);
+}
+
+}  // namespace
+}  // namespace ptrt

@@ -1,0 +1,107 @@
+#include "launch/result_lines.h"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "kernels/error.h"
+#include "launch/options.h"
+
+namespace ptrt {
+namespace {
+
+using nlohmann::json;
+
+const Tokenizer& bytes() {
+  static const ModelConfig config = [] {
+    ModelConfig c;
+    c.vocab_size = 259;
+    return c;
+  }();
+  static const TokenizerChoice choice = make_tokenizer({"bytes", {}}, config);
+  return *choice.tokenizer;
+}
+
+Completion completion_of(const std::string& text) {
+  Completion completion;
+  completion.tokens = {'h', 'i', 257};
+  completion.text = text;
+  completion.finish_reason = FinishReason::stop;
+  return completion;
+}
+
+TEST(ResultLines, Generate) {
+  Request request;
+  request.line = 4;
+  request.tokens = {256, 'a'};
+  RequestLine line;
+  line.id = "x\"y";
+  const std::string text = generate_result(line, request, completion_of("h\xff"), &bytes());
+  EXPECT_EQ(text,
+            "{\"id\":\"x\\\"y\",\"text\":\"h\xEF\xBF\xBD\",\"tokens\":[104,105,257],\"finish_reason\":\"stop\","
+            "\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}");
+  EXPECT_FALSE(json::parse(generate_result(line, request, completion_of(""), nullptr)).contains("text"));
+}
+
+TEST(ResultLines, LogprobsKeepTheirBits) {
+  Request request;
+  request.logprobs = true;
+  Completion completion = completion_of("hi");
+  completion.logprobs = {-0.1f, -1e-7f, -12.345678f};
+  const json result = json::parse(generate_result({}, request, completion, &bytes()));
+  for (std::size_t i = 0; i < 3; i++) EXPECT_EQ(result["logprobs"][i].get<float>(), completion.logprobs[i]);
+}
+
+TEST(ResultLines, OpenAi) {
+  Request request;
+  request.line = 4;
+  request.tokens = {256, 'a'};
+  RequestLine line;
+  line.id = "c";
+  line.openai = true;
+  line.model = "m";
+  const json result = json::parse(generate_result(line, request, completion_of("hi"), &bytes()));
+  EXPECT_EQ(result["custom_id"], "c");
+  EXPECT_TRUE(result["error"].is_null());
+  EXPECT_EQ(result["response"]["status_code"], 200);
+  const json& body = result["response"]["body"];
+  EXPECT_EQ(body["object"], "text_completion");
+  EXPECT_EQ(body["created"], 0);
+  EXPECT_EQ(body["model"], "m");
+  EXPECT_EQ(body["choices"][0]["text"], "hi");
+  EXPECT_EQ(body["choices"][0]["finish_reason"], "stop");
+  EXPECT_EQ(body["usage"]["total_tokens"], 5);
+
+  line.error = {"invalid_url", "no"};
+  const json error = json::parse(error_result(line, 4));
+  EXPECT_EQ(error["response"]["status_code"], 400);
+  EXPECT_EQ(error["error"]["code"], "invalid_url");
+}
+
+TEST(ResultLines, Score) {
+  Request request;
+  request.tokens = {1, 2, 3};
+  Completion completion;
+  completion.logprobs = {-1.0f, -3.0f};
+  const json result = json::parse(score_result({}, request, completion));
+  EXPECT_TRUE(result["logprobs"][0].is_null());
+  EXPECT_EQ(result["logprobs"].size(), 3u);
+  EXPECT_DOUBLE_EQ(result["sum_logprob"], -4);
+  EXPECT_DOUBLE_EQ(result["perplexity"], std::exp(2.0));
+  request.tokens = {1};
+  completion.logprobs = {};
+  const json one = json::parse(score_result({}, request, completion));
+  EXPECT_TRUE(one["perplexity"].is_null());
+  EXPECT_EQ(one["sum_logprob"], 0);
+}
+
+TEST(Options, Sizes) {
+  EXPECT_EQ(parse_size("64"), 64);
+  EXPECT_EQ(parse_size("2K"), 2048);
+  EXPECT_EQ(parse_size("3m"), 3 << 20);
+  EXPECT_EQ(parse_size("4GB"), std::int64_t{4} << 30);
+  for (const char* bad : {"", "K", "1T", "-1", "1.5G", "12KB3", "999999999999999G"}) EXPECT_THROW(parse_size(bad), Error) << bad;
+}
+
+}  // namespace
+}  // namespace ptrt
