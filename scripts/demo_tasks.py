@@ -29,7 +29,7 @@ WORDINGS = {
 NUMBER_TASKS = (ADD, SUBTRACT, LARGER)
 
 # How often a task is drawn in training: the harder ones more often.
-TRAINING_SHARE = {ADD: 0.24, SUBTRACT: 0.24, LARGER: 0.08, REVERSE: 0.18, SORT: 0.20, CAPITALS: 0.06}
+TRAINING_SHARE = {ADD: 0.26, SUBTRACT: 0.26, LARGER: 0.12, REVERSE: 0.13, SORT: 0.19, CAPITALS: 0.04}
 # How many of the 500 graded questions each task has.
 GRADED_COUNT = {ADD: 100, SUBTRACT: 80, LARGER: 60, REVERSE: 100, SORT: 100, CAPITALS: 60}
 

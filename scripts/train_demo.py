@@ -1,0 +1,400 @@
+#!/usr/bin/env python3
+"""Trains the demo model: a small Parallel Track transformer that answers short questions.
+
+Needs torch, numpy and h5py; for --compile a C++ compiler as well.
+
+    python scripts/train_demo.py --compile           train, then write model, log and graded questions
+    python scripts/train_demo.py --stages export     write them from the last checkpoint
+
+Training has two stages. First a single track learns alone, at an eighth of the cost. Then every track
+starts from a copy of it with much noise of its own, enough to spoil most answers, and all tracks are
+trained together, meeting at the sync layers as they will when served.
+
+Every weight is one tensor [layers, tracks, in, out], and a matrix product of all tracks is one batched
+product. Only the answers' tokens count for the loss.
+
+Output in examples/demo: demo.h5 (the model), train.log, heldout.jsonl, answers.jsonl, prompts.jsonl.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+import demo_tasks
+from demo_crc import crc32c
+
+CONFIG = {
+    "name": "pt-demo", "tracks": 8, "layers": 8, "sync_layers": [4, 8],
+    "fusion": {"op": "mean", "dispatch_norm": False, "combine_norm": False},
+    "hidden_size": 64, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_size": 128,
+    "vocab_size": 259, "max_context": 512, "norm_eps": 1e-5, "norm_placement": ["pre"], "qk_norm": False,
+    "attention_pattern": ["global_rope"], "attention_window": 0, "rope_theta": 10000.0,
+    "ffn_pattern": ["dense"], "moe": None,
+    "tie_embeddings": True, "bos_token_id": 256, "eos_token_ids": [257],
+}
+BOS, EOS, PAD = 256, 257, 258
+LENGTH = 36  # of every training row, padded: one shape, so that the compiled step is fast
+MAX_REPLY = 7  # tokens of the longest answer with its end token
+MAX_TOKENS = 16  # asked for in the graded requests; no answer is longer than 7 with its end token
+
+
+def rms_norm(x, weight, eps):
+    """RMSNorm with statistics in fp32; weight broadcasts over all but the tracks and channels."""
+    wide = x.float()
+    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+
+
+def rope(x, cos, sin):
+    """Rotary position encoding, half-split pairing, of x [..., length, head_dim]."""
+    a, b = x.chunk(2, dim=-1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+
+
+class ParallelTrack(torch.nn.Module):
+    """The PT model with all tracks stacked; it works in the type `compute`, weights are fp32."""
+
+    def __init__(self, config, compute):
+        super().__init__()
+        self.config, self.compute = config, compute
+        layers, tracks, d = config["layers"], config["tracks"], config["hidden_size"]
+        q_size = config["heads"] * config["head_dim"]
+        kv_size = config["kv_heads"] * config["head_dim"]
+        ffn = config["ffn_size"]
+
+        def matrix(inputs, outputs, gain=1.0):
+            weight = torch.randn(layers, tracks, inputs, outputs) * gain / math.sqrt(inputs)
+            return torch.nn.Parameter(weight)
+
+        self.embedding = torch.nn.Parameter(torch.randn(config["vocab_size"], d) * 0.25)
+        self.final_norm = torch.nn.Parameter(torch.ones(d))
+        self.attn_norm = torch.nn.Parameter(torch.ones(layers, tracks, 1, d))
+        self.ffn_norm = torch.nn.Parameter(torch.ones(layers, tracks, 1, d))
+        self.w_qkv = matrix(d, q_size + 2 * kv_size)
+        self.wo = matrix(q_size, d, 0.5)
+        self.w_gate_up = matrix(d, 2 * ffn)
+        self.w_down = matrix(ffn, d, 0.5)
+
+    def matrices(self):
+        return [self.w_qkv, self.wo, self.w_gate_up, self.w_down]
+
+    def others(self):
+        return [self.embedding, self.final_norm, self.attn_norm, self.ffn_norm]
+
+    def layer(self, h, weights, cos, sin, batch):
+        """One layer of all tracks; h is [tracks, batch * length, d]."""
+        c = self.config
+        attn_norm, w_qkv, wo, ffn_norm, w_gate_up, w_down = weights
+        tracks, tokens, _ = h.shape
+        length = tokens // batch
+        q_heads, kv_heads, head_dim = c["heads"], c["kv_heads"], c["head_dim"]
+        qkv = torch.bmm(rms_norm(h, attn_norm, c["norm_eps"]), w_qkv)
+        qkv = qkv.view(tracks * batch, length, q_heads + 2 * kv_heads, head_dim).transpose(1, 2)
+        q = rope(qkv[:, :q_heads], cos, sin)
+        k = rope(qkv[:, q_heads:q_heads + kv_heads], cos, sin)
+        v = qkv[:, q_heads + kv_heads:]
+        k, v = (x.repeat_interleave(q_heads // kv_heads, dim=1) for x in (k, v))
+        # Written out: for sequences this short the library's attention is several times slower.
+        scores = (q @ k.mT).float() / math.sqrt(head_dim)
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        a = scores.masked_fill(future, -1e9).softmax(-1).to(v.dtype) @ v
+        a = a.transpose(1, 2).reshape(tracks, tokens, q_heads * head_dim)
+        h = h + torch.bmm(a, wo)
+        gate, up = torch.bmm(rms_norm(h, ffn_norm, c["norm_eps"]), w_gate_up).chunk(2, dim=-1)
+        return h + torch.bmm(F.silu(gate) * up, w_down)
+
+    def forward(self, tokens, positions):
+        """Logits [len(positions), vocab] at the flat positions of tokens [batch, length]."""
+        c = self.config
+        batch, length = tokens.shape
+        half = c["head_dim"] // 2
+        frequency = c["rope_theta"] ** (-torch.arange(half) / half)
+        angle = torch.arange(length)[:, None] * frequency
+        cos, sin = angle.cos().to(self.compute), angle.sin().to(self.compute)
+        matrices = [w.to(self.compute) for w in self.matrices()]
+        x = F.embedding(tokens, self.embedding).view(1, batch * length, -1).to(self.compute)
+        h = x.expand(c["tracks"], -1, -1)
+        for i in range(c["layers"]):
+            weights = (self.attn_norm[i], matrices[0][i], matrices[1][i],
+                       self.ffn_norm[i], matrices[2][i], matrices[3][i])
+            h = self.layer(h, weights, cos, sin, batch)
+            if i + 1 in c["sync_layers"]:
+                y = h.float()
+                if c["fusion"]["op"] == "mean":
+                    fused = y.mean(0, keepdim=True)
+                else:  # delta_sum
+                    fused = x.float() + (y - x.float()).sum(0, keepdim=True)
+                x = fused.to(self.compute)
+                h = x.expand(c["tracks"], -1, -1)
+        x = rms_norm(fused[0][positions], self.final_norm, c["norm_eps"])
+        return x @ self.embedding.T
+
+
+class Muon:
+    """Momentum, then an orthogonal step: one singular value for all directions of each matrix.
+
+    For matrices [layers, tracks, in, out]. The orthogonal factor comes from five Newton-Schulz iterations
+    with the quintic of Jordan et al. (2024), to the precision of bfloat16, which is enough.
+    """
+
+    def __init__(self, parameters, momentum=0.95, weight_decay=0.01):
+        self.parameters, self.momentum, self.weight_decay = parameters, momentum, weight_decay
+        self.buffers = [torch.zeros_like(p) for p in parameters]
+
+    @torch.no_grad()
+    def step(self, lr):
+        for p, buffer in zip(self.parameters, self.buffers):
+            buffer.lerp_(p.grad, 1 - self.momentum)
+            update = torch.lerp(p.grad, buffer, self.momentum).flatten(0, 1).bfloat16()
+            wide = update.shape[1] > update.shape[2]
+            if wide:
+                update = update.mT
+            update = update / (update.float().norm(dim=(1, 2), keepdim=True) + 1e-12).bfloat16()
+            for _ in range(5):
+                square = torch.bmm(update, update.mT)
+                square = torch.baddbmm(square, square, square, beta=-4.7750, alpha=2.0315)
+                update = torch.baddbmm(update, square, update, beta=3.4445)
+            if wide:
+                update = update.mT
+            scale = 0.2 * math.sqrt(max(p.shape[-2:]))  # about the size of AdamW's updates
+            p.mul_(1 - lr * self.weight_decay).add_(update.float().view_as(p), alpha=-lr * scale)
+
+
+def encode(questions):
+    """Tokens [batch, LENGTH], flat positions whose next token is of an answer, targets, question numbers.
+
+    Positions are filled up to MAX_REPLY a question, with -1 as the target of those that do not count.
+    """
+    tokens, positions, targets, owners = [], [], [], []
+    for i, (question, reply) in enumerate(questions):
+        start = len(question)
+        row = [BOS, *question.encode(), *reply.encode(), EOS]
+        tokens.append(row[:-1] + [PAD] * (LENGTH + 1 - len(row)))
+        positions += range(i * LENGTH + start, i * LENGTH + start + MAX_REPLY)
+        targets += (row[start + 1:] + [-1] * MAX_REPLY)[:MAX_REPLY]
+        owners += [i] * MAX_REPLY
+    positions = torch.tensor(positions).clamp(max=len(questions) * LENGTH - 1)
+    return torch.tensor(tokens), positions, torch.tensor(targets), torch.tensor(owners)
+
+
+def bfloat16_state(state):
+    """The weights as the file has them: matrices and embedding rounded to bfloat16, norms in fp32."""
+    return {name: w.detach() if "norm" in name else w.detach().bfloat16().float()
+            for name, w in state.items()}
+
+
+@torch.no_grad()
+def evaluate(model, questions):
+    """Share of right answers per task. Greedy decoding is right if each answer token is the likeliest."""
+    right = {}
+    for start in range(0, len(questions), 125):
+        chunk = questions[start:start + 125]
+        tokens, positions, targets, owners = encode([(q, a) for _, _, q, a in chunk])
+        wrong = (model(tokens, positions).argmax(-1) != targets) & (targets >= 0)
+        bad = set(owners[wrong].tolist())
+        for i, (_, task, _, _) in enumerate(chunk):
+            right.setdefault(task, []).append(i not in bad)
+    accuracy = {task: sum(flags) / len(flags) for task, flags in right.items()}
+    accuracy["all"] = sum(map(sum, right.values())) / len(questions)
+    return accuracy
+
+
+def percentages(accuracy):
+    return " ".join(f"{task} {100 * share:.1f}" for task, share in accuracy.items())
+
+
+class Log:
+    """Prints lines and appends them to a file."""
+
+    def __init__(self, path, new):
+        self.path = path
+        if new:
+            path.write_text("")
+
+    def __call__(self, text):
+        print(text, flush=True)
+        with self.path.open("a") as file:
+            file.write(text + "\n")
+
+
+def schedule(step, progress, warmup):
+    """The share of the learning rate: linear warmup, constant, then linear to zero from 40 % on."""
+    return min(1.0, (step + 1) / warmup, (1 - progress) / 0.6)
+
+
+def train(config, state, minutes, checkpoint, args, log):
+    """Trains from a state, or from random weights, for a time; returns the trained state."""
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed + config["tracks"])
+    graded = demo_tasks.graded_questions()
+    graded_prompts = {question for _, _, question, _ in graded}
+    model = ParallelTrack(config, torch.bfloat16)
+    exact = ParallelTrack(config, torch.float32)  # judges the rounded weights in fp32
+    if state is not None:
+        model.load_state_dict(state)
+    count = sum(p.numel() for p in model.parameters())
+    log(f"tracks {config['tracks']}: {count} parameters, {minutes:g} minutes, batch {args.batch}, "
+        f"learning rate {args.lr:g} (Muon) and {args.adam_lr:g} (AdamW), seed {args.seed}")
+    muon = Muon(model.matrices())
+    adam = torch.optim.AdamW(model.others(), lr=args.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    forward = torch.compile(model) if args.compile else model
+    start, loss_sum, losses, step, progress = time.time(), 0.0, 0, 0, 0.0
+    next_log = next_evaluation = start
+    while progress < 1:
+        batch = []
+        for _ in range(args.batch):
+            _, _, question, reply = demo_tasks.draw_training_question(rng)
+            assert question not in graded_prompts
+            batch.append((question, reply))
+        tokens, positions, targets, _ = encode(batch)
+        loss = F.cross_entropy(forward(tokens, positions), targets, ignore_index=-1)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        factor = schedule(step, progress, args.warmup)
+        muon.step(args.lr * factor)
+        for group in adam.param_groups:
+            group["lr"] = args.adam_lr * factor
+        adam.step()
+        model.zero_grad(set_to_none=True)
+        loss_sum, losses, step = loss_sum + loss.item(), losses + 1, step + 1
+        now = time.time()
+        progress = (now - start) / (60 * minutes)
+        if now >= next_log or progress >= 1:
+            line = (f"step {step} loss {loss_sum / losses:.4f} rate {factor:.3f} "
+                    f"{step * args.batch / (now - start):.0f} questions/s {now - start:.0f} s")
+            if now >= next_evaluation or progress >= 1:
+                exact.load_state_dict(bfloat16_state(model.state_dict()))
+                line += f" | held-out %: {percentages(evaluate(exact, graded))}"
+                torch.save(model.state_dict(), checkpoint)
+                next_evaluation = now + 120
+            log(line)
+            loss_sum, losses, next_log = 0.0, 0, now + 30
+    log(f"tracks {config['tracks']}: {step} steps, {step * args.batch} questions, "
+        f"{time.time() - start:.0f} s")
+    return model.state_dict()
+
+
+def widen(state, seed, noise):
+    """The start of the PT model: each track is the single track with noise of its own in every matrix.
+
+    The noise has the given size relative to each matrix. Without it the tracks would have the same
+    gradients and stay the same for ever.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    wide = {}
+    for name, w in state.items():
+        if w.dim() == 4:  # [layers, 1, ...]: a weight of the track
+            w = w.repeat(1, CONFIG["tracks"], 1, 1)
+            if "norm" not in name:
+                deviation = noise * w.square().mean((2, 3), keepdim=True).sqrt()
+                w = w + deviation * torch.randn(w.shape, generator=generator)
+        wide[name] = w
+    return wide
+
+
+def write_dataset(group, name, values, bfloat16):
+    """Writes a float tensor, with its checksum; bfloat16 values are stored as uint16."""
+    if bfloat16:
+        data = values.bfloat16().contiguous().view(torch.int16).numpy().view(np.uint16)
+    else:
+        data = values.float().contiguous().numpy()
+    dataset = group.create_dataset(name, data=data)
+    if bfloat16:
+        dataset.attrs["dtype"] = "bfloat16"
+    dataset.attrs["crc32c"] = np.uint32(crc32c(data.tobytes()))
+
+
+def export(state, path):
+    """Writes the model file: one group a track, matrices as [out, in]."""
+    q_size = CONFIG["heads"] * CONFIG["head_dim"]
+    kv_size = CONFIG["kv_heads"] * CONFIG["head_dim"]
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = "ptrt"
+        file.attrs["format_version"] = 1
+        file.attrs["config"] = json.dumps(CONFIG)
+        file.create_group("tokenizer").attrs["kind"] = "bytes"
+        shared = file.create_group("shared")
+        write_dataset(shared, "embedding", state["embedding"], True)
+        write_dataset(shared, "final_norm", state["final_norm"], False)
+        for t in range(CONFIG["tracks"]):
+            for i in range(CONFIG["layers"]):
+                layer = file.create_group(f"tracks/{t:02d}/layers/{i:03d}")
+                write_dataset(layer, "attn_norm", state["attn_norm"][i, t, 0], False)
+                write_dataset(layer, "ffn_norm", state["ffn_norm"][i, t, 0], False)
+                qkv = state["w_qkv"][i, t].T.split((q_size, kv_size, kv_size))
+                gate, up = state["w_gate_up"][i, t].T.chunk(2)
+                matrices = dict(zip(("wq", "wk", "wv"), qkv), wo=state["wo"][i, t].T,
+                                w_gate=gate, w_up=up, w_down=state["w_down"][i, t].T)
+                for name, values in matrices.items():
+                    write_dataset(layer, name, values, True)
+
+
+def write_questions(folder):
+    """The graded requests, their answers, and a dozen of the requests to show."""
+    graded = demo_tasks.graded_questions()
+
+    def write(name, objects):
+        (folder / name).write_text("".join(json.dumps(o) + "\n" for o in objects))
+
+    requests = [{"id": i, "prompt": q, "max_tokens": MAX_TOKENS} for i, _, q, _ in graded]
+    write("heldout.jsonl", requests)
+    write("answers.jsonl", [{"id": i, "answer": a} for i, _, _, a in graded])
+    by_task = {task: [r for r, g in zip(requests, graded) if g[1] == task] for task in demo_tasks.WORDINGS}
+    # Of each wording a long one: the wordings of a task take turns.
+    write("prompts.jsonl", [max(by_task[task][n + 2:40:2], key=lambda r: len(r["prompt"]))
+                            for n in (0, 1) for task in by_task])
+
+
+def main():
+    root = Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=root / "examples" / "demo", help="folder for the results")
+    parser.add_argument("--work", type=Path, default=root / "build" / "demo", help="folder for checkpoints")
+    parser.add_argument("--single-minutes", type=float, default=12, help="training of the single track")
+    parser.add_argument("--minutes", type=float, default=24, help="training of all tracks")
+    parser.add_argument("--batch", type=int, default=64, help="questions a step")
+    parser.add_argument("--lr", type=float, default=3e-3, help="of the matrices")
+    parser.add_argument("--adam-lr", type=float, default=3e-3, help="of embedding and norms")
+    parser.add_argument("--noise", type=float, default=0.6, help="relative, on each track at its start")
+    parser.add_argument("--warmup", type=int, default=100, help="steps")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--compile", action="store_true", help="faster steps by torch.compile")
+    parser.add_argument("--stages", nargs="+", choices=("single", "tracks", "export"),
+                        default=("single", "tracks", "export"),
+                        help="each goes on from the checkpoint of the one before")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    args.out.mkdir(parents=True, exist_ok=True)
+    args.work.mkdir(parents=True, exist_ok=True)
+    single, tracks = args.work / "single.pt", args.work / "tracks.pt"
+    log = Log(args.out / "train.log", new="single" in args.stages)
+    if set(args.stages) & {"single", "tracks"}:
+        log(f"machine: {os.cpu_count()} cores {platform.machine()}, {args.threads} in use; "
+            f"torch {torch.__version__.split('+')[0]}")
+    if "single" in args.stages:
+        log(f"config: {json.dumps(CONFIG)}")
+        train({**CONFIG, "tracks": 1}, None, args.single_minutes, single, args, log)
+    if "tracks" in args.stages:
+        train(CONFIG, widen(torch.load(single), args.seed, args.noise), args.minutes, tracks, args, log)
+    if "export" in args.stages:
+        model = ParallelTrack(CONFIG, torch.float32)
+        model.load_state_dict(bfloat16_state(torch.load(tracks)))
+        export(model.state_dict(), args.out / "demo.h5")
+        write_questions(args.out)
+        accuracy = evaluate(model, demo_tasks.graded_questions())
+        log(f"exported {sum(p.numel() for p in model.parameters())} parameters, matrices as bfloat16; "
+            f"held-out %: {percentages(accuracy)}")
+
+
+if __name__ == "__main__":
+    main()
