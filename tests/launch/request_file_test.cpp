@@ -18,7 +18,7 @@ ModelConfig small_config() {
   return config;
 }
 
-TokenizerChoice bytes_tokenizer(const ModelConfig& config) { return make_tokenizer({"bytes", {}}, config); }
+TokenizerChoice bytes_tokenizer(const ModelConfig& config) { return make_tokenizer({"bytes", {}, "m.h5"}, config); }
 
 RequestFile parse(const std::string& text, Task task = Task::generate, std::int64_t kv_tokens = 1000) {
   const ModelConfig config = small_config();

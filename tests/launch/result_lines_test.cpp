@@ -18,7 +18,7 @@ const Tokenizer& bytes() {
     c.vocab_size = 259;
     return c;
   }();
-  static const TokenizerChoice choice = make_tokenizer({"bytes", {}}, config);
+  static const TokenizerChoice choice = make_tokenizer({"bytes", {}, "m.h5"}, config);
   return *choice.tokenizer;
 }
 
