@@ -25,13 +25,11 @@ import random
 import time
 from pathlib import Path
 
-import h5py
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 import demo_tasks
-from demo_crc import crc32c
+from demo_file import write_model
 
 CONFIG = {
     "name": "pt-demo", "tracks": 8, "layers": 8, "sync_layers": [4, 8],
@@ -301,43 +299,6 @@ def widen(state, seed, noise):
     return wide
 
 
-def write_dataset(group, name, values, bfloat16):
-    """Writes a float tensor, with its checksum; bfloat16 values are stored as uint16."""
-    if bfloat16:
-        data = values.bfloat16().contiguous().view(torch.int16).numpy().view(np.uint16)
-    else:
-        data = values.float().contiguous().numpy()
-    dataset = group.create_dataset(name, data=data)
-    if bfloat16:
-        dataset.attrs["dtype"] = "bfloat16"
-    dataset.attrs["crc32c"] = np.uint32(crc32c(data.tobytes()))
-
-
-def export(state, path):
-    """Writes the model file: one group a track, matrices as [out, in]."""
-    q_size = CONFIG["heads"] * CONFIG["head_dim"]
-    kv_size = CONFIG["kv_heads"] * CONFIG["head_dim"]
-    with h5py.File(path, "w") as file:
-        file.attrs["format"] = "ptrt"
-        file.attrs["format_version"] = 1
-        file.attrs["config"] = json.dumps(CONFIG)
-        file.create_group("tokenizer").attrs["kind"] = "bytes"
-        shared = file.create_group("shared")
-        write_dataset(shared, "embedding", state["embedding"], True)
-        write_dataset(shared, "final_norm", state["final_norm"], False)
-        for t in range(CONFIG["tracks"]):
-            for i in range(CONFIG["layers"]):
-                layer = file.create_group(f"tracks/{t:02d}/layers/{i:03d}")
-                write_dataset(layer, "attn_norm", state["attn_norm"][i, t, 0], False)
-                write_dataset(layer, "ffn_norm", state["ffn_norm"][i, t, 0], False)
-                qkv = state["w_qkv"][i, t].T.split((q_size, kv_size, kv_size))
-                gate, up = state["w_gate_up"][i, t].T.chunk(2)
-                matrices = dict(zip(("wq", "wk", "wv"), qkv), wo=state["wo"][i, t].T,
-                                w_gate=gate, w_up=up, w_down=state["w_down"][i, t].T)
-                for name, values in matrices.items():
-                    write_dataset(layer, name, values, True)
-
-
 def write_questions(folder):
     """The graded requests, their answers, and a dozen of the requests to show."""
     graded = demo_tasks.graded_questions()
@@ -389,7 +350,7 @@ def main():
     if "export" in args.stages:
         model = ParallelTrack(CONFIG, torch.float32)
         model.load_state_dict(bfloat16_state(torch.load(tracks)))
-        export(model.state_dict(), args.out / "demo.h5")
+        write_model(args.out / "demo.h5", CONFIG, model.state_dict())
         write_questions(args.out)
         accuracy = evaluate(model, demo_tasks.graded_questions())
         log(f"exported {sum(p.numel() for p in model.parameters())} parameters, matrices as bfloat16; "
