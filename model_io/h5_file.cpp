@@ -334,11 +334,12 @@ H5Object H5File::group(const std::string& path) const {
   return {std::move(handle), path_, path};
 }
 
-H5Dataset H5File::dataset(const std::string& path) const {
+H5Dataset H5File::dataset(const std::string& path, const std::string& name) const {
+  const std::string& shown = name.empty() ? path : name;
   H5Handle handle(H5Dopen2(handle_.id(), path.c_str(), H5P_DEFAULT), H5Dclose);
   if (!handle.valid())
-    throw_bad_input("{}: {} cannot be opened as a dataset: {}", path_, path, library_reason());
-  return {std::move(handle), path_, path};
+    throw_bad_input("{}: {} cannot be opened as a dataset: {}", path_, shown, library_reason());
+  return {std::move(handle), path_, shown};
 }
 
 H5Object H5File::create_group(const std::string& path) {

@@ -99,7 +99,8 @@ class H5File {
   bool exists(const std::string& object) const;  // each link of the path, and what the last one points at
   std::optional<H5ExternalLink> external_link(const std::string& path) const;
   H5Object group(const std::string& path) const;
-  H5Dataset dataset(const std::string& path) const;
+  // `name` is what messages call it (by default its path).
+  H5Dataset dataset(const std::string& path, const std::string& name = "") const;
 
   // Groups on the way are created as needed.
   H5Object create_group(const std::string& path);

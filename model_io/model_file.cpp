@@ -1,5 +1,7 @@
 #include "model_io/model_file.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <bit>
 #include <filesystem>
@@ -133,11 +135,11 @@ struct ModelFile::Impl {
     const Place place = locate(spec.path);
     if (!place.file->exists(place.path))
       throw_bad_input("{}: dataset {} is missing; the config asks for it with shape {}", place.file->path(),
-                      place.path, shape_text(spec.shape));
-    return place.file->dataset(place.path);
+                      spec.path, shape_text(spec.shape));
+    return place.file->dataset(place.path, spec.path);
   }
 
-  // Calls take(piece) for the whole dataset in order; `buffer` gives the memory of each piece.
+  // Reads the whole dataset in order, each piece into buffer(first byte, bytes). Returns the crc32c.
   template <typename Buffer>
   std::uint32_t read_pieces(const H5Dataset& dataset, const StoredTensor& stored, const Buffer& buffer) {
     const std::size_t piece_bytes = dataset.info().contiguous ? kPieceBytes : stored.bytes;
@@ -204,18 +206,17 @@ TokenizerBlob ModelFile::tokenizer() const {
 
 StoredTensor ModelFile::stat(const TensorSpec& spec) const {
   const H5Dataset dataset = impl_->open(spec);
-  const Impl::Place place = impl_->locate(spec.path);
-  const std::string& file = place.file->path();
+  const std::string& file = impl_->locate(spec.path).file->path();
   const H5DatasetInfo& info = dataset.info();
   if (info.shape != spec.shape)
-    throw_bad_input("{}: dataset {}: expected shape {}, found {}", file, place.path, shape_text(spec.shape),
+    throw_bad_input("{}: dataset {}: expected shape {}, found {}", file, spec.path, shape_text(spec.shape),
                     shape_text(info.shape));
   StoredTensor stored;
-  stored.dtype = element_type(dataset, file, place.path);
+  stored.dtype = element_type(dataset, file, spec.path);
   if (!info.stored)
-    throw_bad_input("{}: dataset {} is incomplete: not all of its data was ever written", file, place.path);
+    throw_bad_input("{}: dataset {} is incomplete: not all of its data was ever written", file, spec.path);
   stored.shape = info.shape;
-  stored.crc32c = stored_crc32c(dataset, file, place.path);
+  stored.crc32c = stored_crc32c(dataset, file, spec.path);
   stored.bytes = static_cast<std::size_t>(spec.elements()) * size_of(stored.dtype);
   return stored;
 }
@@ -226,11 +227,9 @@ std::uint32_t ModelFile::read(const TensorSpec& spec, const StoredTensor& stored
   const H5Dataset dataset = impl_->open(spec);
   const std::uint32_t crc = impl_->read_pieces(
       dataset, stored, [&](std::size_t at, std::size_t bytes) { return out.subspan(at, bytes); });
-  if (stored.crc32c && *stored.crc32c != crc) {
-    const Impl::Place place = impl_->locate(spec.path);
+  if (stored.crc32c && *stored.crc32c != crc)
     throw_bad_input("{}: dataset {}: expected crc32c {:08x}, found {:08x}: the data is damaged",
-                    place.file->path(), place.path, *stored.crc32c, crc);
-  }
+                    impl_->locate(spec.path).file->path(), spec.path, *stored.crc32c, crc);
   if (dataset.info().big_endian) swap_bytes(out, size_of(stored.dtype));
   return crc;
 }

@@ -1,6 +1,7 @@
 #include "model_io/track_shard.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <xxhash.h>
 
 #include <array>
