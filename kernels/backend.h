@@ -42,8 +42,8 @@ struct LinearJob {
   Tensor y;
 };
 
-// The KV pool of a rank: float32 keys and values, [page][local track][layer][k=0, v=1][kv_head][kPageTokens][head_dim].
-// Page by page, so that only memory of pages in use is ever touched.
+// The KV pool of a rank: float32 keys and values, [page][local track][layer][k=0,
+// v=1][kv_head][kPageTokens][head_dim]. Page by page, so that only memory of pages in use is ever touched.
 struct KvPool {
   float* data = nullptr;
   std::int64_t tracks = 0, layers = 0, pages = 0, kv_heads = 0, head_dim = 0;

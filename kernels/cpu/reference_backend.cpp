@@ -1,0 +1,296 @@
+#include "kernels/cpu/reference_backend.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "kernels/cpu/philox.h"
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+float from_bfloat16(std::uint16_t bits) {
+  return std::bit_cast<float>(std::uint32_t{bits} << 16);
+}
+
+float from_float16(std::uint16_t bits) {
+  const int exponent = bits >> 10 & 0x1F, mantissa = bits & 0x3FF;
+  float magnitude = 0;
+  if (exponent == 0x1F) {
+    magnitude = mantissa == 0 ? INFINITY : NAN;
+  } else if (exponent == 0) {
+    magnitude = std::ldexp(static_cast<float>(mantissa), -24);
+  } else {
+    magnitude = std::ldexp(static_cast<float>(mantissa + 0x400), exponent - 25);
+  }
+  return (bits & 0x8000) != 0 ? -magnitude : magnitude;
+}
+
+void norm_row(const float* x, const Weight& w, float eps, std::int64_t n, float* out) {
+  double squares = 0;
+  for (std::int64_t i = 0; i < n; ++i) squares += double{x[i]} * x[i];
+  const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + eps);
+  for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i] * scale * weight_element(w, i));
+}
+
+// y = x · w[matrix]ᵀ for one row.
+void linear_row(const float* x, const Weight& w, std::int64_t matrix, float* y) {
+  for (std::int64_t o = 0; o < w.out; ++o) {
+    double sum = 0;
+    for (std::int64_t i = 0; i < w.in; ++i)
+      sum += double{x[i]} * weight_element(w, (matrix * w.out + o) * w.in + i);
+    y[o] = static_cast<float>(sum);
+  }
+}
+
+double silu(double v) {
+  return v / (1 + std::exp(-v));
+}
+
+// A track-less tensor is seen by every track.
+const float* row_of(const Tensor& x, std::int64_t track, std::int64_t r) {
+  return x.row(x.tracks == 1 ? 0 : track, r);
+}
+
+template <class Op>
+void for_elements(const Tensor& from, const Tensor& to, const Op& op) {
+  for (std::int64_t t = 0; t < to.tracks; ++t)
+    for (std::int64_t r = 0; r < to.rows; ++r)
+      for (std::int64_t i = 0; i < to.width; ++i) op(to.row(t, r)[i], row_of(from, t, r)[i]);
+}
+
+float tree(std::span<const float* const> parts, std::int64_t i) {
+  if (parts.size() == 1) return parts[0][i];
+  const std::size_t left = std::bit_floor(parts.size() - 1);
+  return tree(parts.first(left), i) + tree(parts.subspan(left), i);
+}
+
+// Ids by falling value, ties by rising id.
+std::vector<std::int32_t> by_value(std::span<const float> values) {
+  std::vector<std::int32_t> ids(values.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  std::stable_sort(ids.begin(), ids.end(), [&](std::int32_t a, std::int32_t b) {
+    return values[static_cast<std::size_t>(a)] > values[static_cast<std::size_t>(b)];
+  });
+  return ids;
+}
+
+float log_prob(std::span<const float> logits, std::int32_t token) {
+  const double max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const float logit : logits) sum += std::exp(logit - max);
+  return static_cast<float>(logits[static_cast<std::size_t>(token)] - max - std::log(sum));
+}
+
+std::int32_t sample_token(std::span<const float> logits, const SampleParams& params) {
+  std::vector<std::int32_t> ids = by_value(logits);
+  if (params.temperature == 0) return ids[0];
+  const double max = logits[static_cast<std::size_t>(ids[0])];
+  const auto weight = [&](std::int32_t id) {
+    return std::exp((logits[static_cast<std::size_t>(id)] - max) / params.temperature);
+  };
+  if (params.top_k > 0) ids.resize(std::min(ids.size(), static_cast<std::size_t>(params.top_k)));
+  const auto mass_of = [&](std::size_t count) {
+    return std::accumulate(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count), 0.0,
+                           [&](double sum, std::int32_t id) { return sum + weight(id); });
+  };
+  if (params.top_p < 1) {
+    const double enough = params.top_p * mass_of(ids.size());
+    std::size_t keep = 1;
+    for (double mass = weight(ids[0]); keep < ids.size() && mass < enough; ++keep) mass += weight(ids[keep]);
+    ids.resize(keep);
+  } else if (params.top_k == 0 || params.top_k >= static_cast<std::int64_t>(logits.size())) {
+    std::sort(ids.begin(), ids.end());  // nothing is cut off: the draw runs by id
+  }
+  const double target = uniform_draw(params.seed, params.position) * mass_of(ids.size());
+  double cumulative = 0;
+  for (const std::int32_t id : ids)
+    if ((cumulative += weight(id)) > target) return id;
+  return ids.back();
+}
+
+}  // namespace
+
+float weight_element(const Weight& w, std::int64_t index) {
+  if (w.dtype == DType::float32) return static_cast<const float*>(w.data)[index];
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(w.data)[index];
+  return w.dtype == DType::bfloat16 ? from_bfloat16(bits) : from_float16(bits);
+}
+
+std::shared_ptr<float[]> ReferenceBackend::allocate(std::int64_t elements, const std::string&) {
+  return std::make_shared<float[]>(static_cast<std::size_t>(elements));
+}
+
+Weight ReferenceBackend::load_weight(const WeightSpec& spec,
+                                     const std::function<void(std::span<std::byte>)>& read) {
+  Weight w{nullptr, spec.dtype, spec.count, spec.out, spec.in};
+  loaded_.emplace_back(w.bytes());
+  read(loaded_.back());
+  w.data = loaded_.back().data();
+  weight_bytes_ += w.bytes();
+  return w;
+}
+
+void ReferenceBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
+  for (std::int64_t r = 0; r < x.rows; ++r)
+    for (std::int64_t i = 0; i < x.width; ++i)
+      x.row(0, r)[i] = weight_element(table, tokens[static_cast<std::size_t>(r)] * x.width + i);
+}
+
+void ReferenceBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
+  for (std::int64_t t = 0; t < out.tracks; ++t)
+    for (std::int64_t r = 0; r < out.rows; ++r)
+      norm_row(row_of(x, t, r), weights[static_cast<std::size_t>(t)], eps, x.width, out.row(t, r));
+}
+
+void ReferenceBackend::linear(std::span<const LinearJob> jobs) {
+  for (const LinearJob& job : jobs)
+    for (std::int64_t t = 0; t < job.y.tracks; ++t)
+      for (std::int64_t r = 0; r < job.y.rows; ++r)
+        linear_row(row_of(job.x, t, r), (*job.weights)[static_cast<std::size_t>(t)], 0, job.y.row(t, r));
+}
+
+void ReferenceBackend::add(Tensor a, Tensor h) {
+  for_elements(a, h, [](float& to, float from) { to += from; });
+}
+
+void ReferenceBackend::copy(Tensor x, Tensor out) {
+  for_elements(x, out, [](float& to, float from) { to = from; });
+}
+
+void ReferenceBackend::subtract(Tensor x, Tensor y) {
+  for_elements(x, y, [](float& to, float from) { to -= from; });
+}
+
+void ReferenceBackend::swiglu(Tensor gate, Tensor up) {
+  for_elements(up, gate, [](float& g, float u) { g = static_cast<float>(silu(g) * u); });
+}
+
+void ReferenceBackend::moe_ffn(const MoeJob& job) {
+  const auto [experts, top_k, ffn_size, cap] = job.shape;
+  const std::int64_t d = job.x.width;
+  for (std::int64_t t = 0; t < job.y.tracks; ++t) {
+    const auto track = static_cast<std::size_t>(t);
+    for (std::int64_t r = 0; r < job.y.rows; ++r) {
+      const float* x = row_of(job.x, t, r);
+      std::vector<float> logits(static_cast<std::size_t>(experts)), gate(static_cast<std::size_t>(ffn_size)),
+          up(gate.size()), expert_out(static_cast<std::size_t>(d));
+      linear_row(x, (*job.router)[track], 0, logits.data());
+      if (cap != 0)
+        for (float& logit : logits) logit = cap * std::tanh(logit / cap);
+      std::vector<std::int32_t> chosen = by_value(logits);
+      chosen.resize(static_cast<std::size_t>(top_k));
+      double total = 0;
+      for (const std::int32_t e : chosen) total += std::exp(double{logits[static_cast<std::size_t>(e)]});
+      std::vector<double> y(static_cast<std::size_t>(d));
+      for (const std::int32_t e : chosen) {
+        linear_row(x, (*job.gate)[track], e, gate.data());
+        linear_row(x, (*job.up)[track], e, up.data());
+        for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = static_cast<float>(silu(gate[i]) * up[i]);
+        linear_row(gate.data(), (*job.down)[track], e, expert_out.data());
+        const double weight = std::exp(double{logits[static_cast<std::size_t>(e)]}) / total;
+        for (std::size_t i = 0; i < y.size(); ++i) y[i] += weight * expert_out[i];
+      }
+      for (std::int64_t i = 0; i < d; ++i)
+        job.y.row(t, r)[i] = static_cast<float>(y[static_cast<std::size_t>(i)]);
+    }
+  }
+}
+
+void ReferenceBackend::rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) {
+  const std::int64_t half = cos_sin.width / 2;
+  for (std::int64_t r = 0; r < cos_sin.rows; ++r)
+    for (std::int64_t j = 0; j < half; ++j) {
+      const double exponent = -2 * static_cast<double>(j) / static_cast<double>(cos_sin.width);
+      const double angle = positions[static_cast<std::size_t>(r)] * std::pow(theta, exponent);
+      cos_sin.row(0, r)[j] = static_cast<float>(std::cos(angle));
+      cos_sin.row(0, r)[half + j] = static_cast<float>(std::sin(angle));
+    }
+}
+
+void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
+                                   const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
+                                   const StepRows& rows, std::int64_t layer, const KvPool& pool) {
+  const std::int64_t head_dim = shape.head_dim, half = head_dim / 2;
+  const auto encode = [&](float* head, const TrackWeights& norm, std::int64_t t, std::int64_t r) {
+    if (!norm.empty()) norm_row(head, norm[static_cast<std::size_t>(t)], shape.norm_eps, head_dim, head);
+    for (std::int64_t j = 0; shape.rope && j < half; ++j) {
+      const double cosine = cos_sin.row(0, r)[j], sine = cos_sin.row(0, r)[half + j];
+      const double a = head[j], b = head[j + half];
+      head[j] = static_cast<float>(a * cosine - b * sine);
+      head[j + half] = static_cast<float>(b * cosine + a * sine);
+    }
+  };
+  for (std::int64_t t = 0; t < q.tracks; ++t)
+    for (std::int64_t r = 0; r < q.rows; ++r) {
+      const std::int64_t position = rows.positions[static_cast<std::size_t>(r)];
+      const std::int64_t page = rows.page(r, position / kPageTokens), place = position % kPageTokens;
+      for (std::int64_t h = 0; h < shape.heads; ++h) encode(q.row(t, r) + h * head_dim, q_norm, t, r);
+      for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
+        encode(k.row(t, r) + h * head_dim, k_norm, t, r);
+        std::copy_n(k.row(t, r) + h * head_dim, head_dim, pool.keys(t, layer, page, h) + place * head_dim);
+        std::copy_n(v.row(t, r) + h * head_dim, head_dim, pool.values(t, layer, page, h) + place * head_dim);
+      }
+    }
+}
+
+void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const StepRows& rows,
+                                 std::int64_t layer, const KvPool& pool, Tensor out) {
+  const std::int64_t head_dim = shape.head_dim;
+  for (std::int64_t t = 0; t < q.tracks; ++t)
+    for (std::int64_t r = 0; r < q.rows; ++r)
+      for (std::int64_t h = 0; h < shape.heads; ++h) {
+        const std::int64_t kv_head = h / (shape.heads / shape.kv_heads), offset = h * head_dim;
+        const std::int64_t last = rows.positions[static_cast<std::size_t>(r)];
+        const std::int64_t first = shape.window == 0 ? 0 : std::max<std::int64_t>(0, last - shape.window + 1);
+        std::vector<double> weights;
+        for (std::int64_t p = first; p <= last; ++p) {
+          const std::int64_t page = rows.page(r, p / kPageTokens);
+          const float* key = pool.keys(t, layer, page, kv_head) + p % kPageTokens * head_dim;
+          double score = 0;
+          for (std::int64_t j = 0; j < head_dim; ++j) score += double{q.row(t, r)[offset + j]} * key[j];
+          weights.push_back(score / std::sqrt(static_cast<double>(head_dim)));
+        }
+        const double max = *std::max_element(weights.begin(), weights.end());
+        for (double& weight : weights) weight = std::exp(weight - max);
+        const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
+        std::vector<double> sum(static_cast<std::size_t>(head_dim));
+        for (std::int64_t p = first; p <= last; ++p) {
+          const std::int64_t page = rows.page(r, p / kPageTokens);
+          const float* value = pool.values(t, layer, page, kv_head) + p % kPageTokens * head_dim;
+          for (std::size_t j = 0; j < sum.size(); ++j)
+            sum[j] += weights[static_cast<std::size_t>(p - first)] * value[j];
+        }
+        for (std::size_t j = 0; j < sum.size(); ++j)
+          out.row(t, r)[offset + static_cast<std::int64_t>(j)] = static_cast<float>(sum[j] / total);
+      }
+}
+
+void ReferenceBackend::tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,
+                                const float* add_to, float* out) {
+  PTRT_CHECK(!parts.empty());
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float sum = scale * tree(parts, i);
+    out[i] = add_to != nullptr ? add_to[i] + sum : sum;
+  }
+}
+
+void ReferenceBackend::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
+  for (std::size_t r = 0; r < params.size(); ++r) {
+    const std::span<const float> row(logits.row(0, static_cast<std::int64_t>(r)),
+                                     static_cast<std::size_t>(logits.width));
+    out[r].token = sample_token(row, params[r]);
+    out[r].logprob = params[r].want_logprob ? log_prob(row, out[r].token) : 0;
+  }
+}
+
+void ReferenceBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
+  for (std::size_t r = 0; r < targets.size(); ++r)
+    out[r] = log_prob({logits.row(0, static_cast<std::int64_t>(r)), static_cast<std::size_t>(logits.width)},
+                      targets[r]);
+}
+
+}  // namespace ptrt

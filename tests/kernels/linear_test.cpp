@@ -1,0 +1,155 @@
+#include "op_test.h"
+
+namespace ptrt::testing {
+namespace {
+
+class Linear : public OpTest {};
+class LinearBits : public CpuOpTest {};
+PTRT_EVERY_BACKEND(Linear);
+PTRT_EVERY_TARGET(LinearBits);
+
+struct Shape {
+  std::int64_t tracks, rows, out, in;
+};
+
+void check(Backend& backend, DType dtype, const Shape& s) {
+  Random random(static_cast<unsigned>(s.rows * 1000 + s.out * 10 + s.in));
+  const RandomWeights w(dtype, s.tracks, 1, s.out, s.in, random);
+  const Activation x(s.tracks, s.rows, s.in, random);
+  Activation y(s.tracks, s.rows, s.out);
+  const LinearJob job{&w.tracks(), x.tensor, y.tensor};
+  backend.linear({&job, 1});
+  for (std::int64_t t = 0; t < s.tracks; ++t)
+    for (std::int64_t r = 0; r < s.rows; ++r)
+      for (std::int64_t o = 0; o < s.out; ++o) {
+        double expected = 0, magnitude = 0;
+        for (std::int64_t i = 0; i < s.in; ++i) {
+          const double term = w.value(t, o, i) * double{x.at(t, r, i)};
+          expected += term;
+          magnitude += std::abs(term);
+        }
+        expect_close(y.at(t, r, o), expected, 1e-6 + 1e-7 * magnitude,
+                     fmt::format("{} tracks {} rows {} out {} in {}: track {} row {} out {}",
+                                 to_string(dtype), s.tracks, s.rows, s.out, s.in, t, r, o));
+      }
+}
+
+TEST_P(Linear, AgreesWithFloat64) {
+  const auto backend = make_backend();
+  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16}) {
+    for (const std::int64_t in : {1, 10, 16, 37, 40, 128})
+      for (const std::int64_t out : {1, 3, 4, 8, 21, 64})
+        for (const std::int64_t rows : {1, 2, 5, 6, 7, 13}) check(*backend, dtype, {2, rows, out, in});
+    check(*backend, dtype, {1, 70, 13, 96});
+    check(*backend, dtype, {1, 75, 3, 1023});
+    check(*backend, dtype, {1, 3, 9, 1025});
+    check(*backend, dtype, {1, 9, 150, 2500});
+    check(*backend, dtype, {8, 1, 200, 64});
+  }
+}
+
+TEST_P(Linear, RunsAListOfJobsAndBroadcasts) {
+  Random random(5);
+  const auto backend = make_backend();
+  const RandomWeights wq(DType::bfloat16, 3, 1, 24, 20, random), wk(DType::float32, 3, 1, 7, 20, random);
+  const Activation x(1, 4, 20, random);
+  Activation q(3, 4, 24), k(3, 4, 7);
+  const LinearJob jobs[] = {{&wq.tracks(), x.tensor.broadcast(3), q.tensor},
+                            {&wk.tracks(), x.tensor, k.tensor}};
+  backend->linear(jobs);
+  for (std::int64_t t = 0; t < 3; ++t)
+    for (std::int64_t r = 0; r < 4; ++r) {
+      double expected_q = 0, expected_k = 0;
+      for (std::int64_t i = 0; i < 20; ++i) {
+        expected_q += wq.value(t, 23, i) * double{x.at(0, r, i)};
+        expected_k += wk.value(t, 6, i) * double{x.at(0, r, i)};
+      }
+      expect_close(q.at(t, r, 23), expected_q, 1e-5, "first job");
+      expect_close(k.at(t, r, 6), expected_k, 1e-5, "second job");
+    }
+}
+
+// A row's result is the same alone and at any place in a batch, on any number of threads.
+TEST_P(LinearBits, HangOnTheRowAlone) {
+  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
+    for (const std::int64_t in : {37, 128, 2200}) {
+      Random random(static_cast<unsigned>(in));
+      constexpr std::int64_t kOut = 53, kMaxRows = 80;
+      const RandomWeights w(dtype, 1, 1, kOut, in, random);
+      const Activation x(1, kMaxRows, in, random);
+      Activation alone(1, kMaxRows, kOut);
+      const auto single = make_backend(1);
+      for (std::int64_t r = 0; r < kMaxRows; ++r) {
+        const LinearJob job{
+            &w.tracks(), {x.tensor.row(0, r), 1, 1, in, in}, {alone.tensor.row(0, r), 1, 1, kOut, kOut}};
+        single->linear({&job, 1});
+      }
+      for (const int threads : {1, 2, 3}) {
+        const auto backend = make_backend(threads);
+        for (const std::int64_t rows : {2, 3, 4, 5, 6, 7, 12, 17, 33, 72, 73, 80}) {
+          Activation y(1, rows, kOut);
+          const LinearJob job{&w.tracks(), x.tensor.first_rows(rows), y.tensor};
+          backend->linear({&job, 1});
+          ASSERT_TRUE(same_bits(y.values.data(), alone.values.data(), rows * kOut))
+              << to_string(dtype) << " in " << in << " rows " << rows << " threads " << threads;
+        }
+      }
+    }
+}
+
+// Every 16-bit pattern, through a product with 1.
+TEST_P(Linear, WidensEveryHalf) {
+  const auto backend = make_backend();
+  for (const DType dtype : {DType::float16, DType::bfloat16}) {
+    std::vector<std::uint16_t> bits(65536);
+    for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<std::uint16_t>(i);
+    const TrackWeights w{{bits.data(), dtype, 1, 65536, 1}};
+    Activation x(1, 1, 1), y(1, 1, 65536);
+    x.values[0] = 1;
+    const LinearJob job{&w, x.tensor, y.tensor};
+    backend->linear({&job, 1});
+    for (std::int64_t i = 0; i < 65536; ++i) {
+      const int exponent_bits = dtype == DType::float16 ? 5 : 8, mantissa_bits = 15 - exponent_bits;
+      const int bias = (1 << (exponent_bits - 1)) - 1;
+      const auto exponent = static_cast<int>(i >> mantissa_bits & ((1 << exponent_bits) - 1));
+      const auto mantissa = static_cast<double>(i & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits);
+      const bool special = exponent == (1 << exponent_bits) - 1;
+      double expected =
+          exponent == 0 ? std::ldexp(mantissa, 1 - bias) : std::ldexp(1 + mantissa, exponent - bias);
+      if (special) expected = mantissa == 0 ? INFINITY : NAN;
+      if ((i & 0x8000) != 0) expected = -expected;
+      const float actual = y.values[static_cast<std::size_t>(i)];
+      if (std::isnan(expected)) {
+        ASSERT_TRUE(std::isnan(actual)) << to_string(dtype) << " bits " << i;
+      } else {
+        ASSERT_EQ(double{actual}, expected) << to_string(dtype) << " bits " << i;
+      }
+    }
+  }
+}
+
+// The same patterns through the table look-up, whole vectors and the rest of one, infinities and NaNs
+// included.
+TEST_P(Linear, EmbedsEveryHalf) {
+  const auto backend = make_backend();
+  constexpr std::int64_t kWidth = 257;
+  for (const DType dtype : {DType::float16, DType::bfloat16}) {
+    std::vector<std::uint16_t> bits(256 * kWidth);
+    for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<std::uint16_t>(i);
+    const Weight table{bits.data(), dtype, 1, 256, kWidth};
+    std::vector<std::int32_t> tokens(256);
+    for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(255 - i);
+    Activation x(1, 256, kWidth);
+    backend->embed(table, tokens, x.tensor);
+    for (std::int64_t r = 0; r < 256; ++r)
+      for (std::int64_t i = 0; i < kWidth; ++i) {
+        const float expected = weight_element(table, (255 - r) * kWidth + i);
+        const float actual = x.at(0, r, i);
+        ASSERT_TRUE(std::isnan(expected) ? std::isnan(actual) : actual == expected)
+            << "row " << r << " column " << i;
+      }
+  }
+}
+
+}  // namespace
+}  // namespace ptrt::testing

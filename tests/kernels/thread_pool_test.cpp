@@ -1,0 +1,98 @@
+#include "kernels/cpu/thread_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+TEST(ThreadPool, RefusesBadNumbersOfThreads) {
+  for (const int threads : {0, -1, 1025}) EXPECT_THROW(ThreadPool{threads}, Error) << threads;
+}
+
+TEST(ThreadPool, RunsEveryTaskOnce) {
+  for (const int threads : {1, 2, 3, 7}) {
+    ThreadPool pool(threads);
+    EXPECT_EQ(pool.threads(), threads);
+    for (const std::int64_t tasks : {0, 1, 2, 3, 10, 1000}) {
+      std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+      pool.parallel_for(tasks, [&](std::int64_t task, int worker) {
+        EXPECT_GE(worker, 0);
+        EXPECT_LT(worker, threads);
+        ++runs[static_cast<std::size_t>(task)];
+      });
+      for (const auto& count : runs) EXPECT_EQ(count.load(), 1);
+    }
+  }
+}
+
+// Many short jobs one after the other: a worker that comes late must not touch the next job.
+TEST(ThreadPool, ManyShortJobs) {
+  for (const int threads : {2, 5}) {
+    ThreadPool pool(threads);
+    std::vector<std::int64_t> sums(static_cast<std::size_t>(threads) * 16);
+    for (int job = 0; job < 5000; ++job) {
+      const std::int64_t tasks = 1 + job % 9;
+      std::fill(sums.begin(), sums.end(), 0);
+      pool.parallel_for(tasks, [&](std::int64_t task, int worker) {
+        sums[static_cast<std::size_t>(worker) * 16] += task + job;
+      });
+      const std::int64_t total = std::accumulate(sums.begin(), sums.end(), std::int64_t{0});
+      ASSERT_EQ(total, tasks * (tasks - 1) / 2 + tasks * job);
+    }
+  }
+}
+
+TEST(ThreadPool, WakesAfterSleep) {
+  ThreadPool pool(3);
+  for (int round = 0; round < 5; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::atomic<int> runs = 0;
+    pool.parallel_for(20, [&](std::int64_t, int) { ++runs; });
+    EXPECT_EQ(runs.load(), 20);
+  }
+}
+
+TEST(ThreadPool, ThrowsATasksException) {
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 200; ++round) {
+      std::string message;
+      try {
+        pool.parallel_for(50, [&](std::int64_t task, int) {
+          if (task % 10 == 7) throw std::runtime_error("task failed");
+        });
+      } catch (const std::runtime_error& error) {
+        message = error.what();
+      }
+      ASSERT_EQ(message, "task failed");
+      std::atomic<int> runs = 0;
+      pool.parallel_for(10, [&](std::int64_t, int) { ++runs; });
+      ASSERT_EQ(runs.load(), 10) << "the pool works on after an exception";
+    }
+  }
+}
+
+TEST(ThreadPool, PoolsSideBySide) {
+  std::vector<std::thread> callers;
+  std::atomic<std::int64_t> total = 0;
+  for (int caller = 0; caller < 3; ++caller)
+    callers.emplace_back([&total] {
+      ThreadPool pool(3);
+      for (int job = 0; job < 300; ++job)
+        pool.parallel_for(7, [&](std::int64_t task, int) { total += task; });
+    });
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(total.load(), 3 * 300 * 21);
+}
+
+}  // namespace
+}  // namespace ptrt
