@@ -169,6 +169,7 @@ class CliTest(unittest.TestCase):
         requests = write_requests(self.fresh("-requests.jsonl"), rows)
         results = self.fresh("-results.jsonl")
         outcome = ptrt(command, model, requests, "-o", results, *options, ranks=ranks, timeout=timeout)
+        self.last_outcome = outcome
         self.assert_done(outcome)
         self.assertTrue(results.exists(), f"{command} wrote no results")
         self.assertFalse(Path(f"{results}.partial").exists(), "the journal was left behind")

@@ -203,7 +203,7 @@ class Generate(CliTest):
             told = ptrt("generate", self.alphabet, requests, "-o", self.fresh(".jsonl"), ranks=ranks)
             self.assert_done(told)
             for word in ("TTFT", "TPOT", "p50", "p90", "p99", "sync", "tokens"):
-                self.assertRegex(told.stdout, f"(?i){word}")
+                self.assertRegex(told.output, f"(?i){word}")
             self.assertEqual(told.output.count("TTFT"), 1, "the table comes from one rank")
             self.assertNotRegex(told.output, "[\r\x1b]")
             quiet = ptrt("generate", self.alphabet, requests, "-o", self.fresh(".jsonl"), "--quiet",

@@ -66,6 +66,15 @@ class NoRankHangs(CliTest):
             with self.subTest(point=point):
                 self.check_fault(f"rank=0,at={point}", 0, ranks=None)
 
+    def test_more_threads_than_cores(self) -> None:
+        """Threads that the scheduler wakes late must neither be lost nor take work of a later job."""
+        rows = [{"tokens": [index, 2, 3], "max_tokens": 60} for index in range(120)]
+        requests = write_requests(self.dir / "many.jsonl", rows)
+        for _ in range(4):
+            results = self.fresh("-results.jsonl")
+            self.assert_done(ptrt("generate", self.model, requests, "-o", results, "--threads", "8",
+                                  "--max-batch", "7", timeout=20))
+
     def test_fault_on_no_rank(self) -> None:
         """The injection itself must not end a job that it does not name."""
         self.assert_done(ptrt("generate", self.model, self.requests, "-o", self.fresh(".jsonl"), ranks=2,

@@ -13,10 +13,12 @@ from model_maker import make_config, write_random
 PAGE_TOKENS = 16
 
 
-def page_bytes(config: dict, local_tracks: int) -> int:
-    """Bytes of one page of float32 keys and values on a rank."""
+def tight_cache(config: dict, rows: list[dict], local_tracks: int) -> int:
+    """Bytes of float32 keys and values on a rank that hold the largest request and one page more."""
+    tokens = max(1 + len(row.get("tokens", row.get("prompt"))) + row["max_tokens"] for row in rows)
+    pages = -(-tokens // PAGE_TOKENS) + 1
     per_token = local_tracks * config["layers"] * 2 * config["kv_heads"] * config["head_dim"] * 4
-    return PAGE_TOKENS * per_token
+    return pages * PAGE_TOKENS * per_token
 
 
 def generate_requests(vocab: int, count: int) -> list[dict]:
@@ -74,18 +76,19 @@ class Reproducible(CliTest):
                              tie_embeddings=False, bos_token_id=256, eos_token_ids=[257])
         model = write_random(self.fresh(".h5"), config, 21, dtype="bfloat16", split=True)
         rows = generate_requests(config["vocab_size"], 28)
-        # The longest request takes 150 + 50 tokens, 13 pages; 15 hold it but not a second of half its length.
-        few = {tracks: 15 * page_bytes(config, tracks) for tracks in (1, 2, 4, 8)}
+        few = {tracks: tight_cache(config, rows, tracks) for tracks in (1, 2, 8)}
         self.compare("generate", model, rows, [
             (None, "--threads 2"), (None, "--max-batch 1"), (None, f"--kv-cache-bytes {few[8]}"),
-            (None, f"--threads 2 --max-batch 3 --kv-cache-bytes {few[8]}"),
+            (None, "--max-step-tokens 7"), (None, f"--threads 2 --max-batch 3 --kv-cache-bytes {few[8]}"),
             (1, "--max-batch 32"), (2, "--threads 2"), (4, ""), (8, ""), (8, "--threads 2 --max-batch 1"),
             (8, f"--kv-cache-bytes {few[1]}"), (16, ""), (4, "--replicas 2"),
             (8, f"--replicas 2 --kv-cache-bytes {few[2]}"),
         ])
+        self.batch("generate", model, rows, "--kv-cache-bytes", str(few[8]))
+        self.assertRegex(self.last_outcome.output, r"(?i)preempt\w*\D+[1-9]", "the tight cache forced nothing")
         self.compare("score", model, score_requests(config["vocab_size"]), [
             (None, "--threads 2"), (None, "--max-batch 1"), (None, f"--kv-cache-bytes {few[8]}"), (2, ""),
-            (8, ""), (16, ""), (4, "--replicas 2 --max-batch 2"),
+            (None, "--max-step-tokens 5"), (8, ""), (16, ""), (4, "--replicas 2 --max-batch 2"),
         ])
 
     def test_six_tracks(self) -> None:
@@ -96,16 +99,16 @@ class Reproducible(CliTest):
                              moe={"experts": 4, "top_k": 2, "ffn_size": 30, "router_logit_cap": None})
         model = write_random(self.fresh(".h5"), config, 22)
         rows = generate_requests(config["vocab_size"], 14)
-        few = 15 * page_bytes(config, 2)
+        few = tight_cache(config, rows, 2)
         self.compare("generate", model, rows, [(2, ""), (3, f"--kv-cache-bytes {few}"), (6, "")])
 
     def test_one_track(self) -> None:
         config = make_config(layers=3, vocab_size=1003, max_context=256, rope_theta=500000.0)
         model = write_random(self.fresh(".h5"), config, 23, dtype="float16")
         rows = generate_requests(259, 14)
-        few = 15 * page_bytes(config, 1)
+        few = tight_cache(config, rows, 1)
         self.compare("generate", model, rows, [
-            (1, ""), (3, ""), (3, f"--max-batch 2 --kv-cache-bytes {few}")])
+            (None, "--kv-cache-bytes 256K"), (1, ""), (3, ""), (3, f"--max-batch 2 --kv-cache-bytes {few}")])
         self.compare("score", model, score_requests(1003), [(3, "--threads 2")])
 
 

@@ -99,7 +99,7 @@ class Tools(CliTest):
 
     def test_split_files_lie_side_by_side(self) -> None:
         config = config_of_many_parts()
-        path = self.init(config, "--split")
+        path = self.init(config, "--split", "--dtype", "float32")
         self.check_file(path, config, "float32")
         with h5py.File(path) as file:
             links = [file["tracks"].get(name, getlink=True) for name in sorted(file["tracks"])]
