@@ -186,7 +186,7 @@ TokenizerBlob ModelFile::tokenizer() const {
   const auto kind = file.group("/tokenizer").string_attribute("kind");
   if (!kind) throw_bad_input("{}: attribute \"kind\" of /tokenizer is missing", file.path());
   TokenizerBlob blob{*kind, {}, file.path()};
-  if (*kind == "bytes") return blob;
+  if (*kind != "sentencepiece" && *kind != "huggingface") return blob;
   if (!file.exists("/tokenizer/model"))
     throw_bad_input("{}: dataset /tokenizer/model is missing", file.path());
   const H5Dataset dataset = file.dataset("/tokenizer/model");

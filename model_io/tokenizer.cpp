@@ -113,8 +113,9 @@ TokenizerChoice make_tokenizer(const TokenizerBlob& blob, const ModelConfig& con
     return {nullptr, "tokenizers of kind \"huggingface\" are not supported yet; requests can give token ids"};
   if (blob.kind == "sentencepiece") return make_sentencepiece(blob, config);
   if (blob.kind != "bytes")
-    throw_bad_input("/tokenizer: expected kind \"bytes\", \"sentencepiece\" or \"huggingface\", found \"{}\"",
-                    blob.kind);
+    throw_bad_input(
+        "{}: /tokenizer: expected kind \"bytes\", \"sentencepiece\" or \"huggingface\", found \"{}\"",
+        blob.file, blob.kind);
   if (config.vocab_size < kByteIds)
     throw_bad_input("{}: /tokenizer: kind \"bytes\" needs a vocab_size of at least {}, found {}", blob.file,
                     kByteIds, config.vocab_size);

@@ -1,0 +1,78 @@
+// A rank opens and reads its own track and the shared part, nothing else.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <memory>
+
+#include "model_fixture.h"
+#include "model_io/model_file.h"
+#include "model_io/track_shard.h"
+
+namespace ptrt {
+namespace {
+
+constexpr std::int64_t kTracks = 8;
+
+ModelConfig eight_tracks() {
+  return small_config({{"tracks", kTracks}, {"hidden_size", 64}, {"head_dim", 32}, {"ffn_size", 128}});
+}
+
+std::size_t bytes_of(const std::vector<TensorSpec>& tensors, DType dtype) {
+  std::size_t bytes = 0;
+  for (const TensorSpec& spec : tensors) bytes += static_cast<std::size_t>(spec.elements()) * size_of(dtype);
+  return bytes;
+}
+
+// Bytes that this process has asked of the kernel, by the kernel's own count.
+std::size_t bytes_asked() {
+  std::ifstream io("/proc/self/io");
+  std::string key;
+  std::size_t value = 0;
+  io >> key >> value;
+  EXPECT_EQ(key, "rchar:");
+  return value;
+}
+
+class ShardAccess : public testing::TestWithParam<bool> {};
+
+TEST_P(ShardAccess, ReadsItsOwnTrackAlone) {
+  const bool split = GetParam();
+  const ModelConfig config = eight_tracks();
+  TempFolder folder;
+  write_model(folder / "m.h5", config, 5, DType::bfloat16, split);
+  const auto backend = make_cpu_backend(1);
+  for (const std::int64_t track : {0, 3, 7}) {
+    const std::size_t expected = bytes_of(shared_tensors(config), DType::bfloat16) +
+                                 bytes_of(track_tensors(config, track), DType::bfloat16);
+    const std::size_t asked_before = bytes_asked();
+    const ModelFile file(folder / "m.h5");
+    EXPECT_EQ(file.bytes_read(), 0u);
+    load_shard(file, track, 1, *backend);
+    const std::size_t asked = bytes_asked() - asked_before;
+
+    EXPECT_EQ(file.bytes_read(), expected);
+    std::vector<std::string> files{folder / "m.h5"};
+    if (split) files.push_back(folder / ("m.track0" + std::to_string(track) + ".h5"));
+    EXPECT_EQ(file.files_opened(), files);
+    // The rest is the file's own structure: object headers, group trees, attribute heaps.
+    EXPECT_GE(asked, expected);
+    EXPECT_LT(asked, expected + 400 * 1024) << "of " << bytes_of(all_tensors(config), DType::bfloat16);
+  }
+}
+
+TEST(ShardAccessOfSplitModel, NeedsNoOtherFile) {
+  TempFolder folder;
+  write_model(folder / "m.h5", eight_tracks(), 5, DType::bfloat16, true);
+  for (int track = 0; track < kTracks; ++track)
+    if (track != 4) std::filesystem::remove(folder / ("m.track0" + std::to_string(track) + ".h5"));
+  const auto backend = make_cpu_backend(1);
+  const ModelFile file(folder / "m.h5");
+  EXPECT_EQ(load_shard(file, 4, 1, *backend).first_track, 4);
+  EXPECT_EQ(file.track_file(5), folder / "m.track05.h5");
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, ShardAccess, testing::Bool(),
+                         [](const auto& p) { return p.param ? "Split" : "Whole"; });
+
+}  // namespace
+}  // namespace ptrt

@@ -1,0 +1,171 @@
+#include "model_io/tokenizer.h"
+
+#include <gtest/gtest.h>
+#include <sentencepiece_processor.h>
+#include <sentencepiece_trainer.h>
+
+#include <algorithm>
+#include <fstream>
+#include <iterator>
+
+#include "model_fixture.h"
+
+namespace ptrt {
+namespace {
+
+std::string text_of(const Tokenizer& tokenizer, const std::vector<std::int32_t>& ids) {
+  std::string text;
+  for (const std::int32_t id : ids) text += tokenizer.token_bytes(id);
+  return text;
+}
+
+TEST(ByteTokenizer, IdsAreBytes) {
+  const auto choice = make_tokenizer({"bytes", {}, "m.h5"}, small_config());
+  ASSERT_TRUE(choice.tokenizer);
+  EXPECT_EQ(choice.why_none, "");
+  const std::string text("h\xc3\xa9\0\xff", 5);
+  const auto ids = choice.tokenizer->encode(text);
+  EXPECT_EQ(ids, (std::vector<std::int32_t>{'h', 0xc3, 0xa9, 0, 0xff}));
+  EXPECT_EQ(text_of(*choice.tokenizer, ids), text);
+  for (const std::int32_t special : {256, 258, 1000, -1})
+    EXPECT_EQ(choice.tokenizer->token_bytes(special), "");
+  EXPECT_TRUE(choice.tokenizer->encode("").empty());
+}
+
+TEST(TokenizerChoice, ModelsWithoutOneSayWhy) {
+  const auto none = make_tokenizer({}, small_config());
+  EXPECT_FALSE(none.tokenizer);
+  expect_words(none.why_none, {"no tokenizer"});
+  const auto huggingface = make_tokenizer({"huggingface", {'{', '}'}, "m.h5"}, small_config());
+  EXPECT_FALSE(huggingface.tokenizer);
+  expect_words(huggingface.why_none, {"huggingface", "token ids"});
+}
+
+TEST(TokenizerChoice, WhatMakesNoSenseIsBadInput) {
+  expect_words(message_of([] {
+                 make_tokenizer({"wordpiece", {}, "m.h5"}, small_config());
+               }),
+               {"m.h5", "wordpiece"});
+  const ModelConfig narrow =
+      small_config({{"vocab_size", 255}, {"bos_token_id", nullptr}, {"eos_token_ids", {1}}});
+  expect_words(message_of([&] { make_tokenizer({"bytes", {}, "m.h5"}, narrow); }), {"m.h5", "256", "255"});
+  for (const std::vector<std::uint8_t>& model :
+       {std::vector<std::uint8_t>{}, {1, 2, 3, 4}, {0xff, 0xff, 0xff, 0xff}})
+    expect_words(message_of([&] {
+                   make_tokenizer({"sentencepiece", model, "m.h5"}, small_config());
+                 }),
+                 {"m.h5", "not a sentencepiece model"});
+}
+
+class SentencePiece : public testing::Test {
+ protected:
+  // A model of a few hundred pieces, with a byte for whatever it does not know.
+  static void SetUpTestSuite() {
+    TempFolder folder;
+    std::ofstream corpus(folder / "corpus.txt");
+    for (int i = 0; i < 50; ++i)
+      corpus << "the cat sat on the mat\nthe dog ate the food and ran away\nadd " << i << " and " << 2 * i
+             << "\nsort the letters of the word\nwhat is the sum of these numbers?\n";
+    corpus.close();
+    const auto status = sentencepiece::SentencePieceTrainer::Train(
+        "--input=" + (folder / "corpus.txt") + " --model_prefix=" + (folder / "sp") +
+        " --vocab_size=340 --model_type=bpe --byte_fallback=true --normalization_rule_name=identity "
+        "--hard_vocab_limit=false "
+        "--user_defined_symbols=<sep> --minloglevel=3");
+    ASSERT_TRUE(status.ok()) << status.ToString();
+    std::ifstream model(folder / "sp.model", std::ios::binary);
+    blob_ = {"sentencepiece", {std::istreambuf_iterator<char>(model), {}}, "m.h5"};
+  }
+
+  static TokenizerBlob blob_;
+};
+
+TokenizerBlob SentencePiece::blob_;
+
+TEST_F(SentencePiece, TokensJoinToTheText) {
+  const auto choice = make_tokenizer(blob_, small_config({{"vocab_size", 340}}));
+  ASSERT_TRUE(choice.tokenizer);
+  for (const std::string text :
+       {"the cat sat", "add 3 and 14", "na\xc3\xafve \xe2\x98\x83 \xf0\x9f\x99\x82 Q", "a\nb"}) {
+    const auto ids = choice.tokenizer->encode(text);
+    EXPECT_FALSE(ids.empty());
+    // The processor puts a space before the first word.
+    EXPECT_EQ(text_of(*choice.tokenizer, ids), " " + text);
+  }
+  EXPECT_LT(choice.tokenizer->encode("the cat sat on the mat").size(), 15u);
+}
+
+TEST_F(SentencePiece, SpecialTokensHaveNoText) {
+  sentencepiece::SentencePieceProcessor processor;
+  ASSERT_TRUE(
+      processor
+          .LoadFromSerializedProto({reinterpret_cast<const char*>(blob_.model.data()), blob_.model.size()})
+          .ok());
+  const auto choice = make_tokenizer(blob_, small_config({{"vocab_size", 1000}}));
+  const Tokenizer& tokenizer = *choice.tokenizer;
+  for (const int id : {processor.unk_id(), processor.bos_id(), processor.eos_id(), 999, -1})
+    EXPECT_EQ(tokenizer.token_bytes(id), "") << id;
+  EXPECT_EQ(tokenizer.token_bytes(processor.PieceToId("<0x0A>")), "\n");
+  EXPECT_EQ(tokenizer.token_bytes(processor.PieceToId("<0xFF>")), "\xff");
+  EXPECT_EQ(tokenizer.token_bytes(processor.PieceToId("\u2581the")), " the");
+  EXPECT_EQ(tokenizer.token_bytes(processor.PieceToId("<sep>")), "<sep>");
+  const auto ids = tokenizer.encode("</s> <s>");  // text, not the special tokens
+  EXPECT_EQ(std::count(ids.begin(), ids.end(), processor.eos_id()), 0);
+}
+
+TEST_F(SentencePiece, MustFitTheVocabulary) {
+  const ModelConfig config = small_config({{"vocab_size", 300}});
+  expect_words(message_of([&] { make_tokenizer(blob_, config); }), {"m.h5", "pieces", "vocab_size = 300"});
+}
+
+struct Utf8Case {
+  const char *bytes, *expected;  // R stands for U+FFFD
+};
+
+// Replacements as Python's bytes.decode("utf-8", errors="replace") makes them.
+constexpr Utf8Case kUtf8Cases[] = {
+    {"plain", "plain"},
+    {"\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82", "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82"},
+    {"\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf",
+     "\x7f\xc2\x80\xdf\xbf\xe0\xa0\x80\xef\xbf\xbf\xf0\x90\x80\x80\xf4\x8f\xbf\xbf"},
+    {"\x80", "R"},  // a continuation alone
+    {"a\xff"
+     "b\xfe",
+     "aRbR"},                          // bytes that never occur
+    {"\xc0\xaf", "RR"},                // overlong
+    {"\xe0\x80\xaf", "RRR"},           // overlong
+    {"\xf0\x80\x80\xaf", "RRRR"},      // overlong
+    {"\xed\xa0\x80", "RRR"},           // surrogate
+    {"\xed\x9f\xbf", "\xed\x9f\xbf"},  // the last before the surrogates
+    {"\xf4\x90\x80\x80", "RRRR"},      // above U+10FFFF
+    {"\xf5\x80", "RR"},
+    {"\xe2\x82", "R"},  // cut short: one subpart
+    {"\xf0\x9f\x99", "R"},
+    {"\xf0\x9f", "R"},
+    {"\xf0", "R"},
+    {"\xe2\x82"
+     "a",
+     "Ra"},
+    {"\xe2"
+     "a",
+     "Ra"},
+    {"\xe2\xe2\x82\xac", "R\xe2\x82\xac"},
+    {"\xf0\x9f\x99\xf0\x9f\x99\x82", "R\xf0\x9f\x99\x82"},
+    {"\xc3\xc3\xa9", "R\xc3\xa9"},
+    {"\x61\xf1\x80\x80\xe1\x80\xc2\x62\x80\x63\x80\xbf\x64",
+     "aRRRbRcRRd"},  // the Unicode standard's own example
+};
+
+TEST(SanitizeUtf8, ReplacesMaximalSubparts) {
+  for (const Utf8Case& c : kUtf8Cases) {
+    std::string expected;
+    for (const char byte : std::string_view(c.expected))
+      expected += byte == 'R' ? "\uFFFD" : std::string(1, byte);
+    EXPECT_EQ(sanitize_utf8(c.bytes), expected) << testing::PrintToString(std::string(c.bytes));
+    EXPECT_EQ(sanitize_utf8(expected), expected);
+  }
+  EXPECT_EQ(sanitize_utf8(std::string_view("a\0b", 3)), std::string("a\0b", 3));
+}
+
+}  // namespace
+}  // namespace ptrt
