@@ -96,13 +96,17 @@ template <int kQueries>
 HWY_INLINE void score_tile(const float* q, std::int64_t padded_dim, const float* k, std::int64_t head_dim,
                            float scale, float* weights) {
   FloatVec acc[kQueries][4];
-  for (int i = 0; i < kQueries; ++i)
-    for (int t = 0; t < 4; ++t) acc[i][t] = hn::Zero(kFloats);
+  PTRT_UNROLL
+  for (int i = 0; i < kQueries; ++i) PTRT_UNROLL
+  for (int t = 0; t < 4; ++t) acc[i][t] = hn::Zero(kFloats);
   const auto step = [&](std::int64_t j, auto load) HWY_ATTR {
     FloatVec kv[4];
+    PTRT_UNROLL
     for (int t = 0; t < 4; ++t) kv[t] = load(k + t * head_dim + j);
+    PTRT_UNROLL
     for (int i = 0; i < kQueries; ++i) {
       const FloatVec qv = hn::LoadU(kFloats, q + i * padded_dim + j);
+      PTRT_UNROLL
       for (int t = 0; t < 4; ++t) acc[i][t] = hn::MulAdd(qv, kv[t], acc[i][t]);
     }
   };
@@ -111,6 +115,7 @@ HWY_INLINE void score_tile(const float* q, std::int64_t padded_dim, const float*
     step(j, [](const float* from) HWY_ATTR { return hn::LoadU(kFloats, from); });
   if (whole < head_dim)
     step(whole, [left = head_dim - whole](const float* from) HWY_ATTR { return load_part(from, left); });
+  PTRT_UNROLL
   for (int i = 0; i < kQueries; ++i)
     hn::StoreU(hn::Mul(sum_lanes_of_four(acc[i][0], acc[i][1], acc[i][2], acc[i][3]), hn::Set(kQuad, scale)),
                kQuad, weights + i * kPageTokens);
@@ -122,21 +127,26 @@ HWY_INLINE void value_tile(const AttentionScratch& s, std::int64_t query, std::i
                            std::int64_t j, const float* v, std::int64_t head_dim, VisibleTokens seen,
                            const Load& load) {
   FloatVec acc[kQueries][kVectors];
-  for (int i = 0; i < kQueries; ++i)
-    for (int c = 0; c < kVectors; ++c)
-      acc[i][c] = hn::Mul(hn::LoadU(kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes),
-                          hn::Set(kFloats, s.rescale[query + i]));
+  PTRT_UNROLL
+  for (int i = 0; i < kQueries; ++i) PTRT_UNROLL
+  for (int c = 0; c < kVectors; ++c)
+    acc[i][c] = hn::Mul(hn::LoadU(kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes),
+                        hn::Set(kFloats, s.rescale[query + i]));
   for (std::int64_t t = seen.begin; t < seen.end; ++t) {
     FloatVec values[kVectors];
+    PTRT_UNROLL
     for (int c = 0; c < kVectors; ++c) values[c] = load(v + t * head_dim + j + c * kLanes);
+    PTRT_UNROLL
     for (int i = 0; i < kQueries; ++i) {
       const FloatVec weight = hn::Set(kFloats, s.weights[(query + i) * kPageTokens + t]);
+      PTRT_UNROLL
       for (int c = 0; c < kVectors; ++c) acc[i][c] = hn::MulAdd(weight, values[c], acc[i][c]);
     }
   }
-  for (int i = 0; i < kQueries; ++i)
-    for (int c = 0; c < kVectors; ++c)
-      hn::StoreU(acc[i][c], kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes);
+  PTRT_UNROLL
+  for (int i = 0; i < kQueries; ++i) PTRT_UNROLL
+  for (int c = 0; c < kVectors; ++c)
+    hn::StoreU(acc[i][c], kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes);
 }
 
 template <int kQueries>

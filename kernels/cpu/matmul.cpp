@@ -41,100 +41,142 @@ HWY_INLINE void tile(const float* const* x, const T* const* w, std::int64_t n,
                      QuadVec (&sums)[kRows][kQuads]) {
   constexpr int kOuts = kQuads * kQuadOuts;
   FloatVec acc[kRows][kOuts];
-  for (int r = 0; r < kRows; ++r)
-    for (int o = 0; o < kOuts; ++o) acc[r][o] = hn::Zero(kFloats);
+  PTRT_UNROLL
+  for (int r = 0; r < kRows; ++r) PTRT_UNROLL
+  for (int o = 0; o < kOuts; ++o) acc[r][o] = hn::Zero(kFloats);
 
-  const std::int64_t whole = whole_vectors(n);
-  for (std::int64_t i = 0; i < whole; i += kLanes) {
+  const auto step = [&](std::int64_t i, const auto& load) HWY_ATTR {
     FloatVec xv[kRows];
-    for (int r = 0; r < kRows; ++r) xv[r] = hn::LoadU(kFloats, x[r] + i);
+    PTRT_UNROLL
+    for (int r = 0; r < kRows; ++r) xv[r] = load(x[r] + i);
+    PTRT_UNROLL
     for (int o = 0; o < kOuts; ++o) {
-      const FloatVec wv = load_wide(w[o] + i);
+      const FloatVec wv = load(w[o] + i);
+      PTRT_UNROLL
       for (int r = 0; r < kRows; ++r) acc[r][o] = hn::MulAdd(xv[r], wv, acc[r][o]);
     }
-  }
-  if (whole < n) {
-    for (int o = 0; o < kOuts; ++o) {
-      const FloatVec wv = load_part(w[o] + whole, n - whole);
-      for (int r = 0; r < kRows; ++r)
-        acc[r][o] = hn::MulAdd(load_part(x[r] + whole, n - whole), wv, acc[r][o]);
-    }
-  }
-  for (int r = 0; r < kRows; ++r)
-    for (int q = 0; q < kQuads; ++q)
-      sums[r][q] = sum_lanes_of_four(acc[r][4 * q], acc[r][4 * q + 1], acc[r][4 * q + 2], acc[r][4 * q + 3]);
+  };
+  const std::int64_t whole = whole_vectors(n);
+  for (std::int64_t i = 0; i < whole; i += kLanes)
+    step(i, [](const auto* from) HWY_ATTR { return load_wide(from); });
+  if (whole < n) step(whole, [left = n - whole](const auto* from) HWY_ATTR { return load_part(from, left); });
+
+  PTRT_UNROLL
+  for (int r = 0; r < kRows; ++r) PTRT_UNROLL
+  for (int q = 0; q < kQuads; ++q)
+    sums[r][q] = sum_lanes_of_four(acc[r][4 * q], acc[r][4 * q + 1], acc[r][4 * q + 2], acc[r][4 * q + 3]);
 }
 
-// Computes the tile of block elements [begin, begin + n) of the sum and puts it into y, or adds it when begin
-// > 0. `w` points at the block, `x` at row starts. Of the last quad only the first `last_outs` outs exist.
+// Rows of x and y, all of them or one tile's.
+struct RowPointers {
+  const float* x[2 * kTileRows];
+  float* y[2 * kTileRows];
+
+  RowPointers(const Product& p, std::int64_t first, std::int64_t rows) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+      x[r] = p.x_row(first + r);
+      y[r] = p.y_row(first + r);
+    }
+  }
+};
+
+// A tile's place in the product: the elements [begin, begin + n) of the sums, the outs from `out` on; of its
+// last quad only the first `last_outs` exist.
+struct TilePlace {
+  std::int64_t begin, n, out, last_outs;
+};
+
+// Computes a tile and puts it into y, or adds it where earlier blocks of the sum are there. `w` points at the
+// block, `x` and `y` at row starts.
 template <int kRows, int kQuads, typename T>
-HWY_NOINLINE void tile_to_y(const float* const* x, const T* const* w, float* const* y, std::int64_t begin,
-                            std::int64_t n, std::int64_t last_outs) {
+HWY_NOINLINE void tile_to_y(const float* const* x, const T* const* w, float* const* y,
+                            const TilePlace& place) {
   const float* x_block[kRows];
-  for (int r = 0; r < kRows; ++r) x_block[r] = x[r] + begin;
+  for (int r = 0; r < kRows; ++r) x_block[r] = x[r] + place.begin;
   QuadVec sums[kRows][kQuads];
-  tile<kRows, kQuads>(x_block, w, n, sums);
+  tile<kRows, kQuads>(x_block, w, place.n, sums);
+  const bool first = place.begin == 0;
+  PTRT_UNROLL
   for (int r = 0; r < kRows; ++r) {
+    PTRT_UNROLL
     for (int q = 0; q < kQuads; ++q) {
-      float* to = y[r] + q * kQuadOuts;
-      if (q + 1 < kQuads || last_outs == kQuadOuts) {
-        hn::StoreU(begin == 0 ? sums[r][q] : hn::Add(hn::LoadU(kQuad, to), sums[r][q]), kQuad, to);
+      float* to = y[r] + place.out + q * kQuadOuts;
+      if (q + 1 < kQuads || place.last_outs == kQuadOuts) {
+        hn::StoreU(first ? sums[r][q] : hn::Add(hn::LoadU(kQuad, to), sums[r][q]), kQuad, to);
         continue;
       }
       HWY_ALIGN float part[kQuadOuts];
       hn::Store(sums[r][q], kQuad, part);
-      for (std::int64_t o = 0; o < last_outs; ++o) to[o] = begin == 0 ? part[o] : to[o] + part[o];
+      for (std::int64_t o = 0; o < place.last_outs; ++o) to[o] = first ? part[o] : to[o] + part[o];
     }
   }
+}
+
+// Rows of the tiles that `rows` are cut into: as equal as can be, at most kTileRows.
+constexpr std::int64_t rows_per_tile(std::int64_t rows) {
+  const std::int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  return (rows + tiles - 1) / tiles;
 }
 
 // tile_to_y with a number of rows known at run time, 1 <= rows <= kTileRows.
-template <int kQuads, typename T, int kRows = kTileRows>
+template <typename T, int kRows = kTileRows>
 HWY_INLINE void rows_to_y(std::int64_t rows, const float* const* x, const T* const* w, float* const* y,
-                          std::int64_t begin, std::int64_t n, std::int64_t last_outs) {
+                          const TilePlace& place) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return rows_to_y<kQuads, T, kRows - 1>(rows, x, w, y, begin, n, last_outs);
+    if (rows < kRows) return rows_to_y<T, kRows - 1>(rows, x, w, y, place);
   }
-  tile_to_y<kRows, kQuads>(x, w, y, begin, n, last_outs);
+  tile_to_y<kRows, 1>(x, w, y, place);
 }
 
-// Where the weights of kOuts outs from `o` begin; beyond out_end the last out again.
+// Where the weights of kOuts outs from `out` begin; beyond out_end the last out again.
 template <int kOuts, typename T>
-HWY_INLINE void weight_rows(const Product& p, std::int64_t o, std::int64_t out_end, std::int64_t begin,
-                            const T** rows) {
-  for (int i = 0; i < kOuts; ++i)
-    rows[i] = static_cast<const T*>(p.w) + std::min(o + i, out_end - 1) * p.in + begin;
+HWY_INLINE void weight_rows(const Product& p, const TilePlace& place, std::int64_t out_end, const T** rows) {
+  for (int o = 0; o < kOuts; ++o)
+    rows[o] = static_cast<const T*>(p.w) + std::min(place.out + o, out_end - 1) * p.in + place.begin;
 }
 
-// At most one tile of rows: every weight is read once, widened in registers.
+// Goes through the outs of a block from `out` on, kQuads quads at a time, and through the blocks of their
+// sums.
+template <int kQuads, typename T, class Body>
+HWY_INLINE void for_places(const MatmulBlock& block, std::int64_t out, std::int64_t out_end,
+                           const Body& body) {
+  constexpr int kOuts = kQuads * kQuadOuts;
+  const Product& p = *block.product;
+  for (; out < out_end; out += kOuts) {
+    for (std::int64_t begin = 0; begin < p.in; begin += kSumBlock) {
+      const TilePlace place{begin, std::min(kSumBlock, p.in - begin), out,
+                            std::min<std::int64_t>(out_end - out - (kOuts - kQuadOuts), kQuadOuts)};
+      const T* w[kOuts];
+      weight_rows<kOuts>(p, place, out_end, w);
+      body(w, place);
+    }
+  }
+}
+
+// One row: eight outs at a time, because four chains do not hide the latency of the multiply-add.
+template <typename T>
+void one_row(const MatmulBlock& block) {
+  const RowPointers row(*block.product, block.row_begin, 1);
+  const std::int64_t outs = block.out_end - block.out_begin;
+  const std::int64_t pairs_end = block.out_begin + outs / (2 * kQuadOuts) * (2 * kQuadOuts);
+  for_places<2, T>(block, block.out_begin, pairs_end, [&](const T* const* w, const TilePlace& place) {
+    tile_to_y<1, 2>(row.x, w, row.y, place);
+  });
+  for_places<1, T>(block, pairs_end, block.out_end, [&](const T* const* w, const TilePlace& place) {
+    tile_to_y<1, 1>(row.x, w, row.y, place);
+  });
+}
+
+// At most two tiles of rows: weights are widened in registers, for the second tile again from the first-level
+// cache.
 template <typename T>
 void few_rows(const MatmulBlock& block) {
-  const Product& p = *block.product;
-  const std::int64_t rows = block.row_end - block.row_begin;
-  const float* x[kTileRows];
-  for (std::int64_t r = 0; r < rows; ++r) x[r] = p.x_row(block.row_begin + r);
-  std::int64_t o = block.out_begin;
-  const auto run_quads = [&](auto quads) {
-    constexpr int kQuads = decltype(quads)::value;
-    constexpr int kOuts = kQuads * kQuadOuts;
-    const T* w[kOuts];
-    float* y[kTileRows];
-    for (std::int64_t r = 0; r < rows; ++r) y[r] = p.y_row(block.row_begin + r) + o;
-    const std::int64_t last_outs = std::min<std::int64_t>(block.out_end - o - (kOuts - kQuadOuts), kQuadOuts);
-    for (std::int64_t begin = 0; begin < p.in; begin += kSumBlock) {
-      weight_rows<kOuts>(p, o, block.out_end, begin, w);
-      const std::int64_t n = std::min(kSumBlock, p.in - begin);
-      if constexpr (kQuads == 2) {
-        tile_to_y<1, 2>(x, w, y, begin, n, last_outs);
-      } else {
-        rows_to_y<1>(rows, x, w, y, begin, n, last_outs);
-      }
-    }
-    o += kOuts;
-  };
-  if (rows == 1)  // one row alone needs eight chains to hide the latency of the multiply-add
-    while (block.out_end - o > kQuadOuts) run_quads(std::integral_constant<int, 2>());
-  while (o < block.out_end) run_quads(std::integral_constant<int, 1>());
+  const std::int64_t rows = block.row_end - block.row_begin, step = rows_per_tile(rows);
+  const RowPointers all(*block.product, block.row_begin, rows);
+  for_places<1, T>(block, block.out_begin, block.out_end, [&](const T* const* w, const TilePlace& place) {
+    for (std::int64_t r = 0; r < rows; r += step)
+      rows_to_y(std::min(rows - r, step), all.x + r, w, all.y + r, place);
+  });
 }
 
 // w[o][0..n) widened to panel[o][0..kSumBlock).
@@ -148,28 +190,25 @@ HWY_INLINE void widen_panel(const T* const* w, std::int64_t n, float* panel) {
   }
 }
 
-// Many rows: each panel of four outs is widened once and then meets every tile of rows.
+// Many rows: each panel of four outs is widened once and then meets every tile of rows. Blocks of the sums
+// come outside the outs, so that a block of x stays in the second-level cache.
 template <typename T>
 void many_rows(const MatmulBlock& block, float* panel) {
   const Product& p = *block.product;
+  const std::int64_t step = rows_per_tile(block.row_end - block.row_begin);
   const float* panel_rows[kQuadOuts];
   for (int o = 0; o < kQuadOuts; ++o) panel_rows[o] = panel + o * kSumBlock;
   for (std::int64_t begin = 0; begin < p.in; begin += kSumBlock) {
-    const std::int64_t n = std::min(kSumBlock, p.in - begin);
-    for (std::int64_t o = block.out_begin; o < block.out_end; o += kQuadOuts) {
+    for (std::int64_t out = block.out_begin; out < block.out_end; out += kQuadOuts) {
+      const TilePlace place{begin, std::min(kSumBlock, p.in - begin), out,
+                            std::min(block.out_end - out, kQuadOuts)};
       const T* w[kQuadOuts];
-      weight_rows<kQuadOuts>(p, o, block.out_end, begin, w);
-      widen_panel(w, n, panel);
-      const std::int64_t outs = std::min(block.out_end - o, kQuadOuts);
-      for (std::int64_t row = block.row_begin; row < block.row_end; row += kTileRows) {
-        const std::int64_t rows = std::min<std::int64_t>(block.row_end - row, kTileRows);
-        const float* x[kTileRows];
-        float* y[kTileRows];
-        for (std::int64_t r = 0; r < rows; ++r) {
-          x[r] = p.x_row(row + r);
-          y[r] = p.y_row(row + r) + o;
-        }
-        rows_to_y<1>(rows, x, panel_rows, y, begin, n, outs);
+      weight_rows<kQuadOuts>(p, place, block.out_end, w);
+      widen_panel(w, place.n, panel);
+      for (std::int64_t row = block.row_begin; row < block.row_end; row += step) {
+        const std::int64_t rows = std::min(block.row_end - row, step);
+        const RowPointers tile_rows(p, row, rows);
+        rows_to_y(rows, tile_rows.x, panel_rows, tile_rows.y, place);
       }
     }
   }
@@ -177,11 +216,10 @@ void many_rows(const MatmulBlock& block, float* panel) {
 
 template <typename T>
 void run_typed(const MatmulBlock& block, float* panel) {
-  if (block.row_end - block.row_begin <= kTileRows) {
-    few_rows<T>(block);
-  } else {
-    many_rows<T>(block, panel);
-  }
+  const std::int64_t rows = block.row_end - block.row_begin;
+  if (rows == 1) return one_row<T>(block);
+  if (rows <= 2 * kTileRows) return few_rows<T>(block);
+  many_rows<T>(block, panel);
 }
 
 void matmul_block(const MatmulBlock& block, float* panel) {

@@ -19,6 +19,11 @@
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
 
+// Before a loop over an array of vectors: only fully unrolled does the array live in registers.
+#ifndef PTRT_UNROLL
+#define PTRT_UNROLL _Pragma("GCC unroll 16")
+#endif
+
 HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
