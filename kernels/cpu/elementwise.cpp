@@ -13,8 +13,8 @@
 #define PTRT_KERNELS_CPU_ELEMENTWISE_ONCE_
 namespace ptrt {
 
-inline constexpr std::int64_t kTreeChunk = 64;  // elements summed at a time by tree_sum
-inline constexpr int kTreeLevels = 32;          // up to 2^31 parts
+inline constexpr std::int64_t kTreeChunk = 128;  // elements summed at a time by tree_sum
+inline constexpr int kTreeLevels = 32;           // up to 2^31 parts
 
 struct TreeSum {
   std::span<const float* const> parts;
@@ -30,28 +30,32 @@ HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace {
 
-// to[i] = op(to[i], from[i]).
+// out[i] = op(a[i], b[i]); out may be a or b.
 template <class Op>
-HWY_INLINE void combine(float* to, const float* from, std::int64_t n, const Op& op) {
+HWY_INLINE void combine(const float* a, const float* b, std::int64_t n, float* out, const Op& op) {
   const std::int64_t whole = whole_vectors(n);
   for (std::int64_t i = 0; i < whole; i += kLanes)
-    hn::StoreU(op(hn::LoadU(kFloats, to + i), hn::LoadU(kFloats, from + i)), kFloats, to + i);
+    hn::StoreU(op(hn::LoadU(kFloats, a + i), hn::LoadU(kFloats, b + i)), kFloats, out + i);
   if (whole < n) {
     const std::int64_t left = n - whole;
-    store_part(op(load_part(to + whole, left), load_part(from + whole, left)), to + whole, left);
+    store_part(op(load_part(a + whole, left), load_part(b + whole, left)), out + whole, left);
   }
 }
 
+HWY_INLINE void add_to(const float* a, const float* b, std::int64_t n, float* out) {
+  combine(a, b, n, out, [](FloatVec va, FloatVec vb) HWY_ATTR { return hn::Add(va, vb); });
+}
+
 void add_run(float* to, const float* from, std::int64_t n) {
-  combine(to, from, n, [](FloatVec a, FloatVec b) HWY_ATTR { return hn::Add(a, b); });
+  add_to(to, from, n, to);
 }
 
 void subtract_run(float* to, const float* from, std::int64_t n) {
-  combine(to, from, n, [](FloatVec a, FloatVec b) HWY_ATTR { return hn::Sub(a, b); });
+  combine(to, from, n, to, [](FloatVec a, FloatVec b) HWY_ATTR { return hn::Sub(a, b); });
 }
 
 void swiglu_run(float* gate, const float* up, std::int64_t n) {
-  combine(gate, up, n, [](FloatVec g, FloatVec u) HWY_ATTR {
+  combine(gate, up, n, gate, [](FloatVec g, FloatVec u) HWY_ATTR {
     const FloatVec one = hn::Set(kFloats, 1.0f);
     const FloatVec e = exp_nonpositive(hn::Neg(hn::Abs(g)));
     // 1 / (1 + e^-g), written with e^-|g| so that nothing overflows.
@@ -80,27 +84,27 @@ void widen_elements(const Weight& w, std::int64_t begin, std::int64_t n, float* 
 }
 
 // One chunk of at most kTreeChunk elements. `partial` holds the sums of the complete subtrees so far, the
-// largest first: adding part i joins as many of them as i has trailing one bits, and the rest are joined at
-// the end.
+// largest first: adding pair i of the parts joins as many of them as i has trailing one bits, and the rest
+// are joined at the end.
 HWY_INLINE void tree_chunk(const TreeSum& sum, std::int64_t begin, std::int64_t n,
                            float (*partial)[kTreeChunk]) {
   const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(float);
+  const std::size_t pairs = sum.parts.size() / 2;
   int depth = 0;
-  for (std::size_t part = 0; part < sum.parts.size(); ++part) {
-    std::memcpy(partial[depth++], sum.parts[part] + begin, bytes);
-    for (std::size_t bits = part; (bits & 1) != 0; bits >>= 1, --depth)
+  for (std::size_t pair = 0; pair < pairs; ++pair) {
+    add_to(sum.parts[2 * pair] + begin, sum.parts[2 * pair + 1] + begin, n, partial[depth++]);
+    for (std::size_t bits = pair; (bits & 1) != 0; bits >>= 1, --depth)
       add_run(partial[depth - 2], partial[depth - 1], n);
   }
+  if (sum.parts.size() % 2 != 0) std::memcpy(partial[depth++], sum.parts.back() + begin, bytes);
   for (; depth > 1; --depth) add_run(partial[depth - 2], partial[depth - 1], n);
 
   float* total = partial[0];
   if (sum.scale != 1.0f)
-    combine(total, total, n, [scale = sum.scale](FloatVec v, FloatVec) HWY_ATTR {
+    combine(total, total, n, total, [scale = sum.scale](FloatVec v, FloatVec) HWY_ATTR {
       return hn::Mul(v, hn::Set(kFloats, scale));
     });
-  if (sum.add_to != nullptr)
-    combine(total, sum.add_to + begin, n,
-            [](FloatVec v, FloatVec base) HWY_ATTR { return hn::Add(base, v); });
+  if (sum.add_to != nullptr) add_to(sum.add_to + begin, total, n, total);
   std::memcpy(sum.out + begin, total, bytes);
 }
 

@@ -281,9 +281,10 @@ std::int32_t Sampler::draw_from_largest(const Row& row, const SampleParams& para
         candidates.push_back(pack_candidate(row.logits[id], static_cast<std::int64_t>(id)));
     }
     const std::size_t kept = std::min(candidates.size(), most);
-    std::partial_sort(candidates.begin() + static_cast<std::ptrdiff_t>(first),
-                      candidates.begin() + static_cast<std::ptrdiff_t>(kept), candidates.end(),
-                      std::greater<>());
+    const auto begin = candidates.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto end = candidates.begin() + static_cast<std::ptrdiff_t>(kept);
+    if (end != candidates.end()) std::nth_element(begin, end, candidates.end(), std::greater<>());
+    std::sort(begin, end, std::greater<>());
     for (std::size_t i = first; i < kept && !(mass >= enough && mass > 0); ++i) {
       weights.push_back(row.weight(row.logits[static_cast<std::size_t>(id_of(candidates[i]))]));
       mass += weights.back();
