@@ -35,7 +35,7 @@ deps: ## Install the Debian packages (INSTALL_DEPS=0: check only)
 
 grade: build ## 500 held-out prompts through the demo model, graded
 	$(MPI_ENV) $(MPIRUN) $(MPIRUN_FLAGS) -n $(RANKS) $(PTRT) generate $(DEMO)/demo.h5 $(DEMO)/heldout.jsonl -o $(BUILD_DIR)/heldout.results.jsonl
-	python3 scripts/grade_demo.py $(BUILD_DIR)/heldout.results.jsonl $(DEMO)/answers.jsonl --min 95
+	python3 scripts/grade_demo.py $(BUILD_DIR)/heldout.results.jsonl --answers $(DEMO)/answers.jsonl --min 95
 
 asan ubsan: deps ## Build with a sanitizer and run the tests
 	cmake --preset $@
