@@ -31,9 +31,15 @@ namespace {
 // Rows of a tile: rows · 4 accumulators, the rows' vectors of x and one of weights fill the registers.
 #if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64
 constexpr int kTileRows = 6;
+constexpr int kDirectTiles = 6;
 #else
 constexpr int kTileRows = 3;
+constexpr int kDirectTiles = 2;
 #endif
+// Up to so many rows, every tile of rows widens the weights anew in registers, where they come from the
+// first-level cache after the first; this overlaps with their way from memory, which widening a panel first
+// does not.
+constexpr int kDirectRows = kDirectTiles * kTileRows;
 
 // sums[r][o] = x[r] · w[o] over n elements, n <= kSumBlock.
 template <int kRows, int kQuads, typename T>
@@ -73,8 +79,8 @@ HWY_INLINE void tile(const float* const* x, const T* const* w, std::int64_t n,
 
 // Rows of x and y, all of them or one tile's.
 struct RowPointers {
-  const float* x[2 * kTileRows];
-  float* y[2 * kTileRows];
+  const float* x[kDirectRows];
+  float* y[kDirectRows];
 
   RowPointers(const Product& p, std::int64_t first, std::int64_t rows) {
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -171,8 +177,7 @@ void one_row(const MatmulBlock& block) {
   });
 }
 
-// At most two tiles of rows: weights are widened in registers, for the second tile again from the first-level
-// cache.
+// At most kDirectRows rows.
 template <typename T>
 void few_rows(const MatmulBlock& block) {
   const std::int64_t rows = block.row_end - block.row_begin, step = rows_per_tile(rows);
@@ -222,7 +227,7 @@ template <typename T>
 void run_typed(const MatmulBlock& block, float* panel) {
   const std::int64_t rows = block.row_end - block.row_begin;
   if (rows == 1) return one_row<T>(block);
-  if (rows <= 2 * kTileRows) return few_rows<T>(block);
+  if (rows <= kDirectRows) return few_rows<T>(block);
   many_rows<T>(block, panel);
 }
 
