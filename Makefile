@@ -49,4 +49,4 @@ format-check: ## Fail when a file is not formatted
 	scripts/format.sh --check
 
 clean: ## Remove what was built
-	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan
+	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan build-asan-ubsan

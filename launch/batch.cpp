@@ -20,7 +20,8 @@ namespace {
 
 class Batch {
  public:
-  Batch(const BatchOptions& options, JobComm& job) : options_(options), job_(job), session_(options.run, job) {}
+  Batch(const BatchOptions& options, JobComm& job)
+      : options_(options), job_(job), session_(options.run, job) {}
 
   void run() {
     read_requests();
@@ -54,8 +55,8 @@ class Batch {
   // Opens or goes on with the journal, writes the error lines, and tells all ranks which lines are done.
   void open_journal() {
     const std::string model = session_.digest();
-    const std::string digest =
-        fmt::format("{}-{}-{:016x}", options_.task == Task::score ? "score" : "generate", model, requests_digest_);
+    const std::string digest = fmt::format(
+        "{}-{}-{:016x}", options_.task == Task::score ? "score" : "generate", model, requests_digest_);
     std::string done;
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
@@ -71,15 +72,17 @@ class Batch {
     });
     done = job_.broadcast(done);
     for (std::size_t i = 0; i < file_.requests.size(); i++)
-      if (done[static_cast<std::size_t>(file_.requests[i].line)] == '0') pending_.push_back(static_cast<std::int64_t>(i));
+      if (done[static_cast<std::size_t>(file_.requests[i].line)] == '0')
+        pending_.push_back(static_cast<std::int64_t>(i));
   }
 
   ResultCollector::Result format(const Completion& completion) const {
     const Request& request = file_.requests[static_cast<std::size_t>(completion.request)];
     const RequestLine& line = file_.lines[static_cast<std::size_t>(request.line)];
-    return {request.line, options_.task == Task::score
-                              ? score_result(line, request, completion)
-                              : generate_result(line, request, completion, session_.tokenizer().tokenizer.get())};
+    return {request.line,
+            options_.task == Task::score
+                ? score_result(line, request, completion)
+                : generate_result(line, request, completion, session_.tokenizer().tokenizer.get())};
   }
 
   RankReport run_requests() {
@@ -111,16 +114,17 @@ class Batch {
 
   RequestTiming timing_of(const Completion& completion) const {
     const Request& request = file_.requests[static_cast<std::size_t>(completion.request)];
-    return {static_cast<std::int64_t>(request.tokens.size()), static_cast<std::int64_t>(completion.tokens.size()),
-            completion.first_token_s, completion.finish_s};
+    return {static_cast<std::int64_t>(request.tokens.size()),
+            static_cast<std::int64_t>(completion.tokens.size()), completion.first_token_s,
+            completion.finish_s};
   }
 
   void close(RunSummary summary) {
     progress_->end();
     const auto lines = static_cast<std::int64_t>(file_.lines.size());
     if (journal_->count() < lines)
-      throw_failure("stopped by a signal with {} of {} results in {}: go on with --resume", journal_->count(), lines,
-                    journal_->path());
+      throw_failure("stopped by a signal with {} of {} results in {}: go on with --resume", journal_->count(),
+                    lines, journal_->path());
     journal_->publish();
     if (options_.run.quiet) return;
     summary.failed = lines - static_cast<std::int64_t>(file_.requests.size());
@@ -142,6 +146,8 @@ class Batch {
 
 }  // namespace
 
-void run_batch(const BatchOptions& options, JobComm& job) { Batch(options, job).run(); }
+void run_batch(const BatchOptions& options, JobComm& job) {
+  Batch(options, job).run();
+}
 
 }  // namespace ptrt

@@ -16,8 +16,8 @@ namespace {
 
 using nlohmann::ordered_json;
 
-std::vector<Request> random_requests(const BenchOptions& options, const ModelConfig& config, std::int64_t count,
-                                     std::uint64_t seed) {
+std::vector<Request> random_requests(const BenchOptions& options, const ModelConfig& config,
+                                     std::int64_t count, std::uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<Request> requests(static_cast<std::size_t>(count));
   for (std::size_t i = 0; i < requests.size(); i++) {
@@ -26,7 +26,8 @@ std::vector<Request> random_requests(const BenchOptions& options, const ModelCon
     request.max_tokens = options.output_len;
     request.ignore_eos = true;
     for (std::int64_t t = 0; t < options.input_len; t++)
-      request.tokens.push_back(static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(config.vocab_size)));
+      request.tokens.push_back(
+          static_cast<std::int32_t>(random() % static_cast<std::uint64_t>(config.vocab_size)));
   }
   return requests;
 }
@@ -96,11 +97,12 @@ void write_json(const std::string& path, const ordered_json& object) {
 void check_lengths(const BenchOptions& options, const ModelSession& session) {
   const std::int64_t total = options.input_len + options.output_len;
   if (total > session.config().max_context)
-    throw_bad_input("--input-len {} + --output-len {} exceed the model's max_context of {}", options.input_len,
-                    options.output_len, session.config().max_context);
+    throw_bad_input("--input-len {} + --output-len {} exceed the model's max_context of {}",
+                    options.input_len, options.output_len, session.config().max_context);
   if (total - 1 > session.kv_tokens())
-    throw_bad_input("--input-len {} + --output-len {} do not fit the KV cache of {} tokens: raise --kv-cache-bytes",
-                    options.input_len, options.output_len, session.kv_tokens());
+    throw_bad_input(
+        "--input-len {} + --output-len {} do not fit the KV cache of {} tokens: raise --kv-cache-bytes",
+        options.input_len, options.output_len, session.kv_tokens());
 }
 
 }  // namespace
@@ -111,7 +113,8 @@ void run_bench(const BenchOptions& options, JobComm& job) {
   session.load(options.seed);
   if (job.rank() == 0 && !options.run.quiet) fmt::print(stderr, "{}\n", session.describe());
 
-  if (options.warmup > 0) run_once(session, random_requests(options, session.config(), options.warmup, options.seed + 1));
+  if (options.warmup > 0)
+    run_once(session, random_requests(options, session.config(), options.warmup, options.seed + 1));
   const auto requests = random_requests(options, session.config(), options.requests, options.seed);
   job.barrier();
   const RankReport report = run_once(session, requests);

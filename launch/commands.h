@@ -15,13 +15,13 @@ class JobComm;
 // Options that every command which runs the model shares.
 struct ModelRunOptions {
   std::string model;
-  std::string backend = "auto";           // auto, cpu, cuda
-  std::string compute = "auto";           // auto, float32, bfloat16, int8
-  int threads = 0;                        // CPU threads a rank; 0: cores of the host over ranks on it
+  std::string backend = "auto";  // auto, cpu, cuda
+  std::string compute = "auto";  // auto, float32, bfloat16, int8
+  int threads = 0;               // CPU threads a rank; 0: cores of the host over ranks on it
   std::int64_t max_batch = 32;
-  std::int64_t max_step_tokens = 512;     // rows of a step: decode tokens plus prefill chunks
+  std::int64_t max_step_tokens = 512;          // rows of a step: decode tokens plus prefill chunks
   std::optional<std::int64_t> kv_cache_bytes;  // a rank
-  std::int64_t replicas = 0;              // 0: from the number of ranks
+  std::int64_t replicas = 0;                   // 0: from the number of ranks
   std::int64_t tensor_parallel = 1;
   bool quiet = false;
 };

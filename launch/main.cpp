@@ -28,7 +28,8 @@ int say(const JobComm* job, const std::string& message, ExitCode code) {
   return static_cast<int>(code);
 }
 
-// Ends the job on every rank at once. What hit all ranks alike is told once: the others give rank 0 a moment to tell.
+// Ends the job on every rank at once. What hit all ranks alike is told once: the others give rank 0 a moment
+// to tell.
 int end_everywhere(JobComm* job, const std::string& message, ExitCode code) {
   if (job != nullptr && job->rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
   say(job, message, code);
@@ -58,4 +59,6 @@ int run_program(int argc, char** argv) {
 }  // namespace
 }  // namespace ptrt
 
-int main(int argc, char** argv) { return ptrt::run_program(argc, argv); }
+int main(int argc, char** argv) {
+  return ptrt::run_program(argc, argv);
+}

@@ -38,7 +38,8 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
       config_ = parse_config(read_text_file(random_config, "the configuration"), random_config);
       tokenizer_.why_none = "random weights have no tokenizer";
     }
-    placement_ = make_placement(job.size(), job.rank(), config_.tracks, {options.replicas, options.tensor_parallel});
+    placement_ =
+        make_placement(job.size(), job.rank(), config_.tracks, {options.replicas, options.tensor_parallel});
     choose_backend();
   });
   plan_kv_pages();
@@ -51,8 +52,8 @@ void ModelSession::choose_backend() {
   backend_ = make_cpu_backend(options_.threads > 0 ? options_.threads : default_threads(job_));
 }
 
-// As many pages as the batch can use, within what was asked for, or by default within a quarter of this rank's share
-// of the host. The smallest of all ranks counts, so that every rank schedules alike.
+// As many pages as the batch can use, within what was asked for, or by default within a quarter of this
+// rank's share of the host. The smallest of all ranks counts, so that every rank schedules alike.
 void ModelSession::plan_kv_pages() {
   all_or_none(job_, [&] {
     const std::int64_t page_bytes = kv_page_bytes(config_, placement_.tracks);
@@ -60,8 +61,8 @@ void ModelSession::plan_kv_pages() {
     const std::int64_t budget = options_.kv_cache_bytes.value_or(host_memory_share(job_) / 4);
     kv_pages_ = std::min(useful, budget / page_bytes);
     if (kv_pages_ < 1)
-      throw_bad_input("--kv-cache-bytes {}: a page of {} tokens takes {} bytes on this rank", budget, kPageTokens,
-                      page_bytes);
+      throw_bad_input("--kv-cache-bytes {}: a page of {} tokens takes {} bytes on this rank", budget,
+                      kPageTokens, page_bytes);
   });
   for (const std::string& pages : job_.all_gather(std::to_string(kv_pages_)))
     kv_pages_ = std::min<std::int64_t>(kv_pages_, std::stoll(pages));
@@ -72,15 +73,16 @@ void ModelSession::load(std::uint64_t random_seed) {
   all_or_none(job_, [&] {
     fault_point("load");
     shard_ = file_ ? load_shard(*file_, placement_.first_track, placement_.tracks, *backend_)
-                   : random_shard(config_, random_seed, DType::bfloat16, placement_.first_track, placement_.tracks,
-                                  *backend_);
+                   : random_shard(config_, random_seed, DType::bfloat16, placement_.first_track,
+                                  placement_.tracks, *backend_);
   });
   all_or_none(job_, [&] {
     const auto sets = job_.all_gather(backend_->instruction_set());
     for (std::size_t r = 0; r < sets.size(); r++)
       if (sets[r] != sets[0])
-        throw_failure("rank 0 computes with {} and rank {} with {}: results would differ; use hosts of one kind", sets[0],
-                      r, sets[r]);
+        throw_failure(
+            "rank 0 computes with {} and rank {} with {}: results would differ; use hosts of one kind",
+            sets[0], r, sets[r]);
   });
   comm_ = job_.split(static_cast<int>(placement_.replica));
   all_or_none(job_, [&] {
@@ -88,7 +90,8 @@ void ModelSession::load(std::uint64_t random_seed) {
     engine.max_batch = options_.max_batch;
     engine.max_rows = std::max(options_.max_step_tokens, options_.max_batch);
     engine.kv_pages = kv_pages_;
-    engine_ = std::make_unique<Engine>(config_, shard_, *backend_, *comm_, placement_, tokenizer_.tokenizer.get(), engine);
+    engine_ = std::make_unique<Engine>(config_, shard_, *backend_, *comm_, placement_,
+                                       tokenizer_.tokenizer.get(), engine);
   });
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -97,8 +100,8 @@ std::string ModelSession::digest() {
   std::string mine;
   for (const std::uint64_t track : shard_.track_digests) mine += fmt::format("{:016x} ", track);
   const auto ranks = job_.all_gather(mine);
-  std::string all = fmt::format("{}\n{}\n{} {} {}\n{:016x}\n", "1", to_json(config_), backend_->name(), compute(),
-                                backend_->instruction_set(), shard_.shared_digest);
+  std::string all = fmt::format("{}\n{}\n{} {} {}\n{:016x}\n", "1", to_json(config_), backend_->name(),
+                                compute(), backend_->instruction_set(), shard_.shared_digest);
   for (std::int64_t r = 0; r < placement_.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
   return fmt::format("{:016x}", XXH3_64bits(all.data(), all.size()));
 }
@@ -107,13 +110,15 @@ std::string ModelSession::describe() const {
   const Placement& p = placement_;
   constexpr double kMiB = 1024.0 * 1024.0;
   return fmt::format(
-      "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank, {} replica{} | {} x {} thread{} ({}) | "
+      "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank, {} replica{} | {} x {} "
+      "thread{} ({}) | "
       "a rank holds {:.1f} MiB weights, {:.1f} MiB KV for {} tokens",
       config_.name.empty() ? "model" : config_.name, config_.tracks, config_.layers,
       config_.tracks > 1 ? config_.blocks() : 0, p.world_size, p.world_size > 1 ? "s" : "", p.tracks,
       p.tracks > 1 ? "s" : "", p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(),
-      threads() > 1 ? "s" : "", backend_->instruction_set(), static_cast<double>(backend_->weight_bytes()) / kMiB,
-      static_cast<double>(engine_->kv_bytes()) / kMiB, kv_tokens());
+      threads() > 1 ? "s" : "", backend_->instruction_set(),
+      static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
+      kv_tokens());
 }
 
 }  // namespace ptrt

@@ -1,4 +1,5 @@
-// A model made ready to run on this rank: placement, weights, KV pool, engine. Shared by generate, score and bench.
+// A model made ready to run on this rank: placement, weights, KV pool, engine. Shared by generate, score and
+// bench.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,8 @@ namespace ptrt {
 
 class ModelSession {
  public:
-  // Opens the model, or with `random_config` only the configuration, and settles what needs no weights: placement,
-  // threads, KV pages. Collective; errors are agreed on by all ranks.
+  // Opens the model, or with `random_config` only the configuration, and settles what needs no weights:
+  // placement, threads, KV pages. Collective; errors are agreed on by all ranks.
   ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config = "");
   // Loads this rank's weights (or makes them, with random_config) and builds the engine. Collective.
   void load(std::uint64_t random_seed = 0);

@@ -46,7 +46,8 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
   command.add_option("--backend", run.backend, "Device that runs the model")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
-  command.add_option("--threads", run.threads, "CPU threads a rank (default: cores of the host / ranks on it)")
+  command
+      .add_option("--threads", run.threads, "CPU threads a rank (default: cores of the host / ranks on it)")
       ->check(CLI::Range(1, 1024));
   command.add_option("--compute", run.compute, "Type in which matrix products take their inputs")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "int8"}))
@@ -57,20 +58,26 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
   command.add_option("--max-step-tokens", run.max_step_tokens, "Tokens of one step, prompt chunks included")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command.add_option("--kv-cache-bytes", kv_size,
-                     "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
-                     "at most a quarter of the host's memory over its ranks)");
-  command.add_option("--replicas", run.replicas, "Replicas that share the requests (default: ranks / tracks)")
+  command.add_option(
+      "--kv-cache-bytes", kv_size,
+      "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
+      "at most a quarter of the host's memory over its ranks)");
+  command
+      .add_option("--replicas", run.replicas, "Replicas that share the requests (default: ranks / tracks)")
       ->check(CLI::Range(1, 1 << 20));
-  command.add_option("--tensor-parallel", run.tensor_parallel, "Ranks that share a track")->capture_default_str();
+  command.add_option("--tensor-parallel", run.tensor_parallel, "Ranks that share a track")
+      ->capture_default_str();
   command.add_flag("--quiet", run.quiet, "No progress and no summary");
 }
 
-CLI::App* add_batch(CLI::App& app, const char* name, const char* what, BatchOptions& options, std::string& kv_size) {
+CLI::App* add_batch(CLI::App& app, const char* name, const char* what, BatchOptions& options,
+                    std::string& kv_size) {
   CLI::App* command = app.add_subcommand(name, what);
   command->add_option("MODEL", options.run.model, "Model file (HDF5)")->required();
   command->add_option("REQUESTS", options.requests, kRequestsHelp)->required();
-  command->add_option("-o,--output", options.output, "Results, one JSON object a line in the order of the requests")
+  command
+      ->add_option("-o,--output", options.output,
+                   "Results, one JSON object a line in the order of the requests")
       ->required();
   command->add_flag("--resume", options.resume, "Go on from the journal RESULTS.partial of an earlier run");
   add_run_options(*command, options.run, kv_size);
@@ -81,13 +88,21 @@ CLI::App* add_batch(CLI::App& app, const char* name, const char* what, BatchOpti
 CLI::App* add_bench(CLI::App& app, BenchOptions& options, std::string& kv_size) {
   CLI::App* command = app.add_subcommand("bench", "Measure TTFT, TPOT, throughput and time in sync layers");
   auto* model = command->add_option("MODEL", options.run.model, "Model file (HDF5)");
-  command->add_option("--random-weights", options.random_weights, "CONFIG.json: random weights in place of MODEL")
+  command
+      ->add_option("--random-weights", options.random_weights,
+                   "CONFIG.json: random weights in place of MODEL")
       ->excludes(model);
   const auto at_least = [](std::int64_t low) { return CLI::Range(low, std::int64_t{1} << 31); };
-  command->add_option("--input-len", options.input_len, "Prompt tokens")->check(at_least(1))->capture_default_str();
-  command->add_option("--output-len", options.output_len, "Tokens to generate")->check(at_least(1))->capture_default_str();
+  command->add_option("--input-len", options.input_len, "Prompt tokens")
+      ->check(at_least(1))
+      ->capture_default_str();
+  command->add_option("--output-len", options.output_len, "Tokens to generate")
+      ->check(at_least(1))
+      ->capture_default_str();
   command->add_option("--requests", options.requests, "Requests")->check(at_least(1))->capture_default_str();
-  command->add_option("--warmup", options.warmup, "Requests run before, not counted")->check(at_least(0))->capture_default_str();
+  command->add_option("--warmup", options.warmup, "Requests run before, not counted")
+      ->check(at_least(0))
+      ->capture_default_str();
   command->add_option("--seed", options.seed, "Of the prompts and random weights")->capture_default_str();
   command->add_option("--json", options.json, "File for the figures as one JSON object");
   add_run_options(*command, options.run, kv_size);
@@ -113,11 +128,13 @@ CLI::App* add_init(CLI::App& app, InitOptions& options) {
 }
 
 CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
-  CLI::App* command = app.add_subcommand("inspect", "Show a model's configuration, sizes, placement and checksums");
+  CLI::App* command =
+      app.add_subcommand("inspect", "Show a model's configuration, sizes, placement and checksums");
   command->add_option("MODEL", options.model, "Model file (HDF5)")->required();
   command->add_flag("--json", options.json, "One JSON object instead of a table");
   command->add_flag("--verify", options.verify, "Read everything and check every checksum");
-  command->add_option("--ranks", options.ranks, "Show the placement over that many ranks")->check(CLI::Range(1, 1 << 20));
+  command->add_option("--ranks", options.ranks, "Show the placement over that many ranks")
+      ->check(CLI::Range(1, 1 << 20));
   return command;
 }
 
@@ -129,17 +146,21 @@ std::int64_t parse_size(const std::string& text) {
   std::string unit = text.substr(digits);
   if (unit.size() == 2 && (unit[1] == 'B' || unit[1] == 'b')) unit.pop_back();
   const std::string units = "KMG";
-  const auto place = unit.size() == 1 ? units.find(static_cast<char>(std::toupper(unit[0]))) : std::string::npos;
+  const auto place =
+      unit.size() == 1 ? units.find(static_cast<char>(std::toupper(unit[0]))) : std::string::npos;
   if (digits == 0 || digits > 15 || (!unit.empty() && place == std::string::npos))
     throw_bad_input("'{}' is no size: expected bytes, or a number with K, M or G", text);
   const int shift = unit.empty() ? 0 : 10 * (static_cast<int>(place) + 1);
   const std::int64_t number = std::stoll(text.substr(0, digits));
-  if (number > std::numeric_limits<std::int64_t>::max() >> shift) throw_bad_input("'{}' is too large a size", text);
+  if (number > std::numeric_limits<std::int64_t>::max() >> shift)
+    throw_bad_input("'{}' is too large a size", text);
   return number << shift;
 }
 
 CommandLine parse_command_line(int argc, char** argv, bool may_print) {
-  CLI::App app("ptrt runs Parallel Track transformers: T tracks that meet only at sync layers, one track a rank.", "ptrt");
+  CLI::App app(
+      "ptrt runs Parallel Track transformers: T tracks that meet only at sync layers, one track a rank.",
+      "ptrt");
   app.set_version_flag("--version", "ptrt " PTRT_VERSION);
   app.require_subcommand(1);
   app.footer(kExamples);
@@ -154,7 +175,8 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   InitOptions init;
   InspectOptions inspect;
   std::string kv_size;
-  auto* generate_command = add_batch(app, "generate", "Generate text for a file of requests", generate, kv_size);
+  auto* generate_command =
+      add_batch(app, "generate", "Generate text for a file of requests", generate, kv_size);
   auto* score_command = add_batch(app, "score", "Log-probability of given text", score, kv_size);
   auto* bench_command = add_bench(app, bench, kv_size);
   auto* init_command = add_init(app, init);

@@ -62,7 +62,9 @@ void install_signal_handlers() {
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
 }
 
-bool stop_signal_received() { return g_stop.load(std::memory_order_relaxed); }
+bool stop_signal_received() {
+  return g_stop.load(std::memory_order_relaxed);
+}
 
 int default_threads(const JobComm& job) {
   const auto cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));

@@ -25,13 +25,14 @@ class OtherRankFailed : public Error {
   explicit OtherRankFailed(ExitCode code) : Error(code, "another rank failed") {}
 };
 
-// Runs one stage of start-up on every rank. When it throws on any of them, all ranks leave together: the lowest rank
-// that failed throws its error as an AgreedError, the others throw OtherRankFailed. So a bad shard, or the same bad option seen by
-// every rank, makes one message and an orderly end. When the others are busy for more than seconds, the error is thrown
-// as it is, and main() ends the job at once.
+// Runs one stage of start-up on every rank. When it throws on any of them, all ranks leave together: the
+// lowest rank that failed throws its error as an AgreedError, the others throw OtherRankFailed. So a bad
+// shard, or the same bad option seen by every rank, makes one message and an orderly end. When the others are
+// busy for more than seconds, the error is thrown as it is, and main() ends the job at once.
 void all_or_none(JobComm& job, const std::function<void()>& stage);
 
-// SIGTERM, SIGINT, SIGUSR1: noted, to end in order between two steps. A second SIGINT or SIGTERM kills at once.
+// SIGTERM, SIGINT, SIGUSR1: noted, to end in order between two steps. A second SIGINT or SIGTERM kills at
+// once.
 void install_signal_handlers();
 bool stop_signal_received();
 

@@ -16,7 +16,8 @@ constexpr auto kNextLine = std::chrono::seconds(5);       // of the plain lines
 
 std::string clock_text(double seconds) {
   const auto s = static_cast<long>(std::llround(seconds));
-  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60) : fmt::format("{:02}:{:02}", s / 60, s % 60);
+  return s >= 3600 ? fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60)
+                   : fmt::format("{:02}:{:02}", s / 60, s % 60);
 }
 
 }  // namespace
@@ -32,10 +33,14 @@ Progress::Progress(std::int64_t total, std::int64_t done, bool quiet)
 
 void Progress::advance() {
   done_++;
-  if (std::chrono::steady_clock::now() - shown_ >= (terminal_ ? std::chrono::milliseconds(kRedraw) : kNextLine)) show(false);
+  if (std::chrono::steady_clock::now() - shown_ >=
+      (terminal_ ? std::chrono::milliseconds(kRedraw) : kNextLine))
+    show(false);
 }
 
-void Progress::end() { show(true); }
+void Progress::end() {
+  show(true);
+}
 
 void Progress::show(bool last) {
   if (quiet_) return;
@@ -51,8 +56,9 @@ void Progress::show(bool last) {
     for (std::int64_t i = 0; i < kWidth; i++) bar += i < filled ? "█" : "░";
     bar += " | ";
   }
-  fmt::print(stderr, "{}Running batch: {:3}% Completed | {}{}/{} [{}<{}, {:.2f} req/s]{}", terminal_ ? "\r\033[K" : "",
-             percent, bar, done_, total_, clock_text(elapsed), left, rate, terminal_ && !last ? "" : "\n");
+  fmt::print(stderr, "{}Running batch: {:3}% Completed | {}{}/{} [{}<{}, {:.2f} req/s]{}",
+             terminal_ ? "\r\033[K" : "", percent, bar, done_, total_, clock_text(elapsed), left, rate,
+             terminal_ && !last ? "" : "\n");
   std::fflush(stderr);
 }
 

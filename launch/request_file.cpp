@@ -48,7 +48,8 @@ class Fields {
     const bool too_large =
         value->is_number_unsigned() && value->get<std::uint64_t>() > static_cast<std::uint64_t>(INT64_MAX);
     if (too_large || value->get<std::int64_t>() < low || value->get<std::int64_t>() > high)
-      reject("invalid_request", "'{}' must be an integer from {} to {}, found {}", key, low, high, value->dump());
+      reject("invalid_request", "'{}' must be an integer from {} to {}, found {}", key, low, high,
+             value->dump());
     return value->get<std::int64_t>();
   }
 
@@ -73,7 +74,8 @@ class Fields {
 
 class LineParser {
  public:
-  LineParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer, const RequestLimits& limits)
+  LineParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer,
+             const RequestLimits& limits)
       : task_(task), config_(config), tokenizer_(tokenizer), limits_(limits) {}
 
   // Fills `line` with what is known even when it throws BadRequest.
@@ -119,7 +121,8 @@ class LineParser {
       if (!it->is_string()) reject_type(key, "a string", *it);
       return it->get<std::string>();
     };
-    if (text("method") != "POST") reject("invalid_request", "'method' must be \"POST\", found \"{}\"", text("method"));
+    if (text("method") != "POST")
+      reject("invalid_request", "'method' must be \"POST\", found \"{}\"", text("method"));
     if (text("url") != "/v1/completions")
       reject("invalid_url", "'url' must be \"/v1/completions\", found \"{}\"", text("url"));
     const auto body = object.find("body");
@@ -133,7 +136,8 @@ class LineParser {
       line.model = model->get<std::string>();
     }
     for (const char* key : {"n", "best_of"})
-      if (fields.integer(key, 1, 1, INT32_MAX) != 1) reject("unsupported", "'{}' other than 1 is not supported", key);
+      if (fields.integer(key, 1, 1, INT32_MAX) != 1)
+        reject("unsupported", "'{}' other than 1 is not supported", key);
     for (const char* key : {"echo", "stream"})
       if (fields.flag(key)) reject("unsupported", "'{}' is not supported in a batch", key);
     for (const char* key : {"presence_penalty", "frequency_penalty"})
@@ -154,7 +158,8 @@ class LineParser {
     // An OpenAI prompt may be an array: of token ids, or of one text.
     if (prompt->is_array() && prompt->size() == 1 && prompt->front().is_string())
       return encode(prompt->front().get<std::string>());
-    if (prompt->is_array() && !prompt->empty() && prompt->front().is_number()) return token_ids("prompt", *prompt);
+    if (prompt->is_array() && !prompt->empty() && prompt->front().is_number())
+      return token_ids("prompt", *prompt);
     reject_type("prompt", "a string", *prompt);
   }
 
@@ -165,10 +170,11 @@ class LineParser {
     ids.reserve(array.size());
     for (const json& item : array) {
       if (!item.is_number_integer()) reject_type(key, "an array of integers", item);
-      const bool fits = item.is_number_unsigned() && item.get<std::uint64_t>() < static_cast<std::uint64_t>(config_.vocab_size);
+      const bool fits = item.is_number_unsigned() &&
+                        item.get<std::uint64_t>() < static_cast<std::uint64_t>(config_.vocab_size);
       if (!fits)
-        reject("token_out_of_range", "token id {} in '{}' at {} is not in 0 … {}", item.dump(), key, ids.size(),
-               config_.vocab_size - 1);
+        reject("token_out_of_range", "token id {} in '{}' at {} is not in 0 … {}", item.dump(), key,
+               ids.size(), config_.vocab_size - 1);
       ids.push_back(item.get<std::int32_t>());
     }
     return ids;
@@ -193,7 +199,8 @@ class LineParser {
     request.temperature = static_cast<float>(temperature);
     request.top_k = static_cast<std::int32_t>(fields.integer("top_k", 0, 0, INT32_MAX));
     const double top_p = fields.number("top_p", 1);
-    if (!(top_p > 0 && top_p <= 1)) reject("invalid_request", "'top_p' must be above 0 and at most 1, found {}", top_p);
+    if (!(top_p > 0 && top_p <= 1))
+      reject("invalid_request", "'top_p' must be above 0 and at most 1, found {}", top_p);
     request.top_p = static_cast<float>(top_p);
     const json* seed = fields.find("seed");
     if (seed == nullptr)
@@ -203,8 +210,9 @@ class LineParser {
     else
       request.seed = static_cast<std::uint64_t>(fields.integer("seed", 0, INT64_MIN, INT64_MAX));
     // OpenAI gives the number of alternatives wanted; the chosen token's own is what we give.
-    request.logprobs = line.openai ? fields.find("logprobs") != nullptr && (fields.integer("logprobs", 0, 0, 5), true)
-                                   : fields.flag("logprobs");
+    request.logprobs = line.openai
+                           ? fields.find("logprobs") != nullptr && (fields.integer("logprobs", 0, 0, 5), true)
+                           : fields.flag("logprobs");
   }
 
   void take_stop(const Fields& fields, Request& request) const {
@@ -229,12 +237,14 @@ class LineParser {
   void check_lengths(const Request& request) const {
     const auto prompt = static_cast<std::int64_t>(request.tokens.size());
     if (prompt + request.max_tokens > config_.max_context)
-      reject("context_length_exceeded", "{} prompt tokens + {} max_tokens exceed the model's max_context of {}", prompt,
+      reject("context_length_exceeded",
+             "{} prompt tokens + {} max_tokens exceed the model's max_context of {}", prompt,
              request.max_tokens, config_.max_context);
     if (request.cached_tokens() > limits_.cached_tokens)
-      reject("kv_cache_exceeded",
-             "{} prompt tokens + {} max_tokens can never fit the KV cache of {} tokens: raise --kv-cache-bytes", prompt,
-             request.max_tokens, limits_.cached_tokens);
+      reject(
+          "kv_cache_exceeded",
+          "{} prompt tokens + {} max_tokens can never fit the KV cache of {} tokens: raise --kv-cache-bytes",
+          prompt, request.max_tokens, limits_.cached_tokens);
   }
 
   Task task_;
@@ -246,9 +256,11 @@ class LineParser {
 
 }  // namespace
 
-RequestFile parse_requests(const std::string& text, const std::string& path, Task task, const ModelConfig& config,
-                           const TokenizerChoice& tokenizer, const RequestLimits& limits) {
-  if (text.find_first_not_of(" \t\r\n") == std::string::npos) throw_bad_input("{}: the request file is empty", path);
+RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
+                           const ModelConfig& config, const TokenizerChoice& tokenizer,
+                           const RequestLimits& limits) {
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw_bad_input("{}: the request file is empty", path);
   LineParser parser(task, config, tokenizer, limits);
   RequestFile file;
   for (std::size_t at = 0; at < text.size();) {

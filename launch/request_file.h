@@ -19,9 +19,9 @@ struct RequestError {
 
 // What is needed to answer a line, whether it can be run or not.
 struct RequestLine {
-  std::string id;            // of the request; the 0-based line number where it gives none
-  bool openai = false;       // answered by an OpenAI batch response line
-  std::string model;         // OpenAI: the model named by the request
+  std::string id;             // of the request; the 0-based line number where it gives none
+  bool openai = false;        // answered by an OpenAI batch response line
+  std::string model;          // OpenAI: the model named by the request
   std::int64_t request = -1;  // index into RequestFile::requests; -1: error
   RequestError error;
 };
@@ -36,7 +36,8 @@ struct RequestLimits {
 };
 
 // `text` is the whole file. Throws bad_input when it holds no line at all. `tokenizer` may be without one.
-RequestFile parse_requests(const std::string& text, const std::string& path, Task task, const ModelConfig& config,
-                           const TokenizerChoice& tokenizer, const RequestLimits& limits);
+RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
+                           const ModelConfig& config, const TokenizerChoice& tokenizer,
+                           const RequestLimits& limits);
 
 }  // namespace ptrt

@@ -13,8 +13,13 @@ const char* const kThrough = "through";               // a leader's last message
 
 }  // namespace
 
-ResultCollector::ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress, int other_leaders)
-    : job_(job), format_(std::move(format)), journal_(journal), progress_(progress), leaders_open_(other_leaders) {
+ResultCollector::ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress,
+                                 int other_leaders)
+    : job_(job),
+      format_(std::move(format)),
+      journal_(journal),
+      progress_(progress),
+      leaders_open_(other_leaders) {
   thread_ = std::thread([this] {
     try {
       work();

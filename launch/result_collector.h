@@ -1,5 +1,5 @@
-// Takes finished requests off the decode loop: a thread on every replica's first rank writes them as JSON and brings
-// them to rank 0, whose thread appends them to the journal.
+// Takes finished requests off the decode loop: a thread on every replica's first rank writes them as JSON and
+// brings them to rank 0, whose thread appends them to the journal.
 #pragma once
 
 #include <condition_variable>
@@ -26,14 +26,15 @@ class ResultCollector {
   };
   using Format = std::function<Result(const Completion&)>;
 
-  // On rank 0 `journal` and `progress` take what comes from here and from `other_leaders` more ranks. Elsewhere both
-  // are null and everything is posted to rank 0.
+  // On rank 0 `journal` and `progress` take what comes from here and from `other_leaders` more ranks.
+  // Elsewhere both are null and everything is posted to rank 0.
   ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress, int other_leaders);
   ~ResultCollector();
   ResultCollector(const ResultCollector&) = delete;
   ResultCollector& operator=(const ResultCollector&) = delete;
 
-  // From the decode loop: hands over, without waiting for files or messages. Rethrows what the thread ran into.
+  // From the decode loop: hands over, without waiting for files or messages. Rethrows what the thread ran
+  // into.
   void deliver(Completion&& completion);
   // No more from here. Returns when all is in the journal (rank 0) or on its way there; rethrows likewise.
   void finish();

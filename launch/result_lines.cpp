@@ -10,7 +10,9 @@ namespace {
 
 using nlohmann::ordered_json;
 
-const char* name_of(FinishReason reason) { return reason == FinishReason::stop ? "stop" : "length"; }
+const char* name_of(FinishReason reason) {
+  return reason == FinishReason::stop ? "stop" : "length";
+}
 
 std::string dump(const ordered_json& object) {
   return object.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
@@ -60,7 +62,8 @@ std::string generate_result(const RequestLine& line, const Request& request, con
   if (tokenizer == nullptr) choice["token_ids"] = completion.tokens;
   choice["logprobs"] = request.logprobs ? openai_logprobs(completion, tokenizer) : ordered_json(nullptr);
   choice["finish_reason"] = name_of(completion.finish_reason);
-  ordered_json body{{"id", fmt::format("cmpl-{}", request.line)}, {"object", "text_completion"}, {"created", 0}};
+  ordered_json body{
+      {"id", fmt::format("cmpl-{}", request.line)}, {"object", "text_completion"}, {"created", 0}};
   body["model"] = line.model;
   body["choices"] = ordered_json::array({std::move(choice)});
   body["usage"] = {
@@ -75,7 +78,8 @@ std::string score_result(const RequestLine& line, const Request& request, const 
     logprobs.push_back(lp);
     sum += lp;
   }
-  ordered_json result{{"id", line.id}, {"tokens", request.tokens}, {"logprobs", std::move(logprobs)}, {"sum_logprob", sum}};
+  ordered_json result{
+      {"id", line.id}, {"tokens", request.tokens}, {"logprobs", std::move(logprobs)}, {"sum_logprob", sum}};
   result["perplexity"] = completion.logprobs.empty()
                              ? ordered_json(nullptr)
                              : ordered_json(std::exp(-sum / static_cast<double>(completion.logprobs.size())));

@@ -14,7 +14,8 @@ std::string row(const std::string& label, const std::string& value) {
 }
 
 std::string latency_row(const std::string& label, const Percentiles& p) {
-  return fmt::format("  {:<{}} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f}\n", label, kLabel, p.mean, p.p50, p.p90, p.p99);
+  return fmt::format("  {:<{}} {:>9.2f} {:>9.2f} {:>9.2f} {:>9.2f}\n", label, kLabel, p.mean, p.p50, p.p90,
+                     p.p99);
 }
 
 }  // namespace
@@ -25,7 +26,8 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
                                       : fmt::format("{} done", s.requests));
   out += row("tokens", fmt::format("{} in, {} out, {:.2f} s", s.prompt_tokens, s.output_tokens, s.elapsed_s));
   if (kind != SummaryKind::score) {
-    out += fmt::format("  {:<{}} {:>9} {:>9} {:>9} {:>9}\n", "latency [ms]", kLabel, "mean", "p50", "p90", "p99");
+    out += fmt::format("  {:<{}} {:>9} {:>9} {:>9} {:>9}\n", "latency [ms]", kLabel, "mean", "p50", "p90",
+                       "p99");
     out += latency_row("  TTFT  time to first token", s.ttft_ms);
     out += latency_row("  TPOT  time per output token", s.tpot_ms);
     out += row("throughput", fmt::format("{:.1f} output tokens/s, {:.1f} tokens/s, {:.2f} requests/s",
@@ -33,12 +35,15 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
     out += row("prefill, decode", fmt::format("{:.1f} tokens/s, {:.1f} tokens/s", s.prefill_tokens_per_s,
                                               s.decode_tokens_per_s));
   } else {
-    out += row("throughput", fmt::format("{:.1f} tokens/s, {:.2f} requests/s", s.total_tokens_per_s, s.requests_per_s));
+    out += row("throughput",
+               fmt::format("{:.1f} tokens/s, {:.2f} requests/s", s.total_tokens_per_s, s.requests_per_s));
   }
-  out += row("sync points a forward pass", fmt::format("{:g}, {:.1f} KiB sent a rank", s.sync_points_per_forward,
-                                                       s.sync_bytes_per_forward / 1024));
+  out +=
+      row("sync points a forward pass", fmt::format("{:g}, {:.1f} KiB sent a rank", s.sync_points_per_forward,
+                                                    s.sync_bytes_per_forward / 1024));
   out += row("share of time in sync layers", fmt::format("{:.1f} %", 100 * s.sync_time_fraction));
-  if (s.preemptions > 0) out += row("preemptions", fmt::format("{} (a larger --kv-cache-bytes avoids them)", s.preemptions));
+  if (s.preemptions > 0)
+    out += row("preemptions", fmt::format("{} (a larger --kv-cache-bytes avoids them)", s.preemptions));
   return out;
 }
 

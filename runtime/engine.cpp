@@ -11,10 +11,15 @@ namespace ptrt {
 namespace {
 
 using Clock = std::chrono::steady_clock;
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
-// Rows whose logits are computed together: bounds the logits' memory, and keeps decode batches in one product.
-std::int64_t logit_rows(const EngineOptions& options) { return std::max<std::int64_t>(options.max_batch, 64); }
+// Rows whose logits are computed together: bounds the logits' memory, and keeps decode batches in one
+// product.
+std::int64_t logit_rows(const EngineOptions& options) {
+  return std::max<std::int64_t>(options.max_batch, 64);
+}
 
 std::uint64_t mix(std::uint64_t digest, std::uint64_t value) {
   // The finaliser of splitmix64 over a running sum.
@@ -121,8 +126,11 @@ void Engine::sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits
   for (std::size_t r = 0; r < rows.size(); r++) {
     const Sequence& sequence = *rows[r].sequence;
     const Request& request = run.request_of(sequence);
-    sample_params_[r] = {request.temperature, request.top_k, request.top_p,
-                         request.seed,        static_cast<std::uint64_t>(sequence.generated()),
+    sample_params_[r] = {request.temperature,
+                         request.top_k,
+                         request.top_p,
+                         request.seed,
+                         static_cast<std::uint64_t>(sequence.generated()),
                          request.logprobs};
   }
   backend_.sample(logits, {sample_params_.data(), rows.size()}, {sampled_.data(), rows.size()});
@@ -131,7 +139,8 @@ void Engine::sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits
 
 void Engine::accept_token(Run& run, Sequence& sequence, const Sampled& sampled) {
   const Request& request = run.request_of(sequence);
-  digest_ = mix(mix(digest_, static_cast<std::uint64_t>(sequence.request)), static_cast<std::uint64_t>(sampled.token));
+  digest_ = mix(mix(digest_, static_cast<std::uint64_t>(sequence.request)),
+                static_cast<std::uint64_t>(sampled.token));
   if (sequence.first_token_s < 0) sequence.first_token_s = seconds_since(run.start);
   sequence.tokens.push_back(sampled.token);
   if (request.logprobs) sequence.logprobs.push_back(sampled.logprob);
@@ -177,8 +186,9 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   if (run.hooks.completed) run.hooks.completed(std::move(completion));
 }
 
-std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::span<const std::int64_t> pending,
-                                              std::int64_t replicas, std::int64_t replica) {
+std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests,
+                                              std::span<const std::int64_t> pending, std::int64_t replicas,
+                                              std::int64_t replica) {
   std::vector<std::int64_t> by_cost(pending.begin(), pending.end());
   if (replicas == 1) return by_cost;
   const auto cost = [&](std::int64_t i) { return requests[static_cast<std::size_t>(i)].cached_tokens(); };

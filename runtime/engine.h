@@ -1,5 +1,5 @@
-// The engine of one rank: steps of plan → forward → sample until every request is done. All ranks of a replica run
-// it on the same requests and take the same decisions; only the fusion communicates.
+// The engine of one rank: steps of plan → forward → sample until every request is done. All ranks of a
+// replica run it on the same requests and take the same decisions; only the fusion communicates.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +33,8 @@ struct EngineOptions {
 
 class Engine {
  public:
-  // What happens outside the loop. `completed` is called on every rank, in the same order; `stop_requested` is asked
-  // once a step, and what the replica's first rank hears counts for all of them.
+  // What happens outside the loop. `completed` is called on every rank, in the same order; `stop_requested`
+  // is asked once a step, and what the replica's first rank hears counts for all of them.
   struct Hooks {
     std::function<void(Completion&&)> completed;
     std::function<bool()> stop_requested;
@@ -44,9 +44,10 @@ class Engine {
   Engine(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
          const Placement& placement, const Tokenizer* tokenizer, const EngineOptions& options);
 
-  // Runs requests[i] for i in `order`; false when it was asked to stop before all were done. Requests must fit
-  // max_context and the KV pool.
-  bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order, const Hooks& hooks);
+  // Runs requests[i] for i in `order`; false when it was asked to stop before all were done. Requests must
+  // fit max_context and the KV pool.
+  bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
+           const Hooks& hooks);
 
   const RunCounters& counters() const { return counters_; }  // of the last run
   std::int64_t kv_bytes() const { return cache_.bytes(); }
@@ -78,9 +79,10 @@ class Engine {
   std::vector<float> log_probs_;
 };
 
-// The share of a replica of the requests `pending` (ascending): dealt by cost, longest first, to the replica with the
-// least so far; each replica then keeps their order. The same on every rank.
-std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests, std::span<const std::int64_t> pending,
-                                              std::int64_t replicas, std::int64_t replica);
+// The share of a replica of the requests `pending` (ascending): dealt by cost, longest first, to the replica
+// with the least so far; each replica then keeps their order. The same on every rank.
+std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests,
+                                              std::span<const std::int64_t> pending, std::int64_t replicas,
+                                              std::int64_t replica);
 
 }  // namespace ptrt

@@ -18,7 +18,8 @@ Fault g_fault;
 long to_number(const std::string& text, const std::string& all) {
   char* end = nullptr;
   const long value = std::strtol(text.c_str(), &end, 10);
-  if (text.empty() || *end != '\0' || value < 0) throw_bad_input("PTRT_FAULT=\"{}\": '{}' is no count", all, text);
+  if (text.empty() || *end != '\0' || value < 0)
+    throw_bad_input("PTRT_FAULT=\"{}\": '{}' is no count", all, text);
   return value;
 }
 
@@ -43,7 +44,8 @@ void arm_faults(int rank) {
     } else if (key == "after") {
       g_fault.passes_left = to_number(text, all);
     } else {
-      throw_bad_input("PTRT_FAULT=\"{}\": expected rank=R,at=load|step|sync|finish[,after=N], found '{}'", all, item);
+      throw_bad_input("PTRT_FAULT=\"{}\": expected rank=R,at=load|step|sync|finish[,after=N], found '{}'",
+                      all, item);
     }
     at = end + 1;
   }

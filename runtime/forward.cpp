@@ -32,7 +32,8 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
   head_in_ = make(1, max_logit_rows, d, "head input");
   logits_ = make(1, max_logit_rows, config.vocab_size, "logits");
 
-  // One gate and one up buffer serve both kinds of FFN layer; their widths differ, so they are sized by elements.
+  // One gate and one up buffer serve both kinds of FFN layer; their widths differ, so they are sized by
+  // elements.
   const auto uses = [&](FfnKind kind) { return std::ranges::count(config.ffn_pattern, kind) > 0; };
   std::int64_t ffn_elements = uses(FfnKind::dense) ? config.ffn_size : 0;
   if (uses(FfnKind::moe)) {
@@ -51,14 +52,17 @@ Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width,
   return {memory_.back().get(), tracks, rows, width, rows * width};
 }
 
-std::int64_t Forward::scratch_bytes() const { return scratch_elements_ * static_cast<std::int64_t>(sizeof(float)); }
+std::int64_t Forward::scratch_bytes() const {
+  return scratch_elements_ * static_cast<std::int64_t>(sizeof(float));
+}
 
 void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows) {
   const auto count = static_cast<std::int64_t>(tokens.size());
   PTRT_CHECK(count >= 1 && count <= x_all_.rows && rows.positions.size() == tokens.size());
   const auto view = [count](const Tensor& all) { return all.first_rows(count); };
   x_ = view(x_all_), h_ = view(h_all_), normed_ = view(normed_all_), out_ = view(out_all_);
-  q_ = view(q_all_), k_ = view(k_all_), v_ = view(v_all_), mixed_ = view(mixed_all_), cos_sin_ = view(cos_sin_all_);
+  q_ = view(q_all_), k_ = view(k_all_), v_ = view(v_all_), mixed_ = view(mixed_all_),
+  cos_sin_ = view(cos_sin_all_);
 
   backend_.embed(shard_.embedding, tokens, x_);
   backend_.rope_angles(rows.positions, config_.rope_theta, cos_sin_);
@@ -95,8 +99,9 @@ void Forward::attention(const LayerWeights& layer, std::int64_t index, const Ste
   backend_.linear(project);
 
   const AttentionKind kind = config_.attention_kind(index);
-  const AttentionShape shape{config_.heads, config_.kv_heads, config_.head_dim,
-                             is_local(kind) ? config_.attention_window : 0, has_rope(kind), eps_};
+  const AttentionShape shape{config_.heads,    config_.kv_heads,
+                             config_.head_dim, is_local(kind) ? config_.attention_window : 0,
+                             has_rope(kind),   eps_};
   backend_.rope_append(shape, layer.q_norm, layer.k_norm, cos_sin_, q_, k_, v_, rows, index, pool_);
   backend_.attention(shape, q_, rows, index, pool_, mixed_);
 

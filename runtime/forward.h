@@ -18,10 +18,11 @@ namespace ptrt {
 class Forward {
  public:
   // max_rows: rows of a step; max_logit_rows: rows that logits() takes at once. All scratch is sized here.
-  Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion, const KvCache& cache,
-          std::int64_t max_rows, std::int64_t max_logit_rows);
+  Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
+          const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows);
 
-  // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their keys and values.
+  // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their keys and
+  // values.
   void run(std::span<const std::int32_t> tokens, const StepRows& rows);
   // Logits [1, rows.size(), vocab] of these rows of the last run(); valid until the next call.
   Tensor logits(std::span<const std::int32_t> rows);
@@ -51,7 +52,8 @@ class Forward {
   std::vector<std::shared_ptr<float[]>> memory_;
   std::int64_t scratch_elements_ = 0;
 
-  // Scratch sized for max_rows, T = local tracks, and the views of the rows of this step (same names, no "_all").
+  // Scratch sized for max_rows, T = local tracks, and the views of the rows of this step (same names, no
+  // "_all").
   Tensor x_all_;        // [1, rows, d]               the stream that every track sees
   Tensor h_all_;        // [T, rows, d]               each track's own stream inside a block
   Tensor normed_all_;   // [T, rows, d]

@@ -10,12 +10,15 @@
 namespace ptrt {
 namespace {
 
-// From this many bytes a rank, adding slices and gathering the sums moves less than sending everything to everyone.
+// From this many bytes a rank, adding slices and gathering the sums moves less than sending everything to
+// everyone.
 constexpr std::size_t kSliceBytes = 128 * 1024;
 
 static_assert(sizeof(StepHeader) % alignof(float) == 0);
 
-std::int64_t slice_width(std::int64_t count, int ranks) { return (count + ranks - 1) / ranks; }
+std::int64_t slice_width(std::int64_t count, int ranks) {
+  return (count + ranks - 1) / ranks;
+}
 
 }  // namespace
 
@@ -26,8 +29,10 @@ Fusion::Fusion(TrackComm& comm, Backend& backend, const ModelConfig& config, con
       op_(config.fusion.op),
       total_tracks_(config.tracks),
       local_tracks_(placement.tracks),
-      // Equal groups of a power of two are subtrees of the tree over all tracks; any one rank with all tracks is too.
-      partial_sums_(placement.replica_ranks == 1 || std::has_single_bit(static_cast<std::uint64_t>(placement.tracks))),
+      // Equal groups of a power of two are subtrees of the tree over all tracks; any one rank with all tracks
+      // is too.
+      partial_sums_(placement.replica_ranks == 1 ||
+                    std::has_single_bit(static_cast<std::uint64_t>(placement.tracks))),
       parts_per_rank_(partial_sums_ ? 1 : placement.tracks) {
   PTRT_CHECK(comm.size() == placement.replica_ranks && comm.rank() == placement.replica_rank);
   local_.resize(static_cast<std::size_t>(local_tracks_));
@@ -37,7 +42,8 @@ Fusion::Fusion(TrackComm& comm, Backend& backend, const ModelConfig& config, con
   const auto values = static_cast<std::size_t>(parts_per_rank_ * max_rows * config.hidden_size);
   const std::size_t whole = sizeof(StepHeader) + values * sizeof(float);
   // Slices round up to whole elements a rank and part.
-  const std::size_t sliced = values * sizeof(float) + ranks * (sizeof(StepHeader) + sizeof(float) * parts_.size());
+  const std::size_t sliced =
+      values * sizeof(float) + ranks * (sizeof(StepHeader) + sizeof(float) * parts_.size());
   send_.resize(std::max(whole, sliced));
   recv_.resize(ranks * std::max(whole, sliced));
 }
@@ -117,7 +123,8 @@ void Fusion::exchange_slices(std::int64_t count, float* x) {
   comm_.all_gather(sum, recv_.data(), slice_bytes);
   for (std::int64_t r = 0; r < ranks; r++)
     if (slice_count(r) > 0)
-      std::memcpy(x + r * width, message(recv_, r, slice_bytes), static_cast<std::size_t>(slice_count(r)) * sizeof(float));
+      std::memcpy(x + r * width, message(recv_, r, slice_bytes),
+                  static_cast<std::size_t>(slice_count(r)) * sizeof(float));
   stats_.bytes_sent += (bytes + slice_bytes) * static_cast<std::size_t>(ranks - 1);
 }
 
@@ -138,9 +145,11 @@ void Fusion::check_headers(std::size_t message_bytes) {
     if (r == 0) leader_flags_ = other.flags;
     if (other.step != header_.step || other.digest != header_.digest || other.fusion != header_.fusion)
       throw_failure(
-          "ranks {} and {} of the replica went apart: step {} fusion {} digest {:016x} here, step {} fusion {} digest "
+          "ranks {} and {} of the replica went apart: step {} fusion {} digest {:016x} here, step {} fusion "
+          "{} digest "
           "{:016x} there",
-          comm_.rank(), r, header_.step, header_.fusion, header_.digest, other.step, other.fusion, other.digest);
+          comm_.rank(), r, header_.step, header_.fusion, header_.digest, other.step, other.fusion,
+          other.digest);
   }
 }
 

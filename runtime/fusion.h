@@ -1,5 +1,5 @@
-// The fusion: where tracks meet. Adds the tracks' outputs as one fixed binary tree over 0 … T-1, so the bits do not
-// depend on which rank holds which track (contract, sections 1 and 3; arXiv 2602.07306).
+// The fusion: where tracks meet. Adds the tracks' outputs as one fixed binary tree over 0 … T-1, so the bits
+// do not depend on which rank holds which track (contract, sections 1 and 3; arXiv 2602.07306).
 #pragma once
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 
 namespace ptrt {
 
-// Travels at the head of every message of a fusion. Ranks compare it, so ranks that went apart end the job; the
-// replica's first rank decides in `flags` what hangs on a clock or a signal.
+// Travels at the head of every message of a fusion. Ranks compare it, so ranks that went apart end the job;
+// the replica's first rank decides in `flags` what hangs on a clock or a signal.
 struct StepHeader {
   std::uint64_t step = 0;
   std::uint64_t digest = 0;  // of every token sampled so far
@@ -57,8 +57,8 @@ class Fusion {
   Backend& backend_;
   FusionOp op_;
   std::int64_t total_tracks_, local_tracks_;
-  bool partial_sums_;             // this rank's tracks form a subtree, so it sends their sum
-  std::int64_t parts_per_rank_;   // 1 with partial sums, else the local tracks
+  bool partial_sums_;            // this rank's tracks form a subtree, so it sends their sum
+  std::int64_t parts_per_rank_;  // 1 with partial sums, else the local tracks
   StepHeader header_;
   std::uint64_t leader_flags_ = 0;
   SyncStats stats_;

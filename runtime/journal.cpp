@@ -15,9 +15,13 @@ namespace fs = std::filesystem;
 namespace ptrt {
 namespace {
 
-std::string journal_path(const std::string& results_path) { return results_path + ".partial"; }
+std::string journal_path(const std::string& results_path) {
+  return results_path + ".partial";
+}
 
-std::string prefix_of(std::int64_t line) { return fmt::format("{{\"line\":{},\"result\":", line); }
+std::string prefix_of(std::int64_t line) {
+  return fmt::format("{{\"line\":{},\"result\":", line);
+}
 
 void sync_to_disk(std::FILE* file, const std::string& path) {
   // Pipes and some file systems know no fsync (EINVAL); a full disk (ENOSPC, EDQUOT, EIO) must not pass.
@@ -32,16 +36,21 @@ void Journal::check_output(const std::string& results_path, bool resume) {
   std::error_code ignored;
   if (!fs::is_directory(directory, ignored))
     throw_bad_input("cannot write {}: there is no directory {}", results_path, directory.string());
-  if (fs::is_directory(results_path, ignored)) throw_bad_input("cannot write {}: it is a directory", results_path);
+  if (fs::is_directory(results_path, ignored))
+    throw_bad_input("cannot write {}: it is a directory", results_path);
   if (access(directory.c_str(), W_OK) != 0)
-    throw_bad_input("cannot write {}: directory {}: {}", results_path, directory.string(), std::strerror(errno));
+    throw_bad_input("cannot write {}: directory {}: {}", results_path, directory.string(),
+                    std::strerror(errno));
   if (!resume && fs::exists(journal_path(results_path), ignored))
     throw_bad_input("{} is the journal of an earlier run: go on with --resume, or remove it to start anew",
                     journal_path(results_path));
 }
 
-Journal::Journal(const std::string& results_path, const std::string& digest, std::int64_t requests, bool resume)
-    : results_path_(results_path), path_(journal_path(results_path)), entries_(static_cast<std::size_t>(requests)) {
+Journal::Journal(const std::string& results_path, const std::string& digest, std::int64_t requests,
+                 bool resume)
+    : results_path_(results_path),
+      path_(journal_path(results_path)),
+      entries_(static_cast<std::size_t>(requests)) {
   check_output(results_path, resume);
   const bool goes_on = resume && fs::exists(path_);
   file_ = std::fopen(path_.c_str(), goes_on ? "r+b" : "wbx+");
@@ -74,8 +83,9 @@ void Journal::read_back(const std::string& digest, std::int64_t requests) {
       if (!line.is_object() || line.value("ptrt_journal", 0) != 1)
         throw_bad_input("{} is no journal of this program", path_);
       if (line.value("digest", "") != digest || line.value("requests", std::int64_t{-1}) != requests)
-        throw_bad_input("{} belongs to another run: its requests, model or options differ from these (digest {}, now {})",
-                        path_, line.value("digest", ""), digest);
+        throw_bad_input(
+            "{} belongs to another run: its requests, model or options differ from these (digest {}, now {})",
+            path_, line.value("digest", ""), digest);
     } else {
       const bool sound = line.is_object() && line.contains("line") && line["line"].is_number_integer() &&
                          line.contains("result") && line["result"].is_object();
@@ -125,7 +135,8 @@ void Journal::publish() {
         throw_failure("cannot read back {}: {}", path_, std::strerror(errno));
       result[entry.length] = '\n';
       if (std::fwrite(result.data(), 1, result.size(), out) != result.size())
-        throw_failure("cannot write {}: {}; finished results are kept in {}", whole, std::strerror(errno), path_);
+        throw_failure("cannot write {}: {}; finished results are kept in {}", whole, std::strerror(errno),
+                      path_);
     }
     sync_to_disk(out, whole);
   } catch (...) {

@@ -1,10 +1,12 @@
-// The journal RESULTS.jsonl.partial: finished results as they come, keyed by request line, so that a run that ended
-// early can go on. Its first line carries a digest of requests, model and the options that change results.
+// The journal RESULTS.jsonl.partial: finished results as they come, keyed by request line, so that a run that
+// ended early can go on. Its first line carries a digest of requests, model and the options that change
+// results.
 //
 //   {"ptrt_journal":1,"digest":"…","requests":N}
 //   {"line":7,"result":{…}}
 //
-// Only rank 0 uses it. Results appear under their own name when all are there: sorted, written, synced, renamed.
+// Only rank 0 uses it. Results appear under their own name when all are there: sorted, written, synced,
+// renamed.
 #pragma once
 
 #include <cstdint>
@@ -31,7 +33,8 @@ class Journal {
   bool has(std::int64_t line) const { return entries_[static_cast<std::size_t>(line)].length > 0; }
   std::int64_t count() const { return count_; }
 
-  // Appends and flushes one result (a JSON object without newlines). Throws a failure when it cannot be written.
+  // Appends and flushes one result (a JSON object without newlines). Throws a failure when it cannot be
+  // written.
   void append(std::int64_t line, const std::string& result_json);
   // Requires every line. Writes the results under their name and removes the journal.
   void publish();

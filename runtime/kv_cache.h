@@ -13,7 +13,9 @@ namespace ptrt {
 // Bytes of one page on a rank with that many local tracks (float32 keys and values of every layer).
 std::int64_t kv_page_bytes(const ModelConfig& config, std::int64_t local_tracks);
 
-inline std::int64_t pages_for(std::int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
+inline std::int64_t pages_for(std::int64_t tokens) {
+  return (tokens + kPageTokens - 1) / kPageTokens;
+}
 
 // Free pages as a stack: which page a sequence gets is a function of the calls so far, equal on every rank.
 class PageAllocator {
@@ -21,7 +23,7 @@ class PageAllocator {
   explicit PageAllocator(std::int64_t pages);
   std::int64_t total() const { return total_; }
   std::int64_t free() const { return static_cast<std::int64_t>(free_.size()); }
-  std::int32_t take();  // requires free() > 0
+  std::int32_t take();                               // requires free() > 0
   void give_back(std::vector<std::int32_t>& pages);  // and empties it
 
  private:

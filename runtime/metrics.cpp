@@ -7,12 +7,16 @@
 namespace ptrt {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions, sync_points,
-                                   sync_bytes, sync_s, step_s, prefill_s, decode_s, elapsed_s)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions,
+                                   sync_points, sync_bytes, sync_s, step_s, prefill_s, decode_s, elapsed_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings)
 
-std::string serialize(const RankReport& report) { return nlohmann::json(report).dump(); }
-RankReport parse_report(const std::string& text) { return nlohmann::json::parse(text).get<RankReport>(); }
+std::string serialize(const RankReport& report) {
+  return nlohmann::json(report).dump();
+}
+RankReport parse_report(const std::string& text) {
+  return nlohmann::json::parse(text).get<RankReport>();
+}
 
 Percentiles percentiles(std::vector<double> samples) {
   if (samples.empty()) return {};
@@ -30,15 +34,19 @@ Percentiles percentiles(std::vector<double> samples) {
 
 namespace {
 
-double rate(double amount, double seconds) { return seconds > 0 ? amount / seconds : 0; }
+double rate(double amount, double seconds) {
+  return seconds > 0 ? amount / seconds : 0;
+}
 
-void add_timing(const RequestTiming& timing, RunSummary& summary, std::vector<double>& ttft, std::vector<double>& tpot) {
+void add_timing(const RequestTiming& timing, RunSummary& summary, std::vector<double>& ttft,
+                std::vector<double>& tpot) {
   summary.requests++;
   summary.prompt_tokens += timing.prompt_tokens;
   summary.output_tokens += timing.output_tokens;
   if (timing.output_tokens >= 1) ttft.push_back(1e3 * timing.first_token_s);
   if (timing.output_tokens >= 2)
-    tpot.push_back(1e3 * (timing.finish_s - timing.first_token_s) / static_cast<double>(timing.output_tokens - 1));
+    tpot.push_back(1e3 * (timing.finish_s - timing.first_token_s) /
+                   static_cast<double>(timing.output_tokens - 1));
 }
 
 }  // namespace

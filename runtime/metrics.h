@@ -14,12 +14,12 @@ struct RequestTiming {
 
 // Counters of one rank's run of the engine.
 struct RunCounters {
-  std::uint64_t steps = 0;          // forward passes
+  std::uint64_t steps = 0;  // forward passes
   std::uint64_t prefill_tokens = 0, decode_tokens = 0;
   std::uint64_t preemptions = 0;
   std::uint64_t sync_points = 0, sync_bytes = 0;
-  double sync_s = 0;                // in fusions
-  double step_s = 0;                // in all steps
+  double sync_s = 0;                   // in fusions
+  double step_s = 0;                   // in all steps
   double prefill_s = 0, decode_s = 0;  // in steps that prefill, that decode; a mixed step counts in both
   double elapsed_s = 0;
 };
@@ -39,7 +39,7 @@ struct RunSummary {
   double output_tokens_per_s = 0, total_tokens_per_s = 0, requests_per_s = 0;
   double prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
   double sync_points_per_forward = 0;
-  double sync_time_fraction = 0;  // share of step time in fusions, mean over ranks
+  double sync_time_fraction = 0;      // share of step time in fusions, mean over ranks
   double sync_bytes_per_forward = 0;  // sent by a rank, mean over ranks
   std::uint64_t preemptions = 0;
 };

@@ -103,7 +103,8 @@ class MpiJobComm final : public JobComm {
     for (int done = 0;;) {
       check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
       if (done) return true;
-      if (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() > seconds) return false;
+      if (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() > seconds)
+        return false;
       std::this_thread::sleep_for(std::chrono::microseconds(200));
     }
   }
@@ -115,7 +116,8 @@ class MpiJobComm final : public JobComm {
     text.resize(length);
     constexpr std::size_t kPiece = std::size_t{1} << 30;  // MPI counts are ints
     for (std::size_t at = 0; at < text.size(); at += kPiece)
-      check(MPI_Bcast(text.data() + at, static_cast<int>(std::min(kPiece, text.size() - at)), MPI_BYTE, 0, job_.get()),
+      check(MPI_Bcast(text.data() + at, static_cast<int>(std::min(kPiece, text.size() - at)), MPI_BYTE, 0,
+                      job_.get()),
             "MPI_Bcast");
     return text;
   }
@@ -165,7 +167,8 @@ class MpiJobComm final : public JobComm {
     int count = 0;
     check(MPI_Get_count(&status, MPI_BYTE, &count), "MPI_Get_count");
     std::string message(static_cast<std::size_t>(count), '\0');
-    check(MPI_Recv(message.data(), count, MPI_BYTE, status.MPI_SOURCE, 0, mail_.get(), MPI_STATUS_IGNORE), "MPI_Recv");
+    check(MPI_Recv(message.data(), count, MPI_BYTE, status.MPI_SOURCE, 0, mail_.get(), MPI_STATUS_IGNORE),
+          "MPI_Recv");
     return message;
   }
 
@@ -206,7 +209,9 @@ bool started_by_mpi_launcher() {
   return false;
 }
 
-std::unique_ptr<JobComm> make_mpi_job_comm() { return std::make_unique<MpiJobComm>(); }
+std::unique_ptr<JobComm> make_mpi_job_comm() {
+  return std::make_unique<MpiJobComm>();
+}
 
 std::string mpi_library_version() {
   char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};

@@ -12,8 +12,10 @@ namespace ptrt {
 
 class OutputText {
  public:
-  // Both may outlive no longer than the sequence. `tokenizer` null: there is no text, and `stop` must be empty.
-  OutputText(const Tokenizer* tokenizer, std::span<const std::string> stop) : tokenizer_(tokenizer), stop_(stop) {}
+  // Both may outlive no longer than the sequence. `tokenizer` null: there is no text, and `stop` must be
+  // empty.
+  OutputText(const Tokenizer* tokenizer, std::span<const std::string> stop)
+      : tokenizer_(tokenizer), stop_(stop) {}
 
   // Adds a token. True when a stop string is now complete: the text then ends before its first match.
   bool append(std::int32_t token);

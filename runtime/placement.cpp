@@ -19,10 +19,12 @@ namespace {
   const auto sizes = packed_sizes(total_tracks);
   if (replicas > 0)
     throw_bad_input(
-        "{} ranks do not fit {} tracks in {} replicas: with --replicas {} the number of ranks must be {} times one of {}",
+        "{} ranks do not fit {} tracks in {} replicas: with --replicas {} the number of ranks must be {} "
+        "times one of {}",
         world_size, total_tracks, replicas, replicas, replicas, fmt::join(sizes, ", "));
   throw_bad_input(
-      "{} ranks do not fit {} tracks: start {} ranks, or a multiple of {} (replicas), or give --replicas R with R "
+      "{} ranks do not fit {} tracks: start {} ranks, or a multiple of {} (replicas), or give --replicas R "
+      "with R "
       "times one of those",
       world_size, total_tracks, fmt::join(sizes, ", "), total_tracks);
 }
@@ -39,7 +41,8 @@ Placement make_placement(std::int64_t world_size, std::int64_t rank, std::int64_
   if (replicas < 0) throw_bad_input("--replicas {}: expected 1 or more", replicas);
   if (replicas == 0) {
     replicas = world_size > total_tracks ? world_size / total_tracks : 1;
-    if (world_size > total_tracks && world_size % total_tracks != 0) throw_misfit(world_size, total_tracks, 0);
+    if (world_size > total_tracks && world_size % total_tracks != 0)
+      throw_misfit(world_size, total_tracks, 0);
   }
   const std::int64_t replica_ranks = world_size / replicas;
   if (world_size % replicas != 0 || replica_ranks > total_tracks || total_tracks % replica_ranks != 0)

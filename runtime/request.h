@@ -10,30 +10,31 @@ namespace ptrt {
 enum class Task : std::uint8_t { generate, score };
 
 struct Request {
-  std::int64_t line = 0;              // 0-based, in the request file
-  std::vector<std::int32_t> tokens;   // prompt, or the text to score; never empty
-  std::int64_t max_tokens = 0;        // to generate, >= 1; 0 when scoring
-  float temperature = 0;              // 0: greedy
-  std::int32_t top_k = 0;             // 0: all
-  float top_p = 1;                    // 1: all
+  std::int64_t line = 0;             // 0-based, in the request file
+  std::vector<std::int32_t> tokens;  // prompt, or the text to score; never empty
+  std::int64_t max_tokens = 0;       // to generate, >= 1; 0 when scoring
+  float temperature = 0;             // 0: greedy
+  std::int32_t top_k = 0;            // 0: all
+  float top_p = 1;                   // 1: all
   std::uint64_t seed = 0;
-  std::vector<std::string> stop;      // the text ends before the first match of any
+  std::vector<std::string> stop;  // the text ends before the first match of any
   bool logprobs = false;
   bool ignore_eos = false;
 
-  // Tokens whose keys and values must be held at once: the last token generated (or scored) is never fed back.
+  // Tokens whose keys and values must be held at once: the last token generated (or scored) is never fed
+  // back.
   std::int64_t cached_tokens() const { return static_cast<std::int64_t>(tokens.size()) + max_tokens - 1; }
 };
 
 enum class FinishReason : std::uint8_t { stop, length };
 
 struct Completion {
-  std::int64_t request = 0;           // index into the requests given to the engine
-  std::vector<std::int32_t> tokens;   // generated, eos and stop tokens included
-  std::vector<float> logprobs;        // generate: one a generated token, if asked for; score: of tokens 1 …
-  std::string text;                   // bytes generated, cut before the stop string; no special tokens
+  std::int64_t request = 0;          // index into the requests given to the engine
+  std::vector<std::int32_t> tokens;  // generated, eos and stop tokens included
+  std::vector<float> logprobs;       // generate: one a generated token, if asked for; score: of tokens 1 …
+  std::string text;                  // bytes generated, cut before the stop string; no special tokens
   FinishReason finish_reason = FinishReason::length;
-  double first_token_s = 0;           // since the run began: arrival of the first token, and the end
+  double first_token_s = 0;  // since the run began: arrival of the first token, and the end
   double finish_s = 0;
 };
 

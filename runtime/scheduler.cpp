@@ -28,7 +28,8 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const R
   plan_.wanted.reserve(static_cast<std::size_t>(limits.max_rows));
 }
 
-// Tokens to feed before the next one can be sampled: all of them; when scoring, all but the last, which is only a target.
+// Tokens to feed before the next one can be sampled: all of them; when scoring, all but the last, which is
+// only a target.
 std::int64_t Scheduler::rows_to_cache(const Sequence& sequence) const {
   return static_cast<std::int64_t>(sequence.tokens.size()) - (task_ == Task::score ? 1 : 0);
 }
@@ -64,8 +65,8 @@ void Scheduler::plan_decode() {
   }
 }
 
-// First come, first served. A sequence is let in when all its tokens so far fit, with a page to spare for each one
-// that runs already, so that admission does not lead straight to preemption.
+// First come, first served. A sequence is let in when all its tokens so far fit, with a page to spare for
+// each one that runs already, so that admission does not lead straight to preemption.
 void Scheduler::admit() {
   while (!waiting_.empty() && !free_slots_.empty()) {
     Sequence& next = *waiting_.front();
@@ -139,6 +140,8 @@ void Scheduler::finish(Sequence& sequence) {
   running_.erase(at);
 }
 
-StepRows Scheduler::step_rows() const { return {plan_.positions, plan_.slots, page_table_, table_stride_}; }
+StepRows Scheduler::step_rows() const {
+  return {plan_.positions, plan_.slots, page_table_, table_stride_};
+}
 
 }  // namespace ptrt

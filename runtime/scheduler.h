@@ -1,5 +1,5 @@
-// Continuous batching: which tokens of which sequences one step runs. Pure bookkeeping, a function of the requests
-// and the sampled tokens alone, so every rank of a replica comes to the same plan without a message.
+// Continuous batching: which tokens of which sequences one step runs. Pure bookkeeping, a function of the
+// requests and the sampled tokens alone, so every rank of a replica comes to the same plan without a message.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,12 @@
 namespace ptrt {
 
 struct Sequence {
-  std::int64_t request = 0;           // index into the requests
-  std::vector<std::int32_t> tokens;   // prompt, then generated
+  std::int64_t request = 0;          // index into the requests
+  std::vector<std::int32_t> tokens;  // prompt, then generated
   std::int64_t prompt_tokens = 0;
-  std::int64_t cached = 0;            // tokens whose keys and values are in pages
-  std::int64_t admitted = 0;          // admission counter: the newest is preempted first
-  std::int32_t slot = -1;             // row of the page table while running
+  std::int64_t cached = 0;    // tokens whose keys and values are in pages
+  std::int64_t admitted = 0;  // admission counter: the newest is preempted first
+  std::int32_t slot = -1;     // row of the page table while running
   std::vector<std::int32_t> pages;
   std::vector<float> logprobs;
   double first_token_s = -1;
@@ -29,17 +29,17 @@ struct Sequence {
 };
 
 struct SchedulerLimits {
-  std::int64_t max_batch = 1;      // sequences running at once
-  std::int64_t max_rows = 1;       // token rows of one step; >= max_batch
-  std::int64_t pages = 0;          // of the KV pool
-  std::int64_t max_context = 1;    // bounds the pages of a sequence
+  std::int64_t max_batch = 1;    // sequences running at once
+  std::int64_t max_rows = 1;     // token rows of one step; >= max_batch
+  std::int64_t pages = 0;        // of the KV pool
+  std::int64_t max_context = 1;  // bounds the pages of a sequence
 };
 
 // A row whose logits are wanted.
 struct LogitRow {
-  std::int32_t row = 0;          // of the step
+  std::int32_t row = 0;  // of the step
   Sequence* sequence = nullptr;
-  std::int64_t position = 0;     // of the row's token in the sequence; the logits are of the token after it
+  std::int64_t position = 0;  // of the row's token in the sequence; the logits are of the token after it
 };
 
 struct StepPlan {

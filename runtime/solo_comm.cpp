@@ -14,8 +14,12 @@ class SoloTrackComm final : public TrackComm {
  public:
   int size() const override { return 1; }
   int rank() const override { return 0; }
-  void all_gather(const void* send, void* recv, std::size_t bytes) override { std::memcpy(recv, send, bytes); }
-  void all_to_all(const void* send, void* recv, std::size_t bytes) override { std::memcpy(recv, send, bytes); }
+  void all_gather(const void* send, void* recv, std::size_t bytes) override {
+    std::memcpy(recv, send, bytes);
+  }
+  void all_to_all(const void* send, void* recv, std::size_t bytes) override {
+    std::memcpy(recv, send, bytes);
+  }
 };
 
 class SoloJobComm final : public JobComm {
@@ -33,14 +37,20 @@ class SoloJobComm final : public JobComm {
   std::vector<std::string> gather(const std::string& mine) override { return {mine}; }
   std::vector<std::string> all_gather(const std::string& mine) override { return {mine}; }
   std::unique_ptr<TrackComm> split(int) override { return make_solo_track_comm(); }
-  void post(const std::string&) override { throw_failure("a job of one rank has no other rank to post from"); }
+  void post(const std::string&) override {
+    throw_failure("a job of one rank has no other rank to post from");
+  }
   std::optional<std::string> poll_post() override { return std::nullopt; }
   [[noreturn]] void abort(int exit_code) override { std::_Exit(exit_code); }
 };
 
 }  // namespace
 
-std::unique_ptr<TrackComm> make_solo_track_comm() { return std::make_unique<SoloTrackComm>(); }
-std::unique_ptr<JobComm> make_solo_job_comm() { return std::make_unique<SoloJobComm>(); }
+std::unique_ptr<TrackComm> make_solo_track_comm() {
+  return std::make_unique<SoloTrackComm>();
+}
+std::unique_ptr<JobComm> make_solo_job_comm() {
+  return std::make_unique<SoloJobComm>();
+}
 
 }  // namespace ptrt

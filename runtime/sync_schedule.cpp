@@ -11,7 +11,8 @@ SyncSchedule::SyncSchedule(const ModelConfig& config) {
   block_.assign(layers, 0);
   std::size_t first = 0;
   for (std::size_t block = 0; block < config.sync_layers.size(); block++) {
-    const auto end = static_cast<std::size_t>(config.sync_layers[block]);  // 1-based, so one past the last layer
+    const auto end =
+        static_cast<std::size_t>(config.sync_layers[block]);  // 1-based, so one past the last layer
     PTRT_CHECK(end > first && end <= layers);
     starts_[first] = true;
     ends_[end - 1] = true;

@@ -1,4 +1,5 @@
-// Communication between ranks: TrackComm inside the decode loop, JobComm around it. MPI (and later NCCL) stand behind.
+// Communication between ranks: TrackComm inside the decode loop, JobComm around it. MPI (and later NCCL)
+// stand behind.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +23,8 @@ class TrackComm {
   virtual void all_to_all(const void* send, void* recv, std::size_t bytes) = 0;
 };
 
-// All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode loop.
+// All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode
+// loop.
 class JobComm {
  public:
   virtual ~JobComm() = default;

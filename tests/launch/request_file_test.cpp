@@ -18,7 +18,9 @@ ModelConfig small_config() {
   return config;
 }
 
-TokenizerChoice bytes_tokenizer(const ModelConfig& config) { return make_tokenizer({"bytes", {}, "m.h5"}, config); }
+TokenizerChoice bytes_tokenizer(const ModelConfig& config) {
+  return make_tokenizer({"bytes", {}, "m.h5"}, config);
+}
 
 RequestFile parse(const std::string& text, Task task = Task::generate, std::int64_t kv_tokens = 1000) {
   const ModelConfig config = small_config();
@@ -40,7 +42,8 @@ TEST(RequestFile, Defaults) {
 }
 
 TEST(RequestFile, TokensAreTakenAsTheyAre) {
-  const RequestFile file = parse(R"({"id": "x", "tokens": [5, 258], "stop": "q", "seed": 7, "logprobs": true})");
+  const RequestFile file =
+      parse(R"({"id": "x", "tokens": [5, 258], "stop": "q", "seed": 7, "logprobs": true})");
   ASSERT_EQ(file.requests.size(), 1u);
   EXPECT_EQ(file.requests[0].tokens, (std::vector<std::int32_t>{5, 258}));
   EXPECT_EQ(file.requests[0].stop, (std::vector<std::string>{"q"}));
@@ -95,7 +98,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"", "invalid_json", "line 2"}, Bad{"{}", "invalid_request", "prompt"},
         Bad{R"({"prompt": 5})", "invalid_request", "prompt"},
         Bad{R"({"prompt": "a", "tokens": [1]})", "invalid_request", "both"},
-        Bad{R"({"tokens": []})", "invalid_request", "tokens"}, Bad{R"({"tokens": [1.5]})", "invalid_request", "1.5"},
+        Bad{R"({"tokens": []})", "invalid_request", "tokens"},
+        Bad{R"({"tokens": [1.5]})", "invalid_request", "1.5"},
         Bad{R"({"tokens": "abc"})", "invalid_request", "tokens"},
         Bad{R"({"tokens": [1, 259]})", "token_out_of_range", "259"},
         Bad{R"({"tokens": [-1]})", "token_out_of_range", "-1"},
@@ -128,22 +132,25 @@ INSTANTIATE_TEST_SUITE_P(
             "custom_id"}));
 
 TEST(RequestFile, CanNeverFitTheKvCache) {
-  const RequestFile file = parse("{\"prompt\": \"abc\", \"max_tokens\": 14}\n{\"prompt\": \"abc\", \"max_tokens\": 13}",
-                                 Task::generate, 16);
+  const RequestFile file =
+      parse("{\"prompt\": \"abc\", \"max_tokens\": 14}\n{\"prompt\": \"abc\", \"max_tokens\": 13}",
+            Task::generate, 16);
   EXPECT_EQ(file.lines[0].error.code, "kv_cache_exceeded");
   EXPECT_EQ(file.lines[1].request, 0) << "4 + 13 - 1 tokens fit 16";
 }
 
 TEST(RequestFile, ScoringIgnoresWhatOnlyGenerationKnows) {
-  const RequestFile file = parse(R"({"prompt": "ab", "max_tokens": -4, "temperature": "hot", "stop": 1})", Task::score);
+  const RequestFile file =
+      parse(R"({"prompt": "ab", "max_tokens": -4, "temperature": "hot", "stop": 1})", Task::score);
   ASSERT_EQ(file.requests.size(), 1u) << file.lines[0].error.message;
   EXPECT_EQ(file.requests[0].max_tokens, 0);
 }
 
 TEST(RequestFile, WithoutATokenizer) {
   const ModelConfig config = small_config();
-  const RequestFile file = parse_requests("{\"prompt\": \"a\"}\n{\"tokens\": [1], \"stop\": \"a\"}\n{\"tokens\": [1]}\n",
-                                          "r", Task::generate, config, make_tokenizer({}, config), {100});
+  const RequestFile file =
+      parse_requests("{\"prompt\": \"a\"}\n{\"tokens\": [1], \"stop\": \"a\"}\n{\"tokens\": [1]}\n", "r",
+                     Task::generate, config, make_tokenizer({}, config), {100});
   EXPECT_EQ(file.lines[0].error.code, "no_tokenizer");
   EXPECT_EQ(file.lines[1].error.code, "no_tokenizer");
   EXPECT_EQ(file.lines[2].request, 0);

@@ -37,9 +37,10 @@ TEST(ResultLines, Generate) {
   RequestLine line;
   line.id = "x\"y";
   const std::string text = generate_result(line, request, completion_of("h\xff"), &bytes());
-  EXPECT_EQ(text,
-            "{\"id\":\"x\\\"y\",\"text\":\"h\xEF\xBF\xBD\",\"tokens\":[104,105,257],\"finish_reason\":\"stop\","
-            "\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}");
+  EXPECT_EQ(
+      text,
+      "{\"id\":\"x\\\"y\",\"text\":\"h\xEF\xBF\xBD\",\"tokens\":[104,105,257],\"finish_reason\":\"stop\","
+      "\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}");
   EXPECT_FALSE(json::parse(generate_result(line, request, completion_of(""), nullptr)).contains("text"));
 }
 
@@ -100,7 +101,8 @@ TEST(Options, Sizes) {
   EXPECT_EQ(parse_size("2K"), 2048);
   EXPECT_EQ(parse_size("3m"), 3 << 20);
   EXPECT_EQ(parse_size("4GB"), std::int64_t{4} << 30);
-  for (const char* bad : {"", "K", "1T", "-1", "1.5G", "12KB3", "999999999999999G"}) EXPECT_THROW(parse_size(bad), Error) << bad;
+  for (const char* bad : {"", "K", "1T", "-1", "1.5G", "12KB3", "999999999999999G"})
+    EXPECT_THROW(parse_size(bad), Error) << bad;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The fusion over ranks that are threads: the same bits for every placement, right against float64, and ranks that
-// went apart are caught.
+// The fusion over ranks that are threads: the same bits for every placement, right against float64, and ranks
+// that went apart are caught.
 #include "runtime/fusion.h"
 
 #include <gtest/gtest.h>
@@ -26,7 +26,8 @@ Streams random_streams(std::int64_t tracks, std::int64_t rows, std::int64_t widt
   s.x.resize(static_cast<std::size_t>(rows * width));
   s.y.resize(static_cast<std::size_t>(tracks * rows * width));
   for (float& v : s.x) v = normal(random);
-  for (float& v : s.y) v = normal(random) * std::exp(2 * normal(random));  // sizes that make the order of sums show
+  for (float& v : s.y)
+    v = normal(random) * std::exp(2 * normal(random));  // sizes that make the order of sums show
   return s;
 }
 
@@ -54,7 +55,8 @@ std::vector<float> fuse_over(int ranks, const Streams& s, FusionOp op, SyncStats
     fusion.fuse({x.data(), 1, s.rows, s.width, track}, {y.data(), placement.tracks, s.rows, s.width, track});
     if (comm.rank() == 0 && stats != nullptr) *stats = fusion.stats();
   });
-  for (const auto& x : results) EXPECT_EQ(0, std::memcmp(x.data(), results[0].data(), x.size() * sizeof(float)));
+  for (const auto& x : results)
+    EXPECT_EQ(0, std::memcmp(x.data(), results[0].data(), x.size() * sizeof(float)));
   return results[0];
 }
 
@@ -80,7 +82,8 @@ TEST(Fusion, SameBitsOnEveryPlacement) {
         const auto alone = fuse_over(1, s, op);
         expect_right(alone, s, op);
         for (const std::int64_t ranks : packed_sizes(tracks))
-          ASSERT_EQ(alone, fuse_over(static_cast<int>(ranks), s, op)) << tracks << " tracks, " << ranks << " ranks";
+          ASSERT_EQ(alone, fuse_over(static_cast<int>(ranks), s, op))
+              << tracks << " tracks, " << ranks << " ranks";
       }
 }
 

@@ -29,7 +29,9 @@ class JournalTest : public testing::Test {
     text << in.rdbuf();
     return text.str();
   }
-  void append_raw(const std::string& text) const { std::ofstream(results_ + ".partial", std::ios::app) << text; }
+  void append_raw(const std::string& text) const {
+    std::ofstream(results_ + ".partial", std::ios::app) << text;
+  }
 
   fs::path folder_;
   std::string results_;

@@ -29,7 +29,8 @@ TEST_P(PlacementTable, EveryTrackOnceAReplica) {
     EXPECT_EQ(p.tracks, c.tracks_per_rank);
     EXPECT_EQ(p.replica * p.replica_ranks + p.replica_rank, rank);
     EXPECT_EQ(p.first_track, p.replica_rank * p.tracks);
-    for (std::int64_t t = 0; t < p.tracks; t++) EXPECT_TRUE(held.insert({p.replica, p.first_track + t}).second);
+    for (std::int64_t t = 0; t < p.tracks; t++)
+      EXPECT_TRUE(held.insert({p.replica, p.first_track + t}).second);
   }
   EXPECT_EQ(static_cast<std::int64_t>(held.size()), c.expected_replicas * c.tracks);
 }
@@ -52,7 +53,9 @@ TEST(Placement, TheMessageSaysWhichSizesFit) {
   }
 }
 
-TEST(Placement, RefusesTensorParallel) { EXPECT_THROW(make_placement(2, 0, 1, {0, 2}), Error); }
+TEST(Placement, RefusesTensorParallel) {
+  EXPECT_THROW(make_placement(2, 0, 1, {0, 2}), Error);
+}
 
 }  // namespace
 }  // namespace ptrt

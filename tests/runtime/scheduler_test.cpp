@@ -50,7 +50,8 @@ class Driver {
     for (const LogitRow& wanted : plan.wanted) {
       Sequence& sequence = *wanted.sequence;
       ASSERT_EQ(plan.positions[static_cast<std::size_t>(wanted.row)], wanted.position);
-      const bool last = wanted.position + (task_ == Task::score ? 2 : 1) == static_cast<std::int64_t>(sequence.tokens.size());
+      const bool last = wanted.position + (task_ == Task::score ? 2 : 1) ==
+                        static_cast<std::int64_t>(sequence.tokens.size());
       if (task_ == Task::score) {
         scored_[sequence.request].insert(wanted.position);
         if (last) end(sequence);
@@ -59,16 +60,18 @@ class Driver {
       ASSERT_TRUE(last) << "only the last token's logits are wanted";
       ASSERT_TRUE(sampled.insert(&sequence).second);
       sequence.tokens.push_back(static_cast<std::int32_t>(1000 + sequence.generated()));
-      if (sequence.generated() == requests_[static_cast<std::size_t>(sequence.request)].max_tokens) end(sequence);
+      if (sequence.generated() == requests_[static_cast<std::size_t>(sequence.request)].max_tokens)
+        end(sequence);
     }
   }
 
-  // Feeds the rows into a model of the pool: a cell holds (slot's latest sequence, position). Every earlier position
-  // of the sequence must be held where the page table says.
+  // Feeds the rows into a model of the pool: a cell holds (slot's latest sequence, position). Every earlier
+  // position of the sequence must be held where the page table says.
   void check_cells(const StepPlan& plan) {
     const StepRows rows = scheduler_->step_rows();
     const auto cell_of = [&](std::int64_t slot, std::int64_t position) {
-      const auto page = rows.page_table[static_cast<std::size_t>(slot * rows.page_table_stride + position / kPageTokens)];
+      const auto page =
+          rows.page_table[static_cast<std::size_t>(slot * rows.page_table_stride + position / kPageTokens)];
       EXPECT_GE(page, 0);
       EXPECT_LT(page, limits_.pages);
       return page * kPageTokens + position % kPageTokens;
@@ -146,7 +149,8 @@ TEST(Scheduler, RandomLoads) {
     const Task task = round % 3 == 0 ? Task::score : Task::generate;
     std::vector<Request> requests;
     for (std::int64_t i = between(1, 25); i > 0; i--)
-      requests.push_back(task == Task::score ? request_of(between(2, 100), 0) : request_of(between(1, 60), between(1, 50)));
+      requests.push_back(task == Task::score ? request_of(between(2, 100), 0)
+                                             : request_of(between(1, 60), between(1, 50)));
     Driver driver(limits, requests, task);
     driver.run();
   }

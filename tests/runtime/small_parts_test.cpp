@@ -23,7 +23,8 @@ TEST(SyncSchedule, IrregularBlocks) {
   config.sync_layers = {1, 3, 6};
   const SyncSchedule schedule(config);
   EXPECT_EQ(schedule.sync_points(), 3);
-  const bool starts[] = {true, true, false, true, false, false}, ends[] = {true, false, true, false, false, true};
+  const bool starts[] = {true, true, false, true, false, false},
+             ends[] = {true, false, true, false, false, true};
   const std::int64_t blocks[] = {0, 1, 1, 2, 2, 2};
   for (std::int64_t i = 0; i < 6; i++) {
     EXPECT_EQ(schedule.starts_block(i), starts[i]);
@@ -56,7 +57,13 @@ TEST(Metrics, PercentilesInterpolate) {
 TEST(Metrics, ReplicasAddUp) {
   RankReport leader;
   leader.leads_replica = true;
-  leader.counters = {.steps = 10, .decode_tokens = 90, .sync_points = 20, .sync_s = 1, .step_s = 4, .decode_s = 3, .elapsed_s = 5};
+  leader.counters = {.steps = 10,
+                     .decode_tokens = 90,
+                     .sync_points = 20,
+                     .sync_s = 1,
+                     .step_s = 4,
+                     .decode_s = 3,
+                     .elapsed_s = 5};
   leader.timings = {{7, 11, 0.5, 1.5}};
   RankReport follower = leader;
   follower.leads_replica = false;
@@ -122,7 +129,8 @@ TEST(Replicas, ShareEveryRequestOnce) {
   }
   std::sort(seen.begin(), seen.end());
   EXPECT_EQ(seen, pending);
-  EXPECT_LE(*std::max_element(loads.begin(), loads.end()) - *std::min_element(loads.begin(), loads.end()), 18);
+  EXPECT_LE(*std::max_element(loads.begin(), loads.end()) - *std::min_element(loads.begin(), loads.end()),
+            18);
 }
 
 TEST(Fault, FiresOnceAtItsPointAndRank) {

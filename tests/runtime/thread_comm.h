@@ -33,7 +33,9 @@ class ThreadCommGroup {
     Comm(ThreadCommGroup& group, int rank) : group_(group), rank_(rank) {}
     int size() const override { return static_cast<int>(group_.sent_.size()); }
     int rank() const override { return rank_; }
-    void all_gather(const void* send, void* recv, std::size_t bytes) override { exchange(send, recv, bytes, 0); }
+    void all_gather(const void* send, void* recv, std::size_t bytes) override {
+      exchange(send, recv, bytes, 0);
+    }
     void all_to_all(const void* send, void* recv, std::size_t bytes) override {
       exchange(send, recv, bytes, static_cast<std::size_t>(rank_) * bytes);
     }
