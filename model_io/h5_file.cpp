@@ -132,18 +132,18 @@ hid_t file_type(H5Type type) {
   throw_failure("internal error: a dataset of no known element type");
 }
 
-std::string read_string(hid_t attribute, hid_t type, hid_t space) {
+std::optional<std::string> read_string(hid_t attribute, hid_t type, hid_t space) {
   if (H5Tis_variable_str(type) > 0) {
     char* text = nullptr;
-    if (H5Aread(attribute, type, static_cast<void*>(&text)) < 0) return {};
+    if (H5Aread(attribute, type, static_cast<void*>(&text)) < 0) return std::nullopt;
     std::string result = text == nullptr ? "" : text;
     H5Dvlen_reclaim(type, space, H5P_DEFAULT, static_cast<void*>(&text));
     return result;
   }
   std::string result(H5Tget_size(type), '\0');
-  if (H5Aread(attribute, type, result.data()) < 0) return {};
+  if (H5Aread(attribute, type, result.data()) < 0) return std::nullopt;
   const auto padding = H5Tget_strpad(type);
-  if (padding == H5T_STR_NULLTERM) return result.c_str();
+  if (padding == H5T_STR_NULLTERM) return std::string(result.c_str());
   const auto last = result.find_last_not_of(padding == H5T_STR_SPACEPAD ? ' ' : '\0');
   return result.substr(0, last == std::string::npos ? 0 : last + 1);
 }
@@ -167,7 +167,10 @@ std::optional<std::string> H5Object::string_attribute(const std::string& name) c
   if (H5Tget_class(type.id()) != H5T_STRING || H5Sget_simple_extent_npoints(space.id()) != 1)
     throw_bad_input("{}: attribute \"{}\" of {}: expected a string, found {}", file_, name, path_,
                     name_of_type(type.id()));
-  return read_string(attribute.id(), type.id(), space.id());
+  auto value = read_string(attribute.id(), type.id(), space.id());
+  if (!value)
+    throw_bad_input("{}: cannot read attribute \"{}\" of {}: {}", file_, name, path_, library_reason());
+  return value;
 }
 
 std::optional<std::int64_t> H5Object::integer_attribute(const std::string& name) const {
