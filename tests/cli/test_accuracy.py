@@ -18,37 +18,34 @@ NEW_TOKENS = 24
 
 
 class Accuracy(CliTest):
-    def check_scores(self, model: ref.Model, lines: list[dict], rows: list[list[int]]) -> None:
-        for line, tokens in zip(lines, rows):
-            self.assertEqual(line["tokens"], tokens)
-            self.assertEqual(len(line["logprobs"]), len(tokens))
-            self.assertIsNone(line["logprobs"][0])
-            if len(tokens) == 1:
-                self.assertIsNone(line["perplexity"])
-                continue
-            model.router_margin = np.inf
-            want = ref.score(model, tokens)
-            self.assertGreater(model.router_margin, SAFE_MARGIN, "choose another seed: experts nearly tie")
-            got = np.array(line["logprobs"][1:], dtype=float)
-            error = np.abs(got - want)
-            at = int(error.argmax())
-            self.assertLessEqual(error[at], TOLERANCE,
-                                 f"position {at + 1} of {len(tokens)} is {got[at]}, should be {want[at]}")
-            self.assertAlmostEqual(line["sum_logprob"], got.sum(), delta=1e-4 * len(tokens))
-            perplexity = np.exp(-got.mean())
-            self.assertAlmostEqual(line["perplexity"] / perplexity, 1.0, delta=1e-4)
+    """A table is the log-probabilities [n, V] that the reference gives after each token of a text."""
 
-    def check_greedy(self, model: ref.Model, prompt: list[int], line: dict) -> None:
+    def check_score(self, table: np.ndarray, tokens: list[int], line: dict) -> None:
+        self.assertEqual(line["tokens"], tokens)
+        self.assertEqual(len(line["logprobs"]), len(tokens))
+        self.assertIsNone(line["logprobs"][0])
+        if len(tokens) == 1:
+            self.assertIsNone(line["perplexity"])
+            return
+        want = table[np.arange(len(tokens) - 1), tokens[1:]]
+        got = np.array(line["logprobs"][1:], dtype=float)
+        error = np.abs(got - want)
+        at = int(error.argmax())
+        self.assertLessEqual(error[at], TOLERANCE,
+                             f"position {at + 1} of {len(tokens)} is {got[at]}, should be {want[at]}")
+        self.assertAlmostEqual(line["sum_logprob"], got.sum(), delta=1e-4 * len(tokens))
+        perplexity = np.exp(-got.mean())
+        self.assertAlmostEqual(line["perplexity"] / perplexity, 1.0, delta=1e-4)
+
+    def check_greedy(self, table: np.ndarray, eos: list[int], prompt: list[int], line: dict) -> None:
         tokens, chances = line["tokens"], line["logprobs"]
         self.assertEqual(len(tokens), len(chances))
         self.assertEqual(line["usage"], {"prompt_tokens": len(prompt), "completion_tokens": len(tokens)})
-        eos = model.config["eos_token_ids"]
         stopped = tokens[-1] in eos
         self.assertEqual(line["finish_reason"], "stop" if stopped else "length")
         self.assertTrue(stopped or len(tokens) == NEW_TOKENS)
         self.assertFalse(set(tokens[:-1]) & set(eos), "went on after the end of the sequence")
-        table = ref.log_probs(model, prompt + tokens)[len(prompt) - 1:-1]
-        for place, (row, token, chance) in enumerate(zip(table, tokens, chances)):
+        for place, (row, token, chance) in enumerate(zip(table[len(prompt) - 1:], tokens, chances)):
             second, first = np.argsort(row)[-2:]
             if row[first] - row[second] > TOLERANCE:
                 self.assertEqual(token, first, f"output token {place} is not the likeliest")
@@ -61,15 +58,16 @@ class Accuracy(CliTest):
         rows = prompts(grid_model)
         precise = ("--compute", "float32", "--quiet")
         scored = self.lines("score", path, [{"tokens": row} for row in rows], *precise)
-        self.check_scores(model, scored, rows)
-
         asked = [{"tokens": row, "max_tokens": NEW_TOKENS, "logprobs": True} for row in rows]
         generated = self.lines("generate", path, asked, *precise)
-        for row, line in zip(rows, generated):
-            self.check_greedy(model, row, line)
+        whole = [row + line["tokens"] for row, line in zip(rows, generated)]
+        for row, tokens, score_line, line in zip(rows, whole, scored, generated):
+            table = ref.log_probs(model, tokens)
+            self.check_score(table, row, score_line)
+            self.check_greedy(table, grid_model.config["eos_token_ids"], row, line)
+        self.assertGreater(model.router_margin, SAFE_MARGIN, "choose another seed: experts nearly tie")
 
         # What decode said token by token from the cache, prefill says of the whole text.
-        whole = [row + line["tokens"] for row, line in zip(rows, generated)]
         again = self.lines("score", path, [{"tokens": tokens} for tokens in whole], *precise)
         for row, line, scored_line in zip(rows, generated, again):
             self.assertEqual(line["logprobs"], scored_line["logprobs"][len(row):],

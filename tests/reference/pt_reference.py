@@ -101,7 +101,8 @@ def attention(model: Model, track: int, layer: int, x: Array) -> Array:
     if kind.endswith("_rope"):
         q, k = rope(q, cfg["rope_theta"]), rope(k, cfg["rope_theta"])
     of_head = np.arange(heads) // (heads // kv_heads)
-    scores = np.einsum("phc,shc->hps", q, k[:, of_head]) / np.sqrt(c)
+    q, k, v = (a.transpose(1, 0, 2) for a in (q, k[:, of_head], v[:, of_head]))  # each [H, n, c]
+    scores = q @ k.transpose(0, 2, 1) / np.sqrt(c)
     query, key = np.arange(n)[:, None], np.arange(n)[None, :]
     seen = key <= query
     if kind.startswith("local_"):
@@ -109,7 +110,7 @@ def attention(model: Model, track: int, layer: int, x: Array) -> Array:
     scores = np.where(seen, scores, -np.inf)
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
-    mixed = np.einsum("hps,shc->phc", weights, v[:, of_head]).reshape(n, heads * c)
+    mixed = (weights @ v).transpose(1, 0, 2).reshape(n, heads * c)
     return mixed @ model.track(track, layer, "wo").T
 
 
