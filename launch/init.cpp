@@ -7,7 +7,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <utility>
+#include <system_error>
 
 #include "kernels/error.h"
 #include "launch/commands.h"
@@ -21,7 +21,8 @@ namespace {
 constexpr std::int64_t kFirstByteVocabulary = 256, kLastByteVocabulary = 260;
 
 std::string read_text(const std::string& path) {
-  if (std::filesystem::is_directory(path)) throw_bad_input("{}: not a regular file", path);
+  if (std::error_code error; std::filesystem::is_directory(path, error))
+    throw_bad_input("{}: not a regular file", path);
   std::ifstream file(path, std::ios::binary);
   if (!file) throw_bad_input("{}: cannot open: {}", path, std::strerror(errno));
   std::string text{std::istreambuf_iterator<char>(file), {}};

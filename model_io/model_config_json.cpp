@@ -44,9 +44,11 @@ constexpr std::array<Name<bool NormPlacement::*>, 3> kNormPlacements{{
 
 // clang-format off
 constexpr std::array<std::string_view, 23> kConfigKeys{
-    "name", "tracks", "layers", "sync_layers", "fusion", "hidden_size", "heads", "kv_heads", "head_dim", "ffn_size",
-    "vocab_size", "max_context", "norm_eps", "norm_placement", "qk_norm", "attention_pattern", "attention_window",
-    "rope_theta", "ffn_pattern", "moe", "tie_embeddings", "bos_token_id", "eos_token_ids"};
+    "name", "tracks", "layers", "sync_layers", "fusion",
+    "hidden_size", "heads", "kv_heads", "head_dim", "ffn_size",
+    "vocab_size", "max_context", "norm_eps", "norm_placement", "qk_norm",
+    "attention_pattern", "attention_window", "rope_theta",
+    "ffn_pattern", "moe", "tie_embeddings", "bos_token_id", "eos_token_ids"};
 // clang-format on
 constexpr std::array<std::string_view, 3> kFusionKeys{"op", "dispatch_norm", "combine_norm"};
 constexpr std::array<std::string_view, 4> kMoeKeys{"experts", "top_k", "ffn_size", "router_logit_cap"};

@@ -6,6 +6,7 @@
 #include <bit>
 #include <filesystem>
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "kernels/error.h"
@@ -124,7 +125,7 @@ struct ModelFile::Impl {
   const H5File& shard(const std::string& file, const std::string& group) {
     const auto found = shards.find(file);
     if (found != shards.end()) return found->second;
-    if (!fs::exists(file))
+    if (std::error_code error; !fs::exists(file, error))
       throw_bad_input("{}: {} lies in the file {}, which is missing", main.path(), group, file);
     const auto added = shards.emplace(file, H5File::open(file)).first;
     files.push_back(file);

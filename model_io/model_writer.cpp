@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <optional>
 #include <set>
+#include <system_error>
 #include <utility>
 
 #include "kernels/error.h"
@@ -90,7 +91,8 @@ std::set<std::string> all_paths(const ModelConfig& config) {
 
 struct ModelWriter::Impl {
   Impl(const std::string& path, const ModelConfig& config) : missing(all_paths(config)) {
-    if (fs::is_directory(path)) throw_bad_input("{}: cannot create: it is a directory", path);
+    if (std::error_code error; fs::is_directory(path, error))
+      throw_bad_input("{}: cannot create: it is a directory", path);
     files.emplace_back(path);
     H5Object root = files[0].file().group("/");
     root.write_attribute("format", std::string("ptrt"));
