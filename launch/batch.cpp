@@ -1,6 +1,7 @@
 // `ptrt generate` and `ptrt score`: a file of requests in, a file of results out.
 #include <xxhash.h>
 
+#include <filesystem>
 #include <optional>
 
 #include "kernels/error.h"
@@ -42,6 +43,9 @@ class Batch {
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
       Journal::check_output(options_.output, options_.resume);
+      for (const std::string& input : {options_.requests, options_.run.model})
+        if (std::error_code ignored; std::filesystem::equivalent(options_.output, input, ignored))
+          throw_bad_input("-o {} would overwrite the input {}", options_.output, input);
       text = read_text_file(options_.requests, "the requests");
     });
     text = job_.broadcast(text);

@@ -1,6 +1,7 @@
 #include "launch/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <limits>
 
 #include "kernels/error.h"
@@ -138,9 +139,14 @@ CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   return command;
 }
 
+bool is_command(CLI::App& app, const std::string& name) {
+  const auto commands = app.get_subcommands([](CLI::App*) { return true; });
+  return std::ranges::any_of(commands, [&](const CLI::App* command) { return command->get_name() == name; });
+}
+
 }  // namespace
 
-std::int64_t parse_size(const std::string& text) {
+std::int64_t parse_size(const std::string& option, const std::string& text) {
   std::size_t digits = 0;
   while (digits < text.size() && text[digits] >= '0' && text[digits] <= '9') digits++;
   std::string unit = text.substr(digits);
@@ -149,11 +155,11 @@ std::int64_t parse_size(const std::string& text) {
   const auto place =
       unit.size() == 1 ? units.find(static_cast<char>(std::toupper(unit[0]))) : std::string::npos;
   if (digits == 0 || digits > 15 || (!unit.empty() && place == std::string::npos))
-    throw_bad_input("'{}' is no size: expected bytes, or a number with K, M or G", text);
+    throw_bad_input("{} '{}' is no size: expected bytes, or a number with K, M or G", option, text);
   const int shift = unit.empty() ? 0 : 10 * (static_cast<int>(place) + 1);
   const std::int64_t number = std::stoll(text.substr(0, digits));
   if (number > std::numeric_limits<std::int64_t>::max() >> shift)
-    throw_bad_input("'{}' is too large a size", text);
+    throw_bad_input("{} '{}' is too large a size", option, text);
   return number << shift;
 }
 
@@ -183,6 +189,9 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   auto* inspect_command = add_inspect(app, inspect);
 
   try {
+    // Else the library would say that a command is missing, not that this one is unknown.
+    if (argc > 1 && argv[1][0] != '-' && !is_command(app, argv[1]))
+      throw CLI::ExtrasError(std::vector<std::string>{argv[1]});
     app.parse(argc, argv);
     if (bench_command->parsed() && bench.run.model.empty() && bench.random_weights.empty())
       throw CLI::RequiredError("MODEL or --random-weights");
@@ -191,7 +200,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
     return {{}, code == 0 ? 0 : static_cast<int>(ExitCode::bad_input)};
   }
   std::optional<std::int64_t> kv_bytes;
-  if (!kv_size.empty()) kv_bytes = parse_size(kv_size);
+  if (!kv_size.empty()) kv_bytes = parse_size("--kv-cache-bytes", kv_size);
   generate.run.kv_cache_bytes = score.run.kv_cache_bytes = bench.run.kv_cache_bytes = kv_bytes;
 
   if (generate_command->parsed()) return {generate, {}};

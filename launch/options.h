@@ -18,7 +18,7 @@ struct CommandLine {
 // Prints help and complaints only when `may_print` (rank 0).
 CommandLine parse_command_line(int argc, char** argv, bool may_print);
 
-// "64", "512K", "3M", "2G": bytes, powers of 1024. Throws bad_input.
-std::int64_t parse_size(const std::string& text);
+// "64", "512K", "3M", "2G": bytes, powers of 1024. Throws bad_input that names the option.
+std::int64_t parse_size(const std::string& option, const std::string& text);
 
 }  // namespace ptrt

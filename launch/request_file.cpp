@@ -90,7 +90,7 @@ class LineParser {
     const Fields fields(object, line.openai);
     Request request;
     request.line = number;
-    request.tokens = prompt_tokens(object, fields);
+    request.tokens = prompt_tokens(object, fields, line);
     if (task_ == Task::generate) {
       take_sampling(fields, line, request);
       take_stop(fields, request);
@@ -146,7 +146,8 @@ class LineParser {
       if (fields.find(key) != nullptr) reject("unsupported", "'{}' is not supported", key);
   }
 
-  std::vector<std::int32_t> prompt_tokens(const json& object, const Fields& fields) const {
+  std::vector<std::int32_t> prompt_tokens(const json& object, const Fields& fields,
+                                          const RequestLine& line) const {
     const json* prompt = fields.find("prompt");
     const json* tokens = fields.find("tokens");
     if (prompt != nullptr && tokens != nullptr)
@@ -156,9 +157,9 @@ class LineParser {
     if (tokens != nullptr) return token_ids("tokens", *tokens);
     if (prompt->is_string()) return encode(prompt->get<std::string>());
     // An OpenAI prompt may be an array: of token ids, or of one text.
-    if (prompt->is_array() && prompt->size() == 1 && prompt->front().is_string())
+    if (line.openai && prompt->is_array() && prompt->size() == 1 && prompt->front().is_string())
       return encode(prompt->front().get<std::string>());
-    if (prompt->is_array() && !prompt->empty() && prompt->front().is_number())
+    if (line.openai && prompt->is_array() && !prompt->empty() && prompt->front().is_number())
       return token_ids("prompt", *prompt);
     reject_type("prompt", "a string", *prompt);
   }
@@ -192,10 +193,10 @@ class LineParser {
   }
 
   void take_sampling(const Fields& fields, const RequestLine& line, Request& request) const {
-    request.max_tokens = fields.integer("max_tokens", 16, 1, INT32_MAX);
+    request.max_tokens = fields.integer("max_tokens", 16, 1, INT64_MAX);
     const double temperature = fields.number("temperature", 0);
     if (!(temperature >= 0) || !std::isfinite(static_cast<float>(temperature)))
-      reject("invalid_request", "'temperature' must be 0 or more, found {}", temperature);
+      reject("invalid_request", "'temperature' must be a float32 number of 0 or more, found {}", temperature);
     request.temperature = static_cast<float>(temperature);
     request.top_k = static_cast<std::int32_t>(fields.integer("top_k", 0, 0, INT32_MAX));
     const double top_p = fields.number("top_p", 1);
@@ -236,7 +237,7 @@ class LineParser {
 
   void check_lengths(const Request& request) const {
     const auto prompt = static_cast<std::int64_t>(request.tokens.size());
-    if (prompt + request.max_tokens > config_.max_context)
+    if (prompt > config_.max_context || request.max_tokens > config_.max_context - prompt)
       reject("context_length_exceeded",
              "{} prompt tokens + {} max_tokens exceed the model's max_context of {}", prompt,
              request.max_tokens, config_.max_context);

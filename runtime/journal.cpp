@@ -1,6 +1,6 @@
 #include "runtime/journal.h"
 
-#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -55,6 +55,9 @@ Journal::Journal(const std::string& results_path, const std::string& digest, std
   const bool goes_on = resume && fs::exists(path_);
   file_ = std::fopen(path_.c_str(), goes_on ? "r+b" : "wbx+");
   if (file_ == nullptr) throw_bad_input("cannot open {}: {}", path_, std::strerror(errno));
+  // Held until the file is closed. File systems without locks (ENOLCK, ENOTSUP) go without.
+  if (flock(fileno(file_), LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+    throw_bad_input("{} is in use by a run that is still going", path_);
   if (goes_on)
     read_back(digest, requests);
   else

@@ -70,7 +70,8 @@ void ThreadPool::run(std::int64_t tasks, Invoke invoke, void* context) {
   context_.store(context, std::memory_order_relaxed);
   tasks_.store(tasks, std::memory_order_relaxed);
   pending_.store(tasks, std::memory_order_relaxed);
-  ticket_.store(std::uint64_t{epoch} << kTaskBits, std::memory_order_release);
+  ticket_.store((std::uint64_t{epoch} << kTaskBits) | static_cast<std::uint64_t>(tasks),
+                std::memory_order_release);
   epoch_.store(epoch);
   epoch_.notify_all();
 
@@ -91,12 +92,13 @@ void ThreadPool::work(std::uint32_t epoch, int worker) {
   std::int64_t done = 0;
   std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
   while (ticket >> kTaskBits == epoch) {
-    const auto task = static_cast<std::int64_t>(ticket & kTaskMask);
-    if (task >= tasks_.load(std::memory_order_relaxed)) break;
-    if (!ticket_.compare_exchange_weak(ticket, ticket + 1, std::memory_order_acq_rel,
+    const auto left = static_cast<std::int64_t>(ticket & kTaskMask);
+    if (left == 0) break;
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
                                        std::memory_order_acquire))
       continue;
-    execute(task, worker);
+    // From the claim until `done` is counted below the job cannot end, so its fields stay as they are.
+    execute(tasks_.load(std::memory_order_relaxed) - left, worker);
     ++done;
     ticket = ticket_.load(std::memory_order_acquire);
   }

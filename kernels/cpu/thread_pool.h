@@ -54,8 +54,9 @@ class ThreadPool {
   int threads_;
   bool spins_;  // whether waiting threads may burn their core for a moment
 
-  // The current job. A worker may read these while a newer job is being set up; it then fails to claim a
-  // task, because the ticket carries the job's epoch in its upper half and the next task in its lower half.
+  // The current job, read only by a thread that has claimed one of its tasks. The ticket carries the job's
+  // epoch in its upper half and the number of tasks not yet claimed in its lower half: a job that is used up
+  // shows zero, so a worker that comes late can claim nothing while the next job is being set up.
   std::atomic<Invoke> invoke_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<std::int64_t> tasks_{0};

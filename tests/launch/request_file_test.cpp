@@ -98,6 +98,8 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{"", "invalid_json", "line 2"}, Bad{"{}", "invalid_request", "prompt"},
         Bad{R"({"prompt": 5})", "invalid_request", "prompt"},
         Bad{R"({"prompt": "a", "tokens": [1]})", "invalid_request", "both"},
+        Bad{R"({"prompt": ["a"]})", "invalid_request", "prompt"},
+        Bad{R"({"prompt": "a", "max_tokens": 4611686018427387904})", "context_length_exceeded", "64"},
         Bad{R"({"tokens": []})", "invalid_request", "tokens"},
         Bad{R"({"tokens": [1.5]})", "invalid_request", "1.5"},
         Bad{R"({"tokens": "abc"})", "invalid_request", "tokens"},

@@ -97,12 +97,12 @@ TEST(ResultLines, Score) {
 }
 
 TEST(Options, Sizes) {
-  EXPECT_EQ(parse_size("64"), 64);
-  EXPECT_EQ(parse_size("2K"), 2048);
-  EXPECT_EQ(parse_size("3m"), 3 << 20);
-  EXPECT_EQ(parse_size("4GB"), std::int64_t{4} << 30);
+  EXPECT_EQ(parse_size("--size", "64"), 64);
+  EXPECT_EQ(parse_size("--size", "2K"), 2048);
+  EXPECT_EQ(parse_size("--size", "3m"), 3 << 20);
+  EXPECT_EQ(parse_size("--size", "4GB"), std::int64_t{4} << 30);
   for (const char* bad : {"", "K", "1T", "-1", "1.5G", "12KB3", "999999999999999G"})
-    EXPECT_THROW(parse_size(bad), Error) << bad;
+    EXPECT_THROW(parse_size("--size", bad), Error) << bad;
 }
 
 }  // namespace

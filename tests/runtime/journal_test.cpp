@@ -87,6 +87,11 @@ TEST_F(JournalTest, TornInItsFirstLineStartsAnew) {
   EXPECT_EQ(read(results_), "{}\n");
 }
 
+TEST_F(JournalTest, OneRunAtATime) {
+  const Journal journal(results_, "d", 1, false);
+  EXPECT_THROW(Journal(results_, "d", 1, true), Error);
+}
+
 TEST_F(JournalTest, ResumeWithoutAJournalStartsOne) {
   Journal journal(results_, "d", 1, true);
   EXPECT_EQ(journal.count(), 0);
