@@ -8,11 +8,8 @@ RANKS ?= 8
 # Ranks of this machine may outnumber its cores and be started by root in a container.
 MPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-CMAKE_FLAGS := -DCMAKE_BUILD_TYPE=$(BUILD_TYPE)
-ifneq ($(strip $(CXX_COMPILER)),)
-CMAKE_FLAGS += -DCMAKE_CXX_COMPILER=$(CXX_COMPILER)
-endif
-export MPI_HOME HDF5_HOME CUDA_HOME NCCL_HOME CUDA_ARCHITECTURES
+# CMake reads Makefile.inc by itself; what make was given on its command line must reach it too.
+export CXX_COMPILER BUILD_TYPE MPI_HOME HDF5_HOME CUDA_HOME NCCL_HOME CUDA_ARCHITECTURES
 
 .DEFAULT_GOAL := help
 .PHONY: help run test build deps grade asan ubsan format format-check clean
@@ -27,7 +24,7 @@ test: build ## Build and run all tests
 	$(MPI_ENV) ctest --test-dir $(BUILD_DIR) --output-on-failure
 
 build: deps ## Configure and build; leaves build/ptrt
-	@cmake -S . -B $(BUILD_DIR) $(CMAKE_FLAGS) > $(BUILD_DIR)-configure.log 2>&1 || { cat $(BUILD_DIR)-configure.log; exit 1; }
+	@cmake -S . -B $(BUILD_DIR) -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) > $(BUILD_DIR)-configure.log 2>&1 || { cat $(BUILD_DIR)-configure.log; exit 1; }
 	@cmake --build $(BUILD_DIR) --parallel $(JOBS)
 
 deps: ## Install the Debian packages (INSTALL_DEPS=0: check only)

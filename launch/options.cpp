@@ -125,6 +125,9 @@ CLI::App* add_init(CLI::App& app, InitOptions& options) {
           "Type of the stored weights (default bfloat16)")
       ->check(CLI::IsMember({"float32", "bfloat16"}));
   command->add_flag("--split", options.split, "One file a track, beside the main file");
+  command->footer(R"(Examples:
+  ptrt init config.json -o model.h5
+  ptrt init config.json -o model.h5 --seed 7 --dtype float32 --split      (model.h5 and one file a track beside it))");
   return command;
 }
 
@@ -136,6 +139,10 @@ CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   command->add_flag("--verify", options.verify, "Read everything and check every checksum");
   command->add_option("--ranks", options.ranks, "Show the placement over that many ranks")
       ->check(CLI::Range(1, 1 << 20));
+  command->footer(R"(Examples:
+  ptrt inspect model.h5
+  ptrt inspect model.h5 --verify            (exit status 2 when a dataset does not match its checksum)
+  ptrt inspect model.h5 --json --ranks 4)");
   return command;
 }
 

@@ -4,11 +4,11 @@
 set -euo pipefail
 
 packages=(
-  g++ cmake make ninja-build pkg-config          # build
+  g++ cmake make pkg-config                      # build
   libopenmpi-dev openmpi-bin                     # ranks
   libhdf5-dev                                    # model files
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
-  libhwy-dev libhwloc-dev libxxhash-dev          # SIMD, cores, digests
+  libhwy-dev libxxhash-dev                       # SIMD, digests
   libsentencepiece-dev                           # tokenizer
   libgtest-dev python3 python3-numpy python3-h5py  # tests
 )

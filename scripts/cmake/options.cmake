@@ -1,7 +1,4 @@
-# Build type, warnings, sanitizers, and the helper that makes one library target a folder.
-if(NOT CMAKE_BUILD_TYPE)
-  set(CMAKE_BUILD_TYPE Release CACHE STRING "Release, RelWithDebInfo or Debug" FORCE)
-endif()
+# Warnings, sanitizers, and the helper that makes one library target a folder.
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
 set(CMAKE_CXX_EXTENSIONS OFF)

@@ -1,6 +1,6 @@
 # Reads `NAME ?= value` lines of Makefile.inc, so that CMake without make sees the same site settings. The order of
 # precedence is: -D on the command line, the environment, Makefile.inc.
-file(STRINGS ${CMAKE_SOURCE_DIR}/Makefile.inc site_lines REGEX "^[A-Z0-9_]+[ ]*\\?=")
+file(STRINGS ${CMAKE_CURRENT_SOURCE_DIR}/Makefile.inc site_lines REGEX "^[A-Z0-9_]+[ ]*\\?=")
 foreach(line IN LISTS site_lines)
   string(REGEX MATCH "^([A-Z0-9_]+)[ ]*\\?=[ ]*(.*)$" _ "${line}")
   set(site_name ${CMAKE_MATCH_1})
@@ -10,8 +10,14 @@ foreach(line IN LISTS site_lines)
   endif()
   set(PTRT_SITE_${site_name} "${site_value}")
 endforeach()
-set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/Makefile.inc)
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/Makefile.inc)
 
+if(PTRT_SITE_CXX_COMPILER AND NOT CMAKE_CXX_COMPILER)
+  set(CMAKE_CXX_COMPILER ${PTRT_SITE_CXX_COMPILER})
+endif()
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE ${PTRT_SITE_BUILD_TYPE} CACHE STRING "Release, RelWithDebInfo or Debug" FORCE)
+endif()
 if(PTRT_SITE_HDF5_HOME)
   set(HDF5_ROOT ${PTRT_SITE_HDF5_HOME})
 endif()

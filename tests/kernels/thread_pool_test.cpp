@@ -51,6 +51,22 @@ TEST(ThreadPool, ManyShortJobs) {
   }
 }
 
+// Empty jobs of changing length: a worker that still looks at a used-up job while the next, longer one is
+// being set up must not claim a task of it.
+TEST(ThreadPool, LateWorkersClaimNothing) {
+  ThreadPool pool(2);
+  for (int job = 0; job < 1000000; ++job) {
+    const std::int64_t tasks = job % 2 == 0 ? 2 : 7;
+    std::atomic<std::int64_t> runs = 0, beyond = 0;
+    pool.parallel_for(tasks, [&](std::int64_t task, int) {
+      ++runs;
+      if (task >= tasks) ++beyond;
+    });
+    ASSERT_EQ(runs.load(), tasks) << "job " << job;
+    ASSERT_EQ(beyond.load(), 0) << "job " << job;
+  }
+}
+
 TEST(ThreadPool, WakesAfterSleep) {
   ThreadPool pool(3);
   for (int round = 0; round < 5; ++round) {
