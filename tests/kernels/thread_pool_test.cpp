@@ -97,18 +97,6 @@ TEST(ThreadPool, ThrowsATasksException) {
   }
 }
 
-// A worker that a full machine wakes late, between two jobs, must not take a task of the longer second one
-// before it is set up.
-TEST(ThreadPool, LateWorkersOfAShorterJobTakeNothing) {
-  ThreadPool pool(8);
-  for (int job = 0; job < 20000; ++job) {
-    const std::int64_t tasks = job % 2 == 0 ? 2 : 40;
-    std::atomic<std::int64_t> sum = 0;
-    pool.parallel_for(tasks, [&](std::int64_t task, int) { sum += task + 1; });
-    ASSERT_EQ(sum.load(), tasks * (tasks + 1) / 2) << "job " << job;
-  }
-}
-
 TEST(ThreadPool, PoolsSideBySide) {
   std::vector<std::thread> callers;
   std::atomic<std::int64_t> total = 0;
