@@ -67,6 +67,23 @@ struct TensorSource {
   std::function<std::uint32_t(const TensorSpec&, std::span<std::byte>)> read;  // returns the content's crc32c
 };
 
+// A tensor that is read in one piece.
+class WholeTensor final : public WeightSource {
+ public:
+  WholeTensor(const TensorSource& source, const TensorSpec& spec) : source_(source), spec_(spec) {}
+  void read(std::int64_t first, std::span<std::byte> rows) override {
+    PTRT_CHECK(first == 0);
+    crc_ = source_.read(spec_, rows);
+  }
+  void read_scales(std::int64_t, std::span<std::byte>) override { throw_failure("{} has no scales", spec_.path); }
+  std::uint32_t crc32c() const { return crc_; }
+
+ private:
+  const TensorSource& source_;
+  const TensorSpec& spec_;
+  std::uint32_t crc_ = 0;
+};
+
 // Takes tensors into the backend, keeping account of what they were.
 class Loader {
  public:
@@ -74,11 +91,10 @@ class Loader {
 
   Weight load(const TensorSpec& spec) {
     const DType dtype = source_.check(spec);
-    std::uint32_t crc = 0;
-    Weight weight = backend_.load_weight(weight_spec(spec, dtype),
-                                         [&](std::span<std::byte> out) { crc = source_.read(spec, out); });
-    account_ +=
-        fmt::format("{} [{}] {} {:08x}\n", spec.path, fmt::join(spec.shape, ","), to_string(dtype), crc);
+    WholeTensor whole(source_, spec);
+    Weight weight = backend_.load_weight(weight_spec(spec, dtype), whole);
+    account_ += fmt::format("{} [{}] {} {:08x}\n", spec.path, fmt::join(spec.shape, ","), to_string(dtype),
+                            whole.crc32c());
     return weight;
   }
 

@@ -10,41 +10,38 @@
 
 namespace ptrt {
 
-CpuBackend::CpuBackend(int threads)
-    : pool_(threads), matmul_(pool_), attention_(pool_), moe_(pool_, matmul_), sampler_(pool_) {}
+CpuBackend::CpuBackend(const CpuOptions& options)
+    : pool_(options.threads), matmul_(pool_), attention_(pool_), moe_(pool_, matmul_), sampler_(pool_) {}
 
 std::string CpuBackend::instruction_set() const {
   return simd_target();
 }
 
-std::shared_ptr<float[]> CpuBackend::allocate(std::int64_t elements, const std::string& what) {
-  PTRT_CHECK(elements >= 0);
-  if (elements > std::numeric_limits<std::int64_t>::max() / 8)
-    throw_failure("not enough memory for {}: {} float32 elements wanted", what, elements);
-  const auto bytes = allocate_zeroed(static_cast<std::size_t>(elements) * sizeof(float), what);
-  return {bytes, reinterpret_cast<float*>(bytes.get())};
+std::shared_ptr<std::byte[]> CpuBackend::allocate(std::size_t bytes, const std::string& what) {
+  return allocate_zeroed(bytes, what);
 }
 
-Weight CpuBackend::load_weight(const WeightSpec& spec,
-                               const std::function<void(std::span<std::byte>)>& read) {
+Weight CpuBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
   PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
   Weight stored{nullptr, spec.dtype, spec.count, spec.out, spec.in};
+  const auto elements = static_cast<std::size_t>(spec.count * spec.out * spec.in);
   const bool widens = spec.role == WeightRole::vector && spec.dtype != DType::float32;
   if (!widens) {
-    std::byte* to = arena_.take(stored.bytes(), spec.name);
-    read({to, stored.bytes()});
+    const std::size_t bytes = elements * size_of(spec.dtype);
+    std::byte* to = arena_.take(bytes, spec.name);
+    source.read(0, {to, bytes});
     stored.data = to;
-    weight_bytes_ += stored.bytes();
+    weight_bytes_ += bytes;
     return stored;
   }
-  std::vector<std::byte> narrow(stored.bytes());
-  read(narrow);
+  std::vector<std::byte> narrow(elements * size_of(spec.dtype));
+  source.read(0, narrow);
   stored.data = narrow.data();
   Weight wide{nullptr, DType::float32, spec.count, spec.out, spec.in};
-  auto* to = reinterpret_cast<float*>(arena_.take(wide.bytes(), spec.name));
+  auto* to = reinterpret_cast<float*>(arena_.take(elements * sizeof(float), spec.name));
   widen(stored, to);
   wide.data = to;
-  weight_bytes_ += wide.bytes();
+  weight_bytes_ += elements * sizeof(float);
   return wide;
 }
 
@@ -120,8 +117,12 @@ void CpuBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets,
   sampler_.log_probs(logits, targets, out);
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  return std::make_unique<CpuBackend>(threads);
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  return std::make_unique<CpuBackend>(options);
+}
+
+bool cpu_computes(Compute compute) {
+  return compute == Compute::float32;
 }
 
 }  // namespace ptrt

@@ -14,14 +14,14 @@ namespace ptrt {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(int threads);
+  explicit CpuBackend(const CpuOptions& options);
 
   std::string name() const override { return "cpu"; }
   std::string instruction_set() const override;
   int threads() const override { return pool_.threads(); }
 
-  std::shared_ptr<float[]> allocate(std::int64_t elements, const std::string& what) override;
-  Weight load_weight(const WeightSpec& spec, const std::function<void(std::span<std::byte>)>& read) override;
+  std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
+  Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
   std::size_t weight_bytes() const override { return weight_bytes_; }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;

@@ -80,6 +80,8 @@ void widen_elements(const Weight& w, std::int64_t begin, std::int64_t n, float* 
       return widen_run(static_cast<const hwy::float16_t*>(w.data) + begin, n, to);
     case DType::bfloat16:
       return widen_run(static_cast<const hwy::bfloat16_t*>(w.data) + begin, n, to);
+    case DType::int8:
+      break;
   }
 }
 

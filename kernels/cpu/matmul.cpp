@@ -230,6 +230,8 @@ void matmul_block(const MatmulBlock& block, float* panel) {
       return run_typed<hwy::float16_t>(block, panel);
     case DType::bfloat16:
       return run_typed<hwy::bfloat16_t>(block, panel);
+    case DType::int8:
+      break;
   }
 }
 

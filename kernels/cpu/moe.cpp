@@ -54,7 +54,7 @@ void Moe::run(const MoeJob& job) {
     for (std::int64_t t = 0; t < y.tracks; ++t) {
       const Weight& w = weights[static_cast<std::size_t>(t)];
       PTRT_CHECK(w.count == shape.experts && w.in == x.width && w.out == y.width);
-      const std::size_t matrix_bytes = w.bytes() / static_cast<std::size_t>(w.count);
+      const std::size_t matrix_bytes = static_cast<std::size_t>(w.out * w.in) * size_of(w.dtype);
       const std::int32_t* begins = expert_begin_.data() + t * (shape.experts + 1);
       for (std::int64_t e = 0; e < shape.experts; ++e) {
         const std::int64_t first = t * y.rows + begins[e];

@@ -120,17 +120,16 @@ float weight_element(const Weight& w, std::int64_t index) {
   return w.dtype == DType::bfloat16 ? from_bfloat16(bits) : from_float16(bits);
 }
 
-std::shared_ptr<float[]> ReferenceBackend::allocate(std::int64_t elements, const std::string&) {
-  return std::make_shared<float[]>(static_cast<std::size_t>(elements));
+std::shared_ptr<std::byte[]> ReferenceBackend::allocate(std::size_t bytes, const std::string&) {
+  return std::make_shared<std::byte[]>(bytes);
 }
 
-Weight ReferenceBackend::load_weight(const WeightSpec& spec,
-                                     const std::function<void(std::span<std::byte>)>& read) {
+Weight ReferenceBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
   Weight w{nullptr, spec.dtype, spec.count, spec.out, spec.in};
-  loaded_.emplace_back(w.bytes());
-  read(loaded_.back());
+  loaded_.emplace_back(static_cast<std::size_t>(w.count * w.out * w.in) * size_of(w.dtype));
+  source.read(0, loaded_.back());
   w.data = loaded_.back().data();
-  weight_bytes_ += w.bytes();
+  weight_bytes_ += loaded_.back().size();
   return w;
 }
 
@@ -231,8 +230,8 @@ void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeigh
       for (std::int64_t h = 0; h < shape.heads; ++h) encode(q.row(t, r) + h * head_dim, q_norm, t, r);
       for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
         encode(k.row(t, r) + h * head_dim, k_norm, t, r);
-        std::copy_n(k.row(t, r) + h * head_dim, head_dim, pool.keys(t, layer, page, h) + place * head_dim);
-        std::copy_n(v.row(t, r) + h * head_dim, head_dim, pool.values(t, layer, page, h) + place * head_dim);
+        std::copy_n(k.row(t, r) + h * head_dim, head_dim, pool.keys<float>(t, layer, page, h) + place * head_dim);
+        std::copy_n(v.row(t, r) + h * head_dim, head_dim, pool.values<float>(t, layer, page, h) + place * head_dim);
       }
     }
 }
@@ -249,7 +248,7 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> weights;
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* key = pool.keys(t, layer, page, kv_head) + p % kPageTokens * head_dim;
+          const float* key = pool.keys<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           double score = 0;
           for (std::int64_t j = 0; j < head_dim; ++j) score += double{q.row(t, r)[offset + j]} * key[j];
           weights.push_back(score / std::sqrt(static_cast<double>(head_dim)));
@@ -260,7 +259,7 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> sum(static_cast<std::size_t>(head_dim));
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* value = pool.values(t, layer, page, kv_head) + p % kPageTokens * head_dim;
+          const float* value = pool.values<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           for (std::size_t j = 0; j < sum.size(); ++j)
             sum[j] += weights[static_cast<std::size_t>(p - first)] * value[j];
         }

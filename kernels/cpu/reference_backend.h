@@ -14,8 +14,8 @@ class ReferenceBackend final : public Backend {
   std::string instruction_set() const override { return "scalar"; }
   int threads() const override { return 1; }
 
-  std::shared_ptr<float[]> allocate(std::int64_t elements, const std::string& what) override;
-  Weight load_weight(const WeightSpec& spec, const std::function<void(std::span<std::byte>)>& read) override;
+  std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
+  Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
   std::size_t weight_bytes() const override { return weight_bytes_; }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;

@@ -9,10 +9,12 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
 
+#include "kernels/error.h"
 #include "kernels/backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/simd_target.h"
@@ -55,13 +57,24 @@ struct Activation {
 };
 
 // One weight a track with random elements; `value` gives them in float64.
+// A weight whose content a function fills in one piece.
+class FromFunction final : public WeightSource {
+ public:
+  explicit FromFunction(std::function<void(std::span<std::byte>)> fill) : fill_(std::move(fill)) {}
+  void read(std::int64_t, std::span<std::byte> rows) override { fill_(rows); }
+  void read_scales(std::int64_t, std::span<std::byte>) override { throw_failure("no scales"); }
+
+ private:
+  std::function<void(std::span<std::byte>)> fill_;
+};
+
 class RandomWeights {
  public:
   RandomWeights(DType dtype, std::int64_t tracks, std::int64_t count, std::int64_t out, std::int64_t in,
                 Random& random) {
     for (std::int64_t t = 0; t < tracks; ++t) {
       Weight w{nullptr, dtype, count, out, in};
-      bytes_.emplace_back(w.bytes());
+      bytes_.emplace_back(static_cast<std::size_t>(count * out * in) * size_of(dtype));
       values_.emplace_back();
       for (std::int64_t i = 0; i < count * out * in; ++i) {
         const float value = round_to(dtype, random.uniform());
@@ -136,7 +149,7 @@ class OpTest : public ::testing::TestWithParam<std::string> {
   bool is_reference() const { return GetParam() == kReference; }
   std::unique_ptr<Backend> make_backend(int threads = 2) const {
     if (is_reference()) return std::make_unique<ReferenceBackend>();
-    return make_cpu_backend(threads);
+    return make_cpu_backend({.threads = threads});
   }
 };
 
