@@ -97,8 +97,10 @@ HWY_INLINE void score_tile(const float* q, std::int64_t padded_dim, const float*
                            float scale, float* weights) {
   FloatVec acc[kQueries][4];
   PTRT_UNROLL
-  for (int i = 0; i < kQueries; ++i) PTRT_UNROLL
-  for (int t = 0; t < 4; ++t) acc[i][t] = hn::Zero(kFloats);
+  for (int i = 0; i < kQueries; ++i) {
+    PTRT_UNROLL
+    for (int t = 0; t < 4; ++t) acc[i][t] = hn::Zero(kFloats);
+  }
   const auto step = [&](std::int64_t j, auto load) HWY_ATTR {
     FloatVec kv[4];
     PTRT_UNROLL
@@ -128,10 +130,12 @@ HWY_INLINE void value_tile(const AttentionScratch& s, std::int64_t query, std::i
                            const Load& load) {
   FloatVec acc[kQueries][kVectors];
   PTRT_UNROLL
-  for (int i = 0; i < kQueries; ++i) PTRT_UNROLL
-  for (int c = 0; c < kVectors; ++c)
-    acc[i][c] = hn::Mul(hn::LoadU(kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes),
-                        hn::Set(kFloats, s.rescale[query + i]));
+  for (int i = 0; i < kQueries; ++i) {
+    PTRT_UNROLL
+    for (int c = 0; c < kVectors; ++c)
+      acc[i][c] = hn::Mul(hn::LoadU(kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes),
+                          hn::Set(kFloats, s.rescale[query + i]));
+  }
   for (std::int64_t t = seen.begin; t < seen.end; ++t) {
     FloatVec values[kVectors];
     PTRT_UNROLL
@@ -144,9 +148,11 @@ HWY_INLINE void value_tile(const AttentionScratch& s, std::int64_t query, std::i
     }
   }
   PTRT_UNROLL
-  for (int i = 0; i < kQueries; ++i) PTRT_UNROLL
-  for (int c = 0; c < kVectors; ++c)
-    hn::StoreU(acc[i][c], kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes);
+  for (int i = 0; i < kQueries; ++i) {
+    PTRT_UNROLL
+    for (int c = 0; c < kVectors; ++c)
+      hn::StoreU(acc[i][c], kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes);
+  }
 }
 
 template <int kQueries>
@@ -312,8 +318,7 @@ void Attention::run(const AttentionShape& shape, Tensor q, const StepRows& rows,
   make_blocks(rows, q.rows, max_rows);
   const std::int64_t scratch_floats = AttentionScratch::floats(max_rows * group, base.padded_dim());
   const std::int64_t worker_floats = (scratch_floats + kPaddedLanes - 1) / kPaddedLanes * kPaddedLanes;
-  const auto wanted = static_cast<std::size_t>(worker_floats * pool_.threads());
-  if (scratch_.size() < wanted) scratch_.resize(wanted);
+  float* scratch = scratch_.reserve(worker_floats * pool_.threads());
 
   const auto blocks = static_cast<std::int64_t>(blocks_.size());
   const auto run_task = HWY_DYNAMIC_DISPATCH(attend);
@@ -324,7 +329,7 @@ void Attention::run(const AttentionShape& shape, Tensor q, const StepRows& rows,
     task.rows = block.rows;
     task.kv_head = i / blocks % shape.kv_heads;
     task.track = i / blocks / shape.kv_heads;
-    run_task(task, scratch_.data() + worker * worker_floats);
+    run_task(task, scratch + worker * worker_floats);
   });
 }
 

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/memory.h"
 #include "kernels/cpu/thread_pool.h"
 
 namespace ptrt {
@@ -34,7 +35,7 @@ class Attention {
 
   ThreadPool& pool_;
   std::vector<RowBlock> blocks_;
-  std::vector<float> scratch_;  // of all workers; grows on the first calls only
+  ScratchFloats scratch_;  // of all workers
 };
 
 }  // namespace ptrt

@@ -42,8 +42,10 @@ HWY_INLINE void tile(const float* const* x, const T* const* w, std::int64_t n,
   constexpr int kOuts = kQuads * kQuadOuts;
   FloatVec acc[kRows][kOuts];
   PTRT_UNROLL
-  for (int r = 0; r < kRows; ++r) PTRT_UNROLL
-  for (int o = 0; o < kOuts; ++o) acc[r][o] = hn::Zero(kFloats);
+  for (int r = 0; r < kRows; ++r) {
+    PTRT_UNROLL
+    for (int o = 0; o < kOuts; ++o) acc[r][o] = hn::Zero(kFloats);
+  }
 
   const auto step = [&](std::int64_t i, const auto& load) HWY_ATTR {
     FloatVec xv[kRows];
@@ -62,9 +64,11 @@ HWY_INLINE void tile(const float* const* x, const T* const* w, std::int64_t n,
   if (whole < n) step(whole, [left = n - whole](const auto* from) HWY_ATTR { return load_part(from, left); });
 
   PTRT_UNROLL
-  for (int r = 0; r < kRows; ++r) PTRT_UNROLL
-  for (int q = 0; q < kQuads; ++q)
-    sums[r][q] = sum_lanes_of_four(acc[r][4 * q], acc[r][4 * q + 1], acc[r][4 * q + 2], acc[r][4 * q + 3]);
+  for (int r = 0; r < kRows; ++r) {
+    PTRT_UNROLL
+    for (int q = 0; q < kQuads; ++q)
+      sums[r][q] = sum_lanes_of_four(acc[r][4 * q], acc[r][4 * q + 1], acc[r][4 * q + 2], acc[r][4 * q + 3]);
+  }
 }
 
 // Rows of x and y, all of them or one tile's.
@@ -251,7 +255,7 @@ constexpr std::int64_t kPanelFloats = kQuadOuts * kSumBlock;
 // Multiply-adds of a task: some microseconds, so that handing tasks out costs little and the last ones end
 // together.
 constexpr std::int64_t kTaskWork = 64 * 1024;
-constexpr std::int64_t kMaxOutsPerTask = 64;
+constexpr std::int64_t kMinOutsPerTask = 16;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -259,25 +263,33 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
 
 }  // namespace
 
-Matmul::Matmul(ThreadPool& pool)
-    : pool_(pool),
-      panels_(static_cast<std::size_t>(pool.threads()) * static_cast<std::size_t>(kPanelFloats)) {
-  plans_.reserve(256);
+Matmul::Matmul(ThreadPool& pool) : pool_(pool) {
+  panels_.reserve(pool.threads() * kPanelFloats);
+}
+
+Matmul::Plan Matmul::Plan::of(const Product& p, std::int64_t first_task) {
+  Plan plan;
+  plan.first_task = first_task;
+  plan.row_blocks = divide_up(p.rows, kRowBlock);
+  if (p.rows == 0) return plan;
+  plan.rows_per_block = divide_up(p.rows, plan.row_blocks);
+  const std::int64_t outs = divide_up(kTaskWork, plan.rows_per_block * p.in);
+  plan.outs_per_block = std::max(divide_up(outs, kMinOutsPerTask) * kMinOutsPerTask, kMinOutsPerTask);
+  return plan;
+}
+
+std::int64_t Matmul::Plan::tasks(const Product& p) const {
+  return p.rows == 0 ? 0 : row_blocks * divide_up(p.out, outs_per_block);
 }
 
 void Matmul::run(std::span<const Product> products) {
   plans_.clear();
   std::int64_t tasks = 0;
   for (const Product& p : products) {
-    Plan plan;
-    plan.first_task = tasks;
-    plan.row_blocks = divide_up(p.rows, kRowBlock);
-    const std::int64_t work_per_out = std::max<std::int64_t>(1, std::min(p.rows, kRowBlock) * p.in);
-    const std::int64_t outs = divide_up(divide_up(kTaskWork, work_per_out), 8) * 8;
-    plan.outs_per_task = std::max<std::int64_t>(outs, 16);
-    tasks += plan.row_blocks * divide_up(p.out, plan.outs_per_task);
-    plans_.push_back(plan);
+    plans_.push_back(Plan::of(p, tasks));
+    tasks += plans_.back().tasks(p);
   }
+  float* panels = panels_.reserve(pool_.threads() * kPanelFloats);
   const auto run_block = HWY_DYNAMIC_DISPATCH(matmul_block);
   pool_.parallel_for(tasks, [&](std::int64_t task, int worker) {
     const auto after = std::upper_bound(plans_.begin(), plans_.end(), task,
@@ -285,11 +297,11 @@ void Matmul::run(std::span<const Product> products) {
     const Plan& plan = *(after - 1);
     const Product& p = products[static_cast<std::size_t>(after - 1 - plans_.begin())];
     const std::int64_t local = task - plan.first_task;
-    const std::int64_t row = local % plan.row_blocks * kRowBlock;
-    const std::int64_t out = local / plan.row_blocks * plan.outs_per_task;
-    const MatmulBlock block{&p, row, std::min(row + kRowBlock, p.rows), out,
-                            std::min(out + plan.outs_per_task, p.out)};
-    run_block(block, panels_.data() + worker * kPanelFloats);
+    const std::int64_t row = local % plan.row_blocks * plan.rows_per_block;
+    const std::int64_t out = local / plan.row_blocks * plan.outs_per_block;
+    const MatmulBlock block{&p, row, std::min(row + plan.rows_per_block, p.rows), out,
+                            std::min(out + plan.outs_per_block, p.out)};
+    run_block(block, panels + worker * kPanelFloats);
   });
 }
 

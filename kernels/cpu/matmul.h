@@ -12,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "kernels/cpu/memory.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/tensor.h"
 
@@ -43,14 +44,18 @@ class Matmul {
   void run(std::span<const Product> products);
 
  private:
-  // A product cut into blocks of rows and outs; its tasks are [first_task, first_task + tasks).
+  // How a product is cut into tasks, blocks of rows by blocks of outs; `first_task` is its first in the
+  // list's.
   struct Plan {
-    std::int64_t first_task = 0, row_blocks = 1, outs_per_task = 0;
+    std::int64_t first_task = 0, row_blocks = 0, rows_per_block = 0, outs_per_block = 0;
+
+    static Plan of(const Product& p, std::int64_t first_task);
+    std::int64_t tasks(const Product& p) const;
   };
 
   ThreadPool& pool_;
   std::vector<Plan> plans_;
-  std::vector<float> panels_;  // one widened weight panel a worker
+  ScratchFloats panels_;  // one widened weight panel a worker
 };
 
 }  // namespace ptrt

@@ -48,6 +48,14 @@ std::shared_ptr<std::byte[]> allocate_zeroed(std::size_t bytes, const std::strin
   return {static_cast<std::byte*>(data), [](std::byte* pointer) { std::free(pointer); }};
 }
 
+float* ScratchFloats::reserve(std::int64_t elements) {
+  if (elements > elements_) {
+    memory_ = allocate_zeroed(static_cast<std::size_t>(elements) * sizeof(float), "the scratch of a kernel");
+    elements_ = elements;
+  }
+  return reinterpret_cast<float*>(memory_.get());
+}
+
 std::byte* WeightArena::take(std::size_t bytes, const std::string& what) {
   const std::size_t size = round_up(bytes, kAlignment);
   if (size > kArenaBlock / 4) {  // a block of its own, so that the rest of the current one is not lost

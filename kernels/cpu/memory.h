@@ -13,6 +13,17 @@ namespace ptrt {
 // saves the TLB misses of streaming through weights. Throws with `what` and the size when there is none.
 std::shared_ptr<std::byte[]> allocate_zeroed(std::size_t bytes, const std::string& what);
 
+// Scratch of a kernel: float32, 64-byte aligned. It grows on the first calls and then stays.
+class ScratchFloats {
+ public:
+  // At least `elements`; what it held before is lost when it grows.
+  float* reserve(std::int64_t elements);
+
+ private:
+  std::shared_ptr<std::byte[]> memory_;
+  std::int64_t elements_ = 0;
+};
+
 // Hands out pieces of a few large blocks; they live as long as the arena.
 class WeightArena {
  public:

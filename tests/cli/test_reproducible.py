@@ -85,7 +85,7 @@ class Reproducible(CliTest):
             (8, f"--replicas 2 --kv-cache-bytes {few[2]}"),
         ])
         self.batch("generate", model, rows, "--kv-cache-bytes", str(few[8]))
-        self.assertRegex(self.last_outcome.output, r"(?i)preempt\w*\D+[1-9]", "the tight cache forced nothing")
+        self.assertRegex(self.last_outcome.output, r"(?i)preempt\w*\D+[1-9]", "the cache was not tight")
         self.compare("score", model, score_requests(config["vocab_size"]), [
             (None, "--threads 2"), (None, "--max-batch 1"), (None, f"--kv-cache-bytes {few[8]}"), (2, ""),
             (None, "--max-step-tokens 5"), (8, ""), (16, ""), (4, "--replicas 2 --max-batch 2"),
