@@ -11,7 +11,12 @@
 namespace ptrt {
 
 CpuBackend::CpuBackend(const CpuOptions& options)
-    : pool_(options.threads), matmul_(pool_), attention_(pool_), moe_(pool_, matmul_), sampler_(pool_) {}
+    : pool_(options.threads),
+      loader_(options, pool_),
+      matmul_(pool_, options.compute),
+      attention_(pool_),
+      moe_(pool_, matmul_),
+      sampler_(pool_) {}
 
 std::string CpuBackend::instruction_set() const {
   return simd_target();
@@ -22,27 +27,7 @@ std::shared_ptr<std::byte[]> CpuBackend::allocate(std::size_t bytes, const std::
 }
 
 Weight CpuBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
-  PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
-  Weight stored{nullptr, spec.dtype, spec.count, spec.out, spec.in};
-  const auto elements = static_cast<std::size_t>(spec.count * spec.out * spec.in);
-  const bool widens = spec.role == WeightRole::vector && spec.dtype != DType::float32;
-  if (!widens) {
-    const std::size_t bytes = elements * size_of(spec.dtype);
-    std::byte* to = arena_.take(bytes, spec.name);
-    source.read(0, {to, bytes});
-    stored.data = to;
-    weight_bytes_ += bytes;
-    return stored;
-  }
-  std::vector<std::byte> narrow(elements * size_of(spec.dtype));
-  source.read(0, narrow);
-  stored.data = narrow.data();
-  Weight wide{nullptr, DType::float32, spec.count, spec.out, spec.in};
-  auto* to = reinterpret_cast<float*>(arena_.take(elements * sizeof(float), spec.name));
-  widen(stored, to);
-  wide.data = to;
-  weight_bytes_ += elements * sizeof(float);
-  return wide;
+  return loader_.load(spec, source);
 }
 
 void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
@@ -61,9 +46,13 @@ void CpuBackend::linear(std::span<const LinearJob> jobs) {
     PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
     for (std::int64_t t = 0; t < job.y.tracks; ++t) {
       const Weight& w = weights[static_cast<std::size_t>(t)];
-      PTRT_CHECK(w.count == 1 && w.in == job.x.width && w.out == job.y.width);
-      products_.push_back({w.data, w.dtype, job.y.rows, w.out, w.in, job.x.row(job.x.tracks == 1 ? 0 : t, 0),
-                           job.y.row(t, 0), nullptr, nullptr});
+      PTRT_CHECK(w.packed && w.count == 1 && w.in == job.x.width && w.out == job.y.width);
+      products_.push_back({.layout = packed_layout(w),
+                           .matrix = static_cast<const std::byte*>(w.data),
+                           .rows = job.y.rows,
+                           .x = job.x.row(job.x.tracks == 1 ? 0 : t, 0),
+                           .x_height = job.x.rows,
+                           .y = job.y.row(t, 0)});
     }
   }
   matmul_.run(products_);

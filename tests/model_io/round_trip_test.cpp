@@ -6,6 +6,7 @@
 #include <iterator>
 #include <tuple>
 
+#include "kernels/cpu/reference_backend.h"
 #include "model_fixture.h"
 #include "model_io/model_file.h"
 #include "model_io/track_shard.h"
@@ -48,8 +49,8 @@ TEST_P(RoundTrip, WhatWasWrittenIsRead) {
 TEST_P(RoundTrip, ShardHoldsEveryTensorInItsPlace) {
   const ModelConfig config = small_config();
   write_model(folder_ / "m.h5", config, kSeed, dtype_, split_);
-  const auto backend = make_cpu_backend({.threads = 1});
-  const TrackShard shard = load_shard(ModelFile(folder_ / "m.h5"), 0, 2, *backend);
+  ReferenceBackend backend;  // keeps rows as they are
+  const TrackShard shard = load_shard(ModelFile(folder_ / "m.h5"), 0, 2, backend);
   const auto expect_matrix = [&](const Weight& weight, const TensorSpec& spec) {
     const auto expected = random_tensor(config, spec, kSeed, dtype_);
     ASSERT_EQ(static_cast<std::size_t>(weight.count * weight.out * weight.in) * size_of(weight.dtype), expected.size())
@@ -70,10 +71,8 @@ TEST_P(RoundTrip, ShardHoldsEveryTensorInItsPlace) {
   expect_matrix(mixture.router[0], {"/tracks/00/layers/001/router", {3, 24}, WeightRole::matrix});
   EXPECT_TRUE(mixture.w_gate.empty());
   EXPECT_TRUE(dense.router.empty());
-  // Norms are widened.
   EXPECT_EQ(dense.q_norm[1].in, 6);
-  EXPECT_EQ(dense.q_norm[1].dtype, DType::float32);
-  EXPECT_EQ(static_cast<const float*>(shard.final_norm[0].data)[23], 1.0f);
+  EXPECT_EQ(weight_element(shard.final_norm[0], 23), 1.0f);
   EXPECT_EQ(shard.blocks[1].dispatch_norm.size(), 2u);
   EXPECT_TRUE(shard.blocks[1].combine_norm.empty());
 }
