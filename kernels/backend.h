@@ -23,9 +23,11 @@ inline constexpr std::int64_t kPageTokens = 16;  // tokens of one KV page
 
 // What a tensor is used as; lets a backend choose how to keep it.
 enum class WeightRole : std::uint8_t {
-  matrix,     // right-hand side of linear() or moe_ffn(); kept in its storage type
-  embedding,  // looked up by row; with tied embeddings also the head's matrix; kept in its storage type
-  vector,     // norm weights; widened to float32 at load
+  matrix,          // right-hand side of linear() or moe_ffn(); kept in its storage type, or quantised on load
+  router,          // of a mixture of experts: a matrix whose products always take float32
+  embedding,       // looked up by row, nothing else; kept in its storage type
+  tied_embedding,  // looked up by row, and the head's matrix; kept in its storage type
+  vector,          // norm weights; widened to float32 at load
 };
 
 struct WeightSpec {
@@ -35,6 +37,17 @@ struct WeightSpec {
   std::int64_t count = 1, out = 0, in = 0;
 };
 
+// Where a weight's content comes from while it is loaded: count · out rows of `in` elements as stored.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  // Fills `rows` with whole rows from `first` on (C order, this machine's byte order). A backend asks for every row
+  // exactly once; several threads may ask at the same time.
+  virtual void read(std::int64_t first, std::span<std::byte> rows) = 0;
+  // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row.
+  virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
+};
+
 // One matrix product for every local track: y[t] = x[t] · w[t]ᵀ, x [tracks, rows, in], y [tracks, rows, out].
 struct LinearJob {
   const TrackWeights* weights = nullptr;
@@ -42,22 +55,28 @@ struct LinearJob {
   Tensor y;
 };
 
-// The KV pool of a rank: float32 keys and values, [page][local track][layer][k=0,
-// v=1][kv_head][kPageTokens][head_dim]. Page by page, so that only memory of pages in use is ever touched.
+// The KV pool of a rank, [page][local track][layer][keys, values][kv_head] and then, for keys,
+// [head_dim][kPageTokens] (a vector of tokens meets one element of q), for values [kPageTokens][head_dim]. Page by
+// page, so that only memory of pages in use is ever touched. Elements are float32 or bfloat16.
 struct KvPool {
-  float* data = nullptr;
+  std::byte* data = nullptr;
+  DType dtype = DType::float32;
   std::int64_t tracks = 0, layers = 0, pages = 0, kv_heads = 0, head_dim = 0;
 
   std::int64_t head_stride() const { return kPageTokens * head_dim; }
   std::int64_t layer_stride() const { return 2 * kv_heads * head_stride(); }
   std::int64_t page_stride() const { return tracks * layers * layer_stride(); }
   std::int64_t elements() const { return pages * page_stride(); }
-  // First element of a page's keys of one head; values lie kv_heads · head_stride() further on.
-  float* keys(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
-    return data + page * page_stride() + (track * layers + layer) * layer_stride() + head * head_stride();
+  std::size_t bytes() const { return static_cast<std::size_t>(elements()) * size_of(dtype); }
+  // First element of a page's keys of one head; T is float or a 16-bit type, as dtype says.
+  template <typename T>
+  T* keys(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
+    return reinterpret_cast<T*>(data) + page * page_stride() + (track * layers + layer) * layer_stride() +
+           head * head_stride();
   }
-  float* values(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
-    return keys(track, layer, page, head) + kv_heads * head_stride();
+  template <typename T>
+  T* values(std::int64_t track, std::int64_t layer, std::int64_t page, std::int64_t head) const {
+    return keys<T>(track, layer, page, head) + kv_heads * head_stride();
   }
 };
 
@@ -124,12 +143,10 @@ class Backend {
   virtual std::string instruction_set() const = 0;  // what the numerics hang on, e.g. "AVX3_ZEN4"
   virtual int threads() const = 0;
 
-  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws when there is
-  // none.
-  virtual std::shared_ptr<float[]> allocate(std::int64_t elements, const std::string& what) = 0;
-  // Takes a weight in: `read` is called once to fill the bytes in the file's layout and type (C order).
-  virtual Weight load_weight(const WeightSpec& spec,
-                             const std::function<void(std::span<std::byte>)>& read) = 0;
+  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws when there is none.
+  virtual std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) = 0;
+  // Takes a weight in, in the layout that the backend likes; reads the source once, piece by piece.
+  virtual Weight load_weight(const WeightSpec& spec, WeightSource& source) = 0;
   virtual std::size_t weight_bytes() const = 0;  // held by weights loaded so far
 
   // x[0, r, :] = table[tokens[r], :]
@@ -171,7 +188,18 @@ class Backend {
   virtual void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) = 0;
 };
 
-// The CPU backend: `threads` workers, the calling thread included. Throws on threads < 1.
-std::unique_ptr<Backend> make_cpu_backend(int threads);
+struct CpuOptions {
+  int threads = 1;  // workers, the calling thread included
+  // Type of the products' inputs. bfloat16 rounds activations (and wider weights, at load) to bfloat16; int8
+  // quantises activations in groups of kInt8Group and needs int8 weights; float32 takes every weight type.
+  Compute compute = Compute::float32;
+  bool quantize_int8 = false;  // matrices of other types (not routers, not embeddings looked up) become int8 at load
+};
+
+// Throws bad_input on threads < 1 and on weights that do not go with `compute`.
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+
+// True where the processor multiplies in that type at speed: what `--compute auto` asks.
+bool cpu_computes(Compute compute);
 
 }  // namespace ptrt

@@ -8,9 +8,16 @@
 
 namespace ptrt {
 
-enum class DType : std::uint8_t { float32, float16, bfloat16 };
+// int8 is for matrices alone: symmetric, with one float16 scale for every group of kInt8Group elements of a row.
+enum class DType : std::uint8_t { float32, float16, bfloat16, int8 };
+
+inline constexpr std::int64_t kInt8Group = 32;
+
+// Type in which matrix products take their inputs; sums are float32 (int8: exact within a group, then float32).
+enum class Compute : std::uint8_t { float32, bfloat16, int8 };
 
 constexpr std::size_t size_of(DType type) {
+  if (type == DType::int8) return 1;
   return type == DType::float32 ? 4 : 2;
 }
 
@@ -22,21 +29,35 @@ constexpr std::string_view to_string(DType type) {
       return "float16";
     case DType::bfloat16:
       return "bfloat16";
+    case DType::int8:
+      return "int8";
   }
   return "unknown";
 }
 
-// One weight in a backend's memory, in its storage type. Matrices are [out, in] row-major and stacks of
-// expert matrices [experts, out, in]; a vector has out = 1. The backend that loaded it owns the memory.
+constexpr std::string_view to_string(Compute compute) {
+  switch (compute) {
+    case Compute::float32:
+      return "float32";
+    case Compute::bfloat16:
+      return "bfloat16";
+    case Compute::int8:
+      return "int8";
+  }
+  return "unknown";
+}
+
+// One weight in a backend's memory: a matrix [out, in], a stack of expert matrices [experts, out, in], or a vector
+// with out = 1. The backend that loaded it owns the memory and chose its layout; nobody else reads `data`.
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::float32;
   std::int64_t count = 1;  // matrices stacked (experts); 1 otherwise
   std::int64_t out = 0;    // rows
   std::int64_t in = 0;     // columns
+  bool packed = false;     // in panels (kernels/cpu/packed.h), else row-major
 
   bool present() const { return data != nullptr; }
-  std::size_t bytes() const { return static_cast<std::size_t>(count * out * in) * size_of(dtype); }
 };
 
 // The same tensor of every track that this rank holds, indexed by local track: one op call serves all of

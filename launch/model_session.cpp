@@ -49,7 +49,7 @@ void ModelSession::choose_backend() {
   if (options_.backend == "cuda") throw_bad_input("--backend cuda: this build has no CUDA backend, use cpu");
   if (options_.compute == "bfloat16" || options_.compute == "int8")
     throw_bad_input("--compute {}: the cpu backend of this version computes in float32", options_.compute);
-  backend_ = make_cpu_backend(options_.threads > 0 ? options_.threads : default_threads(job_));
+  backend_ = make_cpu_backend({.threads = options_.threads > 0 ? options_.threads : default_threads(job_)});
 }
 
 // As many pages as the batch can use, within what was asked for, or by default within a quarter of this

@@ -31,6 +31,8 @@ H5Type stored_type(DType dtype) {
       return H5Type::float16;
     case DType::bfloat16:
       return H5Type::uint16;
+    case DType::int8:
+      break;
   }
   return H5Type::other;
 }

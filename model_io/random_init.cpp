@@ -81,6 +81,8 @@ void fill_as(DType dtype, std::span<std::byte> out, const ValueOf& value_of) {
       return fill<std::uint16_t>(out, [&](std::size_t i) { return to_bfloat16(value_of(i)); });
     case DType::float16:
       return fill<std::uint16_t>(out, [&](std::size_t i) { return to_float16(value_of(i)); });
+    case DType::int8:
+      throw_failure("random weights are of a floating type");
   }
 }
 

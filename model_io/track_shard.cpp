@@ -4,10 +4,12 @@
 #include <fmt/ranges.h>
 #include <xxhash.h>
 
+#include <algorithm>
 #include <array>
 #include <functional>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "kernels/error.h"
 #include "model_io/crc32c.h"
@@ -67,6 +69,37 @@ struct TensorSource {
   std::function<std::uint32_t(const TensorSpec&, std::span<std::byte>)> read;  // returns the content's crc32c
 };
 
+// A tensor that is read from its source in one piece, because its checksum is that of the whole, and handed on in pieces.
+class WholeTensor final : public WeightSource {
+ public:
+  WholeTensor(const TensorSource& source, const TensorSpec& spec, DType dtype)
+      : source_(source),
+        spec_(spec),
+        row_bytes_(static_cast<std::size_t>(spec.shape.back()) * size_of(dtype)),
+        bytes_(static_cast<std::size_t>(spec.elements()) * size_of(dtype)) {}
+  void read(std::int64_t first, std::span<std::byte> rows) override {
+    if (rows.size() == bytes_) {
+      crc_ = source_.read(spec_, rows);
+      return;
+    }
+    if (content_.empty()) {
+      content_.resize(bytes_);
+      crc_ = source_.read(spec_, content_);
+    }
+    const auto piece = std::span(content_).subspan(static_cast<std::size_t>(first) * row_bytes_, rows.size());
+    std::copy(piece.begin(), piece.end(), rows.begin());
+  }
+  void read_scales(std::int64_t, std::span<std::byte>) override { throw_failure("{} has no scales", spec_.path); }
+  std::uint32_t crc32c() const { return crc_; }
+
+ private:
+  const TensorSource& source_;
+  const TensorSpec& spec_;
+  std::size_t row_bytes_, bytes_;
+  std::vector<std::byte> content_;
+  std::uint32_t crc_ = 0;
+};
+
 // Takes tensors into the backend, keeping account of what they were.
 class Loader {
  public:
@@ -74,11 +107,10 @@ class Loader {
 
   Weight load(const TensorSpec& spec) {
     const DType dtype = source_.check(spec);
-    std::uint32_t crc = 0;
-    Weight weight = backend_.load_weight(weight_spec(spec, dtype),
-                                         [&](std::span<std::byte> out) { crc = source_.read(spec, out); });
-    account_ +=
-        fmt::format("{} [{}] {} {:08x}\n", spec.path, fmt::join(spec.shape, ","), to_string(dtype), crc);
+    WholeTensor whole(source_, spec, dtype);
+    Weight weight = backend_.load_weight(weight_spec(spec, dtype), whole);
+    account_ += fmt::format("{} [{}] {} {:08x}\n", spec.path, fmt::join(spec.shape, ","), to_string(dtype),
+                            whole.crc32c());
     return weight;
   }
 

@@ -47,9 +47,9 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
 
 Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width, const char* what) {
   const std::int64_t elements = tracks * rows * width;
-  memory_.push_back(backend_.allocate(elements, what));
+  memory_.push_back(backend_.allocate(static_cast<std::size_t>(elements) * sizeof(float), what));
   scratch_elements_ += elements;
-  return {memory_.back().get(), tracks, rows, width, rows * width};
+  return {reinterpret_cast<float*>(memory_.back().get()), tracks, rows, width, rows * width};
 }
 
 std::int64_t Forward::scratch_bytes() const {

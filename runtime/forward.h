@@ -49,7 +49,7 @@ class Forward {
   TrackWeights head_;  // one entry: the vocabulary head
   std::int64_t max_logit_rows_;
   float eps_;
-  std::vector<std::shared_ptr<float[]>> memory_;
+  std::vector<std::shared_ptr<std::byte[]>> memory_;
   std::int64_t scratch_elements_ = 0;
 
   // Scratch sized for max_rows, T = local tracks, and the views of the rows of this step (same names, no

@@ -33,7 +33,7 @@ KvCache::KvCache(Backend& backend, const ModelConfig& config, std::int64_t local
   pool_.pages = pages;
   pool_.kv_heads = config.kv_heads;
   pool_.head_dim = config.head_dim;
-  memory_ = backend.allocate(pool_.elements(), "the KV cache");
+  memory_ = backend.allocate(pool_.bytes(), "the KV cache");
   pool_.data = memory_.get();
 }
 

@@ -36,11 +36,11 @@ class KvCache {
  public:
   KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages);
   const KvPool& pool() const { return pool_; }
-  std::int64_t bytes() const { return pool_.elements() * static_cast<std::int64_t>(sizeof(float)); }
+  std::int64_t bytes() const { return static_cast<std::int64_t>(pool_.bytes()); }
 
  private:
   KvPool pool_;
-  std::shared_ptr<float[]> memory_;
+  std::shared_ptr<std::byte[]> memory_;
 };
 
 }  // namespace ptrt

@@ -261,8 +261,8 @@ void attend(const AttentionTask& task, float* scratch) {
       seen[row] = {std::clamp<std::int64_t>(task.first_visible(row) - base, 0, kPageTokens),
                    std::clamp<std::int64_t>(task.position(row) + 1 - base, 0, kPageTokens)};
     const std::int64_t page = task.step->page(task.first_row, index);
-    attend_page(task, s, task.kv->keys(task.track, task.layer, page, task.kv_head),
-                task.kv->values(task.track, task.layer, page, task.kv_head), seen);
+    attend_page(task, s, task.kv->keys<float>(task.track, task.layer, page, task.kv_head),
+                task.kv->values<float>(task.track, task.layer, page, task.kv_head), seen);
   }
 
   for (std::int64_t query = 0; query < queries; ++query) {

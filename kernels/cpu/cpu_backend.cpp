@@ -10,42 +10,24 @@
 
 namespace ptrt {
 
-CpuBackend::CpuBackend(int threads)
-    : pool_(threads), matmul_(pool_), attention_(pool_), moe_(pool_, matmul_), sampler_(pool_) {}
+CpuBackend::CpuBackend(const CpuOptions& options)
+    : pool_(options.threads),
+      loader_(options, pool_),
+      matmul_(pool_, options.compute),
+      attention_(pool_),
+      moe_(pool_, matmul_),
+      sampler_(pool_) {}
 
 std::string CpuBackend::instruction_set() const {
   return simd_target();
 }
 
-std::shared_ptr<float[]> CpuBackend::allocate(std::int64_t elements, const std::string& what) {
-  PTRT_CHECK(elements >= 0);
-  if (elements > std::numeric_limits<std::int64_t>::max() / 8)
-    throw_failure("not enough memory for {}: {} float32 elements wanted", what, elements);
-  const auto bytes = allocate_zeroed(static_cast<std::size_t>(elements) * sizeof(float), what);
-  return {bytes, reinterpret_cast<float*>(bytes.get())};
+std::shared_ptr<std::byte[]> CpuBackend::allocate(std::size_t bytes, const std::string& what) {
+  return allocate_zeroed(bytes, what);
 }
 
-Weight CpuBackend::load_weight(const WeightSpec& spec,
-                               const std::function<void(std::span<std::byte>)>& read) {
-  PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
-  Weight stored{nullptr, spec.dtype, spec.count, spec.out, spec.in};
-  const bool widens = spec.role == WeightRole::vector && spec.dtype != DType::float32;
-  if (!widens) {
-    std::byte* to = arena_.take(stored.bytes(), spec.name);
-    read({to, stored.bytes()});
-    stored.data = to;
-    weight_bytes_ += stored.bytes();
-    return stored;
-  }
-  std::vector<std::byte> narrow(stored.bytes());
-  read(narrow);
-  stored.data = narrow.data();
-  Weight wide{nullptr, DType::float32, spec.count, spec.out, spec.in};
-  auto* to = reinterpret_cast<float*>(arena_.take(wide.bytes(), spec.name));
-  widen(stored, to);
-  wide.data = to;
-  weight_bytes_ += wide.bytes();
-  return wide;
+Weight CpuBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
+  return loader_.load(spec, source);
 }
 
 void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
@@ -64,9 +46,13 @@ void CpuBackend::linear(std::span<const LinearJob> jobs) {
     PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
     for (std::int64_t t = 0; t < job.y.tracks; ++t) {
       const Weight& w = weights[static_cast<std::size_t>(t)];
-      PTRT_CHECK(w.count == 1 && w.in == job.x.width && w.out == job.y.width);
-      products_.push_back({w.data, w.dtype, job.y.rows, w.out, w.in, job.x.row(job.x.tracks == 1 ? 0 : t, 0),
-                           job.y.row(t, 0), nullptr, nullptr});
+      PTRT_CHECK(w.packed && w.count == 1 && w.in == job.x.width && w.out == job.y.width);
+      products_.push_back({.layout = packed_layout(w),
+                           .matrix = static_cast<const std::byte*>(w.data),
+                           .rows = job.y.rows,
+                           .x = job.x.row(job.x.tracks == 1 ? 0 : t, 0),
+                           .x_height = job.x.rows,
+                           .y = job.y.row(t, 0)});
     }
   }
   matmul_.run(products_);
@@ -120,8 +106,12 @@ void CpuBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets,
   sampler_.log_probs(logits, targets, out);
 }
 
-std::unique_ptr<Backend> make_cpu_backend(int threads) {
-  return std::make_unique<CpuBackend>(threads);
+std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
+  return std::make_unique<CpuBackend>(options);
+}
+
+bool cpu_computes(Compute compute) {
+  return compute == Compute::float32;
 }
 
 }  // namespace ptrt

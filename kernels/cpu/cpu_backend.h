@@ -5,24 +5,24 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/attention.h"
 #include "kernels/cpu/matmul.h"
-#include "kernels/cpu/memory.h"
 #include "kernels/cpu/moe.h"
 #include "kernels/cpu/sampling.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/weight_loader.h"
 
 namespace ptrt {
 
 class CpuBackend final : public Backend {
  public:
-  explicit CpuBackend(int threads);
+  explicit CpuBackend(const CpuOptions& options);
 
   std::string name() const override { return "cpu"; }
   std::string instruction_set() const override;
   int threads() const override { return pool_.threads(); }
 
-  std::shared_ptr<float[]> allocate(std::int64_t elements, const std::string& what) override;
-  Weight load_weight(const WeightSpec& spec, const std::function<void(std::span<std::byte>)>& read) override;
-  std::size_t weight_bytes() const override { return weight_bytes_; }
+  std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
+  Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
+  std::size_t weight_bytes() const override { return loader_.bytes(); }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;
   void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
@@ -45,8 +45,7 @@ class CpuBackend final : public Backend {
 
  private:
   ThreadPool pool_;
-  WeightArena arena_;
-  std::size_t weight_bytes_ = 0;
+  WeightLoader loader_;
   Matmul matmul_;
   Attention attention_;
   Moe moe_;

@@ -80,6 +80,8 @@ void widen_elements(const Weight& w, std::int64_t begin, std::int64_t n, float* 
       return widen_run(static_cast<const hwy::float16_t*>(w.data) + begin, n, to);
     case DType::bfloat16:
       return widen_run(static_cast<const hwy::bfloat16_t*>(w.data) + begin, n, to);
+    case DType::int8:
+      break;
   }
 }
 
@@ -118,6 +120,7 @@ void tree_sum_run(const TreeSum& sum, std::int64_t begin, std::int64_t end) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/cpu/packed.h"
 #include "kernels/error.h"
 
 namespace ptrt {
@@ -179,13 +182,13 @@ void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> 
     for (std::int64_t r = begin; r < end; ++r) {
       const std::int64_t token = tokens[static_cast<std::size_t>(r)];
       PTRT_CHECK(token >= 0 && token < table.out);
-      widen_row(table, token * table.in, table.in, x.row(0, r));
+      if (table.packed) {
+        unpack_row(packed_layout(table), static_cast<const std::byte*>(table.data), token, x.row(0, r));
+      } else {
+        widen_row(table, token * table.in, table.in, x.row(0, r));
+      }
     }
   });
-}
-
-void widen(const Weight& w, float* to) {
-  HWY_DYNAMIC_DISPATCH(widen_elements)(w, 0, w.count * w.out * w.in, to);
 }
 
 void tree_sum(ThreadPool& pool, std::span<const float* const> parts, std::int64_t count, float scale,

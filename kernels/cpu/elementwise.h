@@ -21,9 +21,6 @@ void swiglu(ThreadPool& pool, Tensor gate, Tensor up);
 // x[0, r, :] = table[tokens[r], :], widened.
 void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, Tensor x);
 
-// to[i] = w[i] for the count · out · in elements of w, widened.
-void widen(const Weight& w, float* to);
-
 // out[i] = scale · tree(parts[0][i], …, parts[n-1][i]), after it add_to[i] where add_to is not null. The tree
 // adds the tree of its left part, the largest power of two below the count, to that of the rest. out may be
 // one of the parts.

@@ -1,61 +1,79 @@
-// Matrix products with float32 activations: y[r, o] = Σ_i x[r, i] · w[o, i].
+// Matrix products y[r, o] = Σ_i x[r, i] · w[o, i] over packed weights.
 //
-// Weights are float32, float16 or bfloat16, row-major [out, in], and widened in registers or, for many rows,
-// panel by panel into a scratch that fits the first-level cache. Sums are float32.
+// The compute type says what the inputs of the products are: float32 takes x as it is and widens every weight
+// type; bfloat16 rounds x; int8 quantises x in groups. Sums are float32.
 //
-// Order of one sum (r, o): blocks of kSumBlock elements of i in ascending order; inside a block as simd-inl.h
-// says (one fused chain a lane, then the fixed fold); block sums are added in ascending order. It does not
-// hang on the number of rows, on the threads or on which tile the pair falls into.
+// Order of one sum (r, o): one chain over i in ascending order, fused where the instruction set has it
+// (AVX-512-BF16: two products a step; int8: a group's exact integer sum a step). It does not hang on the
+// number of rows, on the threads or on which tile the pair falls into.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
+#include "kernels/cpu/activations.h"
+#include "kernels/cpu/matmul_tiles.h"
 #include "kernels/cpu/memory.h"
+#include "kernels/cpu/packed.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/tensor.h"
 
 namespace ptrt {
 
-inline constexpr std::int64_t kSumBlock = 1024;
-
 // One product. Row r reads x + x_rows[r] · in and writes y + y_rows[r] · out; without the indices, row r
 // itself.
 struct Product {
-  const void* w = nullptr;  // [out, in]
-  DType dtype = DType::float32;
-  std::int64_t rows = 0, out = 0, in = 0;
+  PackedLayout layout;
+  const std::byte* matrix = nullptr;
+  bool exact = false;  // takes float32 whatever the compute type (routers)
+  std::int64_t rows = 0;
   const float* x = nullptr;
+  std::int64_t x_height = 0;  // rows that x has: all that x_rows may name
   float* y = nullptr;
   const std::int32_t* x_rows = nullptr;
   const std::int32_t* y_rows = nullptr;
-
-  const float* x_row(std::int64_t r) const { return x + (x_rows != nullptr ? x_rows[r] : r) * in; }
-  float* y_row(std::int64_t r) const { return y + (y_rows != nullptr ? y_rows[r] : r) * out; }
 };
 
-// Runs lists of products, all of a list in one parallel region. Keeps the workers' scratch.
+// Runs lists of products, all of a list in one parallel region. Keeps the scratch.
 class Matmul {
  public:
-  explicit Matmul(ThreadPool& pool);
+  Matmul(ThreadPool& pool, Compute compute) : pool_(pool), compute_(compute) {}
 
   // The products must not overlap in what they write. `products` are processed in no particular order.
   void run(std::span<const Product> products);
 
  private:
-  // How a product is cut into tasks, blocks of rows by blocks of outs; `first_task` is its first in the
+  // A matrix of activations in the form that products take; several products may share it.
+  struct Input {
+    const float* x;
+    std::int64_t in, height;
+    RowFormat format;
+    std::int64_t offset;     // of its records in the scratch
+    std::int64_t first_row;  // among the rows of all inputs that are converted
+  };
+  // How a product is cut into tasks, blocks of rows by runs of panels; `first_task` is its first in the
   // list's.
   struct Plan {
-    std::int64_t first_task = 0, row_blocks = 0, rows_per_block = 0, outs_per_block = 0;
-
-    static Plan of(const Product& p, std::int64_t first_task);
-    std::int64_t tasks(const Product& p) const;
+    std::size_t input = 0;
+    std::int64_t first_task = 0, row_blocks = 0, rows_per_block = 0, panels_per_task = 0;
   };
 
+  RowFormat format_of(const Product& p) const;
+  std::size_t input_of(const Product& p);
+  void convert_inputs();
+  void plan_tasks(std::span<const Product> products);
+  void run_task(const Product& p, const Plan& plan, std::int64_t task) const;
+
   ThreadPool& pool_;
+  Compute compute_;
+  std::vector<Input> inputs_;
   std::vector<Plan> plans_;
-  ScratchFloats panels_;  // one widened weight panel a worker
+  std::int64_t scratch_bytes_ = 0, converted_rows_ = 0, converted_elements_ = 0;
+  std::int64_t tasks_ = 0;
+  bool small_ = false;  // not worth waking other threads
+  ScratchFloats scratch_;
+  std::byte* records_ = nullptr;
 };
 
 }  // namespace ptrt

@@ -53,16 +53,20 @@ void Moe::run(const MoeJob& job) {
   const auto add_products = [&](const TrackWeights& weights, Tensor x, const std::int32_t* x_rows, Tensor y) {
     for (std::int64_t t = 0; t < y.tracks; ++t) {
       const Weight& w = weights[static_cast<std::size_t>(t)];
-      PTRT_CHECK(w.count == shape.experts && w.in == x.width && w.out == y.width);
-      const std::size_t matrix_bytes = w.bytes() / static_cast<std::size_t>(w.count);
+      PTRT_CHECK(w.packed && w.count == shape.experts && w.in == x.width && w.out == y.width);
+      const PackedLayout layout = packed_layout(w);
       const std::int32_t* begins = expert_begin_.data() + t * (shape.experts + 1);
       for (std::int64_t e = 0; e < shape.experts; ++e) {
         const std::int64_t first = t * y.rows + begins[e];
         if (begins[e] == begins[e + 1]) continue;
-        products_.push_back(
-            {static_cast<const std::byte*>(w.data) + static_cast<std::size_t>(e) * matrix_bytes, w.dtype,
-             begins[e + 1] - begins[e], w.out, w.in, x.row(t, 0), y.row(t, 0), x_rows + first,
-             slot_rows_.data() + first});
+        products_.push_back({.layout = layout,
+                             .matrix = static_cast<const std::byte*>(w.data) + e * layout.matrix_bytes(),
+                             .rows = begins[e + 1] - begins[e],
+                             .x = x.row(t, 0),
+                             .x_height = x.rows,
+                             .y = y.row(t, 0),
+                             .x_rows = x_rows + first,
+                             .y_rows = slot_rows_.data() + first});
       }
     }
   };
@@ -82,9 +86,14 @@ void Moe::route(const MoeJob& job) {
   products_.clear();
   for (std::int64_t t = 0; t < logits.tracks; ++t) {
     const Weight& w = (*job.router)[static_cast<std::size_t>(t)];
-    PTRT_CHECK(w.in == job.x.width && w.out == job.shape.experts);
-    products_.push_back(
-        {w.data, w.dtype, job.x.rows, w.out, w.in, job.x.row(t, 0), logits.row(t, 0), nullptr, nullptr});
+    PTRT_CHECK(w.packed && w.in == job.x.width && w.out == job.shape.experts);
+    products_.push_back({.layout = packed_layout(w),
+                         .matrix = static_cast<const std::byte*>(w.data),
+                         .exact = true,
+                         .rows = job.x.rows,
+                         .x = job.x.row(t, 0),
+                         .x_height = job.x.rows,
+                         .y = logits.row(t, 0)});
   }
   matmul_.run(products_);
 

@@ -6,28 +6,14 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/cpu/activations.h"
 #include "kernels/cpu/philox.h"
 #include "kernels/error.h"
+#include "kernels/int8.h"
+#include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {
-
-float from_bfloat16(std::uint16_t bits) {
-  return std::bit_cast<float>(std::uint32_t{bits} << 16);
-}
-
-float from_float16(std::uint16_t bits) {
-  const int exponent = bits >> 10 & 0x1F, mantissa = bits & 0x3FF;
-  float magnitude = 0;
-  if (exponent == 0x1F) {
-    magnitude = mantissa == 0 ? INFINITY : NAN;
-  } else if (exponent == 0) {
-    magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-  } else {
-    magnitude = std::ldexp(static_cast<float>(mantissa + 0x400), exponent - 25);
-  }
-  return (bits & 0x8000) != 0 ? -magnitude : magnitude;
-}
 
 void norm_row(const float* x, const Weight& w, float eps, std::int64_t n, float* out) {
   double squares = 0;
@@ -36,12 +22,31 @@ void norm_row(const float* x, const Weight& w, float eps, std::int64_t n, float*
   for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i] * scale * weight_element(w, i));
 }
 
+// One row as the products of a compute type see it.
+std::vector<double> round_row(const float* x, std::int64_t n, Compute compute) {
+  std::vector<double> rounded(x, x + n);
+  if (compute == Compute::bfloat16)
+    for (double& value : rounded) value = from_bfloat16(to_bfloat16(static_cast<float>(value)));
+  if (compute != Compute::int8) return rounded;
+  for (std::int64_t begin = 0; begin < n; begin += kInt8Group) {
+    const std::int64_t end = std::min(begin + kInt8Group, n);
+    float largest = 0;
+    for (std::int64_t i = begin; i < end; ++i) largest = std::max(largest, std::abs(x[i]));
+    const bool empty = largest <= kSmallestGroup;
+    for (std::int64_t i = begin; i < end; ++i)
+      rounded[static_cast<std::size_t>(i)] =
+          empty ? 0 : double{std::nearbyint(x[i] * (127.0f / largest))} * (largest / 127.0f);
+  }
+  return rounded;
+}
+
 // y = x · w[matrix]ᵀ for one row.
-void linear_row(const float* x, const Weight& w, std::int64_t matrix, float* y) {
+void linear_row(const float* x, const Weight& w, std::int64_t matrix, Compute compute, float* y) {
+  const std::vector<double> row = round_row(x, w.in, compute);
   for (std::int64_t o = 0; o < w.out; ++o) {
     double sum = 0;
     for (std::int64_t i = 0; i < w.in; ++i)
-      sum += double{x[i]} * weight_element(w, (matrix * w.out + o) * w.in + i);
+      sum += row[static_cast<std::size_t>(i)] * weight_element(w, (matrix * w.out + o) * w.in + i);
     y[o] = static_cast<float>(sum);
   }
 }
@@ -116,21 +121,59 @@ std::int32_t sample_token(std::span<const float> logits, const SampleParams& par
 
 float weight_element(const Weight& w, std::int64_t index) {
   if (w.dtype == DType::float32) return static_cast<const float*>(w.data)[index];
+  if (w.dtype == DType::int8) {
+    const auto* q = static_cast<const std::int8_t*>(w.data);
+    std::uint16_t scale = 0;
+    const std::int64_t row = index / w.in, group = index % w.in / kInt8Group;
+    std::memcpy(&scale, q + w.count * w.out * w.in + (row * int8_groups(w.in) + group) * 2, sizeof(scale));
+    return static_cast<float>(q[index]) * from_float16(scale);
+  }
   const std::uint16_t bits = static_cast<const std::uint16_t*>(w.data)[index];
   return w.dtype == DType::bfloat16 ? from_bfloat16(bits) : from_float16(bits);
 }
 
-std::shared_ptr<float[]> ReferenceBackend::allocate(std::int64_t elements, const std::string&) {
-  return std::make_shared<float[]>(static_cast<std::size_t>(elements));
+std::shared_ptr<std::byte[]> ReferenceBackend::allocate(std::size_t bytes, const std::string&) {
+  return std::make_shared<std::byte[]>(bytes);
 }
 
-Weight ReferenceBackend::load_weight(const WeightSpec& spec,
-                                     const std::function<void(std::span<std::byte>)>& read) {
+// Row-major in the type that the options ask for; int8: all q, then all scales.
+Weight ReferenceBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
   Weight w{nullptr, spec.dtype, spec.count, spec.out, spec.in};
-  loaded_.emplace_back(w.bytes());
-  read(loaded_.back());
+  const std::int64_t rows = w.count * w.out;
+  const auto scale_bytes = static_cast<std::size_t>(rows * int8_groups(w.in)) * 2;
+  const auto elements = static_cast<std::size_t>(rows * w.in);
+  std::vector<std::byte> bytes(elements * size_of(w.dtype));
+  source.read(0, bytes);
+  if (w.dtype == DType::int8) {
+    bytes.resize(bytes.size() + scale_bytes);
+    source.read_scales(0, std::span(bytes).last(scale_bytes));
+  }
+  w.data = bytes.data();
+  const bool matrix = spec.role == WeightRole::matrix || spec.role == WeightRole::tied_embedding;
+  const auto width = static_cast<std::size_t>(w.in), groups = static_cast<std::size_t>(int8_groups(w.in));
+  if (matrix && options_.quantize_int8 && w.dtype != DType::int8) {
+    std::vector<std::byte> small(elements + scale_bytes);
+    std::vector<std::uint16_t> scales(groups);
+    std::vector<float> row(width);
+    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
+      for (std::size_t i = 0; i < width; ++i) row[i] = weight_element(w, static_cast<std::int64_t>(r * width + i));
+      quantize_int8_row(row, {reinterpret_cast<std::int8_t*>(small.data()) + r * width, width}, scales);
+      std::memcpy(small.data() + elements + r * groups * 2, scales.data(), groups * 2);
+    }
+    bytes = std::move(small);
+    w.dtype = DType::int8;
+  } else if (matrix && options_.compute == Compute::bfloat16) {
+    std::vector<std::byte> small(elements * 2);
+    for (std::size_t i = 0; i < elements; ++i) {
+      const std::uint16_t bits = to_bfloat16(weight_element(w, static_cast<std::int64_t>(i)));
+      std::memcpy(small.data() + 2 * i, &bits, sizeof(bits));
+    }
+    bytes = std::move(small);
+    w.dtype = DType::bfloat16;
+  }
+  loaded_.push_back(std::move(bytes));
   w.data = loaded_.back().data();
-  weight_bytes_ += w.bytes();
+  weight_bytes_ += loaded_.back().size();
   return w;
 }
 
@@ -150,7 +193,8 @@ void ReferenceBackend::linear(std::span<const LinearJob> jobs) {
   for (const LinearJob& job : jobs)
     for (std::int64_t t = 0; t < job.y.tracks; ++t)
       for (std::int64_t r = 0; r < job.y.rows; ++r)
-        linear_row(row_of(job.x, t, r), (*job.weights)[static_cast<std::size_t>(t)], 0, job.y.row(t, r));
+        linear_row(row_of(job.x, t, r), (*job.weights)[static_cast<std::size_t>(t)], 0, options_.compute,
+                   job.y.row(t, r));
 }
 
 void ReferenceBackend::add(Tensor a, Tensor h) {
@@ -178,7 +222,7 @@ void ReferenceBackend::moe_ffn(const MoeJob& job) {
       const float* x = row_of(job.x, t, r);
       std::vector<float> logits(static_cast<std::size_t>(experts)), gate(static_cast<std::size_t>(ffn_size)),
           up(gate.size()), expert_out(static_cast<std::size_t>(d));
-      linear_row(x, (*job.router)[track], 0, logits.data());
+      linear_row(x, (*job.router)[track], 0, Compute::float32, logits.data());
       if (cap != 0)
         for (float& logit : logits) logit = cap * std::tanh(logit / cap);
       std::vector<std::int32_t> chosen = by_value(logits);
@@ -187,10 +231,10 @@ void ReferenceBackend::moe_ffn(const MoeJob& job) {
       for (const std::int32_t e : chosen) total += std::exp(double{logits[static_cast<std::size_t>(e)]});
       std::vector<double> y(static_cast<std::size_t>(d));
       for (const std::int32_t e : chosen) {
-        linear_row(x, (*job.gate)[track], e, gate.data());
-        linear_row(x, (*job.up)[track], e, up.data());
+        linear_row(x, (*job.gate)[track], e, options_.compute, gate.data());
+        linear_row(x, (*job.up)[track], e, options_.compute, up.data());
         for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = static_cast<float>(silu(gate[i]) * up[i]);
-        linear_row(gate.data(), (*job.down)[track], e, expert_out.data());
+        linear_row(gate.data(), (*job.down)[track], e, options_.compute, expert_out.data());
         const double weight = std::exp(double{logits[static_cast<std::size_t>(e)]}) / total;
         for (std::size_t i = 0; i < y.size(); ++i) y[i] += weight * expert_out[i];
       }
@@ -231,8 +275,8 @@ void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeigh
       for (std::int64_t h = 0; h < shape.heads; ++h) encode(q.row(t, r) + h * head_dim, q_norm, t, r);
       for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
         encode(k.row(t, r) + h * head_dim, k_norm, t, r);
-        std::copy_n(k.row(t, r) + h * head_dim, head_dim, pool.keys(t, layer, page, h) + place * head_dim);
-        std::copy_n(v.row(t, r) + h * head_dim, head_dim, pool.values(t, layer, page, h) + place * head_dim);
+        std::copy_n(k.row(t, r) + h * head_dim, head_dim, pool.keys<float>(t, layer, page, h) + place * head_dim);
+        std::copy_n(v.row(t, r) + h * head_dim, head_dim, pool.values<float>(t, layer, page, h) + place * head_dim);
       }
     }
 }
@@ -249,7 +293,7 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> weights;
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* key = pool.keys(t, layer, page, kv_head) + p % kPageTokens * head_dim;
+          const float* key = pool.keys<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           double score = 0;
           for (std::int64_t j = 0; j < head_dim; ++j) score += double{q.row(t, r)[offset + j]} * key[j];
           weights.push_back(score / std::sqrt(static_cast<double>(head_dim)));
@@ -260,7 +304,7 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> sum(static_cast<std::size_t>(head_dim));
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* value = pool.values(t, layer, page, kv_head) + p % kPageTokens * head_dim;
+          const float* value = pool.values<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           for (std::size_t j = 0; j < sum.size(); ++j)
             sum[j] += weights[static_cast<std::size_t>(p - first)] * value[j];
         }

@@ -10,12 +10,15 @@ namespace ptrt {
 
 class ReferenceBackend final : public Backend {
  public:
+  ReferenceBackend() = default;
+  explicit ReferenceBackend(const CpuOptions& options) : options_(options) {}
+
   std::string name() const override { return "reference"; }
   std::string instruction_set() const override { return "scalar"; }
   int threads() const override { return 1; }
 
-  std::shared_ptr<float[]> allocate(std::int64_t elements, const std::string& what) override;
-  Weight load_weight(const WeightSpec& spec, const std::function<void(std::span<std::byte>)>& read) override;
+  std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
+  Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
   std::size_t weight_bytes() const override { return weight_bytes_; }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;
@@ -38,11 +41,12 @@ class ReferenceBackend final : public Backend {
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
 
  private:
+  CpuOptions options_;
   std::vector<std::vector<std::byte>> loaded_;
   std::size_t weight_bytes_ = 0;
 };
 
-// Element `index` of a weight, counted in the file's order.
+// Element `index` of a weight of the reference, counted in the file's order.
 float weight_element(const Weight& w, std::int64_t index);
 
 }  // namespace ptrt

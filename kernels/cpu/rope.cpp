@@ -102,8 +102,8 @@ void rope_append(ThreadPool& pool, const AttentionShape& shape, const TrackWeigh
     const std::int64_t offset = position % kPageTokens * head_dim;
     for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
       const std::int64_t page = rows.page(r, position / kPageTokens);
-      std::copy_n(k.row(track, r) + h * head_dim, head_dim, kv.keys(track, layer, page, h) + offset);
-      std::copy_n(v.row(track, r) + h * head_dim, head_dim, kv.values(track, layer, page, h) + offset);
+      std::copy_n(k.row(track, r) + h * head_dim, head_dim, kv.keys<float>(track, layer, page, h) + offset);
+      std::copy_n(v.row(track, r) + h * head_dim, head_dim, kv.values<float>(track, layer, page, h) + offset);
     }
   };
   const std::int64_t items = q.tracks * q.rows;

@@ -21,10 +21,10 @@ class Cache {
     for (std::size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<std::int32_t>(i);
     std::shuffle(pages.begin(), pages.end(), random.engine());
     page_table_.assign(pages.begin(), pages.end() - 3);
-    pool_ = {nullptr,        tracks,        kLayers, static_cast<std::int64_t>(pages.size()),
+    pool_ = {nullptr,        DType::float32,        tracks,        kLayers, static_cast<std::int64_t>(pages.size()),
              shape.kv_heads, shape.head_dim};
     memory_.assign(static_cast<std::size_t>(pool_.elements()), NAN);
-    pool_.data = memory_.data();
+    pool_.data = reinterpret_cast<std::byte*>(memory_.data());
     for (std::int64_t t = 0; t < tracks; ++t)
       for (std::int64_t slot = 0; slot < slots; ++slot)
         for (std::int64_t p = 0; p < lengths[static_cast<std::size_t>(slot)]; ++p)
@@ -35,10 +35,10 @@ class Cache {
             }
   }
   float* key(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head) const {
-    return pool_.keys(t, kLayer, page(slot, position), head) + position % 16 * pool_.head_dim;
+    return pool_.keys<float>(t, kLayer, page(slot, position), head) + position % 16 * pool_.head_dim;
   }
   float* value(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head) const {
-    return pool_.values(t, kLayer, page(slot, position), head) + position % 16 * pool_.head_dim;
+    return pool_.values<float>(t, kLayer, page(slot, position), head) + position % 16 * pool_.head_dim;
   }
   const KvPool& pool() const { return pool_; }
   StepRows rows(std::span<const std::int32_t> positions, std::span<const std::int32_t> slots) const {

@@ -1,5 +1,7 @@
 #include <algorithm>
+#include <array>
 
+#include "kernels/cpu/packed.h"
 #include "kernels/error.h"
 #include "op_test.h"
 
@@ -7,7 +9,7 @@ namespace ptrt::testing {
 namespace {
 
 TEST(CpuBackend, NamesWhatItRunsOn) {
-  const auto backend = make_cpu_backend(2);
+  const auto backend = make_cpu_backend({.threads = 2});
   EXPECT_EQ(backend->name(), "cpu");
   EXPECT_EQ(backend->threads(), 2);
   EXPECT_EQ(backend->instruction_set(), simd_targets().front());
@@ -18,25 +20,26 @@ TEST(CpuBackend, NamesWhatItRunsOn) {
   EXPECT_THROW(set_simd_target("AVX9"), Error);
   set_simd_target("");
   EXPECT_EQ(backend->instruction_set(), simd_targets().front());
-  EXPECT_THROW(make_cpu_backend(0), Error);
+  EXPECT_THROW(make_cpu_backend({.threads = 0}), Error);
 }
 
 TEST(CpuBackend, AllocatesZeroedAlignedMemory) {
-  const auto backend = make_cpu_backend(1);
+  const auto backend = make_cpu_backend({.threads = 1});
   for (const std::int64_t elements : {0, 1, 1000, 3000000}) {
-    const auto memory = backend->allocate(elements, "a test");
+    const auto memory = backend->allocate(static_cast<std::size_t>(elements) * 4, "a test");
     EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory.get()) % 64, 0u);
-    EXPECT_TRUE(std::all_of(memory.get(), memory.get() + elements, [](float e) { return e == 0; }));
-    std::fill_n(memory.get(), elements, 1.0f);
+    EXPECT_TRUE(std::all_of(memory.get(), memory.get() + elements * 4,
+                            [](std::byte b) { return b == std::byte(0); }));
+    std::fill_n(memory.get(), elements * 4, std::byte(1));
   }
 }
 
 TEST(CpuBackend, SaysWhatItCannotAllocate) {
-  const auto backend = make_cpu_backend(1);
+  const auto backend = make_cpu_backend({.threads = 1});
   for (const std::int64_t elements : {std::int64_t{1} << 45, std::int64_t{1} << 61}) {
     std::string message;
     try {
-      backend->allocate(elements, "the KV pool");
+      backend->allocate(static_cast<std::size_t>(elements) * 4, "the KV pool");
     } catch (const Error& error) {
       message = error.what();
       EXPECT_EQ(error.code(), ExitCode::failure);
@@ -45,17 +48,18 @@ TEST(CpuBackend, SaysWhatItCannotAllocate) {
   }
 }
 
-TEST(CpuBackend, KeepsMatricesAndWidensVectors) {
-  const auto backend = make_cpu_backend(1);
+TEST(CpuBackend, KeepsTablesAndWidensVectors) {
+  const auto backend = make_cpu_backend({.threads = 1});
   const std::vector<std::uint16_t> stored{0x3F80, 0xC000, 0x0000,
                                           0x3FC0, 0x4049, 0x7F80};  // 1 -2 0 1.5 3.14… inf
-  const auto read = [&](std::span<std::byte> to) {
+  FromFunction read([&](std::span<std::byte> to) {
     ASSERT_EQ(to.size(), stored.size() * 2);
     std::memcpy(to.data(), stored.data(), to.size());
-  };
-  const Weight matrix = backend->load_weight({"w", WeightRole::matrix, DType::bfloat16, 1, 2, 3}, read);
-  EXPECT_EQ(matrix.dtype, DType::bfloat16);
-  EXPECT_EQ(std::memcmp(matrix.data, stored.data(), 12), 0);
+  });
+  const Weight table = backend->load_weight({"e", WeightRole::embedding, DType::bfloat16, 1, 2, 3}, read);
+  EXPECT_EQ(table.dtype, DType::bfloat16);
+  EXPECT_FALSE(table.packed);
+  EXPECT_EQ(std::memcmp(table.data, stored.data(), 12), 0);
   EXPECT_EQ(backend->weight_bytes(), 12u);
   const Weight vector = backend->load_weight({"n", WeightRole::vector, DType::bfloat16, 1, 1, 6}, read);
   EXPECT_EQ(vector.dtype, DType::float32);
@@ -63,33 +67,42 @@ TEST(CpuBackend, KeepsMatricesAndWidensVectors) {
   EXPECT_EQ(std::vector<float>(values, values + 5), (std::vector<float>{1, -2, 0, 1.5f, 3.140625f}));
   EXPECT_TRUE(std::isinf(values[5]));
   EXPECT_EQ(backend->weight_bytes(), 36u);
-  for (const Weight& w : {matrix, vector}) EXPECT_EQ(reinterpret_cast<std::uintptr_t>(w.data) % 64, 0u);
+  for (const Weight& w : {table, vector}) EXPECT_EQ(reinterpret_cast<std::uintptr_t>(w.data) % 64, 0u);
 }
 
+// Weights of all sizes, larger than a piece of reading and than a block of memory too, come back row by row.
 TEST(CpuBackend, HoldsManyWeightsOfAllSizes) {
-  const auto backend = make_cpu_backend(1);
-  std::vector<Weight> weights;
+  const auto backend = make_cpu_backend({.threads = 2});
+  struct Loaded {
+    Weight weight;
+    RandomWeights content;
+  };
+  std::vector<Loaded> all;
+  Random random(8);
   std::size_t bytes = 0;
-  for (std::int64_t i = 0; i < 60; ++i) {
-    const std::int64_t rows = i % 10 == 0 ? 20000 : i + 1;
-    weights.push_back(backend->load_weight(
-        {"w", WeightRole::matrix, DType::float32, 1, rows, 251},
-        [&](std::span<std::byte> to) { std::fill(to.begin(), to.end(), std::byte(i)); }));
-    bytes += weights.back().bytes();
+  for (std::int64_t i = 0; i < 30; ++i) {
+    const std::int64_t rows = i % 10 == 0 ? 5000 : i + 1;
+    const DType dtype = std::array{DType::float32, DType::bfloat16, DType::float16, DType::int8}[i % 4];
+    RandomWeights content(dtype, 1, 1, rows, 251, random);
+    const Weight weight = content.load(*backend, WeightRole::tied_embedding)[0];
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(weight.data) % 64, 0u);
+    bytes += static_cast<std::size_t>(packed_layout(weight).matrix_bytes());
+    all.push_back({weight, std::move(content)});
   }
   EXPECT_EQ(backend->weight_bytes(), bytes);
-  for (std::size_t i = 0; i < weights.size(); ++i) {
-    const auto* data = static_cast<const std::byte*>(weights[i].data);
-    EXPECT_TRUE(std::all_of(data, data + weights[i].bytes(), [&](std::byte b) { return b == std::byte(i); }))
-        << i;
-  }
+  for (const Loaded& loaded : all)
+    for (std::int64_t row = 0; row < loaded.weight.out; row += 1 + loaded.weight.out / 50) {
+      Activation x(1, 1, 251);
+      backend->embed(loaded.weight, std::vector{static_cast<std::int32_t>(row)}, x.tensor);
+      for (std::int64_t i = 0; i < 251; ++i)
+        ASSERT_EQ(double{x.at(0, 0, i)}, loaded.content.value(0, row, i));
+    }
 }
 
 TEST(CpuBackend, APassedOnReadErrorLeavesTheBackendUsable) {
-  const auto backend = make_cpu_backend(1);
-  EXPECT_THROW(backend->load_weight({"w", WeightRole::matrix, DType::float32, 1, 4, 4},
-                                    [](std::span<std::byte>) { throw_bad_input("torn file"); }),
-               Error);
+  const auto backend = make_cpu_backend({.threads = 1});
+  FromFunction torn([](std::span<std::byte>) { throw_bad_input("torn file"); });
+  EXPECT_THROW(backend->load_weight({"w", WeightRole::matrix, DType::float32, 1, 4, 4}, torn), Error);
   EXPECT_EQ(backend->weight_bytes(), 0u);
 }
 

@@ -125,18 +125,23 @@ TEST_P(Elementwise, TreeSumAddsInTheFixedOrder) {
     }
 }
 
+// The table kept as it is, and the head's matrix looked up by row; quantised, as the reference quantises.
 TEST_P(Elementwise, Embeds) {
-  const auto backend = make_backend();
-  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16}) {
-    Random random(6);
-    const RandomWeights table(dtype, 1, 1, 50, 37, random);
-    const std::vector<std::int32_t> tokens{49, 0, 7, 7, 23};
-    Activation x(1, 5, 37);
-    backend->embed(table.tracks()[0], tokens, x.tensor);
-    for (std::int64_t r = 0; r < 5; ++r)
-      for (std::int64_t i = 0; i < 37; ++i)
-        ASSERT_EQ(double{x.at(0, r, i)}, table.value(0, tokens[static_cast<std::size_t>(r)], i));
-  }
+  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16, DType::int8})
+    for (const WeightRole role : {WeightRole::embedding, WeightRole::tied_embedding}) {
+      if (dtype == DType::int8 && role == WeightRole::embedding) continue;
+      for (const std::int64_t width : {37, 10, 65, 64}) {
+        const auto backend = make_backend();
+        Random random(6);
+        const RandomWeights table(dtype, 1, 1, 50, width, random);
+        const std::vector<std::int32_t> tokens{49, 0, 7, 7, 23};
+        Activation x(1, 5, width);
+        backend->embed(table.load(*backend, role)[0], tokens, x.tensor);
+        for (std::int64_t r = 0; r < 5; ++r)
+          for (std::int64_t i = 0; i < width; ++i)
+            ASSERT_EQ(double{x.at(0, r, i)}, table.value(0, tokens[static_cast<std::size_t>(r)], i));
+      }
+    }
 }
 
 TEST_P(ElementwiseBits, RefusesTokensOutsideTheTable) {

@@ -19,7 +19,7 @@ struct Layer {
       : shape(moe_shape),
         tracks(track_count),
         d(width),
-        router(dtype, tracks, 1, shape.experts, d, random),
+        router(dtype == DType::int8 ? DType::bfloat16 : dtype, tracks, 1, shape.experts, d, random),
         gate(dtype, tracks, shape.experts, shape.ffn_size, d, random),
         up(dtype, tracks, shape.experts, shape.ffn_size, d, random),
         down(dtype, tracks, shape.experts, d, shape.ffn_size, random) {}
@@ -29,7 +29,10 @@ struct Layer {
     Activation y(tracks, x.rows, d), logits(tracks, x.rows, shape.experts),
         gate_out(tracks, slots, shape.ffn_size), up_out(tracks, slots, shape.ffn_size),
         expert_out(tracks, slots, d);
-    backend.moe_ffn({shape, &router.tracks(), &gate.tracks(), &up.tracks(), &down.tracks(), x, y.tensor,
+    const TrackWeights router_weights = router.load(backend, WeightRole::router),
+                       gate_weights = gate.load(backend), up_weights = up.load(backend),
+                       down_weights = down.load(backend);
+    backend.moe_ffn({shape, &router_weights, &gate_weights, &up_weights, &down_weights, x, y.tensor,
                      logits.tensor, gate_out.tensor, up_out.tensor, expert_out.tensor});
     return y;
   }
@@ -75,7 +78,7 @@ std::vector<double> expected_row(const Layer& layer, std::int64_t t, const float
 
 TEST_P(MoeFfn, AgreesWithFloat64) {
   const auto backend = make_backend();
-  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16})
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::int8})
     for (const MoeShape& shape : {MoeShape{4, 2, 24, 0},
                                   {4, 2, 24, 0.5f},
                                   {5, 1, 7, 30},
@@ -97,18 +100,40 @@ TEST_P(MoeFfn, AgreesWithFloat64) {
       }
 }
 
+const std::vector<std::pair<Compute, DType>> kComputes{
+    {Compute::float32, DType::bfloat16}, {Compute::bfloat16, DType::bfloat16}, {Compute::int8, DType::int8}};
+
+TEST_P(MoeBits, AgreeWithTheReference) {
+  for (const auto& [compute, dtype] : kComputes) {
+    const auto fast = make_backend({.threads = 2, .compute = compute});
+    ReferenceBackend reference({.compute = compute});
+    Random random(3);
+    const Layer layer({5, 2, 40, 3}, dtype, 2, 70, random);
+    const Activation x(2, 30, 70, random);
+    const Activation y = layer.run(*fast, x.tensor), expected = layer.run(reference, x.tensor);
+    // The down product rounds what the gate product gave: a rounding edge may fall to either side.
+    for (std::size_t i = 0; i < y.values.size(); ++i)
+      expect_close(double{y.values[i]}, double{expected.values[i]}, compute == Compute::float32 ? 1e-4 : 1e-2,
+                   std::string(to_string(compute)));
+  }
+}
+
 TEST_P(MoeBits, HangOnTheRowAlone) {
   Random random(1);
   constexpr std::int64_t kRows = 60, kWidth = 48;
-  const Layer layer({6, 2, 40, 5}, DType::bfloat16, 2, kWidth, random);
-  const Activation x(2, kRows, kWidth, random);
-  for (const int threads : {1, 2, 3}) {
-    const auto backend = make_backend(threads);
-    const Activation batch = layer.run(*backend, x.tensor);
-    for (std::int64_t r = 0; r < kRows; ++r) {
-      const Activation alone = layer.run(*backend, {x.tensor.row(0, r), 2, 1, kWidth, x.tensor.track_stride});
-      for (std::int64_t t = 0; t < 2; ++t)
-        ASSERT_TRUE(same_bits(alone.tensor.row(t, 0), batch.tensor.row(t, r), kWidth)) << "row " << r;
+  for (const auto& [compute, dtype] : kComputes) {
+    const Layer layer({6, 2, 40, 5}, dtype, 2, kWidth, random);
+    const Activation x(2, kRows, kWidth, random);
+    for (const int threads : {1, 2, 3}) {
+      const auto backend = make_backend({.threads = threads, .compute = compute});
+      const Activation batch = layer.run(*backend, x.tensor);
+      for (std::int64_t r = 0; r < kRows; ++r) {
+        const Activation alone =
+            layer.run(*backend, {x.tensor.row(0, r), 2, 1, kWidth, x.tensor.track_stride});
+        for (std::int64_t t = 0; t < 2; ++t)
+          ASSERT_TRUE(same_bits(alone.tensor.row(t, 0), batch.tensor.row(t, r), kWidth))
+              << to_string(compute) << " row " << r;
+      }
     }
   }
 }

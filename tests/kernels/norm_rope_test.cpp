@@ -107,9 +107,9 @@ void check_append(Backend& backend, const AppendCase& c) {
   const std::vector<std::int32_t> positions{14, 15, 16, 0, 40}, slots{1, 1, 1, 0, 2};
   const std::vector<std::int32_t> page_table{6, 0, 0, 3, 1, 0, 0, 2, 5};
   const StepRows rows{positions, slots, page_table, 3};
-  KvPool pool{nullptr, kTracks, kLayers, kPages, c.kv_heads, c.head_dim};
+  KvPool pool{nullptr, DType::float32, kTracks, kLayers, kPages, c.kv_heads, c.head_dim};
   std::vector<float> memory(static_cast<std::size_t>(pool.elements()), -7.0f);
-  pool.data = memory.data();
+  pool.data = reinterpret_cast<std::byte*>(memory.data());
   Activation cos_sin(1, kRows, c.head_dim);
   if (c.rope) backend.rope_angles(positions, 100.0, cos_sin.tensor);
 
@@ -147,8 +147,8 @@ void check_append(Backend& backend, const AppendCase& c) {
       for (std::int64_t h = 0; h < c.kv_heads; ++h) {
         const auto expected = encoded(k.tensor.row(t, r) + h * c.head_dim, kn, t, position);
         const std::int64_t offset = position % 16 * c.head_dim;
-        const float* key = pool.keys(t, kLayer, pages[r], h) + offset;
-        const float* value = pool.values(t, kLayer, pages[r], h) + offset;
+        const float* key = pool.keys<float>(t, kLayer, pages[r], h) + offset;
+        const float* value = pool.values<float>(t, kLayer, pages[r], h) + offset;
         untouched -= static_cast<std::size_t>(2 * c.head_dim);
         for (std::int64_t j = 0; j < c.head_dim; ++j) {
           expect_close(key[j], expected[static_cast<std::size_t>(j)], 2e-6, "key");

@@ -5,17 +5,22 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include <bit>
+#include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/simd_target.h"
+#include "kernels/error.h"
+#include "kernels/int8.h"
+#include "kernels/scalar_types.h"
 
 namespace ptrt::testing {
 
@@ -54,53 +59,110 @@ struct Activation {
   Tensor tensor;
 };
 
-// One weight a track with random elements; `value` gives them in float64.
+// A weight whose content a function fills, piece by piece.
+class FromFunction final : public WeightSource {
+ public:
+  explicit FromFunction(std::function<void(std::span<std::byte>)> fill) : fill_(std::move(fill)) {}
+  void read(std::int64_t, std::span<std::byte> rows) override { fill_(rows); }
+  void read_scales(std::int64_t, std::span<std::byte>) override { throw_failure("no scales"); }
+
+ private:
+  std::function<void(std::span<std::byte>)> fill_;
+};
+
+// A weight whose rows lie in memory, as a file would hold them.
+class FromMemory final : public WeightSource {
+ public:
+  FromMemory(std::span<const std::byte> rows, std::size_t row_bytes, std::span<const std::byte> scales = {},
+             std::size_t row_scale_bytes = 0)
+      : rows_(rows), scales_(scales), row_bytes_(row_bytes), row_scale_bytes_(row_scale_bytes) {}
+  void read(std::int64_t first, std::span<std::byte> rows) override {
+    EXPECT_EQ(static_cast<std::size_t>(first) * row_bytes_, bytes_read_) << "in order, each row once";
+    copy(rows_, static_cast<std::size_t>(first) * row_bytes_, rows);
+    bytes_read_ += rows.size();
+  }
+  void read_scales(std::int64_t first, std::span<std::byte> scales) override {
+    copy(scales_, static_cast<std::size_t>(first) * row_scale_bytes_, scales);
+  }
+  std::size_t bytes_read() const { return bytes_read_; }
+
+ private:
+  static void copy(std::span<const std::byte> from, std::size_t at, std::span<std::byte> to) {
+    const auto piece = from.subspan(at, to.size());
+    std::copy(piece.begin(), piece.end(), to.begin());
+  }
+
+  std::span<const std::byte> rows_, scales_;
+  std::size_t row_bytes_, row_scale_bytes_, bytes_read_ = 0;
+};
+
+// One weight a track with random elements; `value` gives them in float64, `tracks` as rows in memory (what
+// norms and look-ups take), `load` as a backend keeps them.
 class RandomWeights {
  public:
   RandomWeights(DType dtype, std::int64_t tracks, std::int64_t count, std::int64_t out, std::int64_t in,
                 Random& random) {
     for (std::int64_t t = 0; t < tracks; ++t) {
-      Weight w{nullptr, dtype, count, out, in};
-      bytes_.emplace_back(w.bytes());
+      rows_.emplace_back();
+      scales_.emplace_back();
       values_.emplace_back();
-      for (std::int64_t i = 0; i < count * out * in; ++i) {
-        const float value = round_to(dtype, random.uniform());
-        values_.back().push_back(double{value});
-        store(dtype, value, bytes_.back().data() + static_cast<std::size_t>(i) * size_of(dtype));
+      std::vector<float> row(static_cast<std::size_t>(in));
+      for (std::int64_t r = 0; r < count * out; ++r) {
+        for (float& element : row) element = random.uniform();
+        append(dtype, row);
       }
-      w.data = bytes_.back().data();
-      tracks_.push_back(w);
+      tracks_.push_back({rows_.back().data(), dtype, count, out, in});
     }
   }
   const TrackWeights& tracks() const { return tracks_; }
+  TrackWeights load(Backend& backend, WeightRole role = WeightRole::matrix) const {
+    TrackWeights loaded;
+    for (std::size_t t = 0; t < tracks_.size(); ++t) {
+      const Weight& w = tracks_[t];
+      FromMemory source(rows_[t], static_cast<std::size_t>(w.in) * size_of(w.dtype),
+                        std::as_bytes(std::span(scales_[t])),
+                        static_cast<std::size_t>(int8_groups(w.in)) * 2);
+      loaded.push_back(backend.load_weight({"random", role, w.dtype, w.count, w.out, w.in}, source));
+      EXPECT_EQ(source.bytes_read(), rows_[t].size());
+    }
+    return loaded;
+  }
   double value(std::int64_t track, std::int64_t row, std::int64_t column) const {
     const auto t = static_cast<std::size_t>(track);
     return values_[t][static_cast<std::size_t>(row * tracks_[t].in + column)];
   }
 
  private:
-  // Values in [-1, 1] that the type holds exactly.
-  static float round_to(DType dtype, float value) {
-    if (dtype == DType::bfloat16) return std::round(value * 128) / 128;
-    if (dtype == DType::float16) return std::round(value * 512) / 512;
-    return value;
+  // Adds a row to the track at hand, rounded to the type.
+  void append(DType dtype, std::span<const float> row) {
+    if (dtype == DType::int8) return append_int8(row);
+    for (const float element : row) {
+      const std::uint16_t half = dtype == DType::float16 ? to_float16(element) : to_bfloat16(element);
+      if (dtype == DType::float32) {
+        append_bytes(std::as_bytes(std::span(&element, 1)));
+        values_.back().push_back(double{element});
+      } else {
+        append_bytes(std::as_bytes(std::span(&half, 1)));
+        values_.back().push_back(double{dtype == DType::float16 ? from_float16(half) : from_bfloat16(half)});
+      }
+    }
   }
-  static void store(DType dtype, float value, std::byte* to) {
-    const auto bits = std::bit_cast<std::uint32_t>(value);
-    std::uint16_t half = static_cast<std::uint16_t>(bits >> 16);
-    if (dtype == DType::float16) {
-      const std::uint32_t magnitude = bits & 0x7FFFFFFFu;
-      half = static_cast<std::uint16_t>((bits >> 31) << 15 |
-                                        (magnitude == 0 ? 0 : (magnitude >> 13) - (112u << 10)));
-    }
-    if (dtype == DType::float32) {
-      std::memcpy(to, &value, sizeof(value));
-    } else {
-      std::memcpy(to, &half, sizeof(half));
-    }
+  void append_int8(std::span<const float> row) {
+    std::vector<std::int8_t> q(row.size());
+    std::vector<std::uint16_t> scales(
+        static_cast<std::size_t>(int8_groups(static_cast<std::int64_t>(row.size()))));
+    quantize_int8_row(row, q, scales);
+    append_bytes(std::as_bytes(std::span(q)));
+    scales_.back().insert(scales_.back().end(), scales.begin(), scales.end());
+    for (std::size_t i = 0; i < q.size(); ++i)
+      values_.back().push_back(double{from_float16(scales[i / static_cast<std::size_t>(kInt8Group)])} * q[i]);
+  }
+  void append_bytes(std::span<const std::byte> bytes) {
+    rows_.back().insert(rows_.back().end(), bytes.begin(), bytes.end());
   }
 
-  std::vector<std::vector<std::byte>> bytes_;
+  std::vector<std::vector<std::byte>> rows_;
+  std::vector<std::vector<std::uint16_t>> scales_;
   std::vector<std::vector<double>> values_;
   TrackWeights tracks_;
 };
@@ -134,9 +196,10 @@ class OpTest : public ::testing::TestWithParam<std::string> {
   }
   void TearDown() override { set_simd_target(""); }
   bool is_reference() const { return GetParam() == kReference; }
-  std::unique_ptr<Backend> make_backend(int threads = 2) const {
-    if (is_reference()) return std::make_unique<ReferenceBackend>();
-    return make_cpu_backend(threads);
+  std::unique_ptr<Backend> make_backend(int threads = 2) const { return make_backend({.threads = threads}); }
+  std::unique_ptr<Backend> make_backend(const CpuOptions& options) const {
+    if (is_reference()) return std::make_unique<ReferenceBackend>(options);
+    return make_cpu_backend(options);
   }
 };
 

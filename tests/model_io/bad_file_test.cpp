@@ -22,7 +22,7 @@ const std::string kExperts = "/tracks/00/layers/001/experts/w_gate";  // [3, 10,
 void load(const std::string& path) {
   const ModelFile file(path);
   make_tokenizer(file.tokenizer(), file.config());
-  const auto backend = make_cpu_backend(1);
+  const auto backend = make_cpu_backend({.threads = 1});
   load_shard(file, 0, file.config().tracks, *backend);
 }
 
@@ -168,7 +168,7 @@ TEST(BadShard, IsRefusedWithItsReason) {
     bad.damage(folder / "m.track01.h5");
     expect_words(message_of([&] { load(folder / "m.h5"); }), bad.words);
     // Who needs the other track alone is not disturbed.
-    const auto backend = make_cpu_backend(1);
+    const auto backend = make_cpu_backend({.threads = 1});
     EXPECT_NO_THROW(load_shard(ModelFile(folder / "m.h5"), 0, 1, *backend));
   }
 }
@@ -178,7 +178,7 @@ TEST(BadFile, NothingIsLoadedFromAFileThatDoesNotFit) {
   TempFolder folder;
   write_model(folder / "m.h5", small_config(), 3);
   remove_object(folder / "m.h5", "/tracks/01/layers/002/ffn_post_norm");
-  const auto backend = make_cpu_backend(1);
+  const auto backend = make_cpu_backend({.threads = 1});
   const ModelFile file(folder / "m.h5");
   expect_words(message_of([&] { load_shard(file, 0, 2, *backend); }), {"ffn_post_norm"});
   EXPECT_EQ(file.bytes_read(), 0u);

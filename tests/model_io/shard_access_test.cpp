@@ -40,7 +40,7 @@ TEST_P(ShardAccess, ReadsItsOwnTrackAlone) {
   const ModelConfig config = eight_tracks();
   TempFolder folder;
   write_model(folder / "m.h5", config, 5, DType::bfloat16, split);
-  const auto backend = make_cpu_backend(1);
+  const auto backend = make_cpu_backend({.threads = 1});
   for (const std::int64_t track : {0, 3, 7}) {
     const std::size_t expected = bytes_of(shared_tensors(config), DType::bfloat16) +
                                  bytes_of(track_tensors(config, track), DType::bfloat16);
@@ -65,7 +65,7 @@ TEST(ShardAccessOfSplitModel, NeedsNoOtherFile) {
   write_model(folder / "m.h5", eight_tracks(), 5, DType::bfloat16, true);
   for (int track = 0; track < kTracks; ++track)
     if (track != 4) std::filesystem::remove(folder / ("m.track0" + std::to_string(track) + ".h5"));
-  const auto backend = make_cpu_backend(1);
+  const auto backend = make_cpu_backend({.threads = 1});
   const ModelFile file(folder / "m.h5");
   EXPECT_EQ(load_shard(file, 4, 1, *backend).first_track, 4);
   EXPECT_EQ(file.track_file(5), folder / "m.track05.h5");

@@ -45,7 +45,7 @@ std::vector<float> fuse_over(int ranks, const Streams& s, FusionOp op, SyncStats
   std::vector<std::vector<float>> results(static_cast<std::size_t>(ranks), s.x);
   ThreadCommGroup(ranks).run([&](TrackComm& comm) {
     const Placement placement = make_placement(ranks, comm.rank(), s.tracks);
-    const auto backend = make_cpu_backend(1);
+    const auto backend = make_cpu_backend({.threads = 1});
     Fusion fusion(comm, *backend, config, placement, s.rows);
     const std::int64_t track = s.rows * s.width;
     std::vector<float> y(s.y.begin() + placement.first_track * track,
@@ -118,7 +118,7 @@ TEST(Fusion, RanksThatWentApartAreCaught) {
   const ModelConfig config = config_for(s, FusionOp::mean);
   std::atomic<int> caught{0};
   ThreadCommGroup(4).run([&](TrackComm& comm) {
-    const auto backend = make_cpu_backend(1);
+    const auto backend = make_cpu_backend({.threads = 1});
     Fusion fusion(comm, *backend, config, make_placement(4, comm.rank(), 4), 1);
     std::vector<float> x = s.x, y = s.x;
     fusion.begin_step({7, comm.rank() == 2 ? 43u : 42u, 0, 0});
@@ -137,7 +137,7 @@ TEST(Fusion, TheFirstRankDecidesTheFlags) {
   const ModelConfig config = config_for(s, FusionOp::mean);
   for (const int asking : {0, 1})
     ThreadCommGroup(2).run([&](TrackComm& comm) {
-      const auto backend = make_cpu_backend(1);
+      const auto backend = make_cpu_backend({.threads = 1});
       Fusion fusion(comm, *backend, config, make_placement(2, comm.rank(), 2), 1);
       std::vector<float> x = s.x, y = s.x;
       fusion.begin_step({0, 0, 0, comm.rank() == asking ? kStopFlag : 0});

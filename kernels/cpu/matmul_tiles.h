@@ -1,0 +1,94 @@
+// How a block of a product is cut into tiles of rows by panels; the kernels of every instruction set share
+// it. A tile goes through the whole of `in`, so that one sum is one chain whatever the tile.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/cpu/packed.h"
+
+namespace ptrt {
+
+inline constexpr int kMaxTileRows = 8;
+
+// Panels [panel_begin, panel_end) of a matrix by rows [row_begin, row_end). Row r reads the record x +
+// x_rows[r] · x_stride and writes y + y_rows[r] · out; without the indices, row r itself. What a record of x
+// holds is up to the kernel (activations.h).
+struct MatmulBlock {
+  PackedLayout layout;
+  const std::byte* matrix = nullptr;
+  const std::byte* x = nullptr;
+  std::int64_t x_stride = 0;  // bytes
+  float* y = nullptr;
+  const std::int32_t* x_rows = nullptr;
+  const std::int32_t* y_rows = nullptr;
+  std::int64_t panel_begin = 0, panel_end = 0, row_begin = 0, row_end = 0;
+};
+
+struct MatmulTile {
+  const std::byte* panel = nullptr;  // the first
+  std::int64_t panel_bytes = 0, in = 0, groups = 0, scales_offset = 0;
+  std::int64_t outs = 0;  // that exist from the first panel on, possibly more than the tile's
+  const std::byte* x[kMaxTileRows] = {};
+  float* y[kMaxTileRows] = {};
+};
+
+// Tile::kRows rows by Tile::kPanels panels for many rows, one row by Tile::kOneRowPanels; what is left over
+// by single panels. Tile::run<rows, panels>(tile) computes one.
+namespace {
+
+template <class Tile, int kPanels, int kRows = Tile::kRows>
+void run_rows(std::int64_t rows, const MatmulTile& tile) {
+  if constexpr (kRows > 1) {
+    if (rows < kRows) return run_rows<Tile, kPanels, kRows - 1>(rows, tile);
+  }
+  Tile::template run<kRows, kPanels>(tile);
+}
+
+// All rows over panels of one strip, as equal groups as can be: the strip stays in the second-level cache.
+template <class Tile>
+void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels, MatmulTile& tile) {
+  const std::int64_t rows = block.row_end - block.row_begin;
+  const std::int64_t groups = (rows + Tile::kRows - 1) / Tile::kRows, step = (rows + groups - 1) / groups;
+  tile.panel = block.matrix + panel * tile.panel_bytes;
+  tile.outs = block.layout.out - panel * kPanelOuts;
+  float* const y = block.y + panel * kPanelOuts;
+  for (std::int64_t begin = block.row_begin; begin < block.row_end; begin += step) {
+    const std::int64_t n = block.row_end - begin < step ? block.row_end - begin : step;
+    for (std::int64_t r = 0; r < n; ++r) {
+      const std::int64_t x_row = block.x_rows != nullptr ? block.x_rows[begin + r] : begin + r;
+      const std::int64_t y_row = block.y_rows != nullptr ? block.y_rows[begin + r] : begin + r;
+      tile.x[r] = block.x + x_row * block.x_stride;
+      tile.y[r] = y + y_row * block.layout.out;
+    }
+    if (rows == 1 && panels == Tile::kOneRowPanels) {
+      Tile::template run<1, Tile::kOneRowPanels>(tile);
+    } else if (panels == Tile::kPanels) {
+      run_rows<Tile, Tile::kPanels>(n, tile);
+    } else {
+      run_rows<Tile, 1>(n, tile);
+    }
+  }
+}
+
+template <class Tile>
+void run_block(const MatmulBlock& block) {
+  MatmulTile tile;
+  tile.panel_bytes = block.layout.panel_bytes();
+  tile.in = block.layout.in;
+  if (block.layout.dtype == DType::int8) {
+    tile.groups = block.layout.groups();
+    tile.scales_offset = block.layout.scales_offset();
+  }
+  const bool one_row = block.row_end - block.row_begin == 1;
+  for (std::int64_t panel = block.panel_begin; panel < block.panel_end;) {
+    const std::int64_t left = block.panel_end - panel;
+    std::int64_t panels = left >= Tile::kPanels ? Tile::kPanels : 1;
+    if (one_row && left >= Tile::kOneRowPanels) panels = Tile::kOneRowPanels;
+    run_strip<Tile>(block, panel, panels, tile);
+    panel += panels;
+  }
+}
+
+}  // namespace
+}  // namespace ptrt

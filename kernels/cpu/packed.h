@@ -1,0 +1,49 @@
+// The one layout of matrices on the CPU, made at load; it serves one row and many.
+//
+// A matrix [out, in] is a sequence of panels of kPanelOuts outs, each panel 64-byte aligned and of the same
+// size; outs beyond `out` and elements beyond `in` are zero. A panel holds words, [words][kPanelOuts], so
+// that a vector's lane is an out and every sum is one chain over `in` in ascending order:
+//   float32   a word is one element
+//   float16   a word is one element (16 bits)
+//   bfloat16  a word is two neighbouring elements of a row, 32 bits
+//   int8      a word is four neighbouring elements of a row, each q + 128 as an unsigned byte; eight words
+//   make a group,
+//             and behind all words of the panel follow the scales, float16 [groups][kPanelOuts]
+// A stack of expert matrices is such matrices one after another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kernels/tensor.h"
+
+namespace ptrt {
+
+inline constexpr std::int64_t kPanelOuts = 16;
+inline constexpr int kInt8Offset = 128;
+
+struct PackedLayout {
+  DType dtype = DType::float32;
+  std::int64_t out = 0, in = 0;
+
+  std::int64_t panels() const;
+  std::int64_t groups() const;         // of a row; int8 alone
+  std::int64_t scales_offset() const;  // of a panel's scales; int8 alone
+  std::int64_t panel_bytes() const;
+  std::int64_t matrix_bytes() const;
+};
+
+inline PackedLayout packed_layout(const Weight& w) {
+  return {w.dtype, w.out, w.in};
+}
+
+// Writes one panel from its outs' rows, `rows` <= kPanelOuts of them, row-major in the layout's type (int8: q
+// as stored). `scales` [rows][groups] is for int8 alone.
+void pack_panel(const PackedLayout& layout, const std::byte* from, const std::uint16_t* scales,
+                std::int64_t rows, std::byte* panel);
+
+// to[i] = element i of row `out` of a packed matrix, widened to float32.
+void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to);
+
+}  // namespace ptrt
