@@ -7,6 +7,7 @@
 #include <cstring>
 #include <string_view>
 
+#include "kernels/bfloat16.h"
 #include "kernels/error.h"
 
 namespace ptrt {
@@ -31,11 +32,6 @@ constexpr float near_normal(std::uint64_t bits) {
 
 // Its standard deviation: sqrt(4 · (2^32 - 1) / 12).
 constexpr double kNearNormalDeviation = 37837.22722;
-
-constexpr std::uint16_t to_bfloat16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
 
 // Of finite values; what lies below half of the smallest subnormal becomes zero, what lies above the range
 // infinite.

@@ -6,15 +6,12 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/bfloat16.h"
 #include "kernels/cpu/philox.h"
 #include "kernels/error.h"
 
 namespace ptrt {
 namespace {
-
-float from_bfloat16(std::uint16_t bits) {
-  return std::bit_cast<float>(std::uint32_t{bits} << 16);
-}
 
 float from_float16(std::uint16_t bits) {
   const int exponent = bits >> 10 & 0x1F, mantissa = bits & 0x3FF;
@@ -66,6 +63,20 @@ float tree(std::span<const float* const> parts, std::int64_t i) {
   if (parts.size() == 1) return parts[0][i];
   const std::size_t left = std::bit_floor(parts.size() - 1);
   return tree(parts.first(left), i) + tree(parts.subspan(left), i);
+}
+
+float key_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
+                  std::int64_t head, std::int64_t place, std::int64_t j) {
+  const std::int64_t at = j * kPageTokens + place;
+  if (pool.dtype == DType::float32) return pool.keys<float>(track, layer, page, head)[at];
+  return from_bfloat16(pool.keys<std::uint16_t>(track, layer, page, head)[at]);
+}
+
+float value_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
+                    std::int64_t head, std::int64_t place, std::int64_t j) {
+  const std::int64_t at = place * pool.head_dim + j;
+  if (pool.dtype == DType::float32) return pool.values<float>(track, layer, page, head)[at];
+  return from_bfloat16(pool.values<std::uint16_t>(track, layer, page, head)[at]);
 }
 
 // Ids by falling value, ties by rising id.
@@ -230,8 +241,17 @@ void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeigh
       for (std::int64_t h = 0; h < shape.heads; ++h) encode(q.row(t, r) + h * head_dim, q_norm, t, r);
       for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
         encode(k.row(t, r) + h * head_dim, k_norm, t, r);
-        std::copy_n(k.row(t, r) + h * head_dim, head_dim, pool.keys<float>(t, layer, page, h) + place * head_dim);
-        std::copy_n(v.row(t, r) + h * head_dim, head_dim, pool.values<float>(t, layer, page, h) + place * head_dim);
+        for (std::int64_t j = 0; j < head_dim; ++j) {
+          const float key = k.row(t, r)[h * head_dim + j], value = v.row(t, r)[h * head_dim + j];
+          const std::int64_t key_at = j * kPageTokens + place, value_at = place * head_dim + j;
+          if (pool.dtype == DType::float32) {
+            pool.keys<float>(t, layer, page, h)[key_at] = key;
+            pool.values<float>(t, layer, page, h)[value_at] = value;
+          } else {
+            pool.keys<std::uint16_t>(t, layer, page, h)[key_at] = to_bfloat16(key);
+            pool.values<std::uint16_t>(t, layer, page, h)[value_at] = to_bfloat16(value);
+          }
+        }
       }
     }
 }
@@ -248,9 +268,10 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> weights;
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* key = pool.keys<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           double score = 0;
-          for (std::int64_t j = 0; j < head_dim; ++j) score += double{q.row(t, r)[offset + j]} * key[j];
+          for (std::int64_t j = 0; j < head_dim; ++j)
+            score += double{q.row(t, r)[offset + j]} *
+                     key_element(pool, t, layer, page, kv_head, p % kPageTokens, j);
           weights.push_back(score / std::sqrt(static_cast<double>(head_dim)));
         }
         const double max = *std::max_element(weights.begin(), weights.end());
@@ -259,9 +280,10 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> sum(static_cast<std::size_t>(head_dim));
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* value = pool.values<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           for (std::size_t j = 0; j < sum.size(); ++j)
-            sum[j] += weights[static_cast<std::size_t>(p - first)] * value[j];
+            sum[j] +=
+                weights[static_cast<std::size_t>(p - first)] *
+                value_element(pool, t, layer, page, kv_head, p % kPageTokens, static_cast<std::int64_t>(j));
         }
         for (std::size_t j = 0; j < sum.size(); ++j)
           out.row(t, r)[offset + static_cast<std::int64_t>(j)] = static_cast<float>(sum[j] / total);
