@@ -41,8 +41,8 @@ struct WeightSpec {
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  // Fills `rows` with whole rows from `first` on (C order, this machine's byte order). A backend asks for every row
-  // exactly once; several threads may ask at the same time.
+  // Fills `rows` with whole rows from `first` on (C order, this machine's byte order). A backend asks for
+  // every row exactly once; several threads may ask at the same time.
   virtual void read(std::int64_t first, std::span<std::byte> rows) = 0;
   // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row.
   virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
@@ -56,8 +56,8 @@ struct LinearJob {
 };
 
 // The KV pool of a rank, [page][local track][layer][keys, values][kv_head] and then, for keys,
-// [head_dim][kPageTokens] (a vector of tokens meets one element of q), for values [kPageTokens][head_dim]. Page by
-// page, so that only memory of pages in use is ever touched. Elements are float32 or bfloat16.
+// [head_dim][kPageTokens] (a vector of tokens meets one element of q), for values [kPageTokens][head_dim].
+// Page by page, so that only memory of pages in use is ever touched. Elements are float32 or bfloat16.
 struct KvPool {
   std::byte* data = nullptr;
   DType dtype = DType::float32;
@@ -143,7 +143,8 @@ class Backend {
   virtual std::string instruction_set() const = 0;  // what the numerics hang on, e.g. "AVX3_ZEN4"
   virtual int threads() const = 0;
 
-  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws when there is none.
+  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws when there is
+  // none.
   virtual std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) = 0;
   // Takes a weight in, in the layout that the backend likes; reads the source once, piece by piece.
   virtual Weight load_weight(const WeightSpec& spec, WeightSource& source) = 0;
@@ -193,7 +194,8 @@ struct CpuOptions {
   // Type of the products' inputs. bfloat16 rounds activations (and wider weights, at load) to bfloat16; int8
   // quantises activations in groups of kInt8Group and needs int8 weights; float32 takes every weight type.
   Compute compute = Compute::float32;
-  bool quantize_int8 = false;  // matrices of other types (not routers, not embeddings looked up) become int8 at load
+  bool quantize_int8 =
+      false;  // matrices of other types (not routers, not embeddings looked up) become int8 at load
 };
 
 // Throws bad_input on threads < 1 and on weights that do not go with `compute`.

@@ -40,16 +40,39 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
     }
     placement_ =
         make_placement(job.size(), job.rank(), config_.tracks, {options.replicas, options.tensor_parallel});
-    choose_backend();
+    compute_ = choose_compute();
   });
+  choose_backend();
   plan_kv_pages();
 }
 
-void ModelSession::choose_backend() {
+// What `auto` means for this rank's weights on this rank's processor. Matrices of several types take float32:
+// none of them is to be rounded without being asked for.
+Compute ModelSession::choose_compute() const {
   if (options_.backend == "cuda") throw_bad_input("--backend cuda: this build has no CUDA backend, use cpu");
-  if (options_.compute == "bfloat16" || options_.compute == "int8")
-    throw_bad_input("--compute {}: the cpu backend of this version computes in float32", options_.compute);
-  backend_ = make_cpu_backend({.threads = options_.threads > 0 ? options_.threads : default_threads(job_)});
+  const bool int8 = options_.weights == "int8";
+  if (options_.compute == "float32") return Compute::float32;
+  if (options_.compute == "int8") return Compute::int8;
+  if (options_.compute == "bfloat16") return Compute::bfloat16;
+  if (int8) return cpu_computes(Compute::int8) ? Compute::int8 : Compute::float32;
+  bool all_bfloat16 = true;  // random weights are
+  if (file_)
+    for (std::int64_t t = 0; t < placement_.tracks; t++)
+      for (const TensorSpec& spec : track_tensors(config_, placement_.first_track + t))
+        if (spec.role == WeightRole::matrix) all_bfloat16 &= file_->stat(spec).dtype == DType::bfloat16;
+  return all_bfloat16 && cpu_computes(Compute::bfloat16) ? Compute::bfloat16 : Compute::float32;
+}
+
+// Ranks that would choose differently all take float32.
+void ModelSession::choose_backend() {
+  const std::string mine = compute();
+  for (const std::string& other : job_.all_gather(mine))
+    if (other != mine) compute_ = Compute::float32;
+  all_or_none(job_, [&] {
+    backend_ = make_cpu_backend({.threads = options_.threads > 0 ? options_.threads : default_threads(job_),
+                                 .compute = compute_,
+                                 .quantize_int8 = options_.weights == "int8"});
+  });
 }
 
 // As many pages as the batch can use, within what was asked for, or by default within a quarter of this
@@ -100,8 +123,9 @@ std::string ModelSession::digest() {
   std::string mine;
   for (const std::uint64_t track : shard_.track_digests) mine += fmt::format("{:016x} ", track);
   const auto ranks = job_.all_gather(mine);
-  std::string all = fmt::format("{}\n{}\n{} {} {}\n{:016x}\n", "1", to_json(config_), backend_->name(),
-                                compute(), backend_->instruction_set(), shard_.shared_digest);
+  std::string all =
+      fmt::format("{}\n{}\n{} {} {}\n{:016x}\n", "1", to_json(config_) + options_.weights, backend_->name(),
+                  compute(), backend_->instruction_set(), shard_.shared_digest);
   for (std::int64_t r = 0; r < placement_.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
   return fmt::format("{:016x}", XXH3_64bits(all.data(), all.size()));
 }
@@ -111,12 +135,12 @@ std::string ModelSession::describe() const {
   constexpr double kMiB = 1024.0 * 1024.0;
   return fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank, {} replica{} | {} x {} "
-      "thread{} ({}) | "
+      "thread{} ({}, {} products) | "
       "a rank holds {:.1f} MiB weights, {:.1f} MiB KV for {} tokens",
       config_.name.empty() ? "model" : config_.name, config_.tracks, config_.layers,
       config_.tracks > 1 ? config_.blocks() : 0, p.world_size, p.world_size > 1 ? "s" : "", p.tracks,
       p.tracks > 1 ? "s" : "", p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(),
-      threads() > 1 ? "s" : "", backend_->instruction_set(),
+      threads() > 1 ? "s" : "", backend_->instruction_set(), compute(),
       static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
       kv_tokens());
 }

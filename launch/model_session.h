@@ -32,7 +32,7 @@ class ModelSession {
   const TokenizerChoice& tokenizer() const { return tokenizer_; }
   Backend& backend() { return *backend_; }
   Engine& engine() { return *engine_; }
-  std::string compute() const { return "float32"; }  // type of the products' inputs
+  std::string compute() const { return std::string(to_string(compute_)); }  // type of the products' inputs
   int threads() const { return backend_->threads(); }
   std::int64_t kv_tokens() const { return kv_pages_ * kPageTokens; }
   double load_seconds() const { return load_seconds_; }
@@ -44,6 +44,7 @@ class ModelSession {
 
  private:
   void choose_backend();
+  Compute choose_compute() const;
   void plan_kv_pages();
 
   const ModelRunOptions& options_;
@@ -52,6 +53,7 @@ class ModelSession {
   ModelConfig config_;
   Placement placement_;
   TokenizerChoice tokenizer_;
+  Compute compute_ = Compute::float32;
   std::unique_ptr<Backend> backend_;
   std::int64_t kv_pages_ = 0;
   TrackShard shard_;

@@ -50,8 +50,17 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
   command
       .add_option("--threads", run.threads, "CPU threads a rank (default: cores of the host / ranks on it)")
       ->check(CLI::Range(1, 1024));
-  command.add_option("--compute", run.compute, "Type in which matrix products take their inputs")
+  command
+      .add_option("--compute", run.compute,
+                  "Type in which matrix products take their inputs; auto: bfloat16 for bfloat16 weights and "
+                  "int8 for\n"
+                  "int8 weights where every rank's processor has such products, else float32")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "int8"}))
+      ->capture_default_str();
+  command
+      .add_option("--weights", run.weights,
+                  "auto: matrices as stored; int8: quantised on load, in groups of 32 with a float16 scale")
+      ->check(CLI::IsMember({"auto", "int8"}))
       ->capture_default_str();
   command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
       ->check(CLI::Range(1, 65536))

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "kernels/error.h"
+#include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {
@@ -31,28 +32,6 @@ constexpr float near_normal(std::uint64_t bits) {
 
 // Its standard deviation: sqrt(4 · (2^32 - 1) / 12).
 constexpr double kNearNormalDeviation = 37837.22722;
-
-constexpr std::uint16_t to_bfloat16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  return static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-// Of finite values; what lies below half of the smallest subnormal becomes zero, what lies above the range
-// infinite.
-constexpr std::uint16_t to_float16(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const auto sign = static_cast<std::uint16_t>(bits >> 16 & 0x8000);
-  const std::uint32_t magnitude = bits & 0x7fffffff;
-  if (magnitude >= 0x477ff000) return static_cast<std::uint16_t>(sign | 0x7c00);
-  if (magnitude < 0x33000001) return sign;
-  // Below 2^-14 halves are subnormal: the mantissa with its leading one loses more bits.
-  const auto exponent = static_cast<std::int32_t>(magnitude >> 23) - 112;
-  const std::uint32_t shift = exponent > 0 ? 13 : static_cast<std::uint32_t>(14 - exponent);
-  const std::uint32_t mantissa =
-      exponent > 0 ? magnitude - (std::uint32_t{112} << 23) : (magnitude & 0x7fffff) | 0x800000;
-  const std::uint32_t rounded = mantissa + (std::uint32_t{1} << (shift - 1)) - 1 + (mantissa >> shift & 1);
-  return static_cast<std::uint16_t>(sign | rounded >> shift);
-}
 
 std::string_view last_name(std::string_view path) {
   return path.substr(path.rfind('/') + 1);

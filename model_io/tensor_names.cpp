@@ -51,7 +51,8 @@ std::string block_path(std::int64_t track, std::int64_t block) {
 
 std::vector<TensorSpec> shared_tensors(const ModelConfig& config) {
   GroupTensors tensors("/shared");
-  tensors.add("embedding", {config.vocab_size, config.hidden_size}, WeightRole::embedding);
+  tensors.add("embedding", {config.vocab_size, config.hidden_size},
+              config.tie_embeddings ? WeightRole::tied_embedding : WeightRole::embedding);
   if (!config.tie_embeddings) tensors.matrix("lm_head", config.vocab_size, config.hidden_size);
   tensors.vector("final_norm", config.hidden_size);
   return tensors.take();
@@ -84,7 +85,7 @@ std::vector<TensorSpec> layer_tensors(const ModelConfig& config, std::int64_t tr
     tensors.matrix("w_down", d, config.ffn_size);
   } else {
     const std::int64_t experts = config.moe->experts, ffn_size = config.moe->ffn_size;
-    tensors.matrix("router", experts, d);
+    tensors.add("router", {experts, d}, WeightRole::router);
     tensors.experts("experts/w_gate", experts, ffn_size, d);
     tensors.experts("experts/w_up", experts, ffn_size, d);
     tensors.experts("experts/w_down", experts, d, ffn_size);

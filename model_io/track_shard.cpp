@@ -69,7 +69,8 @@ struct TensorSource {
   std::function<std::uint32_t(const TensorSpec&, std::span<std::byte>)> read;  // returns the content's crc32c
 };
 
-// A tensor that is read from its source in one piece, because its checksum is that of the whole, and handed on in pieces.
+// A tensor that is read from its source in one piece, because its checksum is that of the whole, and handed
+// on in pieces.
 class WholeTensor final : public WeightSource {
  public:
   WholeTensor(const TensorSource& source, const TensorSpec& spec, DType dtype)
@@ -89,7 +90,9 @@ class WholeTensor final : public WeightSource {
     const auto piece = std::span(content_).subspan(static_cast<std::size_t>(first) * row_bytes_, rows.size());
     std::copy(piece.begin(), piece.end(), rows.begin());
   }
-  void read_scales(std::int64_t, std::span<std::byte>) override { throw_failure("{} has no scales", spec_.path); }
+  void read_scales(std::int64_t, std::span<std::byte>) override {
+    throw_failure("{} has no scales", spec_.path);
+  }
   std::uint32_t crc32c() const { return crc_; }
 
  private:

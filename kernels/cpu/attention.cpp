@@ -8,17 +8,13 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/attention.cpp"
 #include "hwy/foreach_target.h"
 // foreach_target comes first
-#include "kernels/cpu/simd-inl.h"
+#include "kernels/cpu/attention-inl.h"
 
 #ifndef PTRT_KERNELS_CPU_ATTENTION_ONCE_
 #define PTRT_KERNELS_CPU_ATTENTION_ONCE_
 namespace ptrt {
 
-inline constexpr std::int64_t kMaxBlockRows = 16;
-inline constexpr std::int64_t kPaddedLanes = 64;  // head_dim is padded to a multiple of any vector
-
-// One task: the queries of one block of rows that share a KV head, query = row · group + head within the
-// group.
+// The queries of one block of rows that share a KV head, query = row · group + head within the group.
 struct AttentionTask {
   const AttentionShape* shape;
   const Tensor *q, *out;
@@ -28,52 +24,60 @@ struct AttentionTask {
 
   std::int64_t group() const { return shape->heads / shape->kv_heads; }
   std::int64_t queries() const { return rows * group(); }
-  std::int64_t padded_dim() const {
-    return (shape->head_dim + kPaddedLanes - 1) / kPaddedLanes * kPaddedLanes;
-  }
-  std::int64_t last_position() const {
-    return step->positions[static_cast<std::size_t>(first_row + rows - 1)];
-  }
   std::int64_t position(std::int64_t row) const {
     return step->positions[static_cast<std::size_t>(first_row + row)];
   }
+  std::int64_t last_position() const { return position(rows - 1); }
   std::int64_t first_visible(std::int64_t row) const {
     return shape->window == 0 ? 0 : std::max<std::int64_t>(0, position(row) - shape->window + 1);
   }
-  // Offset of a query's head in the rows of q and out.
-  std::int64_t head_offset(std::int64_t query) const {
-    return (kv_head * group() + query % group()) * shape->head_dim;
+  std::int64_t first_piece() const { return first_visible(0) / kPieceTokens; }
+  std::int64_t end_piece() const { return last_position() / kPieceTokens + 1; }
+  bool sees(std::int64_t row, std::int64_t piece) const {
+    return first_visible(row) < (piece + 1) * kPieceTokens && position(row) >= piece * kPieceTokens;
+  }
+  // A query's head in a tensor [tracks, rows, heads · head_dim].
+  float* head(const Tensor& tensor, std::int64_t query) const {
+    return tensor.row(track, first_row + query / group()) +
+           (kv_head * group() + query % group()) * shape->head_dim;
   }
 };
 
-// Running state of a task's queries, in a worker's scratch.
+// The running softmax of a task's queries over one piece, or over all pieces so far.
+struct AttentionState {
+  std::int64_t stride;  // head_dim, rounded up to whole vectors
+  float* acc;           // [queries, stride]     Σ weight · value
+  float* sums;          // [queries, kSumLanes]  Σ weight, lane by lane; once merged all in the first lane
+  float* max;           // [queries]             the largest score
+
+  static std::int64_t stride_of(std::int64_t head_dim) {
+    return (head_dim + kSumLanes - 1) / kSumLanes * kSumLanes;
+  }
+  // A multiple of kSumLanes.
+  static std::int64_t floats(std::int64_t queries, std::int64_t head_dim) {
+    return queries * (stride_of(head_dim) + kSumLanes) + (queries + kSumLanes - 1) / kSumLanes * kSumLanes;
+  }
+  static AttentionState at(float* base, std::int64_t queries, std::int64_t head_dim) {
+    const std::int64_t stride = stride_of(head_dim);
+    float* sums = base + queries * stride;
+    return {stride, base, sums, sums + queries * kSumLanes};
+  }
+  void clear(std::int64_t queries) const {
+    std::fill(acc, max, 0.0f);
+    std::fill(max, max + queries, -std::numeric_limits<float>::infinity());
+  }
+};
+
+// A worker's scratch: the queries of a task packed for attend_queries(), [tile][head_dim][kTileQueries] and
+// scaled, then two states.
 struct AttentionScratch {
-  float* q;        // [queries, padded_dim], zeros behind head_dim
-  float* acc;      // [queries, padded_dim]  Σ weight · value so far
-  float* weights;  // [queries, kPageTokens] scores, then softmax weights of the current page
-  float* max;      // [queries]              largest score so far
-  float* sum;      // [queries]              Σ weight so far
-  float* rescale;  // [queries]              what the page's new maximum makes of the old sums
-
-  static std::int64_t floats(std::int64_t queries, std::int64_t padded_dim) {
-    return queries * (2 * padded_dim + kPageTokens + 3);
+  static std::int64_t packed_floats(std::int64_t queries, std::int64_t head_dim) {
+    const std::int64_t tiles = (queries + kTileQueries - 1) / kTileQueries;
+    return (tiles * kTileQueries * head_dim + kSumLanes - 1) / kSumLanes * kSumLanes;
   }
-  static AttentionScratch at(float* base, std::int64_t queries, std::int64_t padded_dim) {
-    AttentionScratch s{};
-    s.q = base;
-    s.acc = s.q + queries * padded_dim;
-    s.weights = s.acc + queries * padded_dim;
-    s.max = s.weights + queries * kPageTokens;
-    s.sum = s.max + queries;
-    s.rescale = s.sum + queries;
-    return s;
+  static std::int64_t floats(std::int64_t queries, std::int64_t head_dim) {
+    return packed_floats(queries, head_dim) + 2 * AttentionState::floats(queries, head_dim);
   }
-};
-
-// The tokens of the current page that a row sees: [begin, end) within the page.
-struct VisibleTokens {
-  std::int64_t begin = 0, end = 0;
-  bool operator==(const VisibleTokens&) const = default;
 };
 
 }  // namespace ptrt
@@ -83,197 +87,134 @@ HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace {
 
-#if HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64
-constexpr int kTileQueries = 4;
-#else
-constexpr int kTileQueries = 2;
-#endif
-constexpr int kTileVectors = 4;  // vectors of a value row that a tile keeps in registers
-constexpr std::int64_t kPageVectors = kPageTokens / kLanes;
-
-// Scores of kQueries queries with four tokens: weights[query][0..4) = scale · q[query] · k[token].
-template <int kQueries>
-HWY_INLINE void score_tile(const float* q, std::int64_t padded_dim, const float* k, std::int64_t head_dim,
-                           float scale, float* weights) {
-  FloatVec acc[kQueries][4];
-  PTRT_UNROLL
-  for (int i = 0; i < kQueries; ++i) {
-    PTRT_UNROLL
-    for (int t = 0; t < 4; ++t) acc[i][t] = hn::Zero(kFloats);
-  }
-  const auto step = [&](std::int64_t j, auto load) HWY_ATTR {
-    FloatVec kv[4];
-    PTRT_UNROLL
-    for (int t = 0; t < 4; ++t) kv[t] = load(k + t * head_dim + j);
-    PTRT_UNROLL
-    for (int i = 0; i < kQueries; ++i) {
-      const FloatVec qv = hn::LoadU(kFloats, q + i * padded_dim + j);
-      PTRT_UNROLL
-      for (int t = 0; t < 4; ++t) acc[i][t] = hn::MulAdd(qv, kv[t], acc[i][t]);
-    }
-  };
-  const std::int64_t whole = whole_vectors(head_dim);
-  for (std::int64_t j = 0; j < whole; j += kLanes)
-    step(j, [](const float* from) HWY_ATTR { return hn::LoadU(kFloats, from); });
-  if (whole < head_dim)
-    step(whole, [left = head_dim - whole](const float* from) HWY_ATTR { return load_part(from, left); });
-  PTRT_UNROLL
-  for (int i = 0; i < kQueries; ++i)
-    hn::StoreU(hn::Mul(sum_lanes_of_four(acc[i][0], acc[i][1], acc[i][2], acc[i][3]), hn::Set(kQuad, scale)),
-               kQuad, weights + i * kPageTokens);
-}
-
-// acc[query][0..kVectors · kLanes) = rescale · acc + Σ_token weight · value, tokens ascending.
-template <int kQueries, int kVectors, class Load>
-HWY_INLINE void value_tile(const AttentionScratch& s, std::int64_t query, std::int64_t padded_dim,
-                           std::int64_t j, const float* v, std::int64_t head_dim, VisibleTokens seen,
-                           const Load& load) {
-  FloatVec acc[kQueries][kVectors];
-  PTRT_UNROLL
-  for (int i = 0; i < kQueries; ++i) {
-    PTRT_UNROLL
-    for (int c = 0; c < kVectors; ++c)
-      acc[i][c] = hn::Mul(hn::LoadU(kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes),
-                          hn::Set(kFloats, s.rescale[query + i]));
-  }
-  for (std::int64_t t = seen.begin; t < seen.end; ++t) {
-    FloatVec values[kVectors];
-    PTRT_UNROLL
-    for (int c = 0; c < kVectors; ++c) values[c] = load(v + t * head_dim + j + c * kLanes);
-    PTRT_UNROLL
-    for (int i = 0; i < kQueries; ++i) {
-      const FloatVec weight = hn::Set(kFloats, s.weights[(query + i) * kPageTokens + t]);
-      PTRT_UNROLL
-      for (int c = 0; c < kVectors; ++c) acc[i][c] = hn::MulAdd(weight, values[c], acc[i][c]);
-    }
-  }
-  PTRT_UNROLL
-  for (int i = 0; i < kQueries; ++i) {
-    PTRT_UNROLL
-    for (int c = 0; c < kVectors; ++c)
-      hn::StoreU(acc[i][c], kFloats, s.acc + (query + i) * padded_dim + j + c * kLanes);
-  }
-}
-
-template <int kQueries>
-HWY_INLINE void add_values(const AttentionScratch& s, std::int64_t query, std::int64_t padded_dim,
-                           const float* v, std::int64_t head_dim, VisibleTokens seen) {
-  const auto load = [](const float* from) HWY_ATTR { return hn::LoadU(kFloats, from); };
-  std::int64_t j = 0;
-  for (; j + kTileVectors * kLanes <= head_dim; j += kTileVectors * kLanes)
-    value_tile<kQueries, kTileVectors>(s, query, padded_dim, j, v, head_dim, seen, load);
-  for (; j + kLanes <= head_dim; j += kLanes)
-    value_tile<kQueries, 1>(s, query, padded_dim, j, v, head_dim, seen, load);
-  if (j < head_dim)
-    value_tile<kQueries, 1>(s, query, padded_dim, j, v, head_dim, seen,
-                            [left = head_dim - j](const float* from)
-                                HWY_ATTR { return load_part(from, left); });
-}
-
-// Turns the scores of one query into softmax weights and updates its maximum, sum and rescale factor.
-HWY_INLINE void update_softmax(const AttentionScratch& s, std::int64_t query, VisibleTokens seen) {
-  float* weights = s.weights + query * kPageTokens;
-  const float lowest = -std::numeric_limits<float>::infinity();
-  std::fill(weights, weights + seen.begin, lowest);
-  std::fill(weights + seen.end, weights + kPageTokens, lowest);
-  FloatVec largest = hn::Set(kFloats, s.max[query]);
-  for (std::int64_t i = 0; i < kPageVectors; ++i)
-    largest = hn::Max(largest, hn::LoadU(kFloats, weights + i * kLanes));
-  const float new_max = max_lanes(largest);
-  FloatVec sum = hn::Zero(kFloats);
-  for (std::int64_t i = 0; i < kPageVectors; ++i) {
-    float* at = weights + i * kLanes;
-    const FloatVec weight = exp_nonpositive(hn::Sub(hn::LoadU(kFloats, at), hn::Set(kFloats, new_max)));
-    hn::StoreU(weight, kFloats, at);
-    sum = hn::Add(sum, weight);
-  }
-  const float rescale =
-      new_max == s.max[query] ? 1.0f : hn::GetLane(exp_nonpositive(hn::Set(kFloats, s.max[query] - new_max)));
-  s.rescale[query] = rescale;
-  s.sum[query] = s.sum[query] * rescale + sum_lanes(sum);
-  s.max[query] = new_max;
-}
-
-template <int kQueries = kTileQueries>
-HWY_INLINE void score_queries(std::int64_t queries, const float* q, std::int64_t padded_dim, const float* k,
-                              std::int64_t head_dim, float scale, float* weights) {
-  if constexpr (kQueries > 1) {
-    if (queries < kQueries)
-      return score_queries<kQueries - 1>(queries, q, padded_dim, k, head_dim, scale, weights);
-  }
-  score_tile<kQueries>(q, padded_dim, k, head_dim, scale, weights);
-}
-
-// All queries of the task with one page; `seen` by row.
-void attend_page(const AttentionTask& task, const AttentionScratch& s, const float* k, const float* v,
-                 const VisibleTokens* seen) {
-  const std::int64_t head_dim = task.shape->head_dim, padded_dim = task.padded_dim();
-  const std::int64_t queries = task.queries(), group = task.group();
+void pack_queries(const AttentionTask& task, float* packed) {
+  const std::int64_t head_dim = task.shape->head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
-
-  std::int64_t begin = kPageTokens, end = 0;  // what any row sees
-  for (std::int64_t row = 0; row < task.rows; ++row) {
-    if (seen[row].begin >= seen[row].end) continue;
-    begin = std::min(begin, seen[row].begin);
-    end = std::max(end, seen[row].end);
+  for (std::int64_t query = 0; query < task.queries(); ++query) {
+    const float* from = task.head(*task.q, query);
+    float* to = packed + query / kTileQueries * kTileQueries * head_dim + query % kTileQueries;
+    for (std::int64_t j = 0; j < head_dim; ++j) to[j * kTileQueries] = from[j] * scale;
   }
-  for (std::int64_t t = begin / 4 * 4; t < end; t += 4)
-    for (std::int64_t query = 0; query < queries; query += kTileQueries)
-      score_queries(std::min<std::int64_t>(queries - query, kTileQueries), s.q + query * padded_dim,
-                    padded_dim, k + t * head_dim, head_dim, scale, s.weights + query * kPageTokens + t);
+}
 
-  for (std::int64_t query = 0; query < queries; ++query)
-    if (const VisibleTokens& tokens = seen[query / group]; tokens.begin < tokens.end)
-      update_softmax(s, query, tokens);
+// The pages of the span that begins at token `base`. Places that no row of the task sees show a page that one
+// does: they are masked, but must be readable.
+template <typename T>
+SpanPages<T> pages_of_span(const AttentionTask& task, std::int64_t base) {
+  const std::int64_t first = task.first_visible(0) / kPageTokens, last = task.last_position() / kPageTokens;
+  SpanPages<T> span;
+  for (std::int64_t p = 0; p < kSpanPages; ++p) {
+    const std::int64_t page =
+        task.step->page(task.first_row, std::clamp(base / kPageTokens + p, first, last));
+    span.keys[p] = task.kv->keys<T>(task.track, task.layer, page, task.kv_head);
+    span.values[p] = task.kv->values<T>(task.track, task.layer, page, task.kv_head);
+  }
+  span.pages = std::min(kSpanPages, last + 1 - base / kPageTokens);
+  return span;
+}
 
-  for (std::int64_t query = 0; query < queries;) {
-    const VisibleTokens& tokens = seen[query / group];
-    const bool whole_tile = query + kTileQueries <= queries &&
-                            std::all_of(seen + query / group, seen + (query + kTileQueries - 1) / group + 1,
-                                        [&](const VisibleTokens& other) { return other == tokens; });
-    if (tokens.begin < tokens.end) {
-      if (whole_tile) {
-        add_values<kTileQueries>(s, query, padded_dim, v, head_dim, tokens);
-      } else {
-        add_values<1>(s, query, padded_dim, v, head_dim, tokens);
+template <typename T>
+void attend_spans(const AttentionTask& task, std::int64_t begin, std::int64_t end, const float* packed,
+                  const AttentionState& state) {
+  const std::int64_t head_dim = task.shape->head_dim, group = task.group(), queries = task.queries();
+  for (std::int64_t base = begin; base < end; base += kSpanTokens) {
+    const SpanPages<T> span = pages_of_span<T>(task, base);
+    for (std::int64_t query = 0; query < queries; query += kTileQueries) {
+      const std::int64_t count = std::min<std::int64_t>(kTileQueries, queries - query);
+      TokenRange seen[kTileQueries];
+      bool any = false;
+      for (std::int64_t i = 0; i < count; ++i) {
+        const std::int64_t row = (query + i) / group;
+        seen[i] = {std::clamp<std::int64_t>(task.first_visible(row) - base, 0, kSpanTokens),
+                   std::clamp<std::int64_t>(task.position(row) + 1 - base, 0, kSpanTokens)};
+        any = any || !seen[i].empty();
       }
+      if (!any) continue;
+      const TileState tile{state.acc + query * state.stride, state.sums + query * kSumLanes,
+                           state.max + query, state.stride};
+      attend_queries(count, packed + query * head_dim, head_dim, span, seen, tile);
     }
-    query += whole_tile ? kTileQueries : 1;
+  }
+}
+
+// One piece from an empty state on.
+void attend_piece(const AttentionTask& task, std::int64_t piece, const float* packed,
+                  const AttentionState& state) {
+  state.clear(task.queries());
+  const std::int64_t begin =
+      std::max(piece * kPieceTokens, task.first_visible(0) / kSpanTokens * kSpanTokens);
+  const std::int64_t end = std::min((piece + 1) * kPieceTokens, task.last_position() + 1);
+  if (task.kv->dtype == DType::float32)
+    attend_spans<float>(task, begin, end, packed, state);
+  else
+    attend_spans<hwy::bfloat16_t>(task, begin, end, packed, state);
+}
+
+HWY_INLINE float shrink(float max, float new_max) {
+  return max == new_max ? 1.0f : hn::GetLane(exp_nonpositive(hn::Set(kFloats, max - new_max)));
+}
+
+// Adds a piece to what the pieces before it gave, for the queries that see it.
+void merge_piece(const AttentionTask& task, std::int64_t piece, const AttentionState& from,
+                 const AttentionState& total) {
+  for (std::int64_t query = 0; query < task.queries(); ++query) {
+    if (!task.sees(query / task.group(), piece)) continue;
+    const float max = std::max(total.max[query], from.max[query]);
+    const float keep = shrink(total.max[query], max), add = shrink(from.max[query], max);
+    float* sum = total.sums + query * kSumLanes;
+    *sum = *sum * keep + sum_lanes(hn::LoadU(kFloats, from.sums + query * kSumLanes)) * add;
+    total.max[query] = max;
+    for (std::int64_t j = query * from.stride; j < (query + 1) * from.stride; j += kLanes) {
+      const FloatVec kept = hn::Mul(hn::LoadU(kFloats, total.acc + j), hn::Set(kFloats, keep));
+      hn::StoreU(hn::MulAdd(hn::LoadU(kFloats, from.acc + j), hn::Set(kFloats, add), kept), kFloats,
+                 total.acc + j);
+    }
+  }
+}
+
+void write_out(const AttentionTask& task, const AttentionState& total) {
+  const std::int64_t head_dim = task.shape->head_dim, whole = whole_vectors(head_dim);
+  for (std::int64_t query = 0; query < task.queries(); ++query) {
+    float* to = task.head(*task.out, query);
+    const float* acc = total.acc + query * total.stride;
+    const FloatVec sum = hn::Set(kFloats, total.sums[query * kSumLanes]);
+    for (std::int64_t j = 0; j < whole; j += kLanes)
+      hn::StoreU(hn::Div(hn::LoadU(kFloats, acc + j), sum), kFloats, to + j);
+    if (whole < head_dim)
+      store_part(hn::Div(hn::LoadU(kFloats, acc + whole), sum), to + whole, head_dim - whole);
   }
 }
 
 void attend(const AttentionTask& task, float* scratch) {
-  const std::int64_t head_dim = task.shape->head_dim, padded_dim = task.padded_dim(),
-                     queries = task.queries();
-  const AttentionScratch s = AttentionScratch::at(scratch, queries, padded_dim);
-  std::fill(s.q, s.weights, 0.0f);  // q and acc
-  std::fill(s.max, s.sum, -std::numeric_limits<float>::infinity());
-  std::fill(s.sum, s.rescale, 0.0f);
-  for (std::int64_t query = 0; query < queries; ++query)
-    std::copy_n(task.q->row(task.track, task.first_row + query / task.group()) + task.head_offset(query),
-                head_dim, s.q + query * padded_dim);
-
-  const std::int64_t last_page = task.last_position() / kPageTokens;
-  for (std::int64_t index = task.first_visible(0) / kPageTokens; index <= last_page; ++index) {
-    VisibleTokens seen[kMaxBlockRows];
-    const std::int64_t base = index * kPageTokens;
-    for (std::int64_t row = 0; row < task.rows; ++row)
-      seen[row] = {std::clamp<std::int64_t>(task.first_visible(row) - base, 0, kPageTokens),
-                   std::clamp<std::int64_t>(task.position(row) + 1 - base, 0, kPageTokens)};
-    const std::int64_t page = task.step->page(task.first_row, index);
-    attend_page(task, s, task.kv->keys<float>(task.track, task.layer, page, task.kv_head),
-                task.kv->values<float>(task.track, task.layer, page, task.kv_head), seen);
+  const std::int64_t head_dim = task.shape->head_dim, queries = task.queries();
+  float* states = scratch + AttentionScratch::packed_floats(queries, head_dim);
+  const AttentionState state = AttentionState::at(states, queries, head_dim);
+  const AttentionState total =
+      AttentionState::at(states + AttentionState::floats(queries, head_dim), queries, head_dim);
+  pack_queries(task, scratch);
+  total.clear(queries);
+  for (std::int64_t piece = task.first_piece(); piece < task.end_piece(); ++piece) {
+    attend_piece(task, piece, scratch, state);
+    merge_piece(task, piece, state, total);
   }
+  write_out(task, total);
+}
 
-  for (std::int64_t query = 0; query < queries; ++query) {
-    float* to = task.out->row(task.track, task.first_row + query / task.group()) + task.head_offset(query);
-    const float* acc = s.acc + query * padded_dim;
-    const float sum = s.sum[query];
-    const std::int64_t whole = whole_vectors(head_dim);
-    for (std::int64_t j = 0; j < whole; j += kLanes)
-      hn::StoreU(hn::Div(hn::LoadU(kFloats, acc + j), hn::Set(kFloats, sum)), kFloats, to + j);
-    for (std::int64_t j = whole; j < head_dim; ++j) to[j] = acc[j] / sum;
+// The same in two steps: every piece of a task on its own, then all of them merged.
+void attend_one_piece(const AttentionTask& task, std::int64_t piece, float* scratch, float* state) {
+  pack_queries(task, scratch);
+  attend_piece(task, piece, scratch, AttentionState::at(state, task.queries(), task.shape->head_dim));
+}
+
+void merge_pieces(const AttentionTask& task, float* states, float* scratch) {
+  const std::int64_t head_dim = task.shape->head_dim, queries = task.queries();
+  const AttentionState total = AttentionState::at(scratch, queries, head_dim);
+  total.clear(queries);
+  for (std::int64_t piece = task.first_piece(); piece < task.end_piece(); ++piece) {
+    merge_piece(task, piece, AttentionState::at(states, queries, head_dim), total);
+    states += AttentionState::floats(queries, head_dim);
   }
+  write_out(task, total);
 }
 
 }  // namespace
@@ -287,8 +228,11 @@ namespace ptrt {
 namespace {
 
 HWY_EXPORT(attend);
+HWY_EXPORT(attend_one_piece);
+HWY_EXPORT(merge_pieces);
 
-constexpr std::int64_t kBlockQueries = 16;
+constexpr std::int64_t kBlockQueries = 8 * kTileQueries;  // of a task
+constexpr std::int64_t kTasksPerThread = 4;               // fewer leave threads without work at the end
 
 }  // namespace
 
@@ -311,25 +255,48 @@ void Attention::run(const AttentionShape& shape, Tensor q, const StepRows& rows,
   PTRT_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0);
   PTRT_CHECK(q.width == shape.heads * shape.head_dim && out.width == q.width && out.rows == q.rows);
   PTRT_CHECK(kv.kv_heads == shape.kv_heads && kv.head_dim == shape.head_dim && kv.tracks == q.tracks);
+  PTRT_CHECK(kv.dtype == DType::float32 || kv.dtype == DType::bfloat16);
 
-  AttentionTask base{&shape, &q, &out, &rows, &kv, layer, 0, 0, 0, 0};
-  const std::int64_t group = base.group();
-  const std::int64_t max_rows = std::clamp<std::int64_t>(kBlockQueries / group, 1, kMaxBlockRows);
+  const AttentionTask base{&shape, &q, &out, &rows, &kv, layer, 0, 0, 0, 0};
+  const std::int64_t group = base.group(), max_rows = std::max<std::int64_t>(1, kBlockQueries / group);
   make_blocks(rows, q.rows, max_rows);
-  const std::int64_t scratch_floats = AttentionScratch::floats(max_rows * group, base.padded_dim());
-  const std::int64_t worker_floats = (scratch_floats + kPaddedLanes - 1) / kPaddedLanes * kPaddedLanes;
+  const std::int64_t worker_floats = AttentionScratch::floats(max_rows * group, shape.head_dim);
   float* scratch = scratch_.reserve(worker_floats * pool_.threads());
 
   const auto blocks = static_cast<std::int64_t>(blocks_.size());
-  const auto run_task = HWY_DYNAMIC_DISPATCH(attend);
-  pool_.parallel_for(q.tracks * shape.kv_heads * blocks, [&](std::int64_t i, int worker) {
+  const std::int64_t tasks = q.tracks * shape.kv_heads * blocks;
+  std::int64_t pieces = 1;  // the most of any task
+  const auto task_at = [&](std::int64_t i) {
     AttentionTask task = base;
-    const RowBlock& block = blocks_[static_cast<std::size_t>(i % blocks)];
+    const RowBlock& block = blocks_[static_cast<std::size_t>(blocks - 1 - i % blocks)];  // the longest first
     task.first_row = block.first;
     task.rows = block.rows;
     task.kv_head = i / blocks % shape.kv_heads;
     task.track = i / blocks / shape.kv_heads;
-    run_task(task, scratch + worker * worker_floats);
+    return task;
+  };
+  for (std::int64_t i = 0; i < blocks; ++i)
+    pieces = std::max(pieces, task_at(i).end_piece() - task_at(i).first_piece());
+
+  const bool decode = blocks == q.rows;
+  if (pool_.threads() == 1 || pieces == 1 || !decode || tasks >= kTasksPerThread * pool_.threads()) {
+    const auto run_task = HWY_DYNAMIC_DISPATCH(attend);
+    pool_.parallel_for(
+        tasks, [&](std::int64_t i, int worker) { run_task(task_at(i), scratch + worker * worker_floats); });
+    return;
+  }
+  const std::int64_t state_floats = AttentionState::floats(group, shape.head_dim);
+  float* states = states_.reserve(tasks * pieces * state_floats);
+  const auto run_piece = HWY_DYNAMIC_DISPATCH(attend_one_piece);
+  pool_.parallel_for(tasks * pieces, [&](std::int64_t i, int worker) {
+    const AttentionTask task = task_at(i / pieces);
+    const std::int64_t piece = task.first_piece() + i % pieces;
+    if (piece < task.end_piece())
+      run_piece(task, piece, scratch + worker * worker_floats, states + i * state_floats);
+  });
+  const auto merge = HWY_DYNAMIC_DISPATCH(merge_pieces);
+  pool_.parallel_for(tasks, [&](std::int64_t i, int worker) {
+    merge(task_at(i), states + i * pieces * state_floats, scratch + worker * worker_floats);
   });
 }
 

@@ -1,14 +1,13 @@
 // Causal attention over paged keys and values, read in place.
 //
-// One query goes through its visible pages in ascending order with a running softmax. Inside a page: scores
-// of the visible tokens (each a sum over head_dim as simd-inl.h says, then times 1/sqrt(head_dim)), their
-// maximum, their exponentials summed over the page's sixteen places (zero where not visible), and the values
-// added token by token. So the bits hang on position, window and what the pages hold, not on how rows are
-// grouped.
+// The tokens of a sequence are cut at multiples of kPieceTokens into pieces and these at multiples of
+// kSpanTokens into spans. One query goes through the spans of a piece in ascending order with a running
+// softmax, and the pieces it sees are then merged in ascending order. So the bits hang on position, window
+// and what the pages hold, not on how rows are grouped or which thread takes which piece; attention-inl.h
+// says what happens inside a span.
 #pragma once
 
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -16,6 +15,11 @@
 #include "kernels/cpu/thread_pool.h"
 
 namespace ptrt {
+
+inline constexpr std::int64_t kSpanPages = 4, kSpanTokens = kSpanPages * kPageTokens;
+inline constexpr std::int64_t kPieceTokens = 8 * kSpanTokens;
+inline constexpr int kTileQueries = 6;         // queries whose sums stay in registers together
+inline constexpr std::int64_t kSumLanes = 16;  // lanes of the widest vector
 
 class Attention {
  public:
@@ -36,6 +40,7 @@ class Attention {
   ThreadPool& pool_;
   std::vector<RowBlock> blocks_;
   ScratchFloats scratch_;  // of all workers
+  ScratchFloats states_;   // of the pieces that threads share
 };
 
 }  // namespace ptrt

@@ -73,6 +73,20 @@ float tree(std::span<const float* const> parts, std::int64_t i) {
   return tree(parts.first(left), i) + tree(parts.subspan(left), i);
 }
 
+float key_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
+                  std::int64_t head, std::int64_t place, std::int64_t j) {
+  const std::int64_t at = j * kPageTokens + place;
+  if (pool.dtype == DType::float32) return pool.keys<float>(track, layer, page, head)[at];
+  return from_bfloat16(pool.keys<std::uint16_t>(track, layer, page, head)[at]);
+}
+
+float value_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
+                    std::int64_t head, std::int64_t place, std::int64_t j) {
+  const std::int64_t at = place * pool.head_dim + j;
+  if (pool.dtype == DType::float32) return pool.values<float>(track, layer, page, head)[at];
+  return from_bfloat16(pool.values<std::uint16_t>(track, layer, page, head)[at]);
+}
+
 // Ids by falling value, ties by rising id.
 std::vector<std::int32_t> by_value(std::span<const float> values) {
   std::vector<std::int32_t> ids(values.size());
@@ -156,7 +170,8 @@ Weight ReferenceBackend::load_weight(const WeightSpec& spec, WeightSource& sourc
     std::vector<std::uint16_t> scales(groups);
     std::vector<float> row(width);
     for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
-      for (std::size_t i = 0; i < width; ++i) row[i] = weight_element(w, static_cast<std::int64_t>(r * width + i));
+      for (std::size_t i = 0; i < width; ++i)
+        row[i] = weight_element(w, static_cast<std::int64_t>(r * width + i));
       quantize_int8_row(row, {reinterpret_cast<std::int8_t*>(small.data()) + r * width, width}, scales);
       std::memcpy(small.data() + elements + r * groups * 2, scales.data(), groups * 2);
     }
@@ -275,8 +290,17 @@ void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeigh
       for (std::int64_t h = 0; h < shape.heads; ++h) encode(q.row(t, r) + h * head_dim, q_norm, t, r);
       for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
         encode(k.row(t, r) + h * head_dim, k_norm, t, r);
-        std::copy_n(k.row(t, r) + h * head_dim, head_dim, pool.keys<float>(t, layer, page, h) + place * head_dim);
-        std::copy_n(v.row(t, r) + h * head_dim, head_dim, pool.values<float>(t, layer, page, h) + place * head_dim);
+        for (std::int64_t j = 0; j < head_dim; ++j) {
+          const float key = k.row(t, r)[h * head_dim + j], value = v.row(t, r)[h * head_dim + j];
+          const std::int64_t key_at = j * kPageTokens + place, value_at = place * head_dim + j;
+          if (pool.dtype == DType::float32) {
+            pool.keys<float>(t, layer, page, h)[key_at] = key;
+            pool.values<float>(t, layer, page, h)[value_at] = value;
+          } else {
+            pool.keys<std::uint16_t>(t, layer, page, h)[key_at] = to_bfloat16(key);
+            pool.values<std::uint16_t>(t, layer, page, h)[value_at] = to_bfloat16(value);
+          }
+        }
       }
     }
 }
@@ -293,9 +317,10 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> weights;
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* key = pool.keys<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           double score = 0;
-          for (std::int64_t j = 0; j < head_dim; ++j) score += double{q.row(t, r)[offset + j]} * key[j];
+          for (std::int64_t j = 0; j < head_dim; ++j)
+            score += double{q.row(t, r)[offset + j]} *
+                     key_element(pool, t, layer, page, kv_head, p % kPageTokens, j);
           weights.push_back(score / std::sqrt(static_cast<double>(head_dim)));
         }
         const double max = *std::max_element(weights.begin(), weights.end());
@@ -304,9 +329,10 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> sum(static_cast<std::size_t>(head_dim));
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
-          const float* value = pool.values<float>(t, layer, page, kv_head) + p % kPageTokens * head_dim;
           for (std::size_t j = 0; j < sum.size(); ++j)
-            sum[j] += weights[static_cast<std::size_t>(p - first)] * value[j];
+            sum[j] +=
+                weights[static_cast<std::size_t>(p - first)] *
+                value_element(pool, t, layer, page, kv_head, p % kPageTokens, static_cast<std::int64_t>(j));
         }
         for (std::size_t j = 0; j < sum.size(); ++j)
           out.row(t, r)[offset + static_cast<std::int64_t>(j)] = static_cast<float>(sum[j] / total);

@@ -46,6 +46,7 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "kernels/error.h"
+#include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {
@@ -56,6 +57,30 @@ constexpr std::int64_t kElementsPerTask = 8 * 1024;
 
 const float* norm_of(const TrackWeights& weights, std::int64_t track) {
   return weights.empty() ? nullptr : static_cast<const float*>(weights[static_cast<std::size_t>(track)].data);
+}
+
+void put(float value, float* to) {
+  *to = value;
+}
+void put(float value, std::uint16_t* to) {
+  *to = to_bfloat16(value);
+}
+
+// The keys and values of one row to its place in its page; keys lie [head_dim][kPageTokens], values the other
+// way.
+template <typename T>
+void append(const StepRows& rows, std::int64_t r, const float* k, const float* v, std::int64_t track,
+            std::int64_t layer, const KvPool& kv) {
+  const std::int64_t position = rows.positions[static_cast<std::size_t>(r)], place = position % kPageTokens;
+  const std::int64_t page = rows.page(r, position / kPageTokens);
+  for (std::int64_t h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
+    T* keys = kv.keys<T>(track, layer, page, h) + place;
+    T* values = kv.values<T>(track, layer, page, h) + place * kv.head_dim;
+    for (std::int64_t j = 0; j < kv.head_dim; ++j) {
+      put(k[j], keys + j * kPageTokens);
+      put(v[j], values + j);
+    }
+  }
 }
 
 void check_norm(const TrackWeights& weights, std::int64_t tracks, std::int64_t head_dim) {
@@ -89,22 +114,18 @@ void rope_append(ThreadPool& pool, const AttentionShape& shape, const TrackWeigh
   const std::int64_t head_dim = shape.head_dim;
   PTRT_CHECK(q.width == shape.heads * head_dim && k.width == shape.kv_heads * head_dim && v.width == k.width);
   PTRT_CHECK(kv.kv_heads == shape.kv_heads && kv.head_dim == head_dim && kv.tracks == q.tracks);
+  PTRT_CHECK(kv.dtype == DType::float32 || kv.dtype == DType::bfloat16);
   PTRT_CHECK(!shape.rope || (cos_sin.rows >= q.rows && cos_sin.width == head_dim));
   check_norm(q_norm, q.tracks, head_dim);
   check_norm(k_norm, q.tracks, head_dim);
 
   const auto encode = HWY_DYNAMIC_DISPATCH(encode_heads);
+  const auto append_row = kv.dtype == DType::float32 ? append<float> : append<std::uint16_t>;
   const auto encode_and_append = [&](std::int64_t track, std::int64_t r) {
     const float* angles = shape.rope ? cos_sin.row(0, r) : nullptr;
     encode(q.row(track, r), shape.heads, head_dim, norm_of(q_norm, track), shape.norm_eps, angles);
     encode(k.row(track, r), shape.kv_heads, head_dim, norm_of(k_norm, track), shape.norm_eps, angles);
-    const std::int64_t position = rows.positions[static_cast<std::size_t>(r)];
-    const std::int64_t offset = position % kPageTokens * head_dim;
-    for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
-      const std::int64_t page = rows.page(r, position / kPageTokens);
-      std::copy_n(k.row(track, r) + h * head_dim, head_dim, kv.keys<float>(track, layer, page, h) + offset);
-      std::copy_n(v.row(track, r) + h * head_dim, head_dim, kv.values<float>(track, layer, page, h) + offset);
-    }
+    append_row(rows, r, k.row(track, r), v.row(track, r), track, layer, kv);
   };
   const std::int64_t items = q.tracks * q.rows;
   const std::int64_t per_task = std::max<std::int64_t>(1, kElementsPerTask / (q.width + 2 * k.width));

@@ -1,3 +1,4 @@
+#include "kernels/scalar_types.h"
 #include "op_test.h"
 
 namespace ptrt::testing {
@@ -8,12 +9,12 @@ class AttentionBits : public CpuOpTest {};
 PTRT_EVERY_BACKEND(AttentionOp);
 PTRT_EVERY_TARGET(AttentionBits);
 
-// Sequences whose pages lie scattered in a pool with random keys and values; places no sequence owns hold
-// NaN.
+// Sequences whose pages lie scattered in a pool with random keys and values; places no sequence owns hold NaN
+// and infinities.
 class Cache {
  public:
   Cache(const AttentionShape& shape, std::int64_t tracks, const std::vector<std::int32_t>& lengths,
-        Random& random)
+        DType dtype, Random& random)
       : stride_(0) {
     for (const std::int32_t length : lengths) stride_ = std::max<std::int64_t>(stride_, (length + 15) / 16);
     const auto slots = static_cast<std::int64_t>(lengths.size());
@@ -21,24 +22,37 @@ class Cache {
     for (std::size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<std::int32_t>(i);
     std::shuffle(pages.begin(), pages.end(), random.engine());
     page_table_.assign(pages.begin(), pages.end() - 3);
-    pool_ = {nullptr,        DType::float32,        tracks,        kLayers, static_cast<std::int64_t>(pages.size()),
+    pool_ = {nullptr,        dtype,         tracks, kLayers, static_cast<std::int64_t>(pages.size()),
              shape.kv_heads, shape.head_dim};
-    memory_.assign(static_cast<std::size_t>(pool_.elements()), NAN);
-    pool_.data = reinterpret_cast<std::byte*>(memory_.data());
+    memory_.resize(pool_.bytes());
+    pool_.data = memory_.data();
+    for (std::int64_t i = 0; i < pool_.elements(); ++i) put(i, i % 2 == 0 ? NAN : INFINITY);
     for (std::int64_t t = 0; t < tracks; ++t)
       for (std::int64_t slot = 0; slot < slots; ++slot)
         for (std::int64_t p = 0; p < lengths[static_cast<std::size_t>(slot)]; ++p)
           for (std::int64_t h = 0; h < shape.kv_heads; ++h)
             for (std::int64_t j = 0; j < shape.head_dim; ++j) {
-              key(t, slot, p, h)[j] = random.uniform(-3, 3);
-              value(t, slot, p, h)[j] = random.uniform();
+              put(key_at(t, slot, p, h, j), random.uniform(-3, 3));
+              put(value_at(t, slot, p, h, j), random.uniform());
             }
   }
-  float* key(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head) const {
-    return pool_.keys<float>(t, kLayer, page(slot, position), head) + position % 16 * pool_.head_dim;
+  // As stored: of a bfloat16 pool what is left after rounding.
+  double key(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head,
+             std::int64_t j) const {
+    return get(key_at(t, slot, position, head, j));
   }
-  float* value(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head) const {
-    return pool_.values<float>(t, kLayer, page(slot, position), head) + position % 16 * pool_.head_dim;
+  double value(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head,
+               std::int64_t j) const {
+    return get(value_at(t, slot, position, head, j));
+  }
+  // Makes a token's key and value NaN, as a model that went out of range would.
+  void poison(std::int64_t slot, std::int64_t position) {
+    for (std::int64_t t = 0; t < pool_.tracks; ++t)
+      for (std::int64_t h = 0; h < pool_.kv_heads; ++h)
+        for (std::int64_t j = 0; j < pool_.head_dim; ++j) {
+          put(key_at(t, slot, position, h, j), NAN);
+          put(value_at(t, slot, position, h, j), NAN);
+        }
   }
   const KvPool& pool() const { return pool_; }
   StepRows rows(std::span<const std::int32_t> positions, std::span<const std::int32_t> slots) const {
@@ -47,14 +61,40 @@ class Cache {
   static constexpr std::int64_t kLayers = 2, kLayer = 1;
 
  private:
-  std::int64_t page(std::int64_t slot, std::int64_t position) const {
-    return page_table_[static_cast<std::size_t>(slot * stride_ + position / 16)];
+  // Element of the pool: [page][track][layer][keys, values][head] and then keys [head_dim][16], values
+  // [16][head_dim].
+  std::int64_t head_at(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t part,
+                       std::int64_t head) const {
+    const std::int64_t page = page_table_[static_cast<std::size_t>(slot * stride_ + position / 16)];
+    const std::int64_t layer = (page * pool_.tracks + t) * kLayers + kLayer;
+    return ((layer * 2 + part) * pool_.kv_heads + head) * 16 * pool_.head_dim;
   }
+  std::int64_t key_at(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head,
+                      std::int64_t j) const {
+    return head_at(t, slot, position, 0, head) + j * 16 + position % 16;
+  }
+  std::int64_t value_at(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head,
+                        std::int64_t j) const {
+    return head_at(t, slot, position, 1, head) + position % 16 * pool_.head_dim + j;
+  }
+  void put(std::int64_t element, float value) {
+    if (pool_.dtype == DType::float32)
+      reinterpret_cast<float*>(pool_.data)[element] = value;
+    else
+      reinterpret_cast<std::uint16_t*>(pool_.data)[element] = to_bfloat16(value);
+  }
+  double get(std::int64_t element) const {
+    if (pool_.dtype == DType::float32) return double{reinterpret_cast<const float*>(pool_.data)[element]};
+    return double{from_bfloat16(reinterpret_cast<const std::uint16_t*>(pool_.data)[element])};
+  }
+
   std::int64_t stride_;
   std::vector<std::int32_t> page_table_;
-  std::vector<float> memory_;
+  std::vector<std::byte> memory_;
   KvPool pool_;
 };
+
+constexpr DType kKvTypes[] = {DType::float32, DType::bfloat16};
 
 std::vector<double> expected_head(const AttentionShape& shape, const Cache& cache, const float* q,
                                   std::int64_t track, std::int64_t slot, std::int64_t position,
@@ -65,23 +105,23 @@ std::vector<double> expected_head(const AttentionShape& shape, const Cache& cach
   for (std::int64_t p = first; p <= position; ++p) {
     double score = 0;
     for (std::int64_t j = 0; j < shape.head_dim; ++j)
-      score += double{q[j]} * double{cache.key(track, slot, p, kv_head)[j]};
+      score += double{q[j]} * cache.key(track, slot, p, kv_head, j);
     const double weight = std::exp(score / std::sqrt(static_cast<double>(shape.head_dim)));
     total += weight;
     for (std::int64_t j = 0; j < shape.head_dim; ++j)
-      sum[static_cast<std::size_t>(j)] += weight * double{cache.value(track, slot, p, kv_head)[j]};
+      sum[static_cast<std::size_t>(j)] += weight * cache.value(track, slot, p, kv_head, j);
   }
   for (double& element : sum) element /= total;
   return sum;
 }
 
-void check(Backend& backend, const AttentionShape& shape, std::int64_t tracks) {
+void check(Backend& backend, const AttentionShape& shape, std::int64_t tracks, DType dtype) {
   Random random(static_cast<unsigned>(shape.head_dim + shape.window));
-  const std::vector<std::int32_t> lengths{70, 1, 16, 33};
-  const Cache cache(shape, tracks, lengths, random);
+  const std::vector<std::int32_t> lengths{150, 1, 16, 33};
+  const Cache cache(shape, tracks, lengths, dtype, random);
   // A whole prefill, decode rows of the others, and a chunk that begins inside a page.
   std::vector<std::int32_t> positions, slots;
-  for (std::int32_t p = 0; p < 70; ++p) positions.push_back(p), slots.push_back(0);
+  for (std::int32_t p = 0; p < 150; ++p) positions.push_back(p), slots.push_back(0);
   for (const std::int32_t slot : {1, 2, 3})
     positions.push_back(lengths[static_cast<std::size_t>(slot)] - 1), slots.push_back(slot);
   for (std::int32_t p = 11; p < 30; ++p) positions.push_back(p), slots.push_back(3);
@@ -97,29 +137,31 @@ void check(Backend& backend, const AttentionShape& shape, std::int64_t tracks) {
             expected_head(shape, cache, q.tensor.row(t, r) + h * shape.head_dim, t, slots[i], positions[i],
                           h / (shape.heads / shape.kv_heads));
         for (std::int64_t j = 0; j < shape.head_dim; ++j)
-          expect_close(
-              out.at(t, r, h * shape.head_dim + j), expected[static_cast<std::size_t>(j)], 1e-5,
-              fmt::format("head_dim {} window {} row {} head {}", shape.head_dim, shape.window, r, h));
+          expect_close(out.at(t, r, h * shape.head_dim + j), expected[static_cast<std::size_t>(j)], 1e-5,
+                       fmt::format("{} head_dim {} window {} row {} head {}", to_string(dtype),
+                                   shape.head_dim, shape.window, r, h));
       }
 }
 
 TEST_P(AttentionOp, AgreesWithFloat64ForEveryHeadSize) {
   const auto backend = make_backend();
-  for (const std::int64_t head_dim : {1, 10, 16, 37, 64, 80, 96, 128, 256})
-    check(*backend, {4, 2, head_dim, 0}, 2);
+  for (const DType dtype : kKvTypes)
+    for (const std::int64_t head_dim : {1, 10, 16, 37, 64, 80, 96, 128, 256})
+      check(*backend, {4, 2, head_dim, 0}, 2, dtype);
 }
 
 TEST_P(AttentionOp, AgreesWithFloat64ForEveryWindow) {
   const auto backend = make_backend();
-  for (const std::int64_t window : {1, 2, 7, 15, 16, 17, 31, 32, 40, 69, 70, 500})
-    check(*backend, {2, 2, 24, window}, 1);
+  for (const DType dtype : kKvTypes)
+    for (const std::int64_t window : {1, 2, 7, 15, 16, 17, 31, 32, 40, 63, 64, 65, 70, 128, 149, 150, 500})
+      check(*backend, {2, 2, 24, window}, 1, dtype);
 }
 
 TEST_P(AttentionOp, AgreesWithFloat64ForEveryGrouping) {
   const auto backend = make_backend();
   for (const auto& [heads, kv_heads] :
        {std::pair{1, 1}, {3, 1}, {5, 1}, {8, 1}, {6, 2}, {6, 6}, {20, 1}, {40, 2}})
-    check(*backend, {heads, kv_heads, 20, 21}, 1);
+    for (const DType dtype : kKvTypes) check(*backend, {heads, kv_heads, 20, 21}, 1, dtype);
 }
 
 // Large scores: the running maximum must keep everything in range.
@@ -128,7 +170,7 @@ TEST_P(AttentionOp, SurvivesLargeScores) {
   Random random(8);
   const AttentionShape shape{1, 1, 16, 0};
   const std::vector<std::int32_t> lengths{40}, positions{39}, slots{0};
-  const Cache cache(shape, 1, lengths, random);
+  const Cache cache(shape, 1, lengths, DType::float32, random);
   Activation q(1, 1, 16, random), out(1, 1, 16);
   for (float& element : q.values) element *= 1000;
   backend->attention(shape, q.tensor, cache.rows(positions, slots), Cache::kLayer, cache.pool(), out.tensor);
@@ -136,46 +178,100 @@ TEST_P(AttentionOp, SurvivesLargeScores) {
   double largest_score = -INFINITY;
   for (std::int64_t p = 0; p < 40; ++p) {
     double score = 0;
-    for (std::int64_t j = 0; j < 16; ++j) score += double{q.at(0, 0, j)} * double{cache.key(0, 0, p, 0)[j]};
+    for (std::int64_t j = 0; j < 16; ++j) score += double{q.at(0, 0, j)} * cache.key(0, 0, p, 0, j);
     if (score > largest_score) largest = p, largest_score = score;
   }
-  for (std::int64_t j = 0; j < 16; ++j) EXPECT_NEAR(out.at(0, 0, j), cache.value(0, 0, largest, 0)[j], 1e-5);
+  for (std::int64_t j = 0; j < 16; ++j) EXPECT_NEAR(out.at(0, 0, j), cache.value(0, 0, largest, 0, j), 1e-5);
+}
+
+// All rows of slot 0, `chunk` at a time.
+std::vector<float> prefill(Backend& backend, const AttentionShape& shape, const Cache& cache,
+                           const Activation& q, std::int64_t chunk) {
+  const std::int64_t rows = q.tensor.rows, width = q.tensor.width, tracks = q.tensor.tracks;
+  std::vector<std::int32_t> positions, slots(static_cast<std::size_t>(rows), 0);
+  for (std::int32_t p = 0; p < rows; ++p) positions.push_back(p);
+  Activation out(tracks, rows, width);
+  for (std::int64_t begin = 0; begin < rows; begin += chunk) {
+    const std::int64_t n = std::min(chunk, rows - begin);
+    const auto first = static_cast<std::size_t>(begin), count = static_cast<std::size_t>(n);
+    const Tensor chunk_q{q.tensor.row(0, begin), tracks, n, width, q.tensor.track_stride};
+    const Tensor chunk_out{out.tensor.row(0, begin), tracks, n, width, out.tensor.track_stride};
+    const StepRows step = cache.rows(std::span<const std::int32_t>(positions).subspan(first, count),
+                                     std::span<const std::int32_t>(slots).subspan(first, count));
+    backend.attention(shape, chunk_q, step, Cache::kLayer, cache.pool(), chunk_out);
+  }
+  return out.values;
 }
 
 // A row's result is the same in a prefill of any chunking, in a decode step among others, and on any number
 // of threads.
 TEST_P(AttentionBits, HangOnTheRowAlone) {
-  for (const AttentionShape& shape :
-       {AttentionShape{4, 4, 64, 0}, {4, 2, 40, 20}, {6, 1, 16, 3}, {3, 1, 10, 0}, {2, 2, 128, 50}}) {
-    Random random(static_cast<unsigned>(shape.head_dim));
-    constexpr std::int32_t kLength = 100;
-    const Cache cache(shape, 2, {kLength, 50}, random);
-    const std::int64_t width = shape.heads * shape.head_dim;
-    const Activation q(2, kLength, width, random);
-    std::vector<std::int32_t> positions, slots(kLength, 0);
-    for (std::int32_t p = 0; p < kLength; ++p) positions.push_back(p);
+  for (const AttentionShape& shape : {AttentionShape{4, 4, 64, 0},
+                                      {4, 2, 40, 20},
+                                      {6, 1, 16, 3},
+                                      {3, 1, 10, 0},
+                                      {2, 2, 128, 50},
+                                      {7, 1, 256, 0},
+                                      {8, 2, 37, 100}})
+    for (const DType dtype : kKvTypes) {
+      Random random(static_cast<unsigned>(shape.head_dim));
+      constexpr std::int32_t kLength = 150;
+      const Cache cache(shape, 2, {kLength, 50}, dtype, random);
+      const Activation q(2, kLength, shape.heads * shape.head_dim, random);
+      const std::vector<float> alone = prefill(*make_backend(1), shape, cache, q, 1);
+      for (const int threads : {1, 2, 3}) {
+        const auto backend = make_backend(threads);
+        for (const std::int64_t chunk : {1, 2, 3, 5, 7, 16, 31, 64, 100, 150}) {
+          const std::vector<float> chunked = prefill(*backend, shape, cache, q, chunk);
+          ASSERT_TRUE(same_bits(alone.data(), chunked.data(), static_cast<std::int64_t>(alone.size())))
+              << to_string(dtype) << " head_dim " << shape.head_dim << " chunk " << chunk << " threads "
+              << threads;
+        }
+      }
+    }
+}
 
-    const auto run = [&](Backend& backend, std::int64_t chunk) {
-      Activation out(2, kLength, width);
-      for (std::int64_t begin = 0; begin < kLength; begin += chunk) {
-        const std::int64_t n = std::min<std::int64_t>(chunk, kLength - begin);
-        const auto first = static_cast<std::size_t>(begin), count = static_cast<std::size_t>(n);
-        const Tensor chunk_q{q.tensor.row(0, begin), 2, n, width, q.tensor.track_stride};
-        const Tensor chunk_out{out.tensor.row(0, begin), 2, n, width, out.tensor.track_stride};
-        const StepRows rows = cache.rows(std::span<const std::int32_t>(positions).subspan(first, count),
-                                         std::span<const std::int32_t>(slots).subspan(first, count));
-        backend.attention(shape, chunk_q, rows, Cache::kLayer, cache.pool(), chunk_out);
-      }
-      return out.values;
-    };
-    const std::vector<float> alone = run(*make_backend(1), 1);
+// Long contexts, where threads share the pieces of one decode row.
+TEST_P(AttentionBits, HangOnTheRowAloneInLongContexts) {
+  for (const AttentionShape& shape : {AttentionShape{3, 1, 32, 0}, {2, 2, 16, 700}, {1, 1, 64, 513}}) {
+    Random random(static_cast<unsigned>(shape.window));
+    constexpr std::int32_t kLength = 1700;
+    const Cache cache(shape, 1, {kLength}, DType::bfloat16, random);
+    const Activation q(1, kLength, shape.heads * shape.head_dim, random);
+    const std::vector<float> whole = prefill(*make_backend(1), shape, cache, q, kLength);
     for (const int threads : {1, 2, 3}) {
-      const auto backend = make_backend(threads);
-      for (const std::int64_t chunk : {1, 2, 3, 5, 7, 16, 31, 64, 100}) {
-        const std::vector<float> chunked = run(*backend, chunk);
-        ASSERT_TRUE(same_bits(alone.data(), chunked.data(), static_cast<std::int64_t>(alone.size())))
-            << "head_dim " << shape.head_dim << " chunk " << chunk << " threads " << threads;
-      }
+      const std::vector<float> alone = prefill(*make_backend(threads), shape, cache, q, 1);
+      ASSERT_TRUE(same_bits(alone.data(), whole.data(), static_cast<std::int64_t>(alone.size())))
+          << "window " << shape.window << " threads " << threads;
+    }
+    for (const std::int64_t position : {511L, 512L, 600L, 1699L}) {
+      const std::vector<double> expected =
+          expected_head(shape, cache, q.tensor.row(0, position), 0, 0, position, 0);
+      for (std::int64_t j = 0; j < shape.head_dim; ++j)
+        expect_close(whole[static_cast<std::size_t>(position * q.tensor.width + j)],
+                     expected[static_cast<std::size_t>(j)], 1e-5, fmt::format("position {}", position));
+    }
+  }
+}
+
+// A token whose key and value are NaN reaches the rows that see it, and no other row of the chunk.
+TEST_P(AttentionBits, LeaveOutWhatTheRowDoesNotSee) {
+  constexpr std::int32_t kLength = 90, kBroken = 50, kWindow = 20;
+  const AttentionShape shape{3, 1, 24, kWindow};
+  for (const DType dtype : kKvTypes) {
+    Random random(5);
+    Cache cache(shape, 1, {kLength}, dtype, random);
+    const Activation q(1, kLength, 3 * 24, random);
+    const auto backend = make_backend();
+    const std::vector<float> sound = prefill(*backend, shape, cache, q, kLength);
+    cache.poison(0, kBroken);
+    const std::vector<float> broken = prefill(*backend, shape, cache, q, kLength);
+    for (std::int64_t p = 0; p < kLength; ++p) {
+      const float *a = sound.data() + p * q.tensor.width, *b = broken.data() + p * q.tensor.width;
+      if (p >= kBroken && p < kBroken + kWindow)
+        EXPECT_TRUE(std::isnan(b[0])) << p;
+      else
+        EXPECT_TRUE(same_bits(a, b, q.tensor.width)) << p;
     }
   }
 }

@@ -1,3 +1,4 @@
+#include "kernels/scalar_types.h"
 #include "op_test.h"
 
 namespace ptrt::testing {
@@ -91,13 +92,21 @@ TEST_P(Rope, AnglesAreExact) {
   }
 }
 
+// Element of a pool, as a float.
+float element(const KvPool& pool, std::int64_t index) {
+  if (pool.dtype == DType::float32) return reinterpret_cast<const float*>(pool.data)[index];
+  return from_bfloat16(reinterpret_cast<const std::uint16_t*>(pool.data)[index]);
+}
+
 struct AppendCase {
   std::int64_t heads, kv_heads, head_dim;
   bool norm, rope;
+  DType dtype;
 };
 
 void check_append(Backend& backend, const AppendCase& c) {
   constexpr std::int64_t kTracks = 2, kLayers = 2, kPages = 7, kLayer = 1, kRows = 5;
+  constexpr auto kUntouched = std::byte{0xC5};  // as elements about -6e3, which nothing here comes near
   Random random(static_cast<unsigned>(c.head_dim * 4 + c.norm * 2 + c.rope));
   const RandomWeights qn(DType::float32, kTracks, 1, 1, c.head_dim, random);
   const RandomWeights kn(DType::float32, kTracks, 1, 1, c.head_dim, random);
@@ -107,9 +116,9 @@ void check_append(Backend& backend, const AppendCase& c) {
   const std::vector<std::int32_t> positions{14, 15, 16, 0, 40}, slots{1, 1, 1, 0, 2};
   const std::vector<std::int32_t> page_table{6, 0, 0, 3, 1, 0, 0, 2, 5};
   const StepRows rows{positions, slots, page_table, 3};
-  KvPool pool{nullptr, DType::float32, kTracks, kLayers, kPages, c.kv_heads, c.head_dim};
-  std::vector<float> memory(static_cast<std::size_t>(pool.elements()), -7.0f);
-  pool.data = reinterpret_cast<std::byte*>(memory.data());
+  KvPool pool{nullptr, c.dtype, kTracks, kLayers, kPages, c.kv_heads, c.head_dim};
+  std::vector<std::byte> memory(pool.bytes(), kUntouched);
+  pool.data = memory.data();
   Activation cos_sin(1, kRows, c.head_dim);
   if (c.rope) backend.rope_angles(positions, 100.0, cos_sin.tensor);
 
@@ -134,7 +143,7 @@ void check_append(Backend& backend, const AppendCase& c) {
     return e;
   };
   const std::int64_t pages[kRows] = {3, 3, 1, 6, 5};
-  std::size_t untouched = memory.size();
+  std::int64_t touched = 0;
   for (std::int64_t t = 0; t < kTracks; ++t)
     for (std::int64_t r = 0; r < kRows; ++r) {
       const std::int32_t position = positions[static_cast<std::size_t>(r)];
@@ -146,17 +155,22 @@ void check_append(Backend& backend, const AppendCase& c) {
       }
       for (std::int64_t h = 0; h < c.kv_heads; ++h) {
         const auto expected = encoded(k.tensor.row(t, r) + h * c.head_dim, kn, t, position);
-        const std::int64_t offset = position % 16 * c.head_dim;
-        const float* key = pool.keys<float>(t, kLayer, pages[r], h) + offset;
-        const float* value = pool.values<float>(t, kLayer, pages[r], h) + offset;
-        untouched -= static_cast<std::size_t>(2 * c.head_dim);
+        const std::int64_t layer = (pages[r] * kTracks + t) * kLayers + kLayer, size = 16 * c.head_dim;
+        const std::int64_t keys = (layer * 2 * c.kv_heads + h) * size, values = keys + c.kv_heads * size;
+        const float* stored = k_out.tensor.row(t, r) + h * c.head_dim;
+        touched += 2 * c.head_dim;
         for (std::int64_t j = 0; j < c.head_dim; ++j) {
-          expect_close(key[j], expected[static_cast<std::size_t>(j)], 2e-6, "key");
-          EXPECT_EQ(value[j], v.at(t, r, h * c.head_dim + j));
+          const float key = element(pool, keys + j * 16 + position % 16);
+          const float value = element(pool, values + position % 16 * c.head_dim + j);
+          expect_close(stored[j], expected[static_cast<std::size_t>(j)], 2e-6, "key");
+          EXPECT_EQ(key, c.dtype == DType::float32 ? stored[j] : from_bfloat16(to_bfloat16(stored[j])));
+          const float given = v.at(t, r, h * c.head_dim + j);
+          EXPECT_EQ(value, c.dtype == DType::float32 ? given : from_bfloat16(to_bfloat16(given)));
         }
       }
     }
-  EXPECT_EQ(static_cast<std::size_t>(std::count(memory.begin(), memory.end(), -7.0f)), untouched);
+  for (std::int64_t i = 0; i < pool.elements(); ++i) touched -= element(pool, i) > -1e3f ? 1 : 0;
+  EXPECT_EQ(touched, 0);
 }
 
 TEST_P(Rope, NormsRotatesAndAppends) {
@@ -164,8 +178,8 @@ TEST_P(Rope, NormsRotatesAndAppends) {
   for (const std::int64_t head_dim : {10, 16, 64, 80, 96, 128, 256})
     for (const bool norm : {false, true})
       for (const bool rope : {false, true}) {
-        check_append(*backend, {4, 2, head_dim, norm, rope});
-        check_append(*backend, {3, 1, head_dim, norm, rope});
+        check_append(*backend, {4, 2, head_dim, norm, rope, DType::float32});
+        check_append(*backend, {3, 1, head_dim, norm, rope, DType::bfloat16});
       }
 }
 

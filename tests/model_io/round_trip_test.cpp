@@ -53,7 +53,8 @@ TEST_P(RoundTrip, ShardHoldsEveryTensorInItsPlace) {
   const TrackShard shard = load_shard(ModelFile(folder_ / "m.h5"), 0, 2, backend);
   const auto expect_matrix = [&](const Weight& weight, const TensorSpec& spec) {
     const auto expected = random_tensor(config, spec, kSeed, dtype_);
-    ASSERT_EQ(static_cast<std::size_t>(weight.count * weight.out * weight.in) * size_of(weight.dtype), expected.size())
+    ASSERT_EQ(static_cast<std::size_t>(weight.count * weight.out * weight.in) * size_of(weight.dtype),
+              expected.size())
         << spec.path;
     EXPECT_EQ(weight.dtype, dtype_);
     EXPECT_EQ(std::memcmp(weight.data, expected.data(), expected.size()), 0) << spec.path;
