@@ -29,7 +29,7 @@ template <int kPanels>
 __attribute__((always_inline)) inline void prefetch(const std::byte* at, std::int64_t panel_bytes) {
   PTRT_UNROLL
   for (int p = 0; p < kPanels; ++p)
-    _mm_prefetch(reinterpret_cast<const char*>(at + p * panel_bytes + kAhead), _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(at + p * panel_bytes), _MM_HINT_T0);
 }
 
 // A word of x, the same in every lane.
@@ -51,7 +51,7 @@ struct Bfloat16Tile {
     const std::int64_t pairs = (tile.in + 1) / 2, panel_bytes = tile.panel_bytes;
     const std::byte* at = tile.panel;
     for (std::int64_t i = 0; i < pairs; ++i, at += 64) {
-      if constexpr (kR == 1) prefetch<kP>(at, panel_bytes);
+      if constexpr (kR == 1) prefetch<kP>(at + kAhead, panel_bytes);
       __m512bh w[kP];
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p)
@@ -68,7 +68,7 @@ struct Bfloat16Tile {
 };
 
 struct Int8Tile {
-  static constexpr int kRows = 6, kPanels = 2, kOneRowPanels = 2;
+  static constexpr int kRows = 6, kPanels = 2, kOneRowPanels = 1;
 
   template <int kR, int kP>
   __attribute__((noinline)) static void run(const MatmulTile& tile) {
@@ -85,6 +85,8 @@ struct Int8Tile {
     }
     const std::byte* at = tile.panel;
     for (std::int64_t g = 0; g < tile.groups; ++g, at += kGroupBytes) {
+      // The scales lie behind the words, so those of the next panels are asked for while these are read.
+      if constexpr (kR == 1) prefetch<kP>(scales_at(tile, kP, g), tile.panel_bytes);
       __m512i group[kR][kP];
       PTRT_UNROLL
       for (int r = 0; r < kR; ++r) {
@@ -94,8 +96,8 @@ struct Int8Tile {
       multiply_group(tile, at, g, group);
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p) {
-        const __m512 w_scale = _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(
-            tile.panel + p * tile.panel_bytes + tile.scales_offset + g * kPanelOuts * 2)));
+        const __m512 w_scale =
+            _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales_at(tile, p, g))));
         PTRT_UNROLL
         for (int r = 0; r < kR; ++r)
           sums[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[r][p]),
@@ -105,13 +107,17 @@ struct Int8Tile {
     store_sums(sums, tile);
   }
 
+  static const std::byte* scales_at(const MatmulTile& tile, int panel, std::int64_t group) {
+    return tile.panel + panel * tile.panel_bytes + tile.scales_offset + group * kPanelOuts * 2;
+  }
+
   // group += the integer products of one group of words.
   template <int kR, int kP>
   __attribute__((always_inline)) static void multiply_group(const MatmulTile& tile, const std::byte* at,
                                                             std::int64_t g, __m512i (&group)[kR][kP]) {
     PTRT_UNROLL
     for (int quad = 0; quad < 8; ++quad) {
-      if constexpr (kR == 1) prefetch<kP>(at + quad * 64, tile.panel_bytes);
+      if constexpr (kR == 1) prefetch<kP>(at + quad * 64 + kAhead, tile.panel_bytes);
       __m512i w[kP];
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p)
