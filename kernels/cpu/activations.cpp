@@ -6,6 +6,7 @@
 #define HWY_TARGET_INCLUDE "kernels/cpu/activations.cpp"
 #include "hwy/foreach_target.h"
 // foreach_target comes first
+#include "kernels/cpu/packed.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -90,25 +91,31 @@ void write_quantised(const float* x, std::int64_t in, std::byte* record) {
   }
 }
 
+// One group of a record; n is a constant for whole groups, which unrolls the loops.
+HWY_INLINE void write_int8_group(const float* x, std::int64_t n, std::int8_t* to, float& scale,
+                                 std::int32_t& offset) {
+  const hn::Rebind<std::int8_t, FloatTag> bytes;
+  const Group group = measure_group(x, n);
+  auto sum = hn::Zero(kInts);
+  quantise_group(x, n, group, [&](hn::Vec<IntTag> q, std::int64_t i, std::int64_t) HWY_ATTR {
+    sum = hn::Add(sum, q);
+    hn::StoreU(hn::DemoteTo(bytes, q), bytes, to + i);  // the zeros behind a last part stay in the group
+  });
+  scale = group.scale;
+  offset = -kInt8Offset * hn::GetLane(hn::SumOfLanes(kInts, sum));
+}
+
 void write_int8(const float* x, std::int64_t in, std::byte* record) {
-  const std::int64_t groups = (in + kInt8Group - 1) / kInt8Group;
+  const std::int64_t whole = in / kInt8Group, left = in % kInt8Group;
   auto* to = reinterpret_cast<std::int8_t*>(record);
   auto* scales = reinterpret_cast<float*>(record + scales_at(RowFormat::int8, in));
-  auto* sums = reinterpret_cast<std::int32_t*>(scales + groups);
-  const hn::Rebind<std::int8_t, FloatTag> bytes;
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::int64_t begin = g * kInt8Group, n = std::min(kInt8Group, in - begin);
-    const Group group = measure_group(x + begin, n);
-    auto sum = hn::Zero(kInts);
-    std::fill(to + begin + n, to + begin + kInt8Group, std::int8_t{0});
-    quantise_group(x + begin, n, group, [&](hn::Vec<IntTag> q, std::int64_t i, std::int64_t) HWY_ATTR {
-      sum = hn::Add(sum, q);
-      hn::StoreU(hn::DemoteTo(bytes, q), bytes,
-                 to + begin + i);  // zeros behind the last one stay in the group
-    });
-    scales[g] = group.scale;
-    sums[g] = -128 * hn::GetLane(hn::SumOfLanes(kInts, sum));
-  }
+  auto* offsets = reinterpret_cast<std::int32_t*>(scales + whole + (left > 0 ? 1 : 0));
+  for (std::int64_t g = 0; g < whole; ++g)
+    write_int8_group(x + g * kInt8Group, kInt8Group, to + g * kInt8Group, scales[g], offsets[g]);
+  if (left == 0) return;
+  const std::int64_t begin = whole * kInt8Group;
+  std::fill(to + begin, to + begin + kInt8Group, std::int8_t{0});
+  write_int8_group(x + begin, left, to + begin, scales[whole], offsets[whole]);
 }
 
 void write_record_simd(RowFormat format, const float* x, std::int64_t in, std::byte* record) {

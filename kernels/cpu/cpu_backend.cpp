@@ -11,7 +11,8 @@
 namespace ptrt {
 
 CpuBackend::CpuBackend(const CpuOptions& options)
-    : pool_(options.threads),
+    : options_(options),
+      pool_(options.threads),
       loader_(options, pool_),
       matmul_(pool_, options.compute),
       attention_(pool_),
@@ -19,7 +20,9 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       sampler_(pool_) {}
 
 std::string CpuBackend::instruction_set() const {
-  return simd_target();
+  // The bits of bfloat16 products hang on the instruction; those of int8 products do not.
+  const bool pairs = options_.compute == Compute::bfloat16 && multiplies_natively(Compute::bfloat16);
+  return pairs ? simd_target() + "+BF16" : simd_target();
 }
 
 std::shared_ptr<std::byte[]> CpuBackend::allocate(std::size_t bytes, const std::string& what) {
@@ -111,7 +114,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
 }
 
 bool cpu_computes(Compute compute) {
-  return compute == Compute::float32;
+  return compute == Compute::float32 || multiplies_natively(compute);
 }
 
 }  // namespace ptrt

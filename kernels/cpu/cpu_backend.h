@@ -44,6 +44,7 @@ class CpuBackend final : public Backend {
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
 
  private:
+  CpuOptions options_;
   ThreadPool pool_;
   WeightLoader loader_;
   Matmul matmul_;

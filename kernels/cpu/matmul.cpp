@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/matmul_avx512.h"
 #include "kernels/cpu/matmul_float.h"
+#include "kernels/cpu/simd_target.h"
 #include "kernels/error.h"
 
 namespace ptrt {
@@ -32,10 +34,10 @@ RowFormat Matmul::format_of(const Product& p) const {
   if (p.exact || compute_ == Compute::float32) return RowFormat::plain;
   if (compute_ == Compute::bfloat16) {
     PTRT_CHECK(p.layout.dtype == DType::bfloat16);
-    return RowFormat::rounded;
+    return native_ ? RowFormat::bfloat16 : RowFormat::rounded;
   }
   PTRT_CHECK(p.layout.dtype == DType::int8);
-  return RowFormat::quantised;
+  return native_ ? RowFormat::int8 : RowFormat::quantised;
 }
 
 // Products of one list often read the same x: q, k and v, gate and up, an expert's share of the rows.
@@ -113,11 +115,26 @@ void Matmul::run_task(const Product& p, const Plan& plan, std::int64_t task) con
   block.panel_end = std::min(panel + plan.panels_per_task, p.layout.panels());
   block.row_begin = row;
   block.row_end = std::min(row + plan.rows_per_block, p.rows);
-  if (input.format == RowFormat::quantised) return multiply_quantised(block);
-  multiply_float(block);
+  switch (input.format) {
+    case RowFormat::plain:
+    case RowFormat::rounded:
+      return multiply_float(block);
+    case RowFormat::quantised:
+      return multiply_quantised(block);
+    case RowFormat::bfloat16:
+      return multiply_avx512_bfloat16(block);
+    case RowFormat::int8:
+      return multiply_avx512_int8(block);
+  }
+}
+
+bool multiplies_natively(Compute compute) {
+  if (compute == Compute::float32 || !simd_target_is_avx512()) return false;
+  return compute == Compute::bfloat16 ? has_avx512_bfloat16() : has_avx512_int8();
 }
 
 void Matmul::run(std::span<const Product> products) {
+  native_ = multiplies_natively(compute_);
   inputs_.clear();
   scratch_bytes_ = converted_rows_ = converted_elements_ = 0;
   plan_tasks(products);

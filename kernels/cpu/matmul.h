@@ -21,6 +21,10 @@
 
 namespace ptrt {
 
+// Whether products of that type take the processor's own instructions (matmul_avx512.h) on the instruction
+// set in use.
+bool multiplies_natively(Compute compute);
+
 // One product. Row r reads x + x_rows[r] · in and writes y + y_rows[r] · out; without the indices, row r
 // itself.
 struct Product {
@@ -67,6 +71,7 @@ class Matmul {
 
   ThreadPool& pool_;
   Compute compute_;
+  bool native_ = false;  // the processor's own instructions for the compute type; of the call at hand
   std::vector<Input> inputs_;
   std::vector<Plan> plans_;
   std::int64_t scratch_bytes_ = 0, converted_rows_ = 0, converted_elements_ = 0;

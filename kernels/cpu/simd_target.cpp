@@ -11,6 +11,9 @@ namespace ptrt::HWY_NAMESPACE {
 const char* target_name() {
   return hwy::TargetName(HWY_TARGET);
 }
+bool target_is_avx512() {
+  return HWY_TARGET == HWY_AVX3;
+}
 }  // namespace ptrt::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
@@ -20,9 +23,14 @@ HWY_AFTER_NAMESPACE();
 namespace ptrt {
 
 HWY_EXPORT(target_name);
+HWY_EXPORT(target_is_avx512);
 
 std::string simd_target() {
   return HWY_DYNAMIC_DISPATCH(target_name)();
+}
+
+bool simd_target_is_avx512() {
+  return HWY_DYNAMIC_DISPATCH(target_is_avx512)();
 }
 
 std::vector<std::string> simd_targets() {

@@ -8,6 +8,8 @@ namespace ptrt {
 
 // The one in use, e.g. "AVX3". The bits of a result hang on it.
 std::string simd_target();
+// Whether the one in use is AVX-512.
+bool simd_target_is_avx512();
 // All that this machine can run, best first.
 std::vector<std::string> simd_targets();
 // Uses the named one from now on, for every backend of the process; throws when this machine cannot run it.

@@ -23,6 +23,19 @@ TEST(CpuBackend, NamesWhatItRunsOn) {
   EXPECT_THROW(make_cpu_backend({.threads = 0}), Error);
 }
 
+TEST(CpuBackend, NamesTheInstructionsThatBitsHangOn) {
+  EXPECT_TRUE(cpu_computes(Compute::float32));
+  const auto backend = make_cpu_backend({.compute = Compute::bfloat16});
+  const std::vector<std::string> targets = simd_targets();
+  const std::string& best = targets.front();
+  EXPECT_EQ(backend->instruction_set(), cpu_computes(Compute::bfloat16) ? best + "+BF16" : best);
+  set_simd_target(targets.back());
+  EXPECT_FALSE(cpu_computes(Compute::bfloat16));
+  EXPECT_FALSE(cpu_computes(Compute::int8));
+  EXPECT_EQ(backend->instruction_set(), targets.back());
+  set_simd_target("");
+}
+
 TEST(CpuBackend, AllocatesZeroedAlignedMemory) {
   const auto backend = make_cpu_backend({.threads = 1});
   for (const std::int64_t elements : {0, 1, 1000, 3000000}) {

@@ -1,0 +1,177 @@
+// Compiled for AVX-512 as a whole, so nothing here may be an inline function that other files share: the
+// linker might keep this file's copy for processors that cannot run it.
+#include "kernels/cpu/matmul_avx512.h"
+
+#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+
+namespace ptrt {
+namespace {
+
+#define PTRT_UNROLL _Pragma("GCC unroll 16")
+
+// Bytes ahead of the weights in use that one row asks for: it runs at the memory's speed.
+constexpr std::int64_t kAhead = 1536;
+
+template <int kRows, int kPanels>
+__attribute__((always_inline)) inline void store_sums(const __m512 (&sums)[kRows][kPanels],
+                                                      const MatmulTile& tile) {
+  PTRT_UNROLL
+  for (int p = 0; p < kPanels; ++p) {
+    const std::int64_t left = tile.outs - p * kPanelOuts;
+    const __mmask16 mask = left >= kPanelOuts ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1);
+    PTRT_UNROLL
+    for (int r = 0; r < kRows; ++r) _mm512_mask_storeu_ps(tile.y[r] + p * kPanelOuts, mask, sums[r][p]);
+  }
+}
+
+template <int kPanels>
+__attribute__((always_inline)) inline void prefetch(const std::byte* at, std::int64_t panel_bytes) {
+  PTRT_UNROLL
+  for (int p = 0; p < kPanels; ++p)
+    _mm_prefetch(reinterpret_cast<const char*>(at + p * panel_bytes), _MM_HINT_T0);
+}
+
+// A word of x, the same in every lane.
+__attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
+  return _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(word));
+}
+
+struct Bfloat16Tile {
+  static constexpr int kRows = 6, kPanels = 4, kOneRowPanels = 2;
+
+  template <int kR, int kP>
+  __attribute__((noinline)) static void run(const MatmulTile& tile) {
+    __m512 sums[kR][kP];
+    PTRT_UNROLL
+    for (int r = 0; r < kR; ++r) {
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_setzero_ps();
+    }
+    const std::int64_t pairs = (tile.in + 1) / 2, panel_bytes = tile.panel_bytes;
+    const std::byte* at = tile.panel;
+    for (std::int64_t i = 0; i < pairs; ++i, at += 64) {
+      if constexpr (kR == 1) prefetch<kP>(at + kAhead, panel_bytes);
+      __m512bh w[kP];
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p)
+        w[p] = (__m512bh)_mm512_load_si512(reinterpret_cast<const __m512i*>(at + p * panel_bytes));
+      PTRT_UNROLL
+      for (int r = 0; r < kR; ++r) {
+        const auto x = (__m512bh)broadcast(tile.x[r] + i * 4);
+        PTRT_UNROLL
+        for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_dpbf16_ps(sums[r][p], w[p], x);
+      }
+    }
+    store_sums(sums, tile);
+  }
+};
+
+struct Int8Tile {
+  static constexpr int kRows = 6, kPanels = 2, kOneRowPanels = 1;
+
+  template <int kR, int kP>
+  __attribute__((noinline)) static void run(const MatmulTile& tile) {
+    constexpr std::int64_t kGroupBytes = kInt8Group * kPanelOuts;
+    const float* scales[kR];
+    const std::int32_t* offsets[kR];
+    __m512 sums[kR][kP];
+    PTRT_UNROLL
+    for (int r = 0; r < kR; ++r) {
+      scales[r] = reinterpret_cast<const float*>(tile.x[r] + tile.groups * kInt8Group);
+      offsets[r] = reinterpret_cast<const std::int32_t*>(scales[r] + tile.groups);
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_setzero_ps();
+    }
+    const std::byte* at = tile.panel;
+    for (std::int64_t g = 0; g < tile.groups; ++g, at += kGroupBytes) {
+      // The scales lie behind the words, so those of the next panels are asked for while these are read.
+      if constexpr (kR == 1) prefetch<kP>(scales_at(tile, kP, g), tile.panel_bytes);
+      __m512i group[kR][kP];
+      PTRT_UNROLL
+      for (int r = 0; r < kR; ++r) {
+        PTRT_UNROLL
+        for (int p = 0; p < kP; ++p) group[r][p] = _mm512_set1_epi32(offsets[r][g]);
+      }
+      multiply_group(tile, at, g, group);
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p) {
+        const __m512 w_scale =
+            _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales_at(tile, p, g))));
+        PTRT_UNROLL
+        for (int r = 0; r < kR; ++r)
+          sums[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[r][p]),
+                                       _mm512_mul_ps(w_scale, _mm512_set1_ps(scales[r][g])), sums[r][p]);
+      }
+    }
+    store_sums(sums, tile);
+  }
+
+  static const std::byte* scales_at(const MatmulTile& tile, int panel, std::int64_t group) {
+    return tile.panel + panel * tile.panel_bytes + tile.scales_offset + group * kPanelOuts * 2;
+  }
+
+  // group += the integer products of one group of words.
+  template <int kR, int kP>
+  __attribute__((always_inline)) static void multiply_group(const MatmulTile& tile, const std::byte* at,
+                                                            std::int64_t g, __m512i (&group)[kR][kP]) {
+    PTRT_UNROLL
+    for (int quad = 0; quad < 8; ++quad) {
+      if constexpr (kR == 1) prefetch<kP>(at + quad * 64 + kAhead, tile.panel_bytes);
+      __m512i w[kP];
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p)
+        w[p] = _mm512_load_si512(reinterpret_cast<const __m512i*>(at + p * tile.panel_bytes + quad * 64));
+      PTRT_UNROLL
+      for (int r = 0; r < kR; ++r) {
+        const __m512i x = broadcast(tile.x[r] + g * kInt8Group + quad * 4);
+        PTRT_UNROLL
+        for (int p = 0; p < kP; ++p) group[r][p] = _mm512_dpbusd_epi32(group[r][p], w[p], x);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+bool has_avx512_bfloat16() {
+  return __builtin_cpu_supports("avx512bf16") != 0 && __builtin_cpu_supports("avx512bw") != 0;
+}
+
+bool has_avx512_int8() {
+  return __builtin_cpu_supports("avx512vnni") != 0 && __builtin_cpu_supports("avx512bw") != 0;
+}
+
+void multiply_avx512_bfloat16(const MatmulBlock& block) {
+  run_block<Bfloat16Tile>(block);
+}
+
+void multiply_avx512_int8(const MatmulBlock& block) {
+  run_block<Int8Tile>(block);
+}
+
+}  // namespace ptrt
+
+#else
+#include "kernels/error.h"
+
+namespace ptrt {
+
+bool has_avx512_bfloat16() {
+  return false;
+}
+
+bool has_avx512_int8() {
+  return false;
+}
+
+void multiply_avx512_bfloat16(const MatmulBlock&) {
+  throw_failure("internal error: no AVX-512-BF16 in this build");
+}
+
+void multiply_avx512_int8(const MatmulBlock&) {
+  throw_failure("internal error: no AVX-512-VNNI in this build");
+}
+
+}  // namespace ptrt
+#endif

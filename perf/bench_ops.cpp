@@ -1,0 +1,200 @@
+// Speed of the CPU backend's matrix products beside what the machine can do, both measured in this run.
+//
+//   bench_ops [THREADS]
+//
+// One row (decode): GB/s of packed weights read, and its share of the read bandwidth. 512 rows (prefill):
+// GFLOP/s (2 a multiply-add; int8: the same count of integer operations) and its share of the peak of the
+// instruction that the compute type uses. Weights are several copies, larger together than the caches, taken
+// in turn. Each figure is the median of kRepeats; ceilings are the best of as many, measured before and
+// after.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "kernels/backend.h"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace ptrt {
+namespace {
+
+constexpr int kRepeats = 7;
+constexpr std::size_t kStreamBytes = std::size_t{256} << 20;
+
+double seconds(const std::function<void()>& work) {
+  const auto begin = std::chrono::steady_clock::now();
+  work();
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+double median_seconds(const std::function<void()>& work) {
+  work();
+  std::vector<double> times;
+  for (int i = 0; i < kRepeats; ++i) times.push_back(seconds(work));
+  std::nth_element(times.begin(), times.begin() + kRepeats / 2, times.end());
+  return times[kRepeats / 2];
+}
+
+// Runs body(thread) on every thread at once; seconds until the last is done.
+double on_threads(int threads, const std::function<void(int)>& body) {
+  return seconds([&] {
+    std::vector<std::thread> others;
+    for (int t = 1; t < threads; ++t) others.emplace_back(body, t);
+    body(0);
+    for (std::thread& other : others) other.join();
+  });
+}
+
+double best_rate(int threads, double work, const std::function<void(int)>& body) {
+  double best = 0;
+  for (int i = 0; i < kRepeats; ++i) best = std::max(best, work / on_threads(threads, body));
+  return best;
+}
+
+struct Ceilings {
+  double read = 0, float32 = 0, bfloat16 = 0, int8 = 0;  // bytes/s, operations/s
+
+  double of(Compute compute) const {
+    if (compute == Compute::float32) return float32;
+    return compute == Compute::bfloat16 ? bfloat16 : int8;
+  }
+};
+
+#if defined(__x86_64__)
+constexpr std::int64_t kPeakSteps = 4'000'000;
+constexpr int kChains = 16;
+
+#define PTRT_BENCH_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx512vnni"), noinline))
+
+PTRT_BENCH_AVX512 void read_all(const std::byte* from, std::size_t bytes) {
+  __m512i sum[8] = {};
+  for (const std::byte* end = from + bytes; from < end; from += 512) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+      sum[i] = _mm512_xor_si512(sum[i], _mm512_load_si512(reinterpret_cast<const __m512i*>(from + 64 * i)));
+  }
+  for (__m512i& s : sum) asm volatile("" : : "v"(s));
+}
+
+PTRT_BENCH_AVX512 void multiply_float32() {
+  __m512 sums[kChains] = {}, a = _mm512_set1_ps(0.5f);
+  for (std::int64_t i = 0; i < kPeakSteps; ++i) {
+#pragma GCC unroll 16
+    for (__m512& sum : sums) asm volatile("vfmadd231ps %1, %1, %0" : "+v"(sum) : "v"(a));
+  }
+}
+
+PTRT_BENCH_AVX512 void multiply_bfloat16() {
+  __m512 sums[kChains] = {}, a = _mm512_set1_ps(0.5f);
+  for (std::int64_t i = 0; i < kPeakSteps; ++i) {
+#pragma GCC unroll 16
+    for (__m512& sum : sums) asm volatile("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(a));
+  }
+}
+
+PTRT_BENCH_AVX512 void multiply_int8() {
+  __m512i sums[kChains] = {}, a = _mm512_set1_epi8(1);
+  for (std::int64_t i = 0; i < kPeakSteps; ++i) {
+#pragma GCC unroll 16
+    for (__m512i& sum : sums) asm volatile("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(a));
+  }
+}
+
+Ceilings measure_ceilings(Backend& backend, int threads) {
+  if (!cpu_computes(Compute::bfloat16) || !cpu_computes(Compute::int8)) return {};
+  static const auto memory = backend.allocate(kStreamBytes, "the stream");
+  static const bool touched = (std::fill_n(memory.get(), kStreamBytes, std::byte{1}), true);
+  const std::size_t share = kStreamBytes / static_cast<std::size_t>(threads) / 512 * 512;
+  const double vectors = static_cast<double>(kPeakSteps) * kChains * threads;
+  Ceilings c;
+  if (touched)
+    c.read = best_rate(threads, static_cast<double>(share) * threads,
+                       [&](int t) { read_all(memory.get() + static_cast<std::size_t>(t) * share, share); });
+  c.float32 = best_rate(threads, vectors * 32, [](int) { multiply_float32(); });
+  c.bfloat16 = best_rate(threads, vectors * 64, [](int) { multiply_bfloat16(); });
+  c.int8 = best_rate(threads, vectors * 128, [](int) { multiply_int8(); });
+  return c;
+}
+#else
+Ceilings measure_ceilings(Backend&, int) {
+  return {};
+}
+#endif
+
+// Elements that repeat, small and of both signs, in bfloat16.
+class Pattern final : public WeightSource {
+ public:
+  void read(std::int64_t, std::span<std::byte> rows) override {
+    for (std::size_t i = 0; i + 1 < rows.size(); i += 2) {
+      rows[i] = static_cast<std::byte>(i * 7 % 251);
+      rows[i + 1] = static_cast<std::byte>(i % 3 == 0 ? 0x3C : 0xBC);
+    }
+  }
+  void read_scales(std::int64_t, std::span<std::byte>) override {}
+};
+
+struct Shape {
+  std::int64_t in, out;
+};
+
+void bench(Compute compute, const Shape& shape, int threads, const Ceilings& ceilings) {
+  const auto backend =
+      make_cpu_backend({.threads = threads, .compute = compute, .quantize_int8 = compute == Compute::int8});
+  std::vector<TrackWeights> copies;
+  while (backend->weight_bytes() < kStreamBytes) {
+    Pattern pattern;
+    copies.push_back(
+        {backend->load_weight({"w", WeightRole::matrix, DType::bfloat16, 1, shape.out, shape.in}, pattern)});
+  }
+  constexpr std::int64_t kRows = 512;
+  std::vector<float> x(static_cast<std::size_t>(kRows * shape.in), 0.5f);
+  std::vector<float> y(static_cast<std::size_t>(kRows * shape.out));
+  const auto run = [&](const TrackWeights& w, std::int64_t rows) {
+    const LinearJob job{&w, {x.data(), 1, rows, shape.in, 0}, {y.data(), 1, rows, shape.out, 0}};
+    backend->linear({&job, 1});
+  };
+  const double one = median_seconds([&] {
+    for (const TrackWeights& w : copies) run(w, 1);
+  });
+  const double many = median_seconds([&] { run(copies[0], kRows); });
+  const double bytes = static_cast<double>(backend->weight_bytes()) / one;
+  const double operations = 2.0 * kRows * static_cast<double>(shape.in * shape.out) / many;
+  const auto share = [](double part, double all) {
+    return all > 0 ? fmt::format("{:.2f}", part / all) : "-";
+  };
+  fmt::print("{:9} {:>5} x {:<5} {:8.1f} {:>6} {:10.1f} {:>6}\n", to_string(compute), shape.in, shape.out,
+             bytes * 1e-9, share(bytes, ceilings.read), operations * 1e-9,
+             share(operations, ceilings.of(compute)));
+}
+
+void print_ceilings(const Ceilings& c) {
+  fmt::print("ceilings: read {:.1f} GB/s; float32 {:.0f}, bfloat16 {:.0f}, int8 {:.0f} Gop/s\n",
+             c.read * 1e-9, c.float32 * 1e-9, c.bfloat16 * 1e-9, c.int8 * 1e-9);
+}
+
+void run_all(int threads) {
+  const auto backend = make_cpu_backend({.threads = threads});
+  fmt::print("{} threads, {}\n", threads, backend->instruction_set());
+  print_ceilings(measure_ceilings(*backend, threads));
+  fmt::print("{:9} {:>13} {:>8} {:>6} {:>10} {:>6}\n", "products", "in x out", "GB/s", "share", "GFLOP/s",
+             "share");
+  for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8})
+    for (const Shape& shape : {Shape{768, 2048}, {2048, 768}, {768, 32000}})
+      bench(compute, shape, threads, measure_ceilings(*backend, threads));
+  print_ceilings(measure_ceilings(*backend, threads));
+}
+
+}  // namespace
+}  // namespace ptrt
+
+int main(int argc, char** argv) {
+  ptrt::run_all(argc > 1 ? std::max(1, std::atoi(argv[1])) : 2);
+  return 0;
+}
