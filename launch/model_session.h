@@ -32,6 +32,7 @@ class ModelSession {
   Backend& backend() { return *backend_; }
   Engine& engine() { return *engine_; }
   std::string compute() const { return "float32"; }  // type of the products' inputs
+  DType kv_dtype() const { return kv_dtype_; }
   int threads() const { return backend_->threads(); }
   std::int64_t kv_tokens() const { return kv_pages_ * kPageTokens; }
   double load_seconds() const { return load_seconds_; }
@@ -52,6 +53,7 @@ class ModelSession {
   Placement placement_;
   TokenizerChoice tokenizer_;
   std::unique_ptr<Backend> backend_;
+  DType kv_dtype_ = DType::float32;
   std::int64_t kv_pages_ = 0;
   TrackShard shard_;
   std::unique_ptr<TrackComm> comm_;
