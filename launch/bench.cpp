@@ -81,6 +81,7 @@ ordered_json to_json(const BenchOptions& options, ModelSession& session, const R
           {"layers", session.config().layers},
           {"backend", session.backend().name()},
           {"compute", session.compute()},
+          {"kv_dtype", to_string(session.kv_dtype())},
           {"instruction_set", session.backend().instruction_set()},
           {"threads", session.threads()},
           {"load_s", session.load_seconds()},

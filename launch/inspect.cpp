@@ -8,8 +8,10 @@
 //   files                             [{path, bytes}], the main one first
 //   tokenizer                         {kind (null: none), usable, why_not}
 //   checksums                         {present, absent, verified (--verify was given), failed: [..],
-//   unchecked: [..]} kv_bytes_per_token_per_track placements                        [{ranks, tracks_per_rank,
-//   weight_bytes_per_rank, kv_bytes_per_token_per_rank}]
+//   unchecked: [..]}
+//   kv_bytes_per_token_per_track      {float32, bfloat16}: what --kv-dtype chooses between
+//   placements                        [{ranks, tracks_per_rank, weight_bytes_per_rank,
+//                                       kv_bytes_per_token_per_rank: {float32, bfloat16}}]
 //                                     for one replica, every number of ranks that fits
 //   ranks                             [{rank, replica, first_track, tracks, weight_bytes}] over --ranks
 //   (default: a
@@ -52,9 +54,9 @@ struct Facts {
   std::int64_t datasets = 0;
   std::vector<std::string> files;
   std::string tokenizer_kind, why_no_tokenizer;
-  std::vector<std::string> failed;      // with --verify: what is wrong with each dataset that does not match
-  std::vector<std::string> unchecked;   // datasets without a checksum
-  std::int64_t kv_bytes_per_track = 0;  // a token
+  std::vector<std::string> failed;     // with --verify: what is wrong with each dataset that does not match
+  std::vector<std::string> unchecked;  // datasets without a checksum
+  std::int64_t kv_elements_per_track = 0;  // a token
 };
 
 void verify(const ModelFile& model, const TensorSpec& spec, const StoredTensor& stored, Facts& facts) {
@@ -96,8 +98,7 @@ Facts gather(const ModelFile& model, bool verify_content) {
   const TokenizerBlob blob = model.tokenizer();
   facts.tokenizer_kind = blob.kind;
   facts.why_no_tokenizer = make_tokenizer(blob, config).why_none;
-  facts.kv_bytes_per_track =
-      config.layers * 2 * config.kv_heads * config.head_dim * static_cast<std::int64_t>(sizeof(float));
+  facts.kv_elements_per_track = config.layers * 2 * config.kv_heads * config.head_dim;
   return facts;
 }
 
@@ -116,6 +117,11 @@ std::size_t weight_bytes(const Facts& facts, const Placement& placement) {
   for (std::int64_t i = 0; i < placement.tracks; ++i)
     bytes += facts.tracks[static_cast<std::size_t>(placement.first_track + i)].memory_bytes;
   return bytes;
+}
+
+// Of a token, on a rank with so many tracks.
+std::int64_t kv_bytes(const Facts& facts, std::int64_t tracks, DType dtype) {
+  return tracks * facts.kv_elements_per_track * static_cast<std::int64_t>(size_of(dtype));
 }
 
 std::vector<Placement> all_ranks(std::int64_t world_size, std::int64_t tracks) {
@@ -143,13 +149,20 @@ ordered_json tokenizer_json(const Facts& facts) {
   return result;
 }
 
+ordered_json kv_bytes_json(const Facts& facts, std::int64_t tracks) {
+  ordered_json bytes;
+  for (const DType dtype : {DType::float32, DType::bfloat16})
+    bytes[std::string(to_string(dtype))] = kv_bytes(facts, tracks, dtype);
+  return bytes;
+}
+
 ordered_json placements_json(const Facts& facts, std::int64_t tracks) {
   ordered_json result = ordered_json::array();
   for (const std::int64_t ranks : packed_sizes(tracks))
     result.push_back({{"ranks", ranks},
                       {"tracks_per_rank", tracks / ranks},
                       {"weight_bytes_per_rank", largest_weight_bytes(facts, ranks, tracks)},
-                      {"kv_bytes_per_token_per_rank", tracks / ranks * facts.kv_bytes_per_track}});
+                      {"kv_bytes_per_token_per_rank", kv_bytes_json(facts, tracks / ranks)}});
   return result;
 }
 
@@ -177,7 +190,7 @@ ordered_json to_json(const ModelFile& model, const Facts& facts, const std::vect
                          {"verified", verified},
                          {"failed", facts.failed},
                          {"unchecked", facts.unchecked}};
-  result["kv_bytes_per_token_per_track"] = facts.kv_bytes_per_track;
+  result["kv_bytes_per_token_per_track"] = kv_bytes_json(facts, 1);
   result["placements"] = placements_json(facts, model.config().tracks);
   result["ranks"] = ordered_json::array();
   for (const Placement& rank : ranks)
@@ -243,10 +256,12 @@ void print_checks(const Facts& facts, bool verified) {
 }
 
 void print_placement(const Facts& facts, std::int64_t tracks, const std::vector<Placement>& ranks) {
-  fmt::print("\n{:>6} {:>12} {:>16} {:>20}\n", "ranks", "tracks/rank", "weights/rank", "KV bytes/token/rank");
+  fmt::print("\n{:>6} {:>12} {:>16} {:>28}\n", "ranks", "tracks/rank", "weights/rank", "KV bytes/token/rank");
   for (const std::int64_t n : packed_sizes(tracks))
-    fmt::print("{:>6} {:>12} {:>16} {:>20}\n", n, tracks / n,
-               with_unit(largest_weight_bytes(facts, n, tracks)), tracks / n * facts.kv_bytes_per_track);
+    fmt::print("{:>6} {:>12} {:>16} {:>28}\n", n, tracks / n,
+               with_unit(largest_weight_bytes(facts, n, tracks)),
+               fmt::format("{} ({} bfloat16)", kv_bytes(facts, tracks / n, DType::float32),
+                           kv_bytes(facts, tracks / n, DType::bfloat16)));
   fmt::print("Multiples of {} ranks serve replicas of one rank a track.\n\n", tracks);
   fmt::print("{:>6} {:>8} {:>12} {:>16}\n", "rank", "replica", "tracks", "weights");
   for (const Placement& rank : ranks)

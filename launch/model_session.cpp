@@ -68,6 +68,9 @@ void ModelSession::choose_backend() {
   const std::string mine = compute();
   for (const std::string& other : job_.all_gather(mine))
     if (other != mine) compute_ = Compute::float32;
+  const bool exact =
+      options_.kv_dtype == "auto" ? compute_ == Compute::float32 : options_.kv_dtype == "float32";
+  kv_dtype_ = exact ? DType::float32 : DType::bfloat16;
   all_or_none(job_, [&] {
     backend_ = make_cpu_backend({.threads = options_.threads > 0 ? options_.threads : default_threads(job_),
                                  .compute = compute_,
@@ -79,7 +82,7 @@ void ModelSession::choose_backend() {
 // rank's share of the host. The smallest of all ranks counts, so that every rank schedules alike.
 void ModelSession::plan_kv_pages() {
   all_or_none(job_, [&] {
-    const std::int64_t page_bytes = kv_page_bytes(config_, placement_.tracks);
+    const std::int64_t page_bytes = kv_page_bytes(config_, placement_.tracks, kv_dtype_);
     const std::int64_t useful = options_.max_batch * pages_for(config_.max_context);
     const std::int64_t budget = options_.kv_cache_bytes.value_or(host_memory_share(job_) / 4);
     kv_pages_ = std::min(useful, budget / page_bytes);
@@ -113,6 +116,7 @@ void ModelSession::load(std::uint64_t random_seed) {
     engine.max_batch = options_.max_batch;
     engine.max_rows = std::max(options_.max_step_tokens, options_.max_batch);
     engine.kv_pages = kv_pages_;
+    engine.kv_dtype = kv_dtype_;
     engine_ = std::make_unique<Engine>(config_, shard_, *backend_, *comm_, placement_,
                                        tokenizer_.tokenizer.get(), engine);
   });
@@ -123,9 +127,9 @@ std::string ModelSession::digest() {
   std::string mine;
   for (const std::uint64_t track : shard_.track_digests) mine += fmt::format("{:016x} ", track);
   const auto ranks = job_.all_gather(mine);
-  std::string all =
-      fmt::format("{}\n{}\n{} {} {}\n{:016x}\n", "1", to_json(config_) + options_.weights, backend_->name(),
-                  compute(), backend_->instruction_set(), shard_.shared_digest);
+  std::string all = fmt::format("{}\n{}\n{} {} {} {}\n{:016x}\n", "1", to_json(config_) + options_.weights,
+                                backend_->name(), compute(), to_string(kv_dtype_),
+                                backend_->instruction_set(), shard_.shared_digest);
   for (std::int64_t r = 0; r < placement_.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
   return fmt::format("{:016x}", XXH3_64bits(all.data(), all.size()));
 }
@@ -136,13 +140,13 @@ std::string ModelSession::describe() const {
   return fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank, {} replica{} | {} x {} "
       "thread{} ({}, {} products) | "
-      "a rank holds {:.1f} MiB weights, {:.1f} MiB KV for {} tokens",
+      "a rank holds {:.1f} MiB weights, {:.1f} MiB KV ({}) for {} tokens",
       config_.name.empty() ? "model" : config_.name, config_.tracks, config_.layers,
       config_.tracks > 1 ? config_.blocks() : 0, p.world_size, p.world_size > 1 ? "s" : "", p.tracks,
       p.tracks > 1 ? "s" : "", p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(),
       threads() > 1 ? "s" : "", backend_->instruction_set(), compute(),
       static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
-      kv_tokens());
+      to_string(kv_dtype_), kv_tokens());
 }
 
 }  // namespace ptrt

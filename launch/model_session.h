@@ -33,6 +33,7 @@ class ModelSession {
   Backend& backend() { return *backend_; }
   Engine& engine() { return *engine_; }
   std::string compute() const { return std::string(to_string(compute_)); }  // type of the products' inputs
+  DType kv_dtype() const { return kv_dtype_; }
   int threads() const { return backend_->threads(); }
   std::int64_t kv_tokens() const { return kv_pages_ * kPageTokens; }
   double load_seconds() const { return load_seconds_; }
@@ -55,6 +56,7 @@ class ModelSession {
   TokenizerChoice tokenizer_;
   Compute compute_ = Compute::float32;
   std::unique_ptr<Backend> backend_;
+  DType kv_dtype_ = DType::float32;
   std::int64_t kv_pages_ = 0;
   TrackShard shard_;
   std::unique_ptr<TrackComm> comm_;

@@ -62,6 +62,11 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
                   "auto: matrices as stored; int8: quantised on load, in groups of 32 with a float16 scale")
       ->check(CLI::IsMember({"auto", "int8"}))
       ->capture_default_str();
+  command
+      .add_option("--kv-dtype", run.kv_dtype,
+                  "Type of the cached keys and values (auto: float32 with --compute float32, else bfloat16)")
+      ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
+      ->capture_default_str();
   command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

@@ -51,7 +51,7 @@ Engine::Engine(const ModelConfig& config, const TrackShard& shard, Backend& back
       backend_(backend),
       tokenizer_(tokenizer),
       options_(options),
-      cache_(backend, config, shard.tracks, options.kv_pages),
+      cache_(backend, config, shard.tracks, options.kv_pages, options.kv_dtype),
       fusion_(comm, backend, config, placement, options.max_rows),
       forward_(config, shard, backend, fusion_, cache_, options.max_rows, logit_rows(options)) {
   PTRT_CHECK(options.max_rows >= options.max_batch);

@@ -26,9 +26,10 @@
 namespace ptrt {
 
 struct EngineOptions {
-  std::int64_t max_batch = 32;  // sequences decoded together
-  std::int64_t max_rows = 512;  // token rows of a step, decode and prefill chunks; at least max_batch
-  std::int64_t kv_pages = 0;    // equal on every rank of a replica
+  std::int64_t max_batch = 32;      // sequences decoded together
+  std::int64_t max_rows = 512;      // token rows of a step, decode and prefill chunks; at least max_batch
+  std::int64_t kv_pages = 0;        // equal on every rank of a replica
+  DType kv_dtype = DType::float32;  // of keys and values: float32 or bfloat16
 };
 
 class Engine {

@@ -4,9 +4,9 @@
 
 namespace ptrt {
 
-std::int64_t kv_page_bytes(const ModelConfig& config, std::int64_t local_tracks) {
+std::int64_t kv_page_bytes(const ModelConfig& config, std::int64_t local_tracks, DType dtype) {
   return local_tracks * config.layers * 2 * config.kv_heads * config.head_dim * kPageTokens *
-         static_cast<std::int64_t>(sizeof(float));
+         static_cast<std::int64_t>(size_of(dtype));
 }
 
 PageAllocator::PageAllocator(std::int64_t pages) : total_(pages) {
@@ -27,7 +27,9 @@ void PageAllocator::give_back(std::vector<std::int32_t>& pages) {
   pages.clear();
 }
 
-KvCache::KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages) {
+KvCache::KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages,
+                 DType dtype) {
+  pool_.dtype = dtype;
   pool_.tracks = local_tracks;
   pool_.layers = config.layers;
   pool_.pages = pages;

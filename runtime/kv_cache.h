@@ -10,8 +10,8 @@
 
 namespace ptrt {
 
-// Bytes of one page on a rank with that many local tracks (float32 keys and values of every layer).
-std::int64_t kv_page_bytes(const ModelConfig& config, std::int64_t local_tracks);
+// Bytes of one page on a rank with that many local tracks: keys and values of every layer.
+std::int64_t kv_page_bytes(const ModelConfig& config, std::int64_t local_tracks, DType dtype);
 
 inline std::int64_t pages_for(std::int64_t tokens) {
   return (tokens + kPageTokens - 1) / kPageTokens;
@@ -34,7 +34,9 @@ class PageAllocator {
 // The memory behind the pages.
 class KvCache {
  public:
-  KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages);
+  // `dtype`: float32 or bfloat16.
+  KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages,
+          DType dtype);
   const KvPool& pool() const { return pool_; }
   std::int64_t bytes() const { return static_cast<std::int64_t>(pool_.bytes()); }
 

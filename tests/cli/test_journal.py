@@ -139,6 +139,8 @@ class Journal(CliTest):
             self.check_refused(journal, "--resume", model=write_random(self.fresh(".h5"), self.config, 62))
         with self.subTest("other command"):
             self.check_refused(journal, "--resume", command="score")
+        with self.subTest("another type of keys and values"):
+            self.check_refused(journal, "--resume", "--kv-dtype", "bfloat16")
         with self.subTest("no journal at all"):
             self.check_refused(b"once upon a time\n" * 5, "--resume")
 

@@ -58,14 +58,14 @@ class Reproducible(CliTest):
     """Each case names the ranks (None: without mpirun) and the options."""
 
     def compare(self, command: str, model: Path, rows: list[dict],
-                cases: list[tuple[int | None, str]]) -> None:
-        want = self.batch(command, model, rows)
+                cases: list[tuple[int | None, str]], common: tuple[str, ...] = ()) -> None:
+        want = self.batch(command, model, rows, *common)
         lines = want.decode().splitlines()
         self.assertEqual(len(lines), len(rows))
         self.assertNotIn('"error"', want.decode())
         for ranks, options in cases:
             with self.subTest(command=command, ranks=ranks, options=options):
-                got = self.batch(command, model, rows, *options.split(), ranks=ranks, timeout=120)
+                got = self.batch(command, model, rows, *common, *options.split(), ranks=ranks, timeout=120)
                 if got != want:
                     differing = [index for index, pair in enumerate(zip(got.decode().splitlines(), lines))
                                  if pair[0] != pair[1]]
@@ -110,6 +110,19 @@ class Reproducible(CliTest):
         self.compare("generate", model, rows, [
             (None, "--kv-cache-bytes 256K"), (1, ""), (3, ""), (3, f"--max-batch 2 --kv-cache-bytes {few}")])
         self.compare("score", model, score_requests(1003), [(3, "--threads 2")])
+
+    def test_rounded_keys_and_values(self) -> None:
+        config = make_config(tracks=2, layers=4, sync_layers=[2, 4], max_context=256,
+                             attention_pattern=["global_rope", "local_rope"], attention_window=50)
+        model = write_random(self.fresh(".h5"), config, 24)
+        rounded = ("--kv-dtype", "bfloat16")
+        rows, texts = generate_requests(config["vocab_size"], 14), score_requests(config["vocab_size"])
+        few = tight_cache(config, rows, 2) // 2
+        self.compare("generate", model, rows, [
+            (None, f"--threads 2 --max-batch 3 --kv-cache-bytes {few}"), (2, "--max-step-tokens 9")], rounded)
+        self.compare("score", model, texts, [(None, "--threads 2"), (2, "--max-step-tokens 5")], rounded)
+        self.assertNotEqual(self.batch("score", model, texts, *rounded), self.batch("score", model, texts),
+                            "nothing was rounded")
 
 
 if __name__ == "__main__":

@@ -132,6 +132,8 @@ class Tools(CliTest):
                 self.assertRegex(told.stdout, word)
             found = self.inspect_json(model)
             self.assertIn(config, list(found.values()), "the config stands in it")
+            elements = config["layers"] * 2 * config["kv_heads"] * config["head_dim"]
+            self.assertEqual(found["kv_bytes_per_token_per_track"], {"float32": elements * 4, "bfloat16": elements * 2})
 
     def test_verify(self) -> None:
         for split in (False, True):
@@ -170,6 +172,7 @@ class Tools(CliTest):
         self.assertEqual((found["world_size"], found["tracks"]), (world_size, tracks))
         self.assertEqual(found["backend"], "cpu")
         self.assertEqual(found["compute"], "float32")
+        self.assertEqual(found["kv_dtype"], "float32")
         self.assertEqual(found["threads"], 2)
         self.assertIs(found["emulated"], False)
         share = found["sync_time_fraction"]
