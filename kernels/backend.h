@@ -23,10 +23,11 @@ inline constexpr std::int64_t kPageTokens = 16;  // tokens of one KV page
 
 // What a tensor is used as; lets a backend choose how to keep it.
 enum class WeightRole : std::uint8_t {
-  matrix,          // right-hand side of linear() or moe_ffn(); kept in its storage type, or quantised on load
-  router,          // of a mixture of experts: a matrix whose products always take float32
-  embedding,       // looked up by row, nothing else; kept in its storage type
-  tied_embedding,  // looked up by row, and the head's matrix; kept in its storage type
+  matrix,     // right-hand side of linear() or moe_ffn(); kept in its storage type, or in the one that the
+              // products take: rounded to bfloat16 or quantised on load
+  router,     // of a mixture of experts: a matrix whose products always take float32
+  embedding,  // looked up by row, nothing else; kept in its storage type
+  tied_embedding,  // the head's matrix, looked up by row too; kept as a matrix is
   vector,          // norm weights; widened to float32 at load
 };
 
@@ -194,11 +195,11 @@ struct CpuOptions {
   // Type of the products' inputs. bfloat16 rounds activations (and wider weights, at load) to bfloat16; int8
   // quantises activations in groups of kInt8Group and needs int8 weights; float32 takes every weight type.
   Compute compute = Compute::float32;
-  bool quantize_int8 =
-      false;  // matrices of other types (not routers, not embeddings looked up) become int8 at load
+  // Matrices of other types (not routers, not tables that are only looked up) become int8 at load.
+  bool quantize_int8 = false;
 };
 
-// Throws bad_input on threads < 1 and on weights that do not go with `compute`.
+// Throws bad_input on threads < 1; loading a weight throws it where its type does not go with the options.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 
 // True where the processor multiplies in that type at speed: what `--compute auto` asks.

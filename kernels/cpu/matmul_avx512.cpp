@@ -10,9 +10,6 @@ namespace {
 
 #define PTRT_UNROLL _Pragma("GCC unroll 16")
 
-// Bytes ahead of the weights in use that one row asks for: it runs at the memory's speed.
-constexpr std::int64_t kAhead = 1536;
-
 template <int kRows, int kPanels>
 __attribute__((always_inline)) inline void store_sums(const __m512 (&sums)[kRows][kPanels],
                                                       const MatmulTile& tile) {
@@ -38,7 +35,7 @@ __attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
 }
 
 struct Bfloat16Tile {
-  static constexpr int kRows = 6, kPanels = 4, kOneRowPanels = 2;
+  static constexpr int kRows = 6, kPanels = 4, kOneRowPanels = 4;
 
   template <int kR, int kP>
   __attribute__((noinline)) static void run(const MatmulTile& tile) {
@@ -51,7 +48,6 @@ struct Bfloat16Tile {
     const std::int64_t pairs = (tile.in + 1) / 2, panel_bytes = tile.panel_bytes;
     const std::byte* at = tile.panel;
     for (std::int64_t i = 0; i < pairs; ++i, at += 64) {
-      if constexpr (kR == 1) prefetch<kP>(at + kAhead, panel_bytes);
       __m512bh w[kP];
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p)
@@ -68,7 +64,7 @@ struct Bfloat16Tile {
 };
 
 struct Int8Tile {
-  static constexpr int kRows = 6, kPanels = 2, kOneRowPanels = 1;
+  static constexpr int kRows = 6, kPanels = 2, kOneRowPanels = 4;
 
   template <int kR, int kP>
   __attribute__((noinline)) static void run(const MatmulTile& tile) {
@@ -85,7 +81,8 @@ struct Int8Tile {
     }
     const std::byte* at = tile.panel;
     for (std::int64_t g = 0; g < tile.groups; ++g, at += kGroupBytes) {
-      // The scales lie behind the words, so those of the next panels are asked for while these are read.
+      // The processor's own prefetchers follow the words, but not the few lines of scales behind them: those
+      // of the next panels are asked for while these are read.
       if constexpr (kR == 1) prefetch<kP>(scales_at(tile, kP, g), tile.panel_bytes);
       __m512i group[kR][kP];
       PTRT_UNROLL
@@ -117,7 +114,6 @@ struct Int8Tile {
                                                             std::int64_t g, __m512i (&group)[kR][kP]) {
     PTRT_UNROLL
     for (int quad = 0; quad < 8; ++quad) {
-      if constexpr (kR == 1) prefetch<kP>(at + quad * 64 + kAhead, tile.panel_bytes);
       __m512i w[kP];
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p)
