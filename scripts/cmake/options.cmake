@@ -20,7 +20,7 @@ target_compile_options(ptrt_build_options INTERFACE
   $<$<BOOL:${PTRT_WERROR}>:-Werror>)
 if(PTRT_SANITIZE)
   target_compile_options(ptrt_build_options INTERFACE
-    -fsanitize=${PTRT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g)
+    -fsanitize=${PTRT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -fno-var-tracking)
   target_link_options(ptrt_build_options INTERFACE -fsanitize=${PTRT_SANITIZE})
 endif()
 
