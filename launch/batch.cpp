@@ -28,7 +28,7 @@ class Batch {
     read_requests();
     session_.load();
     open_journal();
-    if (job_.rank() == 0 && !options_.run.quiet) fmt::print(stderr, "{}\n", session_.describe());
+    if (job_.rank() == 0 && !options_.run.quiet) say(session_.describe() + "\n");
     const RankReport report = run_requests();
     const RunSummary summary = gather_summary(job_, report);
     all_or_none(job_, [&] {
@@ -54,6 +54,10 @@ class Batch {
                              {session_.kv_tokens()});
     });
     requests_digest_ = XXH3_64bits(text.data(), text.size());
+    // The size of the KV pool counts where it turns a line down: with a larger one the line has a result.
+    for (std::size_t i = 0; i < file_.lines.size(); i++)
+      if (file_.lines[i].error.code == "kv_cache_exceeded")
+        requests_digest_ = XXH3_64bits_withSeed(&i, sizeof i, requests_digest_);
   }
 
   // Opens or goes on with the journal, writes the error lines, and tells all ranks which lines are done.
@@ -133,8 +137,8 @@ class Batch {
     if (options_.run.quiet) return;
     summary.failed = lines - static_cast<std::int64_t>(file_.requests.size());
     const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
-    fmt::print(stderr, "{}", summary_table(summary, kind));
-    if (done_before_ > 0) fmt::print(stderr, "  {} results were there from an earlier run\n", done_before_);
+    say(summary_table(summary, kind));
+    if (done_before_ > 0) say(fmt::format("  {} results were there from an earlier run\n", done_before_));
   }
 
   const BatchOptions& options_;

@@ -9,6 +9,7 @@
 #include "launch/commands.h"
 #include "launch/model_session.h"
 #include "launch/process.h"
+#include "launch/progress.h"
 #include "launch/summary.h"
 
 namespace ptrt {
@@ -112,7 +113,7 @@ void run_bench(const BenchOptions& options, JobComm& job) {
   ModelSession session(options.run, job, options.random_weights);
   all_or_none(job, [&] { check_lengths(options, session); });
   session.load(options.seed);
-  if (job.rank() == 0 && !options.run.quiet) fmt::print(stderr, "{}\n", session.describe());
+  if (job.rank() == 0 && !options.run.quiet) say(session.describe() + "\n");
 
   if (options.warmup > 0)
     run_once(session, random_requests(options, session.config(), options.warmup, options.seed + 1));

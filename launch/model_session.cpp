@@ -16,7 +16,9 @@
 namespace ptrt {
 
 std::string read_text_file(const std::string& path, const char* what) {
+  errno = 0;
   std::ifstream in(path, std::ios::binary);
+  if (!in) throw_bad_input("cannot read {} {}: {}", what, path, std::strerror(errno));
   std::ostringstream text;
   errno = 0;
   if (!in || !(text << in.rdbuf())) {
@@ -131,6 +133,10 @@ std::string ModelSession::digest() {
                                 backend_->name(), compute(), to_string(kv_dtype_),
                                 backend_->instruction_set(), shard_.shared_digest);
   for (std::int64_t r = 0; r < placement_.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
+  if (file_) {
+    const TokenizerBlob blob = file_->tokenizer();
+    all += fmt::format("{} {:016x}", blob.kind, XXH3_64bits(blob.model.data(), blob.model.size()));
+  }
   return fmt::format("{:016x}", XXH3_64bits(all.data(), all.size()));
 }
 

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <csignal>
+#include <ctime>
 #include <exception>
 #include <thread>
 
@@ -19,11 +20,18 @@ constexpr double kWaitToAgree = 3;  // seconds
 std::atomic<bool> g_stop{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
 
+// One stop may arrive more than once (from a launcher and to its process group): only a SIGTERM or SIGINT a
+// second or two after the first one insists.
 void note_signal(int number) {
-  if (g_stop.exchange(true)) {
-    std::signal(number, SIG_DFL);
-    std::raise(number);
-  }
+  static std::atomic<std::int64_t> first_s{-1};
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  std::int64_t before = -1;
+  g_stop = true;
+  if (first_s.compare_exchange_strong(before, now.tv_sec)) return;
+  if (number == SIGUSR1 || now.tv_sec - before < 2) return;
+  std::signal(number, SIG_DFL);
+  std::raise(number);
 }
 
 }  // namespace
@@ -58,6 +66,7 @@ void all_or_none(JobComm& job, const std::function<void()>& stage) {
 void install_signal_handlers() {
   struct sigaction action = {};
   action.sa_handler = note_signal;
+  action.sa_flags = SA_RESTART;
   for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
 }

@@ -22,6 +22,11 @@ std::string clock_text(double seconds) {
 
 }  // namespace
 
+void say(const std::string& text) {
+  std::fputs(text.c_str(), stderr);
+  std::fflush(stderr);
+}
+
 Progress::Progress(std::int64_t total, std::int64_t done, bool quiet)
     : total_(total),
       done_(done),
@@ -56,10 +61,9 @@ void Progress::show(bool last) {
     for (std::int64_t i = 0; i < kWidth; i++) bar += i < filled ? "█" : "░";
     bar += " | ";
   }
-  fmt::print(stderr, "{}Running batch: {:3}% Completed | {}{}/{} [{}<{}, {:.2f} req/s]{}",
-             terminal_ ? "\r\033[K" : "", percent, bar, done_, total_, clock_text(elapsed), left, rate,
-             terminal_ && !last ? "" : "\n");
-  std::fflush(stderr);
+  say(fmt::format("{}Running batch: {:3}% Completed | {}{}/{} [{}<{}, {:.2f} req/s]{}",
+                  terminal_ ? "\r\033[K" : "", percent, bar, done_, total_, clock_text(elapsed), left, rate,
+                  terminal_ && !last ? "" : "\n"));
 }
 
 }  // namespace ptrt

@@ -3,8 +3,13 @@
 
 #include <chrono>
 #include <cstdint>
+#include <string>
 
 namespace ptrt {
+
+// Writes to standard error. A reader that has gone, or a full disk behind it, harms no result: failures are
+// ignored.
+void say(const std::string& text);
 
 class Progress {
  public:

@@ -26,7 +26,8 @@ template <typename... Args>
 
 [[noreturn]] void reject_type(const char* key, const char* expected, const json& found) {
   reject("invalid_request", "'{}' must be {}, found {} ({})", key, expected, found.type_name(),
-         found.dump(-1, ' ', false, json::error_handler_t::replace).substr(0, 60));
+         found.is_structured() ? fmt::format("{} elements", found.size())
+                               : found.dump(-1, ' ', false, json::error_handler_t::replace).substr(0, 60));
 }
 
 // One request object (for OpenAI lines its body) with typed, range-checked access to its fields.
@@ -114,7 +115,7 @@ class LineParser {
   }
 
   // Checks method and url, and puts the body in the place of the line.
-  static void open_envelope(json& object, RequestLine& line) {
+  void open_envelope(json& object, RequestLine& line) const {
     const auto text = [&](const char* key) {
       const auto it = object.find(key);
       if (it == object.end()) reject("invalid_request", "an OpenAI batch line needs '{}'", key);
@@ -135,6 +136,7 @@ class LineParser {
       if (!model->is_string()) reject_type("model", "a string", *model);
       line.model = model->get<std::string>();
     }
+    if (task_ == Task::score) return;  // the rest only matters to generation
     for (const char* key : {"n", "best_of"})
       if (fields.integer(key, 1, 1, INT32_MAX) != 1)
         reject("unsupported", "'{}' other than 1 is not supported", key);

@@ -100,6 +100,7 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
 void Engine::step(Run& run) {
   fault_point("step");
   const auto start = Clock::now();
+  const std::uint64_t decoded_before = counters_.decode_tokens;
   const StepPlan& plan = run.scheduler.next_step();
   forward_.run(plan.tokens, run.scheduler.step_rows());
   const std::span<const LogitRow> wanted = plan.wanted;
@@ -117,9 +118,8 @@ void Engine::step(Run& run) {
   counters_.steps++;
   counters_.step_s += seconds;
   counters_.prefill_tokens += static_cast<std::uint64_t>(plan.prefill_rows);
-  counters_.decode_tokens += static_cast<std::uint64_t>(plan.decode_rows);
   if (plan.prefill_rows > 0) counters_.prefill_s += seconds;
-  if (plan.decode_rows > 0) counters_.decode_s += seconds;
+  if (counters_.decode_tokens > decoded_before) counters_.decode_s += seconds;
 }
 
 void Engine::sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits) {
@@ -141,7 +141,10 @@ void Engine::accept_token(Run& run, Sequence& sequence, const Sampled& sampled) 
   const Request& request = run.request_of(sequence);
   digest_ = mix(mix(digest_, static_cast<std::uint64_t>(sequence.request)),
                 static_cast<std::uint64_t>(sampled.token));
-  if (sequence.first_token_s < 0) sequence.first_token_s = seconds_since(run.start);
+  if (sequence.first_token_s < 0)
+    sequence.first_token_s = seconds_since(run.start);
+  else
+    counters_.decode_tokens++;
   sequence.tokens.push_back(sampled.token);
   if (request.logprobs) sequence.logprobs.push_back(sampled.logprob);
 

@@ -38,6 +38,8 @@ void Journal::check_output(const std::string& results_path, bool resume) {
     throw_bad_input("cannot write {}: there is no directory {}", results_path, directory.string());
   if (fs::is_directory(results_path, ignored))
     throw_bad_input("cannot write {}: it is a directory", results_path);
+  if (fs::exists(results_path, ignored) && !fs::is_regular_file(results_path, ignored))
+    throw_bad_input("cannot write {}: it is not a regular file", results_path);
   if (access(directory.c_str(), W_OK) != 0)
     throw_bad_input("cannot write {}: directory {}: {}", results_path, directory.string(),
                     std::strerror(errno));
@@ -80,6 +82,7 @@ void Journal::read_back(const std::string& digest, std::int64_t requests) {
   for (std::int64_t number = 0;; number++) {
     text.clear();
     while ((c = std::fgetc(file_)) != EOF && c != '\n') text.push_back(static_cast<char>(c));
+    if (c == EOF && std::ferror(file_)) throw_failure("cannot read {}: {}", path_, std::strerror(errno));
     if (c == EOF) break;  // the end, or a torn last line
     const auto line = nlohmann::json::parse(text, nullptr, false);
     if (number == 0) {

@@ -56,8 +56,10 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
   std::vector<double> ttft, tpot;
   std::uint64_t steps = 0, sync_points = 0;
   double sync_share = 0, sync_bytes = 0;
+  std::size_t active = 0;
   for (const RankReport& rank : ranks) {
     const RunCounters& c = rank.counters;
+    if (c.steps > 0) active++;  // a replica without work says nothing of the sync layers
     sync_share += rate(c.sync_s, c.step_s);
     sync_bytes += rate(static_cast<double>(c.sync_bytes), static_cast<double>(c.steps));
     if (!rank.leads_replica) continue;
@@ -76,7 +78,7 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
       rate(static_cast<double>(summary.prompt_tokens + summary.output_tokens), summary.elapsed_s);
   summary.requests_per_s = rate(static_cast<double>(summary.requests), summary.elapsed_s);
   summary.sync_points_per_forward = rate(static_cast<double>(sync_points), static_cast<double>(steps));
-  const auto count = static_cast<double>(std::max<std::size_t>(ranks.size(), 1));
+  const auto count = static_cast<double>(std::max<std::size_t>(active, 1));
   summary.sync_time_fraction = sync_share / count;
   summary.sync_bytes_per_forward = sync_bytes / count;
   return summary;

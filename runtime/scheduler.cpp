@@ -43,7 +43,7 @@ const StepPlan& Scheduler::next_step() {
   plan_.positions.clear();
   plan_.slots.clear();
   plan_.wanted.clear();
-  plan_.decode_rows = plan_.prefill_rows = 0;
+  plan_.decode_rows = plan_.prefill_rows = plan_.recomputed_rows = 0;
   plan_decode();
   admit();
   plan_prefill();
@@ -87,8 +87,11 @@ void Scheduler::plan_prefill() {
     const std::int64_t room = limits_.max_rows - static_cast<std::int64_t>(plan_.tokens.size());
     const std::int64_t count = std::min(room, rows_to_cache(*sequence) - sequence->cached);
     if (count <= 0) return;
+    const std::int64_t of_prompt =
+        std::clamp<std::int64_t>(sequence->prompt_tokens - sequence->cached, 0, count);
+    plan_.prefill_rows += of_prompt;
+    plan_.recomputed_rows += count - of_prompt;
     add_rows(*sequence, count);
-    plan_.prefill_rows += count;
   }
 }
 

@@ -45,7 +45,8 @@ struct LogitRow {
 struct StepPlan {
   std::vector<std::int32_t> tokens, positions, slots;  // [rows]
   std::vector<LogitRow> wanted;                        // rows ascending
-  std::int64_t decode_rows = 0, prefill_rows = 0;
+  // Rows of one token; prompt tokens; generated tokens fed again after a preemption. Together all rows.
+  std::int64_t decode_rows = 0, prefill_rows = 0, recomputed_rows = 0;
 };
 
 class Scheduler {

@@ -44,7 +44,7 @@ class Driver {
     const auto rows = static_cast<std::int64_t>(plan.tokens.size());
     ASSERT_LE(rows, limits_.max_rows);
     ASSERT_LE(scheduler_->running(), limits_.max_batch);
-    ASSERT_EQ(rows, plan.decode_rows + plan.prefill_rows);
+    ASSERT_EQ(rows, plan.decode_rows + plan.prefill_rows + plan.recomputed_rows);
     check_cells(plan);
     std::set<Sequence*> sampled;
     for (const LogitRow& wanted : plan.wanted) {
