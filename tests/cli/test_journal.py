@@ -27,7 +27,7 @@ class Journal(CliTest):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.config = make_config(tracks=4, layers=4, sync_layers=[2, 4], hidden_size=96, ffn_size=256)
+        cls.config = make_config(tracks=4, layers=4, sync_layers=[2, 4], hidden_size=192, ffn_size=768)
         cls.model = write_random(cls.dir / "model.h5", cls.config, 61)
         cls.requests = write_requests(cls.dir / "requests.jsonl", rows())
         cls.whole = cls.dir / "whole.jsonl"
