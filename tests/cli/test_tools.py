@@ -79,7 +79,7 @@ class Tools(CliTest):
                 path = self.init(config, "--seed", "1", "--dtype", dtype)
                 self.check_file(path, config, dtype)
                 tokens = [1, 2, 3, 250, 5] * 5
-                line = self.lines("score", path, [{"tokens": tokens}])[0]
+                line = self.lines("score", path, [{"tokens": tokens}], "--compute", "float32")[0]
                 np.testing.assert_allclose(line["logprobs"][1:], ref.score(ref.load(path), tokens), atol=1e-3)
 
     def test_init_of_the_same_seed(self) -> None:
