@@ -22,20 +22,13 @@ __attribute__((always_inline)) inline void store_sums(const __m512 (&sums)[kRows
   }
 }
 
-template <int kPanels>
-__attribute__((always_inline)) inline void prefetch(const std::byte* at, std::int64_t panel_bytes) {
-  PTRT_UNROLL
-  for (int p = 0; p < kPanels; ++p)
-    _mm_prefetch(reinterpret_cast<const char*>(at + p * panel_bytes), _MM_HINT_T0);
-}
-
 // A word of x, the same in every lane.
 __attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
   return _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(word));
 }
 
 struct Bfloat16Tile {
-  static constexpr int kRows = 6, kPanels = 4, kOneRowPanels = 4;
+  static constexpr int kRows = 6, kPanels = 4, kStreamRows = 4;
 
   template <int kR, int kP>
   __attribute__((noinline)) static void run(const MatmulTile& tile) {
@@ -64,11 +57,10 @@ struct Bfloat16Tile {
 };
 
 struct Int8Tile {
-  static constexpr int kRows = 6, kPanels = 2, kOneRowPanels = 4;
+  static constexpr int kRows = 6, kPanels = 2, kStreamRows = 4;
 
   template <int kR, int kP>
   __attribute__((noinline)) static void run(const MatmulTile& tile) {
-    constexpr std::int64_t kGroupBytes = kInt8Group * kPanelOuts;
     const float* scales[kR];
     const std::int32_t* offsets[kR];
     __m512 sums[kR][kP];
@@ -79,33 +71,37 @@ struct Int8Tile {
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_setzero_ps();
     }
-    const std::byte* at = tile.panel;
-    for (std::int64_t g = 0; g < tile.groups; ++g, at += kGroupBytes) {
-      // The processor's own prefetchers follow the words, but not the few lines of scales behind them: those
-      // of the next panels are asked for while these are read.
-      if constexpr (kR == 1) prefetch<kP>(scales_at(tile, kP, g), tile.panel_bytes);
-      __m512i group[kR][kP];
-      PTRT_UNROLL
-      for (int r = 0; r < kR; ++r) {
-        PTRT_UNROLL
-        for (int p = 0; p < kP; ++p) group[r][p] = _mm512_set1_epi32(offsets[r][g]);
-      }
-      multiply_group(tile, at, g, group);
-      PTRT_UNROLL
-      for (int p = 0; p < kP; ++p) {
-        const __m512 w_scale =
-            _mm512_cvtph_ps(_mm256_load_si256(reinterpret_cast<const __m256i*>(scales_at(tile, p, g))));
-        PTRT_UNROLL
-        for (int r = 0; r < kR; ++r)
-          sums[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[r][p]),
-                                       _mm512_mul_ps(w_scale, _mm512_set1_ps(scales[r][g])), sums[r][p]);
-      }
+    const std::byte* pair = tile.panel;
+    for (std::int64_t g = 0; g + 1 < tile.groups; g += 2, pair += kGroupPair) {
+      add_group<0>(tile, pair, g, scales, offsets, sums);
+      add_group<1>(tile, pair, g + 1, scales, offsets, sums);
     }
+    if (tile.groups % 2 != 0) add_group<0>(tile, pair, tile.groups - 1, scales, offsets, sums);
     store_sums(sums, tile);
   }
 
-  static const std::byte* scales_at(const MatmulTile& tile, int panel, std::int64_t group) {
-    return tile.panel + panel * tile.panel_bytes + tile.scales_offset + group * kPanelOuts * 2;
+  // sums += group g, the kSide of its pair.
+  template <int kSide, int kR, int kP>
+  __attribute__((always_inline)) static void add_group(const MatmulTile& tile, const std::byte* pair,
+                                                       std::int64_t g, const float* const (&scales)[kR],
+                                                       const std::int32_t* const (&offsets)[kR],
+                                                       __m512 (&sums)[kR][kP]) {
+    __m512i group[kR][kP];
+    PTRT_UNROLL
+    for (int r = 0; r < kR; ++r) {
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p) group[r][p] = _mm512_set1_epi32(offsets[r][g]);
+    }
+    multiply_group(tile, pair + kScaleLine + kSide * kGroupWords, g, group);
+    PTRT_UNROLL
+    for (int p = 0; p < kP; ++p) {
+      const auto* at = reinterpret_cast<const __m256i*>(pair + p * tile.panel_bytes + kSide * kGroupScales);
+      const __m512 w_scale = _mm512_cvtph_ps(_mm256_load_si256(at));
+      PTRT_UNROLL
+      for (int r = 0; r < kR; ++r)
+        sums[r][p] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(group[r][p]),
+                                     _mm512_mul_ps(w_scale, _mm512_set1_ps(scales[r][g])), sums[r][p]);
+    }
   }
 
   // group += the integer products of one group of words.

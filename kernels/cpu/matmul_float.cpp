@@ -19,13 +19,13 @@ static_assert(kPanelOuts % kLanes == 0);
 // Rows and panels of a tile, such that accumulators, one step of weights and an element of x fill the
 // registers.
 #if HWY_TARGET == HWY_AVX3
-constexpr int kTileRows = 6, kTilePanels = 4, kOneRow = 8;
+constexpr int kTileRows = 6, kTilePanels = 4;
 #elif HWY_TARGET == HWY_AVX2
-constexpr int kTileRows = 6, kTilePanels = 1, kOneRow = 4;
+constexpr int kTileRows = 6, kTilePanels = 1;
 #elif HWY_ARCH_ARM_A64
-constexpr int kTileRows = 6, kTilePanels = 1, kOneRow = 4;
+constexpr int kTileRows = 6, kTilePanels = 1;
 #else
-constexpr int kTileRows = 2, kTilePanels = 1, kOneRow = 2;
+constexpr int kTileRows = 2, kTilePanels = 1;
 #endif
 
 using WordTag = hn::Rebind<std::uint32_t, FloatTag>;
@@ -121,12 +121,11 @@ HWY_INLINE void multiply_element(const typename Words::Word (&words)[kPanels][kP
   }
 }
 
-// sums += the elements [k, k + n) of x times those of the panels, from the word of element k on.
+// sums += the elements [k, k + n) of x times those of the panels; `at` is the word of element k.
 template <class Words, int kRows, int kPanels>
-HWY_INLINE void multiply_run(const std::byte* panel, std::int64_t panel_bytes, const float* const (&x)[kRows],
+HWY_INLINE void multiply_run(const std::byte* at, std::int64_t panel_bytes, const float* const (&x)[kRows],
                              std::int64_t k, std::int64_t n, Sums<kRows, kPanels>& sums) {
   constexpr int kElements = Words::kElements;
-  const std::byte* at = panel + k / kElements * kPanelOuts * Words::kBytes;
   const auto load = [&](typename Words::Word(&words)[kPanels][kPanelVectors]) HWY_ATTR {
     PTRT_UNROLL
     for (int p = 0; p < kPanels; ++p) {
@@ -182,7 +181,7 @@ HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
 
 template <class Words>
 struct FloatTile {
-  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kOneRowPanels = kOneRow;
+  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = 2;
 
   template <int kR, int kP>
   static HWY_NOINLINE void run(const MatmulTile& tile) {
@@ -199,7 +198,7 @@ struct FloatTile {
 // are quantised and bring scales of their own.
 template <bool kScaled>
 struct GroupTile {
-  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels, kOneRowPanels = kOneRow;
+  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels, kStreamRows = 2;
 
   template <int kR, int kP>
   static HWY_NOINLINE void run(const MatmulTile& tile) {
@@ -209,17 +208,19 @@ struct GroupTile {
     sums.clear();
     for (std::int64_t g = 0; g < tile.groups; ++g) {
       const std::int64_t k = g * kInt8Group;
+      const std::byte* pair = tile.panel + g / 2 * kGroupPair;
       group.clear();
-      multiply_run<Int8Words>(tile.panel, tile.panel_bytes, x, k, std::min(kInt8Group, tile.in - k), group);
-      add_group(tile, x, g, group, sums);
+      multiply_run<Int8Words>(pair + kScaleLine + g % 2 * kGroupWords, tile.panel_bytes, x, k,
+                              std::min(kInt8Group, tile.in - k), group);
+      add_group(tile, pair + g % 2 * kGroupScales, x, g, group, sums);
     }
     store_sums(sums, tile);
   }
 
   template <int kR, int kP>
-  static HWY_INLINE void add_group(const MatmulTile& tile, const float* const (&x)[kR], std::int64_t g,
-                                   const Sums<kR, kP>& group, Sums<kR, kP>& sums) {
-    const std::byte* scales = tile.panel + tile.scales_offset + g * kPanelOuts * 2;
+  static HWY_INLINE void add_group(const MatmulTile& tile, const std::byte* scales,
+                                   const float* const (&x)[kR], std::int64_t g, const Sums<kR, kP>& group,
+                                   Sums<kR, kP>& sums) {
     PTRT_UNROLL
     for (int p = 0; p < kP; ++p) {
       PTRT_UNROLL

@@ -27,14 +27,16 @@ struct MatmulBlock {
 
 struct MatmulTile {
   const std::byte* panel = nullptr;  // the first
-  std::int64_t panel_bytes = 0, in = 0, groups = 0, scales_offset = 0;
+  std::int64_t panel_bytes = 0, in = 0, groups = 0;
   std::int64_t outs = 0;  // that exist from the first panel on, possibly more than the tile's
   const std::byte* x[kMaxTileRows] = {};
   float* y[kMaxTileRows] = {};
 };
 
-// Tile::kRows rows by Tile::kPanels panels for many rows, one row by Tile::kOneRowPanels; what is left over
-// by single panels. Tile::run<rows, panels>(tile) computes one.
+// Tile::kRows rows by Tile::kPanels panels for many rows; what is left over by single panels. Up to
+// Tile::kStreamRows rows, which wait for memory, take single panels from the start: the whole block is then
+// one ascending stream, which the processor's prefetchers follow across the ends of short panels.
+// Tile::run<rows, panels>(tile) computes one.
 namespace {
 
 template <class Tile, int kPanels, int kRows = Tile::kRows>
@@ -61,9 +63,7 @@ void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels
       tile.x[r] = block.x + x_row * block.x_stride;
       tile.y[r] = y + y_row * block.layout.out;
     }
-    if (rows == 1 && panels == Tile::kOneRowPanels) {
-      Tile::template run<1, Tile::kOneRowPanels>(tile);
-    } else if (panels == Tile::kPanels) {
+    if (panels == Tile::kPanels) {
       run_rows<Tile, Tile::kPanels>(n, tile);
     } else {
       run_rows<Tile, 1>(n, tile);
@@ -76,15 +76,11 @@ void run_block(const MatmulBlock& block) {
   MatmulTile tile;
   tile.panel_bytes = block.layout.panel_bytes();
   tile.in = block.layout.in;
-  if (block.layout.dtype == DType::int8) {
-    tile.groups = block.layout.groups();
-    tile.scales_offset = block.layout.scales_offset();
-  }
-  const bool one_row = block.row_end - block.row_begin == 1;
+  if (block.layout.dtype == DType::int8) tile.groups = block.layout.groups();
+  const bool stream = block.row_end - block.row_begin <= Tile::kStreamRows;
   for (std::int64_t panel = block.panel_begin; panel < block.panel_end;) {
     const std::int64_t left = block.panel_end - panel;
-    std::int64_t panels = left >= Tile::kPanels ? Tile::kPanels : 1;
-    if (one_row && left >= Tile::kOneRowPanels) panels = Tile::kOneRowPanels;
+    const std::int64_t panels = left >= Tile::kPanels && !stream ? Tile::kPanels : 1;
     run_strip<Tile>(block, panel, panels, tile);
     panel += panels;
   }

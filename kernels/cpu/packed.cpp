@@ -22,16 +22,17 @@ T load(const std::byte* from) {
   return value;
 }
 
-// Transposes rows of words, [rows][row_bytes], into [words][kPanelOuts], `flip` applied to every word. The
-// bytes of a last word that the row does not fill, and the rows that are not there, are as `flip` makes them
-// of zero.
+// Transposes rows of words, `bytes` of each and `row_bytes` apart, into [words][kPanelOuts], `flip` applied
+// to every word. The bytes of a last word that the row does not fill, and the rows that are not there, are as
+// `flip` makes them of zero.
 template <typename Word>
-void pack_words(const std::byte* from, std::int64_t rows, std::int64_t row_bytes, Word flip, std::byte* to) {
+void pack_words(const std::byte* from, std::int64_t rows, std::int64_t bytes, std::int64_t row_bytes,
+                Word flip, std::byte* to) {
   constexpr auto kWord = static_cast<std::int64_t>(sizeof(Word));
   const auto put = [to](std::int64_t word, std::int64_t out, Word value) {
     std::memcpy(to + (word * kPanelOuts + out) * kWord, &value, sizeof(Word));
   };
-  const std::int64_t words = row_bytes / kWord, left = row_bytes % kWord;
+  const std::int64_t words = bytes / kWord, left = bytes % kWord;
   for (std::int64_t w = 0; w < words; ++w) {
     const std::byte* at = from + w * kWord;
     for (std::int64_t o = 0; o < rows; ++o, at += row_bytes) put(w, o, load<Word>(at) ^ flip);
@@ -45,24 +46,40 @@ void pack_words(const std::byte* from, std::int64_t rows, std::int64_t row_bytes
   }
 }
 
+// Where a group's scales and words are in a panel.
+std::int64_t scales_at(std::int64_t group) {
+  return group / 2 * kGroupPair + group % 2 * kGroupScales;
+}
+
+std::int64_t words_at(std::int64_t group) {
+  return group / 2 * kGroupPair + kScaleLine + group % 2 * kGroupWords;
+}
+
 void pack_int8(const PackedLayout& layout, const std::byte* from, const std::uint16_t* scales,
                std::int64_t rows, std::byte* panel) {
   constexpr std::uint32_t kFlip = 0x80808080u;  // q ^ 0x80 is q + 128 as an unsigned byte
-  pack_words<std::uint32_t>(from, rows, layout.in, kFlip, panel);
-  const std::int64_t packed = (layout.in + 3) / 4 * 4 * kPanelOuts;
-  std::memset(panel + packed, kInt8Offset, static_cast<std::size_t>(layout.scales_offset() - packed));
   const std::int64_t groups = layout.groups();
-  for (std::int64_t g = 0; g < groups; ++g)
+  for (std::int64_t g = 0; g < groups; ++g) {
+    const std::int64_t begin = g * kInt8Group, bytes = std::min(kInt8Group, layout.in - begin);
+    std::byte* words = panel + words_at(g);
+    pack_words<std::uint32_t>(from + begin, rows, bytes, layout.in, kFlip, words);
+    const std::int64_t packed = (bytes + 3) / 4 * 4 * kPanelOuts;
+    std::memset(words + packed, kInt8Offset, static_cast<std::size_t>(kGroupWords - packed));
     for (std::int64_t o = 0; o < kPanelOuts; ++o) {
       const std::uint16_t scale = o < rows ? scales[o * groups + g] : 0;
-      std::memcpy(panel + layout.scales_offset() + (g * kPanelOuts + o) * 2, &scale, sizeof(scale));
+      std::memcpy(panel + scales_at(g) + o * 2, &scale, sizeof(scale));
     }
+  }
+  if (groups % 2 != 0)
+    std::memset(panel + scales_at(groups - 1) + kGroupScales, 0, static_cast<std::size_t>(kGroupScales));
 }
 
 // Element i of an out of an int8 panel.
-float int8_element(const PackedLayout& layout, const std::byte* panel, std::int64_t out, std::int64_t i) {
-  const int q = std::to_integer<int>(panel[(i / 4 * kPanelOuts + out) * 4 + i % 4]) - kInt8Offset;
-  const std::byte* scale = panel + layout.scales_offset() + (i / kInt8Group * kPanelOuts + out) * 2;
+float int8_element(const std::byte* panel, std::int64_t out, std::int64_t i) {
+  const std::int64_t group = i / kInt8Group, word = i % kInt8Group / 4;
+  const int q =
+      std::to_integer<int>(panel[words_at(group) + (word * kPanelOuts + out) * 4 + i % 4]) - kInt8Offset;
+  const std::byte* scale = panel + scales_at(group) + out * 2;
   return static_cast<float>(q) * from_float16(load<std::uint16_t>(scale));
 }
 
@@ -74,10 +91,6 @@ std::int64_t PackedLayout::panels() const {
 
 std::int64_t PackedLayout::groups() const {
   return int8_groups(in);
-}
-
-std::int64_t PackedLayout::scales_offset() const {
-  return groups() * kInt8Group * kPanelOuts;
 }
 
 std::int64_t PackedLayout::matrix_bytes() const {
@@ -95,15 +108,16 @@ std::int64_t PackedLayout::panel_bytes() const {
     case DType::int8:
       break;
   }
-  return scales_offset() + whole_lines(groups() * kPanelOuts * 2);
+  return groups() / 2 * kGroupPair + groups() % 2 * (kScaleLine + kGroupWords);
 }
 
 void pack_panel(const PackedLayout& layout, const std::byte* from, const std::uint16_t* scales,
                 std::int64_t rows, std::byte* panel) {
   const std::int64_t row_bytes = layout.in * static_cast<std::int64_t>(size_of(layout.dtype));
   if (layout.dtype == DType::int8) return pack_int8(layout, from, scales, rows, panel);
-  if (layout.dtype == DType::float16) return pack_words<std::uint16_t>(from, rows, row_bytes, 0, panel);
-  pack_words<std::uint32_t>(from, rows, row_bytes, 0, panel);
+  if (layout.dtype == DType::float16)
+    return pack_words<std::uint16_t>(from, rows, row_bytes, row_bytes, 0, panel);
+  pack_words<std::uint32_t>(from, rows, row_bytes, row_bytes, 0, panel);
 }
 
 void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to) {
@@ -121,7 +135,7 @@ void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_
         to[i] = from_bfloat16(load<std::uint16_t>(panel + ((i / 2 * kPanelOuts + lane) * 2 + i % 2) * 2));
         break;
       case DType::int8:
-        to[i] = int8_element(layout, panel, lane, i);
+        to[i] = int8_element(panel, lane, i);
         break;
     }
   }

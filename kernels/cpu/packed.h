@@ -7,8 +7,9 @@
 //   float16   a word is one element (16 bits)
 //   bfloat16  a word is two neighbouring elements of a row, 32 bits
 //   int8      a word is four neighbouring elements of a row, each q + 128 as an unsigned byte; eight words
-//   make a group,
-//             and behind all words of the panel follow the scales, float16 [groups][kPanelOuts]
+//             make a group. Groups come in pairs: one line with the scales of both, float16 [2][kPanelOuts],
+//             then their words, so that scales and words are one stream; a last group without a partner
+//             has half of its line unused
 // A stack of expert matrices is such matrices one after another.
 #pragma once
 
@@ -22,14 +23,17 @@ namespace ptrt {
 
 inline constexpr std::int64_t kPanelOuts = 16;
 inline constexpr int kInt8Offset = 128;
+// Of an int8 panel, in bytes: the line of scales of a pair, one group's scales and words, a whole pair.
+inline constexpr std::int64_t kScaleLine = 64, kGroupScales = kPanelOuts * 2,
+                              kGroupWords = kInt8Group * kPanelOuts,
+                              kGroupPair = kScaleLine + 2 * kGroupWords;
 
 struct PackedLayout {
   DType dtype = DType::float32;
   std::int64_t out = 0, in = 0;
 
   std::int64_t panels() const;
-  std::int64_t groups() const;         // of a row; int8 alone
-  std::int64_t scales_offset() const;  // of a panel's scales; int8 alone
+  std::int64_t groups() const;  // of a row; int8 alone
   std::int64_t panel_bytes() const;
   std::int64_t matrix_bytes() const;
 };
