@@ -1,18 +1,21 @@
 // Speed of the CPU backend's matrix products beside what the machine can do, both measured in this run.
 //
-//   bench_ops [THREADS]
+//   bench_ops [THREADS]              the table
+//   bench_ops [THREADS] --ceilings   what the machine can do alone, as a line of JSON
 //
-// One row (decode): GB/s of packed weights read, and its share of the read bandwidth. 512 rows (prefill):
+// Few rows (decode): GB/s of packed weights read, and its share of the read bandwidth. 512 rows (prefill):
 // GFLOP/s (2 a multiply-add; int8: the same count of integer operations) and its share of the peak of the
 // instruction that the compute type uses. Weights are several copies, larger together than the caches, taken
-// in turn. Each figure is the median of kRepeats; ceilings are the best of as many, measured before and
-// after.
+// in turn. Each figure is the median of kRepeats; ceilings are the best of as many, measured before each
+// line.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
 #include <functional>
+#include <span>
+#include <string_view>
 #include <thread>
 #include <vector>
 
@@ -27,6 +30,7 @@ namespace {
 
 constexpr int kRepeats = 7;
 constexpr std::size_t kStreamBytes = std::size_t{256} << 20;
+constexpr std::int64_t kDecodeRows[] = {1, 4, 8, 32}, kPrefillRows = 512;
 
 double seconds(const std::function<void()>& work) {
   const auto begin = std::chrono::steady_clock::now();
@@ -153,48 +157,60 @@ void bench(Compute compute, const Shape& shape, int threads, const Ceilings& cei
     copies.push_back(
         {backend->load_weight({"w", WeightRole::matrix, DType::bfloat16, 1, shape.out, shape.in}, pattern)});
   }
-  constexpr std::int64_t kRows = 512;
-  std::vector<float> x(static_cast<std::size_t>(kRows * shape.in), 0.5f);
-  std::vector<float> y(static_cast<std::size_t>(kRows * shape.out));
+  std::vector<float> x(static_cast<std::size_t>(kPrefillRows * shape.in), 0.5f);
+  std::vector<float> y(static_cast<std::size_t>(kPrefillRows * shape.out));
   const auto run = [&](const TrackWeights& w, std::int64_t rows) {
     const LinearJob job{&w, {x.data(), 1, rows, shape.in, 0}, {y.data(), 1, rows, shape.out, 0}};
     backend->linear({&job, 1});
   };
-  const double one = median_seconds([&] {
-    for (const TrackWeights& w : copies) run(w, 1);
-  });
-  const double many = median_seconds([&] { run(copies[0], kRows); });
-  const double bytes = static_cast<double>(backend->weight_bytes()) / one;
-  const double operations = 2.0 * kRows * static_cast<double>(shape.in * shape.out) / many;
   const auto share = [](double part, double all) {
     return all > 0 ? fmt::format("{:.2f}", part / all) : "-";
   };
-  fmt::print("{:9} {:>5} x {:<5} {:8.1f} {:>6} {:10.1f} {:>6}\n", to_string(compute), shape.in, shape.out,
-             bytes * 1e-9, share(bytes, ceilings.read), operations * 1e-9,
-             share(operations, ceilings.of(compute)));
+  fmt::print("{:9} {:>5} x {:<5}", to_string(compute), shape.in, shape.out);
+  for (const std::int64_t rows : kDecodeRows) {
+    const double time = median_seconds([&] {
+      for (const TrackWeights& w : copies) run(w, rows);
+    });
+    const double bytes = static_cast<double>(backend->weight_bytes()) / time;
+    fmt::print(" {:6.1f} {:>5}", bytes * 1e-9, share(bytes, ceilings.read));
+  }
+  const double time = median_seconds([&] { run(copies[0], kPrefillRows); });
+  const double operations = 2.0 * kPrefillRows * static_cast<double>(shape.in * shape.out) / time;
+  fmt::print(" {:7.1f} {:>5}\n", operations * 1e-9, share(operations, ceilings.of(compute)));
 }
 
 void print_ceilings(const Ceilings& c) {
-  fmt::print("ceilings: read {:.1f} GB/s; float32 {:.0f}, bfloat16 {:.0f}, int8 {:.0f} Gop/s\n",
-             c.read * 1e-9, c.float32 * 1e-9, c.bfloat16 * 1e-9, c.int8 * 1e-9);
+  fmt::print(
+      "{{\"read_gb_per_s\": {:.2f}, \"float32_gop_per_s\": {:.1f}, \"bfloat16_gop_per_s\": {:.1f}, "
+      "\"int8_gop_per_s\": {:.1f}}}\n",
+      c.read * 1e-9, c.float32 * 1e-9, c.bfloat16 * 1e-9, c.int8 * 1e-9);
 }
 
-void run_all(int threads) {
-  const auto backend = make_cpu_backend({.threads = threads});
-  fmt::print("{} threads, {}\n", threads, backend->instruction_set());
-  print_ceilings(measure_ceilings(*backend, threads));
-  fmt::print("{:9} {:>13} {:>8} {:>6} {:>10} {:>6}\n", "products", "in x out", "GB/s", "share", "GFLOP/s",
-             "share");
+void print_table(Backend& backend, int threads) {
+  fmt::print("{} threads, {}\n{:9} {:>13}", threads, backend.instruction_set(), "products", "in x out");
+  for (const std::int64_t rows : kDecodeRows) fmt::print(" {:>12}", fmt::format("{} row GB/s", rows));
+  fmt::print(" {:>13}\n", fmt::format("{} GFLOP/s", kPrefillRows));
   for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8})
-    for (const Shape& shape : {Shape{768, 2048}, {2048, 768}, {768, 32000}})
-      bench(compute, shape, threads, measure_ceilings(*backend, threads));
-  print_ceilings(measure_ceilings(*backend, threads));
+    for (const Shape& shape : {Shape{256, 1216}, {768, 2048}, {2048, 768}, {768, 32000}})
+      bench(compute, shape, threads, measure_ceilings(backend, threads));
 }
 
 }  // namespace
 }  // namespace ptrt
 
 int main(int argc, char** argv) {
-  ptrt::run_all(argc > 1 ? std::max(1, std::atoi(argv[1])) : 2);
+  int threads = 2;
+  bool ceilings = false;
+  for (const std::string_view word : std::span(argv, static_cast<std::size_t>(argc)).subspan(1)) {
+    if (word == "--ceilings")
+      ceilings = true;
+    else
+      threads = std::max(1, std::atoi(word.data()));
+  }
+  const auto backend = ptrt::make_cpu_backend({.threads = threads});
+  if (ceilings)
+    ptrt::print_ceilings(ptrt::measure_ceilings(*backend, threads));
+  else
+    ptrt::print_table(*backend, threads);
   return 0;
 }

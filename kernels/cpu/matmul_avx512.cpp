@@ -22,15 +22,25 @@ __attribute__((always_inline)) inline void store_sums(const __m512 (&sums)[kRows
   }
 }
 
+// The line of kLines panels at the place that `at` has in its own.
+template <int kLines>
+__attribute__((always_inline)) inline void prefetch_lines(const MatmulTile& tile, const std::byte* at) {
+  PTRT_UNROLL
+  for (int p = 0; p < kLines; ++p)
+    _mm_prefetch(reinterpret_cast<const char*>(tile.prefetch + (at - tile.panel) + p * tile.panel_bytes),
+                 _MM_HINT_T1);
+}
+
 // A word of x, the same in every lane.
 __attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
   return _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(word));
 }
 
 struct Bfloat16Tile {
-  static constexpr int kRows = 6, kPanels = 4, kStreamRows = 4;
+  static constexpr int kRows = 6, kPanels = 4, kStreamRows = 6;
+  static constexpr bool kFetches = true;
 
-  template <int kR, int kP>
+  template <int kR, int kP, int kLines>
   __attribute__((noinline)) static void run(const MatmulTile& tile) {
     __m512 sums[kR][kP];
     PTRT_UNROLL
@@ -41,6 +51,7 @@ struct Bfloat16Tile {
     const std::int64_t pairs = (tile.in + 1) / 2, panel_bytes = tile.panel_bytes;
     const std::byte* at = tile.panel;
     for (std::int64_t i = 0; i < pairs; ++i, at += 64) {
+      prefetch_lines<kLines>(tile, at);
       __m512bh w[kP];
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p)
@@ -58,8 +69,9 @@ struct Bfloat16Tile {
 
 struct Int8Tile {
   static constexpr int kRows = 6, kPanels = 2, kStreamRows = 4;
+  static constexpr bool kFetches = true;
 
-  template <int kR, int kP>
+  template <int kR, int kP, int kLines>
   __attribute__((noinline)) static void run(const MatmulTile& tile) {
     const float* scales[kR];
     const std::int32_t* offsets[kR];
@@ -73,15 +85,15 @@ struct Int8Tile {
     }
     const std::byte* pair = tile.panel;
     for (std::int64_t g = 0; g + 1 < tile.groups; g += 2, pair += kGroupPair) {
-      add_group<0>(tile, pair, g, scales, offsets, sums);
-      add_group<1>(tile, pair, g + 1, scales, offsets, sums);
+      add_group<0, kLines>(tile, pair, g, scales, offsets, sums);
+      add_group<1, kLines>(tile, pair, g + 1, scales, offsets, sums);
     }
-    if (tile.groups % 2 != 0) add_group<0>(tile, pair, tile.groups - 1, scales, offsets, sums);
+    if (tile.groups % 2 != 0) add_group<0, kLines>(tile, pair, tile.groups - 1, scales, offsets, sums);
     store_sums(sums, tile);
   }
 
   // sums += group g, the kSide of its pair.
-  template <int kSide, int kR, int kP>
+  template <int kSide, int kLines, int kR, int kP>
   __attribute__((always_inline)) static void add_group(const MatmulTile& tile, const std::byte* pair,
                                                        std::int64_t g, const float* const (&scales)[kR],
                                                        const std::int32_t* const (&offsets)[kR],
@@ -92,7 +104,8 @@ struct Int8Tile {
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p) group[r][p] = _mm512_set1_epi32(offsets[r][g]);
     }
-    multiply_group(tile, pair + kScaleLine + kSide * kGroupWords, g, group);
+    if constexpr (kSide == 0) prefetch_lines<kLines>(tile, pair);
+    multiply_group<kLines>(tile, pair + kScaleLine + kSide * kGroupWords, g, group);
     PTRT_UNROLL
     for (int p = 0; p < kP; ++p) {
       const auto* at = reinterpret_cast<const __m256i*>(pair + p * tile.panel_bytes + kSide * kGroupScales);
@@ -105,11 +118,12 @@ struct Int8Tile {
   }
 
   // group += the integer products of one group of words.
-  template <int kR, int kP>
+  template <int kLines, int kR, int kP>
   __attribute__((always_inline)) static void multiply_group(const MatmulTile& tile, const std::byte* at,
                                                             std::int64_t g, __m512i (&group)[kR][kP]) {
     PTRT_UNROLL
     for (int quad = 0; quad < 8; ++quad) {
+      prefetch_lines<kLines>(tile, at + quad * 64);
       __m512i w[kP];
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p)

@@ -182,8 +182,9 @@ HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
 template <class Words>
 struct FloatTile {
   static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = 2;
+  static constexpr bool kFetches = false;
 
-  template <int kR, int kP>
+  template <int kR, int kP, int kLines>
   static HWY_NOINLINE void run(const MatmulTile& tile) {
     const float* x[kR];
     float_rows(tile, x);
@@ -199,8 +200,9 @@ struct FloatTile {
 template <bool kScaled>
 struct GroupTile {
   static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels, kStreamRows = 2;
+  static constexpr bool kFetches = false;
 
-  template <int kR, int kP>
+  template <int kR, int kP, int kLines>
   static HWY_NOINLINE void run(const MatmulTile& tile) {
     const float* x[kR];
     float_rows(tile, x);

@@ -26,7 +26,8 @@ struct MatmulBlock {
 };
 
 struct MatmulTile {
-  const std::byte* panel = nullptr;  // the first
+  const std::byte* panel = nullptr;     // the first
+  const std::byte* prefetch = nullptr;  // a panel that a later tile reads, to be fetched along the way
   std::int64_t panel_bytes = 0, in = 0, groups = 0;
   std::int64_t outs = 0;  // that exist from the first panel on, possibly more than the tile's
   const std::byte* x[kMaxTileRows] = {};
@@ -39,17 +40,34 @@ struct MatmulTile {
 // Tile::run<rows, panels>(tile) computes one.
 namespace {
 
-template <class Tile, int kPanels, int kRows = Tile::kRows>
+template <class Tile, int kPanels, int kLines, int kRows = Tile::kRows>
 void run_rows(std::int64_t rows, const MatmulTile& tile) {
   if constexpr (kRows > 1) {
-    if (rows < kRows) return run_rows<Tile, kPanels, kRows - 1>(rows, tile);
+    if (rows < kRows) return run_rows<Tile, kPanels, kLines, kRows - 1>(rows, tile);
   }
-  Tile::template run<kRows, kPanels>(tile);
+  Tile::template run<kRows, kPanels, kLines>(tile);
+}
+
+// Tile number `index` of `count` over one strip; the strip after it is `next`, null where there is none.
+template <class Tile>
+void run_tile(std::int64_t rows, [[maybe_unused]] std::int64_t index, [[maybe_unused]] std::int64_t count,
+              [[maybe_unused]] const std::byte* next, MatmulTile& tile) {
+  constexpr int kPanels = Tile::kPanels;
+  if constexpr (Tile::kFetches) {
+    const bool all_at_once = count <= kPanels;  // too few tiles to fetch a panel each
+    tile.prefetch = next + (all_at_once ? 0 : index - 1) * tile.panel_bytes;
+    if (next != nullptr && index == 1 && all_at_once) return run_rows<Tile, kPanels, kPanels>(rows, tile);
+    if (next != nullptr && index >= 1 && index <= kPanels && !all_at_once)
+      return run_rows<Tile, kPanels, 1>(rows, tile);
+  }
+  run_rows<Tile, kPanels, 0>(rows, tile);
 }
 
 // All rows over panels of one strip, as equal groups as can be: the strip stays in the second-level cache.
 template <class Tile>
 void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels, MatmulTile& tile) {
+  const bool follows = panel + 2 * panels <= block.panel_end;
+
   const std::int64_t rows = block.row_end - block.row_begin;
   const std::int64_t groups = (rows + Tile::kRows - 1) / Tile::kRows, step = (rows + groups - 1) / groups;
   tile.panel = block.matrix + panel * tile.panel_bytes;
@@ -63,10 +81,11 @@ void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels
       tile.x[r] = block.x + x_row * block.x_stride;
       tile.y[r] = y + y_row * block.layout.out;
     }
-    if (panels == Tile::kPanels) {
-      run_rows<Tile, Tile::kPanels>(n, tile);
+    if (panels == Tile::kPanels && panels > 1) {
+      run_tile<Tile>(n, (begin - block.row_begin) / step, groups,
+                     follows ? tile.panel + panels * tile.panel_bytes : nullptr, tile);
     } else {
-      run_rows<Tile, 1>(n, tile);
+      run_rows<Tile, 1, 0>(n, tile);
     }
   }
 }
