@@ -129,8 +129,8 @@ void Matmul::run_task(const Product& p, const Plan& plan, std::int64_t task) con
 }
 
 bool multiplies_natively(Compute compute) {
-  if (compute == Compute::float32 || !simd_target_is_avx512()) return false;
-  return compute == Compute::bfloat16 ? has_avx512_bfloat16() : has_avx512_int8();
+  if (compute == Compute::bfloat16) return simd_target_has_bfloat16();
+  return compute == Compute::int8 && simd_target_is_avx512() && has_avx512_int8();
 }
 
 void Matmul::run(std::span<const Product> products) {

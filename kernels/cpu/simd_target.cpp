@@ -18,9 +18,18 @@ bool target_is_avx512() {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include <algorithm>
+
+#include "kernels/cpu/matmul_avx512.h"
 #include "kernels/error.h"
 
 namespace ptrt {
+namespace {
+
+const std::string kBfloat16Part = "+BF16";
+bool takes_bfloat16_part = true;  // where the target in use has it
+
+}  // namespace
 
 HWY_EXPORT(target_name);
 HWY_EXPORT(target_is_avx512);
@@ -33,23 +42,31 @@ bool simd_target_is_avx512() {
   return HWY_DYNAMIC_DISPATCH(target_is_avx512)();
 }
 
+bool simd_target_has_bfloat16() {
+  return takes_bfloat16_part && simd_target_is_avx512() && has_avx512_bfloat16();
+}
+
 std::vector<std::string> simd_targets() {
   hwy::SetSupportedTargetsForTest(0);
   std::vector<std::string> names;
-  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets())
-    names.emplace_back(hwy::TargetName(target));
+  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+    const std::string name = hwy::TargetName(target);
+    if (target == HWY_AVX3 && has_avx512_bfloat16()) names.push_back(name + kBfloat16Part);
+    names.push_back(name);
+  }
   return names;
 }
 
 void set_simd_target(const std::string& name) {
-  hwy::SetSupportedTargetsForTest(0);
-  std::int64_t chosen = name.empty() ? hwy::SupportedTargets() : 0;
+  const std::vector<std::string> names = simd_targets();
+  const std::string& wanted = name.empty() ? names.front() : name;
+  if (!std::ranges::count(names, wanted))
+    throw_bad_input("instruction set \"{}\" is not one this machine runs: {}", name, fmt::join(names, ", "));
+  const bool bfloat16 = wanted.ends_with(kBfloat16Part);
+  const std::string vectors = bfloat16 ? wanted.substr(0, wanted.size() - kBfloat16Part.size()) : wanted;
   for (const std::int64_t target : hwy::SupportedAndGeneratedTargets())
-    if (name == hwy::TargetName(target)) chosen = target;
-  if (chosen == 0)
-    throw_bad_input("instruction set \"{}\" is not one this machine runs: {}", name,
-                    fmt::join(simd_targets(), ", "));
-  hwy::GetChosenTarget().Update(chosen);
+    if (vectors == hwy::TargetName(target)) hwy::GetChosenTarget().Update(target);
+  takes_bfloat16_part = bfloat16;
 }
 
 }  // namespace ptrt

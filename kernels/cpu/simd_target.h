@@ -1,4 +1,6 @@
-// The instruction set that the dispatched kernels of this process run on.
+// The instruction set that the dispatched kernels of this process run on. Its name is that of the vectors,
+// e.g. "AVX3", and "+BF16" where the products of bfloat16 pairs are there too: the bits of a result hang on
+// both.
 #pragma once
 
 #include <string>
@@ -6,11 +8,13 @@
 
 namespace ptrt {
 
-// The one in use, e.g. "AVX3". The bits of a result hang on it.
+// The vectors in use, e.g. "AVX3".
 std::string simd_target();
-// Whether the one in use is AVX-512.
+// Whether they are AVX-512.
 bool simd_target_is_avx512();
-// All that this machine can run, best first.
+// Whether the products of bfloat16 pairs (AVX-512-BF16) are in use.
+bool simd_target_has_bfloat16();
+// All that this machine can run, best first, e.g. "AVX3+BF16", "AVX3", "AVX2", …
 std::vector<std::string> simd_targets();
 // Uses the named one from now on, for every backend of the process; throws when this machine cannot run it.
 // An empty name goes back to the best one. Not while an op runs.

@@ -8,32 +8,62 @@
 namespace ptrt::testing {
 namespace {
 
+// The name of the vectors without the part for bfloat16 products.
+std::string vectors(const std::string& target) {
+  return target.substr(0, target.find('+'));
+}
+
 TEST(CpuBackend, NamesWhatItRunsOn) {
   const auto backend = make_cpu_backend({.threads = 2});
   EXPECT_EQ(backend->name(), "cpu");
   EXPECT_EQ(backend->threads(), 2);
-  EXPECT_EQ(backend->instruction_set(), simd_targets().front());
+  EXPECT_EQ(backend->instruction_set(), vectors(simd_targets().front()));
   for (const std::string& target : simd_targets()) {
     set_simd_target(target);
-    EXPECT_EQ(backend->instruction_set(), target);
+    EXPECT_EQ(backend->instruction_set(), vectors(target));
   }
-  EXPECT_THROW(set_simd_target("AVX9"), Error);
+  for (const char* name : {"AVX9", "AVX9+BF16", "AVX2+BF16", "+BF16"})
+    EXPECT_THROW(set_simd_target(name), Error) << name;
   set_simd_target("");
-  EXPECT_EQ(backend->instruction_set(), simd_targets().front());
+  EXPECT_EQ(backend->instruction_set(), vectors(simd_targets().front()));
   EXPECT_THROW(make_cpu_backend({.threads = 0}), Error);
 }
 
 TEST(CpuBackend, NamesTheInstructionsThatBitsHangOn) {
   EXPECT_TRUE(cpu_computes(Compute::float32));
   const auto backend = make_cpu_backend({.compute = Compute::bfloat16});
-  const std::vector<std::string> targets = simd_targets();
-  const std::string& best = targets.front();
-  EXPECT_EQ(backend->instruction_set(), cpu_computes(Compute::bfloat16) ? best + "+BF16" : best);
-  set_simd_target(targets.back());
-  EXPECT_FALSE(cpu_computes(Compute::bfloat16));
-  EXPECT_FALSE(cpu_computes(Compute::int8));
-  EXPECT_EQ(backend->instruction_set(), targets.back());
+  for (const std::string& target : simd_targets()) {
+    set_simd_target(target);
+    EXPECT_EQ(backend->instruction_set(), target);
+    EXPECT_EQ(cpu_computes(Compute::bfloat16), target.ends_with("+BF16"));
+  }
+  EXPECT_FALSE(cpu_computes(Compute::int8)) << "the least one";
   set_simd_target("");
+  EXPECT_EQ(backend->instruction_set(), simd_targets().front());
+}
+
+// AVX-512 with and without its bfloat16 products: each rounds alike whatever the hardware could do.
+TEST(CpuBackend, ComputesWithTheNamedInstructions) {
+  const std::vector<std::string> targets = simd_targets();
+  if (!targets.front().ends_with("+BF16")) GTEST_SKIP() << "no bfloat16 products on this machine";
+  constexpr std::int64_t kIn = 300, kOut = 40;
+  Random random(17);
+  const RandomWeights w(DType::bfloat16, 1, 1, kOut, kIn, random);
+  const Activation x(1, 1, kIn, random);
+  const auto product = [&](const std::string& target, Compute compute) {
+    set_simd_target(target);
+    const auto backend = make_cpu_backend({.compute = compute});
+    Activation y(1, 1, kOut);
+    const TrackWeights loaded = w.load(*backend);
+    const LinearJob job{&loaded, x.tensor, y.tensor};
+    backend->linear({&job, 1});
+    set_simd_target("");
+    return y.values;
+  };
+  const std::string &with = targets[0], &without = targets[1];
+  ASSERT_EQ(with, without + "+BF16");
+  EXPECT_NE(product(with, Compute::bfloat16), product(without, Compute::bfloat16)) << "pairs add in one step";
+  EXPECT_EQ(product(with, Compute::float32), product(without, Compute::float32));
 }
 
 TEST(CpuBackend, AllocatesZeroedAlignedMemory) {
