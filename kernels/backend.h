@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 
+#include "kernels/host_cores.h"
 #include "kernels/tensor.h"
 
 namespace ptrt {
@@ -192,6 +193,11 @@ class Backend {
 
 struct CpuOptions {
   int threads = 1;  // workers, the calling thread included
+  // Where each worker runs (host_cores.h); none: anywhere. The first is the calling thread's, which binds
+  // itself.
+  std::vector<CpuSet> worker_cores = {};
+  // More threads than processing units run on this host: workers sleep at once when there is nothing to do.
+  bool oversubscribed = false;
   // Type of the products' inputs. bfloat16 rounds activations (and wider weights, at load) to bfloat16; int8
   // quantises activations in groups of kInt8Group and needs int8 weights; float32 takes every weight type.
   Compute compute = Compute::float32;

@@ -102,7 +102,7 @@ class Batch {
       collector.emplace(
           job_, [this](const Completion& completion) { return format(completion); },
           journal_ ? &*journal_ : nullptr, progress_ ? &*progress_ : nullptr,
-          job_.rank() == 0 ? static_cast<int>(placement.replicas - 1) : 0);
+          job_.rank() == 0 ? static_cast<int>(placement.replicas - 1) : 0, session_.core_share().units());
 
     Engine::Hooks hooks;
     hooks.stop_requested = stop_signal_received;

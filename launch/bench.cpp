@@ -85,6 +85,8 @@ ordered_json to_json(const BenchOptions& options, ModelSession& session, const R
           {"kv_dtype", to_string(session.kv_dtype())},
           {"instruction_set", session.backend().instruction_set()},
           {"threads", session.threads()},
+          {"binding", session.core_share().bound ? "cores" : "none"},
+          {"oversubscribed", session.core_share().oversubscribed},
           {"load_s", session.load_seconds()},
           {"emulated", false}};
 }

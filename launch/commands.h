@@ -19,7 +19,8 @@ struct ModelRunOptions {
   std::string compute = "auto";   // auto, float32, bfloat16, int8
   std::string weights = "auto";   // auto: as stored; int8: matrices quantised on load
   std::string kv_dtype = "auto";  // auto, float32, bfloat16
-  int threads = 0;                // CPU threads a rank; 0: cores of the host over ranks on it
+  int threads = 0;                // CPU threads a rank; 0: one a core of its share of the host
+  std::string bind = "auto";      // auto: a core a thread where there are enough; none
   std::int64_t max_batch = 32;
   std::int64_t max_step_tokens = 512;          // rows of a step: decode tokens plus prefill chunks
   std::optional<std::int64_t> kv_cache_bytes;  // a rank

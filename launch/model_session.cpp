@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "kernels/error.h"
+#include "launch/instruction_set.h"
 #include "launch/process.h"
 #include "runtime/fault.h"
 
@@ -31,6 +32,7 @@ std::string read_text_file(const std::string& path, const char* what) {
 
 ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config)
     : options_(options), job_(job) {
+  agree_on_instruction_set(job);
   all_or_none(job, [&] {
     if (random_config.empty()) {
       file_.emplace(options.model);
@@ -48,8 +50,8 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
   plan_kv_pages();
 }
 
-// What `auto` means for this rank's weights on this rank's processor. Matrices of several types take float32:
-// none of them is to be rounded without being asked for.
+// What `auto` means for this rank's weights on the instruction set that was agreed on. Matrices of several
+// types take float32: none of them is to be rounded without being asked for.
 Compute ModelSession::choose_compute() const {
   if (options_.backend == "cuda") throw_bad_input("--backend cuda: this build has no CUDA backend, use cpu");
   const bool int8 = options_.weights == "int8";
@@ -73,8 +75,11 @@ void ModelSession::choose_backend() {
   const bool exact =
       options_.kv_dtype == "auto" ? compute_ == Compute::float32 : options_.kv_dtype == "float32";
   kv_dtype_ = exact ? DType::float32 : DType::bfloat16;
+  share_ = take_core_share(job_, options_.threads, options_.bind == "auto");
   all_or_none(job_, [&] {
-    backend_ = make_cpu_backend({.threads = options_.threads > 0 ? options_.threads : default_threads(job_),
+    backend_ = make_cpu_backend({.threads = share_.threads,
+                                 .worker_cores = share_.worker_cores(),
+                                 .oversubscribed = share_.oversubscribed,
                                  .compute = compute_,
                                  .quantize_int8 = options_.weights == "int8"});
   });
@@ -104,15 +109,8 @@ void ModelSession::load(std::uint64_t random_seed) {
                    : random_shard(config_, random_seed, DType::bfloat16, placement_.first_track,
                                   placement_.tracks, *backend_);
   });
-  all_or_none(job_, [&] {
-    const auto sets = job_.all_gather(backend_->instruction_set());
-    for (std::size_t r = 0; r < sets.size(); r++)
-      if (sets[r] != sets[0])
-        throw_failure(
-            "rank 0 computes with {} and rank {} with {}: results would differ; use hosts of one kind",
-            sets[0], r, sets[r]);
-  });
-  comm_ = job_.split(static_cast<int>(placement_.replica));
+  comm_ = job_.split(static_cast<int>(placement_.replica),
+                     share_.oversubscribed ? Waiting::yielding : Waiting::spinning);
   all_or_none(job_, [&] {
     EngineOptions engine;
     engine.max_batch = options_.max_batch;
@@ -145,12 +143,12 @@ std::string ModelSession::describe() const {
   constexpr double kMiB = 1024.0 * 1024.0;
   return fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank, {} replica{} | {} x {} "
-      "thread{} ({}, {} products) | "
+      "thread{} ({}, {}, {} products) | "
       "a rank holds {:.1f} MiB weights, {:.1f} MiB KV ({}) for {} tokens",
       config_.name.empty() ? "model" : config_.name, config_.tracks, config_.layers,
       config_.tracks > 1 ? config_.blocks() : 0, p.world_size, p.world_size > 1 ? "s" : "", p.tracks,
       p.tracks > 1 ? "s" : "", p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(),
-      threads() > 1 ? "s" : "", backend_->instruction_set(), compute(),
+      threads() > 1 ? "s" : "", share_.describe(), backend_->instruction_set(), compute(),
       static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
       to_string(kv_dtype_), kv_tokens());
 }

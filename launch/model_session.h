@@ -9,6 +9,7 @@
 
 #include "kernels/backend.h"
 #include "launch/commands.h"
+#include "launch/core_share.h"
 #include "model_io/model_config.h"
 #include "model_io/model_file.h"
 #include "model_io/tokenizer.h"
@@ -35,6 +36,7 @@ class ModelSession {
   std::string compute() const { return std::string(to_string(compute_)); }  // type of the products' inputs
   DType kv_dtype() const { return kv_dtype_; }
   int threads() const { return backend_->threads(); }
+  const CoreShare& core_share() const { return share_; }
   std::int64_t kv_tokens() const { return kv_pages_ * kPageTokens; }
   double load_seconds() const { return load_seconds_; }
 
@@ -55,6 +57,7 @@ class ModelSession {
   Placement placement_;
   TokenizerChoice tokenizer_;
   Compute compute_ = Compute::float32;
+  CoreShare share_;
   std::unique_ptr<Backend> backend_;
   DType kv_dtype_ = DType::float32;
   std::int64_t kv_pages_ = 0;

@@ -48,8 +48,20 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   command
-      .add_option("--threads", run.threads, "CPU threads a rank (default: cores of the host / ranks on it)")
+      .add_option(
+          "--threads", run.threads,
+          "CPU threads a rank (default: the cores that the launcher, taskset or cgroups allow, divided by "
+          "the\n"
+          "ranks of the host that share them; hyper-threads are not counted)")
       ->check(CLI::Range(1, 1024));
+  command
+      .add_option(
+          "--bind", run.bind,
+          "auto: each thread runs on a core of its own where the ranks of the host have enough of them, "
+          "else\n"
+          "anywhere it is allowed; none: always anywhere")
+      ->check(CLI::IsMember({"auto", "none"}))
+      ->capture_default_str();
   command
       .add_option("--compute", run.compute,
                   "Type in which matrix products take their inputs; auto: bfloat16 for bfloat16 weights and "

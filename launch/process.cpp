@@ -1,6 +1,5 @@
 #include "launch/process.h"
 
-#include <sched.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -73,13 +72,6 @@ void install_signal_handlers() {
 
 bool stop_signal_received() {
   return g_stop.load(std::memory_order_relaxed);
-}
-
-int default_threads(const JobComm& job) {
-  const auto cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
-  cpu_set_t bound;
-  const int allowed = sched_getaffinity(0, sizeof bound, &bound) == 0 ? CPU_COUNT(&bound) : cores;
-  return std::max(1, std::min(allowed, cores / job.host_ranks()));
 }
 
 std::int64_t host_memory_share(const JobComm& job) {

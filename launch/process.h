@@ -1,4 +1,4 @@
-// The process as one rank of a job: start-up, errors that all ranks agree on, signals, cores.
+// The process as one rank of a job: start-up, errors that all ranks agree on, signals, memory.
 #pragma once
 
 #include <functional>
@@ -36,8 +36,6 @@ void all_or_none(JobComm& job, const std::function<void()>& stage);
 void install_signal_handlers();
 bool stop_signal_received();
 
-// Cores that this rank may use: its share of the host's, or fewer when the launcher bound it to less.
-int default_threads(const JobComm& job);
 // Memory of the host that this rank may plan with: physical memory over the ranks on the host.
 std::int64_t host_memory_share(const JobComm& job);
 

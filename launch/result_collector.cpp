@@ -14,13 +14,14 @@ const char* const kThrough = "through";               // a leader's last message
 }  // namespace
 
 ResultCollector::ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress,
-                                 int other_leaders)
+                                 int other_leaders, const CpuSet& units)
     : job_(job),
       format_(std::move(format)),
       journal_(journal),
       progress_(progress),
       leaders_open_(other_leaders) {
-  thread_ = std::thread([this] {
+  thread_ = std::thread([this, units] {
+    bind_this_thread(units);
     try {
       work();
     } catch (...) {

@@ -11,6 +11,7 @@
 #include <string>
 #include <thread>
 
+#include "kernels/host_cores.h"
 #include "launch/progress.h"
 #include "runtime/journal.h"
 #include "runtime/request.h"
@@ -27,8 +28,10 @@ class ResultCollector {
   using Format = std::function<Result(const Completion&)>;
 
   // On rank 0 `journal` and `progress` take what comes from here and from `other_leaders` more ranks.
-  // Elsewhere both are null and everything is posted to rank 0.
-  ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress, int other_leaders);
+  // Elsewhere both are null and everything is posted to rank 0. The thread runs on `units`, not on the one
+  // core that the starting thread may be bound to.
+  ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress, int other_leaders,
+                  const CpuSet& units);
   ~ResultCollector();
   ResultCollector(const ResultCollector&) = delete;
   ResultCollector& operator=(const ResultCollector&) = delete;

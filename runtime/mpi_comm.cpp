@@ -4,15 +4,26 @@
 
 #include <chrono>
 #include <climits>
+#include <cstddef>
 #include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <limits>
+#include <optional>
 #include <thread>
 
 #include "kernels/error.h"
 
 namespace ptrt {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A rank with a core of its own polls this long before it gives way: far longer than a message takes, far
+// shorter than a scheduler's time slice.
+constexpr Clock::duration kSpin = std::chrono::microseconds(100);
+constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits that are not worth a sleep
+constexpr Clock::duration kNap = std::chrono::microseconds(200);
 
 void check(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
@@ -51,29 +62,108 @@ class Communicator {
   int rank_ = 0, size_ = 1;
 };
 
+// Waits for a call outside the decode loop at little cost to whoever else runs on this core: gives way at
+// first, then sleeps between looks. False when it took longer than `seconds`.
+bool wait_politely(MPI_Request request, double seconds = std::numeric_limits<double>::infinity()) {
+  const auto start = Clock::now();
+  for (int done = 0;;) {
+    check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    if (done) return true;
+    const auto waited = Clock::now() - start;
+    if (std::chrono::duration<double>(waited).count() > seconds) return false;
+    if (waited < kBrief)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(kNap);
+  }
+}
+
 MPI_Comm duplicate(MPI_Comm comm) {
   MPI_Comm copy = MPI_COMM_NULL;
   check(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
   return copy;
 }
 
+// Every rank sends to every other one directly: one hop, the least latency for the few ranks of a replica.
+// Own requests rather than MPI's collectives, so that how to wait is decided here, whatever the MPI library's
+// settings.
 class MpiTrackComm final : public TrackComm {
  public:
-  explicit MpiTrackComm(MPI_Comm comm) : comm_(comm) {}
+  MpiTrackComm(MPI_Comm comm, Waiting waiting)
+      : comm_(comm), waiting_(waiting), requests_(2 * static_cast<std::size_t>(comm_.size() - 1)) {}
   int size() const override { return comm_.size(); }
   int rank() const override { return comm_.rank(); }
   void all_gather(const void* send, void* recv, std::size_t bytes) override {
-    const int count = to_count(bytes);
-    check(MPI_Allgather(send, count, MPI_BYTE, recv, count, MPI_BYTE, comm_.get()), "MPI_Allgather");
+    exchange(send, recv, bytes, 0);
   }
   void all_to_all(const void* send, void* recv, std::size_t bytes) override {
-    const int count = to_count(bytes);
-    check(MPI_Alltoall(send, count, MPI_BYTE, recv, count, MPI_BYTE, comm_.get()), "MPI_Alltoall");
+    exchange(send, recv, bytes, bytes);
   }
 
  private:
+  // Sends `bytes` from send + r · stride to each rank r. Two calls in a row cannot mix: messages between two
+  // ranks keep their order.
+  void exchange(const void* send, void* recv, std::size_t bytes, std::size_t stride) {
+    const int count = to_count(bytes), ranks = size();
+    const auto* from = static_cast<const std::byte*>(send);
+    auto* to = static_cast<std::byte*>(recv);
+    std::size_t next = 0;
+    for (int distance = 1; distance < ranks; distance++) {
+      const int source = (rank() + ranks - distance) % ranks;
+      check(MPI_Irecv(to + static_cast<std::size_t>(source) * bytes, count, MPI_BYTE, source, 0, comm_.get(),
+                      &requests_[next++]),
+            "MPI_Irecv");
+    }
+    for (int distance = 1; distance < ranks; distance++) {
+      const int target = (rank() + distance) % ranks;
+      check(MPI_Isend(from + static_cast<std::size_t>(target) * stride, count, MPI_BYTE, target, 0,
+                      comm_.get(), &requests_[next++]),
+            "MPI_Isend");
+    }
+    const auto self = static_cast<std::size_t>(rank());
+    std::memcpy(to + self * bytes, from + self * stride, bytes);
+    wait_for_all();
+  }
+
+  void wait_for_all() {
+    const auto give_way = Clock::now() + (waiting_ == Waiting::spinning ? kSpin : Clock::duration::zero());
+    for (int done = 0;;) {
+      check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+            "MPI_Testall");
+      if (done) return;
+      if (Clock::now() >= give_way) std::this_thread::yield();
+    }
+  }
+
   Communicator comm_;
+  Waiting waiting_;
+  std::vector<MPI_Request> requests_;  // of one exchange: receives, then sends
 };
+
+std::vector<std::string> gather_texts(const Communicator& comm, const std::string& mine) {
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  std::vector<int> counts(ranks), offsets(ranks);
+  const int count = to_count(mine.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  check(MPI_Iallgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, comm.get(), &request),
+        "MPI_Iallgather");
+  wait_politely(request);
+  std::size_t total = 0;
+  for (std::size_t r = 0; r < ranks; r++) {
+    offsets[r] = to_count(total);
+    total += static_cast<std::size_t>(counts[r]);
+  }
+  to_count(total);
+  std::string joined(total, '\0');
+  check(MPI_Iallgatherv(mine.data(), count, MPI_BYTE, joined.data(), counts.data(), offsets.data(), MPI_BYTE,
+                        comm.get(), &request),
+        "MPI_Iallgatherv");
+  wait_politely(request);
+  std::vector<std::string> texts;
+  for (std::size_t r = 0; r < ranks; r++)
+    texts.push_back(joined.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
+  return texts;
+}
 
 class MpiJobComm final : public JobComm {
  public:
@@ -81,12 +171,13 @@ class MpiJobComm final : public JobComm {
     MPI_Comm on_host = MPI_COMM_NULL;
     check(MPI_Comm_split_type(job_.get(), MPI_COMM_TYPE_SHARED, job_.rank(), MPI_INFO_NULL, &on_host),
           "MPI_Comm_split_type");
-    host_ranks_ = Communicator(on_host).size();
+    host_.emplace(on_host);
   }
 
   int size() const override { return job_.size(); }
   int rank() const override { return job_.rank(); }
-  int host_ranks() const override { return host_ranks_; }
+  int host_ranks() const override { return host_->size(); }
+  int host_rank() const override { return host_->rank(); }
   std::string host() const override {
     char name[MPI_MAX_PROCESSOR_NAME] = {};
     int length = 0;
@@ -99,26 +190,22 @@ class MpiJobComm final : public JobComm {
   bool barrier_within(double seconds) override {
     MPI_Request request = MPI_REQUEST_NULL;
     check(MPI_Ibarrier(job_.get(), &request), "MPI_Ibarrier");
-    const auto start = std::chrono::steady_clock::now();
-    for (int done = 0;;) {
-      check(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
-      if (done) return true;
-      if (std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() > seconds)
-        return false;
-      std::this_thread::sleep_for(std::chrono::microseconds(200));
-    }
+    return wait_politely(request, seconds);
   }
 
   std::string broadcast(const std::string& from_rank_0) override {
     std::string text = rank() == 0 ? from_rank_0 : std::string();
     unsigned long long length = text.size();
-    check(MPI_Bcast(&length, 1, MPI_UNSIGNED_LONG_LONG, 0, job_.get()), "MPI_Bcast");
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Ibcast(&length, 1, MPI_UNSIGNED_LONG_LONG, 0, job_.get(), &request), "MPI_Ibcast");
+    wait_politely(request);
     text.resize(length);
     constexpr std::size_t kPiece = std::size_t{1} << 30;  // MPI counts are ints
-    for (std::size_t at = 0; at < text.size(); at += kPiece)
-      check(MPI_Bcast(text.data() + at, static_cast<int>(std::min(kPiece, text.size() - at)), MPI_BYTE, 0,
-                      job_.get()),
-            "MPI_Bcast");
+    for (std::size_t at = 0; at < text.size(); at += kPiece) {
+      const auto count = static_cast<int>(std::min(kPiece, text.size() - at));
+      check(MPI_Ibcast(text.data() + at, count, MPI_BYTE, 0, job_.get(), &request), "MPI_Ibcast");
+      wait_politely(request);
+    }
     return text;
   }
 
@@ -128,35 +215,22 @@ class MpiJobComm final : public JobComm {
     return all;
   }
 
-  std::vector<std::string> all_gather(const std::string& mine) override {
-    const auto ranks = static_cast<std::size_t>(size());
-    std::vector<int> counts(ranks), offsets(ranks);
-    const int count = to_count(mine.size());
-    check(MPI_Allgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, job_.get()), "MPI_Allgather");
-    std::size_t total = 0;
-    for (std::size_t r = 0; r < ranks; r++) {
-      offsets[r] = to_count(total);
-      total += static_cast<std::size_t>(counts[r]);
-    }
-    to_count(total);
-    std::string joined(total, '\0');
-    check(MPI_Allgatherv(mine.data(), count, MPI_BYTE, joined.data(), counts.data(), offsets.data(), MPI_BYTE,
-                         job_.get()),
-          "MPI_Allgatherv");
-    std::vector<std::string> all;
-    for (std::size_t r = 0; r < ranks; r++)
-      all.push_back(joined.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
-    return all;
+  std::vector<std::string> all_gather(const std::string& mine) override { return gather_texts(job_, mine); }
+  std::vector<std::string> all_gather_on_host(const std::string& mine) override {
+    return gather_texts(*host_, mine);
   }
 
-  std::unique_ptr<TrackComm> split(int colour) override {
+  std::unique_ptr<TrackComm> split(int colour, Waiting waiting) override {
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(job_.get(), colour, rank(), &part), "MPI_Comm_split");
-    return std::make_unique<MpiTrackComm>(part);
+    return std::make_unique<MpiTrackComm>(part, waiting);
   }
 
   void post(const std::string& message) override {
-    check(MPI_Send(message.data(), to_count(message.size()), MPI_BYTE, 0, 0, mail_.get()), "MPI_Send");
+    MPI_Request request = MPI_REQUEST_NULL;
+    check(MPI_Isend(message.data(), to_count(message.size()), MPI_BYTE, 0, 0, mail_.get(), &request),
+          "MPI_Isend");
+    wait_politely(request);
   }
 
   std::optional<std::string> poll_post() override {
@@ -181,7 +255,8 @@ class MpiJobComm final : public JobComm {
   // First member, so that MPI ends after every communicator is freed.
   struct Session {
     Session() {
-      // Ranks that outnumber the cores must give way while they wait, or each message costs a time slice.
+      // In MPI's own waits, of its start and end: ranks that outnumber the cores must give way, or each
+      // message costs a time slice.
       const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
       if (local != nullptr && std::atoi(local) > static_cast<int>(std::thread::hardware_concurrency())) {
         setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
@@ -198,7 +273,7 @@ class MpiJobComm final : public JobComm {
     }
   } session_;
   Communicator job_, mail_;
-  int host_ranks_ = 1;
+  std::optional<Communicator> host_;  // the ranks on this host
 };
 
 }  // namespace

@@ -27,6 +27,7 @@ class SoloJobComm final : public JobComm {
   int size() const override { return 1; }
   int rank() const override { return 0; }
   int host_ranks() const override { return 1; }
+  int host_rank() const override { return 0; }
   std::string host() const override {
     char name[256] = {};
     return gethostname(name, sizeof name - 1) == 0 ? name : "localhost";
@@ -36,7 +37,8 @@ class SoloJobComm final : public JobComm {
   std::string broadcast(const std::string& text) override { return text; }
   std::vector<std::string> gather(const std::string& mine) override { return {mine}; }
   std::vector<std::string> all_gather(const std::string& mine) override { return {mine}; }
-  std::unique_ptr<TrackComm> split(int) override { return make_solo_track_comm(); }
+  std::vector<std::string> all_gather_on_host(const std::string& mine) override { return {mine}; }
+  std::unique_ptr<TrackComm> split(int, Waiting) override { return make_solo_track_comm(); }
   void post(const std::string&) override {
     throw_failure("a job of one rank has no other rank to post from");
   }

@@ -11,6 +11,10 @@
 
 namespace ptrt {
 
+// How a rank waits for others inside a TrackComm: with a core of its own it polls without a pause at first,
+// and gives way only when the others are long in coming; where ranks outnumber cores it gives way at once.
+enum class Waiting { spinning, yielding };
+
 // The ranks of one replica. Calls are collective, in the same order on all of them; they throw on failure.
 class TrackComm {
  public:
@@ -31,17 +35,19 @@ class JobComm {
   virtual int size() const = 0;
   virtual int rank() const = 0;
   virtual int host_ranks() const = 0;  // ranks on this host, this one included
+  virtual int host_rank() const = 0;   // this one among them, from 0
   virtual std::string host() const = 0;
 
-  // Waits asleep, not spinning: other ranks may still be at work on the same cores.
+  // These wait asleep, not spinning: other ranks may still be at work on the same cores.
   virtual void barrier() = 0;
   // False when the others have not come within `seconds`; the job can then only be aborted.
   virtual bool barrier_within(double seconds) = 0;
   virtual std::string broadcast(const std::string& from_rank_0) = 0;
   virtual std::vector<std::string> gather(const std::string& mine) = 0;      // on rank 0; empty elsewhere
   virtual std::vector<std::string> all_gather(const std::string& mine) = 0;  // on every rank
+  virtual std::vector<std::string> all_gather_on_host(const std::string& mine) = 0;  // by host_rank()
   // Ranks of equal colour, ordered by rank.
-  virtual std::unique_ptr<TrackComm> split(int colour) = 0;
+  virtual std::unique_ptr<TrackComm> split(int colour, Waiting waiting) = 0;
 
   // A mailbox to rank 0 for finished results; used by the result threads while the decode loop runs.
   virtual void post(const std::string& message) = 0;   // to rank 0; returns when the message is on its way

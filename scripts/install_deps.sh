@@ -8,7 +8,7 @@ packages=(
   libopenmpi-dev openmpi-bin                     # ranks
   libhdf5-dev                                    # model files
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
-  libhwy-dev libxxhash-dev                       # SIMD, digests
+  libhwy-dev libhwloc-dev libxxhash-dev          # SIMD, cores of the host, digests
   libsentencepiece-dev                           # tokenizer
   libgtest-dev python3 python3-numpy python3-h5py  # tests
 )

@@ -12,7 +12,7 @@ namespace ptrt {
 
 CpuBackend::CpuBackend(const CpuOptions& options)
     : options_(options),
-      pool_(options.threads),
+      pool_(options.threads, options.worker_cores, options.oversubscribed),
       loader_(options, pool_),
       matmul_(pool_, options.compute),
       attention_(pool_),

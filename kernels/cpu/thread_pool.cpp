@@ -17,7 +17,7 @@ constexpr auto kSpinTime = std::chrono::microseconds(40);
 constexpr int kTaskBits = 32;
 constexpr std::uint64_t kTaskMask = (std::uint64_t{1} << kTaskBits) - 1;
 
-int usable_cores() {
+int usable_units() {
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
   return static_cast<int>(std::thread::hardware_concurrency());
@@ -37,13 +37,17 @@ bool spin_until(const Condition& condition) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : threads_(threads), spins_(usable_cores() >= threads) {
+// Bound workers have a core each; where nothing is said, the cores of this process are counted.
+ThreadPool::ThreadPool(int threads, const std::vector<CpuSet>& cores, bool oversubscribed)
+    : threads_(threads), spins_(!oversubscribed && (!cores.empty() || usable_units() >= threads)) {
   if (threads < 1 || threads > kMaxThreads)
     throw_bad_input("number of threads must be between 1 and {}, got {}", kMaxThreads, threads);
+  PTRT_CHECK(cores.empty() || cores.size() == static_cast<std::size_t>(threads));
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   try {
     for (int worker = 1; worker < threads; ++worker)
-      workers_.emplace_back([this, worker] { worker_loop(worker); });
+      workers_.emplace_back(
+          [this, worker, core = cores.empty() ? CpuSet() : cores[worker]] { worker_loop(worker, core); });
   } catch (const std::system_error& error) {
     const std::size_t started = workers_.size() + 1;
     stop_workers();
@@ -116,7 +120,8 @@ void ThreadPool::execute(std::int64_t task, int worker) noexcept {
   }
 }
 
-void ThreadPool::worker_loop(int worker) {
+void ThreadPool::worker_loop(int worker, const CpuSet& core) {
+  bind_this_thread(core);  // an aid alone: refused, it runs all the same
   std::uint32_t seen = 0;
   for (;;) {
     const auto called = [this, &seen] { return epoch_.load(std::memory_order_acquire) != seen; };

@@ -10,6 +10,8 @@
 #include <type_traits>
 #include <vector>
 
+#include "kernels/host_cores.h"
+
 namespace ptrt {
 
 inline constexpr int kMaxThreads = 1024;
@@ -17,12 +19,16 @@ inline constexpr int kMaxThreads = 1024;
 class ThreadPool {
  public:
   // `threads` workers, the calling thread included. Throws on threads < 1 or > kMaxThreads.
-  explicit ThreadPool(int threads);
+  // Worker w runs on cores[w] alone, if given; worker 0 is the calling thread, which binds itself. A worker
+  // that waits for the next job burns its core for a moment, unless the cores are oversubscribed: then it
+  // sleeps.
+  explicit ThreadPool(int threads, const std::vector<CpuSet>& cores = {}, bool oversubscribed = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
+  bool spins() const { return spins_; }
 
   // Calls body(task, worker) for every task in [0, tasks), worker in [0, threads()), and returns when all are
   // done. The first exception a task throws is thrown again here, and the tasks not yet begun are skipped.
@@ -48,7 +54,7 @@ class ThreadPool {
   void run(std::int64_t tasks, Invoke invoke, void* context);
   void work(std::uint32_t epoch, int worker);
   void execute(std::int64_t task, int worker) noexcept;
-  void worker_loop(int worker);
+  void worker_loop(int worker, const CpuSet& core);
   void stop_workers();
 
   int threads_;

@@ -49,14 +49,25 @@ class Outcome:
         return [line for line in self.output.splitlines() if line.startswith("ptrt:") and "error" in line]
 
 
+def under_mpirun(command: list[str], ranks: int, rank_env: dict[int, dict[str, str]]) -> list[str]:
+    launcher = ["mpirun", "--oversubscribe", "--bind-to", "none"]
+    if not rank_env:
+        return [*launcher, "-n", str(ranks), *command]
+    for rank in range(ranks):
+        variables = [f"{name}={value}" for name, value in rank_env.get(rank, {}).items()]
+        launcher += [":"] * (rank > 0) + ["-n", "1", "env", *variables, *command]
+    return launcher
+
+
 class Running:
     """A run under way. Output goes to files: a pipe would stay open in any rank that outlives its job."""
 
     def __init__(self, arguments: list[str], ranks: int | None = None, env: dict[str, str] | None = None,
-                 cwd: Path | None = None):
+                 cwd: Path | None = None, rank_env: dict[int, dict[str, str]] | None = None):
+        """rank_env: variables of single ranks."""
         command = [str(PTRT), *map(str, arguments)]
         if ranks is not None:
-            command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), *command]
+            command = under_mpirun(command, ranks, rank_env or {})
         merged = {**os.environ, **_MPI_ENV}
         if "PTRT_FAULT" not in (env or {}):
             merged.pop("PTRT_FAULT", None)
@@ -110,10 +121,10 @@ class Running:
                 continue
 
 
-def ptrt(*arguments, ranks: int | None = None, env: dict[str, str] | None = None,
-         timeout: float = 60, cwd: Path | None = None) -> Outcome:
+def ptrt(*arguments, ranks: int | None = None, env: dict[str, str] | None = None, timeout: float = 60,
+         cwd: Path | None = None, rank_env: dict[int, dict[str, str]] | None = None) -> Outcome:
     """Runs the program to its end; ranks = None starts it without mpirun."""
-    return Running(list(arguments), ranks, env, cwd).finish(timeout)
+    return Running(list(arguments), ranks, env, cwd, rank_env).finish(timeout)
 
 
 def write_requests(path: Path, rows: list) -> Path:
@@ -164,11 +175,11 @@ class CliTest(unittest.TestCase):
         self.assertEqual(outcome.status, 0, outcome.output)
 
     def batch(self, command: str, model: Path, rows: list, *options, ranks: int | None = None,
-              timeout: float = 60) -> bytes:
+              timeout: float = 60, **keywords) -> bytes:
         """Runs generate or score over the rows and gives the bytes of the results file."""
         requests = write_requests(self.fresh("-requests.jsonl"), rows)
         results = self.fresh("-results.jsonl")
-        outcome = ptrt(command, model, requests, "-o", results, *options, ranks=ranks, timeout=timeout)
+        outcome = ptrt(command, model, requests, "-o", results, *options, ranks=ranks, timeout=timeout, **keywords)
         self.last_outcome = outcome
         self.assert_done(outcome)
         self.assertTrue(results.exists(), f"{command} wrote no results")

@@ -34,6 +34,52 @@ TEST(ThreadPool, RunsEveryTaskOnce) {
   }
 }
 
+TEST(ThreadPool, WorkersRunOnTheirCores) {
+  const std::vector<CpuSet> allowed = allowed_cores();
+  std::thread caller([&] {
+    if (!bind_this_thread(allowed.front())) GTEST_SKIP() << "binding is not permitted here";
+    std::vector<CpuSet> cores;
+    for (std::size_t worker = 0; worker < 4; ++worker) cores.push_back(allowed[worker % allowed.size()]);
+    ThreadPool pool(4, cores);
+    std::atomic<int> strays = 0;
+    for (int job = 0; job < 50; ++job)
+      pool.parallel_for(40, [&](std::int64_t, int worker) {
+        if (allowed_cores() != std::vector<CpuSet>{cores[static_cast<std::size_t>(worker)]}) ++strays;
+      });
+    EXPECT_EQ(strays.load(), 0);
+  });
+  caller.join();
+  EXPECT_EQ(allowed_cores(), allowed) << "of the thread beside";
+}
+
+TEST(ThreadPool, CoresThatCannotBeHadDoNoHarm) {
+  ThreadPool pool(3, {{100000}, {100001}, {100002}});
+  std::atomic<int> runs = 0;
+  pool.parallel_for(100, [&](std::int64_t, int) { ++runs; });
+  EXPECT_EQ(runs.load(), 100);
+}
+
+TEST(ThreadPool, SpinsOnlyWhereEachThreadHasACore) {
+  const std::vector<CpuSet> cores = allowed_cores();
+  EXPECT_TRUE(ThreadPool(1).spins());
+  EXPECT_FALSE(ThreadPool(1000).spins());
+  EXPECT_TRUE(ThreadPool(static_cast<int>(cores.size()), cores).spins());
+  EXPECT_FALSE(ThreadPool(1, {}, true).spins());
+  EXPECT_FALSE(ThreadPool(static_cast<int>(cores.size()), cores, true).spins());
+}
+
+// Asleep between jobs, each of which must wake all.
+TEST(ThreadPool, RunsWithoutSpinning) {
+  for (const int threads : {2, 5}) {
+    ThreadPool pool(threads, {}, true);
+    for (int job = 0; job < 3000; ++job) {
+      std::atomic<std::int64_t> sum = 0;
+      pool.parallel_for(6, [&](std::int64_t task, int) { sum += task; });
+      ASSERT_EQ(sum.load(), 15);
+    }
+  }
+}
+
 // Many short jobs one after the other: a worker that comes late must not touch the next job.
 TEST(ThreadPool, ManyShortJobs) {
   for (const int threads : {2, 5}) {
