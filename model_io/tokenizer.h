@@ -27,8 +27,8 @@ struct TokenizerChoice {
   std::string why_none;                  // then a clause for messages: "the model file has no tokenizer"
 };
 
-// No tokenizer when the file has none, or a huggingface one with a part that this program does not have. Throws
-// bad_input on an unknown kind, a broken tokenizer model, or one with tokens beyond config.vocab_size.
+// No tokenizer when the file has none, or a huggingface one with a part that this program does not have.
+// Throws bad_input on an unknown kind, a broken tokenizer model, or one with tokens beyond config.vocab_size.
 TokenizerChoice make_tokenizer(const TokenizerBlob& blob, const ModelConfig& config);
 
 // Replaces every maximal invalid UTF-8 subpart by U+FFFD (Unicode 15, section 3.9; what Python's

@@ -228,7 +228,7 @@ def random_texts(count: int) -> list[str]:
 
 
 def main() -> None:
-    texts = TEXTS + random_texts(int(sys.argv[1]) if len(sys.argv) > 1 else 12)
+    texts = TEXTS + random_texts(int(sys.argv[1]) if len(sys.argv) > 1 else 10)
     GOLDEN.mkdir(exist_ok=True)
 
     def write(name: str, value) -> None:

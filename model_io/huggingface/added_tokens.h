@@ -17,10 +17,10 @@ struct AddedToken {
   std::string content;  // what is looked for
   std::int32_t id = 0;
   bool special = false;
-  bool normalized = false;       // looked for in the normalised text, in its own normalised form
-  bool single_word = false;      // only where no letter, digit or "_" is before or behind
-  bool strips_left = false;      // takes the white space before it along
-  bool strips_right = false;     // and that behind it
+  bool normalized = false;    // looked for in the normalised text, in its own normalised form
+  bool single_word = false;   // only where no letter, digit or "_" is before or behind
+  bool strips_left = false;   // takes the white space before it along
+  bool strips_right = false;  // and that behind it
 };
 
 // Every id must be below `vocab_size`, the model's.
@@ -41,8 +41,8 @@ class AddedTokenFinder {
  private:
   const AddedToken* longest_at(std::string_view text) const;
 
-  std::vector<AddedToken> tokens_;             // sorted by content
-  std::vector<std::size_t> first_of_byte_;     // tokens that begin with byte b: [b], [b + 1]
+  std::vector<AddedToken> tokens_;          // sorted by content
+  std::vector<std::size_t> first_of_byte_;  // tokens that begin with byte b: [b], [b + 1]
 };
 
 }  // namespace ptrt::huggingface

@@ -63,11 +63,12 @@ void Bpe::read_vocabulary(const Component& model, std::int64_t vocab_size) {
   for (const auto& [token, item] : vocabulary.items()) {
     const std::int64_t id = entries.count(token);
     if (id >= vocab_size)
-      model.fail("vocab", fmt::format("gives {} the id {}, beyond the model's vocab_size = {}", shown(token), id,
-                                      vocab_size));
+      model.fail("vocab", fmt::format("gives {} the id {}, beyond the model's vocab_size = {}", shown(token),
+                                      id, vocab_size));
     const auto [first, is_new] = tokens_.emplace(static_cast<std::int32_t>(id), token);
     if (!is_new)
-      model.fail("vocab", fmt::format("gives both {} and {} the id {}", shown(first->second), shown(token), id));
+      model.fail("vocab",
+                 fmt::format("gives both {} and {} the id {}", shown(first->second), shown(token), id));
     ids_.emplace(token, static_cast<std::int32_t>(id));
   }
 }
@@ -125,8 +126,9 @@ std::vector<Bpe::Symbol> Bpe::characters_of(std::string_view word) const {
       symbols.push_back({*id, 0, 0});
     else if (!known && !unknown_token_.empty() && !(after_unknown && fuse_unknown_)) {
       if (!unknown_id_)
-        throw_bad_input("the tokenizer has no token for \"{}\": its unknown token \"{}\" is not in its vocabulary",
-                        character, unknown_token_);
+        throw_bad_input(
+            "the tokenizer has no token for \"{}\": its unknown token \"{}\" is not in its vocabulary",
+            character, unknown_token_);
       symbols.push_back({*unknown_id_, 0, 0});
     }
     after_unknown = !known;

@@ -18,7 +18,9 @@ Component::Component(const json& value, std::string file, std::string path, std:
     throw_bad_input("{}: /tokenizer/model: {}: expected an object, found {}", file_, path_, shown(value));
 }
 
-std::string Component::type() const { return has("type") ? text("type") : std::string(); }
+std::string Component::type() const {
+  return has("type") ? text("type") : std::string();
+}
 
 void Component::allow(std::initializer_list<std::string_view> keys) const {
   for (const auto& [key, item] : value_->items())

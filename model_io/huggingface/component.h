@@ -14,8 +14,9 @@ namespace ptrt::huggingface {
 
 class Component {
  public:
-  // `value` must outlive the component and be an object. `unsupported` gets the first thing that cannot be run:
-  // "normalizer \"Nmt\"". `file` begins every message, `path` names the component: "decoder.decoders[1]".
+  // `value` must outlive the component and be an object. `unsupported` gets the first thing that cannot be
+  // run: "normalizer \"Nmt\"". `file` begins every message, `path` names the component:
+  // "decoder.decoders[1]".
   Component(const nlohmann::json& value, std::string file, std::string path, std::string& unsupported);
 
   const std::string& path() const { return path_; }

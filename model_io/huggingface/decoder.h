@@ -1,8 +1,8 @@
 // From tokens back to text (a tokenizer.json's "decoder"), token by token.
 //
 // Generated text goes on behind a prompt, and is taken apart at any token. So what a decoder does to the
-// beginning of a whole text, such as taking its first space away, is not done: a token's bytes are those that it
-// adds behind other text.
+// beginning of a whole text, such as taking its first space away, is not done: a token's bytes are those that
+// it adds behind other text.
 #pragma once
 
 #include <functional>

@@ -57,7 +57,8 @@ class HuggingFaceTokenizer : public Tokenizer {
         continue;
       }
       const bool first = starts_text && span.begin == 0;
-      for (const Word& word : pre_tokenizer_.cut({normalized.substr(span.begin, span.end - span.begin), first}))
+      for (const Word& word :
+           pre_tokenizer_.cut({normalized.substr(span.begin, span.end - span.begin), first}))
         bpe_.encode(word.text, ids);
     }
   }
@@ -81,7 +82,8 @@ class HuggingFaceTokenizer : public Tokenizer {
   void check_id(const Component& file, const AddedToken& token,
                 std::unordered_map<std::int32_t, std::string>& contents) const {
     const auto fail = [&](const std::string& problem) {
-      file.fail("added_tokens", fmt::format("gives {} the id {}, {}", shown(token.content), token.id, problem));
+      file.fail("added_tokens",
+                fmt::format("gives {} the id {}, {}", shown(token.content), token.id, problem));
     };
     if (const auto id = bpe_.id_of(token.content); id && *id != token.id)
       fail(fmt::format("but the vocabulary has it as {}", *id));

@@ -1,5 +1,5 @@
-// Tokenizers of the tokenizers library, as a tokenizer.json describes them: those with a BPE model, byte-level
-// or with byte fallback. The post-processor is not applied: bos comes from the model's config.
+// Tokenizers of the tokenizers library, as a tokenizer.json describes them: those with a BPE model,
+// byte-level or with byte fallback. The post-processor is not applied: bos comes from the model's config.
 #pragma once
 
 #include "model_io/tokenizer.h"

@@ -61,9 +61,12 @@ std::vector<Run> runs_of(std::string_view text, const Pattern& pattern, bool inv
 bool joins(SplitBehavior behavior, bool match, bool previous_match) {
   switch (behavior) {
     case SplitBehavior::merged_with_previous:
-    case SplitBehavior::merged_with_next: return match && !previous_match;
-    case SplitBehavior::contiguous: return match == previous_match;
-    default: return false;
+    case SplitBehavior::merged_with_next:
+      return match && !previous_match;
+    case SplitBehavior::contiguous:
+      return match == previous_match;
+    default:
+      return false;
   }
 }
 

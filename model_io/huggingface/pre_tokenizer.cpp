@@ -17,7 +17,8 @@ constexpr const char* kWhitespaceRegex = R"(\w+|[^\w\s]+)";
 
 void append_parts(const Word& word, const std::vector<Span>& parts, std::vector<Word>& words) {
   for (const Span part : parts)
-    words.push_back({word.text.substr(part.begin, part.end - part.begin), word.starts_text && part.begin == 0});
+    words.push_back(
+        {word.text.substr(part.begin, part.end - part.begin), word.starts_text && part.begin == 0});
 }
 
 }  // namespace
@@ -26,8 +27,7 @@ std::string read_character(const Component& component, std::string_view key) {
   std::string character = component.text(key);
   std::size_t end = 0;
   if (!character.empty()) next_character(character, end);
-  if (end == 0 || end != character.size())
-    component.fail_type(key, "one character", component.value(key));
+  if (end == 0 || end != character.size()) component.fail_type(key, "one character", component.value(key));
   return character;
 }
 

@@ -17,9 +17,11 @@ namespace {
 
 // ICU counts in 32 bits; the normal forms can make a text several times longer.
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 28;
-// Bounds for one match, against patterns that backtrack without end: steps of about a millisecond each, counted
-// and not timed, and bytes of the stack of states to go back to.
-constexpr std::int32_t kMaxMatchSteps = 20'000;
+// Bounds against patterns that backtrack without end. ICU counts the states that a search saves, in steps of
+// ten thousand: what is allowed is a hundred for each byte, many times what the usual patterns take, and then
+// some. Of the states, so many bytes may be kept to go back to.
+constexpr std::int32_t kMinMatchSteps = 2000;
+constexpr std::size_t kTextBytesPerStep = 100;
 constexpr std::int32_t kMaxMatchBytes = 256 << 20;
 
 void check(UErrorCode status, const char* what) {
@@ -37,10 +39,18 @@ const icu::Normalizer2& normalizer_of(NormalForm form) {
   UErrorCode status = U_ZERO_ERROR;
   const icu::Normalizer2* normalizer = nullptr;
   switch (form) {
-    case NormalForm::nfc: normalizer = icu::Normalizer2::getNFCInstance(status); break;
-    case NormalForm::nfd: normalizer = icu::Normalizer2::getNFDInstance(status); break;
-    case NormalForm::nfkc: normalizer = icu::Normalizer2::getNFKCInstance(status); break;
-    case NormalForm::nfkd: normalizer = icu::Normalizer2::getNFKDInstance(status); break;
+    case NormalForm::nfc:
+      normalizer = icu::Normalizer2::getNFCInstance(status);
+      break;
+    case NormalForm::nfd:
+      normalizer = icu::Normalizer2::getNFDInstance(status);
+      break;
+    case NormalForm::nfkc:
+      normalizer = icu::Normalizer2::getNFKCInstance(status);
+      break;
+    case NormalForm::nfkd:
+      normalizer = icu::Normalizer2::getNFKDInstance(status);
+      break;
   }
   check(status, "Unicode normalisation");
   return *normalizer;
@@ -53,8 +63,36 @@ void append_character(std::string& text, UChar32 c) {
   text.append(bytes, static_cast<std::size_t>(length));
 }
 
-// A construct that ICU reads in another way than Oniguruma does with Ruby's syntax, "" where there is none. (What
-// ICU cannot read at all it says itself.)
+// Puts long runs of combining marks into their canonical order, which changes no normal form. Marks of a few
+// are ordered by the normalizer, which takes quadratic time for it.
+std::string order_marks(std::string_view text) {
+  constexpr std::size_t kLongRun = 64;
+  std::string result;
+  result.reserve(text.size());
+  for (std::size_t at = 0; at < text.size();) {
+    std::vector<char32_t> marks;
+    const std::size_t begin = at;
+    std::size_t end = at;
+    char32_t c = next_character(text, at);
+    for (; u_getCombiningClass(static_cast<UChar32>(c)) != 0; c = next_character(text, at)) {
+      marks.push_back(c);
+      end = at;
+      if (at == text.size()) break;
+    }
+    if (marks.size() < kLongRun) {
+      result += text.substr(begin, at - begin);
+      continue;
+    }
+    std::ranges::stable_sort(marks, {},
+                             [](char32_t mark) { return u_getCombiningClass(static_cast<UChar32>(mark)); });
+    for (const char32_t mark : marks) append_character(result, static_cast<UChar32>(mark));
+    result += text.substr(end, at - end);
+  }
+  return result;
+}
+
+// A construct that ICU reads in another way than Oniguruma does with Ruby's syntax, "" where there is none.
+// (What ICU cannot read at all it says itself.)
 std::string other_meaning(std::string_view pattern) {
   bool interval = false;  // the last token was {n,m}
   for (std::size_t at = 0; at < pattern.size(); ++at) {
@@ -81,9 +119,10 @@ std::string other_meaning(std::string_view pattern) {
 
 std::string normalize(NormalForm form, std::string_view text) {
   std::string result;
-  icu::StringByteSink<std::string> sink(&result, static_cast<std::int32_t>(piece_of(text).size()));
+  const std::string ordered = order_marks(text);
+  icu::StringByteSink<std::string> sink(&result, piece_of(ordered).size());
   UErrorCode status = U_ZERO_ERROR;
-  normalizer_of(form).normalizeUTF8(0, piece_of(text), sink, nullptr, status);
+  normalizer_of(form).normalizeUTF8(0, piece_of(ordered), sink, nullptr, status);
   check(status, "Unicode normalisation");
   return result;
 }
@@ -102,12 +141,17 @@ std::string lowercase(std::string_view text) {
   return result;
 }
 
-bool is_whitespace(char32_t c) { return u_isUWhiteSpace(static_cast<UChar32>(c)); }
+bool is_whitespace(char32_t c) {
+  return u_isUWhiteSpace(static_cast<UChar32>(c));
+}
 
-bool is_numeric(char32_t c) { return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0; }
+bool is_numeric(char32_t c) {
+  return (U_GET_GC_MASK(static_cast<UChar32>(c)) & U_GC_N_MASK) != 0;
+}
 
 bool is_punctuation(char32_t c) {
-  const std::uint32_t ascii = c < 0x80 ? std::uint32_t{U_GC_P_MASK | U_GC_S_MASK} : std::uint32_t{U_GC_P_MASK};
+  const std::uint32_t ascii =
+      c < 0x80 ? std::uint32_t{U_GC_P_MASK | U_GC_S_MASK} : std::uint32_t{U_GC_P_MASK};
   return (U_GET_GC_MASK(static_cast<UChar32>(c)) & ascii) != 0;
 }
 
@@ -144,8 +188,8 @@ Regex::Regex(const std::string& pattern) : error_(other_meaning(pattern)) {
   UErrorCode status = U_ZERO_ERROR;
   UParseError place;
   auto impl = std::make_shared<Impl>();
-  impl->pattern.reset(icu::RegexPattern::compile(icu::UnicodeString::fromUTF8(piece_of(pattern)), kRubyFlags,
-                                                 place, status));
+  impl->pattern.reset(
+      icu::RegexPattern::compile(icu::UnicodeString::fromUTF8(piece_of(pattern)), kRubyFlags, place, status));
   if (U_FAILURE(status)) error_ = fmt::format("{} at character {}", u_errorName(status), place.offset);
   impl_ = std::move(impl);
 }
@@ -155,7 +199,7 @@ std::vector<Span> Regex::find_all(std::string_view text) const {
   UErrorCode status = U_ZERO_ERROR;
   const std::unique_ptr<icu::RegexMatcher> matcher(impl_->pattern->matcher(wide, status));
   check(status, "regular expression");
-  matcher->setTimeLimit(kMaxMatchSteps, status);
+  matcher->setTimeLimit(kMinMatchSteps + static_cast<std::int32_t>(text.size() / kTextBytesPerStep), status);
   matcher->setStackLimit(kMaxMatchBytes, status);
 
   // Matches come in order, so that one walk turns the places of UTF-16 into those of the bytes.

@@ -1,6 +1,6 @@
-// What tokenizers ask of Unicode: normal forms, classes of characters, regular expressions. unicode.cpp is the
-// only source that knows ICU. Positions in texts, which are UTF-8, are in bytes;
-// what is no UTF-8 counts as U+FFFD.
+// What tokenizers ask of Unicode: normal forms, classes of characters, regular expressions. unicode.cpp is
+// the only source that knows ICU. Positions in texts, which are UTF-8, are in bytes; what is no UTF-8 counts
+// as U+FFFD.
 #pragma once
 
 #include <cstddef>
@@ -32,8 +32,8 @@ bool is_word(char32_t c);         // \w
 char32_t next_character(std::string_view text, std::size_t& at);
 char32_t previous_character(std::string_view text, std::size_t& at);
 
-// A regular expression in the dialect of the tokenizers library (Oniguruma's Ruby syntax), as far as ICU reads
-// it alike.
+// A regular expression in the dialect of the tokenizers library (Oniguruma's Ruby syntax), as far as ICU
+// reads it alike.
 class Regex {
  public:
   // Not valid when the pattern cannot be run; `error` then says why.
