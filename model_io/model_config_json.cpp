@@ -1,13 +1,13 @@
 #include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
-#include <set>
 #include <span>
 #include <string_view>
 #include <utility>
 
 #include "kernels/error.h"
 #include "model_io/model_config.h"
+#include "model_io/strict_json.h"
 
 namespace ptrt {
 namespace {
@@ -65,13 +65,6 @@ std::string list_of(const std::array<Name<Enum>, N>& names) {
   std::string list;
   for (const auto& name : names) list += fmt::format("{}\"{}\"", list.empty() ? "" : ", ", name.text);
   return list;
-}
-
-// A value as messages show it: its JSON, cut short, with its type where the text does not tell.
-std::string shown(const json& value) {
-  std::string text = value.dump(-1, ' ', false, json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 57) + "...";
-  return value.is_number_float() ? text + " (not an integer)" : text;
 }
 
 // One JSON object of the configuration, read key by key; every complaint names the key by its full path.
@@ -163,29 +156,6 @@ class ObjectReader {
   std::string where_, prefix_;
 };
 
-// Parses the text; of a key that stands twice in one object the JSON library would keep the last one
-// silently.
-json parse_strictly(const std::string& text, const std::string& where) {
-  std::vector<std::set<std::string>> seen;
-  std::string duplicate;
-  const auto watch = [&](int, json::parse_event_t event, json& parsed) {
-    if (event == json::parse_event_t::object_start) seen.emplace_back();
-    if (event == json::parse_event_t::object_end) seen.pop_back();
-    if (event == json::parse_event_t::key && !seen.back().insert(parsed.get<std::string>()).second)
-      duplicate = parsed.get<std::string>();
-    return true;
-  };
-  json parsed;
-  try {
-    parsed = json::parse(text, watch);
-  } catch (const json::exception& error) {
-    throw_bad_input("{}: the config is not valid JSON: {}", where, error.what());
-  }
-  if (!duplicate.empty()) throw_bad_input("{}: config key \"{}\" is given twice", where, duplicate);
-  if (!parsed.is_object()) throw_bad_input("{}: the config is not a JSON object: {}", where, shown(parsed));
-  return parsed;
-}
-
 FusionConfig parse_fusion(const json& object, const std::string& where) {
   const ObjectReader reader(object, where, "fusion.", kFusionKeys);
   return {reader.choice("op", kFusionOps), reader.boolean("dispatch_norm"), reader.boolean("combine_norm")};
@@ -222,7 +192,7 @@ ordered_json names_of(const std::vector<Enum>& values, const std::array<Name<Enu
 }  // namespace
 
 ModelConfig parse_config(const std::string& json_text, const std::string& where) {
-  const json parsed = parse_strictly(json_text, where);
+  const json parsed = parse_json_object(json_text, where + ": the config");
   const ObjectReader reader(parsed, where, "", kConfigKeys);
   ModelConfig config;
   if (reader.has_value("name")) config.name = reader.string("name");

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "model_io/huggingface/hf_tokenizer.h"
 
 namespace ptrt {
 namespace {
@@ -109,8 +110,7 @@ Sequence first_sequence(std::string_view bytes) {
 
 TokenizerChoice make_tokenizer(const TokenizerBlob& blob, const ModelConfig& config) {
   if (blob.kind.empty()) return {nullptr, "the model file has no tokenizer"};
-  if (blob.kind == "huggingface")
-    return {nullptr, "tokenizers of kind \"huggingface\" are not supported yet; requests can give token ids"};
+  if (blob.kind == "huggingface") return huggingface::make_tokenizer(blob, config);
   if (blob.kind == "sentencepiece") return make_sentencepiece(blob, config);
   if (blob.kind != "bytes")
     throw_bad_input(

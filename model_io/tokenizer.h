@@ -16,7 +16,7 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
   // Ids of a text, no bos or eos added. Throws bad_input when the text cannot be encoded.
   virtual std::vector<std::int32_t> encode(std::string_view text) const = 0;
-  // Bytes that a token adds to the text; empty for special tokens (bos, eos, padding, ids beyond the
+  // Bytes that a token adds to text before it; empty for special tokens (bos, eos, padding, ids beyond the
   // vocabulary).
   virtual std::string token_bytes(std::int32_t id) const = 0;
 };
@@ -27,9 +27,8 @@ struct TokenizerChoice {
   std::string why_none;                  // then a clause for messages: "the model file has no tokenizer"
 };
 
-// No tokenizer when the file has none, or one of a kind that this program knows but cannot run
-// ("huggingface"). Throws bad_input on an unknown kind, a broken tokenizer model, or one with more pieces
-// than config.vocab_size.
+// No tokenizer when the file has none, or a huggingface one with a part that this program does not have.
+// Throws bad_input on an unknown kind, a broken tokenizer model, or one with tokens beyond config.vocab_size.
 TokenizerChoice make_tokenizer(const TokenizerBlob& blob, const ModelConfig& config);
 
 // Replaces every maximal invalid UTF-8 subpart by U+FFFD (Unicode 15, section 3.9; what Python's

@@ -9,7 +9,7 @@ packages=(
   libhdf5-dev                                    # model files
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
   libhwy-dev libhwloc-dev libxxhash-dev          # SIMD, cores of the host, digests
-  libsentencepiece-dev                           # tokenizer
+  libsentencepiece-dev libicu-dev                # tokenizers
   libgtest-dev python3 python3-numpy python3-h5py  # tests
 )
 

@@ -36,9 +36,6 @@ TEST(TokenizerChoice, ModelsWithoutOneSayWhy) {
   const auto none = make_tokenizer({}, small_config());
   EXPECT_FALSE(none.tokenizer);
   expect_words(none.why_none, {"no tokenizer"});
-  const auto huggingface = make_tokenizer({"huggingface", {'{', '}'}, "m.h5"}, small_config());
-  EXPECT_FALSE(huggingface.tokenizer);
-  expect_words(huggingface.why_none, {"huggingface", "token ids"});
 }
 
 TEST(TokenizerChoice, WhatMakesNoSenseIsBadInput) {
