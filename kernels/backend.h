@@ -28,7 +28,9 @@ enum class WeightRole : std::uint8_t {
               // products take: rounded to bfloat16 or quantised on load
   router,     // of a mixture of experts: a matrix whose products always take float32
   embedding,  // looked up by row, nothing else; kept in its storage type
-  tied_embedding,  // the head's matrix, looked up by row too; kept as a matrix is
+  tied_embedding,  // the head's matrix, looked up by row too; never int8, else kept as a matrix is. Where the
+                   // other products take int8, its own take bfloat16 if it is stored so and the processor
+                   // multiplies that natively, else float32
   vector,          // norm weights; widened to float32 at load
 };
 
@@ -199,9 +201,10 @@ struct CpuOptions {
   // More threads than processing units run on this host: workers sleep at once when there is nothing to do.
   bool oversubscribed = false;
   // Type of the products' inputs. bfloat16 rounds activations (and wider weights, at load) to bfloat16; int8
-  // quantises activations in groups of kInt8Group and needs int8 weights; float32 takes every weight type.
+  // quantises activations in groups of kInt8Group and needs int8 matrices; float32 takes every weight type.
   Compute compute = Compute::float32;
-  // Matrices of other types (not routers, not tables that are only looked up) become int8 at load.
+  // Matrices of other types (not routers, not tables that are looked up) become int8 at load, or the load is
+  // refused: every weight must be finite and at most kLargestInt8Weight (int8.h).
   bool quantize_int8 = false;
 };
 

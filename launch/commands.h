@@ -54,6 +54,13 @@ struct InitOptions {
   bool split = false;
 };
 
+struct QuantizeOptions {
+  std::string model;
+  std::string output;
+  std::string weights;  // int8
+  bool split = false;
+};
+
 struct InspectOptions {
   std::string model;
   bool json = false;
@@ -63,8 +70,9 @@ struct InspectOptions {
 
 void run_batch(const BatchOptions& options, JobComm& job);
 void run_bench(const BenchOptions& options, JobComm& job);
-// These two do not use other ranks.
+// These do not use other ranks.
 void run_init(const InitOptions& options);
+void run_quantize(const QuantizeOptions& options);
 void run_inspect(const InspectOptions& options);
 
 }  // namespace ptrt

@@ -4,7 +4,7 @@
 //   file, format_version, config      as in the file
 //   parameters                        {shared, per_track, total}
 //   bytes                             {shared, tracks: [one a track], total} of tensor data in the file
-//   datasets                          {total, by_type: {float32: n, ...}}
+//   datasets                          {total, by_type: {float32: n, ..., int8: n, "int8 scales": n}}
 //   files                             [{path, bytes}], the main one first
 //   tokenizer                         {kind (null: none), usable, why_not}
 //   checksums                         {present, absent, verified (--verify was given), failed: [..],
@@ -59,11 +59,16 @@ struct Facts {
   std::int64_t kv_elements_per_track = 0;  // a token
 };
 
-void verify(const ModelFile& model, const TensorSpec& spec, const StoredTensor& stored, Facts& facts) {
-  const std::uint32_t crc = model.content_crc32c(spec, stored);
-  if (stored.crc32c && *stored.crc32c != crc)
-    facts.failed.push_back(
-        fmt::format("{}: expected crc32c {:08x}, found {:08x}", spec.path, *stored.crc32c, crc));
+// With `verify_content`, `reader` is one of the dataset.
+void survey_dataset(const StoredDataset& stored, const std::string& type, DatasetReader* reader,
+                    Facts& facts) {
+  facts.datasets++;
+  facts.datasets_by_type[type]++;
+  if (!stored.crc32c) facts.unchecked.push_back(stored.name);
+  if (reader == nullptr) return;
+  reader->scan();
+  if (const std::string what = reader->mismatch(); !what.empty())
+    facts.failed.push_back(fmt::format("{}: {}", stored.name, what));
 }
 
 Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, bool verify_content,
@@ -72,14 +77,15 @@ Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, bo
   for (const TensorSpec& spec : tensors) {
     const StoredTensor stored = model.stat(spec);
     volume.parameters += spec.elements();
-    volume.bytes += stored.bytes;
-    volume.memory_bytes += spec.role == WeightRole::vector
-                               ? static_cast<std::size_t>(spec.elements()) * sizeof(float)
-                               : stored.bytes;
-    facts.datasets++;
-    facts.datasets_by_type[std::string(to_string(stored.dtype))]++;
-    if (!stored.crc32c) facts.unchecked.push_back(spec.path);
-    if (verify_content) verify(model, spec, stored, facts);
+    const std::size_t bytes = stored.bytes + (stored.scales ? stored.scales->bytes : 0);
+    volume.bytes += bytes;
+    volume.memory_bytes +=
+        spec.role == WeightRole::vector ? static_cast<std::size_t>(spec.elements()) * sizeof(float) : bytes;
+    const auto reader = verify_content ? model.open(stored) : nullptr;
+    survey_dataset(stored, std::string(to_string(stored.dtype)), reader ? &reader->content() : nullptr,
+                   facts);
+    if (stored.scales)
+      survey_dataset(*stored.scales, "int8 scales", reader ? reader->scales() : nullptr, facts);
   }
   return volume;
 }

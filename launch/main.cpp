@@ -21,6 +21,7 @@ void run_command(const Command& command, JobComm& job) {
   if (const auto* bench = std::get_if<BenchOptions>(&command)) run_bench(*bench, job);
   if (job.rank() != 0) return;
   if (const auto* init = std::get_if<InitOptions>(&command)) run_init(*init);
+  if (const auto* quantize = std::get_if<QuantizeOptions>(&command)) run_quantize(*quantize);
   if (const auto* inspect = std::get_if<InspectOptions>(&command)) run_inspect(*inspect);
 }
 

@@ -54,17 +54,31 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
 // types take float32: none of them is to be rounded without being asked for.
 Compute ModelSession::choose_compute() const {
   if (options_.backend == "cuda") throw_bad_input("--backend cuda: this build has no CUDA backend, use cpu");
-  const bool int8 = options_.weights == "int8";
   if (options_.compute == "float32") return Compute::float32;
   if (options_.compute == "int8") return Compute::int8;
   if (options_.compute == "bfloat16") return Compute::bfloat16;
-  if (int8) return cpu_computes(Compute::int8) ? Compute::int8 : Compute::float32;
-  bool all_bfloat16 = true;  // random weights are
-  if (file_)
-    for (std::int64_t t = 0; t < placement_.tracks; t++)
-      for (const TensorSpec& spec : track_tensors(config_, placement_.first_track + t))
-        if (spec.role == WeightRole::matrix) all_bfloat16 &= file_->stat(spec).dtype == DType::bfloat16;
-  return all_bfloat16 && cpu_computes(Compute::bfloat16) ? Compute::bfloat16 : Compute::float32;
+  const std::optional<DType> type = options_.weights == "int8" ? DType::int8 : matrix_type();
+  if (type == DType::int8 && cpu_computes(Compute::int8)) return Compute::int8;
+  if (type == DType::bfloat16 && cpu_computes(Compute::bfloat16)) return Compute::bfloat16;
+  return Compute::float32;
+}
+
+std::optional<DType> ModelSession::matrix_type() const {
+  if (!file_) return DType::bfloat16;  // random weights
+  std::optional<DType> type;
+  bool same = true;
+  const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors) {
+      if (spec.role != WeightRole::matrix) continue;
+      const DType found = file_->stat(spec).dtype;
+      same &= type.value_or(found) == found;
+      type = found;
+    }
+  };
+  look_at(shared_tensors(config_));
+  for (std::int64_t t = 0; t < placement_.tracks; t++)
+    look_at(track_tensors(config_, placement_.first_track + t));
+  return same ? type : std::nullopt;
 }
 
 // Ranks that would choose differently all take float32.

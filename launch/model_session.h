@@ -48,6 +48,8 @@ class ModelSession {
  private:
   void choose_backend();
   Compute choose_compute() const;
+  // Of all matrices of this rank as stored; none where they differ.
+  std::optional<DType> matrix_type() const;
   void plan_kv_pages();
 
   const ModelRunOptions& options_;

@@ -71,7 +71,8 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
       ->capture_default_str();
   command
       .add_option("--weights", run.weights,
-                  "auto: matrices as stored; int8: quantised on load, in groups of 32 with a float16 scale")
+                  "auto: matrices as stored; int8: quantised on load, in groups of 32 with a float16 scale\n"
+                  "(`ptrt quantize` does that once and for all)")
       ->check(CLI::IsMember({"auto", "int8"}))
       ->capture_default_str();
   command
@@ -157,6 +158,23 @@ CLI::App* add_init(CLI::App& app, InitOptions& options) {
   return command;
 }
 
+CLI::App* add_quantize(CLI::App& app, QuantizeOptions& options) {
+  CLI::App* command = app.add_subcommand("quantize", "Write a model with its matrices as int8");
+  command->add_option("MODEL", options.model, "Model file (HDF5) of floating weights")->required();
+  command->add_option("-o,--output", options.output, "Model file to write")->required();
+  command
+      ->add_option("--weights", options.weights,
+                   "Type of the matrices; int8 alone: groups of 32 along a row with a float16 scale.\n"
+                   "Norms, routers and embeddings stay as stored")
+      ->required()
+      ->check(CLI::IsMember({"int8"}));
+  command->add_flag("--split", options.split, "One file a track, beside the main file");
+  command->footer(R"(Examples:
+  ptrt quantize model.h5 -o model-int8.h5 --weights int8
+  ptrt generate model-int8.h5 requests.jsonl -o results.jsonl     (the same results as model.h5 with --weights int8))");
+  return command;
+}
+
 CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   CLI::App* command =
       app.add_subcommand("inspect", "Show a model's configuration, sizes, placement and checksums");
@@ -212,6 +230,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   score.task = Task::score;
   BenchOptions bench;
   InitOptions init;
+  QuantizeOptions quantize;
   InspectOptions inspect;
   std::string kv_size;
   auto* generate_command =
@@ -219,6 +238,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   auto* score_command = add_batch(app, "score", "Log-probability of given text", score, kv_size);
   auto* bench_command = add_bench(app, bench, kv_size);
   auto* init_command = add_init(app, init);
+  auto* quantize_command = add_quantize(app, quantize);
   auto* inspect_command = add_inspect(app, inspect);
 
   try {
@@ -240,6 +260,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   if (score_command->parsed()) return {score, {}};
   if (bench_command->parsed()) return {bench, {}};
   if (init_command->parsed()) return {init, {}};
+  if (quantize_command->parsed()) return {quantize, {}};
   PTRT_CHECK(inspect_command->parsed());
   return {inspect, {}};
 }

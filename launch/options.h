@@ -8,7 +8,8 @@
 
 namespace ptrt {
 
-using Command = std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, InspectOptions>;
+using Command =
+    std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, QuantizeOptions, InspectOptions>;
 
 struct CommandLine {
   Command command;

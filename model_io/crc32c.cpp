@@ -36,6 +36,28 @@ std::uint64_t load_word(const std::byte* p) {
   return word;
 }
 
+// The product of two polynomials modulo the checksum's; bit 31 is x^0.
+constexpr std::uint32_t multiply(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t product = 0;
+  for (std::uint32_t bit = std::uint32_t{1} << 31; bit != 0; bit >>= 1) {
+    if ((a & bit) != 0) product ^= b;
+    b = (b >> 1) ^ ((b & 1) != 0 ? kPolynomial : 0);
+  }
+  return product;
+}
+
+using BytePowers = std::array<std::uint32_t, 64>;
+
+// powers[k] = x^(8 · 2^k), by which 2^k further bytes multiply a remainder.
+constexpr BytePowers make_byte_powers() {
+  BytePowers powers{};
+  powers[0] = std::uint32_t{1} << (31 - 8);
+  for (std::size_t k = 1; k < powers.size(); ++k) powers[k] = multiply(powers[k - 1], powers[k - 1]);
+  return powers;
+}
+
+constexpr BytePowers kBytePowers = make_byte_powers();
+
 std::uint32_t step_byte(std::uint32_t state, std::byte byte) {
   return kByteTables[0][(state ^ static_cast<std::uint32_t>(byte)) & 0xff] ^ (state >> 8);
 }
@@ -51,11 +73,7 @@ using ZerosTable = std::array<std::array<std::uint32_t, 256>, 4>;
 
 ZerosTable make_zeros_table() {
   std::array<std::uint32_t, 32> image{};  // of each single bit
-  for (std::size_t bit = 0; bit < 32; ++bit) {
-    std::uint32_t state = std::uint32_t{1} << bit;
-    for (std::size_t i = 0; i < kStretch; ++i) state = step_byte(state, std::byte{0});
-    image[bit] = state;
-  }
+  for (std::size_t bit = 0; bit < 32; ++bit) image[bit] = crc32c_before(std::uint32_t{1} << bit, kStretch);
   ZerosTable table{};
   for (std::size_t k = 0; k < 4; ++k)
     for (std::size_t byte = 0; byte < 256; ++byte)
@@ -114,6 +132,17 @@ std::uint32_t crc32c(std::uint32_t crc, std::span<const std::byte> bytes) {
   if (has_instruction) return crc32c_sse42(crc, bytes);
 #endif
   return crc32c_portable(crc, bytes);
+}
+
+std::uint32_t crc32c_before(std::uint32_t crc, std::uint64_t bytes) {
+  for (std::size_t k = 0; bytes != 0; ++k, bytes >>= 1)
+    if ((bytes & 1) != 0) crc = multiply(kBytePowers[k], crc);
+  return crc;
+}
+
+void Crc32cOfPieces::add(std::size_t at, std::span<const std::byte> piece) {
+  crc_ ^= crc32c_before(crc32c(0, piece), bytes_ - at - piece.size());
+  added_ += piece.size();
 }
 
 }  // namespace ptrt

@@ -59,10 +59,10 @@ bool is_float(hid_t type, std::size_t bytes, std::size_t exponent_bits, std::siz
 H5Type classify(hid_t type) {
   if (is_float(type, 4, 8, 23)) return H5Type::float32;
   if (is_float(type, 2, 5, 10)) return H5Type::float16;
-  const bool is_unsigned = H5Tget_class(type) == H5T_INTEGER && H5Tget_sign(type) == H5T_SGN_NONE;
-  if (is_unsigned && H5Tget_size(type) == 2) return H5Type::uint16;
-  if (is_unsigned && H5Tget_size(type) == 1) return H5Type::uint8;
-  return H5Type::other;
+  if (H5Tget_class(type) != H5T_INTEGER) return H5Type::other;
+  const bool is_unsigned = H5Tget_sign(type) == H5T_SGN_NONE;
+  if (H5Tget_size(type) == 1) return is_unsigned ? H5Type::uint8 : H5Type::int8;
+  return is_unsigned && H5Tget_size(type) == 2 ? H5Type::uint16 : H5Type::other;
 }
 
 std::string name_of_type(hid_t type) {
@@ -106,7 +106,8 @@ H5DatasetInfo read_info(hid_t dataset, hid_t type, hid_t space) {
   H5Sget_simple_extent_dims(space, extents.data(), nullptr);
   info.shape.assign(extents.begin(), extents.end());
   const H5Handle properties(H5Dget_create_plist(dataset), H5Pclose);
-  info.contiguous = H5Pget_layout(properties.id()) == H5D_CONTIGUOUS;
+  const haddr_t offset = H5Dget_offset(dataset);  // undefined where the bytes lie in a file of their own
+  if (H5Pget_layout(properties.id()) == H5D_CONTIGUOUS && offset != HADDR_UNDEF) info.offset = offset;
   info.stored = is_stored(dataset, space, info.shape, H5Tget_size(type));
   return info;
 }
@@ -119,6 +120,8 @@ hid_t file_type(H5Type type) {
       return H5Tcopy(H5T_STD_U16LE);
     case H5Type::uint8:
       return H5Tcopy(H5T_STD_U8LE);
+    case H5Type::int8:
+      return H5Tcopy(H5T_STD_I8LE);
     case H5Type::float16: {
       const hid_t half = H5Tcopy(H5T_IEEE_F32LE);  // the library has no half of its own
       H5Tset_fields(half, 15, 10, 5, 0, 10);
@@ -289,8 +292,8 @@ H5File H5File::open(const std::string& path) {
   check_readable(path);
   if (H5Fis_hdf5(path.c_str()) <= 0) throw_bad_input("{}: not an HDF5 file", path);
   const H5Handle access = property_list(H5P_FILE_ACCESS);
-  H5Pset_file_locking(access.id(), false,
-                      true);  // some parallel file systems refuse locks; nothing is written
+  H5Pset_fapl_sec2(access.id());                  // plain reads, so that descriptor() is one
+  H5Pset_file_locking(access.id(), false, true);  // some parallel file systems refuse locks
   H5Handle handle(H5Fopen(path.c_str(), H5F_ACC_RDONLY, access.id()), H5Fclose);
   if (!handle.valid()) throw_bad_input("{}: truncated or damaged HDF5 file: {}", path, library_reason());
   return {std::move(handle), path};
@@ -308,6 +311,13 @@ H5File H5File::create(const std::string& path) {
   const std::string reason = library_reason();
   ::unlink(path.c_str());
   throw_failure("{}: cannot create: {}", path, reason);
+}
+
+int H5File::descriptor() const {
+  void* descriptor = nullptr;
+  if (H5Fget_vfd_handle(handle_.id(), H5P_DEFAULT, &descriptor) < 0)
+    throw_failure("{}: no file descriptor: {}", path_, library_reason());
+  return *static_cast<int*>(descriptor);
 }
 
 bool H5File::exists(const std::string& object) const {

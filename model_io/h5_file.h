@@ -16,15 +16,16 @@
 namespace ptrt {
 
 // Element types that the model format knows.
-enum class H5Type : std::uint8_t { float32, float16, uint16, uint8, other };
+enum class H5Type : std::uint8_t { float32, float16, uint16, uint8, int8, other };
 
 struct H5DatasetInfo {
   H5Type type = H5Type::other;
   bool big_endian = false;
   std::string type_name;            // for messages, also of other types: "int64", "float64 (big-endian)"
   std::vector<std::int64_t> shape;  // empty for a scalar
-  bool contiguous = false;          // one run of bytes in the file, cheap to read piece by piece
-  bool stored = false;              // all of it has been written; where not, the library would read zeros
+  // Where its first byte lies, if its bytes are one run in the file, in C order and as they are.
+  std::optional<std::uint64_t> offset;
+  bool stored = false;  // all of it has been written; where not, the library would read zeros
 };
 
 struct H5ExternalLink {
@@ -74,6 +75,7 @@ class H5Dataset : public H5Object {
   H5Dataset(H5Handle handle, std::string file, std::string path);
 
   const H5DatasetInfo& info() const { return info_; }
+  std::size_t element_bytes() const { return element_bytes_; }
   // Bytes of the elements first, first + 1, ... in C order, in the file's own element type, as many as fit
   // `bytes`.
   void read(std::int64_t first, std::span<std::byte> bytes) const;
@@ -96,6 +98,7 @@ class H5File {
   static H5File create(const std::string& path);
 
   const std::string& path() const { return path_; }
+  int descriptor() const;                        // of a file opened for reading; for pread()
   bool exists(const std::string& object) const;  // each link of the path, and what the last one points at
   std::optional<H5ExternalLink> external_link(const std::string& path) const;
   H5Object group(const std::string& path) const;

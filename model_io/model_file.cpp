@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <filesystem>
 #include <map>
@@ -10,6 +11,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "kernels/int8.h"
 #include "model_io/crc32c.h"
 #include "model_io/h5_file.h"
 
@@ -21,7 +23,6 @@ namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little);
 
 constexpr std::int64_t kFormatVersion = 1;
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;  // read, then checksummed while in the cache
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
@@ -64,7 +65,8 @@ TrackPlace find_track(const H5File& main, std::int64_t track) {
   return {file.string(), link->path == "/" ? "" : link->path};
 }
 
-DType element_type(const H5Dataset& dataset, const std::string& file, const std::string& path) {
+DType element_type(const H5Dataset& dataset, const TensorSpec& spec, const std::string& file) {
+  const bool may_be_int8 = spec.role == WeightRole::matrix;
   switch (dataset.info().type) {
     case H5Type::float32:
       return DType::float32;
@@ -73,15 +75,18 @@ DType element_type(const H5Dataset& dataset, const std::string& file, const std:
     case H5Type::uint16: {
       const auto dtype = dataset.string_attribute("dtype");
       if (dtype == "bfloat16") return DType::bfloat16;
-      throw_bad_input("{}: dataset {}: uint16 needs the attribute dtype = \"bfloat16\", found {}", file, path,
-                      dtype ? fmt::format("dtype = \"{}\"", *dtype) : "none");
+      throw_bad_input("{}: dataset {}: uint16 needs the attribute dtype = \"bfloat16\", found {}", file,
+                      spec.path, dtype ? fmt::format("dtype = \"{}\"", *dtype) : "none");
     }
+    case H5Type::int8:
+      if (may_be_int8) return DType::int8;
+      [[fallthrough]];
     default:
       throw_bad_input(
-          "{}: dataset {}: expected float32, float16 or bfloat16 (uint16 with the attribute dtype = "
-          "\"bfloat16\"), "
-          "found {}",
-          file, path, dataset.info().type_name);
+          "{}: dataset {}: expected float32, float16{} bfloat16 (uint16 with the attribute dtype = "
+          "\"bfloat16\"){}, found {}",
+          file, spec.path, may_be_int8 ? "," : " or", may_be_int8 ? " or int8" : "; int8 is for matrices",
+          dataset.info().type_name);
   }
 }
 
@@ -132,33 +137,54 @@ struct ModelFile::Impl {
     return added->second;
   }
 
-  H5Dataset open(const TensorSpec& spec) {
-    const Place place = locate(spec.path);
+  // The dataset with the name `path` in the model; `why` it must be there is for messages.
+  H5Dataset open(const std::string& path, const std::vector<std::int64_t>& shape, const std::string& why) {
+    const Place place = locate(path);
     if (!place.file->exists(place.path))
-      throw_bad_input("{}: dataset {} is missing; the config asks for it with shape {}", place.file->path(),
-                      spec.path, shape_text(spec.shape));
-    return place.file->dataset(place.path, spec.path);
+      throw_bad_input("{}: dataset {} is missing; {} asks for it with shape {}", place.file->path(), path,
+                      why, shape_text(shape));
+    H5Dataset dataset = place.file->dataset(place.path, path);
+    if (dataset.info().shape != shape)
+      throw_bad_input("{}: dataset {}: expected shape {}, found {}", place.file->path(), path,
+                      shape_text(shape), shape_text(dataset.info().shape));
+    return dataset;
   }
 
-  // Reads the whole dataset in order, each piece into buffer(first byte, bytes). Returns the crc32c.
-  template <typename Buffer>
-  std::uint32_t read_pieces(const H5Dataset& dataset, const StoredTensor& stored, const Buffer& buffer) {
-    const std::size_t piece_bytes = dataset.info().contiguous ? kPieceBytes : stored.bytes;
-    std::uint32_t crc = 0;
-    for (std::size_t at = 0; at < stored.bytes; at += piece_bytes) {
-      const std::span<std::byte> piece = buffer(at, std::min(piece_bytes, stored.bytes - at));
-      dataset.read(static_cast<std::int64_t>(at / size_of(stored.dtype)), piece);
-      crc = crc32c(crc, piece);
-      bytes_read += piece.size();
-    }
-    return crc;
+  StoredDataset stat(const H5Dataset& dataset, const std::string& path) {
+    const H5File& file = *locate(path).file;
+    const H5DatasetInfo& info = dataset.info();
+    if (!info.stored)
+      throw_bad_input("{}: dataset {} is incomplete: not all of its data was ever written", file.path(),
+                      path);
+    StoredDataset stored;
+    stored.file = file.path();
+    stored.name = path;
+    stored.crc32c = stored_crc32c(dataset, file.path(), path);
+    stored.bytes = dataset.element_bytes();
+    for (const std::int64_t extent : info.shape) stored.bytes *= static_cast<std::size_t>(extent);
+    if (info.big_endian) return stored;
+    stored.descriptor = file.descriptor();
+    stored.offset = info.offset;
+    return stored;
+  }
+
+  std::unique_ptr<DatasetReader> reader(const StoredDataset& stored) {
+    if (stored.offset) return std::make_unique<DatasetReader>(stored, bytes_read);
+    const Place place = locate(stored.name);
+    const H5Dataset dataset = place.file->dataset(place.path, stored.name);
+    std::vector<std::byte> content(stored.bytes);
+    dataset.read(0, content);
+    bytes_read += content.size();
+    const std::uint32_t crc = crc32c(0, content);
+    if (dataset.info().big_endian) swap_bytes(content, dataset.element_bytes());
+    return std::make_unique<DatasetReader>(stored, std::move(content), crc);
   }
 
   H5File main;
   ModelConfig config;
   std::map<std::string, H5File> shards;  // opened so far, by path
   std::vector<std::string> files;
-  std::size_t bytes_read = 0;
+  std::atomic<std::size_t> bytes_read = 0;
 };
 
 ModelFile::ModelFile(const std::string& path) : impl_(std::make_unique<Impl>(path)) {}
@@ -206,41 +232,23 @@ TokenizerBlob ModelFile::tokenizer() const {
 }
 
 StoredTensor ModelFile::stat(const TensorSpec& spec) const {
-  const H5Dataset dataset = impl_->open(spec);
-  const std::string& file = impl_->locate(spec.path).file->path();
-  const H5DatasetInfo& info = dataset.info();
-  if (info.shape != spec.shape)
-    throw_bad_input("{}: dataset {}: expected shape {}, found {}", file, spec.path, shape_text(spec.shape),
-                    shape_text(info.shape));
-  StoredTensor stored;
-  stored.dtype = element_type(dataset, file, spec.path);
-  if (!info.stored)
-    throw_bad_input("{}: dataset {} is incomplete: not all of its data was ever written", file, spec.path);
-  stored.shape = info.shape;
-  stored.crc32c = stored_crc32c(dataset, file, spec.path);
-  stored.bytes = static_cast<std::size_t>(spec.elements()) * size_of(stored.dtype);
+  const H5Dataset dataset = impl_->open(spec.path, spec.shape, "the config");
+  const DType dtype = element_type(dataset, spec, impl_->locate(spec.path).file->path());
+  StoredTensor stored{impl_->stat(dataset, spec.path), dtype, spec.shape, {}};
+  if (dtype != DType::int8) return stored;
+  std::vector<std::int64_t> shape = spec.shape;
+  shape.back() = int8_groups(shape.back());
+  const std::string path = scale_path(spec);
+  const H5Dataset scales = impl_->open(path, shape, fmt::format("the int8 dataset {}", spec.path));
+  if (scales.info().type != H5Type::float16)
+    throw_bad_input("{}: dataset {}: expected float16, found {}", stored.file, path, scales.info().type_name);
+  stored.scales = impl_->stat(scales, path);
   return stored;
 }
 
-std::uint32_t ModelFile::read(const TensorSpec& spec, const StoredTensor& stored,
-                              std::span<std::byte> out) const {
-  PTRT_CHECK(out.size() == stored.bytes);
-  const H5Dataset dataset = impl_->open(spec);
-  const std::uint32_t crc = impl_->read_pieces(
-      dataset, stored, [&](std::size_t at, std::size_t bytes) { return out.subspan(at, bytes); });
-  if (stored.crc32c && *stored.crc32c != crc)
-    throw_bad_input("{}: dataset {}: expected crc32c {:08x}, found {:08x}: the data is damaged",
-                    impl_->locate(spec.path).file->path(), spec.path, *stored.crc32c, crc);
-  if (dataset.info().big_endian) swap_bytes(out, size_of(stored.dtype));
-  return crc;
-}
-
-std::uint32_t ModelFile::content_crc32c(const TensorSpec& spec, const StoredTensor& stored) const {
-  std::vector<std::byte> buffer;
-  return impl_->read_pieces(impl_->open(spec), stored, [&](std::size_t, std::size_t bytes) {
-    buffer.resize(std::max(buffer.size(), bytes));
-    return std::span(buffer).first(bytes);
-  });
+std::unique_ptr<TensorReader> ModelFile::open(const StoredTensor& stored) const {
+  return std::make_unique<TensorReader>(stored, impl_->reader(stored),
+                                        stored.scales ? impl_->reader(*stored.scales) : nullptr);
 }
 
 }  // namespace ptrt

@@ -1,25 +1,18 @@
-// A model file opened for reading: config, tokenizer and checked access to its tensors. One thread at a time.
+// A model file opened for reading: config, tokenizer and checked access to its tensors. One thread at a time,
+// but for the readers that open() gives.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "model_io/model_config.h"
 #include "model_io/tensor_names.h"
+#include "model_io/tensor_reader.h"
 
 namespace ptrt {
-
-struct StoredTensor {
-  DType dtype = DType::float32;
-  std::vector<std::int64_t> shape;
-  std::optional<std::uint32_t> crc32c;  // as the file claims
-  std::size_t bytes = 0;
-};
 
 struct TokenizerBlob {
   std::string kind;                 // "bytes", "sentencepiece", "huggingface"; "" when the file has none
@@ -38,15 +31,13 @@ class ModelFile {
   const ModelConfig& config() const;
   TokenizerBlob tokenizer() const;
 
-  // Shape, type and checksum of one tensor from the file's metadata, checked against the spec: missing (names
-  // it, or the shard file that is not there), misshapen or of another type (expected and found), truncated.
-  // Reads no data.
+  // Shape, type and checksums of one tensor from the file's metadata, checked against the spec: missing
+  // (names it, or the shard file that is not there), misshapen or of a type that its role does not have
+  // (expected and found), without its scales, truncated. Reads no data.
   StoredTensor stat(const TensorSpec& spec) const;
-  // Reads the whole tensor into `out` (exactly stat().bytes) and checks its crc32c where the file has one.
-  // Returns the crc32c of the bytes as they lie in the file; `out` gets them in this machine's byte order.
-  std::uint32_t read(const TensorSpec& spec, const StoredTensor& stored, std::span<std::byte> out) const;
-  // The crc32c of the tensor's bytes, read piece by piece and compared with nothing.
-  std::uint32_t content_crc32c(const TensorSpec& spec, const StoredTensor& stored) const;
+  // A reader of what stat() found; this object and `stored` outlive it. A dataset that does not lie in the
+  // file as one run of this machine's elements (chunked, compressed, big-endian) is read whole here.
+  std::unique_ptr<TensorReader> open(const StoredTensor& stored) const;
 
   // Bytes of tensor data read through this object so far, and files it opened (the main one, then shards).
   std::size_t bytes_read() const;

@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "kernels/int8.h"
 #include "model_io/crc32c.h"
 #include "model_io/h5_file.h"
 
@@ -32,16 +33,18 @@ H5Type stored_type(DType dtype) {
     case DType::bfloat16:
       return H5Type::uint16;
     case DType::int8:
-      break;
+      return H5Type::int8;
   }
   return H5Type::other;
 }
+
+const char* const kTemporarySuffix = ".partial";
 
 // A file that takes its name only when it is whole.
 class PendingFile {
  public:
   explicit PendingFile(std::string name)
-      : name_(std::move(name)), temporary_(name_ + ".partial"), file_(H5File::create(temporary_)) {}
+      : name_(std::move(name)), temporary_(name_ + kTemporarySuffix), file_(H5File::create(temporary_)) {}
   ~PendingFile() {
     if (temporary_.empty()) return;
     file_.reset();
@@ -80,6 +83,30 @@ std::string track_file_name(const std::string& path, std::int64_t track) {
   const fs::path main(path);
   return (main.parent_path() / fmt::format("{}.track{:02}.h5", main.stem().string(), track)).string();
 }
+
+// A dataset on its way into a file, from its first element to its last.
+class DatasetWriter {
+ public:
+  DatasetWriter(H5File& file, const std::string& path, DType dtype, const std::vector<std::int64_t>& shape)
+      : dataset_(file.create_dataset(path, stored_type(dtype), shape)), dtype_(dtype) {}
+
+  void append(std::span<const std::byte> bytes) {
+    crc_ = crc32c(crc_, bytes);
+    dataset_.write(next_, bytes);
+    next_ += static_cast<std::int64_t>(bytes.size() / size_of(dtype_));
+  }
+
+  void finish() {
+    dataset_.write_attribute("crc32c", crc_);
+    if (dtype_ == DType::bfloat16) dataset_.write_attribute("dtype", std::string("bfloat16"));
+  }
+
+ private:
+  H5Dataset dataset_;
+  DType dtype_;
+  std::int64_t next_ = 0;
+  std::uint32_t crc_ = 0;
+};
 
 std::set<std::string> all_paths(const ModelConfig& config) {
   std::set<std::string> paths;
@@ -120,6 +147,14 @@ struct ModelWriter::Impl {
   std::vector<std::byte> piece;
 };
 
+std::vector<std::string> files_written(const std::string& path, const ModelConfig& config, bool split) {
+  std::vector<std::string> names{path};
+  for (std::int64_t track = 0; split && track < config.tracks; ++track)
+    names.push_back(track_file_name(path, track));
+  for (std::size_t i = names.size(); i-- > 0;) names.push_back(names[i] + kTemporarySuffix);
+  return names;
+}
+
 ModelWriter::ModelWriter(const std::string& path, const ModelConfig& config, bool split)
     : impl_(std::make_unique<Impl>(path, config)) {
   for (std::int64_t track = 0; split && track < config.tracks; ++track) impl_->add_track_file(track);
@@ -129,20 +164,37 @@ ModelWriter::~ModelWriter() = default;
 
 void ModelWriter::write(const TensorSpec& spec, DType dtype, const Fill& fill) {
   PTRT_CHECK(impl_->missing.erase(spec.path) == 1);
-  H5Dataset dataset = impl_->file_of(spec.path).create_dataset(spec.path, stored_type(dtype), spec.shape);
+  DatasetWriter dataset(impl_->file_of(spec.path), spec.path, dtype, spec.shape);
   const auto piece_elements = static_cast<std::int64_t>(kPieceBytes / size_of(dtype));
-  std::uint32_t crc = 0;
   for (std::int64_t first = 0; first < spec.elements(); first += piece_elements) {
     const auto elements = static_cast<std::size_t>(std::min(piece_elements, spec.elements() - first));
     impl_->piece.resize(std::max(impl_->piece.size(), elements * size_of(dtype)));
     const std::span<std::byte> piece(impl_->piece.data(), elements * size_of(dtype));
     fill(first, piece);
-    crc = crc32c(crc, piece);
-    dataset.write(first, piece);
+    dataset.append(piece);
     impl_->bytes_written += piece.size();
   }
-  dataset.write_attribute("crc32c", crc);
-  if (dtype == DType::bfloat16) dataset.write_attribute("dtype", std::string("bfloat16"));
+  dataset.finish();
+}
+
+void ModelWriter::write_int8(const TensorSpec& spec, const FillInt8& fill) {
+  PTRT_CHECK(spec.role == WeightRole::matrix && impl_->missing.erase(spec.path) == 1);
+  const std::int64_t in = spec.shape.back(), rows = spec.elements() / in;
+  std::vector<std::int64_t> scale_shape = spec.shape;
+  scale_shape.back() = int8_groups(in);
+  H5File& file = impl_->file_of(spec.path);
+  DatasetWriter q(file, spec.path, DType::int8, spec.shape);
+  DatasetWriter scales(file, scale_path(spec), DType::float16, scale_shape);
+  const std::int64_t step =
+      std::max<std::int64_t>(1, static_cast<std::int64_t>(kPieceBytes / sizeof(float)) / in);
+  for (std::int64_t first = 0; first < rows; first += step) {
+    const Int8Piece piece = fill(first, std::min(step, rows - first));
+    q.append(std::as_bytes(piece.q));
+    scales.append(std::as_bytes(piece.scales));
+    impl_->bytes_written += piece.q.size_bytes() + piece.scales.size_bytes();
+  }
+  q.finish();
+  scales.finish();
 }
 
 void ModelWriter::write_tokenizer(const TokenizerBlob& blob) {

@@ -16,10 +16,20 @@
 
 namespace ptrt {
 
+// Every file that a ModelWriter for that path would write, temporary ones too.
+std::vector<std::string> files_written(const std::string& path, const ModelConfig& config, bool split);
+
 class ModelWriter {
  public:
   // Gives the elements first, first + 1, ... of a tensor in C order, as many as fit `bytes`. Called in order.
   using Fill = std::function<void(std::int64_t first, std::span<std::byte> bytes)>;
+  // One piece of an int8 matrix: whole rows of q, and of the scales of their groups.
+  struct Int8Piece {
+    std::span<const std::int8_t> q;
+    std::span<const std::uint16_t> scales;
+  };
+  // Gives rows [first, first + rows) of a matrix, valid until the next call. Called in order.
+  using FillInt8 = std::function<Int8Piece(std::int64_t first, std::int64_t rows)>;
 
   // The files lie under temporary names beside `path` until commit(). `split` puts each track into a file of
   // its own,
@@ -30,6 +40,8 @@ class ModelWriter {
 
   // One tensor of the config, with its crc32c. Throws failure, e.g. on a full disk.
   void write(const TensorSpec& spec, DType dtype, const Fill& fill);
+  // The same for a matrix as int8, with its scales beside it.
+  void write_int8(const TensorSpec& spec, const FillInt8& fill);
   void write_tokenizer(const TokenizerBlob& blob);
   // Everything is on disk and appears under its name, the main file last. Throws when a tensor was not
   // written.

@@ -37,6 +37,17 @@ std::int64_t TensorSpec::elements() const {
   return product;
 }
 
+WeightSpec TensorSpec::weight(DType dtype) const {
+  WeightSpec weight{path, role, dtype, 1, 1, shape.back()};
+  if (shape.size() >= 2) weight.out = shape[shape.size() - 2];
+  if (shape.size() == 3) weight.count = shape[0];
+  return weight;
+}
+
+std::string scale_path(const TensorSpec& spec) {
+  return spec.path + ".scale";
+}
+
 std::string track_group(std::int64_t track) {
   return fmt::format("/tracks/{:02}", track);
 }

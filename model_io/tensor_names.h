@@ -16,7 +16,11 @@ struct TensorSpec {
   WeightRole role = WeightRole::matrix;
 
   std::int64_t elements() const;
+  WeightSpec weight(DType dtype) const;  // as a backend takes it, stored in that type
 };
+
+// The dataset of an int8 tensor's scales, beside the tensor's: "/tracks/03/layers/007/wq.scale".
+std::string scale_path(const TensorSpec& spec);
 
 std::string track_group(std::int64_t track);                     // "/tracks/03"
 std::string layer_path(std::int64_t track, std::int64_t layer);  // "/tracks/03/layers/007"

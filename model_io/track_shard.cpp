@@ -4,9 +4,10 @@
 #include <fmt/ranges.h>
 #include <xxhash.h>
 
-#include <algorithm>
 #include <array>
 #include <functional>
+#include <map>
+#include <memory>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -55,53 +56,40 @@ TrackWeights& slot_of(BlockWeights& block, std::string_view name) {
   return name == "dispatch_norm" ? block.dispatch_norm : block.combine_norm;
 }
 
-WeightSpec weight_spec(const TensorSpec& spec, DType dtype) {
-  const auto& shape = spec.shape;
-  WeightSpec weight{spec.path, spec.role, dtype, 1, 1, shape.back()};
-  if (shape.size() >= 2) weight.out = shape[shape.size() - 2];
-  if (shape.size() == 3) weight.count = shape[0];
-  return weight;
-}
-
-// Where tensors come from: their type is known before their content.
-struct TensorSource {
-  std::function<DType(const TensorSpec&)> check;
-  std::function<std::uint32_t(const TensorSpec&, std::span<std::byte>)> read;  // returns the content's crc32c
-};
-
-// A tensor that is read from its source in one piece, because its checksum is that of the whole, and handed
-// on in pieces.
-class WholeTensor final : public WeightSource {
+// A tensor of random elements.
+class RandomTensor final : public TensorContent {
  public:
-  WholeTensor(const TensorSource& source, const TensorSpec& spec, DType dtype)
-      : source_(source),
+  RandomTensor(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype)
+      : config_(config),
         spec_(spec),
-        row_bytes_(static_cast<std::size_t>(spec.shape.back()) * size_of(dtype)),
-        bytes_(static_cast<std::size_t>(spec.elements()) * size_of(dtype)) {}
+        seed_(seed),
+        dtype_(dtype),
+        crc_(static_cast<std::size_t>(spec.elements()) * size_of(dtype)) {}
+
+  DType dtype() const override { return dtype_; }
   void read(std::int64_t first, std::span<std::byte> rows) override {
-    if (rows.size() == bytes_) {
-      crc_ = source_.read(spec_, rows);
-      return;
-    }
-    if (content_.empty()) {
-      content_.resize(bytes_);
-      crc_ = source_.read(spec_, content_);
-    }
-    const auto piece = std::span(content_).subspan(static_cast<std::size_t>(first) * row_bytes_, rows.size());
-    std::copy(piece.begin(), piece.end(), rows.begin());
+    const std::int64_t element = first * spec_.shape.back();
+    random_elements(config_, spec_, seed_, dtype_, element, rows);
+    crc_.add(static_cast<std::size_t>(element) * size_of(dtype_), rows);
   }
   void read_scales(std::int64_t, std::span<std::byte>) override {
     throw_failure("{} has no scales", spec_.path);
   }
-  std::uint32_t crc32c() const { return crc_; }
+  std::string verify() const override {
+    PTRT_CHECK(crc_.complete());
+    return fmt::format("{:08x}", crc_.value());
+  }
 
  private:
-  const TensorSource& source_;
+  const ModelConfig& config_;
   const TensorSpec& spec_;
-  std::size_t row_bytes_, bytes_;
-  std::vector<std::byte> content_;
-  std::uint32_t crc_ = 0;
+  std::uint64_t seed_;
+  DType dtype_;
+  Crc32cOfPieces crc_;
 };
+
+// Opens the tensors of a shard one by one.
+using TensorSource = std::function<std::unique_ptr<TensorContent>(const TensorSpec&)>;
 
 // Takes tensors into the backend, keeping account of what they were.
 class Loader {
@@ -109,11 +97,10 @@ class Loader {
   Loader(const TensorSource& source, Backend& backend) : source_(source), backend_(backend) {}
 
   Weight load(const TensorSpec& spec) {
-    const DType dtype = source_.check(spec);
-    WholeTensor whole(source_, spec, dtype);
-    Weight weight = backend_.load_weight(weight_spec(spec, dtype), whole);
-    account_ += fmt::format("{} [{}] {} {:08x}\n", spec.path, fmt::join(spec.shape, ","), to_string(dtype),
-                            whole.crc32c());
+    const std::unique_ptr<TensorContent> content = source_(spec);
+    Weight weight = backend_.load_weight(spec.weight(content->dtype()), *content);
+    account_ += fmt::format("{} [{}] {} {}\n", spec.path, fmt::join(spec.shape, ","),
+                            to_string(content->dtype()), content->verify());
     return weight;
   }
 
@@ -178,24 +165,22 @@ TrackShard load_from(const TensorSource& source, const ModelConfig& config, std:
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks,
                       Backend& backend) {
   const ModelConfig& config = file.config();
-  for (const TensorSpec& spec : shared_tensors(config)) file.stat(spec);
+  std::map<std::string, StoredTensor> all;
+  const auto check = [&](const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors) all.emplace(spec.path, file.stat(spec));
+  };
+  check(shared_tensors(config));
   for (std::int64_t track = first_track; track < first_track + tracks; ++track)
-    for (const TensorSpec& spec : track_tensors(config, track)) file.stat(spec);
-
-  StoredTensor stored;  // of the tensor at hand
-  const TensorSource source{
-      [&](const TensorSpec& spec) { return (stored = file.stat(spec)).dtype; },
-      [&](const TensorSpec& spec, std::span<std::byte> out) { return file.read(spec, stored, out); }};
+    check(track_tensors(config, track));
+  const TensorSource source = [&](const TensorSpec& spec) { return file.open(all.at(spec.path)); };
   return load_from(source, config, first_track, tracks, backend);
 }
 
 TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
                         std::int64_t tracks, Backend& backend) {
-  const TensorSource source{[&](const TensorSpec&) { return dtype; },
-                            [&](const TensorSpec& spec, std::span<std::byte> out) {
-                              random_elements(config, spec, seed, dtype, 0, out);
-                              return crc32c(0, out);
-                            }};
+  const TensorSource source = [&](const TensorSpec& spec) {
+    return std::make_unique<RandomTensor>(config, spec, seed, dtype);
+  };
   return load_from(source, config, first_track, tracks, backend);
 }
 

@@ -20,8 +20,9 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       sampler_(pool_) {}
 
 std::string CpuBackend::instruction_set() const {
-  // The bits of bfloat16 products hang on the instruction; those of int8 products do not.
-  const bool pairs = options_.compute == Compute::bfloat16 && multiplies_natively(Compute::bfloat16);
+  // The bits of bfloat16 products hang on the instruction; those of int8 products do not, but a tied head's
+  // do.
+  const bool pairs = options_.compute != Compute::float32 && multiplies_natively(Compute::bfloat16);
   return pairs ? simd_target() + "+BF16" : simd_target();
 }
 

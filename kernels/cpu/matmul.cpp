@@ -31,13 +31,17 @@ double panel_work(const Product& p, std::int64_t rows) {
 }  // namespace
 
 RowFormat Matmul::format_of(const Product& p) const {
-  if (p.exact || compute_ == Compute::float32) return RowFormat::plain;
-  if (compute_ == Compute::bfloat16) {
-    PTRT_CHECK(p.layout.dtype == DType::bfloat16);
-    return native_ ? RowFormat::bfloat16 : RowFormat::rounded;
+  const Compute type = p.exact ? Compute::float32 : product_type(compute_, p.layout.dtype);
+  switch (type) {
+    case Compute::float32:
+      break;
+    case Compute::bfloat16:
+      PTRT_CHECK(p.layout.dtype == DType::bfloat16);
+      return multiplies_natively(type) ? RowFormat::bfloat16 : RowFormat::rounded;
+    case Compute::int8:
+      return multiplies_natively(type) ? RowFormat::int8 : RowFormat::quantised;
   }
-  PTRT_CHECK(p.layout.dtype == DType::int8);
-  return native_ ? RowFormat::int8 : RowFormat::quantised;
+  return RowFormat::plain;
 }
 
 // Products of one list often read the same x: q, k and v, gate and up, an expert's share of the rows.
@@ -133,8 +137,13 @@ bool multiplies_natively(Compute compute) {
   return compute == Compute::int8 && simd_target_is_avx512() && has_avx512_int8();
 }
 
+Compute product_type(Compute compute, DType weights) {
+  if (compute != Compute::int8 || weights == DType::int8) return compute;
+  return weights == DType::bfloat16 && multiplies_natively(Compute::bfloat16) ? Compute::bfloat16
+                                                                              : Compute::float32;
+}
+
 void Matmul::run(std::span<const Product> products) {
-  native_ = multiplies_natively(compute_);
   inputs_.clear();
   scratch_bytes_ = converted_rows_ = converted_elements_ = 0;
   plan_tasks(products);

@@ -25,6 +25,11 @@ namespace ptrt {
 // set in use.
 bool multiplies_natively(Compute compute);
 
+// The type in which products with weights of type `weights` take their inputs: `compute`, but for the
+// floating weights that int8 products leave as they are (a head that is the embedding too): bfloat16 where
+// the processor multiplies it natively and they are of that type, else float32.
+Compute product_type(Compute compute, DType weights);
+
 // One product. Row r reads x + x_rows[r] · in and writes y + y_rows[r] · out; without the indices, row r
 // itself.
 struct Product {
@@ -71,7 +76,6 @@ class Matmul {
 
   ThreadPool& pool_;
   Compute compute_;
-  bool native_ = false;  // the processor's own instructions for the compute type; of the call at hand
   std::vector<Input> inputs_;
   std::vector<Plan> plans_;
   std::int64_t scratch_bytes_ = 0, converted_rows_ = 0, converted_elements_ = 0;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/error.h"
 #include "kernels/int8.h"
 #include "kernels/scalar_types.h"
 
@@ -74,15 +75,6 @@ void pack_int8(const PackedLayout& layout, const std::byte* from, const std::uin
     std::memset(panel + scales_at(groups - 1) + kGroupScales, 0, static_cast<std::size_t>(kGroupScales));
 }
 
-// Element i of an out of an int8 panel.
-float int8_element(const std::byte* panel, std::int64_t out, std::int64_t i) {
-  const std::int64_t group = i / kInt8Group, word = i % kInt8Group / 4;
-  const int q =
-      std::to_integer<int>(panel[words_at(group) + (word * kPanelOuts + out) * 4 + i % 4]) - kInt8Offset;
-  const std::byte* scale = panel + scales_at(group) + out * 2;
-  return static_cast<float>(q) * from_float16(load<std::uint16_t>(scale));
-}
-
 }  // namespace
 
 std::int64_t PackedLayout::panels() const {
@@ -121,6 +113,7 @@ void pack_panel(const PackedLayout& layout, const std::byte* from, const std::ui
 }
 
 void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to) {
+  PTRT_CHECK(layout.dtype != DType::int8);
   const std::byte* panel = matrix + out / kPanelOuts * layout.panel_bytes();
   const std::int64_t lane = out % kPanelOuts;
   for (std::int64_t i = 0; i < layout.in; ++i) {
@@ -135,7 +128,6 @@ void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_
         to[i] = from_bfloat16(load<std::uint16_t>(panel + ((i / 2 * kPanelOuts + lane) * 2 + i % 2) * 2));
         break;
       case DType::int8:
-        to[i] = int8_element(panel, lane, i);
         break;
     }
   }

@@ -47,7 +47,7 @@ inline PackedLayout packed_layout(const Weight& w) {
 void pack_panel(const PackedLayout& layout, const std::byte* from, const std::uint16_t* scales,
                 std::int64_t rows, std::byte* panel);
 
-// to[i] = element i of row `out` of a packed matrix, widened to float32.
+// to[i] = element i of row `out` of a packed matrix of a floating type, widened to float32.
 void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to);
 
 }  // namespace ptrt

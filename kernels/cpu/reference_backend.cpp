@@ -6,7 +6,9 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/convert.h"
 #include "kernels/cpu/activations.h"
+#include "kernels/cpu/matmul.h"
 #include "kernels/cpu/philox.h"
 #include "kernels/error.h"
 #include "kernels/int8.h"
@@ -42,7 +44,7 @@ std::vector<double> round_row(const float* x, std::int64_t n, Compute compute) {
 
 // y = x · w[matrix]ᵀ for one row.
 void linear_row(const float* x, const Weight& w, std::int64_t matrix, Compute compute, float* y) {
-  const std::vector<double> row = round_row(x, w.in, compute);
+  const std::vector<double> row = round_row(x, w.in, product_type(compute, w.dtype));
   for (std::int64_t o = 0; o < w.out; ++o) {
     double sum = 0;
     for (std::int64_t i = 0; i < w.in; ++i)
@@ -163,21 +165,15 @@ Weight ReferenceBackend::load_weight(const WeightSpec& spec, WeightSource& sourc
     source.read_scales(0, std::span(bytes).last(scale_bytes));
   }
   w.data = bytes.data();
-  const bool matrix = spec.role == WeightRole::matrix || spec.role == WeightRole::tied_embedding;
-  const auto width = static_cast<std::size_t>(w.in), groups = static_cast<std::size_t>(int8_groups(w.in));
+  const bool matrix = spec.role == WeightRole::matrix;
   if (matrix && options_.quantize_int8 && w.dtype != DType::int8) {
-    std::vector<std::byte> small(elements + scale_bytes);
-    std::vector<std::uint16_t> scales(groups);
-    std::vector<float> row(width);
-    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
-      for (std::size_t i = 0; i < width; ++i)
-        row[i] = weight_element(w, static_cast<std::int64_t>(r * width + i));
-      quantize_int8_row(row, {reinterpret_cast<std::int8_t*>(small.data()) + r * width, width}, scales);
-      std::memcpy(small.data() + elements + r * groups * 2, scales.data(), groups * 2);
-    }
-    bytes = std::move(small);
+    Int8Rows small;
+    small.quantize(spec, 0, bytes);
+    const auto q = std::as_bytes(small.q()), scales = std::as_bytes(small.scales());
+    bytes.assign(q.begin(), q.end());
+    bytes.insert(bytes.end(), scales.begin(), scales.end());
     w.dtype = DType::int8;
-  } else if (matrix && options_.compute == Compute::bfloat16) {
+  } else if ((matrix || spec.role == WeightRole::tied_embedding) && options_.compute == Compute::bfloat16) {
     std::vector<std::byte> small(elements * 2);
     for (std::size_t i = 0; i < elements; ++i) {
       const std::uint16_t bits = to_bfloat16(weight_element(w, static_cast<std::int64_t>(i)));

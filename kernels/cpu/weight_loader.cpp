@@ -1,67 +1,24 @@
 #include "kernels/cpu/weight_loader.h"
 
 #include <algorithm>
-#include <cstring>
 
+#include "kernels/convert.h"
 #include "kernels/error.h"
-#include "kernels/int8.h"
-#include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {
 
 constexpr std::int64_t kPieceBytes = std::int64_t{512} << 10;
 
-template <typename T>
-T element(const std::byte* from, std::int64_t i) {
-  T value;
-  std::memcpy(&value, from + i * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
-  return value;
-}
-
-// n elements of a floating type, widened.
-void widen(DType dtype, const std::byte* from, std::int64_t n, float* to) {
-  PTRT_CHECK(dtype != DType::int8);
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (dtype == DType::float32) to[i] = element<float>(from, i);
-    if (dtype == DType::float16) to[i] = from_float16(element<std::uint16_t>(from, i));
-    if (dtype == DType::bfloat16) to[i] = from_bfloat16(element<std::uint16_t>(from, i));
-  }
-}
-
-// At most one panel's rows in a type that they were not stored in: bfloat16 or int8.
-struct ConvertedRows {
-  ConvertedRows(DType from_type, DType to_type, const std::byte* from, std::int64_t rows, std::int64_t in)
-      : bytes(static_cast<std::size_t>(rows * in) * size_of(to_type)) {
-    const auto width = static_cast<std::size_t>(in), groups = static_cast<std::size_t>(int8_groups(in));
-    const std::size_t row_bytes = width * size_of(from_type);
-    std::vector<float> wide(width);
-    if (to_type == DType::int8) scales.resize(static_cast<std::size_t>(rows) * groups);
-    for (std::size_t r = 0; r < static_cast<std::size_t>(rows); ++r) {
-      widen(from_type, from + r * row_bytes, in, wide.data());
-      if (to_type == DType::int8) {
-        quantize_int8_row(wide, {reinterpret_cast<std::int8_t*>(bytes.data()) + r * width, width},
-                          std::span(scales).subspan(r * groups, groups));
-        continue;
-      }
-      for (std::size_t i = 0; i < width; ++i) {
-        const std::uint16_t narrow = to_bfloat16(wide[i]);
-        std::memcpy(bytes.data() + (r * width + i) * 2, &narrow, sizeof(narrow));
-      }
-    }
-  }
-
-  std::vector<std::byte> bytes;
-  std::vector<std::uint16_t> scales;
-};
-
 }  // namespace
 
 DType WeightLoader::kept_type(const WeightSpec& spec) const {
   const bool stored_int8 = spec.dtype == DType::int8;
-  if (spec.role != WeightRole::matrix && spec.role != WeightRole::tied_embedding) {
+  if (spec.role != WeightRole::matrix) {
     if (stored_int8) throw_bad_input("{}: int8 is for matrices; expected a floating type", spec.name);
-    return spec.role == WeightRole::vector ? DType::float32 : spec.dtype;
+    if (spec.role == WeightRole::vector) return DType::float32;
+    const bool rounded = spec.role == WeightRole::tied_embedding && options_.compute == Compute::bfloat16;
+    return rounded ? DType::bfloat16 : spec.dtype;
   }
   const bool becomes_int8 = stored_int8 || options_.quantize_int8;
   if (options_.compute == Compute::bfloat16 && becomes_int8)
@@ -118,7 +75,7 @@ Weight WeightLoader::load_packed(const WeightSpec& spec, WeightSource& source) {
   for (std::int64_t matrix = 0; matrix < spec.count; ++matrix)
     for (std::int64_t out = 0; out < spec.out; out += step) {
       const std::int64_t first = matrix * spec.out + out;
-      const Piece piece{piece_.data(), piece_scales_.data(), std::min(step, spec.out - out)};
+      const Piece piece{piece_.data(), piece_scales_.data(), first, std::min(step, spec.out - out)};
       source.read(first, std::span(piece_).first(static_cast<std::size_t>(piece.count * row_bytes)));
       if (row_scales > 0)
         source.read_scales(first, std::as_writable_bytes(std::span(piece_scales_))
@@ -143,8 +100,17 @@ void WeightLoader::pack_piece(const WeightSpec& spec, const PackedLayout& layout
       return pack_panel(layout, from, int8 ? piece.scales + first * layout.groups() : nullptr, rows,
                         panel_to);
     }
-    const ConvertedRows converted(spec.dtype, layout.dtype, from, rows, spec.in);
-    pack_panel(layout, converted.bytes.data(), converted.scales.data(), rows, panel_to);
+    if (layout.dtype == DType::int8) {
+      Int8Rows small;
+      small.quantize(spec, piece.first + first, {from, static_cast<std::size_t>(rows * row_bytes)});
+      return pack_panel(layout, reinterpret_cast<const std::byte*>(small.q().data()), small.scales().data(),
+                        rows, panel_to);
+    }
+    std::vector<float> wide(static_cast<std::size_t>(rows * spec.in));
+    std::vector<std::uint16_t> rounded(wide.size());
+    widen(spec.dtype, from, rows * spec.in, wide.data());
+    round_to_bfloat16(wide.data(), rows * spec.in, rounded.data());
+    pack_panel(layout, reinterpret_cast<const std::byte*>(rounded.data()), nullptr, rows, panel_to);
   });
 }
 

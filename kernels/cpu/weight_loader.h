@@ -26,7 +26,7 @@ class WeightLoader {
   struct Piece {
     const std::byte* rows = nullptr;
     const std::uint16_t* scales = nullptr;  // int8 alone
-    std::int64_t count = 0;
+    std::int64_t first = 0, count = 0;      // of the weight's rows
   };
 
   DType kept_type(const WeightSpec& spec) const;

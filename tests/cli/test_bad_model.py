@@ -122,6 +122,29 @@ FILES: list[tuple[str, Callable[[Path], None], list[str]]] = [
     ("tokenizer without model", set_attribute("/tokenizer", "kind", "sentencepiece"), ["tokenizer"]),
 ]
 
+# Damages of the same model with int8 matrices.
+SCALE, UP_SCALE = f"{WK}.scale", f"{UP}.scale"
+INT8_FILES: list[tuple[str, Callable[[Path], None], list[str]]] = [
+    ("no scales", replace(SCALE, None), [SCALE, "missing"]),
+    ("no scales of experts", replace(UP_SCALE, None), [UP_SCALE, "missing"]),
+    ("misshapen scales", replace(SCALE, np.zeros((32, 3), np.float16)), [SCALE, r"32\D+2\b", r"32\D+3\b"]),
+    ("transposed scales", replace(SCALE, np.zeros((2, 32), np.float16)), [SCALE, r"32\D+2\b", r"2\D+32"]),
+    ("float32 scales", replace(SCALE, np.zeros((32, 2), np.float32)), [SCALE, "float16", "float32"]),
+    ("integer scales", replace(SCALE, np.zeros((32, 2), np.int8)), [SCALE, "float16", "int8"]),
+    ("misshapen int8", replace(WK, np.zeros((32, 47), np.int8)), [WK, r"\b48\b", r"\b47\b"]),
+    ("unsigned bytes", replace(WK, np.zeros((32, 48), np.uint8)), [WK, "int8", "uint8"]),
+    ("int8 norm", replace("/shared/final_norm", np.zeros(48, np.int8)), ["/shared/final_norm", "int8", "float32"]),
+    ("int8 router", replace("/tracks/01/layers/001/router", np.zeros((4, 48), np.int8)),
+     ["/tracks/01/layers/001/router", "int8", "float32"]),
+    ("int8 embedding", replace("/shared/embedding", np.zeros((259, 48), np.int8)),
+     ["/shared/embedding", "int8", "float32"]),
+    ("scale that is no number", replace(SCALE, np.full((32, 2), np.nan, np.float16)), [SCALE, "nan"]),
+    ("infinite scale", replace(SCALE, np.full((32, 2), np.inf, np.float16)), [SCALE, "inf"]),
+    ("negative scale", replace(SCALE, np.full((32, 2), -0.5, np.float16)), [SCALE, r"-0\.5"]),
+    ("flipped value", alter_value(WK), [WK, "crc|checksum"]),
+    ("flipped scale", alter_value(UP_SCALE), [UP_SCALE, "crc|checksum"]),
+]
+
 HUGE = 1 << 40
 CONFIGS: list[tuple[str, dict, list[str]]] = [
     ("unknown key", {"hiden_size": 48}, ["hiden_size"]),
@@ -188,6 +211,7 @@ class BadModel(CliTest):
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.good = write_random(cls.dir / "good.h5", base_config(), 31)
+        cls.good_int8 = write_random(cls.dir / "good-int8.h5", base_config(), 31, dtype="int8")
         cls.requests = write_requests(cls.dir / "requests.jsonl", [{"tokens": [1, 2, 3], "max_tokens": 2}])
 
     def generate(self, model: Path, ranks: int | None = None) -> Outcome:
@@ -205,12 +229,14 @@ class BadModel(CliTest):
 
     def test_good_model_is_good(self) -> None:
         self.assert_done(self.generate(self.good))
+        self.assert_done(self.generate(self.good_int8))
 
     def test_damaged_files(self) -> None:
-        for what, damage, words in FILES:
+        cases = [(self.good, *case) for case in FILES] + [(self.good_int8, *case) for case in INT8_FILES]
+        for good, what, damage, words in cases:
             with self.subTest(what):
                 model = self.fresh("-model.h5")
-                shutil.copy(self.good, model)
+                shutil.copy(good, model)
                 damage(model)
                 words = [model.name if word == "{file}" else word for word in words]
                 self.assert_refused(self.generate(model), words)

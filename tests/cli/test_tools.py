@@ -199,9 +199,9 @@ class Tools(CliTest):
     def test_help(self) -> None:
         told = ptrt("--help")
         self.assert_done(told)
-        for word in ("generate", "score", "bench", "init", "inspect", "mpirun"):
+        for word in ("generate", "score", "bench", "init", "quantize", "inspect", "mpirun"):
             self.assertIn(word, told.stdout)
-        for command in ("generate", "score", "bench", "init", "inspect"):
+        for command in ("generate", "score", "bench", "init", "quantize", "inspect"):
             told = ptrt(command, "--help")
             self.assert_done(told)
             self.assertIn(f"ptrt {command}", told.stdout)

@@ -73,6 +73,7 @@ TEST_P(Linear, RunsAListOfJobsAndBroadcasts) {
 struct ComputeCase {
   CpuOptions options;
   DType dtype;
+  WeightRole role = WeightRole::matrix;
 };
 
 const std::vector<ComputeCase> kComputeCases{
@@ -88,11 +89,16 @@ const std::vector<ComputeCase> kComputeCases{
     {{.compute = Compute::int8, .quantize_int8 = true}, DType::float32},
     {{.compute = Compute::int8, .quantize_int8 = true}, DType::float16},
     {{.compute = Compute::int8, .quantize_int8 = true}, DType::bfloat16},
+    {{.compute = Compute::bfloat16}, DType::float32, WeightRole::tied_embedding},
+    {{.compute = Compute::int8}, DType::float32, WeightRole::tied_embedding},
+    {{.compute = Compute::int8, .quantize_int8 = true}, DType::float16, WeightRole::tied_embedding},
+    {{.compute = Compute::int8, .quantize_int8 = true}, DType::bfloat16, WeightRole::tied_embedding},
 };
 
 std::string name_of(const ComputeCase& c) {
-  return fmt::format("{} products of {} weights{}", to_string(c.options.compute), to_string(c.dtype),
-                     c.options.quantize_int8 ? ", quantised" : "");
+  return fmt::format("{} products of {} weights{}{}", to_string(c.options.compute), to_string(c.dtype),
+                     c.options.quantize_int8 ? ", quantised" : "",
+                     c.role == WeightRole::tied_embedding ? ", tied" : "");
 }
 
 // Every way to compute against the reference that rounds the same way. A sum's error is measured by the size
@@ -108,7 +114,8 @@ TEST_P(LinearBits, AgreesWithTheReference) {
           const RandomWeights w(c.dtype, 1, 1, out, in, random);
           const Activation x(1, rows, in, random);
           Activation y(1, rows, out), expected(1, rows, out);
-          const TrackWeights fast_weights = w.load(*fast), reference_weights = w.load(reference);
+          const TrackWeights fast_weights = w.load(*fast, c.role),
+                             reference_weights = w.load(reference, c.role);
           const LinearJob fast_job{&fast_weights, x.tensor, y.tensor};
           const LinearJob reference_job{&reference_weights, x.tensor, expected.tensor};
           fast->linear({&fast_job, 1});
@@ -132,7 +139,7 @@ TEST_P(LinearBits, HangOnTheRowAlone) {
       const Activation x(1, kMaxRows, in, random);
       Activation alone(1, kMaxRows, kOut);
       const auto single = make_backend(c.options);
-      const TrackWeights single_weights = w.load(*single);
+      const TrackWeights single_weights = w.load(*single, c.role);
       for (std::int64_t r = 0; r < kMaxRows; ++r) {
         const LinearJob job{
             &single_weights, {x.tensor.row(0, r), 1, 1, in, in}, {alone.tensor.row(0, r), 1, 1, kOut, kOut}};
@@ -142,7 +149,7 @@ TEST_P(LinearBits, HangOnTheRowAlone) {
         CpuOptions options = c.options;
         options.threads = threads;
         const auto backend = make_backend(options);
-        const TrackWeights weights = w.load(*backend);
+        const TrackWeights weights = w.load(*backend, c.role);
         for (const std::int64_t rows : {2, 3, 4, 5, 6, 7, 12, 33, 80}) {
           Activation y(1, rows, kOut);
           const LinearJob job{&weights, x.tensor.first_rows(rows), y.tensor};
@@ -180,6 +187,32 @@ TEST_P(LinearBits, RefuseTypesThatDoNotGoTogether) {
   EXPECT_THROW(wide.load(*make_backend({.compute = Compute::int8})), Error);
   EXPECT_THROW(small.load(*make_backend(1), WeightRole::router), Error);
   EXPECT_THROW(small.load(*make_backend(1), WeightRole::embedding), Error);
+  EXPECT_THROW(small.load(*make_backend(1), WeightRole::tied_embedding), Error);
+}
+
+// A head that is the embedding too keeps its type among int8 products, and what its own take hangs on the
+// type.
+TEST_P(LinearBits, TiedHeadsAreNeverInt8) {
+  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16}) {
+    Random random(9);
+    constexpr std::int64_t kOut = 50, kIn = 70, kRows = 3;
+    const RandomWeights w(dtype, 1, 1, kOut, kIn, random);
+    const Activation x(1, kRows, kIn, random);
+    const bool pairs = dtype == DType::bfloat16 && cpu_computes(Compute::bfloat16);
+    const auto result = [&](const CpuOptions& options) {
+      const auto backend = make_backend(options);
+      const TrackWeights weights = w.load(*backend, WeightRole::tied_embedding);
+      EXPECT_EQ(weights[0].dtype, dtype);
+      Activation y(1, kRows, kOut);
+      const LinearJob job{&weights, x.tensor, y.tensor};
+      backend->linear({&job, 1});
+      return y.values;
+    };
+    EXPECT_EQ(result({.compute = Compute::int8, .quantize_int8 = true}),
+              result({.compute = pairs ? Compute::bfloat16 : Compute::float32}))
+        << to_string(dtype);
+    EXPECT_EQ(result({.compute = Compute::float32, .quantize_int8 = true}), result({}));
+  }
 }
 
 // Every 16-bit pattern, through a product with 1.

@@ -151,7 +151,7 @@ class RandomWeights {
     std::vector<std::int8_t> q(row.size());
     std::vector<std::uint16_t> scales(
         static_cast<std::size_t>(int8_groups(static_cast<std::int64_t>(row.size()))));
-    quantize_int8_row(row, q, scales);
+    EXPECT_EQ(quantize_int8_row(row, q, scales), row.size());
     append_bytes(std::as_bytes(std::span(q)));
     scales_.back().insert(scales_.back().end(), scales.begin(), scales.end());
     for (std::size_t i = 0; i < q.size(); ++i)

@@ -1,6 +1,7 @@
 // Files that are damaged or do not fit their config: bad input, and a message that names the culprit.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -146,6 +147,83 @@ TEST(BadFile, IsRefusedWithItsReason) {
     bad.damage(folder / "m.h5");
     expect_words(message_of([&] { load(folder / "m.h5"); }), bad.words);
   }
+}
+
+// The model with int8 matrices; wk [12, 24] has scales [12, 1], experts/w_gate [3, 10, 24] has [3, 10, 1].
+std::vector<BadFile> bad_int8_files() {
+  using P = const std::string&;
+  const std::string kScale = kMatrix + ".scale", kExpertScale = kExperts + ".scale";
+  const auto replaced = [](const std::string& name, ForeignType type, std::vector<std::int64_t> shape,
+                           ForeignLayout layout = ForeignLayout::contiguous) {
+    std::size_t n = 1;
+    for (const std::int64_t extent : shape) n *= static_cast<std::size_t>(extent);
+    return [=](P p) { replace_dataset(p, name, type, shape, zeros(n), layout); };
+  };
+  const auto scales_of = [&](double last) {
+    std::vector<double> values(12, 0.5);
+    values.back() = last;
+    return [=](P p) { replace_dataset(p, kScale, ForeignType::float16, {12, 1}, values); };
+  };
+  const std::string kNorm = "/tracks/01/layers/002/attn_norm", kRouter = "/tracks/00/layers/001/router";
+  return {
+      {"no scales", [=](P p) { remove_object(p, kScale); }, {"m.h5", kScale, "missing", kMatrix, "[12, 1]"}},
+      {"no expert scales", [=](P p) { remove_object(p, kExpertScale); }, {kExpertScale, "missing"}},
+      {"a group for the scales", [=](P p) { replace_by_group(p, kScale); }, {kScale, "dataset"}},
+      {"scales of another shape",
+       replaced(kScale, ForeignType::float16, {12, 2}),
+       {kScale, "[12, 1]", "[12, 2]"}},
+      {"flat scales", replaced(kScale, ForeignType::float16, {12}), {kScale, "[12, 1]", "[12]"}},
+      {"scales of one expert",
+       replaced(kExpertScale, ForeignType::float16, {10, 1}),
+       {kExpertScale, "[3, 10, 1]", "[10, 1]"}},
+      {"float32 scales",
+       replaced(kScale, ForeignType::float32, {12, 1}),
+       {kScale, "expected float16", "found float32"}},
+      {"uint16 scales",
+       replaced(kScale, ForeignType::uint16, {12, 1}),
+       {kScale, "expected float16", "found uint16"}},
+      {"scales never written",
+       replaced(kScale, ForeignType::float16, {12, 1}, ForeignLayout::never_written),
+       {kScale, "incomplete"}},
+      {"int8 of another shape",
+       replaced(kMatrix, ForeignType::int8, {12, 23}),
+       {kMatrix, "[12, 24]", "[12, 23]"}},
+      {"uint8 for int8", replaced(kMatrix, ForeignType::uint8, {12, 24}), {kMatrix, "int8", "found uint8"}},
+      {"int8 norm", replaced(kNorm, ForeignType::int8, {24}), {kNorm, "bfloat16", "matrices", "found int8"}},
+      {"int8 router", replaced(kRouter, ForeignType::int8, {3, 24}), {kRouter, "bfloat16", "found int8"}},
+      {"int8 embedding",
+       replaced("/shared/embedding", ForeignType::int8, {259, 24}),
+       {"/shared/embedding", "bfloat16", "found int8"}},
+      {"scale that is not a number", scales_of(NAN), {kScale, "row 11, group 0", "finite", "nan"}},
+      {"infinite scale", scales_of(INFINITY), {kScale, "row 11, group 0", "finite", "inf"}},
+      {"negative scale", scales_of(-0.25), {kScale, "row 11, group 0", "0 or more", "-0.25"}},
+      {"flipped bit", [](P p) { flip_bit(p, kMatrix); }, {kMatrix + ":", "crc32c", "damaged"}},
+      {"flipped bit of the scales", [=](P p) { flip_bit(p, kScale); }, {kScale, "crc32c", "damaged"}},
+  };
+}
+
+TEST(BadInt8File, IsRefusedWithItsReason) {
+  TempFolder folder;
+  write_int8_model(folder / "good.h5", small_config(), 3);
+  load(folder / "good.h5");
+  for (const BadFile& bad : bad_int8_files()) {
+    SCOPED_TRACE(bad.what);
+    fs::remove_all(folder / "m.h5");
+    fs::copy_file(folder / "good.h5", folder / "m.h5");
+    bad.damage(folder / "m.h5");
+    expect_words(message_of([&] { load(folder / "m.h5"); }), bad.words);
+  }
+}
+
+// What ends between the check of the file and the reading of a tensor.
+TEST(BadFile, TruncatedWhileItIsOpen) {
+  TempFolder folder;
+  write_model(folder / "m.h5", small_config(), 3);
+  const ModelFile file(folder / "m.h5");
+  const TensorSpec spec = track_tensors(file.config(), 1).back();
+  const StoredTensor stored = file.stat(spec);
+  fs::resize_file(folder / "m.h5", *stored.offset + stored.bytes - 1);
+  expect_words(message_of([&] { read_tensor(file, stored); }), {"m.h5", spec.path, "truncated"});
 }
 
 std::vector<BadFile> bad_shards() {

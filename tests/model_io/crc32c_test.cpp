@@ -64,6 +64,31 @@ TEST_P(Crc32c, GoesOnFromWhereItStopped) {
   }
 }
 
+TEST(Crc32cOfParts, JoinsAFirstPartAndTheRest) {
+  const std::vector<std::byte> bytes = noise(70000);
+  const std::span<const std::byte> all(bytes);
+  for (const std::size_t cut : {0, 1, 13, 255, 4096, 65536, 69999, 70000})
+    EXPECT_EQ(crc32c_before(crc32c(0, all.first(cut)), all.size() - cut) ^ crc32c(0, all.subspan(cut)),
+              crc32c_bitwise(0, all))
+        << cut;
+}
+
+TEST(Crc32cOfParts, TakesPiecesInAnyOrder) {
+  const std::vector<std::byte> bytes = noise(10000);
+  const std::span<const std::byte> all(bytes);
+  for (const std::vector<std::size_t>& order :
+       {std::vector<std::size_t>{0, 1, 2, 3}, {3, 2, 1, 0}, {2, 0, 3, 1}}) {
+    constexpr std::size_t kCuts[] = {0, 1, 4000, 4013, 10000};
+    Crc32cOfPieces pieces(all.size());
+    for (const std::size_t i : order) {
+      EXPECT_FALSE(pieces.complete());
+      pieces.add(kCuts[i], all.subspan(kCuts[i], kCuts[i + 1] - kCuts[i]));
+    }
+    EXPECT_TRUE(pieces.complete());
+    EXPECT_EQ(pieces.value(), crc32c_bitwise(0, all));
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Ways, Crc32c, testing::Values(&crc32c, &crc32c_portable),
                          [](const auto& p) { return p.index == 0 ? "Default" : "Portable"; });
 

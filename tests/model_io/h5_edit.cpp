@@ -17,8 +17,21 @@ hid_t open_file(const std::string& file) {
   return checked(H5Fopen(file.c_str(), H5F_ACC_RDWR, H5P_DEFAULT));
 }
 
+hid_t half_type() {
+  const hid_t half = H5Tcopy(H5T_IEEE_F32LE);
+  H5Tset_fields(half, 15, 10, 5, 0, 10);
+  H5Tset_size(half, 2);
+  H5Tset_ebias(half, 15);
+  return half;
+}
+
 hid_t type_of(ForeignType type) {
+  static const hid_t half = half_type();
   switch (type) {
+    case ForeignType::float16:
+      return half;
+    case ForeignType::int8:
+      return H5T_STD_I8LE;
     case ForeignType::float32_big_endian:
       return H5T_IEEE_F32BE;
     case ForeignType::float32:

@@ -7,7 +7,7 @@
 
 namespace ptrt {
 
-enum class ForeignType { float32_big_endian, float32, float64, int32, uint16, uint8 };
+enum class ForeignType { float32_big_endian, float32, float16, float64, int32, uint16, uint8, int8 };
 enum class ForeignLayout { contiguous, compressed_chunks, never_written, half_written };
 
 void remove_object(const std::string& file, const std::string& path);

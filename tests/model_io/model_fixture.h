@@ -9,8 +9,10 @@
 #include <string>
 #include <vector>
 
+#include "kernels/convert.h"
 #include "kernels/error.h"
 #include "model_io/model_config.h"
+#include "model_io/model_file.h"
 #include "model_io/model_writer.h"
 #include "model_io/random_init.h"
 
@@ -77,6 +79,38 @@ inline void write_model(const std::string& path, const ModelConfig& config, std:
   for (const TensorSpec& spec : all_tensors(config)) write_tensor(writer, config, spec, seed, dtype);
   writer.write_tokenizer({"bytes", {}, {}});
   writer.commit();
+}
+
+// The same model with its matrices as int8.
+inline void write_int8_model(const std::string& path, const ModelConfig& config, std::uint64_t seed,
+                             bool split = false) {
+  ModelWriter writer(path, config, split);
+  Int8Rows rows;
+  for (const TensorSpec& spec : all_tensors(config)) {
+    if (spec.role != WeightRole::matrix) {
+      write_tensor(writer, config, spec, seed, DType::bfloat16);
+      continue;
+    }
+    const std::vector<std::byte> content = random_tensor(config, spec, seed, DType::bfloat16);
+    const auto row_bytes = static_cast<std::size_t>(spec.shape.back()) * size_of(DType::bfloat16);
+    writer.write_int8(spec, [&](std::int64_t first, std::int64_t count) {
+      rows.quantize(spec.weight(DType::bfloat16), first,
+                    std::span(content).subspan(static_cast<std::size_t>(first) * row_bytes,
+                                               static_cast<std::size_t>(count) * row_bytes));
+      return ModelWriter::Int8Piece{rows.q(), rows.scales()};
+    });
+  }
+  writer.write_tokenizer({"bytes", {}, {}});
+  writer.commit();
+}
+
+// The elements of a tensor as they are stored; checks its checksums.
+inline std::vector<std::byte> read_tensor(const ModelFile& file, const StoredTensor& stored) {
+  const auto reader = file.open(stored);
+  std::vector<std::byte> content(stored.bytes);
+  reader->content().read(0, content);
+  reader->content().verify();
+  return content;
 }
 
 // The message of the Error that `action` throws, whose exit code must be as given; "" when it throws none.

@@ -90,6 +90,24 @@ def to_bfloat16(values: Array) -> Array:
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
+def is_matrix(path: str, config: dict) -> bool:
+    """Whether the tensor may be int8: no norm, router or embedding."""
+    return len(tensor_shapes(config)[path]) > 1 and path.rsplit("/", 1)[1] not in ("router", "embedding")
+
+
+def quantize(values: Array) -> tuple[Array, Array]:
+    """int8 elements and float16 scales of groups of 32 along the last dimension."""
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    width, groups = values.shape[-1], -(-values.shape[-1] // 32)
+    padded = np.zeros((*values.shape[:-1], groups * 32), np.float32)
+    padded[..., :width] = values
+    grouped = padded.reshape(*values.shape[:-1], groups, 32)
+    scale = (np.abs(grouped).max(axis=-1) / np.float32(127)).astype(np.float16)
+    wide = scale.astype(np.float32)[..., None]
+    q = np.clip(np.rint(np.divide(grouped, wide, out=np.zeros_like(grouped), where=wide > 0)), -127, 127)
+    return q.astype(np.int8).reshape(padded.shape)[..., :width], scale
+
+
 def _stored(values: Array, dtype: str, index: int) -> tuple[Array, bool]:
     """The array as it lies in the file, and whether it is bfloat16."""
     if dtype == "mixed":
@@ -102,7 +120,10 @@ def _stored(values: Array, dtype: str, index: int) -> tuple[Array, bool]:
 def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dtype: str = "float32",
                 split: bool = False, crc: bool = True, tokenizer: str | None = "bytes",
                 fixed_strings: bool = False) -> Path:
-    """Writes a model file; split puts each track into a file of its own, behind an external link."""
+    """Writes a model file; split puts each track into a file of its own, behind an external link.
+
+    With dtype "int8" the matrices are, and everything else is float32.
+    """
     path = Path(path)
 
     def text(value: str):
@@ -125,12 +146,17 @@ def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dt
                     shards[shard_name] = h5py.File(path.parent / shard_name, "w")
                     file[f"/tracks/{parts[2]}"] = h5py.ExternalLink(shard_name, "/weights")
                 target, inner = shards[shard_name], "/weights/" + "/".join(parts[3:])
-            stored, is_bfloat16 = _stored(values, dtype, index)
-            dataset = target.create_dataset(inner, data=stored)
-            if is_bfloat16:
-                dataset.attrs["dtype"] = text("bfloat16")
-            if crc:
-                dataset.attrs["crc32c"] = np.uint32(crc32c(stored.tobytes()))
+            if dtype == "int8" and is_matrix(name, config):
+                q, scale = quantize(values)
+                parts_of_tensor = [(inner, q, False), (f"{inner}.scale", scale, False)]
+            else:
+                parts_of_tensor = [(inner, *_stored(values, "float32" if dtype == "int8" else dtype, index))]
+            for part, stored, is_bfloat16 in parts_of_tensor:
+                dataset = target.create_dataset(part, data=stored)
+                if is_bfloat16:
+                    dataset.attrs["dtype"] = text("bfloat16")
+                if crc:
+                    dataset.attrs["crc32c"] = np.uint32(crc32c(stored.tobytes()))
         for shard in shards.values():
             shard.close()
     return path

@@ -33,8 +33,13 @@ class Model:
 
 
 def widen(dataset: h5py.Dataset) -> Array:
-    """The float64 values of a dataset of any of the three element types."""
+    """The float64 values of a dataset of any of the four element types; int8 has its scales beside it."""
     raw = dataset[()]
+    if raw.dtype == np.int8:
+        scale = dataset.parent[dataset.name.rsplit("/", 1)[1] + ".scale"][()]
+        if scale.dtype != np.float16:
+            raise ValueError(f"{dataset.name}.scale: element type {scale.dtype}")
+        return raw * np.repeat(scale.astype(np.float64), 32, axis=-1)[..., :raw.shape[-1]]
     if raw.dtype == np.uint16:
         kind = dataset.attrs["dtype"]
         kind = kind.decode() if isinstance(kind, bytes) else kind
@@ -55,7 +60,7 @@ def load(path: str | Path) -> Model:
             child = group[name]
             if isinstance(child, h5py.Group):
                 collect(child, f"{prefix}/{name}")
-            else:
+            elif not name.endswith(".scale"):
                 tensors[f"{prefix}/{name}"] = widen(child)
 
     with h5py.File(path, "r") as file:

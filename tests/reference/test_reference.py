@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import pt_reference as ref
 from crc32c import crc32c, crc32c_bytewise
 from model_grid import GRID, GridModel, prompts
-from model_maker import (in_memory, make_config, random_tensors, table_config, table_tensors, to_bfloat16,
-                         write_model, write_random)
+from model_maker import (in_memory, is_matrix, make_config, quantize, random_tensors, table_config,
+                         table_tensors, to_bfloat16, write_model, write_random)
 
 TOKENS = [3, 200, 17, 17, 45, 3, 99, 250, 0, 3, 200, 17]
 
@@ -78,6 +78,13 @@ class ElementTypes(unittest.TestCase):
                             (1.0 + 2 ** -8 + 2 ** -20, 0x3F81), (-2.0, 0xC000)):
             self.assertEqual(int(to_bfloat16(np.array([value]))[0]), bits, value)
 
+    def test_int8_takes_groups_of_32(self):
+        row = np.zeros(70, np.float32)
+        row[[0, 1, 31, 32, 64]] = [127.0, -63.5, 2.5, -4.0, 1e-9]
+        q, scale = quantize(row[None])
+        self.assertEqual([int(q[0, i]) for i in (0, 1, 31, 32, 64)], [127, -64, 2, -127, 0])
+        self.assertEqual(scale.tolist(), [[1.0, float(np.float16(4 / 127)), 0.0]])
+
     def test_files_give_back_what_was_written(self):
         config = make_config(tracks=3, layers=2, sync_layers=[1, 2],
                              fusion={"op": "sum", "combine_norm": True})
@@ -94,6 +101,20 @@ class ElementTypes(unittest.TestCase):
                     for name, values in tensors.items():
                         error = np.abs(model.tensors[name] - values) / np.maximum(np.abs(values), 1e-3)
                         self.assertLessEqual(np.max(error), bound, f"{dtype} {name}")
+
+
+    def test_int8_files_are_near_what_was_written(self):
+        config = make_config(tracks=2, ffn_pattern=["dense", "moe"], tie_embeddings=False,
+                             moe={"experts": 3, "top_k": 1, "ffn_size": 40, "router_logit_cap": None})
+        tensors = random_tensors(config, 5)
+        with tempfile.TemporaryDirectory() as folder:
+            model = ref.load(write_model(Path(folder) / "m.h5", config, tensors, dtype="int8", split=True))
+        self.assertEqual(set(model.tensors), set(tensors))
+        for name, values in tensors.items():
+            bound = 0.51 * np.abs(values).max() / 127 if is_matrix(name, config) else 0.0
+            error = np.abs(model.tensors[name] - values).max()
+            self.assertLessEqual(error, bound, name)
+            self.assertEqual(error > 0, is_matrix(name, config), name)
 
 
 class Identities(unittest.TestCase):

@@ -1,0 +1,108 @@
+// `ptrt quantize`: the same model with its matrices as int8.
+#include <fmt/core.h>
+
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <system_error>
+
+#include "kernels/convert.h"
+#include "kernels/error.h"
+#include "launch/commands.h"
+#include "model_io/model_file.h"
+#include "model_io/model_writer.h"
+#include "model_io/tokenizer.h"
+
+namespace ptrt {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Quantizer {
+ public:
+  explicit Quantizer(const QuantizeOptions& options) : options_(options), model_(options.model) {}
+
+  void run() {
+    const auto start = std::chrono::steady_clock::now();
+    const ModelConfig& config = model_.config();
+    const TokenizerBlob tokenizer = model_.tokenizer();
+    make_tokenizer(tokenizer, config);  // else one of an unknown kind would be lost without a word
+    std::vector<TensorSpec> tensors = shared_tensors(config);
+    for (std::int64_t track = 0; track < config.tracks; ++track)
+      for (TensorSpec& spec : track_tensors(config, track)) tensors.push_back(std::move(spec));
+    check_tensors(tensors);
+    check_output();
+
+    ModelWriter writer(options_.output, config, options_.split);
+    for (const TensorSpec& spec : tensors) convert(spec, writer);
+    writer.write_tokenizer(tokenizer);
+    writer.commit();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    fmt::print("{}: {} of {} tensors as int8, {} bytes of weights ({} in {}), {:.1f} s\n", options_.output,
+               quantized_, tensors.size(), writer.bytes_written(), model_.bytes_read(), options_.model,
+               elapsed.count());
+  }
+
+ private:
+  // All is checked before anything is written.
+  void check_tensors(const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors) {
+      const auto& stored = stored_.emplace(spec.path, model_.stat(spec)).first->second;
+      if (stored.dtype == DType::int8)
+        throw_bad_input("{}: dataset {} is int8 already: expected a model of floating weights", stored.file,
+                        spec.path);
+    }
+  }
+
+  void check_output() const {
+    std::vector<std::string> inputs{model_.path()};
+    for (std::int64_t track = 0; track < model_.config().tracks; ++track)
+      inputs.push_back(model_.track_file(track));
+    for (const std::string& output : files_written(options_.output, model_.config(), options_.split))
+      for (const std::string& input : inputs)
+        if (std::error_code ignored; fs::equivalent(output, input, ignored))
+          throw_bad_input("-o {} would overwrite {} of the model itself", options_.output, input);
+  }
+
+  void convert(const TensorSpec& spec, ModelWriter& writer) {
+    const StoredTensor& stored = stored_.at(spec.path);
+    const auto reader = model_.open(stored);
+    if (spec.role == WeightRole::matrix) {
+      quantize(spec, stored, *reader, writer);
+      ++quantized_;
+    } else {
+      writer.write(spec, stored.dtype, [&](std::int64_t first, std::span<std::byte> bytes) {
+        reader->content().read(static_cast<std::size_t>(first) * size_of(stored.dtype), bytes);
+      });
+    }
+    reader->verify();
+  }
+
+  void quantize(const TensorSpec& spec, const StoredTensor& stored, TensorReader& reader,
+                ModelWriter& writer) {
+    WeightSpec weight = spec.weight(stored.dtype);
+    weight.name = fmt::format("{}: dataset {}", stored.file, spec.path);
+    const std::size_t row_bytes = static_cast<std::size_t>(weight.in) * size_of(stored.dtype);
+    writer.write_int8(spec, [&](std::int64_t first, std::int64_t rows) {
+      piece_.resize(static_cast<std::size_t>(rows) * row_bytes);
+      reader.read(first, piece_);
+      rows_.quantize(weight, first, piece_);
+      return ModelWriter::Int8Piece{rows_.q(), rows_.scales()};
+    });
+  }
+
+  const QuantizeOptions& options_;
+  ModelFile model_;
+  std::map<std::string, StoredTensor> stored_;  // by path
+  std::vector<std::byte> piece_;
+  Int8Rows rows_;
+  std::int64_t quantized_ = 0;
+};
+
+}  // namespace
+
+void run_quantize(const QuantizeOptions& options) {
+  Quantizer(options).run();
+}
+
+}  // namespace ptrt

@@ -1,0 +1,118 @@
+#include "model_io/tensor_reader.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "kernels/error.h"
+#include "kernels/int8.h"
+#include "kernels/scalar_types.h"
+
+namespace ptrt {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{128} << 10;  // read, then checksummed while in the cache
+constexpr std::uint16_t kFloat16Infinity = 0x7C00;           // finite and not negative: any below it
+
+}  // namespace
+
+DatasetReader::DatasetReader(const StoredDataset& stored, std::atomic<std::size_t>& bytes_read)
+    : stored_(stored), bytes_read_(&bytes_read), pieces_(stored.bytes) {
+  PTRT_CHECK(stored.offset && stored.descriptor >= 0);
+}
+
+DatasetReader::DatasetReader(const StoredDataset& stored, std::vector<std::byte> content, std::uint32_t crc)
+    : stored_(stored), content_(std::move(content)), pieces_(stored.bytes), content_crc_(crc) {
+  PTRT_CHECK(content_.size() == stored.bytes);
+}
+
+void DatasetReader::read(std::size_t at, std::span<std::byte> out) {
+  PTRT_CHECK(at + out.size() <= stored_.bytes);
+  if (bytes_read_ == nullptr) {
+    std::copy_n(content_.begin() + static_cast<std::ptrdiff_t>(at), out.size(), out.begin());
+    return;
+  }
+  for (std::size_t done = 0; done < out.size(); done += kPieceBytes) {
+    const auto piece = out.subspan(done, std::min(kPieceBytes, out.size() - done));
+    read_file(at + done, piece);
+    pieces_.add(at + done, piece);
+  }
+  *bytes_read_ += out.size();
+}
+
+void DatasetReader::read_file(std::size_t at, std::span<std::byte> out) {
+  while (!out.empty()) {
+    const ssize_t got =
+        ::pread(stored_.descriptor, out.data(), out.size(), static_cast<off_t>(*stored_.offset + at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0)
+      throw_bad_input("{}: cannot read dataset {}: {}", stored_.file, stored_.name, std::strerror(errno));
+    if (got == 0)
+      throw_bad_input("{}: truncated: it ends before byte {} of the {} of dataset {}", stored_.file, at,
+                      stored_.bytes, stored_.name);
+    at += static_cast<std::size_t>(got);
+    out = out.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+void DatasetReader::scan() {
+  std::vector<std::byte> buffer(std::min(kPieceBytes, stored_.bytes));
+  for (std::size_t at = 0; at < stored_.bytes; at += buffer.size())
+    read(at, std::span(buffer).first(std::min(buffer.size(), stored_.bytes - at)));
+}
+
+std::uint32_t DatasetReader::crc32c() const {
+  if (bytes_read_ == nullptr) return content_crc_;
+  PTRT_CHECK(pieces_.complete());
+  return pieces_.value();
+}
+
+std::string DatasetReader::mismatch() const {
+  if (!stored_.crc32c || *stored_.crc32c == crc32c()) return "";
+  return fmt::format("expected crc32c {:08x}, found {:08x}", *stored_.crc32c, crc32c());
+}
+
+void DatasetReader::verify() const {
+  if (const std::string what = mismatch(); !what.empty())
+    throw_bad_input("{}: dataset {}: {}: the data is damaged", stored_.file, stored_.name, what);
+}
+
+TensorReader::TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content,
+                           std::unique_ptr<DatasetReader> scales)
+    : stored_(stored),
+      content_(std::move(content)),
+      scales_(std::move(scales)),
+      row_bytes_(static_cast<std::size_t>(stored.shape.back()) * size_of(stored.dtype)),
+      row_groups_(static_cast<std::size_t>(int8_groups(stored.shape.back()))) {
+  PTRT_CHECK((stored.dtype == DType::int8) == (scales_ != nullptr));
+}
+
+void TensorReader::read(std::int64_t first, std::span<std::byte> rows) {
+  content_->read(static_cast<std::size_t>(first) * row_bytes_, rows);
+}
+
+void TensorReader::read_scales(std::int64_t first, std::span<std::byte> scales) {
+  PTRT_CHECK(scales_ != nullptr);
+  scales_->read(static_cast<std::size_t>(first) * row_groups_ * sizeof(std::uint16_t), scales);
+  for (std::size_t i = 0; i < scales.size() / sizeof(std::uint16_t); ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, scales.data() + i * sizeof(bits), sizeof(bits));
+    if (bits < kFloat16Infinity) continue;
+    throw_bad_input("{}: dataset {}: row {}, group {}: expected a finite scale of 0 or more, found {}",
+                    stored_.scales->file, stored_.scales->name,
+                    static_cast<std::size_t>(first) + i / row_groups_, i % row_groups_, from_float16(bits));
+  }
+}
+
+std::string TensorReader::verify() const {
+  content_->verify();
+  if (scales_ == nullptr) return fmt::format("{:08x}", content_->crc32c());
+  scales_->verify();
+  return fmt::format("{:08x} {:08x}", content_->crc32c(), scales_->crc32c());
+}
+
+}  // namespace ptrt

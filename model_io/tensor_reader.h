@@ -1,0 +1,94 @@
+// The content of one tensor of a model file, read in pieces in any order and by several threads at a time.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "model_io/crc32c.h"
+#include "model_io/tensor_names.h"
+
+namespace ptrt {
+
+// One dataset as the metadata of its file has it.
+struct StoredDataset {
+  std::string file, name;  // the file it lies in; what messages call it
+  std::size_t bytes = 0;
+  std::optional<std::uint32_t> crc32c;  // as the file claims
+  int descriptor = -1;                  // of the file, as long as it is open
+  // Of its first byte in the file, where its bytes can be read there as they are.
+  std::optional<std::uint64_t> offset;
+};
+
+// A tensor is the dataset of its elements and, where they are int8, the one of its scales.
+struct StoredTensor : StoredDataset {
+  DType dtype = DType::float32;
+  std::vector<std::int64_t> shape;
+  std::optional<StoredDataset> scales;
+};
+
+// A weight on its way into a backend, which tells afterwards what was taken.
+class TensorContent : public WeightSource {
+ public:
+  virtual DType dtype() const = 0;
+  // Once every row was read: its checksums in hexadecimal, for digests. Throws bad_input where they are not
+  // the ones that the file claims.
+  virtual std::string verify() const = 0;
+};
+
+// Reads a dataset straight from its file, or hands on what was read before.
+class DatasetReader {
+ public:
+  // Counts in `bytes_read` what it reads.
+  DatasetReader(const StoredDataset& stored, std::atomic<std::size_t>& bytes_read);
+  // `content` in this machine's byte order; `crc` of the bytes as the file has them.
+  DatasetReader(const StoredDataset& stored, std::vector<std::byte> content, std::uint32_t crc);
+
+  // The bytes from `at` on, as many as `out` takes. Throws bad_input where the file ends before them.
+  void read(std::size_t at, std::span<std::byte> out);
+  // Reads everything into a small buffer, for the checksum.
+  void scan();
+  // Of the whole, once each byte was read.
+  std::uint32_t crc32c() const;
+  // "expected crc32c ..., found ...", or "" where the checksum is the file's or the file has none.
+  std::string mismatch() const;
+  void verify() const;  // throws bad_input with the mismatch
+
+ private:
+  void read_file(std::size_t at, std::span<std::byte> out);
+
+  const StoredDataset& stored_;
+  std::atomic<std::size_t>* bytes_read_ = nullptr;  // null: all is in memory
+  std::vector<std::byte> content_;
+  Crc32cOfPieces pieces_;
+  std::uint32_t content_crc_ = 0;
+};
+
+class TensorReader final : public TensorContent {
+ public:
+  // `content` and `scales` (int8 alone) read the datasets of `stored`; all of them outlive this object.
+  TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content,
+               std::unique_ptr<DatasetReader> scales);
+
+  DType dtype() const override { return stored_.dtype; }
+  void read(std::int64_t first, std::span<std::byte> rows) override;
+  // Throws bad_input on a scale that is negative or not finite.
+  void read_scales(std::int64_t first, std::span<std::byte> scales) override;
+  std::string verify() const override;
+
+  DatasetReader& content() { return *content_; }
+  DatasetReader* scales() { return scales_.get(); }  // null but for int8
+
+ private:
+  const StoredTensor& stored_;
+  std::unique_ptr<DatasetReader> content_, scales_;
+  std::size_t row_bytes_, row_groups_;
+};
+
+}  // namespace ptrt
