@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "model_io/strict_json.h"
 
 namespace ptrt::huggingface {
 namespace {
@@ -112,7 +113,7 @@ SplitBehavior read_split_behavior(const Component& owner) {
   const std::string name = owner.text("behavior");
   const auto* found = std::ranges::find(kSplitBehaviors, name, &decltype(kSplitBehaviors)::value_type::first);
   if (found != kSplitBehaviors.end()) return found->second;
-  owner.note_unsupported(fmt::format("{} with the behavior \"{}\"", owner.path(), name));
+  owner.note_unsupported(fmt::format("{} with the behavior {}", owner.path(), shown(name)));
   return SplitBehavior::isolated;
 }
 

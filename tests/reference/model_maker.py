@@ -119,7 +119,7 @@ def _stored(values: Array, dtype: str, index: int) -> tuple[Array, bool]:
 
 def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dtype: str = "float32",
                 split: bool = False, crc: bool = True, tokenizer: str | None = "bytes",
-                fixed_strings: bool = False) -> Path:
+                tokenizer_model: bytes | None = None, fixed_strings: bool = False) -> Path:
     """Writes a model file; split puts each track into a file of its own, behind an external link.
 
     With dtype "int8" the matrices are, and everything else is float32.
@@ -135,6 +135,8 @@ def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dt
         file.attrs["config"] = text(json.dumps(config))
         if tokenizer:
             file.create_group("tokenizer").attrs["kind"] = text(tokenizer)
+        if tokenizer_model is not None:
+            file["/tokenizer/model"] = np.frombuffer(tokenizer_model, np.uint8)
         shards: dict[str, h5py.File] = {}
         for index, (name, values) in enumerate(tensors.items()):
             target: h5py.Group = file
