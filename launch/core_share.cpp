@@ -104,8 +104,7 @@ CoreShare divide_cores(std::span<const HostRank> ranks, std::size_t mine) {
     return cores.begin() + static_cast<std::ptrdiff_t>(p * cores.size() / sharers);
   };
   share.cores.assign(at(place), at(place + 1));
-  const auto threads = static_cast<std::size_t>(share.threads);
-  share.bound = threads == share.cores.size() || (threads < share.cores.size() && ranks.size() > 1);
+  share.bound = static_cast<std::size_t>(share.threads) <= share.cores.size();
   return share;
 }
 
@@ -114,7 +113,7 @@ CoreShare take_core_share(JobComm& job, int threads, bool bind) {
   for (const std::string& text : job.all_gather_on_host(to_text({allowed_cores(), threads})))
     ranks.push_back(parse_host_rank(text));
   CoreShare share = divide_cores(ranks, static_cast<std::size_t>(job.host_rank()));
-  share.bound &= bind;
+  share.bound &= bind && job.size() > 1;
   share.refused = share.bound && !bind_this_thread(share.cores.front());
   share.bound &= !share.refused;
   return share;

@@ -35,12 +35,12 @@ struct CoreShare {
 
 // Ranks that may run on the same cores divide them in the order of `ranks`, consecutive cores each, so that a
 // NUMA node is not split where the numbers divide. Ranks that a launcher has put on cores of their own keep
-// those. A rank is bound when each of its threads has a core of its own; but not a process that is alone on
-// the host and leaves cores free, since two such would choose the same ones.
+// those. A rank is bound when each of its threads has a core of its own.
 CoreShare divide_cores(std::span<const HostRank> ranks, std::size_t mine);
 
 // Agrees with the other ranks on this host and, with `bind`, binds the calling thread, which is worker 0.
-// Before any large allocation: memory belongs to the NUMA node of the thread that first touches it.
+// Before any large allocation: memory belongs to the NUMA node of the thread that first touches it. A job of
+// one rank is left to the system, which moves threads away from whatever else runs on the machine.
 // Collective.
 CoreShare take_core_share(JobComm& job, int threads, bool bind);
 

@@ -50,16 +50,14 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
   command
       .add_option(
           "--threads", run.threads,
-          "CPU threads a rank (default: the cores that the launcher, taskset or cgroups allow, divided by "
-          "the\n"
+          "CPU threads a rank (default: the cores that launcher, taskset and cgroups allow, divided by the\n"
           "ranks of the host that share them; hyper-threads are not counted)")
       ->check(CLI::Range(1, 1024));
   command
       .add_option(
           "--bind", run.bind,
-          "auto: each thread runs on a core of its own where the ranks of the host have enough of them, "
-          "else\n"
-          "anywhere it is allowed; none: always anywhere")
+          "auto: in a job of several ranks each thread runs on a core of its own, if there are enough;\n"
+          "none: anywhere it is allowed")
       ->check(CLI::IsMember({"auto", "none"}))
       ->capture_default_str();
   command

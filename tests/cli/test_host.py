@@ -95,12 +95,14 @@ class Cores(Host):
         figures = self.bench("--replicas", str(ranks // 2), ranks=ranks)
         self.assertEqual((figures["threads"], figures["binding"], figures["oversubscribed"]), (1, "none", True))
 
-    def test_bind_none(self) -> None:
-        cores = self.bench()["threads"]
-        outcome = ptrt("bench", self.model, *BENCH, "--bind", "none")
+    def test_a_core_a_rank(self) -> None:
+        if len(os.sched_getaffinity(0)) < 2:
+            self.skipTest("one core")
+        outcome = ptrt("bench", self.model, *BENCH, "--threads", "1", ranks=2)
         self.assert_done(outcome)
-        self.assertRegex(outcome.output, rf"cpu x {cores} threads? \(not bound, ")
-        self.assertEqual(self.bench("--bind", "none")["binding"], "none")
+        self.assertRegex(outcome.output, r"cpu x 1 thread \((bound to cores|not bound: not permitted), ")
+        for figures in (self.bench("--threads", "1", "--bind", "none", ranks=2), self.bench()):
+            self.assertEqual((figures["binding"], figures["oversubscribed"]), ("none", False))
         self.assertEqual(ptrt("bench", self.model, *BENCH, "--bind", "tight").status, 2)
 
     def test_bytes_do_not_hang_on_binding(self) -> None:

@@ -23,7 +23,7 @@ std::vector<CoreShare> divide(std::size_t ranks, const std::vector<CpuSet>& all,
   return divide(std::vector<HostRank>(ranks, {all, threads}));
 }
 
-TEST(CoreShare, OneProcessTakesEveryCore) {
+TEST(CoreShare, OneRankTakesEveryCore) {
   const CoreShare share = divide(1, cores(0, 8))[0];
   EXPECT_EQ(share.threads, 8);
   EXPECT_EQ(share.cores, cores(0, 8));
@@ -97,11 +97,6 @@ TEST(CoreShare, FewerThreadsThanCores) {
   const auto ranks = divide(2, cores(0, 8), 1);
   EXPECT_EQ(ranks[1].worker_cores(), cores(4, 1));
   EXPECT_EQ(ranks[1].units(), (CpuSet{4, 5, 6, 7}));
-  // Alone, it leaves the choice of cores to the system, which knows what else runs.
-  const CoreShare alone = divide(1, cores(0, 8), 3)[0];
-  EXPECT_EQ(alone.threads, 3);
-  EXPECT_FALSE(alone.bound);
-  EXPECT_FALSE(alone.oversubscribed);
 }
 
 TEST(CoreShare, RanksBoundByTheLauncherKeepTheirCores) {
@@ -135,8 +130,8 @@ TEST(CoreShare, PartlySharedCoresAreLeftToTheSystem) {
   EXPECT_TRUE(divide({{cores(0, 4), 4}, {cores(2, 4), 4}})[0].oversubscribed) << "eight threads on six cores";
 }
 
-TEST(CoreShare, OneRankAskedForNothingElse) {
-  const auto share = take_core_share(*make_solo_job_comm(), 0, false);
+TEST(CoreShare, AJobOfOneRankIsNotBound) {
+  const auto share = take_core_share(*make_solo_job_comm(), 0, true);
   EXPECT_EQ(static_cast<std::size_t>(share.threads), allowed_cores().size());
   EXPECT_FALSE(share.bound);
   EXPECT_EQ(share.describe(), "not bound");
