@@ -44,8 +44,11 @@ class ModelSession {
   std::string describe() const;
 
  private:
+  std::string cuda_obstacle() const;
+  std::string choose_device() const;
   void choose_backend();
   Compute choose_compute() const;
+  std::int64_t default_kv_bytes() const;
   void plan_kv_pages();
 
   const ModelRunOptions& options_;
@@ -54,6 +57,7 @@ class ModelSession {
   ModelConfig config_;
   Placement placement_;
   TokenizerChoice tokenizer_;
+  std::string device_ = "cpu";  // or "cuda"; the same on every rank
   Compute compute_ = Compute::float32;
   std::unique_ptr<Backend> backend_;
   DType kv_dtype_ = DType::float32;

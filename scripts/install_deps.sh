@@ -10,7 +10,7 @@ packages=(
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
   libhwy-dev libxxhash-dev                       # SIMD, digests
   libsentencepiece-dev                           # tokenizer
-  libgtest-dev python3 python3-numpy python3-h5py  # tests
+  libgtest-dev libboost-context-dev python3 python3-numpy python3-h5py  # tests
 )
 
 missing=()

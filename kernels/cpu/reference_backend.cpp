@@ -7,9 +7,9 @@
 #include <numeric>
 
 #include "kernels/cpu/activations.h"
-#include "kernels/cpu/philox.h"
 #include "kernels/error.h"
 #include "kernels/int8.h"
+#include "kernels/philox.h"
 #include "kernels/scalar_types.h"
 
 namespace ptrt {
