@@ -2,16 +2,20 @@
 // interface; every op serves all tracks of the rank in one call (a leading `tracks` dimension).
 //
 // Rules every backend keeps:
-//  * batch-invariant: what an op writes for a row depends on that row (and its KV pages) alone, bit for bit,
-//  never
-//    on the other rows of the call, the number of threads or the tiles chosen;
+//  * batch-invariant (the CPU's; a GPU's as far as docs/CUDA.md says): what an op writes for a row depends on
+//    that row (and its KV pages) alone, bit for bit, never on the other rows of the call, the number of
+//    threads or the tiles chosen;
 //  * accumulation in float32 (or wider), norm and softmax statistics in float32;
-//  * no allocation inside an op: scratch is passed in or sized once at construction.
+//  * no allocation inside an op: scratch is passed in or sized once, at construction or by reserve();
+//  * ops of a backend run in the order of the calls. On a device they may return before they have run; only
+//    sample(), log_probs() and read_back() wait.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -59,9 +63,10 @@ struct LinearJob {
   Tensor y;
 };
 
-// The KV pool of a rank, [page][local track][layer][keys, values][kv_head] and then, for keys,
-// [head_dim][kPageTokens] (a vector of tokens meets one element of q), for values [kPageTokens][head_dim].
-// Page by page, so that only memory of pages in use is ever touched. Elements are float32 or bfloat16.
+// The KV pool of a rank, [page][local track][layer][keys, values][kv_head] and then one head's page, whose
+// inner layout is the backend's own. CPU: keys [head_dim][kPageTokens] (a vector of tokens meets one element
+// of q), values [kPageTokens][head_dim]; CUDA: both [kPageTokens][head_dim]. Page by page, so that only
+// memory of pages in use is ever touched. Elements are float32 or bfloat16.
 struct KvPool {
   std::byte* data = nullptr;
   DType dtype = DType::float32;
@@ -97,6 +102,19 @@ struct StepRows {
     const std::int64_t slot = slots[static_cast<std::size_t>(r)];
     return page_table[static_cast<std::size_t>(slot * page_table_stride + index)];
   }
+};
+
+// What bounds every later call: a backend sizes its scratch from it.
+struct WorkLimits {
+  std::int64_t tracks = 1;
+  std::int64_t rows = 0;        // of a step
+  std::int64_t logit_rows = 0;  // of one call of gather_rows(), sample() or log_probs()
+  std::int64_t sequences = 0;   // slots
+  std::int64_t context = 0;     // tokens of a sequence
+  std::int64_t heads = 0, head_dim = 0;
+  std::int64_t experts = 0, top_k = 0;  // 0: no mixture of experts
+
+  std::int64_t page_table_stride() const { return (context + kPageTokens - 1) / kPageTokens; }
 };
 
 struct AttentionShape {
@@ -154,16 +172,49 @@ class Backend {
   virtual Weight load_weight(const WeightSpec& spec, WeightSource& source) = 0;
   virtual std::size_t weight_bytes() const = 0;  // held by weights loaded so far
 
+  // What is left of a memory of its own; none where it is the host's.
+  virtual std::optional<std::size_t> free_bytes() const { return std::nullopt; }
+
+  // Type of the activations inside a sublayer: normed rows, q, k, v, gate, up and outputs. The streams x and
+  // h, rope angles, router logits and logits are float32.
+  virtual DType activation_type() const { return DType::float32; }
+  // Tells of all weights that load_weight() will be asked for, in that order: memory can be counted and taken
+  // at once. Throws when there is not enough.
+  virtual void plan_weights(std::span<const WeightSpec> /*specs*/) {}
+  // Called once, before the first op, by whoever runs steps.
+  virtual void reserve(const WorkLimits& /*limits*/) {}
+  // What the following embed(), rope_angles(), rope_append() and attention() calls are told again: a device
+  // copies it to buffers of fixed address, so that those ops only launch work.
+  virtual void begin_step(std::span<const std::int32_t> /*tokens*/, const StepRows& /*rows*/) {}
+  // Between this process's memory and what allocate() gave; both wait until the bytes have moved.
+  virtual void write(std::span<const std::byte> from, std::byte* to) {
+    std::memcpy(to, from.data(), from.size());
+  }
+  virtual void read_back(const std::byte* from, std::span<std::byte> to) {
+    std::memcpy(to.data(), from, to.size());
+  }
+
   // x[0, r, :] = table[tokens[r], :]
   virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) = 0;
   // out = x / sqrt(mean(x²) + eps) · w, row by row; in place when out is x.
   virtual void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) = 0;
+  // h += a, then out = RMSNorm(h); out may be h.
+  virtual void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) {
+    add(a, h);
+    rms_norm(weights, eps, h, out);
+  }
   // All products of one list in one parallel region.
   virtual void linear(std::span<const LinearJob> jobs) = 0;
   // h += a
   virtual void add(Tensor a, Tensor h) = 0;
   // out = x, track by track (x may be a broadcast).
   virtual void copy(Tensor x, Tensor out) = 0;
+  // out[0, i, :] = x[0, rows[i], :]
+  virtual void gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) {
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      copy({x.row(0, rows[i]), 1, 1, x.width, 0},
+           {out.row(0, static_cast<std::int64_t>(i)), 1, 1, x.width, 0});
+  }
   // gate = silu(gate) · up
   virtual void swiglu(Tensor gate, Tensor up) = 0;
   virtual void moe_ffn(const MoeJob& job) = 0;
@@ -171,7 +222,8 @@ class Backend {
   // cos_sin[0, r, :] = cos of the head_dim/2 angles of positions[r], then their sines (angles in double).
   virtual void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) = 0;
   // Per head: QK-norm where the weights are present, then RoPE where shape.rope, on q (in place) and k; then
-  // k and v of every row go to their pages of `layer`. An empty TrackWeights means no QK-norm.
+  // k and v of every row go to their pages of `layer`. What stays in k is undefined. An empty TrackWeights
+  // means no QK-norm.
   virtual void rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
                            const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
                            const StepRows& rows, std::int64_t layer, const KvPool& pool) = 0;

@@ -68,19 +68,25 @@ struct Weight {
 using TrackWeights = std::vector<Weight>;
 
 // Activations [tracks, rows, width], the last dimension contiguous. A track_stride of 0 shows one matrix to
-// every track (the stream x that all tracks see). float32 on the CPU.
+// every track (the stream x that all tracks see). float32 on the CPU; Backend::activation_type() elsewhere.
 struct Tensor {
-  float* data = nullptr;
+  void* data = nullptr;
   std::int64_t tracks = 1;
   std::int64_t rows = 0;
   std::int64_t width = 0;
   std::int64_t track_stride = 0;  // elements between tracks; rows are `width` elements apart
+  DType dtype = DType::float32;
 
-  float* row(std::int64_t track, std::int64_t r) const { return data + track * track_stride + r * width; }
+  // T is the type that dtype names.
+  template <typename T>
+  T* row_as(std::int64_t track, std::int64_t r) const {
+    return static_cast<T*>(data) + track * track_stride + r * width;
+  }
+  float* row(std::int64_t track, std::int64_t r) const { return row_as<float>(track, r); }
   // The first n rows of every track; strides stay.
-  Tensor first_rows(std::int64_t n) const { return {data, tracks, n, width, track_stride}; }
+  Tensor first_rows(std::int64_t n) const { return {data, tracks, n, width, track_stride, dtype}; }
   // One matrix seen as `n` equal tracks.
-  Tensor broadcast(std::int64_t n) const { return {data, n, rows, width, 0}; }
+  Tensor broadcast(std::int64_t n) const { return {data, n, rows, width, 0, dtype}; }
 };
 
 }  // namespace ptrt

@@ -9,6 +9,7 @@
 #include <fstream>
 #include <sstream>
 
+#include "kernels/cuda/plugin.h"
 #include "kernels/error.h"
 #include "launch/instruction_set.h"
 #include "launch/process.h"
@@ -44,16 +45,40 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
     }
     placement_ =
         make_placement(job.size(), job.rank(), config_.tracks, {options.replicas, options.tensor_parallel});
-    compute_ = choose_compute();
+    device_ = choose_device();
   });
+  for (const std::string& other : job.all_gather(device_))
+    if (other != device_) device_ = "cpu";
+  all_or_none(job, [&] { compute_ = choose_compute(); });
   choose_backend();
   plan_kv_pages();
+}
+
+// Why this run cannot be on a GPU; empty when it can.
+std::string ModelSession::cuda_obstacle() const {
+  if (placement_.replica_ranks > 1)
+    return fmt::format("a GPU takes all tracks of a replica in one process, here are {} ranks a replica",
+                       placement_.replica_ranks);
+  if (options_.compute == "float32" || options_.compute == "int8")
+    return fmt::format("products take bfloat16 there, not --compute {}", options_.compute);
+  if (options_.weights == "int8") return "it takes no --weights int8";
+  if (options_.kv_dtype == "float32") return "keys and values are bfloat16 there, not --kv-dtype float32";
+  return cuda_missing();
+}
+
+// cpu or cuda; `auto` takes a GPU where there is one and the options go with it.
+std::string ModelSession::choose_device() const {
+  if (options_.backend == "cpu") return "cpu";
+  const std::string obstacle = cuda_obstacle();
+  if (obstacle.empty()) return "cuda";
+  if (options_.backend == "cuda") throw_bad_input("--backend cuda: {}", obstacle);
+  return "cpu";
 }
 
 // What `auto` means for this rank's weights on the instruction set that was agreed on. Matrices of several
 // types take float32: none of them is to be rounded without being asked for.
 Compute ModelSession::choose_compute() const {
-  if (options_.backend == "cuda") throw_bad_input("--backend cuda: this build has no CUDA backend, use cpu");
+  if (device_ == "cuda") return Compute::bfloat16;
   if (options_.compute == "float32") return Compute::float32;
   if (options_.compute == "int8") return Compute::int8;
   if (options_.compute == "bfloat16") return Compute::bfloat16;
@@ -91,6 +116,10 @@ void ModelSession::choose_backend() {
   kv_dtype_ = exact ? DType::float32 : DType::bfloat16;
   share_ = take_core_share(job_, options_.threads, options_.bind == "auto");
   all_or_none(job_, [&] {
+    if (device_ == "cuda") {
+      backend_ = make_cuda_backend({});
+      return;
+    }
     backend_ = make_cpu_backend({.threads = share_.threads,
                                  .worker_cores = share_.worker_cores(),
                                  .oversubscribed = share_.oversubscribed,
@@ -99,13 +128,27 @@ void ModelSession::choose_backend() {
   });
 }
 
-// As many pages as the batch can use, within what was asked for, or by default within a quarter of this
-// rank's share of the host. The smallest of all ranks counts, so that every rank schedules alike.
+// What the KV cache may take by default: a quarter of this rank's share of the host, or most of what a device
+// has left beside the weights.
+std::int64_t ModelSession::default_kv_bytes() const {
+  const auto free = backend_->free_bytes();
+  if (!free) return host_memory_share(job_) / 4;
+  constexpr double kShare = 0.8;  // the rest is for scratch
+  std::int64_t weights = 0;       // in two bytes an element
+  for (const TensorSpec& spec : shared_tensors(config_)) weights += 2 * spec.elements();
+  for (std::int64_t t = 0; t < placement_.tracks; t++)
+    for (const TensorSpec& spec : track_tensors(config_, placement_.first_track + t))
+      weights += 2 * spec.elements();
+  return static_cast<std::int64_t>(kShare * static_cast<double>(static_cast<std::int64_t>(*free) - weights));
+}
+
+// As many pages as the batch can use, within what was asked for or default_kv_bytes(). The smallest of all
+// ranks counts, so that every rank schedules alike.
 void ModelSession::plan_kv_pages() {
   all_or_none(job_, [&] {
     const std::int64_t page_bytes = kv_page_bytes(config_, placement_.tracks, kv_dtype_);
     const std::int64_t useful = options_.max_batch * pages_for(config_.max_context);
-    const std::int64_t budget = options_.kv_cache_bytes.value_or(host_memory_share(job_) / 4);
+    const std::int64_t budget = options_.kv_cache_bytes ? *options_.kv_cache_bytes : default_kv_bytes();
     kv_pages_ = std::min(useful, budget / page_bytes);
     if (kv_pages_ < 1)
       throw_bad_input("--kv-cache-bytes {}: a page of {} tokens takes {} bytes on this rank", budget,

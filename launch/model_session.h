@@ -46,10 +46,13 @@ class ModelSession {
   std::string describe() const;
 
  private:
+  std::string cuda_obstacle() const;
+  std::string choose_device() const;
   void choose_backend();
   Compute choose_compute() const;
   // Of all matrices of this rank as stored; none where they differ.
   std::optional<DType> matrix_type() const;
+  std::int64_t default_kv_bytes() const;
   void plan_kv_pages();
 
   const ModelRunOptions& options_;
@@ -58,6 +61,7 @@ class ModelSession {
   ModelConfig config_;
   Placement placement_;
   TokenizerChoice tokenizer_;
+  std::string device_ = "cpu";  // or "cuda"; the same on every rank
   Compute compute_ = Compute::float32;
   CoreShare share_;
   std::unique_ptr<Backend> backend_;

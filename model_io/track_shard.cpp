@@ -148,6 +148,14 @@ void load_track(const ModelConfig& config, std::int64_t track, Loader& loader, T
 TrackShard load_from(const TensorSource& source, const ModelConfig& config, std::int64_t first_track,
                      std::int64_t tracks, Backend& backend) {
   PTRT_CHECK(first_track >= 0 && tracks >= 1 && first_track + tracks <= config.tracks);
+  std::vector<WeightSpec> weights;
+  const auto plan = [&](const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors) weights.push_back(weight_spec(spec, source.check(spec)));
+  };
+  plan(shared_tensors(config));
+  for (std::int64_t track = first_track; track < first_track + tracks; ++track)
+    plan(track_tensors(config, track));
+  backend.plan_weights(weights);
   Loader loader(source, backend);
   TrackShard shard;
   shard.first_track = first_track;

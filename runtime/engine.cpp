@@ -55,6 +55,15 @@ Engine::Engine(const ModelConfig& config, const TrackShard& shard, Backend& back
       fusion_(comm, backend, config, placement, options.max_rows),
       forward_(config, shard, backend, fusion_, cache_, options.max_rows, logit_rows(options)) {
   PTRT_CHECK(options.max_rows >= options.max_batch);
+  backend.reserve({.tracks = shard.tracks,
+                   .rows = options.max_rows,
+                   .logit_rows = logit_rows(options),
+                   .sequences = options.max_batch,
+                   .context = config.max_context,
+                   .heads = config.heads,
+                   .head_dim = config.head_dim,
+                   .experts = config.moe ? config.moe->experts : 0,
+                   .top_k = config.moe ? config.moe->top_k : 0});
   const auto rows = static_cast<std::size_t>(logit_rows(options));
   logit_rows_.resize(rows);
   targets_.resize(rows);

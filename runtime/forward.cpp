@@ -6,6 +6,14 @@
 #include "kernels/error.h"
 
 namespace ptrt {
+namespace {
+
+// The same memory, rows of another width.
+Tensor reshaped(const Tensor& all, std::int64_t rows, std::int64_t width) {
+  return {all.data, all.tracks, rows, width, all.track_stride, all.dtype};
+}
+
+}  // namespace
 
 Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
                  const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows)
@@ -20,17 +28,19 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
       eps_(static_cast<float>(config.norm_eps)) {
   const std::int64_t tracks = shard.tracks, d = config.hidden_size;
   const std::int64_t q_width = config.heads * config.head_dim, kv_width = config.kv_heads * config.head_dim;
-  x_all_ = make(1, max_rows, d, "x");
-  h_all_ = make(tracks, max_rows, d, "h");
-  normed_all_ = make(tracks, max_rows, d, "normed");
-  out_all_ = make(tracks, max_rows, d, "sublayer output");
-  q_all_ = make(tracks, max_rows, q_width, "q");
-  k_all_ = make(tracks, max_rows, kv_width, "k");
-  v_all_ = make(tracks, max_rows, kv_width, "v");
-  mixed_all_ = make(tracks, max_rows, q_width, "attention output");
-  cos_sin_all_ = make(1, max_rows, config.head_dim, "rope angles");
-  head_in_ = make(1, max_logit_rows, d, "head input");
-  logits_ = make(1, max_logit_rows, config.vocab_size, "logits");
+  const DType inner = backend.activation_type(), exact = DType::float32;
+  x_all_ = make(1, max_rows, d, exact, "x");
+  h_all_ = make(tracks, max_rows, d, exact, "h");
+  normed_all_ = make(tracks, max_rows, d, inner, "normed");
+  out_all_ = make(tracks, max_rows, d, inner, "sublayer output");
+  q_all_ = make(tracks, max_rows, q_width, inner, "q");
+  k_all_ = make(tracks, max_rows, kv_width, inner, "k");
+  v_all_ = make(tracks, max_rows, kv_width, inner, "v");
+  mixed_all_ = make(tracks, max_rows, q_width, inner, "attention output");
+  cos_sin_all_ = make(1, max_rows, config.head_dim, exact, "rope angles");
+  head_rows_ = make(1, max_logit_rows, d, exact, "rows for the head");
+  head_in_ = inner == exact ? head_rows_ : make(1, max_logit_rows, d, inner, "head input");
+  logits_ = make(1, max_logit_rows, config.vocab_size, exact, "logits");
 
   // One gate and one up buffer serve both kinds of FFN layer; their widths differ, so they are sized by
   // elements.
@@ -38,22 +48,19 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
   std::int64_t ffn_elements = uses(FfnKind::dense) ? config.ffn_size : 0;
   if (uses(FfnKind::moe)) {
     ffn_elements = std::max(ffn_elements, config.moe->top_k * config.moe->ffn_size);
-    router_all_ = make(tracks, max_rows, config.moe->experts, "router logits");
-    expert_all_ = make(tracks, max_rows * config.moe->top_k, d, "expert outputs");
+    router_all_ = make(tracks, max_rows, config.moe->experts, exact, "router logits");
+    expert_all_ = make(tracks, max_rows * config.moe->top_k, d, inner, "expert outputs");
   }
-  gate_all_ = make(tracks, max_rows, ffn_elements, "ffn gate");
-  up_all_ = make(tracks, max_rows, ffn_elements, "ffn up");
+  gate_all_ = make(tracks, max_rows, ffn_elements, inner, "ffn gate");
+  up_all_ = make(tracks, max_rows, ffn_elements, inner, "ffn up");
 }
 
-Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width, const char* what) {
-  const std::int64_t elements = tracks * rows * width;
-  memory_.push_back(backend_.allocate(static_cast<std::size_t>(elements) * sizeof(float), what));
-  scratch_elements_ += elements;
-  return {reinterpret_cast<float*>(memory_.back().get()), tracks, rows, width, rows * width};
-}
-
-std::int64_t Forward::scratch_bytes() const {
-  return scratch_elements_ * static_cast<std::int64_t>(sizeof(float));
+Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype,
+                     const char* what) {
+  const std::size_t bytes = static_cast<std::size_t>(tracks * rows * width) * size_of(dtype);
+  memory_.push_back(backend_.allocate(bytes, what));
+  scratch_bytes_ += static_cast<std::int64_t>(bytes);
+  return {memory_.back().get(), tracks, rows, width, rows * width, dtype};
 }
 
 void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows) {
@@ -64,24 +71,27 @@ void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows) {
   q_ = view(q_all_), k_ = view(k_all_), v_ = view(v_all_), mixed_ = view(mixed_all_),
   cos_sin_ = view(cos_sin_all_);
 
+  backend_.begin_step(tokens, rows);
   backend_.embed(shard_.embedding, tokens, x_);
   backend_.rope_angles(rows.positions, config_.rope_theta, cos_sin_);
   for (std::int64_t i = 0; i < config_.layers; i++) {
     const LayerWeights& layer = shard_.layers[static_cast<std::size_t>(i)];
     const BlockWeights& block = shard_.blocks[static_cast<std::size_t>(schedule_.block_of(i))];
-    if (schedule_.starts_block(i)) begin_block(block);
+    const bool syncs = schedule_.syncs_after(i);
+    if (schedule_.starts_block(i)) begin_block(block, layer);
     attention(layer, i, rows);
-    ffn(layer, i);
-    if (schedule_.syncs_after(i)) end_block(block);
+    ffn(layer, i, syncs ? nullptr : &shard_.layers[static_cast<std::size_t>(i + 1)].attn_norm);
+    if (syncs) end_block(block);
   }
 }
 
-void Forward::begin_block(const BlockWeights& block) {
+void Forward::begin_block(const BlockWeights& block, const LayerWeights& first) {
   const Tensor x = x_.broadcast(h_.tracks);
   if (config_.fusion.dispatch_norm)
     backend_.rms_norm(block.dispatch_norm, eps_, x, h_);
   else
     backend_.copy(x, h_);
+  if (config_.norm_placement.pre) backend_.rms_norm(first.attn_norm, eps_, h_, normed_);
 }
 
 void Forward::end_block(const BlockWeights& block) {
@@ -90,11 +100,7 @@ void Forward::end_block(const BlockWeights& block) {
 }
 
 void Forward::attention(const LayerWeights& layer, std::int64_t index, const StepRows& rows) {
-  Tensor input = h_;
-  if (config_.norm_placement.pre) {
-    backend_.rms_norm(layer.attn_norm, eps_, h_, normed_);
-    input = normed_;
-  }
+  const Tensor input = sublayer_input();
   const LinearJob project[] = {{&layer.wq, input, q_}, {&layer.wk, input, k_}, {&layer.wv, input, v_}};
   backend_.linear(project);
 
@@ -107,27 +113,23 @@ void Forward::attention(const LayerWeights& layer, std::int64_t index, const Ste
 
   const LinearJob merge[] = {{&layer.wo, mixed_, out_}};
   backend_.linear(merge);
-  residual(layer.attn_output_norm, layer.attn_post_norm);
+  residual(layer.attn_output_norm, layer.attn_post_norm, &layer.ffn_norm);
 }
 
-void Forward::ffn(const LayerWeights& layer, std::int64_t index) {
-  Tensor input = h_;
-  if (config_.norm_placement.pre) {
-    backend_.rms_norm(layer.ffn_norm, eps_, h_, normed_);
-    input = normed_;
-  }
+void Forward::ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm) {
+  const Tensor input = sublayer_input();
   if (config_.ffn_kind(index) == FfnKind::moe) {
     moe(layer, input);
   } else {
-    const Tensor gate{gate_all_.data, h_.tracks, h_.rows, config_.ffn_size, gate_all_.track_stride};
-    const Tensor up{up_all_.data, h_.tracks, h_.rows, config_.ffn_size, up_all_.track_stride};
+    const Tensor gate = reshaped(gate_all_, h_.rows, config_.ffn_size);
+    const Tensor up = reshaped(up_all_, h_.rows, config_.ffn_size);
     const LinearJob widen[] = {{&layer.w_gate, input, gate}, {&layer.w_up, input, up}};
     backend_.linear(widen);
     backend_.swiglu(gate, up);
     const LinearJob narrow[] = {{&layer.w_down, gate, out_}};
     backend_.linear(narrow);
   }
-  residual(layer.ffn_output_norm, layer.ffn_post_norm);
+  residual(layer.ffn_output_norm, layer.ffn_post_norm, next_norm);
 }
 
 void Forward::moe(const LayerWeights& layer, Tensor input) {
@@ -142,27 +144,42 @@ void Forward::moe(const LayerWeights& layer, Tensor input) {
   job.x = input;
   job.y = out_;
   job.router_logits = router_all_.first_rows(h_.rows);
-  job.gate_out = {gate_all_.data, h_.tracks, chosen, moe.ffn_size, gate_all_.track_stride};
-  job.up_out = {up_all_.data, h_.tracks, chosen, moe.ffn_size, up_all_.track_stride};
+  job.gate_out = reshaped(gate_all_, chosen, moe.ffn_size);
+  job.up_out = reshaped(up_all_, chosen, moe.ffn_size);
   job.expert_out = expert_all_.first_rows(chosen);
   backend_.moe_ffn(job);
 }
 
-void Forward::residual(const TrackWeights& output_norm, const TrackWeights& post_norm) {
+// h += out, normed where the model does; `next_norm` (null where a sync follows) is the pre-norm of the
+// sublayer after this one, which goes with the sum in one pass.
+void Forward::residual(const TrackWeights& output_norm, const TrackWeights& post_norm,
+                       const TrackWeights* next_norm) {
+  const bool pre = config_.norm_placement.pre && next_norm != nullptr;
   if (config_.norm_placement.output) backend_.rms_norm(output_norm, eps_, out_, out_);
-  backend_.add(out_, h_);
-  if (config_.norm_placement.post) backend_.rms_norm(post_norm, eps_, h_, h_);
+  if (config_.norm_placement.post) {
+    backend_.add_rms_norm(out_, h_, post_norm, eps_, h_);
+    if (pre) backend_.rms_norm(*next_norm, eps_, h_, normed_);
+  } else if (pre) {
+    backend_.add_rms_norm(out_, h_, *next_norm, eps_, normed_);
+  } else {
+    backend_.add(out_, h_);
+  }
+}
+
+// What the sublayer's products take; without a pre-norm the stream itself, in their type.
+Tensor Forward::sublayer_input() {
+  if (config_.norm_placement.pre) return normed_;
+  if (h_.dtype == normed_.dtype) return h_;
+  backend_.copy(h_, normed_);
+  return normed_;
 }
 
 Tensor Forward::logits(std::span<const std::int32_t> rows) {
   const auto count = static_cast<std::int64_t>(rows.size());
   PTRT_CHECK(count >= 1 && count <= max_logit_rows_);
-  const Tensor input = head_in_.first_rows(count);
-  for (std::int64_t r = 0; r < count; r++) {
-    const Tensor from{x_.row(0, rows[static_cast<std::size_t>(r)]), 1, 1, x_.width, 0};
-    backend_.copy(from, {input.row(0, r), 1, 1, x_.width, 0});
-  }
-  backend_.rms_norm(shard_.final_norm, eps_, input, input);
+  const Tensor picked = head_rows_.first_rows(count), input = head_in_.first_rows(count);
+  backend_.gather_rows(x_, rows, picked);
+  backend_.rms_norm(shard_.final_norm, eps_, picked, input);
   const Tensor out = logits_.first_rows(count);
   const LinearJob job[] = {{&head_, input, out}};
   backend_.linear(job);

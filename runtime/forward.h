@@ -29,16 +29,18 @@ class Forward {
 
   std::int64_t max_logit_rows() const { return max_logit_rows_; }
   const SyncSchedule& schedule() const { return schedule_; }
-  std::int64_t scratch_bytes() const;
+  std::int64_t scratch_bytes() const { return scratch_bytes_; }
 
  private:
-  Tensor make(std::int64_t tracks, std::int64_t rows, std::int64_t width, const char* what);
-  void begin_block(const BlockWeights& block);
+  Tensor make(std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype, const char* what);
+  void begin_block(const BlockWeights& block, const LayerWeights& first);
   void attention(const LayerWeights& layer, std::int64_t index, const StepRows& rows);
-  void ffn(const LayerWeights& layer, std::int64_t index);
+  void ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm);
   void moe(const LayerWeights& layer, Tensor input);
   void end_block(const BlockWeights& block);
-  void residual(const TrackWeights& output_norm, const TrackWeights& post_norm);
+  void residual(const TrackWeights& output_norm, const TrackWeights& post_norm,
+                const TrackWeights* next_norm);
+  Tensor sublayer_input();
 
   const ModelConfig& config_;
   const TrackShard& shard_;
@@ -50,10 +52,10 @@ class Forward {
   std::int64_t max_logit_rows_;
   float eps_;
   std::vector<std::shared_ptr<std::byte[]>> memory_;
-  std::int64_t scratch_elements_ = 0;
+  std::int64_t scratch_bytes_ = 0;
 
   // Scratch sized for max_rows, T = local tracks, and the views of the rows of this step (same names, no
-  // "_all").
+  // "_all"). x, h, router logits, angles and logits are float32, the rest of the backend's activation type.
   Tensor x_all_;        // [1, rows, d]               the stream that every track sees
   Tensor h_all_;        // [T, rows, d]               each track's own stream inside a block
   Tensor normed_all_;   // [T, rows, d]
@@ -67,7 +69,8 @@ class Forward {
   Tensor router_all_;   // [T, rows, experts]
   Tensor expert_all_;   // [T, rows · top_k, d]
   Tensor cos_sin_all_;  // [1, rows, hd]
-  Tensor head_in_;      // [1, max_logit_rows, d]
+  Tensor head_rows_;    // [1, max_logit_rows, d]     of x
+  Tensor head_in_;      // [1, max_logit_rows, d]     normed; the same memory where the types are equal
   Tensor logits_;       // [1, max_logit_rows, vocab]
   Tensor x_, h_, normed_, out_, q_, k_, v_, mixed_, cos_sin_;
 };

@@ -60,15 +60,15 @@ void Fusion::fuse(Tensor x, Tensor y) {
   if (op_ == FusionOp::delta_sum) backend_.subtract(x.broadcast(y.tracks), y);
   for (std::int64_t t = 0; t < local_tracks_; t++) local_[static_cast<std::size_t>(t)] = y.row(t, 0);
   if (comm_.size() == 1) {
-    finish(local_, count, x.data, x.data);
+    finish(local_, count, x.row(0, 0), x.row(0, 0));
   } else {
     if (partial_sums_ && local_tracks_ > 1) backend_.tree_sum(local_, count, 1.0f, nullptr, y.row(0, 0));
     header_.fusion++;
     const std::size_t bytes = static_cast<std::size_t>(parts_per_rank_ * count) * sizeof(float);
     if (comm_.size() > 2 && bytes >= kSliceBytes)
-      exchange_slices(count, x.data);
+      exchange_slices(count, x.row(0, 0));
     else
-      exchange_whole(count, x.data);
+      exchange_whole(count, x.row(0, 0));
   }
   if (total_tracks_ > 1) stats_.sync_points++;
   stats_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

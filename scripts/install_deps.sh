@@ -10,7 +10,7 @@ packages=(
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
   libhwy-dev libhwloc-dev libxxhash-dev          # SIMD, cores of the host, digests
   libsentencepiece-dev libicu-dev                # tokenizers
-  libgtest-dev python3 python3-numpy python3-h5py  # tests
+  libgtest-dev libboost-context-dev python3 python3-numpy python3-h5py  # tests
 )
 
 missing=()

@@ -9,9 +9,9 @@
 #include "kernels/convert.h"
 #include "kernels/cpu/activations.h"
 #include "kernels/cpu/matmul.h"
-#include "kernels/cpu/philox.h"
 #include "kernels/error.h"
 #include "kernels/int8.h"
+#include "kernels/philox.h"
 #include "kernels/scalar_types.h"
 
 namespace ptrt {

@@ -77,8 +77,8 @@ void chunk_weights(const float* x, std::int64_t n, float max, float factor, floa
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-#include "kernels/cpu/philox.h"
 #include "kernels/error.h"
+#include "kernels/philox.h"
 
 namespace ptrt {
 namespace {

@@ -15,9 +15,9 @@ endif()
 
 add_library(ptrt_build_options INTERFACE)
 # -ffp-contract=off: a sum must round the same way wherever the compiler inlines it.
-target_compile_options(ptrt_build_options INTERFACE
+target_compile_options(ptrt_build_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:
   -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off
-  $<$<BOOL:${PTRT_WERROR}>:-Werror>)
+  $<$<BOOL:${PTRT_WERROR}>:-Werror>>)
 if(PTRT_SANITIZE)
   target_compile_options(ptrt_build_options INTERFACE
     -fsanitize=${PTRT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -fno-var-tracking)

@@ -1,0 +1,40 @@
+// Causal attention over the paged KV pool: one kernel for rows that stand alone (decoding), one for runs of
+// rows of one sequence (prefill chunks over a cached past). bfloat16 q, pool and output; head_dim up to 256.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/step_input.h"
+
+namespace ptrt::cuda {
+
+inline constexpr std::int64_t kMaxHeadDim = 256;
+
+struct AttentionJob {
+  AttentionShape shape;
+  Tensor q, out;  // [tracks, rows, heads · head_dim]
+  std::int64_t layer = 0;
+  KvPool pool;
+  cudaStream_t stream = nullptr;
+};
+
+// Decoding: a row's context is cut into splits of kSplitTokens, whatever the batch, one block each; a second
+// kernel puts them together.
+inline constexpr std::int64_t kSplitTokens = 256;
+
+class DecodeAttention {
+ public:
+  explicit DecodeAttention(const WorkLimits& limits);
+  void run(const AttentionJob& job, const StepInput& step) const;
+
+ private:
+  std::int64_t max_splits_;
+  DevicePointer<float> partial_;  // of each track, single row, head and split: Σ p·v [head_dim], max, Σ p
+};
+
+// Prefill on tensor cores: 64 query vectors a block, the heads of a KV head's group side by side.
+void prefill_attention(const AttentionJob& job, const StepInput& step);
+
+}  // namespace ptrt::cuda

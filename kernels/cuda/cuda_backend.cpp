@@ -1,0 +1,291 @@
+#include "kernels/cuda/cuda_backend.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/matmul.h"
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/rope.h"
+#include "kernels/error.h"
+
+namespace ptrt {
+namespace {
+
+void check_weights(const TrackWeights& weights, std::int64_t tracks, DType dtype, std::int64_t out,
+                   std::int64_t in) {
+  PTRT_CHECK(static_cast<std::int64_t>(weights.size()) == tracks);
+  for (const Weight& w : weights) PTRT_CHECK(w.dtype == dtype && w.out == out && w.in == in);
+}
+
+void check_inner(const Tensor& x) {
+  PTRT_CHECK(x.dtype == DType::bfloat16);
+}
+void check_exact(const Tensor& x) {
+  PTRT_CHECK(x.dtype == DType::float32);
+}
+// Adding and copying take x as it is, or one for all tracks.
+void check_like(const Tensor& x, const Tensor& out) {
+  PTRT_CHECK(x.rows == out.rows && x.width == out.width && (x.tracks == out.tracks || x.tracks == 1));
+}
+
+// The distance from one track's weight to the next's in elements, where it is the same for all and cuBLASLt
+// takes it.
+std::optional<std::int64_t> even_stride(const TrackWeights& weights) {
+  if (weights.size() == 1) return 0;
+  const auto address = [&](std::size_t t) { return reinterpret_cast<std::intptr_t>(weights[t].data); };
+  const std::intptr_t bytes = address(1) - address(0);
+  for (std::size_t t = 1; t < weights.size(); ++t)
+    if (address(t) - address(t - 1) != bytes) return std::nullopt;
+  const auto element = static_cast<std::intptr_t>(size_of(weights[0].dtype));
+  if (bytes % (8 * element) != 0) return std::nullopt;
+  return bytes / element;
+}
+
+}  // namespace
+
+CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& stream)
+    : limits(work_limits),
+      step(work_limits, stream),
+      decode_attention(work_limits),
+      moe(work_limits),
+      sampler(work_limits, stream),
+      gathered_rows(allocate_device_array<std::int32_t>(static_cast<std::size_t>(work_limits.logit_rows),
+                                                        "the rows for the head")),
+      pinned_rows(allocate_pinned(static_cast<std::size_t>(work_limits.logit_rows) * sizeof(std::int32_t),
+                                  "the rows for the head")) {}
+
+CudaBackend::CudaBackend(const std::string& device_name) : device_name_(device_name), loader_(stream_) {}
+
+CudaBackend::Scratch& CudaBackend::scratch() {
+  PTRT_CHECK(scratch_ != nullptr);
+  return *scratch_;
+}
+
+std::shared_ptr<std::byte[]> CudaBackend::allocate(std::size_t bytes, const std::string& what) {
+  DevicePointer<std::byte> memory = allocate_device(std::max<std::size_t>(bytes, 1), what);
+  PTRT_CUDA_CHECK(cudaMemsetAsync(memory.get(), 0, bytes, stream_.get()));
+  return memory;
+}
+
+std::optional<std::size_t> CudaBackend::free_bytes() const {
+  return device_bytes().free;
+}
+
+Weight CudaBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
+  return loader_.load(spec, source);
+}
+
+void CudaBackend::reserve(const WorkLimits& limits) {
+  if (limits.head_dim > cuda::kMaxHeadDim)
+    throw_bad_input("head_dim {}: the CUDA backend's attention takes up to {}, use --backend cpu",
+                    limits.head_dim, cuda::kMaxHeadDim);
+  scratch_ = std::make_unique<Scratch>(limits, stream_);
+}
+
+void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  scratch().step.set(tokens, rows);
+}
+
+void CudaBackend::write(std::span<const std::byte> from, std::byte* to) {
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, stream_.get()));
+  stream_.wait();
+}
+
+void CudaBackend::read_back(const std::byte* from, std::span<std::byte> to) {
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(to.data(), from, to.size(), cudaMemcpyDeviceToHost, stream_.get()));
+  stream_.wait();
+}
+
+void CudaBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
+  PTRT_CHECK(x.rows == scratch().step.rows() && x.width == table.in);
+  check_exact(x);
+  for (const std::int32_t token : tokens)
+    if (token < 0 || token >= table.out)
+      throw_failure("token {} is outside the vocabulary of {}", token, table.out);
+  cuda::embed(table, scratch().step.view().tokens, x, stream_.get());
+}
+
+void CudaBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
+  check_weights(weights, out.tracks, DType::float32, 1, x.width);
+  check_like(x, out);
+  PTRT_CHECK(x.dtype == DType::float32 || out.dtype == DType::bfloat16);
+  cuda::rms_norm(weights, eps, x, out, stream_.get());
+}
+
+void CudaBackend::add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) {
+  check_weights(weights, out.tracks, DType::float32, 1, h.width);
+  check_like(a, h);
+  check_like(h, out);
+  check_inner(a);
+  check_exact(h);
+  cuda::add_rms_norm(a, h, weights, eps, out, stream_.get());
+}
+
+void CudaBackend::linear(std::span<const LinearJob> jobs) {
+  bool skinny = true;
+  for (const LinearJob& job : jobs) {
+    check_weights(*job.weights, job.y.tracks, DType::bfloat16, job.y.width, job.x.width);
+    check_inner(job.x);
+    PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
+    PTRT_CHECK(job.x.rows == jobs[0].x.rows && job.y.tracks == jobs[0].y.tracks);
+    skinny = skinny && job.x.rows <= cuda::kSkinnyRows;
+  }
+  // Odd widths have no algorithm of cuBLASLt; the other kernel takes any.
+  const auto wide = [&](const LinearJob& job) {
+    return !skinny && job.x.width % 8 == 0 && job.y.width % 8 == 0;
+  };
+  while (!jobs.empty()) {
+    if (wide(jobs[0])) {
+      wide_product(jobs[0]);
+      jobs = jobs.subspan(1);
+      continue;
+    }
+    std::size_t count = 1;
+    while (count < std::min(jobs.size(), cuda::kSkinnyJobs) && !wide(jobs[count])) ++count;
+    cuda::skinny_products(jobs.first(count), stream_.get());
+    jobs = jobs.subspan(count);
+  }
+}
+
+void CudaBackend::wide_product(const LinearJob& job) {
+  const TrackWeights& weights = *job.weights;
+  cuda::LtProduct product;
+  product.y_type = job.y.dtype;
+  product.rows = job.y.rows;
+  product.out = job.y.width;
+  product.in = job.x.width;
+  product.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
+  product.y_stride = job.y.track_stride;
+  product.x = job.x.data;
+  product.y = job.y.data;
+  product.w = weights[0].data;
+  if (const auto stride = even_stride(weights)) {
+    product.batch = job.y.tracks;
+    product.w_stride = *stride;
+    return lt_.run(product, stream_.get());
+  }
+  for (std::int64_t t = 0; t < job.y.tracks; ++t) {
+    product.w = weights[static_cast<std::size_t>(t)].data;
+    product.x = static_cast<const std::uint16_t*>(job.x.data) + t * product.x_stride;
+    product.y = static_cast<std::byte*>(job.y.data) +
+                t * product.y_stride * static_cast<std::int64_t>(size_of(job.y.dtype));
+    lt_.run(product, stream_.get());
+  }
+}
+
+void CudaBackend::add(Tensor a, Tensor h) {
+  check_like(a, h);
+  check_exact(h);
+  cuda::add(a, h, stream_.get());
+}
+
+void CudaBackend::copy(Tensor x, Tensor out) {
+  check_like(x, out);
+  check_exact(x);
+  cuda::copy(x, out, stream_.get());
+}
+
+void CudaBackend::gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) {
+  Scratch& s = scratch();
+  check_exact(x);
+  check_exact(out);
+  PTRT_CHECK(static_cast<std::int64_t>(rows.size()) == out.rows && out.rows <= s.limits.logit_rows);
+  s.rows_copied.wait();  // the last copy out of the same pinned memory
+  std::memcpy(s.pinned_rows.get(), rows.data(), rows.size_bytes());
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(s.gathered_rows.get(), s.pinned_rows.get(), rows.size_bytes(),
+                                  cudaMemcpyHostToDevice, stream_.get()));
+  s.rows_copied.record(stream_);
+  cuda::gather_rows(x, s.gathered_rows.get(), out, stream_.get());
+}
+
+void CudaBackend::swiglu(Tensor gate, Tensor up) {
+  check_inner(gate);
+  check_inner(up);
+  cuda::swiglu(gate, up, stream_.get());
+}
+
+void CudaBackend::moe_ffn(const MoeJob& job) {
+  const MoeShape& shape = job.shape;
+  const std::int64_t tracks = job.y.tracks, slots = job.x.rows * shape.top_k, d = job.x.width;
+  const WorkLimits& limits = scratch().limits;
+  PTRT_CHECK(tracks <= limits.tracks && job.x.rows <= limits.rows && shape.top_k <= limits.top_k &&
+             shape.experts <= limits.experts);
+  PTRT_CHECK(shape.top_k >= 1 && shape.top_k <= shape.experts);
+  PTRT_CHECK(job.gate_out.rows == slots && job.up_out.rows == slots && job.expert_out.rows == slots);
+  PTRT_CHECK(job.router_logits.rows == job.x.rows && job.router_logits.width == shape.experts);
+  check_exact(job.router_logits);
+  for (const Tensor& x : {job.x, job.y, job.gate_out, job.up_out, job.expert_out}) check_inner(x);
+  check_weights(*job.router, tracks, DType::float32, shape.experts, d);
+  check_weights(*job.gate, tracks, DType::bfloat16, shape.ffn_size, d);
+  check_weights(*job.up, tracks, DType::bfloat16, shape.ffn_size, d);
+  check_weights(*job.down, tracks, DType::bfloat16, d, shape.ffn_size);
+  scratch().moe.run(job, stream_.get());
+}
+
+void CudaBackend::rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) {
+  PTRT_CHECK(static_cast<std::int64_t>(positions.size()) == scratch().step.rows() &&
+             cos_sin.rows == scratch().step.rows());
+  check_exact(cos_sin);
+  cuda::rope_angles(scratch().step.view().positions, theta, cos_sin, stream_.get());
+}
+
+void CudaBackend::rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
+                              const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
+                              const StepRows&, std::int64_t layer, const KvPool& pool) {
+  PTRT_CHECK(q.rows == scratch().step.rows() && k.rows == q.rows && v.rows == q.rows);
+  PTRT_CHECK(q.width == shape.heads * shape.head_dim && k.width == shape.kv_heads * shape.head_dim);
+  PTRT_CHECK(v.width == k.width && v.track_stride == k.track_stride && pool.dtype == DType::bfloat16);
+  PTRT_CHECK(shape.head_dim <= cuda::kMaxHeadDim && (!shape.rope || shape.head_dim % 2 == 0));
+  for (const Tensor& x : {q, k, v}) check_inner(x);
+  if (!q_norm.empty()) check_weights(q_norm, q.tracks, DType::float32, 1, shape.head_dim);
+  if (!k_norm.empty()) check_weights(k_norm, q.tracks, DType::float32, 1, shape.head_dim);
+  cuda::rope_append(shape, q_norm, k_norm, cos_sin, q, k, v, scratch().step.view(), layer, pool,
+                    stream_.get());
+}
+
+void CudaBackend::attention(const AttentionShape& shape, Tensor q, const StepRows&, std::int64_t layer,
+                            const KvPool& pool, Tensor out) {
+  const Scratch& s = scratch();
+  PTRT_CHECK(q.rows == s.step.rows() && out.rows == q.rows && out.width == q.width);
+  PTRT_CHECK(q.tracks <= s.limits.tracks && shape.heads <= s.limits.heads &&
+             shape.head_dim <= s.limits.head_dim && pool.dtype == DType::bfloat16);
+  check_inner(q);
+  check_inner(out);
+  const cuda::AttentionJob job{shape, q, out, layer, pool, stream_.get()};
+  s.decode_attention.run(job, s.step);
+  cuda::prefill_attention(job, s.step);
+}
+
+void CudaBackend::subtract(Tensor x, Tensor y) {
+  check_like(x, y);
+  check_exact(x);
+  check_exact(y);
+  cuda::subtract(x, y, stream_.get());
+}
+
+void CudaBackend::tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,
+                           const float* add_to, float* out) {
+  PTRT_CHECK(!parts.empty());
+  if (parts.size() > cuda::kMaxTreeParts)
+    throw_failure("the CUDA backend adds up to {} tracks, found {}", cuda::kMaxTreeParts, parts.size());
+  cuda::tree_sum(parts, count, scale, add_to, out, stream_.get());
+}
+
+void CudaBackend::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
+  PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows && out.size() == params.size());
+  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
+  check_exact(logits);
+  scratch().sampler.sample(logits, params, out);
+}
+
+void CudaBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
+  PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
+  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
+  check_exact(logits);
+  for (const std::int32_t target : targets) PTRT_CHECK(target >= 0 && target < logits.width);
+  scratch().sampler.log_probs(logits, targets, out);
+}
+
+}  // namespace ptrt

@@ -1,0 +1,83 @@
+// The CUDA backend: one device, one stream, in which ops run in the order of the calls. Weights and inner
+// activations are bfloat16, the streams x and h, statistics and sums float32. No op waits or allocates except
+// where kernels/backend.h says so; sizes come from reserve(), the rows of a step from begin_step().
+#pragma once
+
+#include <memory>
+
+#include "kernels/backend.h"
+#include "kernels/cuda/attention.h"
+#include "kernels/cuda/matmul_lt.h"
+#include "kernels/cuda/moe.h"
+#include "kernels/cuda/sampling.h"
+#include "kernels/cuda/step_input.h"
+#include "kernels/cuda/weight_loader.h"
+
+namespace ptrt {
+
+class CudaBackend final : public Backend {
+ public:
+  // Of a device that the process has chosen (cudaSetDevice); `device_name` is for messages and digests.
+  explicit CudaBackend(const std::string& device_name);
+
+  std::string name() const override { return "cuda"; }
+  std::string instruction_set() const override { return device_name_; }
+  int threads() const override { return 1; }
+
+  std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
+  Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
+  std::size_t weight_bytes() const override { return loader_.bytes(); }
+  std::optional<std::size_t> free_bytes() const override;
+
+  DType activation_type() const override { return DType::bfloat16; }
+  void plan_weights(std::span<const WeightSpec> specs) override { loader_.plan(specs); }
+  void reserve(const WorkLimits& limits) override;
+  void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
+  void write(std::span<const std::byte> from, std::byte* to) override;
+  void read_back(const std::byte* from, std::span<std::byte> to) override;
+
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;
+  void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
+  void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) override;
+  void linear(std::span<const LinearJob> jobs) override;
+  void add(Tensor a, Tensor h) override;
+  void copy(Tensor x, Tensor out) override;
+  void gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) override;
+  void swiglu(Tensor gate, Tensor up) override;
+  void moe_ffn(const MoeJob& job) override;
+  void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) override;
+  void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
+                   Tensor cos_sin, Tensor q, Tensor k, Tensor v, const StepRows& rows, std::int64_t layer,
+                   const KvPool& pool) override;
+  void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
+                 const KvPool& pool, Tensor out) override;
+  void subtract(Tensor x, Tensor y) override;
+  void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
+                float* out) override;
+  void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
+  void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
+
+ private:
+  // What reserve() sizes.
+  struct Scratch {
+    Scratch(const WorkLimits& work_limits, const Stream& stream);
+    WorkLimits limits;
+    cuda::StepInput step;
+    cuda::DecodeAttention decode_attention;
+    cuda::Moe moe;
+    cuda::Sampler sampler;
+    DevicePointer<std::int32_t> gathered_rows;  // [logit_rows]
+    std::shared_ptr<std::byte[]> pinned_rows;   // the same, on the host
+    Event rows_copied;
+  };
+  Scratch& scratch();
+  void wide_product(const LinearJob& job);
+
+  std::string device_name_;
+  Stream stream_;
+  cuda::WeightLoader loader_;
+  cuda::LtMatmul lt_;
+  std::unique_ptr<Scratch> scratch_;
+};
+
+}  // namespace ptrt

@@ -1,0 +1,62 @@
+// Owners of what a device lends: memory, pinned host memory, streams and events. All throw where there is
+// none.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace ptrt {
+
+// Frees with cudaFree; device memory, 256-byte aligned. An empty request gives a null pointer.
+template <typename T>
+using DevicePointer = std::shared_ptr<T[]>;
+
+// Uninitialised device memory. Asks first whether the device has that much left, so that the message names
+// `what` and both sizes.
+DevicePointer<std::byte> allocate_device(std::size_t bytes, const std::string& what);
+
+// An array of plain values on the device and, for copies that do not wait, in pinned host memory.
+template <typename T>
+DevicePointer<T> allocate_device_array(std::size_t count, const std::string& what) {
+  const DevicePointer<std::byte> bytes = allocate_device(count * sizeof(T), what);
+  return {bytes, reinterpret_cast<T*>(bytes.get())};
+}
+
+std::shared_ptr<std::byte[]> allocate_pinned(std::size_t bytes, const std::string& what);
+
+class Stream {
+ public:
+  Stream();
+  ~Stream();
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+  cudaStream_t get() const { return stream_; }
+  void wait() const;  // until all work given so far has run
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+// Marks a place in a stream, for the host to wait for; without timing.
+class Event {
+ public:
+  Event();
+  ~Event();
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+  void record(const Stream& stream);
+  void wait() const;  // returns at once when nothing was recorded
+
+ private:
+  cudaEvent_t event_ = nullptr;
+};
+
+struct DeviceBytes {
+  std::size_t free = 0, total = 0;
+};
+DeviceBytes device_bytes();  // of the current device
+
+}  // namespace ptrt

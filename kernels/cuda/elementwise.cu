@@ -1,0 +1,181 @@
+#include "kernels/cuda/elementwise.h"
+#include "kernels/cuda/numbers.cuh"
+
+namespace ptrt::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kElementsPerThread = 4;
+
+// Grid: x over the elements of a track, y over tracks.
+dim3 grid_of(std::int64_t elements, std::int64_t tracks) {
+  const std::int64_t blocks = ceil_div<std::int64_t>(elements, kThreads * kElementsPerThread);
+  return {static_cast<unsigned>(blocks), static_cast<unsigned>(tracks)};
+}
+
+struct Add {
+  static __device__ __forceinline__ float run(float to, float from) { return to + from; }
+};
+struct Subtract {
+  static __device__ __forceinline__ float run(float to, float from) { return to - from; }
+};
+struct Copy {
+  static __device__ __forceinline__ float run(float, float from) { return from; }
+};
+struct Swiglu {
+  static __device__ __forceinline__ float run(float gate, float up) {
+    return gate / (1.0f + expf(-gate)) * up;
+  }
+};
+
+// to = Op(to, from), element by element.
+template <class Op, typename From, typename To>
+__global__ void elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
+                                   std::int64_t count) {
+  from += blockIdx.y * from_stride;
+  to += blockIdx.y * to_stride;
+  const std::int64_t first =
+      static_cast<std::int64_t>(blockIdx.x) * kThreads * kElementsPerThread + threadIdx.x;
+#pragma unroll
+  for (int n = 0; n < kElementsPerThread; ++n) {
+    const std::int64_t i = first + n * kThreads;
+    if (i < count) store(&to[i], Op::run(widen(to[i]), widen(from[i])));
+  }
+}
+
+template <class Op, typename From, typename To>
+void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t stream) {
+  const std::int64_t count = to.rows * to.width;
+  const LaunchShape shape{name, grid_of(count, to.tracks), dim3(kThreads), stream};
+  launch(shape, elementwise_kernel<Op, From, To>, static_cast<const From*>(from.data),
+         from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
+}
+
+template <typename T>
+struct LookUpArgs {
+  const T* table;
+  const std::int32_t* rows;  // row of the table for each row of out
+  float* out;
+  int width;
+};
+
+// One block a row.
+template <typename T>
+__global__ void look_up_kernel(LookUpArgs<T> args) {
+  const std::int64_t row = args.rows[blockIdx.x];
+  const T* from = args.table + row * args.width;
+  float* to = args.out + static_cast<std::int64_t>(blockIdx.x) * args.width;
+  for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kThreads) to[i] = widen(from[i]);
+}
+
+template <typename T>
+void look_up(const char* name, const void* table, const std::int32_t* rows, const Tensor& out,
+             cudaStream_t stream) {
+  const LookUpArgs<T> args{static_cast<const T*>(table), rows, static_cast<float*>(out.data),
+                           static_cast<int>(out.width)};
+  launch({name, dim3(static_cast<unsigned>(out.rows)), dim3(kThreads), stream}, look_up_kernel<T>, args);
+}
+
+struct TreeArgs {
+  const float* parts[kMaxTreeParts];
+  int part_count;
+  std::int64_t count;
+  float scale;
+  const float* add_to;
+  float* out;
+};
+
+// The tree whose left part takes the largest power of two below the count is a binary counter: parts come in
+// ascending order, two sums of equal size make one of twice the size, and what is left at the end is added
+// from the smallest up.
+__device__ __forceinline__ float tree(const TreeArgs& args, std::int64_t i) {
+  constexpr int kLevels = 7;
+  static_assert(1 << (kLevels - 1) >= kMaxTreeParts);
+  float sums[kLevels] = {};  // of 2^level parts, where that bit of the number of parts so far is set
+  for (int part = 0; part < args.part_count; ++part) {
+    float sum = args.parts[part][i];
+    bool placed = false;
+#pragma unroll
+    for (int level = 0; level < kLevels; ++level) {
+      if (placed) continue;
+      if ((part >> level & 1) == 0) {
+        sums[level] = sum;
+        placed = true;
+      } else {
+        sum = sums[level] + sum;
+      }
+    }
+  }
+  float total = 0;
+  bool any = false;
+#pragma unroll
+  for (int level = 0; level < kLevels; ++level)
+    if ((args.part_count >> level & 1) != 0) {
+      total = any ? sums[level] + total : sums[level];
+      any = true;
+    }
+  return total;
+}
+
+__global__ void tree_sum_kernel(TreeArgs args) {
+  const std::int64_t first =
+      static_cast<std::int64_t>(blockIdx.x) * kThreads * kElementsPerThread + threadIdx.x;
+  for (int n = 0; n < kElementsPerThread; ++n) {
+    const std::int64_t i = first + n * kThreads;
+    if (i >= args.count) return;
+    const float sum = __fmul_rn(args.scale, tree(args, i));  // never fused into the addition
+    args.out[i] = args.add_to != nullptr ? __fadd_rn(args.add_to[i], sum) : sum;
+  }
+}
+
+}  // namespace
+
+void add(const Tensor& a, const Tensor& h, cudaStream_t stream) {
+  if (a.dtype == DType::bfloat16)
+    run<Add, bf16, float>("add", a, h, stream);
+  else
+    run<Add, float, float>("add", a, h, stream);
+}
+
+void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
+  run<Subtract, float, float>("subtract", x, y, stream);
+}
+
+void copy(const Tensor& x, const Tensor& out, cudaStream_t stream) {
+  if (out.dtype == DType::bfloat16)
+    run<Copy, float, bf16>("copy", x, out, stream);
+  else
+    run<Copy, float, float>("copy", x, out, stream);
+}
+
+void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream) {
+  run<Swiglu, bf16, bf16>("swiglu", up, gate, stream);
+}
+
+void gather_rows(const Tensor& x, const std::int32_t* rows, const Tensor& out, cudaStream_t stream) {
+  look_up<float>("gather_rows", x.data, rows, out, stream);
+}
+
+void embed(const Weight& table, const std::int32_t* tokens, const Tensor& x, cudaStream_t stream) {
+  constexpr const char* kName = "embed";
+  if (table.dtype == DType::bfloat16)
+    look_up<bf16>(kName, table.data, tokens, x, stream);
+  else if (table.dtype == DType::float16)
+    look_up<__half>(kName, table.data, tokens, x, stream);
+  else
+    look_up<float>(kName, table.data, tokens, x, stream);
+}
+
+void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
+              float* out, cudaStream_t stream) {
+  TreeArgs args{};
+  std::copy(parts.begin(), parts.end(), args.parts);
+  args.part_count = static_cast<int>(parts.size());
+  args.count = count;
+  args.scale = scale;
+  args.add_to = add_to;
+  args.out = out;
+  launch({"tree_sum", grid_of(count, 1), dim3(kThreads), stream}, tree_sum_kernel, args);
+}
+
+}  // namespace ptrt::cuda

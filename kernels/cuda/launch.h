@@ -1,0 +1,71 @@
+// How kernels are started, and the little that differs between nvcc and the host emulation of the CUDA
+// execution model (tests/cuda_emulation, built with PTRT_CUDA_EMULATION by the C++ compiler). Every .cu
+// includes this first; no kernel is started with <<< >>>.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef PTRT_CUDA_EMULATION
+#include "cuda_emulation/device_api.h"
+#else
+#include <cuda_runtime.h>
+#endif
+
+#include "kernels/cuda/cuda_check.h"
+
+namespace ptrt {
+
+inline constexpr int kWarp = 32;
+inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+
+struct LaunchShape {
+  const char* kernel = "";  // its name, for messages
+  dim3 grid, block;
+  cudaStream_t stream = nullptr;
+  std::size_t shared_bytes = 0;  // dynamic shared memory, see shared_memory()
+};
+
+#ifdef PTRT_CUDA_EMULATION
+
+template <class... Params, class... Args>
+void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
+  emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes,
+                      [&] { kernel(static_cast<Params>(args)...); });
+}
+
+// The block's dynamic shared memory, 16-byte aligned.
+inline void* shared_memory() {
+  return emulation::dynamic_shared_memory();
+}
+
+#else
+
+template <class... Params, class... Args>
+void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
+  constexpr std::size_t kWithoutAsking = 48 << 10;
+  if (shape.shared_bytes > kWithoutAsking)
+    PTRT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                         static_cast<int>(shape.shared_bytes)));
+  kernel<<<shape.grid, shape.block, shape.shared_bytes, shape.stream> > >(static_cast<Params>(args)...);
+  check_cuda(cudaGetLastError(), shape.kernel, __FILE__, __LINE__);
+}
+
+#ifdef __CUDACC__
+__device__ inline void* shared_memory() {
+  extern __shared__ __align__(16) unsigned char ptrt_shared_memory[];
+  return ptrt_shared_memory;
+}
+#endif
+
+#endif
+
+template <typename T>
+constexpr T ceil_div(T a, T b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,23 @@
+// Matrix products of all local tracks: y[t] = x[t] · w[t]ᵀ with bfloat16 x and weights, float32 sums, y
+// bfloat16 or float32.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <span>
+
+#include "kernels/backend.h"
+
+namespace ptrt::cuda {
+
+// Up to this many rows a product is bound by reading its weights, and takes the kernel made for that.
+inline constexpr std::int64_t kSkinnyRows = 16;
+
+// Jobs of one launch.
+inline constexpr std::size_t kSkinnyJobs = 3;
+
+// All jobs (of equal rows) and tracks in one launch, for any number of rows and any sizes; meant for few
+// rows.
+void skinny_products(std::span<const LinearJob> jobs, cudaStream_t stream);
+
+}  // namespace ptrt::cuda

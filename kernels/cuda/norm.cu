@@ -1,0 +1,140 @@
+#include "kernels/cuda/norm.h"
+#include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/per_track.h"
+#include "kernels/cuda/reduce.cuh"
+
+namespace ptrt::cuda {
+namespace {
+
+constexpr int kMaxThreads = 256;
+constexpr int kVector = 4;  // elements a thread takes at once
+
+template <typename T>
+struct alignas(kVector * sizeof(T)) Vector {
+  T element[kVector];
+};
+
+// Strides between tracks in elements; rows lie `width` apart.
+template <typename Added, typename In, typename Out>
+struct NormArgs {
+  const Added* added;  // null: nothing is added
+  std::int64_t added_stride;
+  In* x;  // in `add`, x += added is stored
+  std::int64_t x_stride;
+  Out* out;
+  std::int64_t out_stride;
+  PerTrack<float> weights;
+  int width;
+  float eps;
+};
+
+template <typename T, int kElements>
+__device__ __forceinline__ void load(const T* from, float (&to)[kElements]) {
+  const auto vector = *reinterpret_cast<const Vector<T>*>(from);
+#pragma unroll
+  for (int i = 0; i < kElements; ++i) to[i] = widen(vector.element[i]);
+}
+template <typename T>
+__device__ __forceinline__ void load(const T* from, float (&to)[1]) {
+  to[0] = widen(*from);
+}
+template <typename T, int kElements>
+__device__ __forceinline__ void save(T* to, const float (&from)[kElements]) {
+  if constexpr (kElements == 1) {
+    store(to, from[0]);
+  } else {
+    Vector<T> vector;
+#pragma unroll
+    for (int i = 0; i < kElements; ++i) store(&vector.element[i], from[i]);
+    *reinterpret_cast<Vector<T>*>(to) = vector;
+  }
+}
+
+// One block a row. A thread reads back only what it wrote itself, so the sum needs no barrier of its own.
+template <int kElements, typename Added, typename In, typename Out>
+__global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
+  __shared__ float scratch[kMaxThreads / kWarp];
+  const int track = static_cast<int>(blockIdx.y);
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
+  In* x = args.x + track * args.x_stride + row;
+  const int first = static_cast<int>(threadIdx.x) * kElements;
+  const int step = static_cast<int>(blockDim.x) * kElements;
+
+  float squares = 0;
+  for (int i = first; i < args.width; i += step) {
+    float value[kElements];
+    load(x + i, value);
+    if (args.added != nullptr) {
+      float more[kElements];
+      load(args.added + track * args.added_stride + row + i, more);
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) value[j] += more[j];
+      save(x + i, value);
+    }
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) squares += value[j] * value[j];
+  }
+  const float mean = block_sum(squares, scratch) / static_cast<float>(args.width);
+  const float scale = 1.0f / sqrtf(mean + args.eps);
+
+  Out* out = args.out + track * args.out_stride + row;
+  for (int i = first; i < args.width; i += step) {
+    float value[kElements], weight[kElements];
+    load(x + i, value);
+    load(args.weights.at[track] + i, weight);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) value[j] = value[j] * scale * weight[j];
+    save(out + i, value);
+  }
+}
+
+template <typename Added, typename In, typename Out>
+void run(const char* name, const Tensor* added, const TrackWeights& weights, float eps, const Tensor& x,
+         const Tensor& out, cudaStream_t stream) {
+  for_track_groups(out.tracks, [&](std::int64_t first, std::int64_t count) {
+    NormArgs<Added, In, Out> args{};
+    if (added != nullptr) {
+      args.added_stride = added->tracks == 1 ? 0 : added->track_stride;
+      args.added = static_cast<const Added*>(added->data) + first * args.added_stride;
+    }
+    args.x_stride = x.tracks == 1 ? 0 : x.track_stride;
+    args.x = static_cast<In*>(x.data) + first * args.x_stride;
+    args.out_stride = out.track_stride;
+    args.out = static_cast<Out*>(out.data) + first * args.out_stride;
+    args.weights = per_track<float>(weights, first, count);
+    args.width = static_cast<int>(x.width);
+    args.eps = eps;
+    const int per_thread = x.width % kVector == 0 ? kVector : 1;
+    const int warps = ceil_div(static_cast<int>(x.width), per_thread * kWarp);
+    const LaunchShape shape{name, dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(count)),
+                            dim3(static_cast<unsigned>(std::min(warps * kWarp, kMaxThreads))), stream};
+    if (per_thread == kVector)
+      launch(shape, rms_norm_kernel<kVector, Added, In, Out>, args);
+    else
+      launch(shape, rms_norm_kernel<1, Added, In, Out>, args);
+  });
+}
+
+}  // namespace
+
+void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
+              cudaStream_t stream) {
+  constexpr const char* kName = "rms_norm";
+  if (x.dtype == DType::bfloat16)
+    run<bf16, bf16, bf16>(kName, nullptr, weights, eps, x, out, stream);
+  else if (out.dtype == DType::bfloat16)
+    run<bf16, float, bf16>(kName, nullptr, weights, eps, x, out, stream);
+  else
+    run<bf16, float, float>(kName, nullptr, weights, eps, x, out, stream);
+}
+
+void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
+                  cudaStream_t stream) {
+  constexpr const char* kName = "add_rms_norm";
+  if (out.dtype == DType::bfloat16)
+    run<bf16, float, bf16>(kName, &a, weights, eps, h, out, stream);
+  else
+    run<bf16, float, float>(kName, &a, weights, eps, h, out, stream);
+}
+
+}  // namespace ptrt::cuda

@@ -1,0 +1,34 @@
+// One pointer a track, passed to kernels by value: the weights of one launch. A rank with more tracks makes
+// several launches.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace ptrt {
+
+inline constexpr int kTracksPerLaunch = 16;
+
+template <typename T>
+struct PerTrack {
+  const T* at[kTracksPerLaunch] = {};
+};
+
+template <typename T>
+PerTrack<T> per_track(const TrackWeights& weights, std::int64_t first, std::int64_t count) {
+  PerTrack<T> pointers;
+  for (std::int64_t t = 0; t < count; ++t)
+    pointers.at[t] = static_cast<const T*>(weights[static_cast<std::size_t>(first + t)].data);
+  return pointers;
+}
+
+// Calls launch(first, count) for groups of tracks that fit one launch.
+template <typename Launch>
+void for_track_groups(std::int64_t tracks, const Launch& launch) {
+  for (std::int64_t first = 0; first < tracks; first += kTracksPerLaunch)
+    launch(first, std::min<std::int64_t>(kTracksPerLaunch, tracks - first));
+}
+
+}  // namespace ptrt

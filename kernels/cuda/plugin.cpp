@@ -1,0 +1,49 @@
+// The plug-in's side: its entry point, and the choice of a device.
+#include "kernels/cuda/plugin.h"
+
+#include <cstring>
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/error.h"
+
+#ifndef PTRT_PLUGIN_INTERFACE
+#error "PTRT_PLUGIN_INTERFACE comes from CMake"
+#endif
+
+namespace ptrt {
+namespace {
+
+// Kernels are built for compute capability 8.0 (bfloat16 tensor cores) and up.
+constexpr int kOldestMajor = 8;
+
+std::string missing() {
+  int devices = 0;
+  const cudaError_t status = cudaGetDeviceCount(&devices);
+  if (status != cudaSuccess) return fmt::format("no CUDA device: {}", cudaGetErrorString(status));
+  return devices > 0 ? "" : "no CUDA device";
+}
+
+std::unique_ptr<Backend> make(const CudaOptions& options) {
+  int devices = 0;
+  PTRT_CUDA_CHECK(cudaGetDeviceCount(&devices));
+  if (options.device < 0 || options.device >= devices)
+    throw_bad_input("CUDA device {}: this process sees {}", options.device, devices);
+  cudaDeviceProp properties;
+  PTRT_CUDA_CHECK(cudaGetDeviceProperties(&properties, options.device));
+  if (properties.major < kOldestMajor)
+    throw_bad_input("CUDA device {} ({}) has compute capability {}.{}, {}.0 is needed", options.device,
+                    properties.name, properties.major, properties.minor, kOldestMajor);
+  PTRT_CUDA_CHECK(cudaSetDevice(options.device));
+  return std::make_unique<CudaBackend>(
+      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor));
+}
+
+}  // namespace
+}  // namespace ptrt
+
+extern "C" __attribute__((visibility("default"))) const ptrt::CudaPlugin* ptrt_cuda_plugin(
+    const char* interface) {
+  static const ptrt::CudaPlugin plugin{&ptrt::missing, &ptrt::make};
+  return std::strcmp(interface, PTRT_PLUGIN_INTERFACE) == 0 ? &plugin : nullptr;
+}

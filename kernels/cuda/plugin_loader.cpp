@@ -1,0 +1,79 @@
+// The program's side of the plug-in; built without CUDA.
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+#include "kernels/cuda/plugin.h"
+#include "kernels/error.h"
+
+#ifndef PTRT_PLUGIN_INTERFACE
+#error "PTRT_PLUGIN_INTERFACE comes from CMake"
+#endif
+
+namespace ptrt {
+namespace {
+
+std::string plugin_path() {
+  const char* set = std::getenv("PTRT_PLUGIN_DIR");
+  std::string folder = set != nullptr ? set : "";
+  if (folder.empty()) {
+    char program[4096] = {};
+    if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) return kCudaPluginFile;
+    folder = program;
+    folder.resize(folder.rfind('/'));
+  }
+  return folder + "/" + kCudaPluginFile;
+}
+
+// Asks the driver itself, which is quick to say no, before hundreds of megabytes of CUDA libraries are
+// loaded.
+std::string driver_missing() {
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+  if (driver == nullptr) return "no CUDA driver on this host (libcuda.so.1)";
+  const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
+  const auto count = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDeviceGetCount"));
+  if (init == nullptr || count == nullptr) return "the CUDA driver on this host lacks cuInit";
+  int devices = 0;
+  if (const int status = init(0); status != 0) return fmt::format("no CUDA device (driver error {})", status);
+  if (const int status = count(&devices); status != 0)
+    return fmt::format("no CUDA device (driver error {})", status);
+  return devices > 0 ? "" : "no CUDA device";
+}
+
+struct Loaded {
+  const CudaPlugin* plugin = nullptr;
+  std::string missing;
+};
+
+Loaded load() {
+  const std::string path = plugin_path();
+  if (access(path.c_str(), R_OK) != 0)
+    return {nullptr, fmt::format("there is no {} (a build with the CUDA toolkit makes it)", path)};
+  if (const std::string missing = driver_missing(); !missing.empty()) return {nullptr, missing};
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays for the life of the process
+  if (library == nullptr) return {nullptr, fmt::format("cannot load {}: {}", path, dlerror())};
+  const auto entry = reinterpret_cast<CudaPluginEntry*>(dlsym(library, kCudaPluginEntry));
+  const CudaPlugin* plugin = entry != nullptr ? entry(PTRT_PLUGIN_INTERFACE) : nullptr;
+  if (plugin == nullptr)
+    return {nullptr, fmt::format("{} was built from another version than this program", path)};
+  return {plugin, plugin->missing()};
+}
+
+const Loaded& loaded() {
+  static const Loaded once = load();
+  return once;
+}
+
+}  // namespace
+
+std::string cuda_missing() {
+  return loaded().missing;
+}
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  if (!loaded().missing.empty()) throw_bad_input("{}", loaded().missing);
+  return loaded().plugin->make(options);
+}
+
+}  // namespace ptrt

@@ -1,0 +1,110 @@
+#include "kernels/cuda/step_input.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cuda/cuda_check.h"
+#include "kernels/error.h"
+
+namespace ptrt::cuda {
+namespace {
+
+constexpr std::size_t kAlignment = 16;
+
+// Takes pieces of one block of memory; with a null base it only counts.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+  template <typename T>
+  T* take(std::int64_t count) {
+    auto* piece = reinterpret_cast<T*>(base_ == nullptr ? nullptr : base_ + bytes_);
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    bytes_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return piece;
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* base_;
+  std::size_t bytes_ = 0;
+};
+
+StepView lay_out(const WorkLimits& limits, Pieces& pieces) {
+  StepView view;
+  view.tokens = pieces.take<std::int32_t>(limits.rows);
+  view.positions = pieces.take<std::int32_t>(limits.rows);
+  view.slots = pieces.take<std::int32_t>(limits.rows);
+  view.page_table = pieces.take<std::int32_t>(limits.sequences * limits.page_table_stride());
+  view.single_rows = pieces.take<std::int32_t>(limits.sequences);
+  view.segments = pieces.take<Segment>(limits.sequences);
+  view.page_table_stride = limits.page_table_stride();
+  return view;
+}
+
+}  // namespace
+
+StepInput::StepInput(const WorkLimits& limits, const Stream& stream) : stream_(stream), limits_(limits) {
+  Pieces count(nullptr);
+  lay_out(limits, count);
+  device_ = allocate_device(count.bytes(), "the step's rows and page table");
+  pinned_ = allocate_pinned(count.bytes(), "the step's rows and page table");
+  Pieces pieces(device_.get());
+  view_ = lay_out(limits, pieces);
+  single_rows_.reserve(static_cast<std::size_t>(limits.sequences));
+  segments_.reserve(static_cast<std::size_t>(limits.sequences));
+}
+
+void StepInput::set(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  rows_ = static_cast<std::int64_t>(rows.positions.size());
+  PTRT_CHECK(rows_ <= limits_.rows && rows.slots.size() == rows.positions.size());
+  PTRT_CHECK(tokens.empty() || tokens.size() == rows.positions.size());
+  PTRT_CHECK(rows.page_table_stride <= limits_.page_table_stride());
+  PTRT_CHECK(static_cast<std::int64_t>(rows.page_table.size()) <=
+             limits_.sequences * limits_.page_table_stride());
+  find_segments(rows);
+  copied_.wait();  // the last step's copy out of the same pinned memory, long done
+  stage(tokens, view_.tokens);
+  stage(rows.positions, view_.positions);
+  stage(rows.slots, view_.slots);
+  stage(rows.page_table, view_.page_table);
+  stage(std::span<const std::int32_t>(single_rows_), view_.single_rows);
+  stage(std::span<const Segment>(segments_), view_.segments);
+  view_.page_table_stride = rows.page_table_stride;
+  copied_.record(stream_);
+}
+
+template <typename T>
+void StepInput::stage(std::span<const T> values, const T* device) {
+  if (values.empty()) return;
+  // The pinned memory mirrors the device's.
+  auto* to = const_cast<std::byte*>(reinterpret_cast<const std::byte*>(device));
+  std::byte* pinned = pinned_.get() + (to - device_.get());
+  std::memcpy(pinned, values.data(), values.size_bytes());
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(to, pinned, values.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
+}
+
+void StepInput::find_segments(const StepRows& rows) {
+  single_rows_.clear();
+  segments_.clear();
+  longest_segment_ = longest_context_ = 0;
+  const auto goes_on = [&](std::size_t r) {
+    return r < rows.slots.size() && rows.slots[r] == rows.slots[r - 1] &&
+           rows.positions[r] == rows.positions[r - 1] + 1;
+  };
+  for (std::size_t first = 0, next = 0; first < rows.slots.size(); first = next) {
+    for (next = first + 1; goes_on(next); ++next) {
+    }
+    const auto count = static_cast<std::int32_t>(next - first);
+    if (count == 1) {
+      single_rows_.push_back(static_cast<std::int32_t>(first));
+      longest_context_ = std::max<std::int64_t>(longest_context_, rows.positions[first] + 1);
+    } else {
+      segments_.push_back({static_cast<std::int32_t>(first), count});
+      longest_segment_ = std::max<std::int64_t>(longest_segment_, count);
+    }
+  }
+  PTRT_CHECK(static_cast<std::int64_t>(single_rows_.size()) <= limits_.sequences);
+  PTRT_CHECK(static_cast<std::int64_t>(segments_.size()) <= limits_.sequences);
+}
+
+}  // namespace ptrt::cuda

@@ -1,0 +1,125 @@
+// Op tests for backends with a memory and types of their own: one body runs on the CPU backend and on the
+// CUDA backend, and compares with the scalar reference. The executable says where the CUDA backend comes
+// from: the host emulation, or a GPU.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/cpu/reference_backend.h"
+#include "kernels/scalar_types.h"
+#include "op_test.h"
+
+namespace ptrt::testing {
+
+// The CUDA backend of this executable; null with a reason when there is none here.
+struct CudaForTests {
+  std::unique_ptr<Backend> backend;
+  std::string missing;
+};
+CudaForTests make_cuda_for_tests();
+
+inline const std::string kCpu = "cpu", kCuda = "cuda";
+
+class DeviceTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    if (GetParam() == kCpu) {
+      backend_ = make_cpu_backend({.threads = 1});
+      return;
+    }
+    CudaForTests cuda = make_cuda_for_tests();
+    if (cuda.backend == nullptr) GTEST_SKIP() << cuda.missing;
+    backend_ = std::move(cuda.backend);
+  }
+  Backend& backend() { return *backend_; }
+  bool on_cuda() const { return GetParam() == kCuda; }
+  DType inner() { return backend_->activation_type(); }
+  // What one rounding of a result of this size may cost: half a unit in the last place of the inner type, and
+  // some of float32.
+  double rounding(double size) { return size * (inner() == DType::bfloat16 ? 0x1p-8 : 1e-6) + 1e-5; }
+
+ private:
+  std::unique_ptr<Backend> backend_;
+};
+
+#define PTRT_EVERY_DEVICE(suite) \
+  INSTANTIATE_TEST_SUITE_P(Every, suite, ::testing::Values(kCpu, kCuda), param_name)
+
+// An activation in a backend's memory, of exactly its size, and the same values (as that type has them) on
+// the host, where the reference reads them.
+class OnDevice {
+ public:
+  OnDevice(Backend& backend, std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype)
+      : backend_(backend), host(tracks, rows, width) {
+    memory_ = backend.allocate(host.values.size() * size_of(dtype), "a test");
+    tensor = {memory_.get(), tracks, rows, width, rows * width, dtype};
+  }
+  OnDevice(Backend& backend, std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype,
+           Random& random, float size = 1)
+      : OnDevice(backend, tracks, rows, width, dtype) {
+    for (float& value : host.values) value = random.uniform(-size, size);
+    put();
+  }
+
+  // Sends the host's values, rounding them there too.
+  void put() {
+    std::vector<std::uint16_t> narrow(host.values.size());
+    if (tensor.dtype == DType::float32)
+      return backend_.write(std::as_bytes(std::span(host.values)), memory_.get());
+    for (std::size_t i = 0; i < narrow.size(); ++i) {
+      narrow[i] = to_bfloat16(host.values[i]);
+      host.values[i] = from_bfloat16(narrow[i]);
+    }
+    backend_.write(std::as_bytes(std::span(narrow)), memory_.get());
+  }
+  // What the device holds now.
+  std::vector<float> get() const {
+    std::vector<float> values(host.values.size());
+    if (tensor.dtype == DType::float32) {
+      backend_.read_back(memory_.get(), std::as_writable_bytes(std::span(values)));
+      return values;
+    }
+    std::vector<std::uint16_t> narrow(values.size());
+    backend_.read_back(memory_.get(), std::as_writable_bytes(std::span(narrow)));
+    std::ranges::transform(narrow, values.begin(), from_bfloat16);
+    return values;
+  }
+
+ private:
+  Backend& backend_;
+  std::shared_ptr<std::byte[]> memory_;
+
+ public:
+  Activation host;
+  Tensor tensor;
+};
+
+// Weights as loaded by a backend and by the reference. The CUDA backend rounds matrices to bfloat16, so tests
+// take weights of that type, except where the conversion is what is tested.
+struct BothWeights {
+  BothWeights(Backend& backend, ReferenceBackend& reference, WeightRole role, DType dtype,
+              std::int64_t tracks, std::int64_t count, std::int64_t out, std::int64_t in, Random& random) {
+    const RandomWeights weights(dtype, tracks, count, out, in, random);
+    device = weights.load(backend, role);
+    host = weights.load(reference, role);
+  }
+  TrackWeights device, host;
+};
+
+inline void expect_near(std::span<const float> actual, std::span<const float> expected, double tolerance,
+                        const std::string& where) {
+  ASSERT_EQ(actual.size(), expected.size());
+  for (std::size_t i = 0; i < actual.size(); ++i)
+    ASSERT_NEAR(actual[i], expected[i], tolerance * std::max(1.0f, std::abs(expected[i])))
+        << where << ", element " << i;
+}
+
+}  // namespace ptrt::testing

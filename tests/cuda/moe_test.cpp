@@ -1,0 +1,65 @@
+#include "device_test.h"
+
+namespace ptrt::testing {
+namespace {
+
+class DeviceMoe : public DeviceTest {};
+PTRT_EVERY_DEVICE(DeviceMoe);
+
+void check(Backend& backend, const MoeShape& shape, std::int64_t tracks, std::int64_t rows, std::int64_t d,
+           double tolerance) {
+  Random random(static_cast<unsigned>(rows + shape.experts));
+  ReferenceBackend reference;
+  const BothWeights router(backend, reference, WeightRole::router, DType::float32, tracks, 1, shape.experts,
+                           d, random),
+      gate(backend, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, shape.ffn_size, d,
+           random),
+      up(backend, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, shape.ffn_size, d,
+         random),
+      down(backend, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, d, shape.ffn_size,
+           random);
+  WorkLimits limits;
+  limits.tracks = tracks;
+  limits.rows = rows;
+  limits.sequences = limits.logit_rows = limits.context = limits.heads = limits.head_dim = 1;
+  limits.experts = shape.experts;
+  limits.top_k = shape.top_k;
+  backend.reserve(limits);
+
+  const DType inner = backend.activation_type();
+  const std::int64_t slots = rows * shape.top_k;
+  const OnDevice x(backend, tracks, rows, d, inner, random);
+  OnDevice y(backend, tracks, rows, d, inner), logits(backend, tracks, rows, shape.experts, DType::float32),
+      gate_out(backend, tracks, slots, shape.ffn_size, inner),
+      up_out(backend, tracks, slots, shape.ffn_size, inner), expert_out(backend, tracks, slots, d, inner);
+  backend.moe_ffn({shape, &router.device, &gate.device, &up.device, &down.device, x.tensor, y.tensor,
+                   logits.tensor, gate_out.tensor, up_out.tensor, expert_out.tensor});
+  Activation expected(tracks, rows, d);
+  reference.moe_ffn({shape,
+                     &router.host,
+                     &gate.host,
+                     &up.host,
+                     &down.host,
+                     x.host.tensor,
+                     expected.tensor,
+                     {},
+                     {},
+                     {},
+                     {}});
+  expect_near(y.get(), expected.values, tolerance,
+              fmt::format("experts {} top_k {} ffn {} rows {} d {}", shape.experts, shape.top_k,
+                          shape.ffn_size, rows, d));
+}
+
+TEST_P(DeviceMoe, AgreesWithTheReference) {
+  const double tolerance = on_cuda() ? 0.08 : 1e-4;  // four roundings in a row, of sums of several units
+  for (const MoeShape& shape :
+       {MoeShape{4, 2, 24, 0}, {4, 2, 24, 0.5f}, {5, 1, 7, 30}, {3, 3, 40, 0}, {1, 1, 8, 0}, {16, 4, 16, 0}})
+    for (const std::int64_t rows : {1, 3, 20}) check(backend(), shape, 2, rows, 24, tolerance);
+  check(backend(), {300, 2, 8, 0}, 1, 2, 20, tolerance);
+  check(backend(), {2, 1, 8, 0}, 18, 2, 8, tolerance);
+  check(backend(), {2, 1, 16, 0}, 1, 150, 16, tolerance);
+}
+
+}  // namespace
+}  // namespace ptrt::testing

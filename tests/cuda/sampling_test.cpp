@@ -1,0 +1,133 @@
+#include "device_test.h"
+
+namespace ptrt::testing {
+namespace {
+
+class DeviceSampling : public DeviceTest {
+ protected:
+  void reserve(std::int64_t rows) {
+    WorkLimits limits;
+    limits.rows = limits.logit_rows = rows;
+    limits.sequences = limits.context = limits.heads = limits.head_dim = 1;
+    backend().reserve(limits);
+  }
+};
+PTRT_EVERY_DEVICE(DeviceSampling);
+
+void fill(OnDevice& logits, float spread, unsigned seed) {
+  Random random(seed);
+  std::normal_distribution<float> normal(0, spread);
+  for (float& logit : logits.host.values) logit = std::round(normal(random.engine()) * 64) / 64;  // ties
+  logits.put();
+}
+
+const std::vector<SampleParams> kParams{{},
+                                        {1.0f},
+                                        {0.7f},
+                                        {1.0f, 1},
+                                        {1.0f, 5},
+                                        {1.0f, 200},
+                                        {1.0f, 1000000},
+                                        {1.0f, 0, 0.0f},
+                                        {1.0f, 0, 0.5f},
+                                        {1.0f, 0, 0.999f},
+                                        {0.3f, 0, 0.9f},
+                                        {5.0f, 30, 0.9f},
+                                        {1e-30f},
+                                        {1e-4f, 50}};
+
+TEST_P(DeviceSampling, ChoosesAsTheReference) {
+  reserve(static_cast<std::int64_t>(kParams.size()));
+  for (const std::int64_t vocab : {1, 3, 259, 5003})
+    for (const float spread : {0.05f, 1.0f, 6.0f}) {
+      const auto rows = static_cast<std::int64_t>(kParams.size());
+      OnDevice logits(backend(), 1, rows, vocab, DType::float32);
+      fill(logits, spread, static_cast<unsigned>(vocab));
+      for (std::uint64_t position = 0; position < 4; ++position) {
+        std::vector<SampleParams> params = kParams;
+        for (std::size_t r = 0; r < params.size(); ++r) {
+          params[r].seed = r * 0x123456789ULL;
+          params[r].position = position;
+          params[r].want_logprob = r % 2 == 0;
+        }
+        std::vector<Sampled> actual(params.size()), expected(params.size());
+        backend().sample(logits.tensor, params, actual);
+        ReferenceBackend().sample(logits.host.tensor, params, expected);
+        for (std::size_t r = 0; r < params.size(); ++r) {
+          EXPECT_EQ(actual[r].token, expected[r].token)
+              << "vocabulary " << vocab << " spread " << spread << " temperature " << params[r].temperature
+              << " top_k " << params[r].top_k << " top_p " << params[r].top_p << " position " << position;
+          EXPECT_NEAR(actual[r].logprob, expected[r].logprob, 2e-5);
+        }
+      }
+    }
+}
+
+TEST_P(DeviceSampling, FollowsTheDistribution) {
+  constexpr std::int64_t kRows = 50, kVocab = 40;
+  constexpr int kDraws = 3000;
+  reserve(kRows);
+  OnDevice logits(backend(), 1, kRows, kVocab, DType::float32);
+  Random random(3);
+  for (std::int64_t i = 0; i < kVocab; ++i) {
+    const float logit = random.uniform(-2, 2);
+    for (std::int64_t r = 0; r < kRows; ++r) logits.host.tensor.row(0, r)[i] = logit;
+  }
+  logits.put();
+  double total = 0;
+  for (std::int64_t i = 0; i < kVocab; ++i) total += std::exp(logits.host.at(0, 0, i));
+  std::vector<int> counts(kVocab);
+  std::vector<SampleParams> params(kRows, SampleParams{1.0f});
+  std::vector<Sampled> out(kRows);
+  for (int draw = 0; draw < kDraws; draw += kRows) {
+    for (std::size_t r = 0; r < params.size(); ++r) params[r].position = static_cast<std::uint64_t>(draw) + r;
+    backend().sample(logits.tensor, params, out);
+    for (const Sampled& sampled : out) ++counts[static_cast<std::size_t>(sampled.token)];
+  }
+  for (std::int64_t i = 0; i < kVocab; ++i) {
+    const double p = std::exp(logits.host.at(0, 0, i)) / total;
+    EXPECT_NEAR(counts[static_cast<std::size_t>(i)] / double{kDraws}, p, 5 * std::sqrt(p * (1 - p) / kDraws))
+        << i;
+  }
+}
+
+TEST_P(DeviceSampling, LogProbabilities) {
+  reserve(4);
+  for (const std::int64_t vocab : {1, 5, 259, 3000}) {
+    OnDevice logits(backend(), 1, 4, vocab, DType::float32);
+    fill(logits, 4, static_cast<unsigned>(vocab));
+    for (std::int64_t i = 0; i < vocab; ++i) logits.host.tensor.row(0, 3)[i] += 2000;  // far from zero
+    logits.put();
+    const std::vector<std::int32_t> targets{0, static_cast<std::int32_t>(vocab - 1),
+                                            static_cast<std::int32_t>(vocab / 2),
+                                            static_cast<std::int32_t>(vocab / 3)};
+    std::vector<float> actual(4), expected(4);
+    backend().log_probs(logits.tensor, targets, actual);
+    ReferenceBackend().log_probs(logits.host.tensor, targets, expected);
+    expect_near(actual, expected, 1e-5, "log-probabilities");
+  }
+}
+
+// Whatever the logits are, a token of the vocabulary comes out.
+TEST_P(DeviceSampling, SurvivesBadLogits) {
+  constexpr std::int64_t kVocab = 700;
+  reserve(1);
+  for (const float bad : {NAN, INFINITY, -INFINITY})
+    for (const bool everywhere : {false, true}) {
+      OnDevice logits(backend(), 1, 1, kVocab, DType::float32);
+      fill(logits, 1, 2);
+      for (std::size_t i = 0; i < logits.host.values.size(); i += everywhere ? 1 : 7)
+        logits.host.values[i] = bad;
+      logits.put();
+      for (const SampleParams& params :
+           {SampleParams{}, {1.0f}, {1.0f, 10}, {1.0f, 0, 0.5f}, {1e-40f}, {1e30f}}) {
+        Sampled out{-1, 0};
+        backend().sample(logits.tensor, {&params, 1}, {&out, 1});
+        EXPECT_GE(out.token, 0);
+        EXPECT_LT(out.token, kVocab);
+      }
+    }
+}
+
+}  // namespace
+}  // namespace ptrt::testing

@@ -1,0 +1,348 @@
+#include "cuda_emulation/execution.h"
+
+#include <fmt/format.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <boost/context/detail/fcontext.hpp>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace ptrt::emulation {
+
+const Place* current_place = nullptr;
+
+namespace {
+
+namespace context = boost::context::detail;
+
+constexpr std::size_t kStackBytes = 128 << 10;  // AddressSanitizer's frames are large
+
+enum class State : std::uint8_t { ready, at_barrier, in_warp_operation, done };
+
+struct PendingCopy {
+  void* to;
+  const void* from;
+  std::size_t bytes;
+};
+
+struct Thread {
+  Place place;
+  int index = 0;  // in the block
+  State state = State::ready;
+  context::fcontext_t at = nullptr;  // where it goes on
+  // What it waits for.
+  Location where;
+  const char* operation = "__syncthreads";
+  unsigned mask = 0;
+  std::size_t bytes = 0;
+  alignas(16) std::array<std::byte, kSlotBytes> given;  // by the lane to the operation it waits in
+  alignas(16) std::array<std::byte, kSlotBytes> seen;   // by the others, since the operation was complete
+  std::vector<PendingCopy> open_copies;
+  std::deque<std::vector<PendingCopy>> copy_groups;
+};
+
+// AddressSanitizer must be told of every change of stacks.
+#ifdef __SANITIZE_ADDRESS__
+void leave_stack(void** fake_stack, const void* bottom, std::size_t bytes) {
+  __sanitizer_start_switch_fiber(fake_stack, bottom, bytes);
+}
+void enter_stack(void* fake_stack, const void** old_bottom, std::size_t* old_bytes) {
+  __sanitizer_finish_switch_fiber(fake_stack, old_bottom, old_bytes);
+}
+void forget_frames(void* stack) {
+  ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);
+}
+#else
+void leave_stack(void**, const void*, std::size_t) {}
+void enter_stack(void*, const void**, std::size_t*) {}
+void forget_frames(void*) {}
+#endif
+
+// One stack for each thread of a block, kept from block to block.
+std::byte* stack_of(int index) {
+  static std::vector<std::byte*> stacks;
+  while (static_cast<int>(stacks.size()) <= index) {
+    void* base = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED) throw std::runtime_error("no memory for the stack of an emulated thread");
+    stacks.push_back(static_cast<std::byte*>(base));
+  }
+  return stacks[static_cast<std::size_t>(index)];
+}
+
+class Block {
+ public:
+  Block(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+        const std::function<void()>& body)
+      : kernel_(kernel), body_(body), shared_bytes_(shared_bytes), shared_(nullptr, &std::free) {
+    threads_.resize(std::size_t{block.x} * block.y * block.z);
+    for (std::size_t i = 0; i < threads_.size(); ++i) {
+      const auto n = static_cast<unsigned>(i);
+      threads_[i].place = {{n % block.x, n / block.x % block.y, n / block.x / block.y}, uint3{}, block, grid};
+      threads_[i].index = static_cast<int>(i);
+    }
+  }
+
+  void run(uint3 index) {
+    take_shared_memory();
+    for (Thread& thread : threads_) start(thread, index);
+    for (bool descending = false;; descending = !descending) {
+      const int warps = (static_cast<int>(threads_.size()) + kWarpLanes - 1) / kWarpLanes;
+      for (int i = 0; i < warps; ++i) run_warp(descending ? warps - 1 - i : i, descending);
+      const auto in_state = [&](State state) {
+        return std::ranges::all_of(threads_, [&](const Thread& thread) { return thread.state == state; });
+      };
+      if (in_state(State::done)) return check_copies();
+      if (!in_state(State::at_barrier)) throw std::runtime_error(describe_deadlock());
+      for (Thread& thread : threads_) thread.state = State::ready;
+    }
+  }
+
+  Thread& current() { return *current_; }
+  const Thread* lane_of(const Thread& thread, int lane) const {
+    const auto index = static_cast<std::size_t>(thread.index / kWarpLanes * kWarpLanes + lane);
+    return index < threads_.size() ? &threads_[index] : nullptr;
+  }
+  void* shared() const { return shared_.get(); }
+
+  // Leaves the running thread, in `state`, for the scheduler.
+  void yield(State state, const Location& where) {
+    current_->state = state;
+    current_->where = where;
+    void* fake_stack = nullptr;
+    leave_stack(&fake_stack, scheduler_stack_, scheduler_stack_bytes_);
+    scheduler_ = context::jump_fcontext(scheduler_, nullptr).fctx;
+    enter_stack(fake_stack, nullptr, nullptr);
+  }
+
+  [[noreturn]] void fail(const std::string& what, const Location& where) {
+    failure_ = what + " at " + place_of(*current_, where);
+    yield(State::done, where);
+    std::abort();  // a thread that failed is not resumed
+  }
+
+ private:
+  void take_shared_memory() {
+    void* memory = nullptr;
+    if (shared_bytes_ > 0 && posix_memalign(&memory, 128, shared_bytes_) != 0)
+      throw std::runtime_error("no memory for an emulated block");
+    if (memory != nullptr) std::memset(memory, 0xFF, shared_bytes_);  // NaN as float and as bfloat16
+    shared_.reset(static_cast<std::byte*>(memory));
+  }
+
+  void start(Thread& thread, uint3 index) {
+    std::byte* stack = stack_of(thread.index);
+    forget_frames(stack);
+    thread.place.block = index;
+    thread.state = State::ready;
+    thread.at = context::make_fcontext(stack + kStackBytes, kStackBytes, &Block::enter);
+  }
+
+  // The first frame of a thread's stack.
+  static void enter(context::transfer_t from) {
+    auto& block = *static_cast<Block*>(from.data);
+    enter_stack(nullptr, &block.scheduler_stack_, &block.scheduler_stack_bytes_);
+    block.scheduler_ = from.fctx;
+    try {
+      block.body_();
+    } catch (const std::exception& error) {
+      block.failure_ = error.what();
+    }
+    block.current_->state = State::done;
+    leave_stack(nullptr, block.scheduler_stack_, block.scheduler_stack_bytes_);
+    context::jump_fcontext(block.scheduler_, nullptr);
+  }
+
+  void resume(Thread& thread) {
+    current_ = &thread;
+    current_place = &thread.place;
+    void* fake_stack = nullptr;
+    leave_stack(&fake_stack, stack_of(thread.index), kStackBytes);
+    thread.at = context::jump_fcontext(thread.at, this).fctx;
+    enter_stack(fake_stack, nullptr, nullptr);
+    if (!failure_.empty()) throw std::runtime_error(fmt::format("kernel {}: {}", kernel_, failure_));
+  }
+
+  // Runs a warp until each of its threads has returned or waits at a barrier.
+  void run_warp(int warp, bool descending) {
+    const int first = warp * kWarpLanes;
+    const int lanes = std::min(kWarpLanes, static_cast<int>(threads_.size()) - first);
+    do {
+      for (int i = 0; i < lanes; ++i) {
+        Thread& thread = threads_[static_cast<std::size_t>(first + (descending ? lanes - 1 - i : i))];
+        if (thread.state == State::ready) resume(thread);
+      }
+    } while (complete_operations(first, lanes));
+  }
+
+  // Releases the lanes of every operation that all lanes of its mask have come to.
+  bool complete_operations(int first, int lanes) {
+    bool released = false;
+    for (int i = 0; i < lanes; ++i) {
+      const Thread& thread = threads_[static_cast<std::size_t>(first + i)];
+      if (thread.state != State::in_warp_operation || !all_have_come(thread, first, lanes)) continue;
+      const unsigned mask = thread.mask;
+      for (int lane = 0; lane < lanes; ++lane)
+        if ((mask >> lane & 1u) != 0) {
+          Thread& other = threads_[static_cast<std::size_t>(first + lane)];
+          std::memcpy(other.seen.data(), other.given.data(), other.bytes);
+          other.state = State::ready;
+        }
+      released = true;
+    }
+    return released;
+  }
+
+  bool all_have_come(const Thread& thread, int first, int lanes) const {
+    for (int lane = 0; lane < kWarpLanes; ++lane) {
+      if ((thread.mask >> lane & 1u) == 0) continue;
+      if (lane >= lanes) return false;
+      const Thread& other = threads_[static_cast<std::size_t>(first + lane)];
+      if (other.state != State::in_warp_operation || other.mask != thread.mask ||
+          other.bytes != thread.bytes || std::strcmp(other.operation, thread.operation) != 0)
+        return false;
+    }
+    return true;
+  }
+
+  void check_copies() const {
+    for (const Thread& thread : threads_)
+      if (!thread.open_copies.empty() || !thread.copy_groups.empty())
+        throw std::runtime_error(
+            fmt::format("kernel {}: a thread returned before its asynchronous copies were waited for, {}",
+                        kernel_, place_of(thread, thread.where)));
+  }
+
+  std::string place_of(const Thread& thread, const Location& where) const {
+    const auto& [t, b, block_size, grid_size] = thread.place;
+    return fmt::format("block ({}, {}, {}) thread ({}, {}, {}), {}:{}", b.x, b.y, b.z, t.x, t.y, t.z,
+                       where.file_name(), where.line());
+  }
+
+  // One line for each different place that threads wait at.
+  std::string describe_deadlock() const {
+    std::string text = fmt::format("kernel {}: threads wait for each other for ever:", kernel_);
+    std::vector<std::string> told;
+    for (const Thread& thread : threads_) {
+      const bool done = thread.state == State::done;
+      const std::string kind =
+          done ? "returned"
+               : fmt::format("waits in {} (mask {:#x}) at line {}",
+                             thread.state == State::at_barrier ? "__syncthreads" : thread.operation,
+                             thread.state == State::at_barrier ? 0 : thread.mask, thread.where.line());
+      if (std::ranges::count(told, kind) > 0) continue;
+      told.push_back(kind);
+      const auto& t = thread.place.thread;
+      text += done ? fmt::format("\n  thread ({}, {}, {}) returned", t.x, t.y, t.z)
+                   : fmt::format("\n  {} at {}", kind, place_of(thread, thread.where));
+    }
+    return text;
+  }
+
+  const char* kernel_;
+  const std::function<void()>& body_;
+  std::size_t shared_bytes_;
+  std::unique_ptr<std::byte, decltype(&std::free)> shared_;
+  std::vector<Thread> threads_;
+  Thread* current_ = nullptr;
+  context::fcontext_t scheduler_ = nullptr;
+  const void* scheduler_stack_ = nullptr;
+  std::size_t scheduler_stack_bytes_ = 0;
+  std::string failure_;
+};
+
+Block* running = nullptr;
+
+void finish_copies(const std::vector<PendingCopy>& copies) {
+  for (const PendingCopy& copy : copies) {
+    if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
+    std::memset(static_cast<std::byte*>(copy.to) + copy.bytes, 0, 16 - copy.bytes);
+  }
+}
+
+}  // namespace
+
+void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+              const std::function<void()>& body) {
+  if (grid.x * grid.y * grid.z == 0 || block.x * block.y * block.z == 0)
+    throw std::runtime_error(fmt::format("kernel {}: an empty grid or block", kernel));
+  if (grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024 || shared_bytes > 227u << 10)
+    throw std::runtime_error(
+        fmt::format("kernel {}: a grid, block or shared memory beyond the limits", kernel));
+  Block emulated(kernel, grid, block, shared_bytes, body);
+  running = &emulated;
+  for (unsigned z = 0; z < grid.z; ++z)
+    for (unsigned y = 0; y < grid.y; ++y)
+      for (unsigned x = 0; x < grid.x; ++x) emulated.run({x, y, z});
+  running = nullptr;
+  current_place = nullptr;
+}
+
+void* dynamic_shared_memory() {
+  return running->shared();
+}
+
+void barrier(const Location& where) {
+  running->yield(State::at_barrier, where);
+}
+
+int lane() {
+  return running->current().index % kWarpLanes;
+}
+
+void fail(const char* what, const Location& where) {
+  running->fail(what, where);
+}
+
+const void* WarpValues::of(int lane) const {
+  const Thread* other = running->lane_of(running->current(), lane);
+  if (other == nullptr || (mask_ >> lane & 1u) == 0)
+    running->fail(fmt::format("a value is read from lane {}, which is not in the mask {:#x},", lane, mask_),
+                  running->current().where);
+  return other->seen.data();
+}
+
+WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const char* operation,
+                    const Location& where) {
+  Thread& self = running->current();
+  if ((mask >> lane() & 1u) == 0)
+    running->fail(fmt::format("{} with the mask {:#x} that leaves its caller out", operation, mask), where);
+  if (bytes > kSlotBytes) running->fail("a value too large to exchange", where);
+  if (bytes > 0) std::memcpy(self.given.data(), value, bytes);
+  self.operation = operation;
+  self.mask = mask;
+  self.bytes = bytes;
+  running->yield(State::in_warp_operation, where);
+  return WarpValues(mask);
+}
+
+void copy_async(void* to, const void* from, std::size_t bytes) {
+  running->current().open_copies.push_back({to, from, bytes});
+}
+
+void commit_copies() {
+  Thread& self = running->current();
+  self.copy_groups.push_back(std::move(self.open_copies));
+  self.open_copies.clear();
+}
+
+void wait_copies(int groups_left) {
+  Thread& self = running->current();
+  while (static_cast<int>(self.copy_groups.size()) > groups_left) {
+    finish_copies(self.copy_groups.front());
+    self.copy_groups.pop_front();
+  }
+}
+
+}  // namespace ptrt::emulation

@@ -1,0 +1,73 @@
+// The CUDA execution model on the CPU, so that the very sources nvcc compiles run in tests without a GPU. The
+// threads of a block are fibers; blocks run one after the other. A thread that waits at a barrier or for its
+// warp yields to the others. It proves logic, not speed and not memory order: threads are never preempted,
+// and what one has written the others see at once.
+//
+// What it finds and reports as std::runtime_error, with kernel, block, threads and source lines:
+//  * a barrier that some thread of the block never reaches (it waits elsewhere, or has returned);
+//  * a shuffle, vote or __syncwarp whose mask names lanes that do not come, or come with another operation;
+//  * a shuffle that reads a lane outside its mask.
+// Dynamic shared memory is a heap block of exactly the asked size, filled with NaN before every block;
+// together with AddressSanitizer, steps over the end of shared and global memory are found. Warps and lanes
+// run in ascending order up to one barrier and in descending order up to the next, so that a missing barrier
+// shows.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <source_location>
+
+namespace ptrt::emulation {
+
+using Location = std::source_location;
+
+inline constexpr int kWarpLanes = 32;
+inline constexpr std::size_t kSlotBytes = 64;
+
+// Runs `body` once for every thread of the grid.
+void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+              const std::function<void()>& body);
+
+// Of the running thread.
+struct Place {
+  uint3 thread, block;
+  dim3 block_size, grid_size;
+};
+extern const Place* current_place;
+
+void* dynamic_shared_memory();
+
+// __syncthreads()
+void barrier(const Location& where);
+
+// What the lanes of a warp have given to one operation.
+class WarpValues {
+ public:
+  explicit WarpValues(unsigned mask) : mask_(mask) {}
+  // What `lane` gave; fails when the mask does not name it.
+  const void* of(int lane) const;
+
+ private:
+  unsigned mask_;
+};
+
+// Waits until every lane in `mask` has come to an `operation` of the same name, mask and size; every lane
+// then sees what the others gave, until its own next operation.
+WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const char* operation,
+                    const Location& where);
+
+int lane();  // of the running thread in its warp
+
+// Ends the grid with a message that names kernel, block and thread.
+[[noreturn]] void fail(const char* what, const Location& where);
+
+// cp.async: the copy is done when a thread waits for its group, not before. `bytes` are copied and the rest
+// of 16 filled with zeros.
+void copy_async(void* to, const void* from, std::size_t bytes);
+void commit_copies();
+void wait_copies(int groups_left);  // until at most so many of this thread's groups are under way
+
+}  // namespace ptrt::emulation

@@ -1,0 +1,235 @@
+// That the emulation itself behaves as CUDA defines, and finds what it says it finds.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/reduce.cuh"
+
+namespace ptrt {
+namespace {
+
+void run(dim3 grid, dim3 block, const std::function<void()>& kernel, std::size_t shared_bytes = 0) {
+  emulation::run_grid("tested", grid, block, shared_bytes, kernel);
+}
+
+std::string error_of(dim3 block, const std::function<void()>& kernel) {
+  try {
+    run(dim3(1), block, kernel);
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Emulation, RunsEveryThreadOfEveryBlock) {
+  std::vector<int> runs(2 * 3 * 4 * 5 * 6 * 2);
+  run(dim3(2, 3, 4), dim3(5, 6, 2), [&] {
+    const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+    const unsigned thread = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+    ++runs[block * 60 + thread];
+  });
+  for (const int count : runs) EXPECT_EQ(count, 1);
+}
+
+TEST(Emulation, BarriersOrderSharedMemory) {
+  constexpr int kThreads = 100;
+  std::vector<int> seen(kThreads);
+  run(
+      dim3(1), dim3(kThreads),
+      [&] {
+        auto* values = static_cast<int*>(shared_memory());
+        const int i = static_cast<int>(threadIdx.x);
+        for (int round = 0; round < 3; ++round) {
+          values[i] = i + round;
+          __syncthreads();
+          seen[static_cast<std::size_t>(i)] = values[(i + 1) % kThreads];
+          __syncthreads();
+        }
+      },
+      kThreads * sizeof(int));
+  for (int i = 0; i < kThreads; ++i) EXPECT_EQ(seen[static_cast<std::size_t>(i)], (i + 1) % kThreads + 2);
+}
+
+TEST(Emulation, ShufflesOfAllKindsAndTypes) {
+  run(dim3(1), dim3(64), [] {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const int first = static_cast<int>(threadIdx.x) / 32 * 32;
+    EXPECT_EQ(__shfl_sync(kAllLanes, lane + first, 5), 5 + first);
+    EXPECT_EQ(__shfl_sync(kAllLanes, 1.5 * lane, 3, 8), 1.5 * (lane / 8 * 8 + 3));
+    EXPECT_EQ(__shfl_xor_sync(kAllLanes, static_cast<float>(lane), 16), static_cast<float>(lane ^ 16));
+    EXPECT_EQ(__shfl_up_sync(kAllLanes, static_cast<unsigned long long>(lane), 3u),
+              static_cast<unsigned long long>(lane < 3 ? lane : lane - 3));
+    EXPECT_EQ(__shfl_down_sync(kAllLanes, lane, 4u, 16), lane % 16 + 4 < 16 ? lane + 4 : lane);
+    EXPECT_EQ(__ballot_sync(kAllLanes, lane % 2), 0xAAAAAAAAu);
+    EXPECT_TRUE(__any_sync(kAllLanes, lane == 7));
+    EXPECT_FALSE(__all_sync(kAllLanes, lane == 7));
+    EXPECT_EQ(warp_sum(1.0f), 32.0f);
+    EXPECT_EQ(warp_max<8>(static_cast<float>(lane)), static_cast<float>(lane / 8 * 8 + 7));
+    // Half a warp by itself.
+    if (lane < 16) {
+      EXPECT_EQ(__shfl_sync(0xFFFFu, lane, 15), 15);
+      __syncwarp(0xFFFFu);
+    }
+  });
+}
+
+TEST(Emulation, Atomics) {
+  int sum = 0, largest = -1;
+  unsigned long long wide = 0;
+  run(dim3(3), dim3(40), [&] {
+    atomicAdd(&sum, 2);
+    atomicAdd(&wide, 1ull << 33);
+    atomicMax(&largest, static_cast<int>(threadIdx.x));
+  });
+  EXPECT_EQ(sum, 240);
+  EXPECT_EQ(wide, 120ull << 33);
+  EXPECT_EQ(largest, 39);
+}
+
+TEST(Emulation, FindsABarrierThatSomeThreadsDoNotReach) {
+  const std::string early = error_of(dim3(64), [] {
+    if (threadIdx.x != 40) __syncthreads();
+  });
+  EXPECT_NE(early.find("kernel tested"), std::string::npos) << early;
+  EXPECT_NE(early.find("thread (40, 0, 0) returned"), std::string::npos) << early;
+  EXPECT_NE(early.find("execution_test.cpp"), std::string::npos) << early;
+  const std::string apart = error_of(dim3(64), [] {
+    if (threadIdx.x < 32)
+      __syncthreads();
+    else
+      __shfl_sync(0xFFFFFFFFu, 1, threadIdx.x == 50 ? 0 : 1);
+    if (threadIdx.x == 50) __syncwarp();
+  });
+  EXPECT_NE(apart.find("__syncwarp"), std::string::npos) << apart;
+  EXPECT_NE(apart.find("__syncthreads"), std::string::npos) << apart;
+}
+
+TEST(Emulation, FindsShufflesWithoutTheirLanes) {
+  const std::string missing = error_of(dim3(32), [] {
+    if (threadIdx.x < 31) __shfl_xor_sync(kAllLanes, 1, 1);
+  });
+  EXPECT_NE(missing.find("__shfl_xor_sync (mask 0xffffffff)"), std::string::npos) << missing;
+  const std::string short_warp = error_of(dim3(20), [] { __syncwarp(); });
+  EXPECT_NE(short_warp.find("__syncwarp"), std::string::npos) << short_warp;
+  const std::string outside = error_of(dim3(32), [] {
+    if (threadIdx.x < 8) __shfl_sync(0xFFu, 1, 20);
+  });
+  EXPECT_NE(outside.find("lane 20"), std::string::npos) << outside;
+  const std::string uninvited = error_of(dim3(32), [] { __shfl_sync(0xFFu, 1, 0); });
+  EXPECT_NE(uninvited.find("leaves its caller out"), std::string::npos) << uninvited;
+  const std::string mixed = error_of(dim3(32), [] {
+    if (threadIdx.x % 2 == 0)
+      __shfl_sync(kAllLanes, 1, 0);
+    else
+      __shfl_xor_sync(kAllLanes, 1, 1);
+  });
+  EXPECT_NE(mixed.find("wait for each other"), std::string::npos) << mixed;
+}
+
+// After an error the next grid runs as if nothing had been.
+TEST(Emulation, GoesOnAfterAnError) {
+  EXPECT_NE(error_of(dim3(64),
+                     [] {
+                       if (threadIdx.x == 0) __syncthreads();
+                     }),
+            "");
+  EXPECT_EQ(error_of(dim3(64), [] { __syncthreads(); }), "");
+}
+
+TEST(Emulation, SharedMemoryStartsAsNan) {
+  run(
+      dim3(2), dim3(1),
+      [] {
+        auto* values = static_cast<float*>(shared_memory());
+        EXPECT_TRUE(std::isnan(values[3]));
+        values[3] = 1;
+      },
+      16);
+}
+
+TEST(Emulation, AsynchronousCopiesComeWhenTheyAreWaitedFor) {
+  alignas(16) static const float from[8] = {1, 2, 3, 4, 5, 6, 7, 8};
+  run(
+      dim3(1), dim3(1),
+      [] {
+        auto* to = static_cast<float*>(shared_memory());
+        copy_async(to, from, true);
+        commit_copies();
+        copy_async(to + 4, from + 4, false);
+        commit_copies();
+        EXPECT_TRUE(std::isnan(to[0]));
+        wait_copies<1>();
+        EXPECT_EQ(to[3], 4);
+        EXPECT_TRUE(std::isnan(to[4]));
+        wait_copies<0>();
+        EXPECT_EQ(to[4], 0);
+      },
+      32);
+  const std::string left = error_of(dim3(1), [] {
+    static float to[4];
+    copy_async(to, from, true);
+    commit_copies();
+  });
+  EXPECT_NE(left.find("asynchronous copies"), std::string::npos) << left;
+}
+
+// The tensor-core product, fed from shared memory as the attention kernel does, against a plain one.
+TEST(Emulation, TensorCoreProduct) {
+  constexpr int kRows = 16, kColumns = 16, kDepth = 16;
+  std::vector<float> a(kRows * kDepth), b(kColumns * kDepth), d(kRows * kColumns);
+  for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i % 7) - 3;
+  for (std::size_t i = 0; i < b.size(); ++i) b[i] = static_cast<float>(i % 5) - 2;
+  const auto product = [&](bool b_by_depth) {
+    run(
+        dim3(1), dim3(32),
+        [&] {
+          auto* left = static_cast<bf16*>(shared_memory());
+          bf16* right = left + kRows * kDepth;  // [column][depth], or [depth][column]
+          const int lane = static_cast<int>(threadIdx.x);
+          for (int i = lane; i < kRows * kDepth; i += kWarp) store(left + i, a[static_cast<std::size_t>(i)]);
+          for (int i = lane; i < kColumns * kDepth; i += kWarp)
+            store(right + (b_by_depth ? i % kDepth * kColumns + i / kDepth : i),
+                  b[static_cast<std::size_t>(i)]);
+          __syncthreads();
+          std::uint32_t left_part[4], right_part[4];
+          load_matrices(left_part, left + lane % 16 * kDepth + lane / 16 * 8);
+          if (b_by_depth)
+            load_matrices_transposed(right_part, right + lane % 16 * kColumns + lane / 16 * 8);
+          else
+            load_matrices(right_part, right + (lane % 8 + lane / 16 * 8) * kDepth + lane / 8 % 2 * 8);
+          for (int n = 0; n < 2; ++n) {
+            float sum[4] = {};
+            mma_16x8x16(sum, left_part, {right_part[2 * n], right_part[2 * n + 1]});
+            for (int i = 0; i < 4; ++i)
+              d[static_cast<std::size_t>((lane / 4 + i / 2 * 8) * kColumns + 8 * n + lane % 4 * 2 + i % 2)] =
+                  sum[i];
+          }
+        },
+        sizeof(bf16) * (kRows + kColumns) * kDepth);
+  };
+  for (const bool b_by_depth : {false, true}) {
+    product(b_by_depth);
+    for (std::size_t row = 0; row < kRows; ++row)
+      for (std::size_t column = 0; column < kColumns; ++column) {
+        float expected = 0;
+        for (std::size_t k = 0; k < kDepth; ++k) expected += a[row * kDepth + k] * b[column * kDepth + k];
+        ASSERT_EQ(d[row * kColumns + column], expected) << row << " " << column;
+      }
+  }
+}
+
+#ifdef __SANITIZE_ADDRESS__
+TEST(EmulationDeathTest, AddressSanitizerSeesSharedMemory) {
+  EXPECT_DEATH(run(
+                   dim3(1), dim3(32), [] { static_cast<volatile float*>(shared_memory())[threadIdx.x] = 1; },
+                   31 * sizeof(float)),
+               "heap-buffer-overflow");
+}
+#endif
+
+}  // namespace
+}  // namespace ptrt

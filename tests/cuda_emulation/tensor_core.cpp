@@ -1,0 +1,60 @@
+#include "cuda_emulation/tensor_core.h"
+
+#include <bit>
+#include <cstring>
+
+#include "cuda_emulation/execution.h"
+
+namespace ptrt::emulation {
+namespace {
+
+float low(std::uint32_t pair) {
+  return std::bit_cast<float>(pair << 16);
+}
+float high(std::uint32_t pair) {
+  return std::bit_cast<float>(pair & 0xFFFF0000u);
+}
+
+struct Fragments {
+  std::uint32_t a[4], b[2];
+};
+
+}  // namespace
+
+void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  const Location where = Location::current();
+  Fragments mine;
+  std::memcpy(mine.a, a, sizeof mine.a);
+  std::memcpy(mine.b, b, sizeof mine.b);
+  const WarpValues all = exchange(0xFFFFFFFFu, &mine, sizeof mine, "mma", where);
+  const int group = lane() / 4, quad = lane() % 4;
+  for (int i = 0; i < 4; ++i) {
+    const int row_lane = group * 4, column = 2 * quad + i % 2;
+    float sum = 0;
+    for (int k = 0; k < 8; ++k) {  // pairs: k 2·k, 2·k + 1
+      const auto& row = *static_cast<const Fragments*>(all.of(row_lane + k % 4));
+      const auto& other = *static_cast<const Fragments*>(all.of(column * 4 + k % 4));
+      const std::uint32_t x = row.a[i / 2 + 2 * (k / 4)], y = other.b[k / 4];
+      sum += low(x) * low(y) + high(x) * high(y);
+    }
+    d[i] += sum;
+  }
+}
+
+void load_matrices(std::uint32_t (&out)[4], const void* row, bool transposed) {
+  const Location where = Location::current();
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 != 0) fail("ldmatrix from an unaligned address", where);
+  const WarpValues rows = exchange(0xFFFFFFFFu, &row, sizeof row, "ldmatrix", where);
+  const int group = lane() / 4, quad = lane() % 4;
+  const auto element = [&](int matrix, int r, int column) {
+    const char* from = *static_cast<const char* const*>(rows.of(8 * matrix + r));
+    std::uint16_t bits;
+    std::memcpy(&bits, from + 2 * column, sizeof bits);
+    return std::uint32_t{bits};
+  };
+  for (int m = 0; m < 4; ++m)
+    out[m] = transposed ? element(m, 2 * quad, group) | element(m, 2 * quad + 1, group) << 16
+                        : element(m, group, 2 * quad) | element(m, group, 2 * quad + 1) << 16;
+}
+
+}  // namespace ptrt::emulation
