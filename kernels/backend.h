@@ -215,6 +215,15 @@ class Backend {
       copy({x.row(0, rows[i]), 1, 1, x.width, 0},
            {out.row(0, static_cast<std::int64_t>(i)), 1, 1, x.width, 0});
   }
+  // x[t, i, :] = x[t, rows[i], :]; rows ascend.
+  virtual void keep_rows(Tensor x, std::span<const std::int32_t> rows) {
+    for (std::int64_t t = 0; t < x.tracks; ++t)
+      for (std::size_t i = 0; i < rows.size(); ++i)
+        if (const auto to = static_cast<std::int64_t>(i); rows[i] != to)
+          copy({x.row(t, rows[i]), 1, 1, x.width, 0}, {x.row(t, to), 1, 1, x.width, 0});
+  }
+  // Whether attention() takes other rows than begin_step() was told of.
+  virtual bool takes_part_of_step() const { return true; }
   // gate = silu(gate) · up
   virtual void swiglu(Tensor gate, Tensor up) = 0;
   virtual void moe_ffn(const MoeJob& job) = 0;

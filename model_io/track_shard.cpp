@@ -88,8 +88,11 @@ class RandomTensor final : public TensorContent {
   Crc32cOfPieces crc_;
 };
 
-// Opens the tensors of a shard one by one.
-using TensorSource = std::function<std::unique_ptr<TensorContent>(const TensorSpec&)>;
+// Knows the tensors of a shard, and opens them one by one.
+struct TensorSource {
+  std::function<DType(const TensorSpec&)> dtype;
+  std::function<std::unique_ptr<TensorContent>(const TensorSpec&)> open;
+};
 
 // Takes tensors into the backend, keeping account of what they were.
 class Loader {
@@ -97,7 +100,7 @@ class Loader {
   Loader(const TensorSource& source, Backend& backend) : source_(source), backend_(backend) {}
 
   Weight load(const TensorSpec& spec) {
-    const std::unique_ptr<TensorContent> content = source_(spec);
+    const std::unique_ptr<TensorContent> content = source_.open(spec);
     Weight weight = backend_.load_weight(spec.weight(content->dtype()), *content);
     account_ += fmt::format("{} [{}] {} {}\n", spec.path, fmt::join(spec.shape, ","),
                             to_string(content->dtype()), content->verify());
@@ -150,7 +153,7 @@ TrackShard load_from(const TensorSource& source, const ModelConfig& config, std:
   PTRT_CHECK(first_track >= 0 && tracks >= 1 && first_track + tracks <= config.tracks);
   std::vector<WeightSpec> weights;
   const auto plan = [&](const std::vector<TensorSpec>& tensors) {
-    for (const TensorSpec& spec : tensors) weights.push_back(weight_spec(spec, source.check(spec)));
+    for (const TensorSpec& spec : tensors) weights.push_back(spec.weight(source.dtype(spec)));
   };
   plan(shared_tensors(config));
   for (std::int64_t track = first_track; track < first_track + tracks; ++track)
@@ -180,15 +183,16 @@ TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int6
   check(shared_tensors(config));
   for (std::int64_t track = first_track; track < first_track + tracks; ++track)
     check(track_tensors(config, track));
-  const TensorSource source = [&](const TensorSpec& spec) { return file.open(all.at(spec.path)); };
+  const TensorSource source{[&](const TensorSpec& spec) { return all.at(spec.path).dtype; },
+                            [&](const TensorSpec& spec) { return file.open(all.at(spec.path)); }};
   return load_from(source, config, first_track, tracks, backend);
 }
 
 TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
                         std::int64_t tracks, Backend& backend) {
-  const TensorSource source = [&](const TensorSpec& spec) {
-    return std::make_unique<RandomTensor>(config, spec, seed, dtype);
-  };
+  const TensorSource source{
+      [&](const TensorSpec&) { return dtype; },
+      [&](const TensorSpec& spec) { return std::make_unique<RandomTensor>(config, spec, seed, dtype); }};
   return load_from(source, config, first_track, tracks, backend);
 }
 

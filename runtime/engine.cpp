@@ -65,7 +65,7 @@ Engine::Engine(const ModelConfig& config, const TrackShard& shard, Backend& back
                    .experts = config.moe ? config.moe->experts : 0,
                    .top_k = config.moe ? config.moe->top_k : 0});
   const auto rows = static_cast<std::size_t>(logit_rows(options));
-  logit_rows_.resize(rows);
+  wanted_rows_.reserve(static_cast<std::size_t>(options.max_rows));
   targets_.resize(rows);
   sample_params_.resize(rows);
   sampled_.resize(rows);
@@ -111,13 +111,14 @@ void Engine::step(Run& run) {
   const auto start = Clock::now();
   const std::uint64_t decoded_before = counters_.decode_tokens;
   const StepPlan& plan = run.scheduler.next_step();
-  forward_.run(plan.tokens, run.scheduler.step_rows());
   const std::span<const LogitRow> wanted = plan.wanted;
+  wanted_rows_.clear();
+  for (const LogitRow& row : wanted) wanted_rows_.push_back(row.row);
+  forward_.run(plan.tokens, run.scheduler.step_rows(), wanted_rows_);
   const auto piece = static_cast<std::size_t>(forward_.max_logit_rows());
   for (std::size_t at = 0; at < wanted.size(); at += piece) {
     const auto rows = wanted.subspan(at, std::min(piece, wanted.size() - at));
-    for (std::size_t r = 0; r < rows.size(); r++) logit_rows_[r] = rows[r].row;
-    const Tensor logits = forward_.logits({logit_rows_.data(), rows.size()});
+    const Tensor logits = forward_.logits(static_cast<std::int64_t>(at), std::ssize(rows));
     if (run.task == Task::score)
       score_rows(run, rows, logits);
     else

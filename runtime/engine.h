@@ -74,7 +74,7 @@ class Engine {
   std::uint64_t step_number_ = 0;
   std::uint64_t digest_ = 0;
   // Scratch of a step, sized once.
-  std::vector<std::int32_t> logit_rows_, targets_;
+  std::vector<std::int32_t> wanted_rows_, targets_;
   std::vector<SampleParams> sample_params_;
   std::vector<Sampled> sampled_;
   std::vector<float> log_probs_;

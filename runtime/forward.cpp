@@ -53,6 +53,9 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
   }
   gate_all_ = make(tracks, max_rows, ffn_elements, inner, "ffn gate");
   up_all_ = make(tracks, max_rows, ffn_elements, inner, "ffn up");
+  places_.reserve(static_cast<std::size_t>(max_rows));
+  kept_positions_.reserve(static_cast<std::size_t>(max_rows));
+  kept_slots_.reserve(static_cast<std::size_t>(max_rows));
 }
 
 Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype,
@@ -63,7 +66,8 @@ Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width,
   return {memory_.back().get(), tracks, rows, width, rows * width, dtype};
 }
 
-void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows) {
+void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows,
+                  std::span<const std::int32_t> wanted) {
   const auto count = static_cast<std::int64_t>(tokens.size());
   PTRT_CHECK(count >= 1 && count <= x_all_.rows && rows.positions.size() == tokens.size());
   const auto view = [count](const Tensor& all) { return all.first_rows(count); };
@@ -71,6 +75,9 @@ void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows) {
   q_ = view(q_all_), k_ = view(k_all_), v_ = view(v_all_), mixed_ = view(mixed_all_),
   cos_sin_ = view(cos_sin_all_);
 
+  places_.assign(wanted.begin(), wanted.end());
+
+  StepRows live = rows;
   backend_.begin_step(tokens, rows);
   backend_.embed(shard_.embedding, tokens, x_);
   backend_.rope_angles(rows.positions, config_.rope_theta, cos_sin_);
@@ -79,7 +86,10 @@ void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows) {
     const BlockWeights& block = shard_.blocks[static_cast<std::size_t>(schedule_.block_of(i))];
     const bool syncs = schedule_.syncs_after(i);
     if (schedule_.starts_block(i)) begin_block(block, layer);
-    attention(layer, i, rows);
+    const AttentionShape shape = attention_shape(i);
+    keys_and_values(layer, shape, i, rows);
+    if (i == config_.layers - 1) live = drop_unwanted(rows, wanted);
+    attention(layer, shape, i, live);
     ffn(layer, i, syncs ? nullptr : &shard_.layers[static_cast<std::size_t>(i + 1)].attn_norm);
     if (syncs) end_block(block);
   }
@@ -99,18 +109,44 @@ void Forward::end_block(const BlockWeights& block) {
   fusion_.fuse(x_, h_);
 }
 
-void Forward::attention(const LayerWeights& layer, std::int64_t index, const StepRows& rows) {
+AttentionShape Forward::attention_shape(std::int64_t index) const {
+  const AttentionKind kind = config_.attention_kind(index);
+  return {config_.heads,    config_.kv_heads,
+          config_.head_dim, is_local(kind) ? config_.attention_window : 0,
+          has_rope(kind),   eps_};
+}
+
+void Forward::keys_and_values(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
+                              const StepRows& rows) {
   const Tensor input = sublayer_input();
   const LinearJob project[] = {{&layer.wq, input, q_}, {&layer.wk, input, k_}, {&layer.wv, input, v_}};
   backend_.linear(project);
-
-  const AttentionKind kind = config_.attention_kind(index);
-  const AttentionShape shape{config_.heads,    config_.kv_heads,
-                             config_.head_dim, is_local(kind) ? config_.attention_window : 0,
-                             has_rope(kind),   eps_};
   backend_.rope_append(shape, layer.q_norm, layer.k_norm, cos_sin_, q_, k_, v_, rows, index, pool_);
-  backend_.attention(shape, q_, rows, index, pool_, mixed_);
+}
 
+// From here on the step has only the wanted rows, or its last one where none is wanted, so that every step
+// has the same fusions.
+StepRows Forward::drop_unwanted(const StepRows& rows, std::span<const std::int32_t> wanted) {
+  const auto last = static_cast<std::int32_t>(h_.rows - 1);
+  if (wanted.empty()) wanted = {&last, 1};
+  const auto count = static_cast<std::int64_t>(wanted.size());
+  if (count == h_.rows || !backend_.takes_part_of_step()) return rows;
+  for (Tensor* all : {&x_, &h_, &q_}) backend_.keep_rows(*all, wanted);
+  for (Tensor* all : {&x_, &h_, &q_, &normed_, &out_, &mixed_}) *all = all->first_rows(count);
+  kept_positions_.clear();
+  kept_slots_.clear();
+  for (std::size_t i = 0; i < wanted.size(); i++) {
+    const auto row = static_cast<std::size_t>(wanted[i]);
+    kept_positions_.push_back(rows.positions[row]);
+    kept_slots_.push_back(rows.slots[row]);
+    if (!places_.empty()) places_[i] = static_cast<std::int32_t>(i);
+  }
+  return {kept_positions_, kept_slots_, rows.page_table, rows.page_table_stride};
+}
+
+void Forward::attention(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
+                        const StepRows& rows) {
+  backend_.attention(shape, q_, rows, index, pool_, mixed_);
   const LinearJob merge[] = {{&layer.wo, mixed_, out_}};
   backend_.linear(merge);
   residual(layer.attn_output_norm, layer.attn_post_norm, &layer.ffn_norm);
@@ -174,9 +210,10 @@ Tensor Forward::sublayer_input() {
   return normed_;
 }
 
-Tensor Forward::logits(std::span<const std::int32_t> rows) {
-  const auto count = static_cast<std::int64_t>(rows.size());
-  PTRT_CHECK(count >= 1 && count <= max_logit_rows_);
+Tensor Forward::logits(std::int64_t first, std::int64_t count) {
+  PTRT_CHECK(count >= 1 && count <= max_logit_rows_ && first + count <= std::ssize(places_));
+  const auto rows = std::span<const std::int32_t>(places_).subspan(static_cast<std::size_t>(first),
+                                                                   static_cast<std::size_t>(count));
   const Tensor picked = head_rows_.first_rows(count), input = head_in_.first_rows(count);
   backend_.gather_rows(x_, rows, picked);
   backend_.rms_norm(shard_.final_norm, eps_, picked, input);

@@ -22,10 +22,11 @@ class Forward {
           const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows);
 
   // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their keys and
-  // values.
-  void run(std::span<const std::int32_t> tokens, const StepRows& rows);
-  // Logits [1, rows.size(), vocab] of these rows of the last run(); valid until the next call.
-  Tensor logits(std::span<const std::int32_t> rows);
+  // values. `wanted` are the rows, ascending, that logits() will be asked for: in the last layer nothing else
+  // is worked out behind the keys and values.
+  void run(std::span<const std::int32_t> tokens, const StepRows& rows, std::span<const std::int32_t> wanted);
+  // Logits [1, count, vocab] of wanted[first …] of the last run(); valid until the next call.
+  Tensor logits(std::int64_t first, std::int64_t count);
 
   std::int64_t max_logit_rows() const { return max_logit_rows_; }
   const SyncSchedule& schedule() const { return schedule_; }
@@ -34,7 +35,12 @@ class Forward {
  private:
   Tensor make(std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype, const char* what);
   void begin_block(const BlockWeights& block, const LayerWeights& first);
-  void attention(const LayerWeights& layer, std::int64_t index, const StepRows& rows);
+  void keys_and_values(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
+                       const StepRows& rows);
+  void attention(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
+                 const StepRows& rows);
+  AttentionShape attention_shape(std::int64_t index) const;
+  StepRows drop_unwanted(const StepRows& rows, std::span<const std::int32_t> wanted);
   void ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm);
   void moe(const LayerWeights& layer, Tensor input);
   void end_block(const BlockWeights& block);
@@ -72,6 +78,9 @@ class Forward {
   Tensor head_rows_;    // [1, max_logit_rows, d]     of x
   Tensor head_in_;      // [1, max_logit_rows, d]     normed; the same memory where the types are equal
   Tensor logits_;       // [1, max_logit_rows, vocab]
+  // Of the last run: where the wanted rows are in x_, and, where the others were dropped, what the kept ones
+  // were.
+  std::vector<std::int32_t> places_, kept_positions_, kept_slots_;
   Tensor x_, h_, normed_, out_, q_, k_, v_, mixed_, cos_sin_;
 };
 

@@ -32,6 +32,7 @@ class CudaBackend final : public Backend {
   DType activation_type() const override { return DType::bfloat16; }
   void plan_weights(std::span<const WeightSpec> specs) override { loader_.plan(specs); }
   void reserve(const WorkLimits& limits) override;
+  bool takes_part_of_step() const override { return false; }
   void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
