@@ -1,21 +1,64 @@
 #include "kernels/convert.h"
 
-#include <cmath>
-#include <cstring>
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/convert.cpp"
+#include "hwy/foreach_target.h"
+// foreach_target comes first
+#include "kernels/cpu/simd-inl.h"
 
+HWY_BEFORE_NAMESPACE();
+namespace ptrt::HWY_NAMESPACE {
+namespace {
+
+template <typename T>
+HWY_INLINE void widen_run(const std::byte* bytes, std::int64_t n, float* to) {
+  const auto* from = reinterpret_cast<const T*>(bytes);
+  const std::int64_t whole = whole_vectors(n);
+  for (std::int64_t i = 0; i < whole; i += kLanes) hn::StoreU(load_wide(from + i), kFloats, to + i);
+  if (whole < n) store_part(load_part(from + whole, n - whole), to + whole, n - whole);
+}
+
+void widen_simd(DType type, const std::byte* from, std::int64_t n, float* to) {
+  switch (type) {
+    case DType::float32:
+      return widen_run<float>(from, n, to);
+    case DType::float16:
+      return widen_run<hwy::float16_t>(from, n, to);
+    case DType::bfloat16:
+      return widen_run<hwy::bfloat16_t>(from, n, to);
+    case DType::int8:
+      break;
+  }
+}
+
+void round_simd(const float* from, std::int64_t n, std::uint16_t* to) {
+  const hn::Rebind<std::uint16_t, FloatTag> halves;
+  const hn::Rebind<std::int32_t, FloatTag> ints;
+  const auto rounded = [&](FloatVec v) HWY_ATTR {
+    return hn::DemoteTo(halves, hn::BitCast(ints, hn::ShiftRight<16>(rounded_words(v))));
+  };
+  const std::int64_t whole = whole_vectors(n);
+  for (std::int64_t i = 0; i < whole; i += kLanes)
+    hn::StoreU(rounded(hn::LoadU(kFloats, from + i)), halves, to + i);
+  if (whole == n) return;
+  HWY_ALIGN std::uint16_t last[kLanes];
+  hn::Store(rounded(load_part(from + whole, n - whole)), halves, last);
+  std::memcpy(to + whole, last, static_cast<std::size_t>(n - whole) * sizeof(last[0]));
+}
+
+}  // namespace
+}  // namespace ptrt::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 #include "kernels/error.h"
 #include "kernels/int8.h"
-#include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {
 
-template <typename T>
-T element(const std::byte* from, std::int64_t i) {
-  T value;
-  std::memcpy(&value, from + i * static_cast<std::int64_t>(sizeof(T)), sizeof(T));
-  return value;
-}
+HWY_EXPORT(widen_simd);
+HWY_EXPORT(round_simd);
 
 [[noreturn]] void refuse(const WeightSpec& spec, std::int64_t row, std::size_t column, float value) {
   const std::string stack = spec.count > 1 ? fmt::format("{}, ", row / spec.out) : "";
@@ -27,15 +70,11 @@ T element(const std::byte* from, std::int64_t i) {
 
 void widen(DType type, const std::byte* from, std::int64_t n, float* to) {
   PTRT_CHECK(type != DType::int8);
-  for (std::int64_t i = 0; i < n; ++i) {
-    if (type == DType::float32) to[i] = element<float>(from, i);
-    if (type == DType::float16) to[i] = from_float16(element<std::uint16_t>(from, i));
-    if (type == DType::bfloat16) to[i] = from_bfloat16(element<std::uint16_t>(from, i));
-  }
+  HWY_DYNAMIC_DISPATCH(widen_simd)(type, from, n, to);
 }
 
 void round_to_bfloat16(const float* from, std::int64_t n, std::uint16_t* to) {
-  for (std::int64_t i = 0; i < n; ++i) to[i] = to_bfloat16(from[i]);
+  HWY_DYNAMIC_DISPATCH(round_simd)(from, n, to);
 }
 
 void Int8Rows::quantize(const WeightSpec& spec, std::int64_t first, std::span<const std::byte> rows) {
@@ -54,3 +93,4 @@ void Int8Rows::quantize(const WeightSpec& spec, std::int64_t first, std::span<co
 }
 
 }  // namespace ptrt
+#endif  // HWY_ONCE

@@ -13,20 +13,8 @@ HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace {
 
-using WordTag = hn::Rebind<std::uint32_t, FloatTag>;
 using IntTag = hn::Rebind<std::int32_t, FloatTag>;
-constexpr WordTag kWords{};
 constexpr IntTag kInts{};
-
-// The elements rounded to bfloat16, in the upper halves of the lanes. NaNs stay NaNs.
-HWY_INLINE hn::Vec<WordTag> rounded_words(FloatVec v) {
-  const auto bits = hn::BitCast(kWords, v);
-  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(kWords, 1));
-  const auto up = hn::Add(bits, hn::Add(odd, hn::Set(kWords, 0x7FFF)));
-  const auto quiet = hn::Or(bits, hn::Set(kWords, 0x400000));
-  const auto result = hn::IfThenElse(hn::RebindMask(kWords, hn::IsNaN(v)), quiet, up);
-  return hn::And(result, hn::Set(kWords, 0xFFFF0000u));
-}
 
 // body(vector, index, n) over n elements; the last vector may hold fewer than kLanes of them and zeros.
 template <class Body>

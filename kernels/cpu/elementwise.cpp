@@ -64,27 +64,6 @@ void swiglu_run(float* gate, const float* up, std::int64_t n) {
   });
 }
 
-template <typename T>
-HWY_INLINE void widen_run(const T* from, std::int64_t n, float* to) {
-  const std::int64_t whole = whole_vectors(n);
-  for (std::int64_t i = 0; i < whole; i += kLanes) hn::StoreU(load_wide(from + i), kFloats, to + i);
-  if (whole < n) store_part(load_part(from + whole, n - whole), to + whole, n - whole);
-}
-
-// Elements [begin, begin + n) of w.
-void widen_elements(const Weight& w, std::int64_t begin, std::int64_t n, float* to) {
-  switch (w.dtype) {
-    case DType::float32:
-      return widen_run(static_cast<const float*>(w.data) + begin, n, to);
-    case DType::float16:
-      return widen_run(static_cast<const hwy::float16_t*>(w.data) + begin, n, to);
-    case DType::bfloat16:
-      return widen_run(static_cast<const hwy::bfloat16_t*>(w.data) + begin, n, to);
-    case DType::int8:
-      break;
-  }
-}
-
 // One chunk of at most kTreeChunk elements. `partial` holds the sums of the complete subtrees so far, the
 // largest first: adding pair i of the parts joins as many of them as i has trailing one bits, and the rest
 // are joined at the end.
@@ -120,6 +99,7 @@ void tree_sum_run(const TreeSum& sum, std::int64_t begin, std::int64_t end) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/convert.h"
 #include "kernels/cpu/packed.h"
 #include "kernels/error.h"
 
@@ -129,7 +109,6 @@ namespace {
 HWY_EXPORT(add_run);
 HWY_EXPORT(subtract_run);
 HWY_EXPORT(swiglu_run);
-HWY_EXPORT(widen_elements);
 HWY_EXPORT(tree_sum_run);
 
 // Elements of a task: a few microseconds, a multiple of every vector and of kTreeChunk.
@@ -181,7 +160,6 @@ void swiglu(ThreadPool& pool, Tensor gate, Tensor up) {
 
 void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
   PTRT_CHECK(x.width == table.in && static_cast<std::int64_t>(tokens.size()) == x.rows);
-  const auto widen_row = HWY_DYNAMIC_DISPATCH(widen_elements);
   const std::int64_t rows_per_task = std::max<std::int64_t>(1, kElementsPerTask / x.width);
   pool.parallel_for((x.rows + rows_per_task - 1) / rows_per_task, [&](std::int64_t task, int) {
     const std::int64_t begin = task * rows_per_task, end = std::min(begin + rows_per_task, x.rows);
@@ -191,7 +169,9 @@ void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> 
       if (table.packed) {
         unpack_row(packed_layout(table), static_cast<const std::byte*>(table.data), token, x.row(0, r));
       } else {
-        widen_row(table, token * table.in, table.in, x.row(0, r));
+        const auto row_bytes = table.in * static_cast<std::int64_t>(size_of(table.dtype));
+        const auto* row = static_cast<const std::byte*>(table.data) + token * row_bytes;
+        widen(table.dtype, row, table.in, x.row(0, r));
       }
     }
   });

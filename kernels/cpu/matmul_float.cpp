@@ -28,8 +28,6 @@ constexpr int kTileRows = 6, kTilePanels = 1;
 constexpr int kTileRows = 2, kTilePanels = 1;
 #endif
 
-using WordTag = hn::Rebind<std::uint32_t, FloatTag>;
-constexpr WordTag kWords{};
 using WordVec = hn::Vec<WordTag>;
 
 // How the words of a panel become floats: kElements of them, one at a time.

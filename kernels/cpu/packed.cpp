@@ -3,12 +3,92 @@
 #include <algorithm>
 #include <cstring>
 
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/packed.cpp"
+#include "hwy/foreach_target.h"
+// foreach_target comes first
+#include "kernels/cpu/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace ptrt::HWY_NAMESPACE {
+namespace {
+
+constexpr std::int64_t kLineWords = 16;  // 32-bit words of a cache line
+constexpr hn::FixedTag<std::uint32_t, 4> kFourWords{};
+constexpr hn::FixedTag<std::uint64_t, 2> kTwoPairs{};
+using FourWords = hn::Vec<hn::FixedTag<std::uint32_t, 4>>;
+
+HWY_INLINE FourWords load_four(const std::byte* from) {
+  return hn::LoadU(kFourWords, reinterpret_cast<const std::uint32_t*>(from));
+}
+
+// Four words of four rows: [row][word] to [word][kPanelOuts].
+HWY_INLINE void transpose_four(const std::byte* from, std::int64_t row_bytes, FourWords flip, std::byte* to) {
+  const FourWords a = load_four(from), b = load_four(from + row_bytes);
+  const FourWords c = load_four(from + 2 * row_bytes), d = load_four(from + 3 * row_bytes);
+  const auto ab_lower = hn::BitCast(kTwoPairs, hn::InterleaveLower(kFourWords, a, b));
+  const auto ab_upper = hn::BitCast(kTwoPairs, hn::InterleaveUpper(kFourWords, a, b));
+  const auto cd_lower = hn::BitCast(kTwoPairs, hn::InterleaveLower(kFourWords, c, d));
+  const auto cd_upper = hn::BitCast(kTwoPairs, hn::InterleaveUpper(kFourWords, c, d));
+  const auto put = [&](std::int64_t word, hn::Vec<decltype(kTwoPairs)> v) HWY_ATTR {
+    hn::StoreU(hn::Xor(hn::BitCast(kFourWords, v), flip), kFourWords,
+               reinterpret_cast<std::uint32_t*>(to + word * kPanelOuts * 4));
+  };
+  put(0, hn::InterleaveLower(kTwoPairs, ab_lower, cd_lower));
+  put(1, hn::InterleaveUpper(kTwoPairs, ab_lower, cd_lower));
+  put(2, hn::InterleaveLower(kTwoPairs, ab_upper, cd_upper));
+  put(3, hn::InterleaveUpper(kTwoPairs, ab_upper, cd_upper));
+}
+
+// 16 words of every row of a panel. A whole line of a row at a time, so that it is fetched once however the
+// rows lie to each other.
+HWY_INLINE void transpose_line(const std::byte* from, std::int64_t row_bytes, FourWords flip, std::byte* to) {
+  for (std::int64_t row = 0; row < kPanelOuts; row += 4)
+    for (std::int64_t word = 0; word < kLineWords; word += 4)
+      transpose_four(from + row * row_bytes + word * 4, row_bytes, flip, to + (word * kPanelOuts + row) * 4);
+}
+
+void transpose_lines_simd(const std::byte* from, std::int64_t row_bytes, std::int64_t lines,
+                          std::uint32_t flip, std::byte* to, std::int64_t to_stride) {
+  const FourWords flips = hn::Set(kFourWords, flip);
+  for (std::int64_t line = 0; line < lines; ++line)
+    transpose_line(from + line * kLineWords * 4, row_bytes, flips, to + line * to_stride);
+}
+
+// The same for words of 16 bits, 32 of them in a line.
+void transpose_half_lines_simd(const std::byte* from, std::int64_t row_bytes, std::int64_t lines,
+                               std::byte* to) {
+  const hn::Rebind<std::int32_t, FloatTag> ints;
+  const hn::Rebind<std::uint16_t, FloatTag> halves;
+  HWY_ALIGN std::uint32_t pairs[kLineWords * kPanelOuts];
+  auto* out = reinterpret_cast<std::uint16_t*>(to);
+  for (std::int64_t line = 0; line < lines; ++line) {
+    transpose_line(from + line * kLineWords * 4, row_bytes, hn::Zero(kFourWords),
+                   reinterpret_cast<std::byte*>(pairs));
+    for (std::int64_t word = 0; word < kLineWords; ++word, out += 2 * kPanelOuts)
+      for (std::int64_t o = 0; o < kPanelOuts; o += kLanes) {
+        const auto both = hn::Load(kWords, pairs + word * kPanelOuts + o);
+        const auto low = hn::And(both, hn::Set(kWords, 0xFFFF)), high = hn::ShiftRight<16>(both);
+        hn::StoreU(hn::DemoteTo(halves, hn::BitCast(ints, low)), halves, out + o);
+        hn::StoreU(hn::DemoteTo(halves, hn::BitCast(ints, high)), halves, out + kPanelOuts + o);
+      }
+  }
+}
+
+}  // namespace
+}  // namespace ptrt::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
 #include "kernels/error.h"
 #include "kernels/int8.h"
 #include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {
+
+HWY_EXPORT(transpose_lines_simd);
+HWY_EXPORT(transpose_half_lines_simd);
 
 constexpr std::int64_t kLine = 64;
 
@@ -47,6 +127,21 @@ void pack_words(const std::byte* from, std::int64_t rows, std::int64_t bytes, st
   }
 }
 
+// What whole lines of whole panels allow goes fast, the rest word by word.
+void pack_words_of_32(const std::byte* from, std::int64_t rows, std::int64_t row_bytes, std::byte* to) {
+  const std::int64_t lines = rows == kPanelOuts ? row_bytes / kLine : 0;
+  HWY_DYNAMIC_DISPATCH(transpose_lines_simd)(from, row_bytes, lines, 0, to, kLine * kPanelOuts);
+  const std::int64_t done = lines * kLine;
+  pack_words<std::uint32_t>(from + done, rows, row_bytes - done, row_bytes, 0, to + done * kPanelOuts);
+}
+
+void pack_words_of_16(const std::byte* from, std::int64_t rows, std::int64_t row_bytes, std::byte* to) {
+  const std::int64_t lines = rows == kPanelOuts ? row_bytes / kLine : 0;
+  HWY_DYNAMIC_DISPATCH(transpose_half_lines_simd)(from, row_bytes, lines, to);
+  const std::int64_t done = lines * kLine;
+  pack_words<std::uint16_t>(from + done, rows, row_bytes - done, row_bytes, 0, to + done * kPanelOuts);
+}
+
 // Where a group's scales and words are in a panel.
 std::int64_t scales_at(std::int64_t group) {
   return group / 2 * kGroupPair + group % 2 * kGroupScales;
@@ -60,17 +155,20 @@ void pack_int8(const PackedLayout& layout, const std::byte* from, const std::uin
                std::int64_t rows, std::byte* panel) {
   constexpr std::uint32_t kFlip = 0x80808080u;  // q ^ 0x80 is q + 128 as an unsigned byte
   const std::int64_t groups = layout.groups();
-  for (std::int64_t g = 0; g < groups; ++g) {
+  const std::int64_t pairs = rows == kPanelOuts ? layout.in / (2 * kInt8Group) : 0;  // of whole groups
+  HWY_DYNAMIC_DISPATCH(transpose_lines_simd)(from, layout.in, pairs, kFlip, panel + kScaleLine, kGroupPair);
+  for (std::int64_t g = 2 * pairs; g < groups; ++g) {
     const std::int64_t begin = g * kInt8Group, bytes = std::min(kInt8Group, layout.in - begin);
     std::byte* words = panel + words_at(g);
     pack_words<std::uint32_t>(from + begin, rows, bytes, layout.in, kFlip, words);
     const std::int64_t packed = (bytes + 3) / 4 * 4 * kPanelOuts;
     std::memset(words + packed, kInt8Offset, static_cast<std::size_t>(kGroupWords - packed));
+  }
+  for (std::int64_t g = 0; g < groups; ++g)
     for (std::int64_t o = 0; o < kPanelOuts; ++o) {
       const std::uint16_t scale = o < rows ? scales[o * groups + g] : 0;
       std::memcpy(panel + scales_at(g) + o * 2, &scale, sizeof(scale));
     }
-  }
   if (groups % 2 != 0)
     std::memset(panel + scales_at(groups - 1) + kGroupScales, 0, static_cast<std::size_t>(kGroupScales));
 }
@@ -107,9 +205,8 @@ void pack_panel(const PackedLayout& layout, const std::byte* from, const std::ui
                 std::int64_t rows, std::byte* panel) {
   const std::int64_t row_bytes = layout.in * static_cast<std::int64_t>(size_of(layout.dtype));
   if (layout.dtype == DType::int8) return pack_int8(layout, from, scales, rows, panel);
-  if (layout.dtype == DType::float16)
-    return pack_words<std::uint16_t>(from, rows, row_bytes, row_bytes, 0, panel);
-  pack_words<std::uint32_t>(from, rows, row_bytes, row_bytes, 0, panel);
+  if (layout.dtype == DType::float16) return pack_words_of_16(from, rows, row_bytes, panel);
+  pack_words_of_32(from, rows, row_bytes, panel);
 }
 
 void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to) {
@@ -134,3 +231,4 @@ void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_
 }
 
 }  // namespace ptrt
+#endif  // HWY_ONCE

@@ -30,9 +30,11 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 using FloatTag = hn::ScalableTag<float>;
 using FloatVec = hn::Vec<FloatTag>;
+using WordTag = hn::Rebind<std::uint32_t, FloatTag>;
 using QuadTag = hn::FixedTag<float, 4>;
 using QuadVec = hn::Vec<QuadTag>;
 constexpr FloatTag kFloats{};
+constexpr WordTag kWords{};
 constexpr QuadTag kQuad{};
 constexpr std::int64_t kLanes = static_cast<std::int64_t>(hn::MaxLanes(FloatTag()));
 static_assert(kLanes >= 4, "instruction sets with fewer than four float lanes are not supported");
@@ -86,6 +88,19 @@ HWY_INLINE void store_part(FloatVec v, float* to, std::int64_t n) {
   HWY_ALIGN float lanes[kLanes];
   hn::Store(v, kFloats, lanes);
   std::memcpy(to, lanes, static_cast<std::size_t>(n) * sizeof(float));
+}
+
+// ---- Rounding
+// -----------------------------------------------------------------------------------------------------------
+
+// The elements rounded to bfloat16, in the upper halves of the lanes. NaNs stay NaNs.
+HWY_INLINE hn::Vec<WordTag> rounded_words(FloatVec v) {
+  const auto bits = hn::BitCast(kWords, v);
+  const auto odd = hn::And(hn::ShiftRight<16>(bits), hn::Set(kWords, 1));
+  const auto up = hn::Add(bits, hn::Add(odd, hn::Set(kWords, 0x7FFF)));
+  const auto quiet = hn::Or(bits, hn::Set(kWords, 0x400000));
+  const auto result = hn::IfThenElse(hn::RebindMask(kWords, hn::IsNaN(v)), quiet, up);
+  return hn::And(result, hn::Set(kWords, 0xFFFF0000u));
 }
 
 // ---- Horizontal sums

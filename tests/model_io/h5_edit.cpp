@@ -123,15 +123,15 @@ void replace_by_group(const std::string& file, const std::string& path) {
   H5Fclose(id);
 }
 
-void flip_bit(const std::string& file, const std::string& path) {
+void flip_bit(const std::string& file, const std::string& path, std::size_t byte) {
   const hid_t id = open_file(file), dataset = checked(H5Dopen2(id, path.c_str(), H5P_DEFAULT));
-  const auto offset = static_cast<std::streamoff>(H5Dget_offset(dataset));
+  const auto offset = static_cast<std::streamoff>(H5Dget_offset(dataset) + byte);
   H5Dclose(dataset), H5Fclose(id);
   std::fstream stream(file, std::ios::in | std::ios::out | std::ios::binary);
   stream.seekg(offset);
-  const int byte = stream.get();
+  const int old = stream.get();
   stream.seekp(offset);
-  stream.put(static_cast<char>(byte ^ 1));
+  stream.put(static_cast<char>(old ^ 1));
 }
 
 }  // namespace ptrt

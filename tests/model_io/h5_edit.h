@@ -1,6 +1,7 @@
 // Changes to model files that our own writer would never make.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -23,6 +24,7 @@ void replace_dataset(const std::string& file, const std::string& path, ForeignTy
                      const std::vector<std::int64_t>& shape, const std::vector<double>& values,
                      ForeignLayout layout = ForeignLayout::contiguous);
 void replace_by_group(const std::string& file, const std::string& path);
-void flip_bit(const std::string& file, const std::string& path);  // of the first byte of a contiguous dataset
+// Of one byte of a contiguous dataset.
+void flip_bit(const std::string& file, const std::string& path, std::size_t byte = 0);
 
 }  // namespace ptrt
