@@ -15,12 +15,13 @@ class JobComm;
 // Options that every command which runs the model shares.
 struct ModelRunOptions {
   std::string model;
-  std::string backend = "auto";   // auto, cpu, cuda
-  std::string compute = "auto";   // auto, float32, bfloat16, int8
-  std::string weights = "auto";   // auto: as stored; int8: matrices quantised on load
-  std::string kv_dtype = "auto";  // auto, float32, bfloat16
-  int threads = 0;                // CPU threads a rank; 0: one a core of its share of the host
-  std::string bind = "auto";      // auto: a core a thread where there are enough; none
+  std::string backend = "auto";     // auto, cpu, cuda
+  std::string compute = "auto";     // auto, float32, bfloat16, int8
+  std::string weights = "auto";     // auto: as stored; int8: matrices quantised on load
+  std::string vocab_head = "auto";  // auto, whole, split
+  std::string kv_dtype = "auto";    // auto, float32, bfloat16
+  int threads = 0;                  // CPU threads a rank; 0: one a core of its share of the host
+  std::string bind = "auto";        // auto: a core a thread where there are enough; none
   std::int64_t max_batch = 32;
   std::int64_t max_step_tokens = 512;          // rows of a step: decode tokens plus prefill chunks
   std::optional<std::int64_t> kv_cache_bytes;  // a rank

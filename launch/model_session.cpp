@@ -16,6 +16,12 @@
 #include "runtime/fault.h"
 
 namespace ptrt {
+namespace {
+
+// Bytes of the head that a rank need not read each step: about as long as an exchange takes on one host.
+constexpr std::int64_t kWorthSplitting = std::int64_t{4} << 20;
+
+}  // namespace
 
 std::string read_text_file(const std::string& path, const char* what) {
   errno = 0;
@@ -158,13 +164,24 @@ void ModelSession::plan_kv_pages() {
     kv_pages_ = std::min<std::int64_t>(kv_pages_, std::stoll(pages));
 }
 
+// A split head saves each rank most of the matrix a step and costs it one more exchange.
+HeadRows ModelSession::choose_head_rows() const {
+  const HeadRows rows = head_rows_of(config_.vocab_size, placement_.replica_ranks, placement_.replica_rank);
+  if (rows.count == 0 || device_ != "cpu" || options_.vocab_head == "whole") return {};
+  if (file_ && !can_split_head(*file_)) return {};
+  const std::int64_t saved =
+      (config_.vocab_size - rows.count) * config_.hidden_size * 2;  // about two bytes each
+  return options_.vocab_head == "split" || saved >= kWorthSplitting ? rows : HeadRows{};
+}
+
 void ModelSession::load(std::uint64_t random_seed) {
   const auto start = std::chrono::steady_clock::now();
   all_or_none(job_, [&] {
     fault_point("load");
-    shard_ = file_ ? load_shard(*file_, placement_.first_track, placement_.tracks, *backend_)
+    const HeadRows head = choose_head_rows();
+    shard_ = file_ ? load_shard(*file_, placement_.first_track, placement_.tracks, *backend_, head)
                    : random_shard(config_, random_seed, DType::bfloat16, placement_.first_track,
-                                  placement_.tracks, *backend_);
+                                  placement_.tracks, *backend_, head);
   });
   comm_ = job_.split(static_cast<int>(placement_.replica),
                      share_.oversubscribed ? Waiting::yielding : Waiting::spinning);

@@ -53,6 +53,7 @@ class ModelSession {
   // Of all matrices of this rank as stored; none where they differ.
   std::optional<DType> matrix_type() const;
   std::int64_t default_kv_bytes() const;
+  HeadRows choose_head_rows() const;
   void plan_kv_pages();
 
   const ModelRunOptions& options_;

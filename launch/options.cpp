@@ -78,6 +78,13 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
                   "Type of the cached keys and values (auto: float32 with --compute float32, else bfloat16)")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
+  command
+      .add_option(
+          "--vocab-head", run.vocab_head,
+          "whole: every rank multiplies the whole vocabulary head; split: each its share of the rows, and\n"
+          "one exchange a step; auto: split where that saves a rank several MiB a step")
+      ->check(CLI::IsMember({"auto", "whole", "split"}))
+      ->capture_default_str();
   command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

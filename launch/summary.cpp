@@ -42,6 +42,11 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
       row("sync points a forward pass", fmt::format("{:g}, {:.1f} KiB sent a rank", s.sync_points_per_forward,
                                                     s.sync_bytes_per_forward / 1024));
   out += row("share of time in sync layers", fmt::format("{:.1f} %", 100 * s.sync_time_fraction));
+  if (s.head_exchanges_per_forward > 0)
+    out += row("split vocabulary head",
+               fmt::format("{:.3g} exchanges a forward pass, {:.1f} KiB sent a rank, {:.1f} % of the time",
+                           s.head_exchanges_per_forward, s.head_bytes_per_forward / 1024,
+                           100 * s.head_time_fraction));
   if (s.preemptions > 0)
     out += row("preemptions", fmt::format("{} (a larger --kv-cache-bytes avoids them)", s.preemptions));
   return out;

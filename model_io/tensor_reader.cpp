@@ -115,4 +115,10 @@ std::string TensorReader::verify() const {
   return fmt::format("{:08x} {:08x}", content_->crc32c(), scales_->crc32c());
 }
 
+std::string TensorReader::claim() const {
+  if (!stored_.crc32c) return "";
+  if (!stored_.scales) return fmt::format("{:08x}", *stored_.crc32c);
+  return stored_.scales->crc32c ? fmt::format("{:08x} {:08x}", *stored_.crc32c, *stored_.scales->crc32c) : "";
+}
+
 }  // namespace ptrt

@@ -40,6 +40,8 @@ class TensorContent : public WeightSource {
   // Once every row was read: its checksums in hexadecimal, for digests. Throws bad_input where they are not
   // the ones that the file claims.
   virtual std::string verify() const = 0;
+  // What verify() gives where the content is as the file claims; empty where it claims nothing.
+  virtual std::string claim() const = 0;
 };
 
 // Reads a dataset straight from its file, or hands on what was read before.
@@ -81,6 +83,7 @@ class TensorReader final : public TensorContent {
   // Throws bad_input on a scale that is negative or not finite.
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
   std::string verify() const override;
+  std::string claim() const override;
 
   DatasetReader& content() { return *content_; }
   DatasetReader* scales() { return scales_.get(); }  // null but for int8

@@ -79,6 +79,7 @@ class RandomTensor final : public TensorContent {
     PTRT_CHECK(crc_.complete());
     return fmt::format("{:08x}", crc_.value());
   }
+  std::string claim() const override { return "random"; }
 
  private:
   const ModelConfig& config_;
@@ -86,6 +87,20 @@ class RandomTensor final : public TensorContent {
   std::uint64_t seed_;
   DType dtype_;
   Crc32cOfPieces crc_;
+};
+
+// Some rows of a tensor, as a tensor of its own.
+class PartOfRows final : public WeightSource {
+ public:
+  PartOfRows(WeightSource& whole, std::int64_t first) : whole_(whole), first_(first) {}
+  void read(std::int64_t first, std::span<std::byte> rows) override { whole_.read(first_ + first, rows); }
+  void read_scales(std::int64_t first, std::span<std::byte> scales) override {
+    whole_.read_scales(first_ + first, scales);
+  }
+
+ private:
+  WeightSource& whole_;
+  std::int64_t first_;
 };
 
 // Knows the tensors of a shard, and opens them one by one.
@@ -102,9 +117,17 @@ class Loader {
   Weight load(const TensorSpec& spec) {
     const std::unique_ptr<TensorContent> content = source_.open(spec);
     Weight weight = backend_.load_weight(spec.weight(content->dtype()), *content);
-    account_ += fmt::format("{} [{}] {} {}\n", spec.path, fmt::join(spec.shape, ","),
-                            to_string(content->dtype()), content->verify());
+    account(spec, *content, content->verify());
     return weight;
+  }
+
+  Weight load_rows(const TensorSpec& spec, const HeadRows& rows) {
+    const std::unique_ptr<TensorContent> content = source_.open(spec);
+    PartOfRows part(*content, rows.first);
+    WeightSpec weight = spec.weight(content->dtype());
+    weight.out = rows.count;
+    if (spec.role != WeightRole::tied_embedding) account(spec, *content, content->claim());
+    return backend_.load_weight(weight, part);
   }
 
   // Of everything loaded since the last call.
@@ -115,19 +138,34 @@ class Loader {
   }
 
  private:
+  void account(const TensorSpec& spec, const TensorContent& content, const std::string& checksums) {
+    account_ += fmt::format("{} [{}] {} {}\n", spec.path, fmt::join(spec.shape, ","),
+                            to_string(content.dtype()), checksums);
+  }
+
   const TensorSource& source_;
   Backend& backend_;
   std::string account_;
 };
 
+bool is_head(const TensorSpec& spec) {
+  return spec.path == "/shared/lm_head" || spec.role == WeightRole::tied_embedding;
+}
+
 void load_shared(const ModelConfig& config, Loader& loader, TrackShard& shard) {
-  for (const TensorSpec& spec : shared_tensors(config)) {
+  const bool split = shard.head_rows.count > 0;
+  for (TensorSpec spec : shared_tensors(config)) {
+    if (split && is_head(spec)) {
+      shard.lm_head = loader.load_rows(spec, shard.head_rows);
+      if (spec.role != WeightRole::tied_embedding) continue;
+      spec.role = WeightRole::embedding;  // the table is only looked up then
+    }
     const Weight weight = loader.load(spec);
     if (spec.path == "/shared/embedding") shard.embedding = weight;
     if (spec.path == "/shared/lm_head") shard.lm_head = weight;
     if (spec.path == "/shared/final_norm") shard.final_norm = {weight};
   }
-  if (config.tie_embeddings) shard.lm_head = shard.embedding;
+  if (config.tie_embeddings && !split) shard.lm_head = shard.embedding;
   shard.shared_digest = loader.take_digest();
 }
 
@@ -149,7 +187,7 @@ void load_track(const ModelConfig& config, std::int64_t track, Loader& loader, T
 }
 
 TrackShard load_from(const TensorSource& source, const ModelConfig& config, std::int64_t first_track,
-                     std::int64_t tracks, Backend& backend) {
+                     std::int64_t tracks, Backend& backend, HeadRows head) {
   PTRT_CHECK(first_track >= 0 && tracks >= 1 && first_track + tracks <= config.tracks);
   std::vector<WeightSpec> weights;
   const auto plan = [&](const std::vector<TensorSpec>& tensors) {
@@ -163,6 +201,7 @@ TrackShard load_from(const TensorSource& source, const ModelConfig& config, std:
   TrackShard shard;
   shard.first_track = first_track;
   shard.tracks = tracks;
+  shard.head_rows = head;
   shard.layers.resize(static_cast<std::size_t>(config.layers));
   shard.blocks.resize(static_cast<std::size_t>(config.blocks()));
   load_shared(config, loader, shard);
@@ -173,8 +212,8 @@ TrackShard load_from(const TensorSource& source, const ModelConfig& config, std:
 
 }  // namespace
 
-TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks,
-                      Backend& backend) {
+TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
+                      HeadRows head) {
   const ModelConfig& config = file.config();
   std::map<std::string, StoredTensor> all;
   const auto check = [&](const std::vector<TensorSpec>& tensors) {
@@ -185,15 +224,22 @@ TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int6
     check(track_tensors(config, track));
   const TensorSource source{[&](const TensorSpec& spec) { return all.at(spec.path).dtype; },
                             [&](const TensorSpec& spec) { return file.open(all.at(spec.path)); }};
-  return load_from(source, config, first_track, tracks, backend);
+  return load_from(source, config, first_track, tracks, backend, head);
+}
+
+bool can_split_head(const ModelFile& file) {
+  for (const TensorSpec& spec : shared_tensors(file.config()))
+    if (const StoredTensor stored = file.stat(spec); is_head(spec))
+      return stored.crc32c && (!stored.scales || stored.scales->crc32c);
+  return false;
 }
 
 TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
-                        std::int64_t tracks, Backend& backend) {
+                        std::int64_t tracks, Backend& backend, HeadRows head) {
   const TensorSource source{
       [&](const TensorSpec&) { return dtype; },
       [&](const TensorSpec& spec) { return std::make_unique<RandomTensor>(config, spec, seed, dtype); }};
-  return load_from(source, config, first_track, tracks, backend);
+  return load_from(source, config, first_track, tracks, backend, head);
 }
 
 }  // namespace ptrt

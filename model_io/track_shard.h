@@ -24,10 +24,16 @@ struct BlockWeights {
   TrackWeights dispatch_norm, combine_norm;  // [d]
 };
 
+// Rows of the vocabulary head; all of them where count is 0.
+struct HeadRows {
+  std::int64_t first = 0, count = 0;
+};
+
 struct TrackShard {
   std::int64_t first_track = 0, tracks = 0;
-  Weight embedding;         // [vocab, d]
-  Weight lm_head;           // [vocab, d]; the embedding itself when tied
+  Weight embedding;  // [vocab, d]
+  Weight lm_head;    // [vocab, d], or its head_rows; the embedding itself when tied and whole
+  HeadRows head_rows;
   TrackWeights final_norm;  // [d], one entry
   std::vector<LayerWeights> layers;
   std::vector<BlockWeights> blocks;
@@ -36,11 +42,15 @@ struct TrackShard {
 };
 
 // Checks every tensor of these tracks against the file's metadata first, then loads them; touches no other
-// track.
-TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend);
+// track. Of a head in parts only these rows are read (beside the whole table, where it is tied), so its
+// checksum is not checked; such a file must have one (can_split_head), which stands for the content in the
+// digest.
+TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
+                      HeadRows head = {});
+bool can_split_head(const ModelFile& file);
 
 // The same shard with random weights and no file (as `ptrt init` would write with that seed and dtype).
 TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
-                        std::int64_t tracks, Backend& backend);
+                        std::int64_t tracks, Backend& backend, HeadRows head = {});
 
 }  // namespace ptrt

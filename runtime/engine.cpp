@@ -53,7 +53,8 @@ Engine::Engine(const ModelConfig& config, const TrackShard& shard, Backend& back
       options_(options),
       cache_(backend, config, shard.tracks, options.kv_pages, options.kv_dtype),
       fusion_(comm, backend, config, placement, options.max_rows),
-      forward_(config, shard, backend, fusion_, cache_, options.max_rows, logit_rows(options)) {
+      head_(config, shard, backend, comm, logit_rows(options)),
+      forward_(config, shard, backend, fusion_, head_, cache_, options.max_rows, logit_rows(options)) {
   PTRT_CHECK(options.max_rows >= options.max_batch);
   backend.reserve({.tracks = shard.tracks,
                    .rows = options.max_rows,
@@ -90,6 +91,7 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   Run run{task, requests, hooks, Scheduler(limits, task, requests, scheduled)};
   counters_ = {};
   fusion_.reset_stats();
+  head_.reset_stats();
   bool stopped = false;
   while (!run.scheduler.done() && !stopped) {
     const bool stop = hooks.stop_requested && hooks.stop_requested();
@@ -103,6 +105,9 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   counters_.sync_points = fusion_.stats().sync_points;
   counters_.sync_bytes = fusion_.stats().bytes_sent;
   counters_.sync_s = fusion_.stats().seconds;
+  counters_.head_exchanges = head_.stats().exchanges;
+  counters_.head_bytes = head_.stats().bytes_sent;
+  counters_.head_s = head_.stats().seconds;
   return run.scheduler.done();
 }
 
@@ -118,11 +123,10 @@ void Engine::step(Run& run) {
   const auto piece = static_cast<std::size_t>(forward_.max_logit_rows());
   for (std::size_t at = 0; at < wanted.size(); at += piece) {
     const auto rows = wanted.subspan(at, std::min(piece, wanted.size() - at));
-    const Tensor logits = forward_.logits(static_cast<std::int64_t>(at), std::ssize(rows));
     if (run.task == Task::score)
-      score_rows(run, rows, logits);
+      score_rows(run, static_cast<std::int64_t>(at), rows);
     else
-      sample_rows(run, rows, logits);
+      sample_rows(run, static_cast<std::int64_t>(at), rows);
   }
   const double seconds = seconds_since(start);
   counters_.steps++;
@@ -132,7 +136,8 @@ void Engine::step(Run& run) {
   if (counters_.decode_tokens > decoded_before) counters_.decode_s += seconds;
 }
 
-void Engine::sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits) {
+void Engine::sample_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows) {
+  bool greedy = true;
   for (std::size_t r = 0; r < rows.size(); r++) {
     const Sequence& sequence = *rows[r].sequence;
     const Request& request = run.request_of(sequence);
@@ -142,8 +147,13 @@ void Engine::sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits
                          request.seed,
                          static_cast<std::uint64_t>(sequence.generated()),
                          request.logprobs};
+    greedy &= request.temperature == 0 && !request.logprobs;
   }
-  backend_.sample(logits, {sample_params_.data(), rows.size()}, {sampled_.data(), rows.size()});
+  const std::span sampled(sampled_.data(), rows.size());
+  if (greedy)
+    forward_.greedy(first, sampled);
+  else
+    backend_.sample(forward_.logits(first, std::ssize(rows)), {sample_params_.data(), rows.size()}, sampled);
   for (std::size_t r = 0; r < rows.size(); r++) accept_token(run, *rows[r].sequence, sampled_[r]);
 }
 
@@ -168,7 +178,8 @@ void Engine::accept_token(Run& run, Sequence& sequence, const Sampled& sampled) 
 }
 
 // rows[r].position is that of a fed token; its logits score the token after it.
-void Engine::score_rows(Run& run, std::span<const LogitRow> rows, Tensor logits) {
+void Engine::score_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows) {
+  const Tensor logits = forward_.logits(first, std::ssize(rows));
   for (std::size_t r = 0; r < rows.size(); r++)
     targets_[r] = rows[r].sequence->tokens[static_cast<std::size_t>(rows[r].position) + 1];
   backend_.log_probs(logits, {targets_.data(), rows.size()}, {log_probs_.data(), rows.size()});

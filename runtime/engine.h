@@ -22,6 +22,7 @@
 #include "runtime/placement.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
+#include "runtime/vocab_head.h"
 
 namespace ptrt {
 
@@ -58,8 +59,9 @@ class Engine {
   struct Run;
 
   void step(Run& run);
-  void sample_rows(Run& run, std::span<const LogitRow> rows, Tensor logits);
-  void score_rows(Run& run, std::span<const LogitRow> rows, Tensor logits);
+  // The next token, or the log-probability of the one that follows, of the wanted rows from `first` on.
+  void sample_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
+  void score_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
   void accept_token(Run& run, Sequence& sequence, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
 
@@ -69,6 +71,7 @@ class Engine {
   EngineOptions options_;
   KvCache cache_;
   Fusion fusion_;
+  VocabHead head_;
   Forward forward_;
   RunCounters counters_;
   std::uint64_t step_number_ = 0;

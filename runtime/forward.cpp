@@ -16,14 +16,14 @@ Tensor reshaped(const Tensor& all, std::int64_t rows, std::int64_t width) {
 }  // namespace
 
 Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
-                 const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows)
+                 VocabHead& head, const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows)
     : config_(config),
       shard_(shard),
       backend_(backend),
       fusion_(fusion),
       pool_(cache.pool()),
       schedule_(config),
-      head_{shard.lm_head},
+      head_(head),
       max_logit_rows_(max_logit_rows),
       eps_(static_cast<float>(config.norm_eps)) {
   const std::int64_t tracks = shard.tracks, d = config.hidden_size;
@@ -40,7 +40,6 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
   cos_sin_all_ = make(1, max_rows, config.head_dim, exact, "rope angles");
   head_rows_ = make(1, max_logit_rows, d, exact, "rows for the head");
   head_in_ = inner == exact ? head_rows_ : make(1, max_logit_rows, d, inner, "head input");
-  logits_ = make(1, max_logit_rows, config.vocab_size, exact, "logits");
 
   // One gate and one up buffer serve both kinds of FFN layer; their widths differ, so they are sized by
   // elements.
@@ -210,17 +209,22 @@ Tensor Forward::sublayer_input() {
   return normed_;
 }
 
-Tensor Forward::logits(std::int64_t first, std::int64_t count) {
+Tensor Forward::head_input(std::int64_t first, std::int64_t count) {
   PTRT_CHECK(count >= 1 && count <= max_logit_rows_ && first + count <= std::ssize(places_));
   const auto rows = std::span<const std::int32_t>(places_).subspan(static_cast<std::size_t>(first),
                                                                    static_cast<std::size_t>(count));
   const Tensor picked = head_rows_.first_rows(count), input = head_in_.first_rows(count);
   backend_.gather_rows(x_, rows, picked);
   backend_.rms_norm(shard_.final_norm, eps_, picked, input);
-  const Tensor out = logits_.first_rows(count);
-  const LinearJob job[] = {{&head_, input, out}};
-  backend_.linear(job);
-  return out;
+  return input;
+}
+
+Tensor Forward::logits(std::int64_t first, std::int64_t count) {
+  return head_.logits(head_input(first, count));
+}
+
+void Forward::greedy(std::int64_t first, std::span<Sampled> out) {
+  head_.greedy(head_input(first, std::ssize(out)), out);
 }
 
 }  // namespace ptrt

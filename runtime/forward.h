@@ -12,6 +12,7 @@
 #include "runtime/fusion.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sync_schedule.h"
+#include "runtime/vocab_head.h"
 
 namespace ptrt {
 
@@ -19,7 +20,7 @@ class Forward {
  public:
   // max_rows: rows of a step; max_logit_rows: rows that logits() takes at once. All scratch is sized here.
   Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
-          const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows);
+          VocabHead& head, const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows);
 
   // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their keys and
   // values. `wanted` are the rows, ascending, that logits() will be asked for: in the last layer nothing else
@@ -27,6 +28,8 @@ class Forward {
   void run(std::span<const std::int32_t> tokens, const StepRows& rows, std::span<const std::int32_t> wanted);
   // Logits [1, count, vocab] of wanted[first …] of the last run(); valid until the next call.
   Tensor logits(std::int64_t first, std::int64_t count);
+  // The likeliest token of wanted[first …], as many as `out` has.
+  void greedy(std::int64_t first, std::span<Sampled> out);
 
   std::int64_t max_logit_rows() const { return max_logit_rows_; }
   const SyncSchedule& schedule() const { return schedule_; }
@@ -40,6 +43,7 @@ class Forward {
   void attention(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
                  const StepRows& rows);
   AttentionShape attention_shape(std::int64_t index) const;
+  Tensor head_input(std::int64_t first, std::int64_t count);
   StepRows drop_unwanted(const StepRows& rows, std::span<const std::int32_t> wanted);
   void ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm);
   void moe(const LayerWeights& layer, Tensor input);
@@ -54,7 +58,7 @@ class Forward {
   Fusion& fusion_;
   const KvPool& pool_;
   SyncSchedule schedule_;
-  TrackWeights head_;  // one entry: the vocabulary head
+  VocabHead& head_;
   std::int64_t max_logit_rows_;
   float eps_;
   std::vector<std::shared_ptr<std::byte[]>> memory_;
@@ -77,7 +81,6 @@ class Forward {
   Tensor cos_sin_all_;  // [1, rows, hd]
   Tensor head_rows_;    // [1, max_logit_rows, d]     of x
   Tensor head_in_;      // [1, max_logit_rows, d]     normed; the same memory where the types are equal
-  Tensor logits_;       // [1, max_logit_rows, vocab]
   // Of the last run: where the wanted rows are in x_, and, where the others were dropped, what the kept ones
   // were.
   std::vector<std::int32_t> places_, kept_positions_, kept_slots_;

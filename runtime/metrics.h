@@ -18,7 +18,9 @@ struct RunCounters {
   std::uint64_t prefill_tokens = 0, decode_tokens = 0;
   std::uint64_t preemptions = 0;
   std::uint64_t sync_points = 0, sync_bytes = 0;
-  double sync_s = 0;                   // in fusions
+  double sync_s = 0;  // in fusions
+  std::uint64_t head_exchanges = 0, head_bytes = 0;
+  double head_s = 0;                   // in exchanges of a split vocabulary head
   double step_s = 0;                   // in all steps
   double prefill_s = 0, decode_s = 0;  // in steps that prefill, that decode; a mixed step counts in both
   double elapsed_s = 0;
@@ -41,6 +43,8 @@ struct RunSummary {
   double sync_points_per_forward = 0;
   double sync_time_fraction = 0;      // share of step time in fusions, mean over ranks
   double sync_bytes_per_forward = 0;  // sent by a rank, mean over ranks
+  // The same of the exchanges of a split vocabulary head; zeros where it is not split.
+  double head_exchanges_per_forward = 0, head_bytes_per_forward = 0, head_time_fraction = 0;
   std::uint64_t preemptions = 0;
 };
 

@@ -83,13 +83,14 @@ class Reproducible(CliTest):
             (None, "--max-step-tokens 7"), (None, f"--threads 2 --max-batch 3 --kv-cache-bytes {few[8]}"),
             (1, "--max-batch 32"), (2, "--threads 2"), (4, ""), (8, ""), (8, "--threads 2 --max-batch 1"),
             (8, f"--kv-cache-bytes {few[1]}"), (16, ""), (4, "--replicas 2"),
-            (8, f"--replicas 2 --kv-cache-bytes {few[2]}"),
+            (8, f"--replicas 2 --kv-cache-bytes {few[2]}"), (2, "--vocab-head split --max-batch 1"),
+            (8, "--vocab-head split"), (16, "--vocab-head split --max-batch 3"),
         ], wide)
         self.batch("generate", model, rows, *wide, "--kv-cache-bytes", str(few[8]))
         self.assertRegex(self.last_outcome.output, r"(?i)preempt\w*\D+[1-9]", "the cache was not tight")
         self.compare("score", model, score_requests(config["vocab_size"]), [
             (None, "--threads 2"), (None, "--max-batch 1"), (None, f"--kv-cache-bytes {few[8]}"), (2, ""),
-            (None, "--max-step-tokens 5"), (8, ""), (16, ""), (4, "--replicas 2 --max-batch 2"),
+            (None, "--max-step-tokens 5"), (8, ""), (16, ""), (4, "--vocab-head split"), (4, "--replicas 2 --max-batch 2"),
         ], wide)
 
     def test_every_type_of_products(self) -> None:
@@ -100,7 +101,8 @@ class Reproducible(CliTest):
         rows = generate_requests(config["vocab_size"], 14)
         for products in (("--compute", "float32"), ("--compute", "bfloat16"), ("--weights", "int8")):
             self.compare("generate", model, rows, [
-                (None, "--threads 2 --max-batch 1"), (None, "--max-step-tokens 7 --max-batch 3"), (4, "")], products)
+                (None, "--threads 2 --max-batch 1"), (None, "--max-step-tokens 7 --max-batch 3"), (4, ""),
+                (4, "--vocab-head split --max-batch 1")], products)
 
     def test_six_tracks(self) -> None:
         config = make_config(tracks=6, layers=3, sync_layers=[1, 3], hidden_size=40, head_dim=10, ffn_size=36,

@@ -1,4 +1,4 @@
-// Sync schedule, page allocator, metrics, output text, replica shares, fault points.
+// Sync schedule, page allocator, metrics, output text, replica shares, fault points, head rows.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -12,6 +12,7 @@
 #include "runtime/metrics.h"
 #include "runtime/output_text.h"
 #include "runtime/sync_schedule.h"
+#include "runtime/vocab_head.h"
 
 namespace ptrt {
 namespace {
@@ -146,6 +147,26 @@ TEST(Fault, FiresOnceAtItsPointAndRank) {
   EXPECT_THROW(arm_faults(1), Error);
   unsetenv("PTRT_FAULT");
   arm_faults(1);
+}
+
+TEST(VocabHead, RowsOfRanksCoverTheVocabularyOnce) {
+  for (const std::int64_t vocab : {16, 259, 1000, 32000})
+    for (const std::int64_t ranks : {2, 3, 8, 16}) {
+      std::int64_t next = 0;
+      for (std::int64_t rank = 0; rank < ranks; rank++) {
+        const HeadRows rows = head_rows_of(vocab, ranks, rank);
+        EXPECT_EQ(rows.first, next);
+        EXPECT_GE(rows.count, 1);
+        next += rows.count;
+      }
+      EXPECT_EQ(next, vocab);
+    }
+}
+
+TEST(VocabHead, StaysWholeWhereARankWouldHaveNothing) {
+  EXPECT_EQ(head_rows_of(32000, 1, 0).count, 0);
+  EXPECT_EQ(head_rows_of(10, 8, 0).count, 0) << "two rows a rank leave none for the last three";
+  EXPECT_EQ(head_rows_of(3, 4, 0).count, 0);
 }
 
 }  // namespace
