@@ -59,10 +59,11 @@ def ptrt_cells(args, folder):
                    bench(args, model="dense_125m", lens=(16, 65), batch=batch, options=options))
         yield (f"ptrt dense {name} prefill 512",
                bench(args, model="dense_125m", lens=(512, 1), options=options, key="prefill_tokens_per_s"))
-    for model in ("pt8_125m", "dense_100m_tied", "pt8_100m_tied"):
+    for model in ("pt8_125m", "pt8_wide_125m", "dense_100m_tied", "pt8_100m_tied"):
         yield f"ptrt {model} decode 1", bench(args, model=model, lens=(1, 129), options=two)
-    yield ("ptrt pt8_125m decode 1, 2 ranks x 1 thread",
-           bench(args, model="pt8_125m", lens=(1, 129), launcher=[*MPIRUN, "-n", "2"], options=["--threads", "1"]))
+    for model in ("pt8_125m", "pt8_wide_125m"):
+        yield (f"ptrt {model} decode 1, 2 ranks x 1 thread",
+               bench(args, model=model, lens=(1, 129), launcher=[*MPIRUN, "-n", "2"], options=["--threads", "1"]))
     float32 = os.path.join(folder, "pt4.h5")
     output_of([args.ptrt, "init", config("pt4_125m"), "-o", float32, "--dtype", "float32"])
     yield ("ptrt pt4_125m float32 decode 1, 4 ranks over TCP",
@@ -146,6 +147,12 @@ def dllama_cells(args):
     yield "distributed-llama float32 decode 1, 4 nodes", (command, run)
 
 
+def likeness(name):
+    """Sorts cells that are compared next to each other, so that they see the machine in the same state."""
+    found = re.search(r"(bfloat16|int8|float32) (decode \d+|prefill \d+)", name)
+    return found.groups() if found else ("", "start" if "start" in name else "tracks")
+
+
 def ceiling_cell(args):
     command = [args.bench_ops, "2", "--ceilings"]
     return command, lambda: json.loads(output_of(command))
@@ -169,7 +176,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         cells = dict(cell for source in (ptrt_cells(args, folder), llama_cells(args), dllama_cells(args),
                                          start_cells(args, folder)) for cell in source)
-        cells = {name: cell for name, cell in cells.items() if re.search(args.only, name)}
+        cells = {name: cells[name] for name in sorted(cells, key=likeness) if re.search(args.only, name)}
         seen = {name: [] for name in cells}
         ceilings = []
         for _ in range(args.rounds):
