@@ -108,7 +108,7 @@ struct StepRows {
 struct WorkLimits {
   std::int64_t tracks = 1;
   std::int64_t rows = 0;        // of a step
-  std::int64_t logit_rows = 0;  // of one call of gather_rows(), sample() or log_probs()
+  std::int64_t logit_rows = 0;  // of one call of sample() or log_probs()
   std::int64_t sequences = 0;   // slots
   std::int64_t context = 0;     // tokens of a sequence
   std::int64_t heads = 0, head_dim = 0;

@@ -44,7 +44,10 @@ const char* const kBenchExamples = R"(Examples:
   ptrt bench --random-weights config.json --input-len 512 --output-len 32     (no model file needed))";
 
 void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_size) {
-  command.add_option("--backend", run.backend, "Device that runs the model")
+  command
+      .add_option(
+          "--backend", run.backend,
+          "Device that runs the model; auto: a GPU where there is one (and its plug-in), else the CPU")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   command

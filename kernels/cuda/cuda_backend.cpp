@@ -50,11 +50,7 @@ CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& strea
       step(work_limits, stream),
       decode_attention(work_limits),
       moe(work_limits),
-      sampler(work_limits, stream),
-      gathered_rows(allocate_device_array<std::int32_t>(static_cast<std::size_t>(work_limits.logit_rows),
-                                                        "the rows for the head")),
-      pinned_rows(allocate_pinned(static_cast<std::size_t>(work_limits.logit_rows) * sizeof(std::int32_t),
-                                  "the rows for the head")) {}
+      sampler(work_limits, stream) {}
 
 CudaBackend::CudaBackend(const std::string& device_name) : device_name_(device_name), loader_(stream_) {}
 
@@ -188,16 +184,11 @@ void CudaBackend::copy(Tensor x, Tensor out) {
 }
 
 void CudaBackend::gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) {
-  Scratch& s = scratch();
   check_exact(x);
   check_exact(out);
-  PTRT_CHECK(static_cast<std::int64_t>(rows.size()) == out.rows && out.rows <= s.limits.logit_rows);
-  s.rows_copied.wait();  // the last copy out of the same pinned memory
-  std::memcpy(s.pinned_rows.get(), rows.data(), rows.size_bytes());
-  PTRT_CUDA_CHECK(cudaMemcpyAsync(s.gathered_rows.get(), s.pinned_rows.get(), rows.size_bytes(),
-                                  cudaMemcpyHostToDevice, stream_.get()));
-  s.rows_copied.record(stream_);
-  cuda::gather_rows(x, s.gathered_rows.get(), out, stream_.get());
+  PTRT_CHECK(static_cast<std::int64_t>(rows.size()) == out.rows && x.width == out.width);
+  for (const std::int32_t row : rows) PTRT_CHECK(row >= 0 && row < x.rows);
+  cuda::gather_rows(x, rows, out, stream_.get());
 }
 
 void CudaBackend::swiglu(Tensor gate, Tensor up) {

@@ -67,9 +67,6 @@ class CudaBackend final : public Backend {
     cuda::DecodeAttention decode_attention;
     cuda::Moe moe;
     cuda::Sampler sampler;
-    DevicePointer<std::int32_t> gathered_rows;  // [logit_rows]
-    std::shared_ptr<std::byte[]> pinned_rows;   // the same, on the host
-    Event rows_copied;
   };
   Scratch& scratch();
   void wide_product(const LinearJob& job);

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/numbers.cuh"
 
@@ -51,29 +53,33 @@ void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t st
          from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
 }
 
-template <typename T>
-struct LookUpArgs {
-  const T* table;
-  const std::int32_t* rows;  // row of the table for each row of out
-  float* out;
-  int width;
-};
-
 // One block a row.
 template <typename T>
-__global__ void look_up_kernel(LookUpArgs<T> args) {
-  const std::int64_t row = args.rows[blockIdx.x];
-  const T* from = args.table + row * args.width;
-  float* to = args.out + static_cast<std::int64_t>(blockIdx.x) * args.width;
-  for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kThreads) to[i] = widen(from[i]);
+__global__ void embed_kernel(const T* table, const std::int32_t* tokens, float* x, int width) {
+  const T* from = table + static_cast<std::int64_t>(tokens[blockIdx.x]) * width;
+  float* to = x + static_cast<std::int64_t>(blockIdx.x) * width;
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) to[i] = widen(from[i]);
 }
 
 template <typename T>
-void look_up(const char* name, const void* table, const std::int32_t* rows, const Tensor& out,
-             cudaStream_t stream) {
-  const LookUpArgs<T> args{static_cast<const T*>(table), rows, static_cast<float*>(out.data),
-                           static_cast<int>(out.width)};
-  launch({name, dim3(static_cast<unsigned>(out.rows)), dim3(kThreads), stream}, look_up_kernel<T>, args);
+void run_embed(const Weight& table, const std::int32_t* tokens, const Tensor& x, cudaStream_t stream) {
+  launch({"embed", dim3(static_cast<unsigned>(x.rows)), dim3(kThreads), stream}, embed_kernel<T>,
+         static_cast<const T*>(table.data), tokens, x.row(0, 0), static_cast<int>(x.width));
+}
+
+constexpr std::size_t kRowsPerGather = 512;
+struct GatherArgs {
+  const float* x;
+  float* out;
+  int width;
+  std::int32_t rows[kRowsPerGather];
+};
+
+// One block a row.
+__global__ void gather_rows_kernel(GatherArgs args) {
+  const float* from = args.x + static_cast<std::int64_t>(args.rows[blockIdx.x]) * args.width;
+  float* to = args.out + static_cast<std::int64_t>(blockIdx.x) * args.width;
+  for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kThreads) to[i] = from[i];
 }
 
 struct TreeArgs {
@@ -152,18 +158,27 @@ void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream) {
   run<Swiglu, bf16, bf16>("swiglu", up, gate, stream);
 }
 
-void gather_rows(const Tensor& x, const std::int32_t* rows, const Tensor& out, cudaStream_t stream) {
-  look_up<float>("gather_rows", x.data, rows, out, stream);
+void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out,
+                 cudaStream_t stream) {
+  GatherArgs args{};
+  args.x = x.row(0, 0);
+  args.width = static_cast<int>(x.width);
+  for (std::size_t first = 0; first < rows.size(); first += kRowsPerGather) {
+    const auto some = rows.subspan(first, std::min(kRowsPerGather, rows.size() - first));
+    std::copy(some.begin(), some.end(), args.rows);
+    args.out = out.row(0, static_cast<std::int64_t>(first));
+    launch({"gather_rows", dim3(static_cast<unsigned>(some.size())), dim3(kThreads), stream},
+           gather_rows_kernel, args);
+  }
 }
 
 void embed(const Weight& table, const std::int32_t* tokens, const Tensor& x, cudaStream_t stream) {
-  constexpr const char* kName = "embed";
   if (table.dtype == DType::bfloat16)
-    look_up<bf16>(kName, table.data, tokens, x, stream);
+    run_embed<bf16>(table, tokens, x, stream);
   else if (table.dtype == DType::float16)
-    look_up<__half>(kName, table.data, tokens, x, stream);
+    run_embed<__half>(table, tokens, x, stream);
   else
-    look_up<float>(kName, table.data, tokens, x, stream);
+    run_embed<float>(table, tokens, x, stream);
 }
 
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,

@@ -17,8 +17,8 @@ void add(const Tensor& a, const Tensor& h, cudaStream_t stream);  // h += a; a b
 void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream);  // y -= x; float32
 void copy(const Tensor& x, const Tensor& out, cudaStream_t stream);    // from float32 to float32 or bfloat16
 void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream);  // gate = silu(gate) · up; bfloat16
-// out[0, i, :] = x[0, rows[i], :], float32; `rows` on the device.
-void gather_rows(const Tensor& x, const std::int32_t* rows, const Tensor& out, cudaStream_t stream);
+// out[0, i, :] = x[0, rows[i], :], float32. The rows travel with the launch.
+void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out, cudaStream_t stream);
 // out = (add_to ? add_to : 0) + scale · tree(parts), bit for bit as on the CPU; pointers to device memory.
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
               float* out, cudaStream_t stream);

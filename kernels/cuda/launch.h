@@ -1,6 +1,6 @@
 // How kernels are started, and the little that differs between nvcc and the host emulation of the CUDA
 // execution model (tests/cuda_emulation, built with PTRT_CUDA_EMULATION by the C++ compiler). Every .cu
-// includes this first; no kernel is started with <<< >>>.
+// includes this first and starts its kernels with launch() alone.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -50,8 +50,13 @@ void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... 
   if (shape.shared_bytes > kWithoutAsking)
     PTRT_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                          static_cast<int>(shape.shared_bytes)));
-  kernel<<<shape.grid, shape.block, shape.shared_bytes, shape.stream> > >(static_cast<Params>(args)...);
-  check_cuda(cudaGetLastError(), shape.kernel, __FILE__, __LINE__);
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = shape.stream;
+  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), shape.kernel, __FILE__,
+             __LINE__);
 }
 
 #ifdef __CUDACC__

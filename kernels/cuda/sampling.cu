@@ -137,6 +137,7 @@ __device__ __forceinline__ void add_to_bin(int bin, Mass amount, Shared& shared)
 // those of the id.
 constexpr int kLevels = 7, kFirstIdLevel = 4;
 __device__ __forceinline__ int shift_of(int level) {
+  if (level == 0) return 0;
   if (level == 3) return 32;
   return level < 3 ? 64 - kBits * level : 22 - kBits * (level - kFirstIdLevel);
 }

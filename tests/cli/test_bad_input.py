@@ -247,7 +247,25 @@ class BadInput(CliTest):
             self.skipTest("there is a GPU here")
         out = self.dir / "cuda.jsonl"
         outcome = ptrt("generate", self.model, self.requests, "-o", out, "--backend", "cuda")
-        self.assert_refused(outcome, ["cuda"], statuses=(1, 2))
+        self.assert_refused(outcome, ["--backend cuda", "libptrt_cuda.so|driver|device"])
+
+    def test_cuda_says_what_is_missing(self) -> None:
+        out = self.dir / "cuda.jsonl"
+        rows = [
+            ("no plug-in", [], ["libptrt_cuda.so"]),
+            ("products in float32", ["--compute", "float32"], ["--compute float32"]),
+            ("int8 weights", ["--weights", "int8"], ["int8"]),
+            ("exact keys and values", ["--kv-dtype", "float32"], ["--kv-dtype float32"]),
+        ]
+        for what, arguments, words in rows:
+            with self.subTest(what):
+                outcome = ptrt("generate", self.model, self.requests, "-o", out, "--backend", "cuda", *arguments,
+                               env={"PTRT_PLUGIN_DIR": str(self.dir)})
+                self.assert_refused(outcome, ["--backend cuda", *words])
+        with self.subTest("auto does without"):
+            outcome = ptrt("generate", self.model, self.requests, "-o", out, "--quiet",
+                           env={"PTRT_PLUGIN_DIR": str(self.dir)})
+            self.assertEqual((outcome.status, outcome.output), (0, ""))
 
     def test_empty_request_file(self) -> None:
         empty = write_requests(self.dir / "empty.jsonl", [])

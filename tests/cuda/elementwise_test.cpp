@@ -80,6 +80,20 @@ TEST_P(DeviceElementwise, GathersRowsAndEmbeds) {
     }
 }
 
+// More rows than one launch takes.
+TEST_P(DeviceElementwise, GathersManyRows) {
+  constexpr std::int64_t kRows = 1030, kFrom = 7;
+  Random random(1);
+  const OnDevice x(backend(), 1, kFrom, 3, DType::float32, random);
+  OnDevice out(backend(), 1, kRows, 3, DType::float32);
+  std::vector<std::int32_t> rows;
+  for (std::int64_t r = 0; r < kRows; ++r) rows.push_back(random.below(kFrom));
+  backend().gather_rows(x.tensor, rows, out.tensor);
+  Activation expected(1, kRows, 3);
+  ReferenceBackend().gather_rows(x.host.tensor, rows, expected.tensor);
+  EXPECT_EQ(out.get(), expected.values);
+}
+
 // The tree's order is part of the contract: bits, not closeness.
 TEST_P(DeviceElementwise, TreeSumAddsInTheFixedOrder) {
   for (const std::int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 21, 64})

@@ -109,28 +109,30 @@ const char* const kSmall = R"({
   "tie_embeddings": false, "bos_token_id": null, "eos_token_ids": []})";
 
 TEST_F(CudaEndToEnd, ScoresEveryKindOfModel) {
-  for (const char* const norms :
-       {R"(["pre"])", R"(["post"])", R"(["output"])", R"(["pre", "output", "post"])"})
-    for (const char* const op : {"mean", "sum", "delta_sum"}) {
-      auto json = nlohmann::json::parse(kSmall);
-      json["norm_placement"] = nlohmann::json::parse(norms);
-      json["fusion"]["op"] = op;
-      json["fusion"]["dispatch_norm"] = json["tie_embeddings"] = std::string(op) == "sum";
-      const ModelConfig config = parse_config(json.dump(), "the test's configuration");
-      CudaForTests cuda = make_cuda_for_tests();
-      const auto runner = [&](std::unique_ptr<Backend> backend, DType kv_dtype) {
-        TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, *backend);
-        return std::make_unique<Runner>(config, std::move(backend), std::move(shard), kv_dtype, nullptr, 20);
-      };
-      const auto on_cuda = runner(std::move(cuda.backend), DType::bfloat16);
-      const auto on_cpu = runner(make_cpu_backend({.threads = 1}), DType::float32);
-      Random random(3);
-      std::vector<Request> texts(2);
-      for (std::size_t i = 0; i < texts.size(); ++i)
-        for (int n = 0; n < 12 + 11 * static_cast<int>(i); ++n) texts[i].tokens.push_back(random.below(91));
-      EXPECT_LT(compare(on_cuda->run(Task::score, texts), on_cpu->run(Task::score, texts)), 3e-2)
-          << norms << " " << op;
-    }
+  const std::pair<const char*, const char*> kinds[] = {{R"(["pre"])", "mean"},
+                                                       {R"(["post"])", "sum"},
+                                                       {R"(["output"])", "delta_sum"},
+                                                       {R"(["pre", "output", "post"])", "delta_sum"}};
+  for (const auto& [norms, op] : kinds) {
+    auto json = nlohmann::json::parse(kSmall);
+    json["norm_placement"] = nlohmann::json::parse(norms);
+    json["fusion"]["op"] = op;
+    json["fusion"]["dispatch_norm"] = json["tie_embeddings"] = std::string(op) == "sum";
+    const ModelConfig config = parse_config(json.dump(), "the test's configuration");
+    CudaForTests cuda = make_cuda_for_tests();
+    const auto runner = [&](std::unique_ptr<Backend> backend, DType kv_dtype) {
+      TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, *backend);
+      return std::make_unique<Runner>(config, std::move(backend), std::move(shard), kv_dtype, nullptr, 20);
+    };
+    const auto on_cuda = runner(std::move(cuda.backend), DType::bfloat16);
+    const auto on_cpu = runner(make_cpu_backend({.threads = 1}), DType::float32);
+    Random random(3);
+    std::vector<Request> texts(2);
+    for (std::size_t i = 0; i < texts.size(); ++i)
+      for (int n = 0; n < 12 + 11 * static_cast<int>(i); ++n) texts[i].tokens.push_back(random.below(91));
+    EXPECT_LT(compare(on_cuda->run(Task::score, texts), on_cpu->run(Task::score, texts)), 3e-2)
+        << norms << " " << op;
+  }
 }
 
 }  // namespace

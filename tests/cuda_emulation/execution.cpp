@@ -126,8 +126,10 @@ class Block {
     enter_stack(fake_stack, nullptr, nullptr);
   }
 
-  [[noreturn]] void fail(const std::string& what, const Location& where) {
-    failure_ = what + " at " + place_of(*current_, where);
+  // Takes the text away from the caller, whose frame is never left.
+  [[noreturn]] void fail(std::string what, const Location& where) {
+    failure_ = std::move(what);
+    failure_ += " at " + place_of(*current_, where);
     yield(State::done, where);
     std::abort();  // a thread that failed is not resumed
   }
