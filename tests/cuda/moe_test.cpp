@@ -6,49 +6,64 @@ namespace {
 class DeviceMoe : public DeviceTest {};
 PTRT_EVERY_DEVICE(DeviceMoe);
 
+struct Layer {
+  Layer(Backend& on, const MoeShape& moe_shape, std::int64_t track_count, std::int64_t width, Random& random)
+      : backend(on),
+        shape(moe_shape),
+        tracks(track_count),
+        d(width),
+        router(on, reference, WeightRole::router, DType::float32, tracks, 1, shape.experts, d, random),
+        gate(on, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, shape.ffn_size, d,
+             random),
+        up(on, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, shape.ffn_size, d,
+           random),
+        down(on, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, d, shape.ffn_size,
+             random) {}
+
+  void check(std::int64_t rows, double tolerance, Random& random) {
+    WorkLimits limits;
+    limits.tracks = tracks;
+    limits.rows = rows;
+    limits.sequences = limits.logit_rows = limits.context = limits.heads = limits.head_dim = 1;
+    limits.experts = shape.experts;
+    limits.top_k = shape.top_k;
+    backend.reserve(limits);
+    const DType inner = backend.activation_type();
+    const std::int64_t slots = rows * shape.top_k;
+    const OnDevice x(backend, tracks, rows, d, inner, random);
+    OnDevice y(backend, tracks, rows, d, inner), logits(backend, tracks, rows, shape.experts, DType::float32),
+        gate_out(backend, tracks, slots, shape.ffn_size, inner),
+        up_out(backend, tracks, slots, shape.ffn_size, inner), expert_out(backend, tracks, slots, d, inner);
+    backend.moe_ffn({shape, &router.device, &gate.device, &up.device, &down.device, x.tensor, y.tensor,
+                     logits.tensor, gate_out.tensor, up_out.tensor, expert_out.tensor});
+    Activation expected(tracks, rows, d);
+    reference.moe_ffn({shape,
+                       &router.host,
+                       &gate.host,
+                       &up.host,
+                       &down.host,
+                       x.host.tensor,
+                       expected.tensor,
+                       {},
+                       {},
+                       {},
+                       {}});
+    expect_near(y.get(), expected.values, tolerance,
+                fmt::format("experts {} top_k {} ffn {} rows {} d {}", shape.experts, shape.top_k,
+                            shape.ffn_size, rows, d));
+  }
+
+  Backend& backend;
+  ReferenceBackend reference;
+  MoeShape shape;
+  std::int64_t tracks, d;
+  BothWeights router, gate, up, down;
+};
+
 void check(Backend& backend, const MoeShape& shape, std::int64_t tracks, std::int64_t rows, std::int64_t d,
            double tolerance) {
   Random random(static_cast<unsigned>(rows + shape.experts));
-  ReferenceBackend reference;
-  const BothWeights router(backend, reference, WeightRole::router, DType::float32, tracks, 1, shape.experts,
-                           d, random),
-      gate(backend, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, shape.ffn_size, d,
-           random),
-      up(backend, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, shape.ffn_size, d,
-         random),
-      down(backend, reference, WeightRole::matrix, DType::bfloat16, tracks, shape.experts, d, shape.ffn_size,
-           random);
-  WorkLimits limits;
-  limits.tracks = tracks;
-  limits.rows = rows;
-  limits.sequences = limits.logit_rows = limits.context = limits.heads = limits.head_dim = 1;
-  limits.experts = shape.experts;
-  limits.top_k = shape.top_k;
-  backend.reserve(limits);
-
-  const DType inner = backend.activation_type();
-  const std::int64_t slots = rows * shape.top_k;
-  const OnDevice x(backend, tracks, rows, d, inner, random);
-  OnDevice y(backend, tracks, rows, d, inner), logits(backend, tracks, rows, shape.experts, DType::float32),
-      gate_out(backend, tracks, slots, shape.ffn_size, inner),
-      up_out(backend, tracks, slots, shape.ffn_size, inner), expert_out(backend, tracks, slots, d, inner);
-  backend.moe_ffn({shape, &router.device, &gate.device, &up.device, &down.device, x.tensor, y.tensor,
-                   logits.tensor, gate_out.tensor, up_out.tensor, expert_out.tensor});
-  Activation expected(tracks, rows, d);
-  reference.moe_ffn({shape,
-                     &router.host,
-                     &gate.host,
-                     &up.host,
-                     &down.host,
-                     x.host.tensor,
-                     expected.tensor,
-                     {},
-                     {},
-                     {},
-                     {}});
-  expect_near(y.get(), expected.values, tolerance,
-              fmt::format("experts {} top_k {} ffn {} rows {} d {}", shape.experts, shape.top_k,
-                          shape.ffn_size, rows, d));
+  Layer(backend, shape, tracks, d, random).check(rows, tolerance, random);
 }
 
 TEST_P(DeviceMoe, AgreesWithTheReference) {
@@ -59,6 +74,18 @@ TEST_P(DeviceMoe, AgreesWithTheReference) {
   check(backend(), {300, 2, 8, 0}, 1, 2, 20, tolerance);
   check(backend(), {2, 1, 8, 0}, 18, 2, 8, tolerance);
   check(backend(), {2, 1, 16, 0}, 1, 150, 16, tolerance);
+}
+
+// A router of zeros: the lowest experts are chosen, more of them than a warp has lanes.
+TEST_P(DeviceMoe, TakesTheLowerIndexOfEquals) {
+  constexpr std::int64_t kExperts = 70, kTopK = 40, kWidth = 16;
+  Random random(1);
+  Layer layer(backend(), {kExperts, kTopK, 8, 0}, 1, kWidth, random);
+  FromFunction zeros([](std::span<std::byte> rows) { std::ranges::fill(rows, std::byte{0}); });
+  const WeightSpec router{"router", WeightRole::router, DType::float32, 1, kExperts, kWidth};
+  layer.router.device = {backend().load_weight(router, zeros)};
+  layer.router.host = {layer.reference.load_weight(router, zeros)};
+  layer.check(2, on_cuda() ? 0.03 : 1e-4, random);
 }
 
 }  // namespace

@@ -265,12 +265,12 @@ class Block {
 };
 
 Block* running = nullptr;
+CopyTiming copy_timing = CopyTiming::alternating;
+bool copies_land_at_once = false;  // in the running block
 
-void finish_copies(const std::vector<PendingCopy>& copies) {
-  for (const PendingCopy& copy : copies) {
-    if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
-    std::memset(static_cast<std::byte*>(copy.to) + copy.bytes, 0, 16 - copy.bytes);
-  }
+void land(const PendingCopy& copy) {
+  if (copy.bytes > 0) std::memcpy(copy.to, copy.from, copy.bytes);
+  std::memset(static_cast<std::byte*>(copy.to) + copy.bytes, 0, 16 - copy.bytes);
 }
 
 }  // namespace
@@ -286,7 +286,11 @@ void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_byte
   running = &emulated;
   for (unsigned z = 0; z < grid.z; ++z)
     for (unsigned y = 0; y < grid.y; ++y)
-      for (unsigned x = 0; x < grid.x; ++x) emulated.run({x, y, z});
+      for (unsigned x = 0; x < grid.x; ++x) {
+        copies_land_at_once = copy_timing == CopyTiming::at_once ||
+                              (copy_timing == CopyTiming::alternating && !copies_land_at_once);
+        emulated.run({x, y, z});
+      }
   running = nullptr;
   current_place = nullptr;
 }
@@ -330,7 +334,14 @@ WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const c
 }
 
 void copy_async(void* to, const void* from, std::size_t bytes) {
-  running->current().open_copies.push_back({to, from, bytes});
+  if (copies_land_at_once)
+    land({to, from, bytes});
+  else
+    running->current().open_copies.push_back({to, from, bytes});
+}
+
+void set_copy_timing(CopyTiming timing) {
+  copy_timing = timing;
 }
 
 void commit_copies() {
@@ -342,7 +353,7 @@ void commit_copies() {
 void wait_copies(int groups_left) {
   Thread& self = running->current();
   while (static_cast<int>(self.copy_groups.size()) > groups_left) {
-    finish_copies(self.copy_groups.front());
+    for (const PendingCopy& copy : self.copy_groups.front()) land(copy);
     self.copy_groups.pop_front();
   }
 }

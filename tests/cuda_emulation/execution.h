@@ -64,10 +64,14 @@ int lane();  // of the running thread in its warp
 // Ends the grid with a message that names kernel, block and thread.
 [[noreturn]] void fail(const char* what, const Location& where);
 
-// cp.async: the copy is done when a thread waits for its group, not before. `bytes` are copied and the rest
-// of 16 filled with zeros.
+// cp.async: `bytes` are copied and the rest of 16 filled with zeros.
 void copy_async(void* to, const void* from, std::size_t bytes);
 void commit_copies();
 void wait_copies(int groups_left);  // until at most so many of this thread's groups are under way
+
+// When a copy lands, which CUDA leaves open: at once, or not before its group is waited for. By default one
+// block sees the one and the next block the other, so that code which needs either is found.
+enum class CopyTiming : std::uint8_t { alternating, at_once, when_waited_for };
+void set_copy_timing(CopyTiming timing);
 
 }  // namespace ptrt::emulation

@@ -1,6 +1,7 @@
 // That the emulation itself behaves as CUDA defines, and finds what it says it finds.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <functional>
 #include <string>
 #include <vector>
@@ -151,30 +152,49 @@ TEST(Emulation, SharedMemoryStartsAsNan) {
       16);
 }
 
-TEST(Emulation, AsynchronousCopiesComeWhenTheyAreWaitedFor) {
+// One copy of four floats and one of zeros, in two groups; `seen` is what lies there before the first wait,
+// after it, and after the second.
+void copy_and_wait(const float* from, std::vector<std::array<float, 2>>& seen) {
+  auto* to = static_cast<float*>(shared_memory());
+  const auto look = [&] { seen.push_back({to[3], to[4]}); };
+  copy_async(to, from, true);
+  commit_copies();
+  copy_async(to + 4, from + 4, false);
+  commit_copies();
+  look();
+  wait_copies<1>();
+  look();
+  wait_copies<0>();
+  look();
+}
+
+TEST(Emulation, AsynchronousCopiesLandEarlyOrLate) {
   alignas(16) static const float from[8] = {1, 2, 3, 4, 5, 6, 7, 8};
-  run(
-      dim3(1), dim3(1),
-      [] {
-        auto* to = static_cast<float*>(shared_memory());
-        copy_async(to, from, true);
-        commit_copies();
-        copy_async(to + 4, from + 4, false);
-        commit_copies();
-        EXPECT_TRUE(std::isnan(to[0]));
-        wait_copies<1>();
-        EXPECT_EQ(to[3], 4);
-        EXPECT_TRUE(std::isnan(to[4]));
-        wait_copies<0>();
-        EXPECT_EQ(to[4], 0);
-      },
-      32);
-  const std::string left = error_of(dim3(1), [] {
-    static float to[4];
-    copy_async(to, from, true);
-    commit_copies();
-  });
-  EXPECT_NE(left.find("asynchronous copies"), std::string::npos) << left;
+  std::vector<std::array<float, 2>> early, late, both;
+  const auto copy_into = [&](std::vector<std::array<float, 2>>& seen, unsigned blocks) {
+    run(
+        dim3(blocks), dim3(1), [&] { copy_and_wait(from, seen); }, 32);
+  };
+  emulation::set_copy_timing(emulation::CopyTiming::at_once);
+  copy_into(early, 1);
+  emulation::set_copy_timing(emulation::CopyTiming::when_waited_for);
+  copy_into(late, 1);
+  EXPECT_NE(error_of(dim3(1),
+                     [] {
+                       alignas(16) static float to[4];
+                       copy_async(to, from, true);
+                       commit_copies();
+                     })
+                .find("asynchronous copies"),
+            std::string::npos);
+  emulation::set_copy_timing(emulation::CopyTiming::alternating);
+  copy_into(both, 2);
+  EXPECT_EQ(early, (std::vector<std::array<float, 2>>{{4, 0}, {4, 0}, {4, 0}}));
+  ASSERT_EQ(late.size(), 3u);
+  EXPECT_TRUE(std::isnan(late[0][0]) && std::isnan(late[1][1]));
+  EXPECT_EQ(late[1][0], 4);
+  EXPECT_EQ(late[2], (std::array<float, 2>{4, 0}));
+  EXPECT_NE(std::isnan(both[0][0]), std::isnan(both[3][0]));
 }
 
 // The tensor-core product, fed from shared memory as the attention kernel does, against a plain one.
