@@ -18,6 +18,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "kernels/host_cores.h"
 #include "kernels/tensor.h"
@@ -54,6 +55,12 @@ class WeightSource {
   virtual void read(std::int64_t first, std::span<std::byte> rows) = 0;
   // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row.
   virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
+};
+
+// A weight to be taken in, and where its content comes from.
+struct WeightLoad {
+  WeightSpec spec;
+  WeightSource* source = nullptr;
 };
 
 // One matrix product for every local track: y[t] = x[t] · w[t]ᵀ, x [tracks, rows, in], y [tracks, rows, out].
@@ -170,6 +177,12 @@ class Backend {
   virtual std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) = 0;
   // Takes a weight in, in the layout that the backend likes; reads the source once, piece by piece.
   virtual Weight load_weight(const WeightSpec& spec, WeightSource& source) = 0;
+  // The same for several weights, which a backend may read side by side.
+  virtual std::vector<Weight> load_weights(std::span<const WeightLoad> loads) {
+    std::vector<Weight> weights;
+    for (const WeightLoad& load : loads) weights.push_back(load_weight(load.spec, *load.source));
+    return weights;
+  }
   virtual std::size_t weight_bytes() const = 0;  // held by weights loaded so far
 
   // What is left of a memory of its own; none where it is the host's.

@@ -114,11 +114,19 @@ class Loader {
  public:
   Loader(const TensorSource& source, Backend& backend) : source_(source), backend_(backend) {}
 
-  Weight load(const TensorSpec& spec) {
-    const std::unique_ptr<TensorContent> content = source_.open(spec);
-    Weight weight = backend_.load_weight(spec.weight(content->dtype()), *content);
-    account(spec, *content, content->verify());
-    return weight;
+  Weight load(const TensorSpec& spec) { return load(std::vector<TensorSpec>{spec})[0]; }
+
+  // All of them at once, so that threads need not wait for each other after each.
+  std::vector<Weight> load(const std::vector<TensorSpec>& specs) {
+    std::vector<std::unique_ptr<TensorContent>> contents;
+    std::vector<WeightLoad> loads;
+    for (const TensorSpec& spec : specs) {
+      contents.push_back(source_.open(spec));
+      loads.push_back({spec.weight(contents.back()->dtype()), contents.back().get()});
+    }
+    std::vector<Weight> weights = backend_.load_weights(loads);
+    for (std::size_t i = 0; i < specs.size(); ++i) account(specs[i], *contents[i], contents[i]->verify());
+    return weights;
   }
 
   Weight load_rows(const TensorSpec& spec, const HeadRows& rows) {
@@ -172,8 +180,9 @@ void load_shared(const ModelConfig& config, Loader& loader, TrackShard& shard) {
 template <typename Slots>
 void load_group(const std::string& group, const std::vector<TensorSpec>& tensors, Loader& loader,
                 Slots& slots) {
-  for (const TensorSpec& spec : tensors)
-    slot_of(slots, std::string_view(spec.path).substr(group.size() + 1)).push_back(loader.load(spec));
+  const std::vector<Weight> weights = loader.load(tensors);
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    slot_of(slots, std::string_view(tensors[i].path).substr(group.size() + 1)).push_back(weights[i]);
 }
 
 void load_track(const ModelConfig& config, std::int64_t track, Loader& loader, TrackShard& shard) {

@@ -31,7 +31,11 @@ std::shared_ptr<std::byte[]> CpuBackend::allocate(std::size_t bytes, const std::
 }
 
 Weight CpuBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
-  return loader_.load(spec, source);
+  return load_weights(std::vector<WeightLoad>{{spec, &source}})[0];
+}
+
+std::vector<Weight> CpuBackend::load_weights(std::span<const WeightLoad> loads) {
+  return loader_.load(loads);
 }
 
 void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {

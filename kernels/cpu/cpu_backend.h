@@ -22,6 +22,7 @@ class CpuBackend final : public Backend {
 
   std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
   Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
+  std::vector<Weight> load_weights(std::span<const WeightLoad> loads) override;
   std::size_t weight_bytes() const override { return loader_.bytes(); }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;

@@ -13,6 +13,15 @@ std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
+std::int64_t row_bytes(const WeightSpec& spec) {
+  return spec.in * static_cast<std::int64_t>(size_of(spec.dtype));
+}
+
+std::size_t kept_bytes(const Weight& w) {
+  if (w.packed) return static_cast<std::size_t>(w.count * packed_layout(w).matrix_bytes());
+  return static_cast<std::size_t>(w.count * w.out * w.in) * size_of(w.dtype);
+}
+
 }  // namespace
 
 DType WeightLoader::kept_type(const WeightSpec& spec) const {
@@ -33,77 +42,92 @@ DType WeightLoader::kept_type(const WeightSpec& spec) const {
   return options_.compute == Compute::bfloat16 ? DType::bfloat16 : spec.dtype;
 }
 
-Weight WeightLoader::load(const WeightSpec& spec, WeightSource& source) {
+std::vector<Weight> WeightLoader::load(std::span<const WeightLoad> loads) {
+  for (const WeightLoad& load : loads) kept_type(load.spec);
+  std::vector<Job> jobs;
+  std::int64_t tasks = 0;
+  for (const WeightLoad& load : loads) {
+    jobs.push_back(plan(load));
+    jobs.back().first_task = tasks;
+    tasks += load.spec.count * jobs.back().tasks_per_matrix;
+  }
+  pool_.parallel_for(tasks, [&](std::int64_t task, int worker) {
+    const auto after = std::upper_bound(jobs.begin(), jobs.end(), task,
+                                        [](std::int64_t t, const Job& job) { return t < job.first_task; });
+    const Job& job = *(after - 1);
+    run_task(job, task - job.first_task, buffers_[static_cast<std::size_t>(worker)]);
+  });
+  std::vector<Weight> weights;
+  for (const Job& job : jobs) {
+    weights.push_back(job.weight);
+    bytes_ += kept_bytes(job.weight);
+  }
+  return weights;
+}
+
+WeightLoader::Job WeightLoader::plan(const WeightLoad& load) {
+  const WeightSpec& spec = load.spec;
   PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
   const bool packed = spec.role != WeightRole::vector && spec.role != WeightRole::embedding;
-  Weight weight{nullptr, kept_type(spec), spec.count, spec.out, spec.in, packed};
-  const PackedLayout layout = packed_layout(weight);
-  std::size_t bytes = static_cast<std::size_t>(spec.count * spec.out * spec.in) * size_of(weight.dtype);
-  if (packed) bytes = static_cast<std::size_t>(spec.count * layout.matrix_bytes());
-  std::byte* to = arena_.take(bytes, spec.name);
-  if (packed) {
-    load_packed(spec, source, layout, to);
-  } else if (spec.role == WeightRole::vector) {
-    load_vector(spec, source, to);
-  } else {
-    load_rows(spec, source, to);
+  Job job;
+  job.spec = spec;
+  job.source = load.source;
+  job.weight = {nullptr, kept_type(spec), spec.count, spec.out, spec.in, packed};
+  job.to = arena_.take(kept_bytes(job.weight), spec.name);
+  job.weight.data = job.to;
+  const std::int64_t unit = packed ? kPanelOuts : 1;
+  job.rows_per_task = std::max<std::int64_t>(1, kPieceBytes / (row_bytes(spec) * unit)) * unit;
+  if (spec.role == WeightRole::vector) job.rows_per_task = spec.out;
+  job.tasks_per_matrix = divide_up(spec.out, job.rows_per_task);
+  return job;
+}
+
+void WeightLoader::run_task(const Job& job, std::int64_t task, Buffers& buffers) {
+  const WeightSpec& spec = job.spec;
+  if (spec.role == WeightRole::vector) return load_vector(job, buffers);
+  const std::int64_t matrix = task / job.tasks_per_matrix,
+                     row = task % job.tasks_per_matrix * job.rows_per_task;
+  const std::int64_t count = std::min(job.rows_per_task, spec.out - row);
+  if (job.weight.packed) return load_packed(job, matrix, row, count, buffers);
+  const std::int64_t first = matrix * spec.out + row, bytes = row_bytes(spec);
+  job.source->read(first, {job.to + first * bytes, static_cast<std::size_t>(count * bytes)});
+}
+
+void WeightLoader::load_vector(const Job& job, Buffers& buffers) {
+  buffers.rows.resize(static_cast<std::size_t>(job.spec.out * row_bytes(job.spec)));
+  job.source->read(0, buffers.rows);
+  widen(job.spec.dtype, buffers.rows.data(), job.spec.out * job.spec.in, reinterpret_cast<float*>(job.to));
+}
+
+void WeightLoader::load_packed(const Job& job, std::int64_t matrix, std::int64_t row, std::int64_t count,
+                               Buffers& buffers) {
+  const WeightSpec& spec = job.spec;
+  const PackedLayout layout = packed_layout(job.weight);
+  const std::int64_t first = matrix * spec.out + row;
+  buffers.rows.resize(static_cast<std::size_t>(count * row_bytes(spec)));
+  job.source->read(first, buffers.rows);
+  if (spec.dtype == DType::int8) {
+    buffers.scales.resize(static_cast<std::size_t>(count * layout.groups()));
+    job.source->read_scales(first, std::as_writable_bytes(std::span(buffers.scales)));
   }
-  weight.data = to;
-  bytes_ += bytes;
-  return weight;
+  std::byte* to = job.to + matrix * layout.matrix_bytes() + row / kPanelOuts * layout.panel_bytes();
+  for (std::int64_t r = 0; r < count; r += kPanelOuts, to += layout.panel_bytes())
+    pack_rows(job, first + r, r, std::min(kPanelOuts, count - r), buffers, to);
 }
 
-void WeightLoader::load_rows(const WeightSpec& spec, WeightSource& source, std::byte* to) {
-  const std::int64_t row_bytes = spec.in * static_cast<std::int64_t>(size_of(spec.dtype));
-  const std::int64_t rows = spec.count * spec.out, step = std::max<std::int64_t>(1, kPieceBytes / row_bytes);
-  pool_.parallel_for(divide_up(rows, step), [&](std::int64_t piece, int) {
-    const std::int64_t first = piece * step, count = std::min(step, rows - first);
-    source.read(first, {to + first * row_bytes, static_cast<std::size_t>(count * row_bytes)});
-  });
-}
-
-void WeightLoader::load_vector(const WeightSpec& spec, WeightSource& source, std::byte* to) {
-  const std::int64_t elements = spec.count * spec.out * spec.in;
-  std::vector<std::byte>& rows = buffers_[0].rows;
-  rows.resize(static_cast<std::size_t>(elements) * size_of(spec.dtype));
-  source.read(0, rows);
-  widen(spec.dtype, rows.data(), elements, reinterpret_cast<float*>(to));
-}
-
-void WeightLoader::load_packed(const WeightSpec& spec, WeightSource& source, const PackedLayout& layout,
-                               std::byte* to) {
-  const std::int64_t row_bytes = spec.in * static_cast<std::int64_t>(size_of(spec.dtype));
-  const std::int64_t row_scales = spec.dtype == DType::int8 ? layout.groups() : 0;
-  const std::int64_t panels = std::max<std::int64_t>(1, kPieceBytes / (row_bytes * kPanelOuts));
-  const std::int64_t pieces = divide_up(layout.panels(), panels);  // of a matrix
-  pool_.parallel_for(spec.count * pieces, [&](std::int64_t piece, int worker) {
-    Buffers& buffers = buffers_[static_cast<std::size_t>(worker)];
-    const std::int64_t panel = piece % pieces * panels, matrix = piece / pieces;
-    const std::int64_t first = panel * kPanelOuts, count = std::min(panels * kPanelOuts, spec.out - first);
-    buffers.rows.resize(static_cast<std::size_t>(count * row_bytes));
-    source.read(matrix * spec.out + first, buffers.rows);
-    buffers.scales.resize(static_cast<std::size_t>(count * row_scales));
-    if (row_scales > 0)
-      source.read_scales(matrix * spec.out + first, std::as_writable_bytes(std::span(buffers.scales)));
-    for (std::int64_t row = 0; row < count; row += kPanelOuts)
-      pack_rows(spec, layout, matrix * spec.out + first, row, std::min(kPanelOuts, count - row), buffers,
-                to + matrix * layout.matrix_bytes() + (panel + row / kPanelOuts) * layout.panel_bytes());
-  });
-}
-
-// One panel from rows [row, row + count) of the piece, which is the weight's from row `first` on.
-void WeightLoader::pack_rows(const WeightSpec& spec, const PackedLayout& layout, std::int64_t first,
-                             std::int64_t row, std::int64_t count, Buffers& buffers, std::byte* to) {
-  const std::int64_t row_bytes = spec.in * static_cast<std::int64_t>(size_of(spec.dtype));
-  const std::byte* from = buffers.rows.data() + row * row_bytes;
+void WeightLoader::pack_rows(const Job& job, std::int64_t first, std::int64_t row, std::int64_t count,
+                             Buffers& buffers, std::byte* to) {
+  const WeightSpec& spec = job.spec;
+  const PackedLayout layout = packed_layout(job.weight);
+  const std::byte* from = buffers.rows.data() + row * row_bytes(spec);
   if (layout.dtype == spec.dtype) {
-    const std::uint16_t* scales = buffers.scales.data();
-    if (spec.dtype == DType::int8) scales += row * layout.groups();
+    const std::uint16_t* scales =
+        spec.dtype == DType::int8 ? buffers.scales.data() + row * layout.groups() : nullptr;
     return pack_panel(layout, from, scales, count, to);
   }
   if (layout.dtype == DType::int8) {
     Int8Rows& small = buffers.quantized;
-    small.quantize(spec, first + row, {from, static_cast<std::size_t>(count * row_bytes)});
+    small.quantize(spec, first, {from, static_cast<std::size_t>(count * row_bytes(spec))});
     return pack_panel(layout, reinterpret_cast<const std::byte*>(small.q().data()), small.scales().data(),
                       count, to);
   }

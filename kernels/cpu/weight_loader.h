@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -18,9 +19,9 @@ class WeightLoader {
   WeightLoader(const CpuOptions& options, ThreadPool& pool)
       : options_(options), pool_(pool), buffers_(static_cast<std::size_t>(pool.threads())) {}
 
-  // Reads the source from every thread, in pieces that stay in a thread's second-level cache until they are
-  // packed. Throws bad_input on a type that does not go with the options.
-  Weight load(const WeightSpec& spec, WeightSource& source);
+  // Reads the sources from every thread, in pieces that stay in a thread's second-level cache until they are
+  // packed. Throws bad_input on a type that does not go with the options, before it reads anything.
+  std::vector<Weight> load(std::span<const WeightLoad> loads);
   std::size_t bytes() const { return bytes_; }  // of weights loaded so far
 
  private:
@@ -33,13 +34,26 @@ class WeightLoader {
     Int8Rows quantized;
   };
 
-  DType kept_type(const WeightSpec& spec) const;
-  void load_rows(const WeightSpec& spec, WeightSource& source, std::byte* to);
-  void load_vector(const WeightSpec& spec, WeightSource& source, std::byte* to);
-  void load_packed(const WeightSpec& spec, WeightSource& source, const PackedLayout& layout, std::byte* to);
+  // A weight, its place in memory and how it is cut into tasks, runs of whole rows of one matrix.
+  struct Job {
+    WeightSpec spec;
+    WeightSource* source = nullptr;
+    Weight weight;
+    std::byte* to = nullptr;
+    std::int64_t rows_per_task = 0, tasks_per_matrix = 0;
+    std::int64_t first_task = 0;  // among those of all jobs
+  };
 
-  void pack_rows(const WeightSpec& spec, const PackedLayout& layout, std::int64_t first, std::int64_t row,
-                 std::int64_t count, Buffers& buffers, std::byte* to);
+  DType kept_type(const WeightSpec& spec) const;
+  Job plan(const WeightLoad& load);
+  void run_task(const Job& job, std::int64_t task, Buffers& buffers);
+  void load_vector(const Job& job, Buffers& buffers);
+  void load_packed(const Job& job, std::int64_t matrix, std::int64_t row, std::int64_t count,
+                   Buffers& buffers);
+  // Rows [first, first + count) of the weight, of which buffers.rows holds from number `row` on, as one
+  // panel.
+  void pack_rows(const Job& job, std::int64_t first, std::int64_t row, std::int64_t count, Buffers& buffers,
+                 std::byte* to);
 
   CpuOptions options_;
   ThreadPool& pool_;
