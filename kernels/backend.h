@@ -71,9 +71,8 @@ struct LinearJob {
 };
 
 // The KV pool of a rank, [page][local track][layer][keys, values][kv_head] and then one head's page, whose
-// inner layout is the backend's own. CPU: keys [head_dim][kPageTokens] (a vector of tokens meets one element
-// of q), values [kPageTokens][head_dim]; CUDA: both [kPageTokens][head_dim]. Page by page, so that only
-// memory of pages in use is ever touched. Elements are float32 or bfloat16.
+// inner layout is the backend's own. CPU: cpu/kv_layout.h; CUDA: both [kPageTokens][head_dim]. Page by page,
+// so that only memory of pages in use is ever touched. Elements are float32 or bfloat16.
 struct KvPool {
   std::byte* data = nullptr;
   DType dtype = DType::float32;
@@ -250,6 +249,9 @@ class Backend {
                            const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
                            const StepRows& rows, std::int64_t layer, const KvPool& pool) = 0;
   // Causal attention of every row over its sequence's pages as stored; out [tracks, rows, heads · head_dim].
+  // On the CPU, over a pool of bfloat16 and with a compute type other than float32, its products take
+  // bfloat16: q / sqrt(head_dim) and the softmax weights are rounded, on every instruction set. Otherwise
+  // neither is.
   virtual void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
                          const KvPool& pool, Tensor out) = 0;
 

@@ -27,7 +27,7 @@ HWY_INLINE void for_vectors(const float* x, std::int64_t n, const Body& body) {
 void write_rounded(const float* x, std::int64_t in, std::byte* record) {
   auto* to = reinterpret_cast<float*>(record);
   for_vectors(x, in, [&](FloatVec v, std::int64_t i, std::int64_t n) HWY_ATTR {
-    const FloatVec rounded = hn::BitCast(kFloats, rounded_words(v));
+    const FloatVec rounded = round_to_bfloat16(v);
     if (n == kLanes) return hn::StoreU(rounded, kFloats, to + i);
     store_part(rounded, to + i, n);
   });

@@ -1,9 +1,9 @@
-// The register tiles of attention: scores, softmax and weighted values of a few queries with one span of
-// tokens. Per-target header, see simd-inl.h. T is the element type of the pages, float or hwy::bfloat16_t.
+// The register tiles of attention (attention_tiles.h): scores, softmax and weighted values in float32.
+// Per-target header, see simd-inl.h. T is the element type of the pages, float, or std::uint16_t for
+// bfloat16.
 //
-// What a query gets here hangs on that query and the tokens it sees, on nothing else: a score is one chain of
-// multiply-adds over head_dim, an element of the values one chain over the visible tokens, both ascending,
-// however many queries and pages a tile holds. A token that a query does not see is never multiplied into it.
+// A score is one chain of multiply-adds over head_dim, an element of the values one chain over the visible
+// tokens, both ascending, however many queries and pages a tile holds.
 
 #if defined(PTRT_KERNELS_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PTRT_KERNELS_CPU_ATTENTION_INL_H_
@@ -15,7 +15,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "kernels/cpu/attention.h"
+#include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -39,19 +39,50 @@ constexpr int value_vectors_of_tile(int queries) {
   return kSumVectors / queries >= 4 ? 4 : 2;
 }
 
-// The keys and values of one head in the pages of a span, and how many pages there are.
+// Elements of a 32-bit word of a page that one lane takes, one after another (kv_layout.h).
 template <typename T>
-struct SpanPages {
-  const T* keys[kSpanPages];    // each [head_dim][kPageTokens]
-  const T* values[kSpanPages];  // each [kPageTokens][head_dim]
-  std::int64_t pages = 0;
-};
+constexpr int kElements = static_cast<int>(sizeof(float) / sizeof(T));
 
-// Tokens of a span, [begin, end).
-struct TokenRange {
-  std::int64_t begin = 0, end = 0;
-  bool empty() const { return begin >= end; }
-};
+HWY_INLINE FloatVec load_page(const float* from) {
+  return hn::LoadU(kFloats, from);
+}
+HWY_INLINE WordVec load_page(const std::uint16_t* from) {
+  return load_words(from);
+}
+
+// The first n < kLanes words, zeros behind them.
+HWY_INLINE FloatVec load_page_part(const float* from, std::int64_t n) {
+  return load_part(from, n);
+}
+HWY_INLINE WordVec load_page_part(const std::uint16_t* from, std::int64_t n) {
+  HWY_ALIGN std::uint32_t lanes[kLanes] = {};
+  std::memcpy(lanes, from, static_cast<std::size_t>(n) * sizeof(std::uint32_t));
+  return load_words(lanes);
+}
+
+template <int kElement>
+HWY_INLINE FloatVec element_of(FloatVec words) {
+  return words;
+}
+template <int kElement>
+HWY_INLINE FloatVec element_of(WordVec words) {
+  return widen_element<kElement>(words);
+}
+
+// sum[i] += factor[i · stride] · (an element of the words).
+template <int kElement, int kQueries, int kVectors, class Words>
+HWY_INLINE void add_element(const float* factor, std::int64_t stride, const Words (&words)[kVectors],
+                            FloatVec (&sum)[kQueries][kVectors]) {
+  FloatVec element[kVectors];
+  PTRT_UNROLL
+  for (int c = 0; c < kVectors; ++c) element[c] = element_of<kElement>(words[c]);
+  PTRT_UNROLL
+  for (int i = 0; i < kQueries; ++i) {
+    const FloatVec factors = hn::Set(kFloats, factor[i * stride]);
+    PTRT_UNROLL
+    for (int c = 0; c < kVectors; ++c) sum[i][c] = hn::MulAdd(factors, element[c], sum[i][c]);
+  }
+}
 
 // weights[query][page · kPageTokens …] = q[query] · keys, for kPages pages from `page` on. q is
 // [head_dim][kTileQueries].
@@ -68,16 +99,23 @@ HWY_INLINE void score_tile(const float* HWY_RESTRICT q, std::int64_t head_dim, c
   const T* from[kPages];
   PTRT_UNROLL
   for (int p = 0; p < kPages; ++p) from[p] = keys[p];
-  for (std::int64_t j = 0; j < head_dim; ++j) {
-    FloatVec key[kVectors];
+  const std::int64_t whole = head_dim - head_dim % kElements<T>;
+  for (std::int64_t j = 0; j < whole; j += kElements<T>) {
+    decltype(load_page(from[0])) key[kVectors];
     PTRT_UNROLL
     for (int c = 0; c < kVectors; ++c)
-      key[c] = load_wide(from[c / kPageVectors] + j * kPageTokens + c % kPageVectors * kLanes);
-    PTRT_UNROLL
-    for (int i = 0; i < kQueries; ++i) {
-      const FloatVec element = hn::Set(kFloats, q[j * kTileQueries + i]);
+      key[c] = load_page(from[c / kPageVectors] + j * kPageTokens + c % kPageVectors * kLanes * kElements<T>);
+    add_element<0>(q + j * kTileQueries, 1, key, sum);
+    if constexpr (kElements<T> == 2) add_element<1>(q + (j + 1) * kTileQueries, 1, key, sum);
+  }
+  if constexpr (kElements<T> == 2) {
+    if (whole < head_dim) {  // the last elements lie alone
+      FloatVec key[kVectors];
       PTRT_UNROLL
-      for (int c = 0; c < kVectors; ++c) sum[i][c] = hn::MulAdd(element, key[c], sum[i][c]);
+      for (int c = 0; c < kVectors; ++c)
+        key[c] = load_wide(reinterpret_cast<const hwy::bfloat16_t*>(from[c / kPageVectors]) +
+                           whole * kPageTokens + c % kPageVectors * kLanes);
+      add_element<0>(q + whole * kTileQueries, 1, key, sum);
     }
   }
   PTRT_UNROLL
@@ -100,9 +138,10 @@ HWY_INLINE void score_span(const float* q, std::int64_t head_dim, const SpanPage
 }
 
 // Turns the scores of one query into softmax weights, zero where not visible, and brings its largest score
-// and its sums (lane by lane) up to date; returns what the sums so far were multiplied with.
-HWY_INLINE float update_softmax(float* weights, std::int64_t tokens, TokenRange seen, float* max,
-                                float* sums) {
+// and its sums (lane by lane) up to date; returns what the sums so far were multiplied with. Where asked,
+// the weights become bfloat16 numbers; what is summed does not.
+HWY_INLINE float update_softmax(float* weights, std::int64_t tokens, TokenRange seen, bool round_weights,
+                                float* max, float* sums) {
   if (seen.begin > 0 || seen.end < tokens) {
     const hn::RebindToSigned<FloatTag> ints;
     const auto begin = hn::Set(ints, static_cast<std::int32_t>(seen.begin));
@@ -126,7 +165,7 @@ HWY_INLINE float update_softmax(float* weights, std::int64_t tokens, TokenRange 
   for (std::int64_t t = 0; t < tokens; t += kLanes) {
     const FloatVec score = hn::Load(kFloats, weights + t);
     const FloatVec weight = exp_nonpositive(hn::Sub(score, shift));
-    hn::Store(weight, kFloats, weights + t);
+    hn::Store(round_weights ? round_to_bfloat16(weight) : weight, kFloats, weights + t);
     sum = hn::Add(sum, weight);
   }
   hn::StoreU(sum, kFloats, sums);
@@ -134,8 +173,18 @@ HWY_INLINE float update_softmax(float* weights, std::int64_t tokens, TokenRange 
   return rescale;
 }
 
-// acc[query][0 … kVectors · kLanes) = rescale[query] · acc + Σ_token weight · value. `load` widens a vector
-// of values.
+// sum += weight · value of one token, an element of the words at `from`.
+template <int kElement, int kQueries, int kVectors, typename T, class Load>
+HWY_INLINE void add_value(const float* weight, const T* from, const Load& load,
+                          FloatVec (&sum)[kQueries][kVectors]) {
+  decltype(load(from)) value[kVectors];
+  PTRT_UNROLL
+  for (int c = 0; c < kVectors; ++c) value[c] = load(from + c * kLanes * kElements<T>);
+  add_element<kElement>(weight, kSpanTokens, value, sum);
+}
+
+// acc[query][0 … kVectors · kLanes) = rescale[query] · acc + Σ_token weight · value. `load` takes a vector
+// of words.
 template <int kQueries, int kVectors, typename T, class Load>
 HWY_INLINE void value_tile(const float* HWY_RESTRICT weights, const float* rescale, const SpanPages<T>& span,
                            std::int64_t column, std::int64_t head_dim, TokenRange seen,
@@ -148,18 +197,15 @@ HWY_INLINE void value_tile(const float* HWY_RESTRICT weights, const float* resca
       sum[i][c] =
           hn::Mul(hn::LoadU(kFloats, acc + i * acc_stride + c * kLanes), hn::Set(kFloats, rescale[i]));
   }
-  for (std::int64_t t = seen.begin; t < seen.end;) {
-    const T* from = span.values[t / kPageTokens] + t % kPageTokens * head_dim + column;
+  for (std::int64_t t = seen.begin - seen.begin % kElements<T>; t < seen.end;) {
+    const T* from = span.values[t / kPageTokens] + t % kPageTokens * head_dim + column * kElements<T>;
     const std::int64_t page_end = std::min(seen.end, (t / kPageTokens + 1) * kPageTokens);
-    for (; t < page_end; ++t, from += head_dim) {
-      FloatVec value[kVectors];
-      PTRT_UNROLL
-      for (int c = 0; c < kVectors; ++c) value[c] = load(from + c * kLanes);
-      PTRT_UNROLL
-      for (int i = 0; i < kQueries; ++i) {
-        const FloatVec weight = hn::Set(kFloats, weights[i * kSpanTokens + t]);
-        PTRT_UNROLL
-        for (int c = 0; c < kVectors; ++c) sum[i][c] = hn::MulAdd(weight, value[c], sum[i][c]);
+    for (; t < page_end; t += kElements<T>, from += head_dim * kElements<T>) {
+      if (kElements<T> == 1 || t >= seen.begin) add_value<0>(weights + t, from, load, sum);
+      if constexpr (kElements<T> == 2) {
+        asm(""
+            : "+r"(from));  // no telling that it is the same: kept words would push a sum out of its register
+        if (t + 1 < seen.end) add_value<1>(weights + t + 1, from, load, sum);
       }
     }
   }
@@ -174,7 +220,7 @@ template <int kQueries, typename T>
 HWY_INLINE void add_values(const float* weights, const float* rescale, const SpanPages<T>& span,
                            std::int64_t head_dim, TokenRange seen, float* acc, std::int64_t acc_stride) {
   constexpr int kVectors = value_vectors_of_tile(kQueries);
-  const auto load = [](const T* from) HWY_ATTR { return load_wide(from); };
+  const auto load = [](const T* from) HWY_ATTR { return load_page(from); };
   std::int64_t j = 0;
   for (; j + kVectors * kLanes <= head_dim; j += kVectors * kLanes)
     value_tile<kQueries, kVectors>(weights, rescale, span, j, head_dim, seen, acc + j, acc_stride, load);
@@ -183,29 +229,21 @@ HWY_INLINE void add_values(const float* weights, const float* rescale, const Spa
   if (j == head_dim) return;
   const std::int64_t left = head_dim - j;
   value_tile<kQueries, 1>(weights, rescale, span, j, head_dim, seen, acc + j, acc_stride,
-                          [left](const T* from) HWY_ATTR { return load_part(from, left); });
+                          [left](const T* from) HWY_ATTR { return load_page_part(from, left); });
 }
-
-// The running state of the queries of a tile, one after another.
-struct TileState {
-  float* acc;   // [queries, stride]     Σ weight · value
-  float* sums;  // [queries, kSumLanes]  Σ weight, lane by lane
-  float* max;   // [queries]             the largest score
-  std::int64_t stride;
-};
 
 // A tile of queries with one span. seen[query] never falls from one query to the next, at either end.
 template <int kQueries, typename T>
 HWY_INLINE void attend_tile(const float* q, std::int64_t head_dim, SpanPages<T> span, const TokenRange* seen,
-                            const TileState& state) {
+                            bool round_weights, const TileState& state) {
   HWY_ALIGN float weights[kQueries * kSpanTokens];
   float rescale[kQueries];
   span.pages = std::min(span.pages, (seen[kQueries - 1].end + kPageTokens - 1) / kPageTokens);
   score_span<kQueries>(q, head_dim, span, weights);
   for (int i = 0; i < kQueries; ++i)
     if (!seen[i].empty())
-      rescale[i] = update_softmax(weights + i * kSpanTokens, span.pages * kPageTokens, seen[i], state.max + i,
-                                  state.sums + i * kSumLanes);
+      rescale[i] = update_softmax(weights + i * kSpanTokens, span.pages * kPageTokens, seen[i], round_weights,
+                                  state.max + i, state.sums + i * kSumLanes);
 
   // The tokens that all queries see are added to all at once; those before and after them query by query.
   const auto add_alone = [&](int i, TokenRange tokens) HWY_ATTR {
@@ -227,11 +265,13 @@ HWY_INLINE void attend_tile(const float* q, std::int64_t head_dim, SpanPages<T> 
 
 template <typename T, int kQueries = kTileQueries>
 HWY_INLINE void attend_queries(std::int64_t queries, const float* q, std::int64_t head_dim,
-                               const SpanPages<T>& span, const TokenRange* seen, const TileState& state) {
+                               const SpanPages<T>& span, const TokenRange* seen, bool round_weights,
+                               const TileState& state) {
   if constexpr (kQueries > 1) {
-    if (queries < kQueries) return attend_queries<T, kQueries - 1>(queries, q, head_dim, span, seen, state);
+    if (queries < kQueries)
+      return attend_queries<T, kQueries - 1>(queries, q, head_dim, span, seen, round_weights, state);
   }
-  attend_tile<kQueries>(q, head_dim, span, seen, state);
+  attend_tile<kQueries>(q, head_dim, span, seen, round_weights, state);
 }
 
 }  // namespace ptrt::HWY_NAMESPACE

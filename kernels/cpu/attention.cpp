@@ -9,10 +9,15 @@
 #include "hwy/foreach_target.h"
 // foreach_target comes first
 #include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/attention_avx512.h"
 
 #ifndef PTRT_KERNELS_CPU_ATTENTION_ONCE_
 #define PTRT_KERNELS_CPU_ATTENTION_ONCE_
 namespace ptrt {
+
+// What the products of attention take: float32 as it is, numbers rounded to bfloat16, or the same numbers in
+// pairs, by the processor's own instruction.
+enum class AttentionInputs : std::uint8_t { exact, rounded, pairs };
 
 // The queries of one block of rows that share a KV head, query = row · group + head within the group.
 struct AttentionTask {
@@ -20,6 +25,7 @@ struct AttentionTask {
   const Tensor *q, *out;
   const StepRows* step;
   const KvPool* kv;
+  AttentionInputs inputs;
   std::int64_t layer, track, kv_head, first_row, rows;
 
   std::int64_t group() const { return shape->heads / shape->kv_heads; }
@@ -68,8 +74,7 @@ struct AttentionState {
   }
 };
 
-// A worker's scratch: the queries of a task packed for attend_queries(), [tile][head_dim][kTileQueries] and
-// scaled, then two states.
+// A worker's scratch: the queries of a task, scaled, as its kernel takes them, then two states.
 struct AttentionScratch {
   static std::int64_t packed_floats(std::int64_t queries, std::int64_t head_dim) {
     const std::int64_t tiles = (queries + kTileQueries - 1) / kTileQueries;
@@ -87,14 +92,25 @@ HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace {
 
+// For attend_tile_avx512() as words, else for attend_queries() [tile][head_dim][kTileQueries].
 void pack_queries(const AttentionTask& task, float* packed) {
   const std::int64_t head_dim = task.shape->head_dim;
   const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  if (task.inputs == AttentionInputs::pairs) {
+    auto* words = reinterpret_cast<std::uint32_t*>(packed);
+    for (std::int64_t query = 0; query < task.queries(); ++query, words += query_words(head_dim))
+      round_query_avx512(task.head(*task.q, query), head_dim, scale, words);
+    return;
+  }
   for (std::int64_t query = 0; query < task.queries(); ++query) {
     const float* from = task.head(*task.q, query);
     float* to = packed + query / kTileQueries * kTileQueries * head_dim + query % kTileQueries;
     for (std::int64_t j = 0; j < head_dim; ++j) to[j * kTileQueries] = from[j] * scale;
   }
+  if (task.inputs == AttentionInputs::exact) return;
+  const std::int64_t floats = AttentionScratch::packed_floats(task.queries(), head_dim);
+  for (std::int64_t i = 0; i < floats; i += kLanes)
+    hn::StoreU(round_to_bfloat16(hn::LoadU(kFloats, packed + i)), kFloats, packed + i);
 }
 
 // The pages of the span that begins at token `base`. Places that no row of the task sees show a page that one
@@ -113,10 +129,11 @@ SpanPages<T> pages_of_span(const AttentionTask& task, std::int64_t base) {
   return span;
 }
 
-template <typename T>
-void attend_spans(const AttentionTask& task, std::int64_t begin, std::int64_t end, const float* packed,
-                  const AttentionState& state) {
-  const std::int64_t head_dim = task.shape->head_dim, group = task.group(), queries = task.queries();
+// Tile by tile; attend_tile(first query, queries, span, tokens seen, state) computes one.
+template <typename T, class AttendTile>
+void attend_spans(const AttentionTask& task, std::int64_t begin, std::int64_t end,
+                  const AttentionState& state, const AttendTile& attend_tile) {
+  const std::int64_t group = task.group(), queries = task.queries();
   for (std::int64_t base = begin; base < end; base += kSpanTokens) {
     const SpanPages<T> span = pages_of_span<T>(task, base);
     for (std::int64_t query = 0; query < queries; query += kTileQueries) {
@@ -132,7 +149,7 @@ void attend_spans(const AttentionTask& task, std::int64_t begin, std::int64_t en
       if (!any) continue;
       const TileState tile{state.acc + query * state.stride, state.sums + query * kSumLanes,
                            state.max + query, state.stride};
-      attend_queries(count, packed + query * head_dim, head_dim, span, seen, tile);
+      attend_tile(query, count, span, seen, tile);
     }
   }
 }
@@ -144,10 +161,23 @@ void attend_piece(const AttentionTask& task, std::int64_t piece, const float* pa
   const std::int64_t begin =
       std::max(piece * kPieceTokens, task.first_visible(0) / kSpanTokens * kSpanTokens);
   const std::int64_t end = std::min((piece + 1) * kPieceTokens, task.last_position() + 1);
-  if (task.kv->dtype == DType::float32)
-    attend_spans<float>(task, begin, end, packed, state);
+  const std::int64_t head_dim = task.shape->head_dim;
+  const auto in_float32 = [&]<typename T>(std::int64_t query, std::int64_t count, const SpanPages<T>& span,
+                                          const TokenRange* seen, const TileState& tile) HWY_ATTR {
+    attend_queries(count, packed + query * head_dim, head_dim, span, seen,
+                   task.inputs == AttentionInputs::rounded, tile);
+  };
+  const auto in_pairs = [&](std::int64_t query, std::int64_t count, const SpanPages<std::uint16_t>& span,
+                            const TokenRange* seen, const TileState& tile) {
+    const auto* words = reinterpret_cast<const std::uint32_t*>(packed) + query * query_words(head_dim);
+    attend_tile_avx512(count, words, head_dim, span, seen, tile);
+  };
+  if (task.inputs == AttentionInputs::pairs)
+    attend_spans<std::uint16_t>(task, begin, end, state, in_pairs);
+  else if (task.kv->dtype == DType::bfloat16)
+    attend_spans<std::uint16_t>(task, begin, end, state, in_float32);
   else
-    attend_spans<hwy::bfloat16_t>(task, begin, end, packed, state);
+    attend_spans<float>(task, begin, end, state, in_float32);
 }
 
 HWY_INLINE float shrink(float max, float new_max) {
@@ -222,6 +252,7 @@ void merge_pieces(const AttentionTask& task, float* states, float* scratch) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/cpu/simd_target.h"
 #include "kernels/error.h"
 
 namespace ptrt {
@@ -233,6 +264,11 @@ HWY_EXPORT(merge_pieces);
 
 constexpr std::int64_t kBlockQueries = 8 * kTileQueries;  // of a task
 constexpr std::int64_t kTasksPerThread = 4;               // fewer leave threads without work at the end
+
+AttentionInputs inputs_of(Compute compute, const KvPool& kv) {
+  if (compute == Compute::float32 || kv.dtype == DType::float32) return AttentionInputs::exact;
+  return simd_target_has_bfloat16() ? AttentionInputs::pairs : AttentionInputs::rounded;
+}
 
 }  // namespace
 
@@ -257,7 +293,7 @@ void Attention::run(const AttentionShape& shape, Tensor q, const StepRows& rows,
   PTRT_CHECK(kv.kv_heads == shape.kv_heads && kv.head_dim == shape.head_dim && kv.tracks == q.tracks);
   PTRT_CHECK(kv.dtype == DType::float32 || kv.dtype == DType::bfloat16);
 
-  const AttentionTask base{&shape, &q, &out, &rows, &kv, layer, 0, 0, 0, 0};
+  const AttentionTask base{&shape, &q, &out, &rows, &kv, inputs_of(compute_, kv), layer, 0, 0, 0, 0};
   const std::int64_t group = base.group(), max_rows = std::max<std::int64_t>(1, kBlockQueries / group);
   make_blocks(rows, q.rows, max_rows);
   const std::int64_t worker_floats = AttentionScratch::floats(max_rows * group, shape.head_dim);

@@ -3,8 +3,11 @@
 // The tokens of a sequence are cut at multiples of kPieceTokens into pieces and these at multiples of
 // kSpanTokens into spans. One query goes through the spans of a piece in ascending order with a running
 // softmax, and the pieces it sees are then merged in ascending order. So the bits hang on position, window
-// and what the pages hold, not on how rows are grouped or which thread takes which piece; attention-inl.h
-// says what happens inside a span.
+// and what the pages hold, not on how rows are grouped or which thread takes which piece;
+// attention-inl.h and attention_avx512.h say what happens inside a span.
+//
+// Backend::attention says when q and the softmax weights are rounded to bfloat16. What is rounded of a weight
+// is e^(score − the largest score up to its span's end); the sum of weights takes it before rounding.
 #pragma once
 
 #include <cstdint>
@@ -16,14 +19,9 @@
 
 namespace ptrt {
 
-inline constexpr std::int64_t kSpanPages = 4, kSpanTokens = kSpanPages * kPageTokens;
-inline constexpr std::int64_t kPieceTokens = 8 * kSpanTokens;
-inline constexpr int kTileQueries = 6;         // queries whose sums stay in registers together
-inline constexpr std::int64_t kSumLanes = 16;  // lanes of the widest vector
-
 class Attention {
  public:
-  explicit Attention(ThreadPool& pool) : pool_(pool) {}
+  Attention(ThreadPool& pool, Compute compute) : pool_(pool), compute_(compute) {}
 
   // q and out [tracks, rows, heads · head_dim]; row r sees the tokens p - window + 1 … p of its sequence, p
   // its own position, or all up to p when the window is 0. Their keys and values must be in `kv`.
@@ -38,6 +36,7 @@ class Attention {
   void make_blocks(const StepRows& rows, std::int64_t count, std::int64_t max_rows);
 
   ThreadPool& pool_;
+  Compute compute_;
   std::vector<RowBlock> blocks_;
   ScratchFloats scratch_;  // of all workers
   ScratchFloats states_;   // of the pieces that threads share

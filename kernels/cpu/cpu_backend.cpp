@@ -15,14 +15,14 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       pool_(options.threads, options.worker_cores, options.oversubscribed),
       loader_(options, pool_),
       matmul_(pool_, options.compute),
-      attention_(pool_),
+      attention_(pool_, options.compute),
       moe_(pool_, matmul_),
       sampler_(pool_) {}
 
 std::string CpuBackend::instruction_set() const {
-  // The bits of bfloat16 products hang on the instruction; those of int8 products do not, but a tied head's
-  // do.
-  const bool pairs = options_.compute != Compute::float32 && multiplies_natively(Compute::bfloat16);
+  // The bits of bfloat16 products hang on the instruction; those of int8 products do not, but attention and a
+  // tied head may take bfloat16 among them.
+  const bool pairs = options_.compute != Compute::float32 && simd_target_has_bfloat16();
   return pairs ? simd_target() + "+BF16" : simd_target();
 }
 

@@ -14,8 +14,9 @@ namespace {
 constexpr double kBytesPerNs = 16, kProductsPerNs = 100;
 constexpr double kSmallWork = 5000;  // below it, waking a thread costs more than it brings
 constexpr double kMinTask = 4000, kMaxTask = 60000;
-constexpr double kTasksPerThread = 8;                 // so that the last ones end together
-constexpr std::int64_t kRowBlock = 252;               // rows of a task: a multiple of every tile's
+constexpr double kTasksPerThread = 8;               // so that the last ones end together
+constexpr std::int64_t kTileRows = 6;               // a multiple of every tile's rows, so that tiles are full
+constexpr std::int64_t kRowBlock = 42 * kTileRows;  // the most rows of a task
 constexpr std::int64_t kSmallConversion = 16 * 1024;  // elements
 constexpr std::int64_t kPanelsPerStep = 8;            // a task's panels are a multiple: whole tiles
 
@@ -95,7 +96,9 @@ void Matmul::plan_tasks(std::span<const Product> products) {
     if (p.rows > 0) {
       plan.input = input_of(p);
       plan.row_blocks = divide_up(p.rows, kRowBlock);
-      plan.rows_per_block = divide_up(p.rows, plan.row_blocks);
+      plan.rows_per_block = plan.row_blocks == 1
+                                ? p.rows
+                                : divide_up(divide_up(p.rows, plan.row_blocks), kTileRows) * kTileRows;
       const auto panels = static_cast<std::int64_t>(target / panel_work(p, plan.rows_per_block));
       plan.panels_per_task = std::max<std::int64_t>(1, panels / kPanelsPerStep) * kPanelsPerStep;
       tasks_ += plan.row_blocks * divide_up(p.layout.panels(), plan.panels_per_task);

@@ -28,8 +28,6 @@ constexpr int kTileRows = 6, kTilePanels = 1;
 constexpr int kTileRows = 2, kTilePanels = 1;
 #endif
 
-using WordVec = hn::Vec<WordTag>;
-
 // How the words of a panel become floats: kElements of them, one at a time.
 struct Float32Words {
   static constexpr int kElements = 1, kBytes = 4;
@@ -55,18 +53,13 @@ struct Float16Words {
   }
 };
 
-HWY_INLINE WordVec load_words(const std::byte* from) {
-  return hn::LoadU(kWords, reinterpret_cast<const std::uint32_t*>(from));
-}
-
 struct Bfloat16Words {
   static constexpr int kElements = 2, kBytes = 4;
   using Word = WordVec;
   static HWY_INLINE Word load(const std::byte* from) { return load_words(from); }
   template <int kElement>
   static HWY_INLINE FloatVec element(Word w) {
-    if constexpr (kElement == 0) return hn::BitCast(kFloats, hn::ShiftLeft<16>(w));
-    return hn::BitCast(kFloats, hn::And(w, hn::Set(kWords, 0xFFFF0000u)));
+    return widen_element<kElement>(w);
   }
 };
 

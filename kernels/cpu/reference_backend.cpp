@@ -8,6 +8,7 @@
 
 #include "kernels/convert.h"
 #include "kernels/cpu/activations.h"
+#include "kernels/cpu/kv_layout.h"
 #include "kernels/cpu/matmul.h"
 #include "kernels/error.h"
 #include "kernels/int8.h"
@@ -24,11 +25,15 @@ void norm_row(const float* x, const Weight& w, float eps, std::int64_t n, float*
   for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i] * scale * weight_element(w, i));
 }
 
+double rounded_to_bfloat16(double value) {
+  return from_bfloat16(to_bfloat16(static_cast<float>(value)));
+}
+
 // One row as the products of a compute type see it.
 std::vector<double> round_row(const float* x, std::int64_t n, Compute compute) {
   std::vector<double> rounded(x, x + n);
   if (compute == Compute::bfloat16)
-    for (double& value : rounded) value = from_bfloat16(to_bfloat16(static_cast<float>(value)));
+    for (double& value : rounded) value = rounded_to_bfloat16(value);
   if (compute != Compute::int8) return rounded;
   for (std::int64_t begin = 0; begin < n; begin += kInt8Group) {
     const std::int64_t end = std::min(begin + kInt8Group, n);
@@ -77,16 +82,26 @@ float tree(std::span<const float* const> parts, std::int64_t i) {
 
 float key_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
                   std::int64_t head, std::int64_t place, std::int64_t j) {
-  const std::int64_t at = j * kPageTokens + place;
+  const std::int64_t at = key_index(pool, place, j);
   if (pool.dtype == DType::float32) return pool.keys<float>(track, layer, page, head)[at];
   return from_bfloat16(pool.keys<std::uint16_t>(track, layer, page, head)[at]);
 }
 
 float value_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
                     std::int64_t head, std::int64_t place, std::int64_t j) {
-  const std::int64_t at = place * pool.head_dim + j;
+  const std::int64_t at = value_index(pool, place, j);
   if (pool.dtype == DType::float32) return pool.values<float>(track, layer, page, head)[at];
   return from_bfloat16(pool.values<std::uint16_t>(track, layer, page, head)[at]);
+}
+
+// q / sqrt(head_dim); what is rounded is the float32 quotient.
+std::vector<double> scaled_query(const float* q, std::int64_t head_dim, bool rounds) {
+  std::vector<double> scaled(q, q + head_dim);
+  for (double& element : scaled) {
+    element /= std::sqrt(static_cast<double>(head_dim));
+    if (rounds) element = rounded_to_bfloat16(element);
+  }
+  return scaled;
 }
 
 // Ids by falling value, ties by rising id.
@@ -288,7 +303,7 @@ void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeigh
         encode(k.row(t, r) + h * head_dim, k_norm, t, r);
         for (std::int64_t j = 0; j < head_dim; ++j) {
           const float key = k.row(t, r)[h * head_dim + j], value = v.row(t, r)[h * head_dim + j];
-          const std::int64_t key_at = j * kPageTokens + place, value_at = place * head_dim + j;
+          const std::int64_t key_at = key_index(pool, place, j), value_at = value_index(pool, place, j);
           if (pool.dtype == DType::float32) {
             pool.keys<float>(t, layer, page, h)[key_at] = key;
             pool.values<float>(t, layer, page, h)[value_at] = value;
@@ -304,20 +319,22 @@ void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeigh
 void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const StepRows& rows,
                                  std::int64_t layer, const KvPool& pool, Tensor out) {
   const std::int64_t head_dim = shape.head_dim;
+  const bool rounds = options_.compute != Compute::float32 && pool.dtype == DType::bfloat16;
   for (std::int64_t t = 0; t < q.tracks; ++t)
     for (std::int64_t r = 0; r < q.rows; ++r)
       for (std::int64_t h = 0; h < shape.heads; ++h) {
         const std::int64_t kv_head = h / (shape.heads / shape.kv_heads), offset = h * head_dim;
         const std::int64_t last = rows.positions[static_cast<std::size_t>(r)];
         const std::int64_t first = shape.window == 0 ? 0 : std::max<std::int64_t>(0, last - shape.window + 1);
+        const std::vector<double> query = scaled_query(q.row(t, r) + offset, head_dim, rounds);
         std::vector<double> weights;
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
           double score = 0;
           for (std::int64_t j = 0; j < head_dim; ++j)
-            score += double{q.row(t, r)[offset + j]} *
+            score += query[static_cast<std::size_t>(j)] *
                      key_element(pool, t, layer, page, kv_head, p % kPageTokens, j);
-          weights.push_back(score / std::sqrt(static_cast<double>(head_dim)));
+          weights.push_back(score);
         }
         const double max = *std::max_element(weights.begin(), weights.end());
         for (double& weight : weights) weight = std::exp(weight - max);
@@ -325,10 +342,11 @@ void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const St
         std::vector<double> sum(static_cast<std::size_t>(head_dim));
         for (std::int64_t p = first; p <= last; ++p) {
           const std::int64_t page = rows.page(r, p / kPageTokens);
+          const double exact = weights[static_cast<std::size_t>(p - first)];
+          const double weight = rounds ? rounded_to_bfloat16(exact) : exact;
           for (std::size_t j = 0; j < sum.size(); ++j)
-            sum[j] +=
-                weights[static_cast<std::size_t>(p - first)] *
-                value_element(pool, t, layer, page, kv_head, p % kPageTokens, static_cast<std::int64_t>(j));
+            sum[j] += weight * value_element(pool, t, layer, page, kv_head, p % kPageTokens,
+                                             static_cast<std::int64_t>(j));
         }
         for (std::size_t j = 0; j < sum.size(); ++j)
           out.row(t, r)[offset + static_cast<std::int64_t>(j)] = static_cast<float>(sum[j] / total);

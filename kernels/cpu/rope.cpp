@@ -59,28 +59,35 @@ const float* norm_of(const TrackWeights& weights, std::int64_t track) {
   return weights.empty() ? nullptr : static_cast<const float*>(weights[static_cast<std::size_t>(track)].data);
 }
 
-void put(float value, float* to) {
-  *to = value;
-}
-void put(float value, std::uint16_t* to) {
-  *to = to_bfloat16(value);
+// The key and value of one head to their place in a page, as kv_layout.h says.
+void append_head(const float* k, const float* v, std::int64_t head_dim, std::int64_t place, float* keys,
+                 float* values) {
+  for (std::int64_t j = 0; j < head_dim; ++j) keys[j * kPageTokens + place] = k[j];
+  std::copy(v, v + head_dim, values + place * head_dim);
 }
 
-// The keys and values of one row to its place in its page; keys lie [head_dim][kPageTokens], values the other
-// way.
+// Element by element: another thread may write the other token of a pair.
+void append_head(const float* k, const float* v, std::int64_t head_dim, std::int64_t place,
+                 std::uint16_t* keys, std::uint16_t* values) {
+  const std::int64_t whole = head_dim - head_dim % 2;
+  std::uint16_t* key = keys + 2 * place;
+  for (std::int64_t j = 0; j < whole; j += 2, key += 2 * kPageTokens) {
+    key[0] = to_bfloat16(k[j]);
+    key[1] = to_bfloat16(k[j + 1]);
+  }
+  if (whole < head_dim) keys[whole * kPageTokens + place] = to_bfloat16(k[whole]);
+  std::uint16_t* value = values + place / 2 * 2 * head_dim + place % 2;
+  for (std::int64_t j = 0; j < head_dim; ++j) value[2 * j] = to_bfloat16(v[j]);
+}
+
 template <typename T>
 void append(const StepRows& rows, std::int64_t r, const float* k, const float* v, std::int64_t track,
             std::int64_t layer, const KvPool& kv) {
-  const std::int64_t position = rows.positions[static_cast<std::size_t>(r)], place = position % kPageTokens;
+  const std::int64_t position = rows.positions[static_cast<std::size_t>(r)];
   const std::int64_t page = rows.page(r, position / kPageTokens);
-  for (std::int64_t h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim) {
-    T* keys = kv.keys<T>(track, layer, page, h) + place;
-    T* values = kv.values<T>(track, layer, page, h) + place * kv.head_dim;
-    for (std::int64_t j = 0; j < kv.head_dim; ++j) {
-      put(k[j], keys + j * kPageTokens);
-      put(v[j], values + j);
-    }
-  }
+  for (std::int64_t h = 0; h < kv.kv_heads; ++h, k += kv.head_dim, v += kv.head_dim)
+    append_head(k, v, kv.head_dim, position % kPageTokens, kv.keys<T>(track, layer, page, h),
+                kv.values<T>(track, layer, page, h));
 }
 
 void check_norm(const TrackWeights& weights, std::int64_t tracks, std::int64_t head_dim) {

@@ -31,6 +31,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 using FloatTag = hn::ScalableTag<float>;
 using FloatVec = hn::Vec<FloatTag>;
 using WordTag = hn::Rebind<std::uint32_t, FloatTag>;
+using WordVec = hn::Vec<WordTag>;
 using QuadTag = hn::FixedTag<float, 4>;
 using QuadVec = hn::Vec<QuadTag>;
 constexpr FloatTag kFloats{};
@@ -75,6 +76,18 @@ HWY_INLINE FloatVec load_wide(const hwy::float16_t* from) {
 #endif
 }
 
+// Words of two bfloat16 elements each.
+HWY_INLINE WordVec load_words(const void* from) {
+  return hn::LoadU(kWords, static_cast<const std::uint32_t*>(from));
+}
+
+// The first (kElement = 0) or second elements of words.
+template <int kElement>
+HWY_INLINE FloatVec widen_element(WordVec words) {
+  if constexpr (kElement == 0) return hn::BitCast(kFloats, hn::ShiftLeft<16>(words));
+  return hn::BitCast(kFloats, hn::And(words, hn::Set(kWords, 0xFFFF0000u)));
+}
+
 // The first n < kLanes elements, zeros behind them. Reads nothing past them.
 template <typename T>
 HWY_INLINE FloatVec load_part(const T* from, std::int64_t n) {
@@ -101,6 +114,10 @@ HWY_INLINE hn::Vec<WordTag> rounded_words(FloatVec v) {
   const auto quiet = hn::Or(bits, hn::Set(kWords, 0x400000));
   const auto result = hn::IfThenElse(hn::RebindMask(kWords, hn::IsNaN(v)), quiet, up);
   return hn::And(result, hn::Set(kWords, 0xFFFF0000u));
+}
+
+HWY_INLINE FloatVec round_to_bfloat16(FloatVec v) {
+  return hn::BitCast(kFloats, rounded_words(v));
 }
 
 // ---- Horizontal sums

@@ -6,8 +6,28 @@ namespace {
 
 class AttentionOp : public OpTest {};
 class AttentionBits : public CpuOpTest {};
-PTRT_EVERY_BACKEND(AttentionOp);
-PTRT_EVERY_TARGET(AttentionBits);
+// With and without the bfloat16 products: attention has a kernel of its own for them.
+std::vector<std::string> attention_backends() {
+  std::vector<std::string> names = simd_targets();
+  names.push_back(kReference);
+  return names;
+}
+INSTANTIATE_TEST_SUITE_P(Every, AttentionOp, ::testing::ValuesIn(attention_backends()), param_name);
+INSTANTIATE_TEST_SUITE_P(Every, AttentionBits, ::testing::ValuesIn(simd_targets()), param_name);
+
+// Types of keys and values and of the products.
+struct Types {
+  DType kv;
+  Compute compute;
+  bool rounds() const { return kv == DType::bfloat16 && compute != Compute::float32; }
+  std::string name() const { return fmt::format("{} kv, {} products", to_string(kv), to_string(compute)); }
+};
+constexpr Types kTypes[] = {{DType::float32, Compute::float32},
+                            {DType::bfloat16, Compute::float32},
+                            {DType::bfloat16, Compute::bfloat16}};
+// Those that compute like one of the above.
+constexpr Types kOtherTypes[] = {
+    {DType::float32, Compute::bfloat16}, {DType::float32, Compute::int8}, {DType::bfloat16, Compute::int8}};
 
 // Sequences whose pages lie scattered in a pool with random keys and values; places no sequence owns hold NaN
 // and infinities.
@@ -15,12 +35,15 @@ class Cache {
  public:
   Cache(const AttentionShape& shape, std::int64_t tracks, const std::vector<std::int32_t>& lengths,
         DType dtype, Random& random)
+      : Cache(shape, tracks, lengths, dtype, random, random) {}
+  Cache(const AttentionShape& shape, std::int64_t tracks, const std::vector<std::int32_t>& lengths,
+        DType dtype, Random& order, Random& random)
       : stride_(0) {
     for (const std::int32_t length : lengths) stride_ = std::max<std::int64_t>(stride_, (length + 15) / 16);
     const auto slots = static_cast<std::int64_t>(lengths.size());
     std::vector<std::int32_t> pages(static_cast<std::size_t>(stride_ * slots + 3));
     for (std::size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<std::int32_t>(i);
-    std::shuffle(pages.begin(), pages.end(), random.engine());
+    std::shuffle(pages.begin(), pages.end(), order.engine());
     page_table_.assign(pages.begin(), pages.end() - 3);
     pool_ = {nullptr,        dtype,         tracks, kLayers, static_cast<std::int64_t>(pages.size()),
              shape.kv_heads, shape.head_dim};
@@ -61,8 +84,9 @@ class Cache {
   static constexpr std::int64_t kLayers = 2, kLayer = 1;
 
  private:
-  // Element of the pool: [page][track][layer][keys, values][head] and then keys [head_dim][16], values
-  // [16][head_dim].
+  // Element of the pool: [page][track][layer][keys, values][head] and then, float32, keys [head_dim][16] and
+  // values [16][head_dim], bfloat16, keys [head_dim / 2][16][2], an odd one's last element as [16] behind
+  // them, and values [8][head_dim][2].
   std::int64_t head_at(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t part,
                        std::int64_t head) const {
     const std::int64_t page = page_table_[static_cast<std::size_t>(slot * stride_ + position / 16)];
@@ -71,11 +95,16 @@ class Cache {
   }
   std::int64_t key_at(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head,
                       std::int64_t j) const {
-    return head_at(t, slot, position, 0, head) + j * 16 + position % 16;
+    const bool pairs = pool_.dtype == DType::bfloat16 && j < pool_.head_dim / 2 * 2;
+    return head_at(t, slot, position, 0, head) +
+           (pairs ? j / 2 * 32 + position % 16 * 2 + j % 2 : j * 16 + position % 16);
   }
   std::int64_t value_at(std::int64_t t, std::int64_t slot, std::int64_t position, std::int64_t head,
                         std::int64_t j) const {
-    return head_at(t, slot, position, 1, head) + position % 16 * pool_.head_dim + j;
+    const std::int64_t place = position % 16;
+    return head_at(t, slot, position, 1, head) + (pool_.dtype == DType::bfloat16
+                                                      ? place / 2 * 2 * pool_.head_dim + 2 * j + place % 2
+                                                      : place * pool_.head_dim + j);
   }
   void put(std::int64_t element, float value) {
     if (pool_.dtype == DType::float32)
@@ -94,20 +123,30 @@ class Cache {
   KvPool pool_;
 };
 
-constexpr DType kKvTypes[] = {DType::float32, DType::bfloat16};
+double rounded(double value, bool rounds) {
+  return rounds ? double{from_bfloat16(to_bfloat16(static_cast<float>(value)))} : value;
+}
 
+// With `rounds`, q · scale and the softmax weights are rounded to bfloat16 before they are multiplied.
 std::vector<double> expected_head(const AttentionShape& shape, const Cache& cache, const float* q,
                                   std::int64_t track, std::int64_t slot, std::int64_t position,
-                                  std::int64_t kv_head) {
+                                  std::int64_t kv_head, bool rounds) {
   const std::int64_t first = shape.window == 0 ? 0 : std::max<std::int64_t>(0, position - shape.window + 1);
+  std::vector<double> scores, query(q, q + shape.head_dim);
+  for (double& element : query)
+    element = rounded(element / std::sqrt(static_cast<double>(shape.head_dim)), rounds);
+  for (std::int64_t p = first; p <= position; ++p) {
+    scores.push_back(0);
+    for (std::int64_t j = 0; j < shape.head_dim; ++j)
+      scores.back() += query[static_cast<std::size_t>(j)] * cache.key(track, slot, p, kv_head, j);
+  }
+  const double largest = *std::max_element(scores.begin(), scores.end());
   std::vector<double> sum(static_cast<std::size_t>(shape.head_dim));
   double total = 0;
   for (std::int64_t p = first; p <= position; ++p) {
-    double score = 0;
-    for (std::int64_t j = 0; j < shape.head_dim; ++j)
-      score += double{q[j]} * cache.key(track, slot, p, kv_head, j);
-    const double weight = std::exp(score / std::sqrt(static_cast<double>(shape.head_dim)));
-    total += weight;
+    const double exact = std::exp(scores[static_cast<std::size_t>(p - first)] - largest);
+    const double weight = rounded(exact, rounds);
+    total += exact;
     for (std::int64_t j = 0; j < shape.head_dim; ++j)
       sum[static_cast<std::size_t>(j)] += weight * cache.value(track, slot, p, kv_head, j);
   }
@@ -115,10 +154,15 @@ std::vector<double> expected_head(const AttentionShape& shape, const Cache& cach
   return sum;
 }
 
-void check(Backend& backend, const AttentionShape& shape, std::int64_t tracks, DType dtype) {
+// The fast kernels round a weight against the largest score of the tokens so far, not of all.
+double tolerance(const Types& types) {
+  return types.rounds() ? 1e-3 : 1e-5;
+}
+
+void check(Backend& backend, const AttentionShape& shape, std::int64_t tracks, const Types& types) {
   Random random(static_cast<unsigned>(shape.head_dim + shape.window));
   const std::vector<std::int32_t> lengths{150, 1, 16, 33};
-  const Cache cache(shape, tracks, lengths, dtype, random);
+  const Cache cache(shape, tracks, lengths, types.kv, random);
   // A whole prefill, decode rows of the others, and a chunk that begins inside a page.
   std::vector<std::int32_t> positions, slots;
   for (std::int32_t p = 0; p < 150; ++p) positions.push_back(p), slots.push_back(0);
@@ -135,45 +179,80 @@ void check(Backend& backend, const AttentionShape& shape, std::int64_t tracks, D
         const auto i = static_cast<std::size_t>(r);
         const std::vector<double> expected =
             expected_head(shape, cache, q.tensor.row(t, r) + h * shape.head_dim, t, slots[i], positions[i],
-                          h / (shape.heads / shape.kv_heads));
+                          h / (shape.heads / shape.kv_heads), types.rounds());
         for (std::int64_t j = 0; j < shape.head_dim; ++j)
-          expect_close(out.at(t, r, h * shape.head_dim + j), expected[static_cast<std::size_t>(j)], 1e-5,
-                       fmt::format("{} head_dim {} window {} row {} head {}", to_string(dtype),
-                                   shape.head_dim, shape.window, r, h));
+          expect_close(out.at(t, r, h * shape.head_dim + j), expected[static_cast<std::size_t>(j)],
+                       tolerance(types),
+                       fmt::format("{}: head_dim {} window {} row {} head {}", types.name(), shape.head_dim,
+                                   shape.window, r, h));
       }
 }
 
 TEST_P(AttentionOp, AgreesWithFloat64ForEveryHeadSize) {
-  const auto backend = make_backend();
-  for (const DType dtype : kKvTypes)
-    for (const std::int64_t head_dim : {1, 10, 16, 37, 64, 80, 96, 128, 256})
-      check(*backend, {4, 2, head_dim, 0}, 2, dtype);
+  for (const Types& types : kTypes) {
+    const auto backend = make_backend({.threads = 2, .compute = types.compute});
+    for (const std::int64_t head_dim : {1, 10, 16, 32, 37, 64, 80, 96, 128, 256})
+      check(*backend, {4, 2, head_dim, 0}, 2, types);
+  }
 }
 
 TEST_P(AttentionOp, AgreesWithFloat64ForEveryWindow) {
-  const auto backend = make_backend();
-  for (const DType dtype : kKvTypes)
+  for (const Types& types : kTypes) {
+    const auto backend = make_backend({.threads = 2, .compute = types.compute});
     for (const std::int64_t window : {1, 2, 7, 15, 16, 17, 31, 32, 40, 63, 64, 65, 70, 128, 149, 150, 500})
-      check(*backend, {2, 2, 24, window}, 1, dtype);
+      check(*backend, {2, 2, 24, window}, 1, types);
+  }
 }
 
 TEST_P(AttentionOp, AgreesWithFloat64ForEveryGrouping) {
-  const auto backend = make_backend();
-  for (const auto& [heads, kv_heads] :
-       {std::pair{1, 1}, {3, 1}, {5, 1}, {8, 1}, {6, 2}, {6, 6}, {20, 1}, {40, 2}})
-    for (const DType dtype : kKvTypes) check(*backend, {heads, kv_heads, 20, 21}, 1, dtype);
+  for (const Types& types : kTypes) {
+    const auto backend = make_backend({.threads = 2, .compute = types.compute});
+    for (const auto& [heads, kv_heads] :
+         {std::pair{1, 1}, {3, 1}, {5, 1}, {8, 1}, {6, 2}, {6, 6}, {20, 1}, {40, 2}})
+      check(*backend, {heads, kv_heads, 20, 21}, 1, types);
+  }
+}
+
+TEST_P(AttentionOp, AgreesWithFloat64ForEveryType) {
+  for (const Types& types : kOtherTypes)
+    check(*make_backend({.threads = 2, .compute = types.compute}), {4, 2, 48, 0}, 1, types);
+}
+
+// Scores so large that rounding q shows: with bfloat16 keys and products alone.
+TEST_P(AttentionOp, RoundsWhereTheTypesSaySo) {
+  const AttentionShape shape{1, 1, 32, 0};
+  const std::vector<std::int32_t> lengths{60}, positions{59}, slots{0};
+  const auto check_all = [&](const Types& types) {
+    Random random(12);
+    const Cache cache(shape, 1, lengths, types.kv, random);
+    Activation q(1, 1, 32, random), out(1, 1, 32);
+    for (float& element : q.values) element *= 10;
+    make_backend({.threads = 1, .compute = types.compute})
+        ->attention(shape, q.tensor, cache.rows(positions, slots), Cache::kLayer, cache.pool(), out.tensor);
+    const auto expected = [&](bool rounds) {
+      return expected_head(shape, cache, q.values.data(), 0, 0, positions[0], 0, rounds);
+    };
+    const std::vector<double> right = expected(types.rounds()), wrong = expected(!types.rounds());
+    double difference = 0;
+    for (std::size_t j = 0; j < right.size(); ++j) {
+      expect_close(out.values[j], right[j], tolerance(types), types.name());
+      difference = std::max(difference, std::abs(right[j] - wrong[j]));
+    }
+    EXPECT_GT(difference, 3e-3) << types.name();
+  };
+  for (const Types& types : kTypes) check_all(types);
+  for (const Types& types : kOtherTypes) check_all(types);
 }
 
 // Large scores: the running maximum must keep everything in range.
-TEST_P(AttentionOp, SurvivesLargeScores) {
-  const auto backend = make_backend();
+void check_large_scores(Backend& backend, DType kv) {
   Random random(8);
   const AttentionShape shape{1, 1, 16, 0};
   const std::vector<std::int32_t> lengths{40}, positions{39}, slots{0};
-  const Cache cache(shape, 1, lengths, DType::float32, random);
+  const Cache cache(shape, 1, lengths, kv, random);
   Activation q(1, 1, 16, random), out(1, 1, 16);
   for (float& element : q.values) element *= 1000;
-  backend->attention(shape, q.tensor, cache.rows(positions, slots), Cache::kLayer, cache.pool(), out.tensor);
+  backend.attention(shape, q.tensor, cache.rows(positions, slots), Cache::kLayer, cache.pool(), out.tensor);
   std::int64_t largest = 0;
   double largest_score = -INFINITY;
   for (std::int64_t p = 0; p < 40; ++p) {
@@ -182,6 +261,11 @@ TEST_P(AttentionOp, SurvivesLargeScores) {
     if (score > largest_score) largest = p, largest_score = score;
   }
   for (std::int64_t j = 0; j < 16; ++j) EXPECT_NEAR(out.at(0, 0, j), cache.value(0, 0, largest, 0, j), 1e-5);
+}
+
+TEST_P(AttentionOp, SurvivesLargeScores) {
+  for (const Types& types : kTypes)
+    check_large_scores(*make_backend({.threads = 2, .compute = types.compute}), types.kv);
 }
 
 // All rows of slot 0, `chunk` at a time.
@@ -213,18 +297,19 @@ TEST_P(AttentionBits, HangOnTheRowAlone) {
                                       {2, 2, 128, 50},
                                       {7, 1, 256, 0},
                                       {8, 2, 37, 100}})
-    for (const DType dtype : kKvTypes) {
+    for (const Types& types : kTypes) {
       Random random(static_cast<unsigned>(shape.head_dim));
       constexpr std::int32_t kLength = 150;
-      const Cache cache(shape, 2, {kLength, 50}, dtype, random);
+      const Cache cache(shape, 2, {kLength, 50}, types.kv, random);
       const Activation q(2, kLength, shape.heads * shape.head_dim, random);
-      const std::vector<float> alone = prefill(*make_backend(1), shape, cache, q, 1);
+      const std::vector<float> alone =
+          prefill(*make_backend({.threads = 1, .compute = types.compute}), shape, cache, q, 1);
       for (const int threads : {1, 2, 3}) {
-        const auto backend = make_backend(threads);
+        const auto backend = make_backend({.threads = threads, .compute = types.compute});
         for (const std::int64_t chunk : {1, 2, 3, 5, 7, 16, 31, 64, 100, 150}) {
           const std::vector<float> chunked = prefill(*backend, shape, cache, q, chunk);
           ASSERT_TRUE(same_bits(alone.data(), chunked.data(), static_cast<std::int64_t>(alone.size())))
-              << to_string(dtype) << " head_dim " << shape.head_dim << " chunk " << chunk << " threads "
+              << types.name() << " head_dim " << shape.head_dim << " chunk " << chunk << " threads "
               << threads;
         }
       }
@@ -233,24 +318,46 @@ TEST_P(AttentionBits, HangOnTheRowAlone) {
 
 // Long contexts, where threads share the pieces of one decode row.
 TEST_P(AttentionBits, HangOnTheRowAloneInLongContexts) {
-  for (const AttentionShape& shape : {AttentionShape{3, 1, 32, 0}, {2, 2, 16, 700}, {1, 1, 64, 513}}) {
-    Random random(static_cast<unsigned>(shape.window));
-    constexpr std::int32_t kLength = 1700;
-    const Cache cache(shape, 1, {kLength}, DType::bfloat16, random);
-    const Activation q(1, kLength, shape.heads * shape.head_dim, random);
-    const std::vector<float> whole = prefill(*make_backend(1), shape, cache, q, kLength);
-    for (const int threads : {1, 2, 3}) {
-      const std::vector<float> alone = prefill(*make_backend(threads), shape, cache, q, 1);
-      ASSERT_TRUE(same_bits(alone.data(), whole.data(), static_cast<std::int64_t>(alone.size())))
-          << "window " << shape.window << " threads " << threads;
+  constexpr std::int32_t kLength = 1700;
+  for (const Types& types : {kTypes[1], kTypes[2]})
+    for (const AttentionShape& shape : {AttentionShape{3, 1, 32, 0}, {2, 2, 16, 700}, {1, 1, 64, 513}}) {
+      const auto backend = [&](int threads) {
+        return make_backend({.threads = threads, .compute = types.compute});
+      };
+      Random random(static_cast<unsigned>(shape.window));
+      const Cache cache(shape, 1, {kLength}, types.kv, random);
+      const Activation q(1, kLength, shape.heads * shape.head_dim, random);
+      const std::vector<float> whole = prefill(*backend(1), shape, cache, q, kLength);
+      for (const int threads : {1, 2, 3}) {
+        const std::vector<float> alone = prefill(*backend(threads), shape, cache, q, 1);
+        ASSERT_TRUE(same_bits(alone.data(), whole.data(), static_cast<std::int64_t>(alone.size())))
+            << types.name() << " window " << shape.window << " threads " << threads;
+      }
+      for (const std::int64_t position : {511L, 512L, 600L, 1699L}) {
+        const std::vector<double> expected =
+            expected_head(shape, cache, q.tensor.row(0, position), 0, 0, position, 0, types.rounds());
+        for (std::int64_t j = 0; j < shape.head_dim; ++j)
+          expect_close(whole[static_cast<std::size_t>(position * q.tensor.width + j)],
+                       expected[static_cast<std::size_t>(j)], tolerance(types),
+                       fmt::format("{} position {}", types.name(), position));
+      }
     }
-    for (const std::int64_t position : {511L, 512L, 600L, 1699L}) {
-      const std::vector<double> expected =
-          expected_head(shape, cache, q.tensor.row(0, position), 0, 0, position, 0);
-      for (std::int64_t j = 0; j < shape.head_dim; ++j)
-        expect_close(whole[static_cast<std::size_t>(position * q.tensor.width + j)],
-                     expected[static_cast<std::size_t>(j)], 1e-5, fmt::format("position {}", position));
+}
+
+// The order in which a sequence's pages lie in the pool does not matter.
+TEST_P(AttentionBits, DoNotHangOnThePlacesOfPages) {
+  constexpr std::int32_t kLength = 200;
+  const AttentionShape shape{3, 1, 37, 0};
+  for (const Types& types : kTypes) {
+    const auto backend = make_backend({.threads = 2, .compute = types.compute});
+    std::vector<std::vector<float>> results;
+    for (const unsigned order : {1u, 2u}) {
+      Random pages(order), content(7);
+      const Cache cache(shape, 1, {kLength}, types.kv, pages, content);
+      const Activation q(1, kLength, shape.heads * shape.head_dim, content);
+      results.push_back(prefill(*backend, shape, cache, q, kLength));
     }
+    EXPECT_EQ(results[0], results[1]) << types.name();
   }
 }
 
@@ -258,11 +365,11 @@ TEST_P(AttentionBits, HangOnTheRowAloneInLongContexts) {
 TEST_P(AttentionBits, LeaveOutWhatTheRowDoesNotSee) {
   constexpr std::int32_t kLength = 90, kBroken = 50, kWindow = 20;
   const AttentionShape shape{3, 1, 24, kWindow};
-  for (const DType dtype : kKvTypes) {
+  for (const Types& types : kTypes) {
     Random random(5);
-    Cache cache(shape, 1, {kLength}, dtype, random);
+    Cache cache(shape, 1, {kLength}, types.kv, random);
     const Activation q(1, kLength, 3 * 24, random);
-    const auto backend = make_backend();
+    const auto backend = make_backend({.threads = 2, .compute = types.compute});
     const std::vector<float> sound = prefill(*backend, shape, cache, q, kLength);
     cache.poison(0, kBroken);
     const std::vector<float> broken = prefill(*backend, shape, cache, q, kLength);

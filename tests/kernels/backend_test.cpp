@@ -32,11 +32,11 @@ TEST(CpuBackend, NamesWhatItRunsOn) {
 TEST(CpuBackend, NamesTheInstructionsThatBitsHangOn) {
   EXPECT_TRUE(cpu_computes(Compute::float32));
   const auto backend = make_cpu_backend({.compute = Compute::bfloat16});
+  const auto with_int8 = make_cpu_backend({.compute = Compute::int8});
   for (const std::string& target : simd_targets()) {
     set_simd_target(target);
     EXPECT_EQ(backend->instruction_set(), target);
-    // A tied head may take bfloat16 products among int8 ones.
-    EXPECT_EQ(make_cpu_backend({.compute = Compute::int8})->instruction_set(), target);
+    EXPECT_EQ(with_int8->instruction_set(), target) << "attention and a tied head may take bfloat16";
     EXPECT_EQ(cpu_computes(Compute::bfloat16), target.ends_with("+BF16"));
   }
   EXPECT_FALSE(cpu_computes(Compute::int8)) << "the least one";

@@ -1,0 +1,42 @@
+// What the kernels of attention share: how the tokens of a sequence are cut, and the tile that a kernel
+// computes, a few queries of one KV head with one span of tokens.
+//
+// What a query gets from a tile hangs on that query and the tokens it sees, on nothing else, and a token that
+// it does not see is never multiplied into it.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/backend.h"
+
+namespace ptrt {
+
+inline constexpr std::int64_t kSpanPages = 4, kSpanTokens = kSpanPages * kPageTokens;
+inline constexpr std::int64_t kPieceTokens = 8 * kSpanTokens;
+inline constexpr int kTileQueries = 6;         // queries whose sums stay in registers together
+inline constexpr std::int64_t kSumLanes = 16;  // lanes of the widest vector
+
+// The keys and values of one head in the pages of a span (kv_layout.h), and how many pages there are. Every
+// pointer can be read through, also of pages past the last one.
+template <typename T>
+struct SpanPages {
+  const T* keys[kSpanPages];
+  const T* values[kSpanPages];
+  std::int64_t pages = 0;
+};
+
+// Tokens of a span, [begin, end).
+struct TokenRange {
+  std::int64_t begin = 0, end = 0;
+  bool empty() const { return begin >= end; }
+};
+
+// The running state of the queries of a tile, one after another.
+struct TileState {
+  float* acc;   // [queries, stride]     Σ weight · value
+  float* sums;  // [queries, kSumLanes]  Σ weight, lane by lane
+  float* max;   // [queries]             the largest score
+  std::int64_t stride;
+};
+
+}  // namespace ptrt
