@@ -37,7 +37,7 @@ grade: build ## 500 held-out prompts through the demo model, graded
 asan ubsan: deps ## Build with a sanitizer and run the tests
 	cmake --preset $@
 	cmake --build --preset $@ --parallel $(JOBS)
-	$(MPI_ENV) ctest --preset $@
+	$(MPI_ENV) ctest --preset $@ -j $(JOBS)
 
 format: ## Apply clang-format
 	scripts/format.sh

@@ -15,11 +15,11 @@ from typing import Callable
 import h5py
 import numpy as np
 
-from ptrt_cli import CliTest, Outcome, ptrt, write_requests
+from ptrt_cli import SLOWNESS, CliTest, Outcome, ptrt, write_requests
 
 from model_maker import make_config, write_random
 
-SECONDS = 10
+SECONDS = 10 * SLOWNESS
 WK = "/tracks/01/layers/001/wk"
 UP = "/tracks/00/layers/001/experts/w_up"
 

@@ -9,12 +9,12 @@ import signal
 import time
 import unittest
 
-from ptrt_cli import CliTest, Outcome, Running, ptrt, read_results, write_requests
+from ptrt_cli import SLOWNESS, CliTest, Outcome, Running, ptrt, read_results, write_requests
 
 from model_maker import make_config, write_random
 
 RANKS = 8
-SECONDS = 10
+SECONDS = 10 * SLOWNESS
 REQUESTS = 20
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptrt_cli import PTRT, CliTest, ptrt
+from ptrt_cli import PTRT, ROOT, SANITIZERS, CliTest, ptrt
 
 from model_maker import make_config, write_random
 
@@ -111,6 +111,17 @@ class Cores(Host):
             for ranks in (None, 2):
                 with self.subTest(options=options, ranks=ranks):
                     self.assertEqual(self.batch("generate", self.model, self.rows(), *options, ranks=ranks), want)
+
+
+class Leaks(Host):
+    def test_ranks_free_what_they_allocate(self) -> None:
+        """MPI's own leaks are told by the libraries on the stacks, whole ones, hence the slow way to walk them."""
+        if "address" not in SANITIZERS:
+            self.skipTest("built without AddressSanitizer")
+        env = {"LSAN_OPTIONS": f"suppressions={ROOT}/tests/lsan.supp:print_suppressions=0",
+               "ASAN_OPTIONS": "fast_unwind_on_malloc=0"}
+        self.batch("generate", self.model, self.rows(), ranks=2, env=env)
+        self.assertEqual(ptrt("bench", "missing.h5", *BENCH, ranks=2, env=env).status, 2, "an end in error too")
 
 
 if __name__ == "__main__":
