@@ -83,7 +83,7 @@ class NoRankHangs(CliTest):
     def test_killed_rank(self) -> None:
         results = self.fresh("-results.jsonl")
         running = Running(["generate", self.model, self.endless, "-o", results], ranks=RANKS)
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 15 * SLOWNESS
         journal = results.with_name(results.name + ".partial")
         while (len(running.ranks()) < RANKS or not journal.exists()) and time.monotonic() < deadline:
             time.sleep(0.05)
