@@ -67,7 +67,10 @@ std::string ModelSession::cuda_obstacle() const {
                        placement_.replica_ranks);
   if (options_.compute == "float32" || options_.compute == "int8")
     return fmt::format("products take bfloat16 there, not --compute {}", options_.compute);
-  if (options_.weights == "int8") return "it takes no --weights int8";
+  if (options_.weights == "int8" || matrix_type() == DType::int8) return "it takes no int8 weights";
+  if (config_.head_dim > kCudaMaxHeadDim || config_.tracks > kCudaMaxTracks)
+    return fmt::format("it takes up to {} tracks and a head_dim of up to {}, the model has {} and {}",
+                       kCudaMaxTracks, kCudaMaxHeadDim, config_.tracks, config_.head_dim);
   if (options_.kv_dtype == "float32") return "keys and values are bfloat16 there, not --kv-dtype float32";
   return cuda_missing();
 }

@@ -7,11 +7,14 @@
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/plugin.h"
 #include "kernels/cuda/rope.h"
 #include "kernels/error.h"
 
 namespace ptrt {
 namespace {
+
+static_assert(kCudaMaxHeadDim == cuda::kMaxHeadDim && kCudaMaxTracks == cuda::kMaxTreeParts);
 
 void check_weights(const TrackWeights& weights, std::int64_t tracks, DType dtype, std::int64_t out,
                    std::int64_t in) {

@@ -2,12 +2,17 @@
 // CPU links no CUDA library and waits for none. It lies beside the program, or in $PTRT_PLUGIN_DIR.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
 #include "kernels/backend.h"
 
 namespace ptrt {
+
+// What the kernels are made for; a model beyond it runs on the CPU.
+inline constexpr std::int64_t kCudaMaxHeadDim = 256;
+inline constexpr std::int64_t kCudaMaxTracks = 64;
 
 struct CudaOptions {
   int device = 0;  // among those that CUDA shows this process
