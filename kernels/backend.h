@@ -70,14 +70,22 @@ struct LinearJob {
   Tensor y;
 };
 
-// The KV pool of a rank, [page][local track][layer][keys, values][kv_head] and then one head's page, whose
-// inner layout is the backend's own. CPU: cpu/kv_layout.h; CUDA: both [kPageTokens][head_dim]. Page by page,
-// so that only memory of pages in use is ever touched. Elements are float32 or bfloat16.
+// The KV pool of a rank; ops work on its first tracks, as many as q has. [page][local track][layer][keys,
+// values][kv_head] and then one head's page, whose inner layout is the backend's own. CPU: cpu/kv_layout.h;
+// CUDA: both [kPageTokens][head_dim]. Page by page, so that only memory of pages in use is ever touched.
+// Elements are float32 or bfloat16.
 struct KvPool {
   std::byte* data = nullptr;
   DType dtype = DType::float32;
   std::int64_t tracks = 0, layers = 0, pages = 0, kv_heads = 0, head_dim = 0;
 
+  // The pool as a caller sees it whose first track is track t: the tracks before it are left out, the strides
+  // stay.
+  KvPool from_track(std::int64_t t) const {
+    KvPool part = *this;
+    part.data += t * layers * layer_stride() * static_cast<std::int64_t>(size_of(dtype));
+    return part;
+  }
   std::int64_t head_stride() const { return kPageTokens * head_dim; }
   std::int64_t layer_stride() const { return 2 * kv_heads * head_stride(); }
   std::int64_t page_stride() const { return tracks * layers * layer_stride(); }
@@ -204,6 +212,15 @@ class Backend {
   }
   virtual void read_back(const std::byte* from, std::span<std::byte> to) {
     std::memcpy(to.data(), from, to.size());
+  }
+
+  // Whether run_tracks_apart() is the better way to run that many tracks between two syncs.
+  virtual bool runs_tracks_apart(std::int64_t /*tracks*/) const { return false; }
+  // body(track, lane) for every track below `tracks`, several at a time; `lane` does the work of one track
+  // (ops with a single track) on one thread, with the same bits as this backend.
+  virtual void run_tracks_apart(std::int64_t tracks,
+                                const std::function<void(std::int64_t, Backend&)>& body) {
+    for (std::int64_t track = 0; track < tracks; ++track) body(track, *this);
   }
 
   // x[0, r, :] = table[tokens[r], :]

@@ -85,6 +85,15 @@ struct Tensor {
   float* row(std::int64_t track, std::int64_t r) const { return row_as<float>(track, r); }
   // The first n rows of every track; strides stay.
   Tensor first_rows(std::int64_t n) const { return {data, tracks, n, width, track_stride, dtype}; }
+  Tensor track(std::int64_t t) const {
+    const std::int64_t bytes = t * track_stride * static_cast<std::int64_t>(size_of(dtype));
+    return {data == nullptr ? nullptr : static_cast<std::byte*>(data) + bytes,
+            1,
+            rows,
+            width,
+            track_stride,
+            dtype};
+  }
   // One matrix seen as `n` equal tracks.
   Tensor broadcast(std::int64_t n) const { return {data, n, rows, width, 0, dtype}; }
 };

@@ -221,6 +221,20 @@ TrackShard load_from(const TensorSource& source, const ModelConfig& config, std:
 
 }  // namespace
 
+LayerWeights of_track(const LayerWeights& layer, std::size_t track) {
+  LayerWeights part;
+  for (const LayerSlot& slot : kLayerSlots)
+    if (const TrackWeights& all = layer.*slot.weights; !all.empty()) part.*slot.weights = {all[track]};
+  return part;
+}
+
+BlockWeights of_track(const BlockWeights& block, std::size_t track) {
+  BlockWeights part;
+  for (const auto member : {&BlockWeights::dispatch_norm, &BlockWeights::combine_norm})
+    if (const TrackWeights& all = block.*member; !all.empty()) part.*member = {all[track]};
+  return part;
+}
+
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
                       HeadRows head) {
   const ModelConfig& config = file.config();

@@ -24,6 +24,10 @@ struct BlockWeights {
   TrackWeights dispatch_norm, combine_norm;  // [d]
 };
 
+// One local track's entries alone.
+LayerWeights of_track(const LayerWeights& layer, std::size_t track);
+BlockWeights of_track(const BlockWeights& block, std::size_t track);
+
 // Rows of the vocabulary head; all of them where count is 0.
 struct HeadRows {
   std::int64_t first = 0, count = 0;

@@ -12,6 +12,7 @@
 #include "runtime/fusion.h"
 #include "runtime/kv_cache.h"
 #include "runtime/sync_schedule.h"
+#include "runtime/track_layers.h"
 #include "runtime/vocab_head.h"
 
 namespace ptrt {
@@ -37,26 +38,15 @@ class Forward {
 
  private:
   Tensor make(std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype, const char* what);
-  void begin_block(const BlockWeights& block, const LayerWeights& first);
-  void keys_and_values(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
-                       const StepRows& rows);
-  void attention(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
-                 const StepRows& rows);
-  AttentionShape attention_shape(std::int64_t index) const;
+  TrackScratch make_scratch(std::int64_t rows);
   Tensor head_input(std::int64_t first, std::int64_t count);
-  StepRows drop_unwanted(const StepRows& rows, std::span<const std::int32_t> wanted);
-  void ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm);
-  void moe(const LayerWeights& layer, Tensor input);
-  void end_block(const BlockWeights& block);
-  void residual(const TrackWeights& output_norm, const TrackWeights& post_norm,
-                const TrackWeights* next_norm);
-  Tensor sublayer_input();
+  StepRows live_rows(const StepRows& rows, std::span<const std::int32_t> wanted);
+  void run_block(std::int64_t index, const StepView& step);
 
   const ModelConfig& config_;
   const TrackShard& shard_;
   Backend& backend_;
   Fusion& fusion_;
-  const KvPool& pool_;
   SyncSchedule schedule_;
   VocabHead& head_;
   std::int64_t max_logit_rows_;
@@ -64,27 +54,22 @@ class Forward {
   std::vector<std::shared_ptr<std::byte[]>> memory_;
   std::int64_t scratch_bytes_ = 0;
 
-  // Scratch sized for max_rows, T = local tracks, and the views of the rows of this step (same names, no
-  // "_all"). x, h, router logits, angles and logits are float32, the rest of the backend's activation type.
+  TrackScratch scratch_;
+  TrackLayers together_;  // all local tracks
+  // Each local track by itself, for backends that run tracks apart.
+  std::vector<std::vector<LayerWeights>> layers_of_track_;
+  std::vector<std::vector<BlockWeights>> blocks_of_track_;
+  std::vector<TrackLayers> apart_;
+
+  // Scratch sized for max_rows, and the views of the rows of this step (same names, no "_all"), float32.
   Tensor x_all_;        // [1, rows, d]               the stream that every track sees
-  Tensor h_all_;        // [T, rows, d]               each track's own stream inside a block
-  Tensor normed_all_;   // [T, rows, d]
-  Tensor out_all_;      // [T, rows, d]               of a sublayer
-  Tensor q_all_;        // [T, rows, heads · hd]
-  Tensor k_all_;        // [T, rows, kv_heads · hd]
-  Tensor v_all_;        // [T, rows, kv_heads · hd]
-  Tensor mixed_all_;    // [T, rows, heads · hd]      attention output before wo
-  Tensor gate_all_;     // [T, rows · k, ffn]         k = top_k in a mixture of experts, else 1
-  Tensor up_all_;       // [T, rows · k, ffn]
-  Tensor router_all_;   // [T, rows, experts]
-  Tensor expert_all_;   // [T, rows · top_k, d]
   Tensor cos_sin_all_;  // [1, rows, hd]
   Tensor head_rows_;    // [1, max_logit_rows, d]     of x
   Tensor head_in_;      // [1, max_logit_rows, d]     normed; the same memory where the types are equal
-  // Of the last run: where the wanted rows are in x_, and, where the others were dropped, what the kept ones
-  // were.
-  std::vector<std::int32_t> places_, kept_positions_, kept_slots_;
-  Tensor x_, h_, normed_, out_, q_, k_, v_, mixed_, cos_sin_;
+  Tensor x_, cos_sin_;
+  // Of the last run: where the wanted rows are in x_, and, where the others were dropped, which were kept and
+  // what they were.
+  std::vector<std::int32_t> places_, kept_, kept_positions_, kept_slots_;
 };
 
 }  // namespace ptrt

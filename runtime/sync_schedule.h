@@ -12,16 +12,20 @@ class SyncSchedule {
  public:
   explicit SyncSchedule(const ModelConfig& config);
 
-  // `layer` is 0-based; a block is the layers after the previous sync layer up to and including the next.
-  bool starts_block(std::int64_t layer) const { return starts_[static_cast<std::size_t>(layer)]; }
-  bool syncs_after(std::int64_t layer) const { return ends_[static_cast<std::size_t>(layer)]; }
-  std::int64_t block_of(std::int64_t layer) const { return block_[static_cast<std::size_t>(layer)]; }
+  struct Layers {
+    std::int64_t begin = 0, end = 0;  // 0-based
+  };
+  std::int64_t blocks() const { return static_cast<std::int64_t>(ends_.size()); }
+  // Of a block: the layers after the previous sync layer up to and including the next.
+  Layers layers_of(std::int64_t block) const {
+    const auto b = static_cast<std::size_t>(block);
+    return {block == 0 ? 0 : ends_[b - 1], ends_[b]};
+  }
   // Fusions between tracks in one forward pass: the number of sync layers, or 0 for a dense model.
   std::int64_t sync_points() const { return sync_points_; }
 
  private:
-  std::vector<bool> starts_, ends_;
-  std::vector<std::int64_t> block_;
+  std::vector<std::int64_t> ends_;  // of each block: one past its last layer
   std::int64_t sync_points_ = 0;
 };
 

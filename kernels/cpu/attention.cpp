@@ -290,7 +290,7 @@ void Attention::run(const AttentionShape& shape, Tensor q, const StepRows& rows,
                     const KvPool& kv, Tensor out) {
   PTRT_CHECK(shape.kv_heads > 0 && shape.heads % shape.kv_heads == 0);
   PTRT_CHECK(q.width == shape.heads * shape.head_dim && out.width == q.width && out.rows == q.rows);
-  PTRT_CHECK(kv.kv_heads == shape.kv_heads && kv.head_dim == shape.head_dim && kv.tracks == q.tracks);
+  PTRT_CHECK(kv.kv_heads == shape.kv_heads && kv.head_dim == shape.head_dim && kv.tracks >= q.tracks);
   PTRT_CHECK(kv.dtype == DType::float32 || kv.dtype == DType::bfloat16);
 
   const AttentionTask base{&shape, &q, &out, &rows, &kv, inputs_of(compute_, kv), layer, 0, 0, 0, 0};

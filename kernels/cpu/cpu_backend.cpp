@@ -17,7 +17,14 @@ CpuBackend::CpuBackend(const CpuOptions& options)
       matmul_(pool_, options.compute),
       attention_(pool_, options.compute),
       moe_(pool_, matmul_),
-      sampler_(pool_) {}
+      sampler_(pool_) {
+  if (options.threads == 1) return;
+  CpuOptions lane = options;
+  lane.threads = 1;
+  lane.worker_cores.clear();
+  for (int worker = 0; worker < options.threads; ++worker)
+    lanes_.push_back(std::make_unique<CpuBackend>(lane));
+}
 
 std::string CpuBackend::instruction_set() const {
   // The bits of bfloat16 products hang on the instruction; those of int8 products do not, but attention and a
@@ -36,6 +43,19 @@ Weight CpuBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
 
 std::vector<Weight> CpuBackend::load_weights(std::span<const WeightLoad> loads) {
   return loader_.load(loads);
+}
+
+// Worth it where the threads come out even: they then wait for each other once a block instead of around
+// every product.
+bool CpuBackend::runs_tracks_apart(std::int64_t tracks) const {
+  return pool_.threads() > 1 && tracks % pool_.threads() == 0;
+}
+
+void CpuBackend::run_tracks_apart(std::int64_t tracks,
+                                  const std::function<void(std::int64_t, Backend&)>& body) {
+  pool_.parallel_for(tracks, [&](std::int64_t track, int worker) {
+    body(track, lanes_.empty() ? *this : *lanes_[static_cast<std::size_t>(worker)]);
+  });
 }
 
 void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {

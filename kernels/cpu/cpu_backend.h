@@ -25,6 +25,10 @@ class CpuBackend final : public Backend {
   std::vector<Weight> load_weights(std::span<const WeightLoad> loads) override;
   std::size_t weight_bytes() const override { return loader_.bytes(); }
 
+  bool runs_tracks_apart(std::int64_t tracks) const override;
+  void run_tracks_apart(std::int64_t tracks,
+                        const std::function<void(std::int64_t, Backend&)>& body) override;
+
   void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;
   void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
   void linear(std::span<const LinearJob> jobs) override;
@@ -53,6 +57,8 @@ class CpuBackend final : public Backend {
   Moe moe_;
   Sampler sampler_;
   std::vector<Product> products_;  // of one linear() call
+  // One a worker, each with scratch of its own and the worker as its only thread.
+  std::vector<std::unique_ptr<CpuBackend>> lanes_;
 };
 
 }  // namespace ptrt

@@ -120,7 +120,7 @@ void rope_append(ThreadPool& pool, const AttentionShape& shape, const TrackWeigh
                  const StepRows& rows, std::int64_t layer, const KvPool& kv) {
   const std::int64_t head_dim = shape.head_dim;
   PTRT_CHECK(q.width == shape.heads * head_dim && k.width == shape.kv_heads * head_dim && v.width == k.width);
-  PTRT_CHECK(kv.kv_heads == shape.kv_heads && kv.head_dim == head_dim && kv.tracks == q.tracks);
+  PTRT_CHECK(kv.kv_heads == shape.kv_heads && kv.head_dim == head_dim && kv.tracks >= q.tracks);
   PTRT_CHECK(kv.dtype == DType::float32 || kv.dtype == DType::bfloat16);
   PTRT_CHECK(!shape.rope || (cos_sin.rows >= q.rows && cos_sin.width == head_dim));
   check_norm(q_norm, q.tracks, head_dim);

@@ -24,13 +24,11 @@ TEST(SyncSchedule, IrregularBlocks) {
   config.sync_layers = {1, 3, 6};
   const SyncSchedule schedule(config);
   EXPECT_EQ(schedule.sync_points(), 3);
-  const bool starts[] = {true, true, false, true, false, false},
-             ends[] = {true, false, true, false, false, true};
-  const std::int64_t blocks[] = {0, 1, 1, 2, 2, 2};
-  for (std::int64_t i = 0; i < 6; i++) {
-    EXPECT_EQ(schedule.starts_block(i), starts[i]);
-    EXPECT_EQ(schedule.syncs_after(i), ends[i]);
-    EXPECT_EQ(schedule.block_of(i), blocks[i]);
+  const std::int64_t begins[] = {0, 1, 3}, ends[] = {1, 3, 6};
+  ASSERT_EQ(schedule.blocks(), 3);
+  for (std::int64_t b = 0; b < 3; b++) {
+    EXPECT_EQ(schedule.layers_of(b).begin, begins[b]);
+    EXPECT_EQ(schedule.layers_of(b).end, ends[b]);
   }
   config.tracks = 1;
   EXPECT_EQ(SyncSchedule(config).sync_points(), 0);
