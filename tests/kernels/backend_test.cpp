@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <atomic>
 
 #include "kernels/cpu/packed.h"
 #include "kernels/error.h"
@@ -66,6 +67,34 @@ TEST(CpuBackend, ComputesWithTheNamedInstructions) {
   ASSERT_EQ(with, without + "+BF16");
   EXPECT_NE(product(with, Compute::bfloat16), product(without, Compute::bfloat16)) << "pairs add in one step";
   EXPECT_EQ(product(with, Compute::float32), product(without, Compute::float32));
+}
+
+TEST(CpuBackend, RunsTracksApartWithTheSameBits) {
+  constexpr std::int64_t kTracks = 6, kRows = 5, kIn = 200, kOut = 90;
+  Random random(23);
+  const RandomWeights w(DType::bfloat16, kTracks, 1, kOut, kIn, random);
+  const Activation x(kTracks, kRows, kIn, random);
+  for (const Compute compute : {Compute::float32, Compute::bfloat16}) {
+    const auto backend = make_cpu_backend({.threads = 3, .compute = compute});
+    EXPECT_TRUE(backend->runs_tracks_apart(kTracks));
+    EXPECT_FALSE(backend->runs_tracks_apart(kTracks - 1)) << "the threads would wait for each other";
+    EXPECT_FALSE(make_cpu_backend({.threads = 1})->runs_tracks_apart(kTracks));
+    const TrackWeights loaded = w.load(*backend);
+    Activation together(kTracks, kRows, kOut), apart(kTracks, kRows, kOut);
+    const LinearJob job{&loaded, x.tensor, together.tensor};
+    backend->linear({&job, 1});
+    std::array<std::atomic<int>, kTracks> runs{};
+    backend->run_tracks_apart(kTracks, [&](std::int64_t t, Backend& lane) {
+      runs[static_cast<std::size_t>(t)]++;
+      const TrackWeights own = {loaded[static_cast<std::size_t>(t)]};
+      const LinearJob part{&own, x.tensor.track(t), apart.tensor.track(t)};
+      lane.linear({&part, 1});
+    });
+    EXPECT_EQ(apart.values, together.values);
+    for (const auto& count : runs) EXPECT_EQ(count.load(), 1);
+    EXPECT_THROW(backend->run_tracks_apart(kTracks, [](std::int64_t, Backend&) { throw_failure("no"); }),
+                 Error);
+  }
 }
 
 TEST(CpuBackend, AllocatesZeroedAlignedMemory) {
