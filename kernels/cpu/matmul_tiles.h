@@ -55,10 +55,11 @@ void run_tile(std::int64_t rows, [[maybe_unused]] std::int64_t index, [[maybe_un
   constexpr int kPanels = Tile::kPanels;
   if constexpr (Tile::kFetches) {
     const bool all_at_once = count <= kPanels;  // too few tiles to fetch a panel each
-    tile.prefetch = next + (all_at_once ? 0 : index - 1) * tile.panel_bytes;
-    if (next != nullptr && index == 1 && all_at_once) return run_rows<Tile, kPanels, kPanels>(rows, tile);
-    if (next != nullptr && index >= 1 && index <= kPanels && !all_at_once)
-      return run_rows<Tile, kPanels, 1>(rows, tile);
+    if (next != nullptr && index >= 1 && index <= (all_at_once ? 1 : kPanels)) {
+      tile.prefetch = next + (index - 1) * tile.panel_bytes;
+      return all_at_once ? run_rows<Tile, kPanels, kPanels>(rows, tile)
+                         : run_rows<Tile, kPanels, 1>(rows, tile);
+    }
   }
   run_rows<Tile, kPanels, 0>(rows, tile);
 }
