@@ -38,6 +38,8 @@ __attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
 
 struct Bfloat16Tile {
   static constexpr int kRows = 6, kPanels = 4, kStreamRows = 6;
+  static constexpr int kStreamChains =
+      4;  // a line of one panel every six cycles would be less than memory gives
   static constexpr bool kFetches = true;
 
   template <int kR, int kP, int kLines>
@@ -69,6 +71,7 @@ struct Bfloat16Tile {
 
 struct Int8Tile {
   static constexpr int kRows = 6, kPanels = 2, kStreamRows = 4;
+  static constexpr int kStreamChains = 1;  // the integer sums of groups do not wait for each other
   static constexpr bool kFetches = true;
 
   template <int kR, int kP, int kLines>

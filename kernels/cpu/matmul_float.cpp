@@ -172,7 +172,7 @@ HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
 
 template <class Words>
 struct FloatTile {
-  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = 2;
+  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = 2, kStreamChains = 1;
   static constexpr bool kFetches = false;
 
   template <int kR, int kP, int kLines>
@@ -190,7 +190,8 @@ struct FloatTile {
 // are quantised and bring scales of their own.
 template <bool kScaled>
 struct GroupTile {
-  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels, kStreamRows = 2;
+  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels, kStreamRows = 2,
+                       kStreamChains = 1;
   static constexpr bool kFetches = false;
 
   template <int kR, int kP, int kLines>

@@ -35,8 +35,9 @@ struct MatmulTile {
 };
 
 // Tile::kRows rows by Tile::kPanels panels for many rows; what is left over by single panels. Up to
-// Tile::kStreamRows rows, which wait for memory, take single panels from the start: the whole block is then
-// one ascending stream, which the processor's prefetchers follow across the ends of short panels.
+// Tile::kStreamRows rows, which wait for memory, take as few panels side by side as have Tile::kStreamChains
+// sums under way, so that no sum waits for itself; with a single panel the whole block is one ascending
+// stream, which the processor's prefetchers follow across the ends of short panels.
 // Tile::run<rows, panels>(tile) computes one.
 namespace {
 
@@ -64,6 +65,18 @@ void run_tile(std::int64_t rows, [[maybe_unused]] std::int64_t index, [[maybe_un
   run_rows<Tile, kPanels, 0>(rows, tile);
 }
 
+// Without fetching ahead: one panel, or the few side by side that stream_panels() says.
+template <class Tile>
+void run_few(std::int64_t rows, std::int64_t panels, const MatmulTile& tile) {
+  if constexpr (Tile::kStreamChains >= 4) {
+    if (panels == 4) return run_rows<Tile, 4, 0, 1>(rows, tile);
+  }
+  if constexpr (Tile::kStreamChains >= 2) {
+    if (panels == 2) return run_rows<Tile, 2, 0, Tile::kStreamChains - 1>(rows, tile);
+  }
+  run_rows<Tile, 1, 0>(rows, tile);
+}
+
 // All rows over panels of one strip, as equal groups as can be: the strip stays in the second-level cache.
 template <class Tile>
 void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels, MatmulTile& tile) {
@@ -82,13 +95,21 @@ void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels
       tile.x[r] = block.x + x_row * block.x_stride;
       tile.y[r] = y + y_row * block.layout.out;
     }
-    if (panels == Tile::kPanels && panels > 1) {
+    if (panels == Tile::kPanels && panels > 1 && rows > Tile::kStreamRows) {
       run_tile<Tile>(n, (begin - block.row_begin) / step, groups,
                      follows ? tile.panel + panels * tile.panel_bytes : nullptr, tile);
     } else {
-      run_rows<Tile, 1, 0>(n, tile);
+      run_few<Tile>(n, panels, tile);
     }
   }
+}
+
+// Panels side by side for that many rows that wait for memory.
+template <class Tile>
+std::int64_t stream_panels(std::int64_t rows, std::int64_t left) {
+  std::int64_t panels = 1;
+  while (panels * rows < Tile::kStreamChains && 2 * panels <= left) panels *= 2;
+  return panels;
 }
 
 template <class Tile>
@@ -97,10 +118,13 @@ void run_block(const MatmulBlock& block) {
   tile.panel_bytes = block.layout.panel_bytes();
   tile.in = block.layout.in;
   if (block.layout.dtype == DType::int8) tile.groups = block.layout.groups();
-  const bool stream = block.row_end - block.row_begin <= Tile::kStreamRows;
+  const std::int64_t rows = block.row_end - block.row_begin;
+  const bool stream = rows <= Tile::kStreamRows;
   for (std::int64_t panel = block.panel_begin; panel < block.panel_end;) {
     const std::int64_t left = block.panel_end - panel;
-    const std::int64_t panels = left >= Tile::kPanels && !stream ? Tile::kPanels : 1;
+    const std::int64_t panels = stream                  ? stream_panels<Tile>(rows, left)
+                                : left >= Tile::kPanels ? Tile::kPanels
+                                                        : 1;
     run_strip<Tile>(block, panel, panels, tile);
     panel += panels;
   }
