@@ -51,6 +51,7 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
     }
     placement_ =
         make_placement(job.size(), job.rank(), config_.tracks, {options.replicas, options.tensor_parallel});
+    mine_ = config_of_rank(config_, split());
     device_ = choose_device();
   });
   for (const std::string& other : job.all_gather(device_))
@@ -155,7 +156,7 @@ std::int64_t ModelSession::default_kv_bytes() const {
 // ranks counts, so that every rank schedules alike.
 void ModelSession::plan_kv_pages() {
   all_or_none(job_, [&] {
-    const std::int64_t page_bytes = kv_page_bytes(config_, placement_.tracks, kv_dtype_);
+    const std::int64_t page_bytes = kv_page_bytes(mine_, placement_.tracks, kv_dtype_);
     const std::int64_t useful = options_.max_batch * pages_for(config_.max_context);
     const std::int64_t budget = options_.kv_cache_bytes ? *options_.kv_cache_bytes : default_kv_bytes();
     kv_pages_ = std::min(useful, budget / page_bytes);
@@ -177,24 +178,33 @@ HeadRows ModelSession::choose_head_rows() const {
   return options_.vocab_head == "split" || saved >= kWorthSplitting ? rows : HeadRows{};
 }
 
+EngineComms ModelSession::join_groups() {
+  const Waiting waiting = share_.oversubscribed ? Waiting::yielding : Waiting::spinning;
+  const Placement& p = placement_;
+  comm_ = job_.split(static_cast<int>(p.replica), waiting);
+  if (p.tensor_parallel == 1) return {*comm_, *comm_};
+  fusion_comm_ = job_.split(static_cast<int>(p.replica * p.tensor_parallel + p.tensor_rank), waiting);
+  track_comm_ = job_.split(static_cast<int>(p.replica * p.fusion_ranks() + p.fusion_rank()), waiting);
+  return {*comm_, *fusion_comm_, &*track_comm_};
+}
+
 void ModelSession::load(std::uint64_t random_seed) {
   const auto start = std::chrono::steady_clock::now();
   all_or_none(job_, [&] {
     fault_point("load");
     const HeadRows head = choose_head_rows();
-    shard_ = file_ ? load_shard(*file_, placement_.first_track, placement_.tracks, *backend_, head)
+    shard_ = file_ ? load_shard(*file_, placement_.first_track, placement_.tracks, *backend_, head, split())
                    : random_shard(config_, random_seed, DType::bfloat16, placement_.first_track,
-                                  placement_.tracks, *backend_, head);
+                                  placement_.tracks, *backend_, head, split());
   });
-  comm_ = job_.split(static_cast<int>(placement_.replica),
-                     share_.oversubscribed ? Waiting::yielding : Waiting::spinning);
+  const EngineComms comms = join_groups();
   all_or_none(job_, [&] {
     EngineOptions engine;
     engine.max_batch = options_.max_batch;
     engine.max_rows = std::max(options_.max_step_tokens, options_.max_batch);
     engine.kv_pages = kv_pages_;
     engine.kv_dtype = kv_dtype_;
-    engine_ = std::make_unique<Engine>(config_, shard_, *backend_, *comm_, placement_,
+    engine_ = std::make_unique<Engine>(config_, mine_, shard_, *backend_, comms, placement_,
                                        tokenizer_.tokenizer.get(), engine);
   });
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -204,9 +214,10 @@ std::string ModelSession::digest() {
   std::string mine;
   for (const std::uint64_t track : shard_.track_digests) mine += fmt::format("{:016x} ", track);
   const auto ranks = job_.all_gather(mine);
-  std::string all = fmt::format("{}\n{}\n{} {} {} {}\n{:016x}\n", "1", to_json(config_) + options_.weights,
-                                backend_->name(), compute(), to_string(kv_dtype_),
-                                backend_->instruction_set(), shard_.shared_digest);
+  std::string all = fmt::format(
+      "{}\n{}\n{} {} {} {}\n{:016x}\n", "1",
+      to_json(config_) + options_.weights + (split().ranks > 1 ? fmt::format(" over {}", split().ranks) : ""),
+      backend_->name(), compute(), to_string(kv_dtype_), backend_->instruction_set(), shard_.shared_digest);
   for (std::int64_t r = 0; r < placement_.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
   if (file_) {
     const TokenizerBlob blob = file_->tokenizer();
@@ -219,13 +230,14 @@ std::string ModelSession::describe() const {
   const Placement& p = placement_;
   constexpr double kMiB = 1024.0 * 1024.0;
   return fmt::format(
-      "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank, {} replica{} | {} x {} "
+      "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank{}, {} replica{} | {} x {} "
       "thread{} ({}, {}, {} products) | "
       "a rank holds {:.1f} MiB weights, {:.1f} MiB KV ({}) for {} tokens",
       config_.name.empty() ? "model" : config_.name, config_.tracks, config_.layers,
       config_.tracks > 1 ? config_.blocks() : 0, p.world_size, p.world_size > 1 ? "s" : "", p.tracks,
-      p.tracks > 1 ? "s" : "", p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(),
-      threads() > 1 ? "s" : "", share_.describe(), backend_->instruction_set(), compute(),
+      p.tracks > 1 ? "s" : "", p.tensor_parallel > 1 ? fmt::format(" (1/{} of each)", p.tensor_parallel) : "",
+      p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(), threads() > 1 ? "s" : "",
+      share_.describe(), backend_->instruction_set(), compute(),
       static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
       to_string(kv_dtype_), kv_tokens());
 }

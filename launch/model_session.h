@@ -54,12 +54,15 @@ class ModelSession {
   std::optional<DType> matrix_type() const;
   std::int64_t default_kv_bytes() const;
   HeadRows choose_head_rows() const;
+  EngineComms join_groups();
+  TrackSplit split() const { return {placement_.tensor_parallel, placement_.tensor_rank}; }
   void plan_kv_pages();
 
   const ModelRunOptions& options_;
   JobComm& job_;
   std::optional<ModelFile> file_;  // not there with random weights
   ModelConfig config_;
+  ModelConfig mine_;  // what this rank computes of it
   Placement placement_;
   TokenizerChoice tokenizer_;
   std::string device_ = "cpu";  // or "cuda"; the same on every rank
@@ -69,7 +72,9 @@ class ModelSession {
   DType kv_dtype_ = DType::float32;
   std::int64_t kv_pages_ = 0;
   TrackShard shard_;
-  std::unique_ptr<TrackComm> comm_;
+  // All ranks of the replica; those with the other tracks, and those that share this rank's tracks, where
+  // they are not the same or one alone.
+  std::unique_ptr<TrackComm> comm_, fusion_comm_, track_comm_;
   std::unique_ptr<Engine> engine_;
   double load_seconds_ = 0;
 };

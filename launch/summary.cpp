@@ -41,7 +41,12 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
   out +=
       row("sync points a forward pass", fmt::format("{:g}, {:.1f} KiB sent a rank", s.sync_points_per_forward,
                                                     s.sync_bytes_per_forward / 1024));
-  out += row("share of time in sync layers", fmt::format("{:.1f} %", 100 * s.sync_time_fraction));
+  if (s.track_sums_per_forward > 0)
+    out += row("  of them", fmt::format("{:g} fusions, {:g} sums within tracks", s.fusions_per_forward,
+                                        s.track_sums_per_forward));
+  out += row("share of time in sync",
+             fmt::format("{:.1f} % ({:.1f} waiting for the slowest rank, {:.1f} moving and adding)",
+                         100 * s.sync_time_fraction, 100 * s.sync_wait_fraction, 100 * s.sync_move_fraction));
   if (s.head_exchanges_per_forward > 0)
     out += row("split vocabulary head",
                fmt::format("{:.3g} exchanges a forward pass, {:.1f} KiB sent a rank, {:.1f} % of the time",

@@ -59,6 +59,27 @@ void DatasetReader::read_file(std::size_t at, std::span<std::byte> out) {
   }
 }
 
+// Long pieces are read by themselves, short ones with what lies between them.
+void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
+                                 std::span<std::byte> out) {
+  constexpr std::size_t kLong = 4096;
+  PTRT_CHECK(count >= 1 && width <= stride && out.size() == count * width);
+  PTRT_CHECK(at + (count - 1) * stride + width <= stored_.bytes);
+  if (bytes_read_ == nullptr) {
+    for (std::size_t i = 0; i < count; ++i) std::memcpy(&out[i * width], &content_[at + i * stride], width);
+    return;
+  }
+  const std::size_t together = width >= kLong ? 1 : std::max<std::size_t>(1, kPieceBytes / stride);
+  std::vector<std::byte> buffer;
+  for (std::size_t done = 0; done < count; done += together) {
+    const std::size_t n = std::min(together, count - done), bytes = (n - 1) * stride + width;
+    buffer.resize(bytes);
+    read_file(at + done * stride, buffer);
+    *bytes_read_ += bytes;
+    for (std::size_t i = 0; i < n; ++i) std::memcpy(&out[(done + i) * width], &buffer[i * stride], width);
+  }
+}
+
 void DatasetReader::scan() {
   std::vector<std::byte> buffer(std::min(kPieceBytes, stored_.bytes));
   for (std::size_t at = 0; at < stored_.bytes; at += buffer.size())
@@ -95,16 +116,45 @@ void TensorReader::read(std::int64_t first, std::span<std::byte> rows) {
   content_->read(static_cast<std::size_t>(first) * row_bytes_, rows);
 }
 
+void TensorReader::read_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                                std::int64_t columns, std::span<std::byte> out) {
+  const std::size_t element = size_of(stored_.dtype);
+  content_->read_strided(
+      static_cast<std::size_t>(first) * row_bytes_ + static_cast<std::size_t>(column) * element,
+      static_cast<std::size_t>(columns) * element, row_bytes_, static_cast<std::size_t>(count), out);
+}
+
 void TensorReader::read_scales(std::int64_t first, std::span<std::byte> scales) {
   PTRT_CHECK(scales_ != nullptr);
   scales_->read(static_cast<std::size_t>(first) * row_groups_ * sizeof(std::uint16_t), scales);
+  check_scales(first, 0, row_groups_, scales);
+}
+
+void TensorReader::read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                                      std::int64_t columns, std::span<std::byte> out) {
+  PTRT_CHECK(scales_ != nullptr);
+  if (column % kInt8Group != 0 || columns % kInt8Group != 0)
+    throw_bad_input(
+        "{}: dataset {}: columns {} to {} do not lie in whole groups of {}: with int8 weights fewer ranks "
+        "must share a track",
+        stored_.file, stored_.name, column, column + columns, kInt8Group);
+  const auto begin = static_cast<std::size_t>(column / kInt8Group);
+  const auto groups = static_cast<std::size_t>(columns / kInt8Group);
+  constexpr std::size_t kBytes = sizeof(std::uint16_t);
+  scales_->read_strided((static_cast<std::size_t>(first) * row_groups_ + begin) * kBytes, groups * kBytes,
+                        row_groups_ * kBytes, static_cast<std::size_t>(count), out);
+  check_scales(first, begin, groups, out);
+}
+
+void TensorReader::check_scales(std::int64_t first, std::size_t column, std::size_t columns,
+                                std::span<const std::byte> scales) const {
   for (std::size_t i = 0; i < scales.size() / sizeof(std::uint16_t); ++i) {
     std::uint16_t bits = 0;
     std::memcpy(&bits, scales.data() + i * sizeof(bits), sizeof(bits));
     if (bits < kFloat16Infinity) continue;
     throw_bad_input("{}: dataset {}: row {}, group {}: expected a finite scale of 0 or more, found {}",
-                    stored_.scales->file, stored_.scales->name,
-                    static_cast<std::size_t>(first) + i / row_groups_, i % row_groups_, from_float16(bits));
+                    stored_.scales->file, stored_.scales->name, static_cast<std::size_t>(first) + i / columns,
+                    column + i % columns, from_float16(bits));
   }
 }
 

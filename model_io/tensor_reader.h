@@ -37,6 +37,12 @@ struct StoredTensor : StoredDataset {
 class TensorContent : public WeightSource {
  public:
   virtual DType dtype() const = 0;
+  // Of `count` rows from `first` on the elements [column, column + columns); int8: whole groups. What is read
+  // so is not in verify()'s account.
+  virtual void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                            std::span<std::byte> out) = 0;
+  virtual void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                                  std::int64_t columns, std::span<std::byte> out) = 0;
   // Once every row was read: its checksums in hexadecimal, for digests. Throws bad_input where they are not
   // the ones that the file claims.
   virtual std::string verify() const = 0;
@@ -54,6 +60,9 @@ class DatasetReader {
 
   // The bytes from `at` on, as many as `out` takes. Throws bad_input where the file ends before them.
   void read(std::size_t at, std::span<std::byte> out);
+  // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
+  void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
+                    std::span<std::byte> out);
   // Reads everything into a small buffer, for the checksum.
   void scan();
   // Of the whole, once each byte was read.
@@ -82,6 +91,10 @@ class TensorReader final : public TensorContent {
   void read(std::int64_t first, std::span<std::byte> rows) override;
   // Throws bad_input on a scale that is negative or not finite.
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
+  void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                    std::span<std::byte> out) override;
+  void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                          std::span<std::byte> out) override;
   std::string verify() const override;
   std::string claim() const override;
 
@@ -89,6 +102,10 @@ class TensorReader final : public TensorContent {
   DatasetReader* scales() { return scales_.get(); }  // null but for int8
 
  private:
+  // Throws bad_input where one is negative or not finite; the first is that of group `column` of row `first`.
+  void check_scales(std::int64_t first, std::size_t column, std::size_t columns,
+                    std::span<const std::byte> scales) const;
+
   const StoredTensor& stored_;
   std::unique_ptr<DatasetReader> content_, scales_;
   std::size_t row_bytes_, row_groups_;

@@ -6,6 +6,7 @@
 
 #include "kernels/backend.h"
 #include "model_io/model_file.h"
+#include "model_io/track_split.h"
 
 namespace ptrt {
 
@@ -46,15 +47,16 @@ struct TrackShard {
 };
 
 // Checks every tensor of these tracks against the file's metadata first, then loads them; touches no other
-// track. Of a head in parts only these rows are read (beside the whole table, where it is tied), so its
-// checksum is not checked; such a file must have one (can_split_head), which stands for the content in the
-// digest.
+// track. With `split` it loads this rank's part of every matrix of the layers, whose checksums are then not
+// checked and stand for the content in the digest. Of a head in parts only these rows are read (beside the
+// whole table, where it is tied), so its checksum is not checked; such a file must have one (can_split_head),
+// which stands for the content in the digest.
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
-                      HeadRows head = {});
+                      HeadRows head = {}, TrackSplit split = {});
 bool can_split_head(const ModelFile& file);
 
 // The same shard with random weights and no file (as `ptrt init` would write with that seed and dtype).
 TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
-                        std::int64_t tracks, Backend& backend, HeadRows head = {});
+                        std::int64_t tracks, Backend& backend, HeadRows head = {}, TrackSplit split = {});
 
 }  // namespace ptrt

@@ -21,6 +21,13 @@ std::int64_t logit_rows(const EngineOptions& options) {
   return std::max<std::int64_t>(options.max_batch, 64);
 }
 
+// The ranks that share a track bring one part each.
+std::optional<Reduction> make_track_sum(TrackComm* comm, Backend& backend, StepState& state,
+                                        std::int64_t values) {
+  if (comm == nullptr) return std::nullopt;
+  return std::optional<Reduction>(std::in_place, *comm, backend, state, 1, values);
+}
+
 std::uint64_t mix(std::uint64_t digest, std::uint64_t value) {
   // The finaliser of splitmix64 over a running sum.
   std::uint64_t z = digest + 0x9e3779b97f4a7c15ull + value;
@@ -45,23 +52,28 @@ struct Engine::Run {
   }
 };
 
-Engine::Engine(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
-               const Placement& placement, const Tokenizer* tokenizer, const EngineOptions& options)
+Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackShard& shard, Backend& backend,
+               const EngineComms& comms, const Placement& placement, const Tokenizer* tokenizer,
+               const EngineOptions& options)
     : config_(config),
       backend_(backend),
       tokenizer_(tokenizer),
       options_(options),
-      cache_(backend, config, shard.tracks, options.kv_pages, options.kv_dtype),
-      fusion_(comm, backend, config, placement, options.max_rows),
-      head_(config, shard, backend, comm, logit_rows(options)),
-      forward_(config, shard, backend, fusion_, head_, cache_, options.max_rows, logit_rows(options)) {
+      cache_(backend, mine, shard.tracks, options.kv_pages, options.kv_dtype),
+      fusion_(comms.fusion, backend, state_, config, placement, options.max_rows),
+      track_sum_(
+          make_track_sum(comms.track, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
+      head_(config, shard, backend, comms.replica, logit_rows(options)),
+      forward_(mine, shard, backend, fusion_, track_sum_ ? &*track_sum_ : nullptr, head_, cache_,
+               options.max_rows, logit_rows(options)),
+      leads_(placement.leads_replica()) {
   PTRT_CHECK(options.max_rows >= options.max_batch);
   backend.reserve({.tracks = shard.tracks,
                    .rows = options.max_rows,
                    .logit_rows = logit_rows(options),
                    .sequences = options.max_batch,
                    .context = config.max_context,
-                   .heads = config.heads,
+                   .heads = mine.heads,
                    .head_dim = config.head_dim,
                    .experts = config.moe ? config.moe->experts : 0,
                    .top_k = config.moe ? config.moe->top_k : 0});
@@ -91,24 +103,38 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   Run run{task, requests, hooks, Scheduler(limits, task, requests, scheduled)};
   counters_ = {};
   fusion_.reset_stats();
+  if (track_sum_) track_sum_->stats() = {};
   head_.reset_stats();
   bool stopped = false;
   while (!run.scheduler.done() && !stopped) {
-    const bool stop = hooks.stop_requested && hooks.stop_requested();
-    fusion_.begin_step({step_number_, digest_, 0, stop ? kStopFlag : 0});
+    const bool stop = leads_ && hooks.stop_requested && hooks.stop_requested();
+    state_.header = {step_number_, digest_, 0, stop ? kStopFlag : 0};
+    fusion_.begin_step();
+    if (track_sum_) track_sum_->begin_step();
     step(run);
     step_number_++;
-    stopped = (fusion_.leader_flags() & kStopFlag) != 0;
+    stopped = (state_.header.flags & kStopFlag) != 0;
   }
   counters_.elapsed_s = seconds_since(run.start);
   counters_.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
-  counters_.sync_points = fusion_.stats().sync_points;
-  counters_.sync_bytes = fusion_.stats().bytes_sent;
-  counters_.sync_s = fusion_.stats().seconds;
+  count_syncs();
   counters_.head_exchanges = head_.stats().exchanges;
   counters_.head_bytes = head_.stats().bytes_sent;
   counters_.head_s = head_.stats().seconds;
   return run.scheduler.done();
+}
+
+void Engine::count_syncs() {
+  const auto add = [&](const SyncStats& stats) {
+    counters_.sync_bytes += stats.bytes_sent;
+    counters_.sync_s += stats.seconds;
+    counters_.sync_wait_s += stats.wait_seconds;
+  };
+  counters_.fusions = fusion_.stats().sync_points;
+  add(fusion_.stats());
+  if (!track_sum_) return;
+  counters_.track_sums = track_sum_->stats().sync_points;
+  add(track_sum_->stats());
 }
 
 void Engine::step(Run& run) {

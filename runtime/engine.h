@@ -20,11 +20,20 @@
 #include "runtime/metrics.h"
 #include "runtime/output_text.h"
 #include "runtime/placement.h"
+#include "runtime/reduction.h"
 #include "runtime/request.h"
 #include "runtime/scheduler.h"
 #include "runtime/vocab_head.h"
 
 namespace ptrt {
+
+// The groups that a rank talks to inside a step. `replica`: all ranks of it. `fusion`: those that hold the
+// other tracks. `track`: those that share its tracks; null without tensor parallelism.
+struct EngineComms {
+  TrackComm& replica;
+  TrackComm& fusion;
+  TrackComm* track = nullptr;
+};
 
 struct EngineOptions {
   std::int64_t max_batch = 32;      // sequences decoded together
@@ -42,9 +51,11 @@ class Engine {
     std::function<bool()> stop_requested;
   };
 
-  // The references must outlive the engine. `tokenizer` may be null: then there is no text.
-  Engine(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
-         const Placement& placement, const Tokenizer* tokenizer, const EngineOptions& options);
+  // The references must outlive the engine. `config` is the model's, `mine` what this rank computes of it
+  // (config_of_rank). `tokenizer` may be null: then there is no text.
+  Engine(const ModelConfig& config, const ModelConfig& mine, const TrackShard& shard, Backend& backend,
+         const EngineComms& comms, const Placement& placement, const Tokenizer* tokenizer,
+         const EngineOptions& options);
 
   // Runs requests[i] for i in `order`; false when it was asked to stop before all were done. Requests must
   // fit max_context and the KV pool.
@@ -59,6 +70,7 @@ class Engine {
   struct Run;
 
   void step(Run& run);
+  void count_syncs();
   // The next token, or the log-probability of the one that follows, of the wanted rows from `first` on.
   void sample_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
   void score_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
@@ -70,10 +82,13 @@ class Engine {
   const Tokenizer* tokenizer_;
   EngineOptions options_;
   KvCache cache_;
+  StepState state_;
   Fusion fusion_;
+  std::optional<Reduction> track_sum_;  // with tensor parallelism
   VocabHead head_;
   Forward forward_;
   RunCounters counters_;
+  bool leads_;  // the replica: its clock and signals count
   std::uint64_t step_number_ = 0;
   std::uint64_t digest_ = 0;
   // Scratch of a step, sized once.

@@ -23,7 +23,8 @@ std::vector<BlockWeights> blocks_of_track(const TrackShard& shard, std::size_t t
 }  // namespace
 
 Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
-                 VocabHead& head, const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows)
+                 Reduction* track_sum, VocabHead& head, const KvCache& cache, std::int64_t max_rows,
+                 std::int64_t max_logit_rows)
     : config_(config),
       shard_(shard),
       backend_(backend),
@@ -32,8 +33,8 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
       head_(head),
       max_logit_rows_(max_logit_rows),
       eps_(static_cast<float>(config.norm_eps)),
-      scratch_(make_scratch(max_rows)),
-      together_(config, schedule_, shard.layers, shard.blocks, cache.pool(), scratch_) {
+      scratch_(make_scratch(max_rows, track_sum != nullptr)),
+      together_(config, schedule_, shard.layers, shard.blocks, cache.pool(), scratch_, track_sum) {
   const DType inner = backend.activation_type(), exact = DType::float32;
   x_all_ = make(1, max_rows, config.hidden_size, exact, "x");
   cos_sin_all_ = make(1, max_rows, config.head_dim, exact, "rope angles");
@@ -41,7 +42,8 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
   head_in_ = inner == exact ? head_rows_ : make(1, max_logit_rows, config.hidden_size, inner, "head input");
   for (std::vector<std::int32_t>* list : {&places_, &kept_, &kept_positions_, &kept_slots_})
     list->reserve(static_cast<std::size_t>(max_rows));
-  if (!backend.runs_tracks_apart(shard.tracks)) return;
+  // Inside a split track ranks meet, which they must do in one order.
+  if (track_sum != nullptr || !backend.runs_tracks_apart(shard.tracks)) return;
   for (std::int64_t t = 0; t < shard.tracks; t++) {
     layers_of_track_.push_back(layers_of_track(shard, static_cast<std::size_t>(t)));
     blocks_of_track_.push_back(blocks_of_track(shard, static_cast<std::size_t>(t)));
@@ -53,7 +55,7 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
   }
 }
 
-TrackScratch Forward::make_scratch(std::int64_t rows) {
+TrackScratch Forward::make_scratch(std::int64_t rows, bool split) {
   const std::int64_t tracks = shard_.tracks, d = config_.hidden_size;
   const std::int64_t q_width = config_.heads * config_.head_dim;
   const std::int64_t kv_width = config_.kv_heads * config_.head_dim;
@@ -61,7 +63,7 @@ TrackScratch Forward::make_scratch(std::int64_t rows) {
   TrackScratch scratch;
   scratch.h = make(tracks, rows, d, exact, "h");
   scratch.normed = make(tracks, rows, d, inner, "normed");
-  scratch.out = make(tracks, rows, d, inner, "sublayer output");
+  scratch.out = make(tracks, rows, d, split ? exact : inner, "sublayer output");
   scratch.q = make(tracks, rows, q_width, inner, "q");
   scratch.k = make(tracks, rows, kv_width, inner, "k");
   scratch.v = make(tracks, rows, kv_width, inner, "v");

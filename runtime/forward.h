@@ -20,8 +20,11 @@ namespace ptrt {
 class Forward {
  public:
   // max_rows: rows of a step; max_logit_rows: rows that logits() takes at once. All scratch is sized here.
+  // `config`: what this rank computes; `track_sum` adds the parts of a track, null where the rank has it
+  // whole.
   Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
-          VocabHead& head, const KvCache& cache, std::int64_t max_rows, std::int64_t max_logit_rows);
+          Reduction* track_sum, VocabHead& head, const KvCache& cache, std::int64_t max_rows,
+          std::int64_t max_logit_rows);
 
   // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their keys and
   // values. `wanted` are the rows, ascending, that logits() will be asked for: in the last layer nothing else
@@ -38,7 +41,7 @@ class Forward {
 
  private:
   Tensor make(std::int64_t tracks, std::int64_t rows, std::int64_t width, DType dtype, const char* what);
-  TrackScratch make_scratch(std::int64_t rows);
+  TrackScratch make_scratch(std::int64_t rows, bool split);
   Tensor head_input(std::int64_t first, std::int64_t count);
   StepRows live_rows(const StepRows& rows, std::span<const std::int32_t> wanted);
   void run_block(std::int64_t index, const StepView& step);

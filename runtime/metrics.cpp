@@ -7,9 +7,9 @@
 namespace ptrt {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions,
-                                   sync_points, sync_bytes, sync_s, head_exchanges, head_bytes, head_s,
-                                   step_s, prefill_s, decode_s, elapsed_s)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions, fusions,
+                                   track_sums, sync_bytes, sync_s, sync_wait_s, head_exchanges, head_bytes,
+                                   head_s, step_s, prefill_s, decode_s, elapsed_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings)
 
 std::string serialize(const RankReport& report) {
@@ -55,20 +55,22 @@ void add_timing(const RequestTiming& timing, RunSummary& summary, std::vector<do
 RunSummary summarize(const std::vector<RankReport>& ranks) {
   RunSummary summary;
   std::vector<double> ttft, tpot;
-  std::uint64_t steps = 0, sync_points = 0, head_exchanges = 0;
-  double sync_share = 0, sync_bytes = 0, head_share = 0, head_bytes = 0;
+  std::uint64_t steps = 0, fusions = 0, track_sums = 0, head_exchanges = 0;
+  double sync_share = 0, wait_share = 0, sync_bytes = 0, head_share = 0, head_bytes = 0;
   std::size_t active = 0;
   for (const RankReport& rank : ranks) {
     const RunCounters& c = rank.counters;
     if (c.steps > 0) active++;  // a replica without work says nothing of the sync layers
     sync_share += rate(c.sync_s, c.step_s);
+    wait_share += rate(c.sync_wait_s, c.step_s);
     sync_bytes += rate(static_cast<double>(c.sync_bytes), static_cast<double>(c.steps));
     head_share += rate(c.head_s, c.step_s);
     head_bytes += rate(static_cast<double>(c.head_bytes), static_cast<double>(c.steps));
     if (!rank.leads_replica) continue;
     for (const RequestTiming& timing : rank.timings) add_timing(timing, summary, ttft, tpot);
     steps += c.steps;
-    sync_points += c.sync_points;
+    fusions += c.fusions;
+    track_sums += c.track_sums;
     head_exchanges += c.head_exchanges;
     summary.preemptions += c.preemptions;
     summary.elapsed_s = std::max(summary.elapsed_s, c.elapsed_s);
@@ -81,9 +83,13 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
   summary.total_tokens_per_s =
       rate(static_cast<double>(summary.prompt_tokens + summary.output_tokens), summary.elapsed_s);
   summary.requests_per_s = rate(static_cast<double>(summary.requests), summary.elapsed_s);
-  summary.sync_points_per_forward = rate(static_cast<double>(sync_points), static_cast<double>(steps));
+  summary.fusions_per_forward = rate(static_cast<double>(fusions), static_cast<double>(steps));
+  summary.track_sums_per_forward = rate(static_cast<double>(track_sums), static_cast<double>(steps));
+  summary.sync_points_per_forward = summary.fusions_per_forward + summary.track_sums_per_forward;
   const auto count = static_cast<double>(std::max<std::size_t>(active, 1));
   summary.sync_time_fraction = sync_share / count;
+  summary.sync_wait_fraction = wait_share / count;
+  summary.sync_move_fraction = summary.sync_time_fraction - summary.sync_wait_fraction;
   summary.sync_bytes_per_forward = sync_bytes / count;
   summary.head_exchanges_per_forward = rate(static_cast<double>(head_exchanges), static_cast<double>(steps));
   summary.head_bytes_per_forward = head_bytes / count;

@@ -17,8 +17,10 @@ struct RunCounters {
   std::uint64_t steps = 0;  // forward passes
   std::uint64_t prefill_tokens = 0, decode_tokens = 0;
   std::uint64_t preemptions = 0;
-  std::uint64_t sync_points = 0, sync_bytes = 0;
-  double sync_s = 0;  // in fusions
+  // Sync points: fusions between tracks, and sums within tracks that ranks share (tensor parallelism).
+  std::uint64_t fusions = 0, track_sums = 0, sync_bytes = 0;
+  double sync_s = 0;       // in them: adding, waiting and moving
+  double sync_wait_s = 0;  // of it, waiting for the slowest rank
   std::uint64_t head_exchanges = 0, head_bytes = 0;
   double head_s = 0;                   // in exchanges of a split vocabulary head
   double step_s = 0;                   // in all steps
@@ -40,8 +42,11 @@ struct RunSummary {
   double elapsed_s = 0;
   double output_tokens_per_s = 0, total_tokens_per_s = 0, requests_per_s = 0;
   double prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
-  double sync_points_per_forward = 0;
-  double sync_time_fraction = 0;      // share of step time in fusions, mean over ranks
+  double sync_points_per_forward = 0;  // fusions and sums within tracks
+  double fusions_per_forward = 0, track_sums_per_forward = 0;
+  double sync_time_fraction = 0;      // share of step time in them, mean over ranks; of it:
+  double sync_wait_fraction = 0;      // until the slowest rank had sent its part
+  double sync_move_fraction = 0;      // the rest: moving and adding
   double sync_bytes_per_forward = 0;  // sent by a rank, mean over ranks
   // The same of the exchanges of a split vocabulary head; zeros where it is not split.
   double head_exchanges_per_forward = 0, head_bytes_per_forward = 0, head_time_fraction = 0;

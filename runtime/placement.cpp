@@ -15,18 +15,23 @@ std::vector<std::int64_t> packed_sizes(std::int64_t total_tracks) {
 
 namespace {
 
-[[noreturn]] void throw_misfit(std::int64_t world_size, std::int64_t total_tracks, std::int64_t replicas) {
-  const auto sizes = packed_sizes(total_tracks);
-  if (replicas > 0)
+// `ranks` counts what serves a track: a rank, or --tensor-parallel K of them.
+[[noreturn]] void throw_misfit(std::int64_t world_size, std::int64_t total_tracks,
+                               const PlacementOptions& options) {
+  auto sizes = packed_sizes(total_tracks);
+  const std::int64_t split = options.tensor_parallel;
+  for (std::int64_t& size : sizes) size *= split;
+  const std::string tracks =
+      fmt::format("{} tracks{}", total_tracks, split > 1 ? fmt::format(" of {} ranks each", split) : "");
+  if (options.replicas > 0)
     throw_bad_input(
-        "{} ranks do not fit {} tracks in {} replicas: with --replicas {} the number of ranks must be {} "
+        "{} ranks do not fit {} in {} replicas: with --replicas {} the number of ranks must be {} "
         "times one of {}",
-        world_size, total_tracks, replicas, replicas, replicas, fmt::join(sizes, ", "));
+        world_size, tracks, options.replicas, options.replicas, options.replicas, fmt::join(sizes, ", "));
   throw_bad_input(
-      "{} ranks do not fit {} tracks: start {} ranks, or a multiple of {} (replicas), or give --replicas R "
-      "with R "
-      "times one of those",
-      world_size, total_tracks, fmt::join(sizes, ", "), total_tracks);
+      "{} ranks do not fit {}: start {} ranks, or a multiple of {} (replicas), or give --replicas R "
+      "with R times one of those",
+      world_size, tracks, fmt::join(sizes, ", "), total_tracks * split);
 }
 
 }  // namespace
@@ -34,19 +39,18 @@ namespace {
 Placement make_placement(std::int64_t world_size, std::int64_t rank, std::int64_t total_tracks,
                          const PlacementOptions& options) {
   PTRT_CHECK(world_size >= 1 && rank >= 0 && rank < world_size && total_tracks >= 1);
-  if (options.tensor_parallel != 1)
-    throw_bad_input("--tensor-parallel {}: this version runs each track on one rank (--tensor-parallel 1)",
-                    options.tensor_parallel);
+  const std::int64_t split = options.tensor_parallel, most = total_tracks * split;
+  if (split < 1) throw_bad_input("--tensor-parallel {}: expected 1 or more", split);
+  if (options.replicas < 0) throw_bad_input("--replicas {}: expected 1 or more", options.replicas);
   std::int64_t replicas = options.replicas;
-  if (replicas < 0) throw_bad_input("--replicas {}: expected 1 or more", replicas);
   if (replicas == 0) {
-    replicas = world_size > total_tracks ? world_size / total_tracks : 1;
-    if (world_size > total_tracks && world_size % total_tracks != 0)
-      throw_misfit(world_size, total_tracks, 0);
+    replicas = world_size > most ? world_size / most : 1;
+    if (world_size > most && world_size % most != 0) throw_misfit(world_size, total_tracks, options);
   }
   const std::int64_t replica_ranks = world_size / replicas;
-  if (world_size % replicas != 0 || replica_ranks > total_tracks || total_tracks % replica_ranks != 0)
-    throw_misfit(world_size, total_tracks, options.replicas);
+  if (world_size % replicas != 0 || replica_ranks % split != 0 || replica_ranks == 0 ||
+      total_tracks % (replica_ranks / split) != 0)
+    throw_misfit(world_size, total_tracks, options);
 
   Placement placement;
   placement.world_size = world_size;
@@ -56,8 +60,10 @@ Placement make_placement(std::int64_t world_size, std::int64_t rank, std::int64_
   placement.replica = rank / replica_ranks;
   placement.replica_ranks = replica_ranks;
   placement.replica_rank = rank % replica_ranks;
-  placement.tracks = total_tracks / replica_ranks;
-  placement.first_track = placement.replica_rank * placement.tracks;
+  placement.tensor_parallel = split;
+  placement.tensor_rank = placement.replica_rank % split;
+  placement.tracks = total_tracks / placement.fusion_ranks();
+  placement.first_track = placement.fusion_rank() * placement.tracks;
   return placement;
 }
 

@@ -10,6 +10,12 @@ Tensor reshaped(const Tensor& all, std::int64_t rows, std::int64_t width) {
   return {all.data, all.tracks, rows, width, all.track_stride, all.dtype};
 }
 
+// The same memory without a gap between the tracks' rows: one message takes it all.
+Tensor one_run(Tensor x) {
+  x.track_stride = x.rows * x.width;
+  return x;
+}
+
 }  // namespace
 
 TrackScratch TrackScratch::track(std::int64_t t) const {
@@ -19,13 +25,14 @@ TrackScratch TrackScratch::track(std::int64_t t) const {
 
 TrackLayers::TrackLayers(const ModelConfig& config, const SyncSchedule& schedule,
                          const std::vector<LayerWeights>& layers, const std::vector<BlockWeights>& blocks,
-                         const KvPool& pool, const TrackScratch& scratch)
+                         const KvPool& pool, const TrackScratch& scratch, Reduction* track_sum)
     : config_(config),
       schedule_(schedule),
       layers_(layers),
       blocks_(blocks),
       pool_(pool),
       scratch_(scratch),
+      track_sum_(track_sum),
       eps_(static_cast<float>(config.norm_eps)) {}
 
 void TrackLayers::run_block(Backend& backend, std::int64_t index, const StepView& step) {
@@ -51,6 +58,7 @@ void TrackLayers::begin_step(const StepView& step) {
   now_ = scratch_;
   for (Tensor* view : {&now_.h, &now_.normed, &now_.out, &now_.q, &now_.k, &now_.v, &now_.mixed})
     *view = view->first_rows(count);
+  if (track_sum_ != nullptr) now_.out = one_run(now_.out);
 }
 
 void TrackLayers::begin_block(const BlockWeights& block, const LayerWeights& first, Tensor x) {
@@ -67,6 +75,7 @@ void TrackLayers::keep_rows(std::span<const std::int32_t> kept) {
   const auto count = static_cast<std::int64_t>(kept.size());
   for (Tensor* all : {&now_.h, &now_.q}) backend_->keep_rows(*all, kept);
   for (Tensor* all : {&now_.h, &now_.q, &now_.normed, &now_.out, &now_.mixed}) *all = all->first_rows(count);
+  if (track_sum_ != nullptr) now_.out = one_run(now_.out);
 }
 
 AttentionShape TrackLayers::attention_shape(std::int64_t index) const {
@@ -91,6 +100,7 @@ void TrackLayers::attention(const LayerWeights& layer, const AttentionShape& sha
   backend_->attention(shape, now_.q, rows, index, pool_, now_.mixed);
   const LinearJob merge[] = {{&layer.wo, now_.mixed, now_.out}};
   backend_->linear(merge);
+  add_parts();
   residual(layer.attn_output_norm, layer.attn_post_norm, &layer.ffn_norm);
 }
 
@@ -107,6 +117,7 @@ void TrackLayers::ffn(const LayerWeights& layer, std::int64_t index, const Track
     const LinearJob narrow[] = {{&layer.w_down, gate, now_.out}};
     backend_->linear(narrow);
   }
+  add_parts();
   residual(layer.ffn_output_norm, layer.ffn_post_norm, next_norm);
 }
 
@@ -126,6 +137,13 @@ void TrackLayers::moe(const LayerWeights& layer, Tensor input) {
   job.up_out = reshaped(now_.up, chosen, moe.ffn_size);
   job.expert_out = now_.expert.first_rows(chosen);
   backend_->moe_ffn(job);
+}
+
+// The ranks that share the tracks each have a part of every sum behind wo or w_down.
+void TrackLayers::add_parts() {
+  if (track_sum_ == nullptr) return;
+  const float* mine[] = {now_.out.row(0, 0)};
+  track_sum_->sum(mine, now_.out.tracks * now_.out.track_stride, 1.0f, nullptr, now_.out.row(0, 0));
 }
 
 // h += out, normed where the model does; `next_norm` (null where a sync follows) is the pre-norm of the

@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "model_io/model_config.h"
 #include "model_io/track_shard.h"
+#include "runtime/reduction.h"
 #include "runtime/sync_schedule.h"
 
 namespace ptrt {
@@ -43,10 +44,11 @@ struct StepView {
 
 class TrackLayers {
  public:
-  // Local tracks [first, first + count) of the shard, or of one track only its part of pool and scratch.
+  // All local tracks, or one with its part of pool and scratch. `track_sum` adds the parts of a track that
+  // several ranks share: two sums a layer, behind wo and w_down.
   TrackLayers(const ModelConfig& config, const SyncSchedule& schedule,
               const std::vector<LayerWeights>& layers, const std::vector<BlockWeights>& blocks,
-              const KvPool& pool, const TrackScratch& scratch);
+              const KvPool& pool, const TrackScratch& scratch, Reduction* track_sum = nullptr);
 
   // Runs track block `index` on `backend`; appends keys and values. The tracks' outputs, normed where the
   // model does, are then in output().
@@ -63,6 +65,7 @@ class TrackLayers {
                  const StepRows& rows);
   void ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm);
   void moe(const LayerWeights& layer, Tensor input);
+  void add_parts();
   void residual(const TrackWeights& output_norm, const TrackWeights& post_norm,
                 const TrackWeights* next_norm);
   AttentionShape attention_shape(std::int64_t index) const;
@@ -74,6 +77,7 @@ class TrackLayers {
   const std::vector<BlockWeights>& blocks_;
   KvPool pool_;
   TrackScratch scratch_, now_;  // now_: the views of the rows of this step
+  Reduction* track_sum_;
   float eps_;
   Backend* backend_ = nullptr;  // of this call
 };
