@@ -99,9 +99,12 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
       "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
       "at most a quarter of the host's memory over its ranks)");
   command
-      .add_option("--replicas", run.replicas, "Replicas that share the requests (default: ranks / tracks)")
+      .add_option("--replicas", run.replicas,
+                  "Replicas that share the requests (default: ranks / (tracks x --tensor-parallel))")
       ->check(CLI::Range(1, 1 << 20));
-  command.add_option("--tensor-parallel", run.tensor_parallel, "Ranks that share a track")
+  command
+      .add_option("--tensor-parallel", run.tensor_parallel,
+                  "Ranks that share each track: heads and FFN columns, two sums a layer between them")
       ->capture_default_str();
   command.add_flag("--quiet", run.quiet, "No progress and no summary");
 }

@@ -23,7 +23,7 @@ class Runner {
         shard_(std::move(shard)),
         comm_(make_solo_track_comm()),
         placement_(make_placement(1, 0, config.tracks)),
-        engine_(config, shard_, *backend_, *comm_, placement_, tokenizer,
+        engine_(config, config, shard_, *backend_, {*comm_, *comm_}, placement_, tokenizer,
                 {.max_batch = 4, .max_rows = max_rows, .kv_pages = 64, .kv_dtype = kv_dtype}) {}
 
   std::vector<Completion> run(Task task, std::span<const Request> requests) {

@@ -71,6 +71,33 @@ TEST(ShardAccessOfSplitModel, NeedsNoOtherFile) {
   EXPECT_EQ(file.track_file(5), folder / "m.track05.h5");
 }
 
+// The ranks that share a track read its matrices between them, not each the whole; short rows alone are read
+// with what lies between them.
+TEST(ShardAccessOfSharedTrack, ReadsItsPartsAlone) {
+  ModelConfig config = eight_tracks();
+  config.heads = config.kv_heads = 4;
+  config.ffn_size = 16384;  // half a row of w_down is more than a page
+  TempFolder folder;
+  write_model(folder / "m.h5", config, 5, DType::bfloat16, false);
+  const auto backend = make_cpu_backend({.threads = 2});
+  for (const std::int64_t rank : {0, 1}) {
+    const TrackSplit split{2, rank};
+    const ModelConfig mine = config_of_rank(config, split);
+    EXPECT_EQ(mine.heads, 2);
+    EXPECT_EQ(mine.ffn_size, 8192);
+    const ModelFile file(folder / "m.h5");
+    const TrackShard shard = load_shard(file, 3, 1, *backend, {}, split);
+    EXPECT_EQ(shard.layers[0].wo[0].in, config.heads * config.head_dim / 2);
+    EXPECT_EQ(shard.layers[0].w_down[0].in, 8192);
+    const std::size_t least =
+        bytes_of(shared_tensors(config), DType::bfloat16) + bytes_of(track_tensors(mine, 3), DType::bfloat16);
+    const std::size_t wo =
+        static_cast<std::size_t>(config.layers * config.heads * config.head_dim * config.hidden_size) * 2;
+    EXPECT_GE(file.bytes_read(), least);
+    EXPECT_LE(file.bytes_read(), least + wo / 2);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Files, ShardAccess, testing::Bool(),
                          [](const auto& p) { return p.param ? "Split" : "Whole"; });
 

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <random>
@@ -46,12 +47,13 @@ std::vector<float> fuse_over(int ranks, const Streams& s, FusionOp op, SyncStats
   ThreadCommGroup(ranks).run([&](TrackComm& comm) {
     const Placement placement = make_placement(ranks, comm.rank(), s.tracks);
     const auto backend = make_cpu_backend({.threads = 1});
-    Fusion fusion(comm, *backend, config, placement, s.rows);
+    StepState state;
+    Fusion fusion(comm, *backend, state, config, placement, s.rows);
     const std::int64_t track = s.rows * s.width;
     std::vector<float> y(s.y.begin() + placement.first_track * track,
                          s.y.begin() + (placement.first_track + placement.tracks) * track);
     auto& x = results[static_cast<std::size_t>(comm.rank())];
-    fusion.begin_step({7, 42, 0, 0});
+    state.header = {7, 42};
     fusion.fuse({x.data(), 1, s.rows, s.width, track}, {y.data(), placement.tracks, s.rows, s.width, track});
     if (comm.rank() == 0 && stats != nullptr) *stats = fusion.stats();
   });
@@ -119,9 +121,10 @@ TEST(Fusion, RanksThatWentApartAreCaught) {
   std::atomic<int> caught{0};
   ThreadCommGroup(4).run([&](TrackComm& comm) {
     const auto backend = make_cpu_backend({.threads = 1});
-    Fusion fusion(comm, *backend, config, make_placement(4, comm.rank(), 4), 1);
+    StepState state;
+    Fusion fusion(comm, *backend, state, config, make_placement(4, comm.rank(), 4), 1);
     std::vector<float> x = s.x, y = s.x;
-    fusion.begin_step({7, comm.rank() == 2 ? 43u : 42u, 0, 0});
+    state.header = {7, comm.rank() == 2 ? 43u : 42u};
     try {
       fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
     } catch (const Error& error) {
@@ -138,12 +141,35 @@ TEST(Fusion, TheFirstRankDecidesTheFlags) {
   for (const int asking : {0, 1})
     ThreadCommGroup(2).run([&](TrackComm& comm) {
       const auto backend = make_cpu_backend({.threads = 1});
-      Fusion fusion(comm, *backend, config, make_placement(2, comm.rank(), 2), 1);
+      StepState state;
+      Fusion fusion(comm, *backend, state, config, make_placement(2, comm.rank(), 2), 1);
       std::vector<float> x = s.x, y = s.x;
-      fusion.begin_step({0, 0, 0, comm.rank() == asking ? kStopFlag : 0});
+      state.header.flags = comm.rank() == asking ? kStopFlag : 0;
       fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
-      EXPECT_EQ(fusion.leader_flags(), asking == 0 ? kStopFlag : 0u);
+      EXPECT_EQ(state.header.flags, asking == 0 ? kStopFlag : 0u);
     });
+}
+
+// One rank comes late: the others wait for it, and say so; it does not.
+TEST(Reduction, TellsWaitingFromMoving) {
+  using namespace std::chrono_literals;
+  constexpr int kLate = 1;
+  ThreadCommGroup(3).run([&](TrackComm& comm) {
+    const auto backend = make_cpu_backend({.threads = 1});
+    StepState state;
+    Reduction reduction(comm, *backend, state, 1, 4);
+    if (comm.rank() == kLate) std::this_thread::sleep_for(60ms);
+    std::vector<float> values(4, static_cast<float>(comm.rank()));
+    const float* part[] = {values.data()};
+    reduction.sum(part, 4, 1.0f, nullptr, values.data());
+    EXPECT_EQ(values, std::vector<float>(4, 3.0f));
+    const SyncStats& stats = reduction.stats();
+    EXPECT_LE(stats.wait_seconds, stats.seconds);
+    if (comm.rank() == kLate)
+      EXPECT_LT(stats.wait_seconds, 0.03);
+    else
+      EXPECT_GT(stats.wait_seconds, 0.03);
+  });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <set>
+#include <tuple>
 
 #include "kernels/error.h"
 
@@ -53,8 +54,28 @@ TEST(Placement, TheMessageSaysWhichSizesFit) {
   }
 }
 
-TEST(Placement, RefusesTensorParallel) {
-  EXPECT_THROW(make_placement(2, 0, 1, {0, 2}), Error);
+// With K ranks a track: every part of every track once a replica, parts of a track on neighbours.
+TEST(Placement, SharesTracks) {
+  struct Shared {
+    std::int64_t world, tracks, replicas, split, expected_replicas, tracks_per_rank;
+  };
+  for (const Shared& c : {Shared{2, 1, 0, 2, 1, 1}, Shared{4, 2, 0, 2, 1, 1}, Shared{8, 2, 0, 2, 2, 1},
+                          Shared{2, 2, 0, 2, 1, 2}, Shared{8, 4, 2, 2, 2, 2}, Shared{8, 1, 0, 4, 2, 1}}) {
+    std::set<std::tuple<std::int64_t, std::int64_t, std::int64_t>> held;  // (replica, track, part)
+    for (std::int64_t rank = 0; rank < c.world; rank++) {
+      const Placement p = make_placement(c.world, rank, c.tracks, {c.replicas, c.split});
+      EXPECT_EQ(p.replicas, c.expected_replicas);
+      EXPECT_EQ(p.tracks, c.tracks_per_rank);
+      EXPECT_EQ(p.tensor_rank, rank % c.split);
+      EXPECT_EQ(p.fusion_rank() * c.split + p.tensor_rank, p.replica_rank);
+      for (std::int64_t t = 0; t < p.tracks; t++)
+        EXPECT_TRUE(held.insert({p.replica, p.first_track + t, p.tensor_rank}).second);
+    }
+    EXPECT_EQ(std::ssize(held), c.expected_replicas * c.tracks * c.split);
+  }
+  for (const Shared& c : {Shared{2, 1, 0, 0, 0, 0}, Shared{1, 1, 0, 2, 0, 0}, Shared{3, 1, 0, 2, 0, 0},
+                          Shared{6, 2, 0, 2, 0, 0}, Shared{4, 2, 4, 2, 0, 0}})
+    EXPECT_THROW(make_placement(c.world, 0, c.tracks, {c.replicas, c.split}), Error);
 }
 
 }  // namespace

@@ -58,8 +58,10 @@ TEST(Metrics, ReplicasAddUp) {
   leader.leads_replica = true;
   leader.counters = {.steps = 10,
                      .decode_tokens = 90,
-                     .sync_points = 20,
+                     .fusions = 20,
+                     .track_sums = 40,
                      .sync_s = 1,
+                     .sync_wait_s = 0.5,
                      .step_s = 4,
                      .decode_s = 3,
                      .elapsed_s = 5};
@@ -74,7 +76,11 @@ TEST(Metrics, ReplicasAddUp) {
   EXPECT_EQ(s.output_tokens, 22);
   EXPECT_DOUBLE_EQ(s.output_tokens_per_s, 2.2);
   EXPECT_DOUBLE_EQ(s.decode_tokens_per_s, 60);
-  EXPECT_DOUBLE_EQ(s.sync_points_per_forward, 2);
+  EXPECT_DOUBLE_EQ(s.fusions_per_forward, 2);
+  EXPECT_DOUBLE_EQ(s.track_sums_per_forward, 4);
+  EXPECT_DOUBLE_EQ(s.sync_points_per_forward, 6);
+  EXPECT_NEAR(s.sync_wait_fraction, 0.125, 1e-12);
+  EXPECT_NEAR(s.sync_move_fraction, s.sync_time_fraction - 0.125, 1e-12);
   EXPECT_NEAR(s.sync_time_fraction, (0.25 + 0.75 + 0.25) / 3, 1e-12);
   EXPECT_DOUBLE_EQ(s.ttft_ms.mean, 500);
   EXPECT_DOUBLE_EQ(s.tpot_ms.mean, 100);

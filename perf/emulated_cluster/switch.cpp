@@ -1,0 +1,143 @@
+// An Ethernet switch in user space, for kernels without netem: frames of TAP devices leave on the port of their
+// address after a fixed delay, each port at a fixed rate.
+//
+//     switch NAME PORTS DELAY_US GBIT
+//
+// makes the devices NAME1 … NAMEn and prints "ready". Port i is for the address 02:70:74:72:74:ii; every other
+// destination goes to all ports. Polls without sleeping when a frame is due within kSpin, so that the delay is
+// kept to a few microseconds; it therefore takes up to one core while frames are under way.
+#include <fcntl.h>
+#include <linux/if.h>
+#include <linux/if_tun.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <string>
+#include <vector>
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+using Ns = std::chrono::nanoseconds;
+
+constexpr Ns kSpin = std::chrono::microseconds(60);
+constexpr int kBurst = 32;  // frames read from a port before the others have their turn
+constexpr std::size_t kLargestFrame = 70000;
+
+struct Frame {
+  Clock::time_point due;
+  std::string bytes;
+};
+
+struct Port {
+  int descriptor = -1;
+  Clock::time_point free{};  // when its link has sent everything before
+  std::deque<Frame> queue;
+};
+
+int open_tap(const std::string& name) {
+  const int descriptor = open("/dev/net/tun", O_RDWR | O_NONBLOCK);
+  ifreq request{};
+  request.ifr_flags = IFF_TAP | IFF_NO_PI;
+  std::strncpy(request.ifr_name, name.c_str(), IFNAMSIZ - 1);
+  if (descriptor >= 0 && ioctl(descriptor, TUNSETIFF, &request) >= 0) return descriptor;
+  std::perror(("switch: TAP device " + name).c_str());
+  std::exit(1);
+}
+
+// The port that a frame is for; -1: all.
+int destination(const std::string& frame, int ports) {
+  static constexpr char kPrefix[] = {0x02, 0x70, 0x74, 0x72, 0x74};
+  if (std::memcmp(frame.data(), kPrefix, sizeof kPrefix) != 0) return -1;
+  const int port = static_cast<unsigned char>(frame[5]) - 1;
+  return port < ports ? port : -1;
+}
+
+class Switch {
+ public:
+  Switch(const std::string& name, int ports, Ns delay, double gbit) : delay_(delay), gbit_(gbit) {
+    for (int i = 1; i <= ports; ++i) ports_.push_back({open_tap(name + std::to_string(i))});
+    for (const Port& port : ports_) polled_.push_back({port.descriptor, POLLIN, 0});
+  }
+
+  [[noreturn]] void run() {
+    for (;;) {
+      wait();
+      for (std::size_t i = 0; i < ports_.size(); ++i)
+        for (int k = 0; k < kBurst && take(i); ++k) {
+        }
+      for (Port& port : ports_) deliver(port);
+    }
+  }
+
+ private:
+  void wait() {
+    auto next = Clock::time_point::max();
+    for (const Port& port : ports_)
+      if (!port.queue.empty()) next = std::min(next, port.queue.front().due);
+    const auto now = Clock::now();
+    if (next <= now + kSpin) {
+      poll(polled_.data(), polled_.size(), 0);
+      return;
+    }
+    const timespec sleep{0, std::min<std::int64_t>(Ns(next - now - kSpin).count(), 999'999'999)};
+    ppoll(polled_.data(), polled_.size(), next == Clock::time_point::max() ? nullptr : &sleep, nullptr);
+  }
+
+  bool take(std::size_t from) {
+    buffer_.resize(kLargestFrame);
+    const ssize_t bytes = read(ports_[from].descriptor, buffer_.data(), buffer_.size());
+    if (bytes < 14) return false;
+    buffer_.resize(static_cast<std::size_t>(bytes));
+    const int to = destination(buffer_, static_cast<int>(ports_.size()));
+    const auto now = Clock::now();
+    const auto sending = Ns(static_cast<std::int64_t>(static_cast<double>(bytes) * 8 / gbit_));
+    for (std::size_t j = 0; j < ports_.size(); ++j) {
+      if (j == from || (to >= 0 && static_cast<std::size_t>(to) != j)) continue;
+      Port& port = ports_[j];
+      port.free = std::max(port.free, now) + sending;
+      port.queue.push_back({port.free + delay_, buffer_});
+    }
+    return true;
+  }
+
+  static void deliver(Port& port) {
+    while (!port.queue.empty() && port.queue.front().due <= Clock::now()) {
+      const std::string& bytes = port.queue.front().bytes;
+      if (write(port.descriptor, bytes.data(), bytes.size()) < 0 && errno == EAGAIN) return;
+      port.queue.pop_front();
+    }
+  }
+
+  Ns delay_;
+  double gbit_;
+  std::vector<Port> ports_;
+  std::vector<pollfd> polled_;
+  std::string buffer_;
+};
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 5) {
+    std::fprintf(stderr, "usage: switch NAME PORTS DELAY_US GBIT\n");
+    return 2;
+  }
+  prctl(PR_SET_TIMERSLACK, 1);
+  prctl(PR_SET_PDEATHSIG, 15);  // goes with whoever started it, and the devices with it
+  Switch ports(argv[1], std::atoi(argv[2]), Ns(static_cast<std::int64_t>(1000 * std::atof(argv[3]))),
+               std::atof(argv[4]));
+  std::puts("ready");
+  std::fflush(stdout);
+  ports.run();
+}
