@@ -33,13 +33,13 @@ def call(*words):
 
 
 class Cluster:
-    """N hosts, up on entry and gone on exit, whatever happens between."""
+    """N hosts, up on entry and gone on exit, whatever happens between. `tag` tells clusters of one process apart."""
 
-    def __init__(self, nodes, delay_us, gbit):
+    def __init__(self, nodes, delay_us, gbit, tag=""):
         self.nodes, self.delay_us, self.gbit = nodes, delay_us, gbit
-        self.name = f"pt{os.getpid() % 100000}"  # device names have at most 15 characters
+        self.name = f"pt{os.getpid() % 100000}{tag}"  # device names have at most 15 characters
         self.subnet = f"10.{100 + os.getpid() % 100}.{os.getpid() // 100 % 250}"
-        self.switch = None
+        self.folder, self.switch = None, None
 
     def __enter__(self):
         for tool in ("ip", "nsenter", "unshare", "g++", "mpirun"):
@@ -64,7 +64,8 @@ class Cluster:
         if self.switch is not None:
             self.switch.kill()
             self.switch.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def host(self, i):
         return f"{self.name}n{i}"

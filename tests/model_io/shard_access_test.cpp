@@ -76,6 +76,8 @@ TEST(ShardAccessOfSplitModel, NeedsNoOtherFile) {
 TEST(ShardAccessOfSharedTrack, ReadsItsPartsAlone) {
   ModelConfig config = eight_tracks();
   config.heads = config.kv_heads = 4;
+  config.ffn_pattern = {FfnKind::dense};
+  config.moe.reset();
   config.ffn_size = 16384;  // half a row of w_down is more than a page
   TempFolder folder;
   write_model(folder / "m.h5", config, 5, DType::bfloat16, false);
