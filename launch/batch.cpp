@@ -123,8 +123,10 @@ class Batch {
   RequestTiming timing_of(const Completion& completion) const {
     const Request& request = file_.requests[static_cast<std::size_t>(completion.request)];
     return {static_cast<std::int64_t>(request.tokens.size()),
-            static_cast<std::int64_t>(completion.tokens.size()), completion.first_token_s,
-            completion.finish_s};
+            static_cast<std::int64_t>(completion.tokens.size()),
+            completion.first_token_s,
+            completion.finish_s,
+            {}};
   }
 
   void close(RunSummary summary) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "kernels/tensor.h"
 #include "runtime/request.h"
@@ -41,10 +42,14 @@ struct BatchOptions {
 
 struct BenchOptions {
   ModelRunOptions run;
-  std::string random_weights;  // CONFIG.json in place of a model file
-  std::int64_t input_len = 512, output_len = 128, requests = 8, warmup = 1;
+  std::string random_weights;                                         // CONFIG.json in place of a model file
+  std::vector<std::int64_t> input_lens = {512}, output_lens = {128};  // of several, every pair is run
+  std::string dataset;                                                // requests file in their place
+  std::int64_t requests = 0;                                          // 0: 8, or all of the dataset
+  std::int64_t warmup = 1;
+  std::string request_rate = "inf";  // requests a second arrive (Poisson); inf: all at the start
   std::uint64_t seed = 0;
-  std::string json;  // file to write
+  std::string json, csv;  // files to write
 };
 
 struct InitOptions {

@@ -132,18 +132,35 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options, std::string& kv_size) 
                    "CONFIG.json: random weights in place of MODEL")
       ->excludes(model);
   const auto at_least = [](std::int64_t low) { return CLI::Range(low, std::int64_t{1} << 31); };
-  command->add_option("--input-len", options.input_len, "Prompt tokens")
-      ->check(at_least(1))
+  auto* input = command->add_option("--input-len", options.input_lens, "Prompt tokens; several: each is run")
+                    ->check(at_least(1))
+                    ->delimiter(',')
+                    ->capture_default_str();
+  auto* output = command
+                     ->add_option("--output-len", options.output_lens,
+                                  "Tokens to generate; several: each with each prompt length")
+                     ->check(at_least(1))
+                     ->delimiter(',')
+                     ->capture_default_str();
+  command
+      ->add_option("--dataset", options.dataset,
+                   "REQUESTS.jsonl: its prompts and max_tokens in place of random ones")
+      ->excludes(input)
+      ->excludes(output);
+  command
+      ->add_option("--requests", options.requests, "Requests a run (default 8; of a dataset, all its lines)")
+      ->check(at_least(1));
+  command
+      ->add_option("--request-rate", options.request_rate,
+                   "Requests a second that arrive, at random (Poisson, by --seed); inf: all at the start")
       ->capture_default_str();
-  command->add_option("--output-len", options.output_len, "Tokens to generate")
-      ->check(at_least(1))
-      ->capture_default_str();
-  command->add_option("--requests", options.requests, "Requests")->check(at_least(1))->capture_default_str();
   command->add_option("--warmup", options.warmup, "Requests run before, not counted")
       ->check(at_least(0))
       ->capture_default_str();
-  command->add_option("--seed", options.seed, "Of the prompts and random weights")->capture_default_str();
+  command->add_option("--seed", options.seed, "Of prompts, arrivals and random weights")
+      ->capture_default_str();
   command->add_option("--json", options.json, "File for the figures as one JSON object");
+  command->add_option("--csv", options.csv, "File for the figures as CSV, one row a run");
   add_run_options(*command, options.run, kv_size);
   command->footer(kBenchExamples);
   return command;

@@ -30,6 +30,10 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
                        "p99");
     out += latency_row("  TTFT  time to first token", s.ttft_ms);
     out += latency_row("  TPOT  time per output token", s.tpot_ms);
+    if (kind == SummaryKind::bench) {
+      out += latency_row("  ITL   between two tokens", s.itl_ms);
+      out += latency_row("  E2EL  to the last token", s.e2el_ms);
+    }
     out += row("throughput", fmt::format("{:.1f} output tokens/s, {:.1f} tokens/s, {:.2f} requests/s",
                                          s.output_tokens_per_s, s.total_tokens_per_s, s.requests_per_s));
     out += row("prefill, decode", fmt::format("{:.1f} tokens/s, {:.1f} tokens/s", s.prefill_tokens_per_s,
@@ -41,6 +45,10 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
   out +=
       row("sync points a forward pass", fmt::format("{:g}, {:.1f} KiB sent a rank", s.sync_points_per_forward,
                                                     s.sync_bytes_per_forward / 1024));
+  if (kind == SummaryKind::bench)
+    out +=
+        row("  an output token", fmt::format("{:.2f}, {:.1f} KiB sent a rank", s.sync_points_per_output_token,
+                                             s.sync_bytes_per_output_token / 1024));
   if (s.track_sums_per_forward > 0)
     out += row("  of them", fmt::format("{:g} fusions, {:g} sums within tracks", s.fusions_per_forward,
                                         s.track_sums_per_forward));

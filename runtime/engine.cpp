@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <unordered_map>
 
 #include "kernels/error.h"
@@ -11,6 +12,9 @@ namespace ptrt {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+// In StepHeader::flags: arrivals so far, above the flags themselves.
+constexpr int kArrivedShift = 8;
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -46,6 +50,7 @@ struct Engine::Run {
   Scheduler scheduler;
   Clock::time_point start = Clock::now();
   std::unordered_map<const Sequence*, OutputText> texts = {};
+  std::vector<double> arrivals_s = {};  // in order; empty where all are there at the start
 
   const Request& request_of(const Sequence& sequence) const {
     return requests[static_cast<std::size_t>(sequence.request)];
@@ -60,6 +65,7 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackSh
       tokenizer_(tokenizer),
       options_(options),
       cache_(backend, mine, shard.tracks, options.kv_pages, options.kv_dtype),
+      replica_comm_(comms.replica),
       fusion_(comms.fusion, backend, state_, config, placement, options.max_rows),
       track_sum_(
           make_track_sum(comms.track, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
@@ -101,19 +107,32 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   }
   const SchedulerLimits limits{options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context};
   Run run{task, requests, hooks, Scheduler(limits, task, requests, scheduled)};
+  for (const std::int64_t i : scheduled)
+    run.arrivals_s.push_back(requests[static_cast<std::size_t>(i)].arrival_s);
+  PTRT_CHECK(std::ranges::is_sorted(run.arrivals_s));
+  if (run.arrivals_s.empty() || run.arrivals_s.back() <= 0) run.arrivals_s.clear();
+  if (!run.arrivals_s.empty()) run.scheduler.set_arrived(0);
   counters_ = {};
   fusion_.reset_stats();
   if (track_sum_) track_sum_->stats() = {};
   head_.reset_stats();
   bool stopped = false;
   while (!run.scheduler.done() && !stopped) {
+    if (run.scheduler.idle()) {
+      wait_for_arrivals(run);
+      stopped = (state_.header.flags & kStopFlag) != 0;
+      continue;
+    }
     const bool stop = leads_ && hooks.stop_requested && hooks.stop_requested();
-    state_.header = {step_number_, digest_, 0, stop ? kStopFlag : 0};
+    const auto arrived = static_cast<std::uint64_t>(leads_ ? arrivals(run) : 0);
+    state_.header = {step_number_, digest_, 0, (stop ? kStopFlag : 0) | arrived << kArrivedShift};
     fusion_.begin_step();
     if (track_sum_) track_sum_->begin_step();
     step(run);
     step_number_++;
     stopped = (state_.header.flags & kStopFlag) != 0;
+    if (!run.arrivals_s.empty())
+      run.scheduler.set_arrived(static_cast<std::int64_t>(state_.header.flags >> kArrivedShift));
   }
   counters_.elapsed_s = seconds_since(run.start);
   counters_.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
@@ -122,6 +141,26 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   counters_.head_bytes = head_.stats().bytes_sent;
   counters_.head_s = head_.stats().seconds;
   return run.scheduler.done();
+}
+
+std::int64_t Engine::arrivals(const Run& run) const {
+  return std::ranges::upper_bound(run.arrivals_s, seconds_since(run.start)) - run.arrivals_s.begin();
+}
+
+// Every rank knows when the next request is due and sleeps until then, by its own clock; then the replica's
+// first rank says what has come, and whether it was asked to stop.
+void Engine::wait_for_arrivals(Run& run) {
+  constexpr double kNap = 0.02;  // seconds: a signal is to be heard soon
+  const auto next = std::ranges::upper_bound(run.arrivals_s, seconds_since(run.start));
+  const double left = next == run.arrivals_s.end() ? 0 : *next - seconds_since(run.start);
+  std::this_thread::sleep_for(std::chrono::duration<double>(std::clamp(left, 0.0, kNap)));
+  const bool stop = leads_ && run.hooks.stop_requested && run.hooks.stop_requested();
+  const std::uint64_t mine = (stop ? kStopFlag : 0) | static_cast<std::uint64_t>(arrivals(run))
+                                                          << kArrivedShift;
+  std::vector<std::uint64_t> all(static_cast<std::size_t>(replica_comm_.size()));
+  replica_comm_.all_gather(&mine, all.data(), sizeof mine);
+  state_.header.flags = all[0];
+  run.scheduler.set_arrived(static_cast<std::int64_t>(all[0] >> kArrivedShift));
 }
 
 void Engine::count_syncs() {
@@ -187,10 +226,14 @@ void Engine::accept_token(Run& run, Sequence& sequence, const Sampled& sampled) 
   const Request& request = run.request_of(sequence);
   digest_ = mix(mix(digest_, static_cast<std::uint64_t>(sequence.request)),
                 static_cast<std::uint64_t>(sampled.token));
-  if (sequence.first_token_s < 0)
-    sequence.first_token_s = seconds_since(run.start);
-  else
+  const double now = seconds_since(run.start);
+  if (sequence.first_token_s < 0) {
+    sequence.first_token_s = now;
+  } else {
     counters_.decode_tokens++;
+    sequence.gaps_s.push_back(static_cast<float>(now - sequence.last_token_s));
+  }
+  sequence.last_token_s = now;
   sequence.tokens.push_back(sampled.token);
   if (request.logprobs) sequence.logprobs.push_back(sampled.logprob);
 
@@ -232,6 +275,7 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   completion.finish_reason = reason;
   completion.first_token_s = sequence.first_token_s;
   completion.finish_s = seconds_since(run.start);
+  completion.gaps_s = std::move(sequence.gaps_s);
   run.scheduler.finish(sequence);
   if (run.hooks.completed) run.hooks.completed(std::move(completion));
 }

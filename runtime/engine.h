@@ -57,8 +57,8 @@ class Engine {
          const EngineComms& comms, const Placement& placement, const Tokenizer* tokenizer,
          const EngineOptions& options);
 
-  // Runs requests[i] for i in `order`; false when it was asked to stop before all were done. Requests must
-  // fit max_context and the KV pool.
+  // Runs requests[i] for i in `order` (of ascending arrival); false when it was asked to stop before all were
+  // done. Requests must fit max_context and the KV pool.
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
            const Hooks& hooks);
 
@@ -70,6 +70,9 @@ class Engine {
   struct Run;
 
   void step(Run& run);
+  // Arrivals so far as the replica's first rank sees them.
+  std::int64_t arrivals(const Run& run) const;
+  void wait_for_arrivals(Run& run);
   void count_syncs();
   // The next token, or the log-probability of the one that follows, of the wanted rows from `first` on.
   void sample_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
@@ -82,6 +85,7 @@ class Engine {
   const Tokenizer* tokenizer_;
   EngineOptions options_;
   KvCache cache_;
+  TrackComm& replica_comm_;
   StepState state_;
   Fusion fusion_;
   std::optional<Reduction> track_sum_;  // with tensor parallelism

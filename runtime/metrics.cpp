@@ -6,7 +6,8 @@
 
 namespace ptrt {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s,
+                                   gaps_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions, fusions,
                                    track_sums, sync_bytes, sync_s, sync_wait_s, head_exchanges, head_bytes,
                                    head_s, step_s, prefill_s, decode_s, elapsed_s)
@@ -39,22 +40,30 @@ double rate(double amount, double seconds) {
   return seconds > 0 ? amount / seconds : 0;
 }
 
-void add_timing(const RequestTiming& timing, RunSummary& summary, std::vector<double>& ttft,
-                std::vector<double>& tpot) {
+// Samples in milliseconds.
+struct Latencies {
+  std::vector<double> ttft, tpot, itl, e2el;
+};
+
+void add_timing(const RequestTiming& timing, RunSummary& summary, Latencies& latencies) {
   summary.requests++;
   summary.prompt_tokens += timing.prompt_tokens;
   summary.output_tokens += timing.output_tokens;
-  if (timing.output_tokens >= 1) ttft.push_back(1e3 * timing.first_token_s);
+  if (timing.output_tokens >= 1) {
+    latencies.ttft.push_back(1e3 * timing.first_token_s);
+    latencies.e2el.push_back(1e3 * timing.finish_s);
+  }
+  for (const float gap : timing.gaps_s) latencies.itl.push_back(1e3 * gap);
   if (timing.output_tokens >= 2)
-    tpot.push_back(1e3 * (timing.finish_s - timing.first_token_s) /
-                   static_cast<double>(timing.output_tokens - 1));
+    latencies.tpot.push_back(1e3 * (timing.finish_s - timing.first_token_s) /
+                             static_cast<double>(timing.output_tokens - 1));
 }
 
 }  // namespace
 
 RunSummary summarize(const std::vector<RankReport>& ranks) {
   RunSummary summary;
-  std::vector<double> ttft, tpot;
+  Latencies latencies;
   std::uint64_t steps = 0, fusions = 0, track_sums = 0, head_exchanges = 0;
   double sync_share = 0, wait_share = 0, sync_bytes = 0, head_share = 0, head_bytes = 0;
   std::size_t active = 0;
@@ -67,7 +76,7 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     head_share += rate(c.head_s, c.step_s);
     head_bytes += rate(static_cast<double>(c.head_bytes), static_cast<double>(c.steps));
     if (!rank.leads_replica) continue;
-    for (const RequestTiming& timing : rank.timings) add_timing(timing, summary, ttft, tpot);
+    for (const RequestTiming& timing : rank.timings) add_timing(timing, summary, latencies);
     steps += c.steps;
     fusions += c.fusions;
     track_sums += c.track_sums;
@@ -77,8 +86,10 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     summary.prefill_tokens_per_s += rate(static_cast<double>(c.prefill_tokens), c.prefill_s);
     summary.decode_tokens_per_s += rate(static_cast<double>(c.decode_tokens), c.decode_s);
   }
-  summary.ttft_ms = percentiles(std::move(ttft));
-  summary.tpot_ms = percentiles(std::move(tpot));
+  summary.ttft_ms = percentiles(std::move(latencies.ttft));
+  summary.tpot_ms = percentiles(std::move(latencies.tpot));
+  summary.itl_ms = percentiles(std::move(latencies.itl));
+  summary.e2el_ms = percentiles(std::move(latencies.e2el));
   summary.output_tokens_per_s = rate(static_cast<double>(summary.output_tokens), summary.elapsed_s);
   summary.total_tokens_per_s =
       rate(static_cast<double>(summary.prompt_tokens + summary.output_tokens), summary.elapsed_s);
@@ -91,6 +102,10 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
   summary.sync_wait_fraction = wait_share / count;
   summary.sync_move_fraction = summary.sync_time_fraction - summary.sync_wait_fraction;
   summary.sync_bytes_per_forward = sync_bytes / count;
+  const auto forwards_per_token =
+      rate(static_cast<double>(steps), static_cast<double>(summary.output_tokens));
+  summary.sync_points_per_output_token = summary.sync_points_per_forward * forwards_per_token;
+  summary.sync_bytes_per_output_token = summary.sync_bytes_per_forward * forwards_per_token;
   summary.head_exchanges_per_forward = rate(static_cast<double>(head_exchanges), static_cast<double>(steps));
   summary.head_bytes_per_forward = head_bytes / count;
   summary.head_time_fraction = head_share / count;

@@ -10,6 +10,7 @@ namespace ptrt {
 struct RequestTiming {
   std::int64_t prompt_tokens = 0, output_tokens = 0;
   double first_token_s = 0, finish_s = 0;  // since arrival, queueing included
+  std::vector<float> gaps_s;               // between a token and the one before it
 };
 
 // Counters of one rank's run of the engine.
@@ -38,7 +39,9 @@ Percentiles percentiles(std::vector<double> samples);
 struct RunSummary {
   std::int64_t requests = 0, failed = 0;
   std::int64_t prompt_tokens = 0, output_tokens = 0;
-  Percentiles ttft_ms, tpot_ms;
+  // Time to first token; per output token of a request after its first; between two tokens; to the last
+  // token.
+  Percentiles ttft_ms, tpot_ms, itl_ms, e2el_ms;
   double elapsed_s = 0;
   double output_tokens_per_s = 0, total_tokens_per_s = 0, requests_per_s = 0;
   double prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
@@ -48,6 +51,7 @@ struct RunSummary {
   double sync_wait_fraction = 0;      // until the slowest rank had sent its part
   double sync_move_fraction = 0;      // the rest: moving and adding
   double sync_bytes_per_forward = 0;  // sent by a rank, mean over ranks
+  double sync_points_per_output_token = 0, sync_bytes_per_output_token = 0;  // fewer with a larger batch
   // The same of the exchanges of a split vocabulary head; zeros where it is not split.
   double head_exchanges_per_forward = 0, head_bytes_per_forward = 0, head_time_fraction = 0;
   std::uint64_t preemptions = 0;

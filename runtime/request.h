@@ -20,6 +20,7 @@ struct Request {
   std::vector<std::string> stop;  // the text ends before the first match of any
   bool logprobs = false;
   bool ignore_eos = false;
+  double arrival_s = 0;  // since the run begins: not let in before
 
   // Tokens whose keys and values must be held at once: the last token generated (or scored) is never fed
   // back.
@@ -34,8 +35,9 @@ struct Completion {
   std::vector<float> logprobs;       // generate: one a generated token, if asked for; score: of tokens 1 …
   std::string text;                  // bytes generated, cut before the stop string; no special tokens
   FinishReason finish_reason = FinishReason::length;
-  double first_token_s = 0;  // since the run began: arrival of the first token, and the end
+  double first_token_s = 0;  // since the run began: when the first token was there, and the end
   double finish_s = 0;
+  std::vector<float> gaps_s;  // between a token and the one before it
 };
 
 }  // namespace ptrt

@@ -8,13 +8,18 @@ namespace ptrt {
 
 Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const Request> requests,
                      std::span<const std::int64_t> order)
-    : limits_(limits), task_(task), table_stride_(pages_for(limits.max_context)), allocator_(limits.pages) {
+    : limits_(limits),
+      task_(task),
+      table_stride_(pages_for(limits.max_context)),
+      allocator_(limits.pages),
+      arrived_(std::ssize(order)) {
   PTRT_CHECK(limits.max_batch >= 1 && limits.max_rows >= limits.max_batch);
   for (const std::int64_t index : order) {
     const Request& request = requests[static_cast<std::size_t>(index)];
     PTRT_CHECK(!request.tokens.empty() && pages_for(request.cached_tokens()) <= limits.pages);
     auto sequence = std::make_unique<Sequence>();
     sequence->request = index;
+    sequence->place = std::ssize(waiting_);
     sequence->tokens = request.tokens;
     sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
     waiting_.push_back(std::move(sequence));
@@ -70,6 +75,7 @@ void Scheduler::plan_decode() {
 void Scheduler::admit() {
   while (!waiting_.empty() && !free_slots_.empty()) {
     Sequence& next = *waiting_.front();
+    if (!has_arrived(next)) return;
     const std::int64_t needed = pages_for(rows_to_cache(next));
     if (needed + running() > allocator_.free()) return;
     next.slot = free_slots_.back();

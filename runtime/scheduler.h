@@ -23,7 +23,9 @@ struct Sequence {
   std::int32_t slot = -1;     // row of the page table while running
   std::vector<std::int32_t> pages;
   std::vector<float> logprobs;
-  double first_token_s = -1;
+  std::int64_t place = 0;  // in the order of arrival
+  double first_token_s = -1, last_token_s = 0;
+  std::vector<float> gaps_s;
 
   std::int64_t generated() const { return static_cast<std::int64_t>(tokens.size()) - prompt_tokens; }
 };
@@ -56,7 +58,13 @@ class Scheduler {
             std::span<const std::int64_t> order);
 
   bool done() const { return waiting_.empty() && running_.empty(); }
-  // The next step; never empty while !done(). Valid until the next call. Counts its rows as cached.
+  // How many of the requests, in their order, have arrived so far; all of them unless told otherwise. Where
+  // it hangs on a clock, the ranks of a replica must have agreed on it.
+  void set_arrived(std::int64_t count) { arrived_ = count; }
+  // Nothing runs, and nothing that waits has arrived.
+  bool idle() const { return running_.empty() && !waiting_.empty() && !has_arrived(*waiting_.front()); }
+  // The next step; never empty while !done() && !idle(). Valid until the next call. Counts its rows as
+  // cached.
   const StepPlan& next_step();
   StepRows step_rows() const;
   // Takes a finished sequence out and frees its pages.
@@ -69,6 +77,7 @@ class Scheduler {
   void plan_decode();
   void plan_prefill();
   void add_rows(Sequence& sequence, std::int64_t count);
+  bool has_arrived(const Sequence& sequence) const { return sequence.place < arrived_; }
   bool in_prefill(const Sequence& sequence) const;
   std::int64_t rows_to_cache(const Sequence& sequence) const;
   void preempt_newest();
@@ -83,6 +92,7 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
   std::vector<std::int32_t> free_slots_;
   std::vector<std::int32_t> page_table_;  // [max_batch, table_stride_]
+  std::int64_t arrived_;
   std::int64_t admissions_ = 0, preemptions_ = 0;
   StepPlan plan_;
 };

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """init, inspect, bench, and the help: what they write and what they say."""
 
+import csv
 import json
 import shutil
 import unittest
@@ -189,6 +190,56 @@ class Tools(CliTest):
         self.check_bench(self.bench(model, *options, ranks=4), 4, 3, 4)
         dense = write_random(self.fresh(".h5"), make_config(layers=4, sync_layers=[2, 4]), 74)
         self.check_bench(self.bench(dense, *options, "--max-batch", "2", "--warmup", "1"), 1, 0, 1)
+
+    def test_bench_over_a_grid(self) -> None:
+        model = write_random(self.fresh(".h5"), make_config(tracks=2, layers=2, sync_layers=[1, 2]), 75)
+        report, table = self.fresh(".json"), self.fresh(".csv")
+        self.assert_done(ptrt("bench", model, "--input-len", "4,9", "--output-len", "2,5", "--requests", "3",
+                              "--json", report, "--csv", table, ranks=2))
+        runs = json.loads(report.read_text())["runs"]
+        self.assertEqual([(run["input_len"], run["output_len"]) for run in runs], [(4, 2), (4, 5), (9, 2), (9, 5)])
+        with open(table, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        self.assertEqual(len(rows), 4)
+        for run, row in zip(runs, rows):
+            self.assertEqual(run["output_tokens"], 3 * run["output_len"])
+            self.assertAlmostEqual(float(row["ttft_ms_p50"]), run["ttft_ms"]["p50"])
+            self.assertGreaterEqual(run["e2el_ms"]["p50"], run["ttft_ms"]["p50"])
+            self.assertGreater(run["itl_ms"]["mean"], 0)
+            self.assertEqual(run["sync_points_per_forward"], 2)
+            self.assertEqual(row["model"], run["model"])
+
+    def test_bench_at_a_rate(self) -> None:
+        model = write_random(self.fresh(".h5"), make_config(tracks=2, layers=2, sync_layers=[1, 2]), 76)
+        for ranks in (None, 2):
+            report = self.fresh(".json")
+            self.assert_done(ptrt("bench", model, "--input-len", "4", "--output-len", "3", "--requests", "20",
+                                  "--request-rate", "20", "--json", report, ranks=ranks))
+            found = json.loads(report.read_text())
+            # Twenty gaps of a twentieth of a second: about a second, whatever the machine can do.
+            self.assertTrue(0.4 < found["elapsed_s"] < 5, found["elapsed_s"])
+            self.assertLess(found["ttft_ms"]["p50"], 1e3 * found["elapsed_s"] / 2, "counted from arrival")
+            self.assertEqual(found["output_tokens"], 60)
+
+    def test_bench_of_a_dataset(self) -> None:
+        model = write_random(self.fresh(".h5"), make_config(tracks=2, layers=2, sync_layers=[1, 2]), 77)
+        requests = write_requests(self.fresh(".jsonl"), [{"tokens": [1, 2, 3], "max_tokens": 4},
+                                                         {"prompt": "ab", "max_tokens": 6}])
+        report = self.fresh(".json")
+        self.assert_done(ptrt("bench", model, "--dataset", requests, "--json", report))
+        found = json.loads(report.read_text())
+        self.assertEqual((found["requests"], found["output_tokens"]), (2, 10))
+        self.assertNotIn("input_len", found)
+        bad = write_requests(self.fresh(".jsonl"), [{"tokens": [1]}, {"tokens": "no"}])
+        for options, words in ((("--dataset", bad), "line 2"), (("--dataset", requests, "--requests", "9"), "has 2"),
+                               (("--request-rate", "0"), "request-rate"), (("--request-rate", "fast"), "request-rate"),
+                               (("--dataset", requests, "--input-len", "3"), "input-len"),
+                               (("--dataset", self.fresh(".none")), "dataset"),
+                               (("--csv", self.dir / "no" / "such.csv", "--input-len", "3", "--output-len", "2"),
+                                "such.csv")):
+            outcome = ptrt("bench", model, *options)
+            self.assertEqual(outcome.status, 2, outcome.output)
+            self.assertIn(words, outcome.output)
 
     def test_bench_of_random_weights(self) -> None:
         text = self.fresh("-config.json")
