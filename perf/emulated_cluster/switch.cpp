@@ -30,7 +30,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Ns = std::chrono::nanoseconds;
 
-constexpr Ns kSpin = std::chrono::microseconds(60);
 constexpr int kBurst = 32;  // frames read from a port before the others have their turn
 constexpr std::size_t kLargestFrame = 70000;
 
@@ -86,11 +85,8 @@ class Switch {
     for (const Port& port : ports_)
       if (!port.queue.empty()) next = std::min(next, port.queue.front().due);
     const auto now = Clock::now();
-    if (next <= now + kSpin) {
-      poll(polled_.data(), polled_.size(), 0);
-      return;
-    }
-    const timespec sleep{0, std::min<std::int64_t>(Ns(next - now - kSpin).count(), 999'999'999)};
+    const std::int64_t left = next > now ? Ns(next - now).count() : 0;
+    const timespec sleep{0, std::min<std::int64_t>(left, 999'999'999)};
     ppoll(polled_.data(), polled_.size(), next == Clock::time_point::max() ? nullptr : &sleep, nullptr);
   }
 
