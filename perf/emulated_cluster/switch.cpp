@@ -65,7 +65,7 @@ int destination(const std::string& frame, int ports) {
 class Switch {
  public:
   Switch(const std::string& name, int ports, Ns delay, double gbit) : delay_(delay), gbit_(gbit) {
-    for (int i = 1; i <= ports; ++i) ports_.push_back({open_tap(name + std::to_string(i))});
+    for (int i = 1; i <= ports; ++i) ports_.emplace_back().descriptor = open_tap(name + std::to_string(i));
     for (const Port& port : ports_) polled_.push_back({port.descriptor, POLLIN, 0});
   }
 

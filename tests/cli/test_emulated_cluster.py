@@ -1,0 +1,51 @@
+#!/usr/bin/python3
+"""Hosts that exist only in network namespaces: a run over them gives the same bytes, and nothing stays behind."""
+
+import subprocess
+import sys
+import unittest
+
+from ptrt_cli import PTRT, ROOT, CliTest, write_requests
+
+from model_maker import make_config, write_random
+
+CLUSTER = ROOT / "perf" / "emulated_cluster" / "cluster.py"
+
+
+def on_cluster(*words: object) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(CLUSTER), *map(str, words)], capture_output=True, text=True, timeout=120)
+
+
+def namespaces() -> str:
+    return subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=False).stdout
+
+
+class EmulatedCluster(CliTest):
+    def setUp(self) -> None:
+        found = on_cluster("--nodes", 1, "--", "true")
+        if found.returncode == 2:
+            self.skipTest(f"no network namespaces here: {found.stderr.strip()}")
+        self.assertEqual(found.returncode, 0, found.stderr)
+
+    def test_a_run_over_two_hosts(self) -> None:
+        config = make_config(tracks=2, layers=4, sync_layers=[2, 4])
+        model = write_random(self.fresh(".h5"), config, 41)
+        rows = [{"tokens": [1, 2, 3, 4], "max_tokens": 12}, {"tokens": [7, 8], "max_tokens": 5}]
+        want = self.batch("generate", model, rows)
+        before = namespaces()
+        for delay, options in ((0, ()), (300, ("--ranks-per-node", 1))):
+            results = self.fresh(".jsonl")
+            done = on_cluster("--nodes", 2, "--delay-us", delay, *options, "--", PTRT, "generate", model,
+                              write_requests(self.fresh(".jsonl"), rows), "-o", results, "--threads", 1)
+            self.assertEqual(done.returncode, 0, done.stderr)
+            self.assertEqual(results.read_bytes(), want)
+        self.assertEqual(namespaces(), before, "hosts were left behind")
+
+    def test_a_failing_command_leaves_nothing(self) -> None:
+        before = namespaces()
+        self.assertNotEqual(on_cluster("--nodes", 2, "--", "false").returncode, 0)
+        self.assertEqual(namespaces(), before)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
