@@ -74,11 +74,23 @@ struct InspectOptions {
   std::optional<int> ranks;  // show the placement over that many ranks (default: one a track)
 };
 
+// `ptrt plan`: nothing is run.
+struct PlanOptions {
+  std::string config;                         // CONFIG.json
+  std::vector<std::int64_t> gpus = {8};       // numbers of processors
+  std::string gpu = "h100", link = "nvlink";  // names, or files that describe them
+  std::int64_t input_len = 1024, output_len = 128;
+  std::int64_t batch = 1;  // requests a replica serves together
+  std::int64_t step_tokens = 8192;
+  std::string json;  // file to write
+};
+
 void run_batch(const BatchOptions& options, JobComm& job);
 void run_bench(const BenchOptions& options, JobComm& job);
 // These do not use other ranks.
 void run_init(const InitOptions& options);
 void run_quantize(const QuantizeOptions& options);
 void run_inspect(const InspectOptions& options);
+void run_plan(const PlanOptions& options);
 
 }  // namespace ptrt

@@ -218,6 +218,38 @@ CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
   return command;
 }
 
+CLI::App* add_plan(CLI::App& app, PlanOptions& options) {
+  CLI::App* command =
+      app.add_subcommand("plan", "Predict memory, TTFT, TPOT and throughput on so many processors");
+  command->add_option("CONFIG", options.config, "Model configuration (JSON)")->required();
+  const auto at_least_1 = CLI::Range(std::int64_t{1}, std::int64_t{1} << 31);
+  command->add_option("--gpus", options.gpus, "Numbers of processors, 1 to 4096")
+      ->check(CLI::Range(1, 4096))
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--gpu", options.gpu, "a100, h100, h200, or a JSON file (docs/PLAN.md)")
+      ->capture_default_str();
+  command->add_option("--link", options.link, "nvlink, ib, or a JSON file")->capture_default_str();
+  command->add_option("--input-len", options.input_len, "Prompt tokens")
+      ->check(at_least_1)
+      ->capture_default_str();
+  command->add_option("--output-len", options.output_len, "Tokens to generate")
+      ->check(at_least_1)
+      ->capture_default_str();
+  command->add_option("--batch", options.batch, "Requests that a replica serves together")
+      ->check(at_least_1)
+      ->capture_default_str();
+  command->add_option("--max-step-tokens", options.step_tokens, "Prompt tokens of a step")
+      ->check(at_least_1)
+      ->capture_default_str();
+  command->add_option("--json", options.json, "File for the table as JSON");
+  command->footer(R"(Examples:
+  ptrt plan config.json --gpus 8 --gpu h100 --link nvlink --input-len 4096 --output-len 128 --batch 64
+  ptrt plan config.json --gpus 8,16,64 --gpu my-gpu.json --link ib
+Beside the model's layouts stands its dense twin under tensor parallelism: as deep, as many parameters.)");
+  return command;
+}
+
 bool is_command(CLI::App& app, const std::string& name) {
   const auto commands = app.get_subcommands([](CLI::App*) { return true; });
   return std::ranges::any_of(commands, [&](const CLI::App* command) { return command->get_name() == name; });
@@ -260,6 +292,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   InitOptions init;
   QuantizeOptions quantize;
   InspectOptions inspect;
+  PlanOptions plan;
   std::string kv_size;
   auto* generate_command =
       add_batch(app, "generate", "Generate text for a file of requests", generate, kv_size);
@@ -268,6 +301,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   auto* init_command = add_init(app, init);
   auto* quantize_command = add_quantize(app, quantize);
   auto* inspect_command = add_inspect(app, inspect);
+  auto* plan_command = add_plan(app, plan);
 
   try {
     // Else the library would say that a command is missing, not that this one is unknown.
@@ -289,6 +323,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   if (bench_command->parsed()) return {bench, {}};
   if (init_command->parsed()) return {init, {}};
   if (quantize_command->parsed()) return {quantize, {}};
+  if (plan_command->parsed()) return {plan, {}};
   PTRT_CHECK(inspect_command->parsed());
   return {inspect, {}};
 }

@@ -8,8 +8,8 @@
 
 namespace ptrt {
 
-using Command =
-    std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, QuantizeOptions, InspectOptions>;
+using Command = std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, QuantizeOptions,
+                             InspectOptions, PlanOptions>;
 
 struct CommandLine {
   Command command;

@@ -247,6 +247,24 @@ class Tools(CliTest):
         options = ("--threads", "2", "--compute", "float32")
         self.check_bench(self.bench("--random-weights", text, *options), 2, 2, 1)
 
+    def test_plan(self) -> None:
+        text, table = self.fresh("-config.json"), self.fresh(".json")
+        text.write_text(json.dumps(make_config(tracks=4, layers=8, sync_layers=[4, 8], heads=4, kv_heads=2)))
+        told = ptrt("plan", text, "--gpus", "4,8", "--gpu", "h200", "--link", "ib", "--json", table)
+        self.assert_done(told)
+        self.assertIn("PREDICTED", told.stdout)
+        rows = json.loads(table.read_text())["runs"]
+        self.assertEqual({row["gpus"] for row in rows}, {4, 8})
+        tracks = next(row for row in rows if row["layout"] == "PT 4 ranks" and row["gpus"] == 4)
+        shared = next(row for row in rows if row["layout"] == "TP 4" and row["gpus"] == 4)
+        self.assertEqual((tracks["sync_points_per_forward"], shared["sync_points_per_forward"]), (2, 16))
+        self.assertLess(tracks["tpot_ms"], shared["tpot_ms"])
+        for options, words in ((("--gpu", "h1000"), "h1000"), (("--gpus", "0"), "gpus"), (("--link", text), "unknown key"),
+                               (("--gpus", "3", "--link", "nvlink"), None)):
+            outcome = ptrt("plan", text, *options)
+            self.assertEqual(outcome.status, 0 if words is None else 2, outcome.output)
+            self.assertIn(words or "replicas", outcome.output)
+
     def test_help(self) -> None:
         told = ptrt("--help")
         self.assert_done(told)

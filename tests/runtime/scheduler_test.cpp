@@ -162,5 +162,21 @@ TEST(Scheduler, RefusesWhatCanNeverFit) {
   EXPECT_THROW(Scheduler({1, 64, 3, 64}, Task::generate, requests, order), Error);
 }
 
+TEST(Scheduler, LetsInWhatHasArrived) {
+  const std::vector<Request> requests{request_of(4, 2), request_of(4, 2), request_of(4, 2)};
+  const std::vector<std::int64_t> order{0, 1, 2};
+  Scheduler scheduler({.max_batch = 4, .max_rows = 64, .pages = 8, .max_context = 32}, Task::generate,
+                      requests, order);
+  scheduler.set_arrived(0);
+  EXPECT_TRUE(scheduler.idle());
+  EXPECT_FALSE(scheduler.done());
+  scheduler.set_arrived(2);
+  EXPECT_FALSE(scheduler.idle());
+  scheduler.next_step();
+  EXPECT_EQ(scheduler.running(), 2);
+  scheduler.set_arrived(3);
+  EXPECT_EQ(scheduler.running(), 2) << "let in by the next step";
+}
+
 }  // namespace
 }  // namespace ptrt

@@ -65,7 +65,7 @@ TEST(Metrics, ReplicasAddUp) {
                      .step_s = 4,
                      .decode_s = 3,
                      .elapsed_s = 5};
-  leader.timings = {{7, 11, 0.5, 1.5}};
+  leader.timings = {{7, 11, 0.5, 1.5, {0.1f, 0.3f}}};
   RankReport follower = leader;
   follower.leads_replica = false;
   follower.counters.sync_s = 3;
@@ -84,6 +84,9 @@ TEST(Metrics, ReplicasAddUp) {
   EXPECT_NEAR(s.sync_time_fraction, (0.25 + 0.75 + 0.25) / 3, 1e-12);
   EXPECT_DOUBLE_EQ(s.ttft_ms.mean, 500);
   EXPECT_DOUBLE_EQ(s.tpot_ms.mean, 100);
+  EXPECT_NEAR(s.itl_ms.mean, 200, 1e-4);
+  EXPECT_DOUBLE_EQ(s.e2el_ms.mean, 1500);
+  EXPECT_NEAR(s.sync_points_per_output_token, 6.0 * 20 / 22, 1e-12);
 }
 
 class LetterTokenizer final : public Tokenizer {

@@ -1,0 +1,166 @@
+#include "launch/cost_model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/error.h"
+#include "model_io/tensor_names.h"
+#include "model_io/track_split.h"
+#include "runtime/placement.h"
+
+namespace ptrt {
+namespace {
+
+constexpr double kWeightBytes = 2, kSumBytes = 4, kCandidateBytes = 8;
+constexpr double kMemoryShare = 0.9;  // of a processor's memory, for weights and KV
+
+// One rank's share of the model.
+struct Share {
+  double parameters = 0;  // in the layers
+  double active = 0;      // of them, that a token uses
+  double embedding = 0, head = 0;
+  double kv_bytes_per_token = 0;
+  double attention_ops = 0;  // of one token over one token of context
+};
+
+Share share_of(const ModelConfig& config, const Layout& layout) {
+  const ModelConfig mine = config_of_rank(config, {layout.tensor_parallel, 0});
+  const auto tracks = static_cast<double>(config.tracks / layout.fusion_ranks);
+  const auto ranks = static_cast<double>(layout.fusion_ranks * layout.tensor_parallel);
+  Share share;
+  for (std::int64_t layer = 0; layer < mine.layers; ++layer)
+    for (const TensorSpec& tensor : layer_tensors(mine, 0, layer)) {
+      const double elements = tracks * static_cast<double>(tensor.elements());
+      const bool expert = tensor.shape.size() == 3;
+      share.parameters += elements;
+      share.active +=
+          expert ? elements * static_cast<double>(mine.moe->top_k) / static_cast<double>(mine.moe->experts)
+                 : elements;
+    }
+  const auto table = static_cast<double>(config.vocab_size * config.hidden_size);
+  share.head = table / ranks;
+  share.embedding = table;
+  const auto layers = static_cast<double>(mine.layers);
+  share.kv_bytes_per_token =
+      tracks * layers * 2 * static_cast<double>(mine.kv_heads * mine.head_dim) * kWeightBytes;
+  share.attention_ops = tracks * layers * 4 * static_cast<double>(mine.heads * mine.head_dim);
+  return share;
+}
+
+// Share of the experts that some of `rows` tokens choose, if all are as likely.
+double experts_read(const ModelConfig& config, double rows) {
+  const auto experts = static_cast<double>(config.moe->experts);
+  return 1 - std::pow(1 - static_cast<double>(config.moe->top_k) / experts, rows);
+}
+
+struct StepTime {
+  double compute_us = 0, sync_us = 0;
+  double total_us() const { return compute_us + sync_us; }
+};
+
+class Model {
+ public:
+  Model(const ModelConfig& config, const Layout& layout, const GpuSpec& gpu, const LinkSpec& link)
+      : config_(config), layout_(layout), gpu_(gpu), link_(link), share_(share_of(config, layout)) {}
+
+  const Share& share() const { return share_; }
+
+  // `rows` tokens of `sequences` sequences, each row seeing `context` tokens on average.
+  StepTime step(double rows, double sequences, double context) const {
+    const double read_share = config_.moe ? experts_read(config_, rows) : 1;
+    const double idle = (share_.parameters - share_.active) * (1 - read_share);
+    const double bytes = (share_.parameters - std::max(0.0, idle) + share_.head) * kWeightBytes +
+                         sequences * context * share_.kv_bytes_per_token;
+    const double ops =
+        2 * rows * share_.active + 2 * sequences * share_.head + rows * context * share_.attention_ops;
+    const double reading = bytes / (1e3 * gpu_.memory_gb_per_s * gpu_.bandwidth_efficiency);
+    const double working = ops / (1e6 * gpu_.gemm_tflops * gpu_.gemm_efficiency);
+    return {std::max(reading, working) + static_cast<double>(config_.layers) * gpu_.layer_overhead_us,
+            sync_us(rows, sequences)};
+  }
+
+  double sync_points() const {
+    const double fusions = config_.tracks > 1 ? static_cast<double>(config_.blocks()) : 0;
+    return fusions + (layout_.tensor_parallel > 1 ? 2 * static_cast<double>(config_.layers) : 0);
+  }
+
+ private:
+  double sync_us(double rows, double sequences) const {
+    const double bytes = rows * static_cast<double>(config_.hidden_size) * kSumBytes;
+    const std::int64_t ranks = layout_.fusion_ranks * layout_.tensor_parallel;
+    double us = static_cast<double>(config_.blocks()) * collective_us(link_, layout_.fusion_ranks, bytes);
+    us += 2 * static_cast<double>(config_.layers) * collective_us(link_, layout_.tensor_parallel, bytes);
+    return us + collective_us(link_, ranks, sequences * kCandidateBytes);
+  }
+
+  const ModelConfig& config_;
+  const Layout& layout_;
+  const GpuSpec& gpu_;
+  const LinkSpec& link_;
+  Share share_;
+};
+
+// A prompt in steps of at most step_tokens.
+double prefill_us(const Model& model, const Workload& work) {
+  double us = 0;
+  for (std::int64_t done = 0; done < work.input_len; done += work.step_tokens) {
+    const auto rows = static_cast<double>(std::min(work.step_tokens, work.input_len - done));
+    us += model.step(rows, 1, static_cast<double>(done) + rows / 2).total_us();
+  }
+  return us;
+}
+
+}  // namespace
+
+double collective_us(const LinkSpec& link, std::int64_t ranks, double bytes) {
+  if (ranks <= 1) return 0;
+  const auto n = static_cast<double>(ranks);
+  const double us_per_byte = 1 / (1e3 * link.gb_per_s);
+  return std::min(link.latency_us + (n - 1) * bytes * us_per_byte,
+                  2 * link.latency_us + 2 * (n - 1) / n * bytes * us_per_byte);
+}
+
+Prediction predict(const ModelConfig& config, const Layout& layout, const Workload& work, const GpuSpec& gpu,
+                   const LinkSpec& link) {
+  PTRT_CHECK(work.input_len >= 1 && work.output_len >= 1 && work.batch >= 1 && work.step_tokens >= 1);
+  const Model model(config, layout, gpu, link);
+  const auto batch = static_cast<double>(work.batch), output = static_cast<double>(work.output_len);
+  const auto input = static_cast<double>(work.input_len);
+  Prediction p;
+  const double tables = model.share().embedding + (config.tie_embeddings ? 0 : model.share().head);
+  p.weight_bytes = (model.share().parameters + tables) * kWeightBytes;
+  p.kv_bytes = batch * (input + output) * model.share().kv_bytes_per_token;
+  p.fits = p.weight_bytes + p.kv_bytes <= kMemoryShare * gpu.memory_gib * 1073741824.0;
+  const double prefill = prefill_us(model, work);
+  const StepTime decode = model.step(batch, batch, input + output / 2);
+  p.ttft_ms = 1e-3 * prefill;
+  p.tpot_ms = 1e-3 * decode.total_us();
+  const double batch_us = batch * prefill + (output - 1) * decode.total_us();
+  p.output_tokens_per_s = static_cast<double>(layout.replicas) * batch * output / (1e-6 * batch_us);
+  p.sync_points = model.sync_points();
+  p.sync_fraction = decode.sync_us / decode.total_us();
+  return p;
+}
+
+ModelConfig dense_twin(const ModelConfig& config) {
+  ModelConfig dense = config;
+  dense.name = config.name + ", dense";
+  dense.tracks = 1;
+  dense.sync_layers = {config.layers};
+  dense.heads *= config.tracks;
+  dense.kv_heads *= config.tracks;
+  dense.ffn_size *= config.tracks;
+  if (dense.moe) dense.moe->ffn_size *= config.tracks;
+  return dense;
+}
+
+std::vector<Layout> layouts_of(const ModelConfig& config, std::int64_t world) {
+  std::vector<Layout> found;
+  for (const std::int64_t fusion_ranks : packed_sizes(config.tracks))
+    for (const std::int64_t split : fitting_splits(config))
+      if (world % (fusion_ranks * split) == 0)
+        found.push_back({fusion_ranks, split, world / (fusion_ranks * split)});
+  return found;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,71 @@
+// What a model would take on processors and links that are described by a few numbers: memory, time to first
+// token, time per token, throughput. Bytes and operations are counted; how much of the hardware's speed is
+// reached, and what a collective costs, are parameters (docs/PLAN.md). Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model_io/model_config.h"
+
+namespace ptrt {
+
+struct GpuSpec {
+  std::string name;
+  double memory_gib = 0;
+  double memory_gb_per_s = 0;       // of the data sheet
+  double gemm_tflops = 0;           // bfloat16, dense, of the data sheet
+  double bandwidth_efficiency = 1;  // shares of them that are reached
+  double gemm_efficiency = 1;
+  double layer_overhead_us = 0;  // between the kernels of a layer
+};
+
+// A collective over n ranks of b bytes each takes the lesser of
+//   one step:  latency + (n - 1) b / rate            (every rank sends all to all)
+//   two steps: 2 latency + 2 (n - 1) / n b / rate    (slices are added, then gathered)
+struct LinkSpec {
+  std::string name;
+  double latency_us = 0;
+  double gb_per_s = 0;     // a rank's, one way
+  std::int64_t ranks = 0;  // that it joins; 0: any number
+};
+double collective_us(const LinkSpec& link, std::int64_t ranks, double bytes);
+
+// How a world is divided. Ranks of a replica: fusion_ranks · tensor_parallel.
+struct Layout {
+  std::int64_t fusion_ranks = 1;     // that the tracks are divided over
+  std::int64_t tensor_parallel = 1;  // ranks a track
+  std::int64_t replicas = 1;
+
+  std::int64_t world() const { return fusion_ranks * tensor_parallel * replicas; }
+};
+
+struct Workload {
+  std::int64_t input_len = 0, output_len = 0;
+  std::int64_t batch = 1;           // requests a replica serves together
+  std::int64_t step_tokens = 8192;  // prompt tokens a step takes
+};
+
+struct Prediction {
+  double weight_bytes = 0, kv_bytes = 0;  // of a rank
+  bool fits = false;
+  double ttft_ms = 0;  // of a request that is alone
+  double tpot_ms = 0;  // with the whole batch
+  double output_tokens_per_s = 0;
+  double sync_points = 0;    // a forward pass
+  double sync_fraction = 0;  // of the time of a decode step
+};
+
+// Weights and activations of two bytes, sums of four.
+Prediction predict(const ModelConfig& config, const Layout& layout, const Workload& work, const GpuSpec& gpu,
+                   const LinkSpec& link);
+
+// The dense model that one rank a track would hold as tensor parallelism: the tracks' heads and FFNs side by
+// side, as deep and, but for norms and routers, of as many parameters.
+ModelConfig dense_twin(const ModelConfig& config);
+
+// Every way to serve replicas of the model with `world` ranks.
+std::vector<Layout> layouts_of(const ModelConfig& config, std::int64_t world);
+
+}  // namespace ptrt

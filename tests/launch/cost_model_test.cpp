@@ -1,0 +1,110 @@
+// The plan's arithmetic against sums done by hand.
+#include "launch/cost_model.h"
+
+#include <gtest/gtest.h>
+
+#include <fstream>
+
+#include "kernels/error.h"
+#include "launch/hardware.h"
+
+namespace ptrt {
+namespace {
+
+ModelConfig four_tracks() {
+  ModelConfig config;
+  config.tracks = 4;
+  config.layers = 8;
+  config.sync_layers = {4, 8};
+  config.hidden_size = 100;
+  config.heads = 2;
+  config.kv_heads = 1;
+  config.head_dim = 50;
+  config.ffn_size = 300;
+  config.vocab_size = 1000;
+  config.max_context = 4096;
+  config.norm_placement.pre = false;
+  config.attention_pattern = {AttentionKind::global_rope};
+  config.ffn_pattern = {FfnKind::dense};
+  config.tie_embeddings = true;
+  return config;
+}
+
+// A layer of a track: wq and wo 100 x 100, wk and wv 50 x 100, three matrices of 300 x 100.
+constexpr double kLayer = 2 * 10000 + 2 * 5000 + 3 * 30000;
+
+const GpuSpec kGpu{"g", 1, 1000, 100, 0.5, 0.5, 2};
+const LinkSpec kLink{"l", 10, 1, 0};
+
+TEST(CostModel, CollectivesTakeTheQuickerWay) {
+  EXPECT_EQ(collective_us(kLink, 1, 1e6), 0);
+  EXPECT_DOUBLE_EQ(collective_us(kLink, 4, 1000), 10 + 3 * 1.0);
+  EXPECT_DOUBLE_EQ(collective_us(kLink, 4, 100000), 20 + 2 * 0.75 * 100.0);
+}
+
+TEST(CostModel, CountsBytesAndSyncPoints) {
+  const ModelConfig config = four_tracks();
+  const Workload work{64, 2, 1, 8192};
+  const Prediction alone = predict(config, {1, 1, 1}, work, kGpu, kLink);
+  EXPECT_DOUBLE_EQ(alone.weight_bytes, 2 * (4 * 8 * kLayer + 100000));
+  EXPECT_DOUBLE_EQ(alone.kv_bytes, 66 * 4 * 8 * 2 * 50 * 2);
+  EXPECT_EQ(alone.sync_points, 2) << "tracks that share a rank meet too";
+  EXPECT_EQ(alone.sync_fraction, 0);
+  const Prediction apart = predict(config, {4, 1, 1}, work, kGpu, kLink);
+  EXPECT_DOUBLE_EQ(apart.weight_bytes, 2 * (8 * kLayer + 100000));
+  EXPECT_EQ(apart.sync_points, 2);
+  EXPECT_EQ(predict(config, {4, 2, 1}, work, kGpu, kLink).sync_points, 2 + 16);
+}
+
+TEST(CostModel, ADecodeStepIsReadingGapsAndSyncs) {
+  const ModelConfig config = four_tracks();
+  const Prediction p = predict(config, {4, 1, 1}, {64, 2, 1, 8192}, kGpu, kLink);
+  const double bytes = 2 * (8 * kLayer + 100000 / 4.0) + 65 * 8 * 2 * 50 * 2;
+  const double us = bytes / (1e3 * 1000 * 0.5) + 8 * 2 + 2 * (10 + 3 * 400 / 1000.0) + (10 + 3 * 8 / 1000.0);
+  EXPECT_NEAR(1e3 * p.tpot_ms, us, 1e-9 * us);
+}
+
+TEST(CostModel, TheDenseTwinIsAsLargeAndSyncsTwiceALayer) {
+  const ModelConfig config = four_tracks(), dense = dense_twin(config);
+  const Workload work{64, 16, 4, 8192};
+  const Prediction tracks = predict(config, {4, 1, 1}, work, kGpu, kLink);
+  const Prediction shared = predict(dense, {1, 4, 1}, work, kGpu, kLink);
+  EXPECT_DOUBLE_EQ(tracks.weight_bytes, shared.weight_bytes);
+  EXPECT_DOUBLE_EQ(tracks.kv_bytes, shared.kv_bytes);
+  EXPECT_EQ(shared.sync_points, 16);
+  EXPECT_GT(shared.tpot_ms, tracks.tpot_ms);
+}
+
+TEST(CostModel, ReplicasMultiplyThroughputAlone) {
+  const ModelConfig config = four_tracks();
+  const Workload work{64, 16, 4, 8192};
+  const Prediction one = predict(config, {4, 1, 1}, work, kGpu, kLink);
+  const Prediction three = predict(config, {4, 1, 3}, work, kGpu, kLink);
+  EXPECT_DOUBLE_EQ(three.output_tokens_per_s, 3 * one.output_tokens_per_s);
+  EXPECT_EQ(three.tpot_ms, one.tpot_ms);
+  EXPECT_TRUE(one.fits);
+  EXPECT_FALSE(predict(config, {4, 1, 1}, {64, 16, 1000000, 8192}, kGpu, kLink).fits);
+}
+
+TEST(CostModel, EveryLayoutTakesTheWholeWorld) {
+  for (const std::int64_t world : {1, 3, 4, 8, 4096})
+    for (const Layout& layout : layouts_of(four_tracks(), world)) EXPECT_EQ(layout.world(), world);
+  EXPECT_EQ(layouts_of(four_tracks(), 8).size(), 6u) << "1, 2 or 4 ranks for the tracks by 1 or 2 a track";
+}
+
+TEST(Hardware, FilesAreChecked) {
+  EXPECT_EQ(gpu_of("h100").memory_gib, 80);
+  const std::string path = testing::TempDir() + "gpu.json";
+  const auto write = [&](const std::string& text) { std::ofstream(path) << text; };
+  write(R"({"memory_gib": 1, "memory_gb_per_s": 2, "gemm_tflops": 3, "bandwidth_efficiency": 0.5,
+            "gemm_efficiency": 0.6, "layer_overhead_us": 0})");
+  EXPECT_EQ(gpu_of(path).gemm_tflops, 3);
+  for (const char* text : {"", "[]", "{}", R"({"memory_gib": -1})", R"({"memory": 1})"}) {
+    write(text);
+    EXPECT_THROW(gpu_of(path), Error) << text;
+  }
+  EXPECT_THROW(link_of("no-such-link"), Error);
+}
+
+}  // namespace
+}  // namespace ptrt
