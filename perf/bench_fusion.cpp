@@ -16,8 +16,8 @@
 
 #include "kernels/backend.h"
 #include "kernels/error.h"
+#include "runtime/host_reduction.h"
 #include "runtime/mpi_comm.h"
-#include "runtime/reduction.h"
 
 namespace ptrt {
 namespace {
@@ -47,7 +47,7 @@ void run(int turns) {
   const auto comm = job->split(0, oversubscribed ? Waiting::yielding : Waiting::spinning);
   const auto backend = make_cpu_backend({.threads = 1, .oversubscribed = oversubscribed});
   StepState state;
-  Reduction reduction(*comm, *backend, state, 1, kLargest / 4);
+  HostReduction reduction(*comm, *backend, state, 1, kLargest / 4);
   std::vector<float> part(kLargest / 4, 1.0f), ours(kLargest / 4), theirs(kLargest / 4);
   nlohmann::ordered_json cells = nlohmann::ordered_json::array();
   for (std::int64_t bytes = kSmallest; bytes <= kLargest; bytes *= 4) {

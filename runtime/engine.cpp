@@ -26,10 +26,9 @@ std::int64_t logit_rows(const EngineOptions& options) {
 }
 
 // The ranks that share a track bring one part each.
-std::optional<Reduction> make_track_sum(TrackComm* comm, Backend& backend, StepState& state,
-                                        std::int64_t values) {
-  if (comm == nullptr) return std::nullopt;
-  return std::optional<Reduction>(std::in_place, *comm, backend, state, 1, values);
+std::unique_ptr<Reduction> make_track_sum(TrackComm* comm, Backend& backend, StepState& state,
+                                          std::int64_t values) {
+  return comm == nullptr ? nullptr : make_reduction(*comm, backend, state, 1, values);
 }
 
 std::uint64_t mix(std::uint64_t digest, std::uint64_t value) {
@@ -70,8 +69,8 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackSh
       track_sum_(
           make_track_sum(comms.track, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
       head_(config, shard, backend, comms.replica, logit_rows(options)),
-      forward_(mine, shard, backend, fusion_, track_sum_ ? &*track_sum_ : nullptr, head_, cache_,
-               options.max_rows, logit_rows(options)),
+      forward_(mine, shard, backend, fusion_, track_sum_.get(), head_, cache_, options.max_rows,
+               logit_rows(options)),
       leads_(placement.leads_replica()) {
   PTRT_CHECK(options.max_rows >= options.max_batch);
   backend.reserve({.tracks = shard.tracks,

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -88,7 +87,7 @@ class Engine {
   TrackComm& replica_comm_;
   StepState state_;
   Fusion fusion_;
-  std::optional<Reduction> track_sum_;  // with tensor parallelism
+  std::unique_ptr<Reduction> track_sum_;  // with tensor parallelism
   VocabHead head_;
   Forward forward_;
   RunCounters counters_;

@@ -1,7 +1,9 @@
 #include "runtime/fault.h"
 
+#include <chrono>
 #include <cstdlib>
 #include <string>
+#include <thread>
 
 #include "kernels/error.h"
 
@@ -12,6 +14,7 @@ struct Fault {
   bool armed = false;
   std::string point;
   long passes_left = 0;
+  long pause_ms = 0;  // 0: throws
 };
 Fault g_fault;
 
@@ -43,9 +46,12 @@ void arm_faults(int rank) {
       g_fault.point = text;
     } else if (key == "after") {
       g_fault.passes_left = to_number(text, all);
+    } else if (key == "pause_ms") {
+      g_fault.pause_ms = to_number(text, all);
     } else {
-      throw_bad_input("PTRT_FAULT=\"{}\": expected rank=R,at=load|step|sync|finish[,after=N], found '{}'",
-                      all, item);
+      throw_bad_input(
+          "PTRT_FAULT=\"{}\": expected rank=R,at=load|step|sync|finish[,after=N][,pause_ms=M], found '{}'",
+          all, item);
     }
     at = end + 1;
   }
@@ -53,7 +59,12 @@ void arm_faults(int rank) {
 }
 
 void fault_point(std::string_view point) {
-  if (!g_fault.armed || point != g_fault.point || g_fault.passes_left-- > 0) return;
+  if (!g_fault.armed || point != g_fault.point) return;
+  if (g_fault.passes_left > 0) {
+    g_fault.passes_left--;
+    return;
+  }
+  if (g_fault.pause_ms > 0) return std::this_thread::sleep_for(std::chrono::milliseconds(g_fault.pause_ms));
   g_fault.armed = false;
   throw_failure("injected fault at '{}' (PTRT_FAULT)", point);
 }

@@ -22,7 +22,8 @@ Fusion::Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelC
       total_tracks_(config.tracks),
       local_tracks_(placement.tracks),
       partial_sums_(sends_partial_sums(placement)),
-      reduction_(comm, backend, state, partial_sums_ ? 1 : placement.tracks, max_rows * config.hidden_size) {
+      reduction_(make_reduction(comm, backend, state, partial_sums_ ? 1 : placement.tracks,
+                                max_rows * config.hidden_size)) {
   PTRT_CHECK(comm.size() == placement.fusion_ranks() && comm.rank() == placement.fusion_rank());
   local_.resize(static_cast<std::size_t>(local_tracks_));
 }
@@ -36,8 +37,8 @@ void Fusion::fuse(Tensor x, Tensor y) {
   if (partial_sums_) parts = parts.first(1);
   const float scale = op_ == FusionOp::mean ? 1.0f / static_cast<float>(total_tracks_) : 1.0f;
   float* out = x.row(0, 0);
-  reduction_.sum(parts, count, scale, op_ == FusionOp::delta_sum ? out : nullptr, out);
-  if (total_tracks_ == 1) reduction_.stats().sync_points = 0;
+  reduction_->sum(parts, count, scale, op_ == FusionOp::delta_sum ? out : nullptr, out);
+  if (total_tracks_ == 1) reduction_->stats().sync_points = 0;
 }
 
 }  // namespace ptrt

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -20,20 +21,20 @@ class Fusion {
   Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelConfig& config,
          const Placement& placement, std::int64_t max_rows);
 
-  void begin_step() { reduction_.begin_step(); }
+  void begin_step() { reduction_->begin_step(); }
   // x [1, rows, d] = fuse(x, y) with y [local tracks, rows, d], which is overwritten.
   void fuse(Tensor x, Tensor y);
 
   // Sync points are counted also when the tracks share a rank; a dense model has none.
-  const SyncStats& stats() const { return reduction_.stats(); }
-  void reset_stats() { reduction_.stats() = {}; }
+  const SyncStats& stats() const { return reduction_->stats(); }
+  void reset_stats() { reduction_->stats() = {}; }
 
  private:
   Backend& backend_;
   FusionOp op_;
   std::int64_t total_tracks_, local_tracks_;
   bool partial_sums_;  // this rank's tracks form a subtree, so it sends their sum
-  Reduction reduction_;
+  std::unique_ptr<Reduction> reduction_;
   std::vector<const float*> local_;
 };
 

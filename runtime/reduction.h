@@ -1,13 +1,11 @@
 // Adding up what ranks hold, with the same bits on every rank: the one kind of communication inside a step.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
-#include <vector>
 
 #include "kernels/backend.h"
-#include "runtime/clock_offsets.h"
 #include "runtime/track_comm.h"
 
 namespace ptrt {
@@ -38,49 +36,34 @@ struct SyncStats {
   double wait_seconds = 0;       // of it, until the slowest rank sent its message
 };
 
-// The fixed binary tree over the parts of all ranks in rank order: the left part takes the largest power of
-// two below the count (contract, section 3). Small messages go to every rank at once, one hop; of large ones
-// each rank adds a slice, and the sums are gathered.
+// out = scale · tree(the parts of all ranks) (+ add_to): the fixed binary tree over the parts in rank order;
+// the left part takes the largest power of two below the count (contract, section 3).
 class Reduction {
  public:
-  // Each rank brings `parts` parts of at most `max_values` values. All buffers are sized here; collective.
-  Reduction(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts, std::int64_t max_values);
+  virtual ~Reduction() = default;
 
   // Before the first sum of a step.
-  void begin_step() { sums_ = 0; }
-  // out = scale · tree(all ranks' parts) (+ add_to, which may be out or null), `count` values. `local` are
-  // this rank's parts; out may be one of them.
-  void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
-           float* out);
+  virtual void begin_step() { sums_ = 0; }
+  // `count` values of memory of the backend. `local` are this rank's parts; add_to may be out or null; out
+  // may be one of the parts.
+  virtual void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
+                   float* out) = 0;
 
-  int ranks() const { return comm_.size(); }
+  // Whether sum() does nothing but queue work on the device: then a step that is recorded once and replayed
+  // may hold it. A replay is told of by adding what the recorded step counted to stats().
+  virtual bool recordable() const = 0;
+
   SyncStats& stats() { return stats_; }
   const SyncStats& stats() const { return stats_; }
 
- private:
-  struct Job {
-    std::span<const float* const> local;
-    std::int64_t count;
-    float scale;
-    const float* add_to;
-    float* out;
-  };
-  void exchange_whole(const Job& job);
-  void exchange_slices(const Job& job);
-  void take_headers(std::size_t message_bytes);
-  std::byte* message(std::vector<std::byte>& buffer, std::int64_t index, std::size_t message_bytes) const;
-
-  TrackComm& comm_;
-  Backend& backend_;
-  StepState& state_;
-  std::int64_t parts_per_rank_;
-  ClockOffsets offsets_;
-  std::uint64_t sums_ = 0;
-  StepHeader header_;              // of the messages under way
-  std::int64_t last_sent_ns_ = 0;  // when the slowest rank sent, on this rank's clock
+ protected:
+  std::uint64_t sums_ = 0;  // of this step so far
   SyncStats stats_;
-  std::vector<std::byte> send_, recv_;
-  std::vector<const float*> all_;  // parts of all ranks
 };
+
+// Each rank of `comm` brings `parts` parts of at most `max_values` values. All buffers are sized here;
+// collective.
+std::unique_ptr<Reduction> make_reduction(TrackComm& comm, Backend& backend, StepState& state,
+                                          std::int64_t parts, std::int64_t max_values);
 
 }  // namespace ptrt

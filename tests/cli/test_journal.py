@@ -11,7 +11,9 @@ from ptrt_cli import SANITIZERS, SLOWNESS, CliTest, Running, ptrt, write_request
 
 from model_maker import make_config, write_random
 
-REQUESTS = 60 if SANITIZERS else 240  # enough to be cut off before the end
+REQUESTS = 60 if SANITIZERS else 240
+# A run that is to be cut off takes seconds, however fast the machine: its first rank is slow.
+SLOW = {"PTRT_FAULT": "rank=0,at=step,pause_ms=3"}
 
 
 def rows() -> list:
@@ -42,7 +44,7 @@ class Journal(CliTest):
         """Starts a run, ends it when a few results are in the journal, and gives the journal."""
         results = cls.fresh("-cut.jsonl")
         journal = Path(f"{results}.partial")
-        running = Running(["generate", cls.model, cls.requests, "-o", results, "--max-batch", "4"], ranks)
+        running = Running(["generate", cls.model, cls.requests, "-o", results, "--max-batch", "4"], ranks, SLOW)
         deadline = time.monotonic() + 60 * SLOWNESS
         while time.monotonic() < deadline and running.process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") > 12:
@@ -104,7 +106,7 @@ class Journal(CliTest):
         shutil.copy(self.cut_off, partial)
         before = partial.read_bytes().count(b"\n")
         running = Running(["generate", self.model, self.requests, "-o", results, "--resume",
-                           "--max-batch", "4"])
+                           "--max-batch", "4"], env=SLOW)
         while running.process.poll() is None and partial.read_bytes().count(b"\n") < before + 10:
             time.sleep(0.01)
         running.process.kill()

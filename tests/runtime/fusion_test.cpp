@@ -10,6 +10,7 @@
 #include <random>
 
 #include "kernels/error.h"
+#include "runtime/host_reduction.h"
 #include "thread_comm.h"
 
 namespace ptrt {
@@ -157,7 +158,7 @@ TEST(Reduction, TellsWaitingFromMoving) {
   ThreadCommGroup(3).run([&](TrackComm& comm) {
     const auto backend = make_cpu_backend({.threads = 1});
     StepState state;
-    Reduction reduction(comm, *backend, state, 1, 4);
+    HostReduction reduction(comm, *backend, state, 1, 4);
     if (comm.rank() == kLate) std::this_thread::sleep_for(60ms);
     std::vector<float> values(4, static_cast<float>(comm.rank()));
     const float* part[] = {values.data()};

@@ -1,4 +1,4 @@
-#include "runtime/reduction.h"
+#include "runtime/host_reduction.h"
 
 #include <algorithm>
 #include <cstring>
@@ -25,8 +25,8 @@ double seconds(std::int64_t ns) {
 
 }  // namespace
 
-Reduction::Reduction(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
-                     std::int64_t max_values)
+HostReduction::HostReduction(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
+                             std::int64_t max_values)
     : comm_(comm), backend_(backend), state_(state), parts_per_rank_(parts), offsets_(comm) {
   all_.resize(static_cast<std::size_t>(parts * comm.size()));
   if (comm.size() == 1) return;
@@ -40,8 +40,8 @@ Reduction::Reduction(TrackComm& comm, Backend& backend, StepState& state, std::i
   recv_.resize(ranks * std::max(whole, sliced));
 }
 
-void Reduction::sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
-                    float* out) {
+void HostReduction::sum(std::span<const float* const> local, std::int64_t count, float scale,
+                        const float* add_to, float* out) {
   fault_point("sync");
   const std::int64_t start = now_ns();
   const Job job{local, count, scale, add_to, out};
@@ -65,7 +65,7 @@ void Reduction::sum(std::span<const float* const> local, std::int64_t count, flo
 }
 
 // Every rank gets every part and adds them all: one hop.
-void Reduction::exchange_whole(const Job& job) {
+void HostReduction::exchange_whole(const Job& job) {
   const auto part_bytes = static_cast<std::size_t>(job.count) * sizeof(float);
   const std::size_t bytes = sizeof header_ + static_cast<std::size_t>(parts_per_rank_) * part_bytes;
   std::memcpy(send_.data(), &header_, sizeof header_);
@@ -82,7 +82,7 @@ void Reduction::exchange_whole(const Job& job) {
 }
 
 // Every rank adds one slice of all parts, then the sums are gathered.
-void Reduction::exchange_slices(const Job& job) {
+void HostReduction::exchange_slices(const Job& job) {
   const int ranks = comm_.size();
   const std::int64_t width = slice_width(job.count, ranks);
   const auto slice_bytes = static_cast<std::size_t>(width) * sizeof(float);
@@ -117,12 +117,12 @@ void Reduction::exchange_slices(const Job& job) {
   stats_.bytes_sent += (bytes + slice_bytes) * static_cast<std::size_t>(ranks - 1);
 }
 
-std::byte* Reduction::message(std::vector<std::byte>& buffer, std::int64_t index,
-                              std::size_t message_bytes) const {
+std::byte* HostReduction::message(std::vector<std::byte>& buffer, std::int64_t index,
+                                  std::size_t message_bytes) const {
   return buffer.data() + static_cast<std::size_t>(index) * message_bytes;
 }
 
-void Reduction::take_headers(std::size_t message_bytes) {
+void HostReduction::take_headers(std::size_t message_bytes) {
   for (int r = 0; r < comm_.size(); r++) {
     StepHeader other;
     std::memcpy(&other, message(recv_, r, message_bytes), sizeof other);
@@ -135,6 +135,11 @@ void Reduction::take_headers(std::size_t message_bytes) {
     if (r == 0) state_.header.flags = other.flags;
     last_sent_ns_ = std::max(last_sent_ns_, offsets_.to_mine(r, other.sent_ns));
   }
+}
+
+std::unique_ptr<Reduction> make_reduction(TrackComm& comm, Backend& backend, StepState& state,
+                                          std::int64_t parts, std::int64_t max_values) {
+  return std::make_unique<HostReduction>(comm, backend, state, parts, max_values);
 }
 
 }  // namespace ptrt
