@@ -28,6 +28,8 @@ _MPI_ENV = {
     "OMPI_MCA_btl_vader_single_copy_mechanism": "none", "OMPI_MCA_rmaps_base_oversubscribe": "1",
 }
 
+# Open MPI's plugins are gone when leaks are looked for: theirs could not be told (see test_host.py).
+MPI_LEAKS = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0")}
 
 _numbers = itertools.count()
 
@@ -75,8 +77,7 @@ class Running:
         if "PTRT_FAULT" not in (env or {}):
             merged.pop("PTRT_FAULT", None)
         if ranks is not None:
-            # Open MPI's plugins are gone when leaks are looked for: theirs could not be told (see test_host.py).
-            merged.setdefault("ASAN_OPTIONS", "detect_leaks=0")
+            merged.update(MPI_LEAKS)
         merged.update(env or {})
         self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
         self._start = time.monotonic()

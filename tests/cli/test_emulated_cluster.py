@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """Hosts that exist only in network namespaces: a run over them gives the same bytes, and nothing stays behind."""
 
+import os
 import subprocess
 import sys
 import unittest
 
-from ptrt_cli import PTRT, ROOT, CliTest, write_requests
+from ptrt_cli import MPI_LEAKS, PTRT, ROOT, CliTest, write_requests
 
 from model_maker import make_config, write_random
 
@@ -13,7 +14,8 @@ CLUSTER = ROOT / "perf" / "emulated_cluster" / "cluster.py"
 
 
 def on_cluster(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(CLUSTER), *map(str, words)], capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, str(CLUSTER), *map(str, words)], capture_output=True, text=True, timeout=120,
+                          env={**os.environ, **MPI_LEAKS})
 
 
 def namespaces() -> str:
