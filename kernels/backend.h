@@ -20,6 +20,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_collectives.h"
 #include "kernels/host_cores.h"
 #include "kernels/tensor.h"
 
@@ -213,6 +214,9 @@ class Backend {
   virtual void read_back(const std::byte* from, std::span<std::byte> to) {
     std::memcpy(to.data(), from, to.size());
   }
+
+  // Collectives between the devices of several ranks; null where memory is the host's.
+  virtual DeviceGroups* device_groups() { return nullptr; }
 
   // Whether run_tracks_apart() is the better way to run that many tracks between two syncs.
   virtual bool runs_tracks_apart(std::int64_t /*tracks*/) const { return false; }

@@ -6,12 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_collectives.h"
 #include "kernels/tensor.h"
 #include "runtime/request.h"
 
 namespace ptrt {
 
 class JobComm;
+
+// This process runs the first rank's share of a replica of so many ranks; the others are not there.
+struct EmulatedRanks {
+  std::int64_t ranks = 1;
+  LinkModel link;
+};
 
 // Options that every command which runs the model shares.
 struct ModelRunOptions {
@@ -28,6 +35,10 @@ struct ModelRunOptions {
   std::optional<std::int64_t> kv_cache_bytes;  // a rank
   std::int64_t replicas = 0;                   // 0: from the number of ranks
   std::int64_t tensor_parallel = 1;
+  std::string fusion = "auto";            // between ranks on GPUs: auto, tree, nccl, staged
+  bool share_gpu = false;                 // several ranks may be on one GPU
+  double step_timeout_s = 300;            // 0: none
+  std::optional<EmulatedRanks> emulated;  // bench only
   bool quiet = false;
 };
 

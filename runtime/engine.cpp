@@ -26,9 +26,10 @@ std::int64_t logit_rows(const EngineOptions& options) {
 }
 
 // The ranks that share a track bring one part each.
-std::unique_ptr<Reduction> make_track_sum(TrackComm* comm, Backend& backend, StepState& state,
+std::unique_ptr<Reduction> make_track_sum(const EngineComms& comms, Backend& backend, StepState& state,
                                           std::int64_t values) {
-  return comm == nullptr ? nullptr : make_reduction(*comm, backend, state, 1, values);
+  if (comms.track == nullptr) return nullptr;
+  return make_reduction(*comms.track, backend, state, 1, values, comms.reductions);
 }
 
 std::uint64_t mix(std::uint64_t digest, std::uint64_t value) {
@@ -65,9 +66,9 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackSh
       options_(options),
       cache_(backend, mine, shard.tracks, options.kv_pages, options.kv_dtype),
       replica_comm_(comms.replica),
-      fusion_(comms.fusion, backend, state_, config, placement, options.max_rows),
+      fusion_(comms.fusion, backend, state_, config, placement, options.max_rows, comms.reductions),
       track_sum_(
-          make_track_sum(comms.track, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
+          make_track_sum(comms, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
       head_(config, shard, backend, comms.replica, logit_rows(options)),
       forward_(mine, shard, backend, fusion_, track_sum_.get(), head_, cache_, options.max_rows,
                logit_rows(options)),
@@ -162,11 +163,18 @@ void Engine::wait_for_arrivals(Run& run) {
   run.scheduler.set_arrived(static_cast<std::int64_t>(all[0] >> kArrivedShift));
 }
 
+std::string Engine::describe_syncs() const {
+  return track_sum_ ? track_sum_->describe() : fusion_.describe();
+}
+
 void Engine::count_syncs() {
+  fusion_.settle();
+  if (track_sum_) track_sum_->settle();
   const auto add = [&](const SyncStats& stats) {
     counters_.sync_bytes += stats.bytes_sent;
     counters_.sync_s += stats.seconds;
     counters_.sync_wait_s += stats.wait_seconds;
+    counters_.sync_wait_known &= stats.wait_known;
   };
   counters_.fusions = fusion_.stats().sync_points;
   add(fusion_.stats());

@@ -27,11 +27,13 @@
 namespace ptrt {
 
 // The groups that a rank talks to inside a step. `replica`: all ranks of it. `fusion`: those that hold the
-// other tracks. `track`: those that share its tracks; null without tensor parallelism.
+// other tracks. `track`: those that share its tracks; null without tensor parallelism. `reductions`: how the
+// last two add up on devices.
 struct EngineComms {
   TrackComm& replica;
   TrackComm& fusion;
   TrackComm* track = nullptr;
+  ReductionOptions reductions = {};
 };
 
 struct EngineOptions {
@@ -64,6 +66,8 @@ class Engine {
   const RunCounters& counters() const { return counters_; }  // of the last run
   std::int64_t kv_bytes() const { return cache_.bytes(); }
   std::int64_t scratch_bytes() const { return forward_.scratch_bytes(); }
+  // How this rank's sums meet those of others, for people.
+  std::string describe_syncs() const;
 
  private:
   struct Run;

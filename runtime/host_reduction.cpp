@@ -126,20 +126,10 @@ void HostReduction::take_headers(std::size_t message_bytes) {
   for (int r = 0; r < comm_.size(); r++) {
     StepHeader other;
     std::memcpy(&other, message(recv_, r, message_bytes), sizeof other);
-    if (other.step != header_.step || other.digest != header_.digest || other.sum != header_.sum)
-      throw_failure(
-          "ranks {} and {} of the replica went apart: step {} sum {} digest {:016x} here, step {} sum {} "
-          "digest "
-          "{:016x} there",
-          comm_.rank(), r, header_.step, header_.sum, header_.digest, other.step, other.sum, other.digest);
+    check_header(header_, comm_.rank(), other, r);
     if (r == 0) state_.header.flags = other.flags;
     last_sent_ns_ = std::max(last_sent_ns_, offsets_.to_mine(r, other.sent_ns));
   }
-}
-
-std::unique_ptr<Reduction> make_reduction(TrackComm& comm, Backend& backend, StepState& state,
-                                          std::int64_t parts, std::int64_t max_values) {
-  return std::make_unique<HostReduction>(comm, backend, state, parts, max_values);
 }
 
 }  // namespace ptrt

@@ -20,6 +20,7 @@ class HostReduction final : public Reduction {
   void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
            float* out) override;
   bool recordable() const override { return comm_.size() == 1; }
+  std::string describe() const override { return comm_.size() == 1 ? "within the rank" : "between hosts"; }
 
  private:
   struct Job {

@@ -1,7 +1,9 @@
 #include "runtime/mpi_comm.h"
 
+#include <fmt/ranges.h>
 #include <mpi.h>
 
+#include <algorithm>
 #include <chrono>
 #include <climits>
 #include <cstddef>
@@ -9,7 +11,9 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 
 #include "kernels/error.h"
@@ -24,6 +28,7 @@ using Clock = std::chrono::steady_clock;
 constexpr Clock::duration kSpin = std::chrono::microseconds(100);
 constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits that are not worth a sleep
 constexpr Clock::duration kNap = std::chrono::microseconds(200);
+constexpr Clock::duration kLate = std::chrono::milliseconds(200);  // a rank that is not slow, but missed
 
 void check(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
@@ -89,8 +94,12 @@ MPI_Comm duplicate(MPI_Comm comm) {
 // settings.
 class MpiTrackComm final : public TrackComm {
  public:
-  MpiTrackComm(MPI_Comm comm, Waiting waiting)
-      : comm_(comm), waiting_(waiting), requests_(2 * static_cast<std::size_t>(comm_.size() - 1)) {}
+  // `job_ranks`: of its ranks, in the job.
+  MpiTrackComm(MPI_Comm comm, Waiting waiting, std::vector<int> job_ranks)
+      : comm_(comm),
+        waiting_(waiting),
+        job_ranks_(std::move(job_ranks)),
+        requests_(2 * static_cast<std::size_t>(comm_.size() - 1)) {}
   int size() const override { return comm_.size(); }
   int rank() const override { return comm_.rank(); }
   void all_gather(const void* send, void* recv, std::size_t bytes) override {
@@ -98,6 +107,15 @@ class MpiTrackComm final : public TrackComm {
   }
   void all_to_all(const void* send, void* recv, std::size_t bytes) override {
     exchange(send, recv, bytes, bytes);
+  }
+  std::string late_ranks() override {
+    const std::lock_guard lock(mutex_);
+    if (late_.empty()) return "";
+    std::vector<int> in_job;
+    for (const int rank_of_group : late_)
+      in_job.push_back(job_ranks_[static_cast<std::size_t>(rank_of_group)]);
+    std::ranges::sort(in_job);
+    return fmt::format("rank{} {}", in_job.size() > 1 ? "s" : "", fmt::join(in_job, ", "));
   }
 
  private:
@@ -126,18 +144,47 @@ class MpiTrackComm final : public TrackComm {
   }
 
   void wait_for_all() {
-    const auto give_way = Clock::now() + (waiting_ == Waiting::spinning ? kSpin : Clock::duration::zero());
+    const auto start = Clock::now();
+    const auto give_way = start + (waiting_ == Waiting::spinning ? kSpin : Clock::duration::zero());
     for (int done = 0;;) {
       check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
             "MPI_Testall");
       if (done) return;
-      if (Clock::now() >= give_way) std::this_thread::yield();
+      const auto now = Clock::now();
+      if (now >= start + kLate) return wait_and_note_the_late();
+      if (now >= give_way) std::this_thread::yield();
+    }
+  }
+
+  // Takes messages as they come, so that late_ranks() knows whose are missing: a rank that stands still also
+  // takes none.
+  void wait_and_note_the_late() {
+    std::vector<int> done(requests_.size());
+    for (int count = 0; count != MPI_UNDEFINED; std::this_thread::yield()) {
+      note_the_late();
+      check(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done.data(),
+                         MPI_STATUSES_IGNORE),
+            "MPI_Testsome");
+    }
+  }
+
+  void note_the_late() {
+    const std::size_t receives = requests_.size() / 2;
+    const std::lock_guard lock(mutex_);
+    late_.clear();
+    for (std::size_t i = 0; i < receives; i++) {
+      const int distance = static_cast<int>(i) + 1;
+      if (requests_[i] != MPI_REQUEST_NULL) late_.insert((rank() + size() - distance) % size());
+      if (requests_[receives + i] != MPI_REQUEST_NULL) late_.insert((rank() + distance) % size());
     }
   }
 
   Communicator comm_;
   Waiting waiting_;
+  std::vector<int> job_ranks_;
   std::vector<MPI_Request> requests_;  // of one exchange: receives, then sends
+  std::mutex mutex_;                   // of late_: a thread that watches asks for it
+  std::set<int> late_;
 };
 
 std::vector<std::string> gather_texts(const Communicator& comm, const std::string& mine) {
@@ -223,7 +270,12 @@ class MpiJobComm final : public JobComm {
   std::unique_ptr<TrackComm> split(int colour, Waiting waiting) override {
     MPI_Comm part = MPI_COMM_NULL;
     check(MPI_Comm_split(job_.get(), colour, rank(), &part), "MPI_Comm_split");
-    return std::make_unique<MpiTrackComm>(part, waiting);
+    int ranks = 0;
+    check(MPI_Comm_size(part, &ranks), "MPI_Comm_size");
+    std::vector<int> job_ranks(static_cast<std::size_t>(ranks));
+    const int mine = rank();
+    check(MPI_Allgather(&mine, 1, MPI_INT, job_ranks.data(), 1, MPI_INT, part), "MPI_Allgather");
+    return std::make_unique<MpiTrackComm>(part, waiting, std::move(job_ranks));
   }
 
   void post(const std::string& message) override {

@@ -25,6 +25,9 @@ class TrackComm {
   virtual void all_gather(const void* send, void* recv, std::size_t bytes) = 0;
   // recv[r] = the part of rank r's `send` meant for this rank; `bytes` a part.
   virtual void all_to_all(const void* send, void* recv, std::size_t bytes) = 0;
+  // By any thread: the ranks of the job that a call under way has waited for in vain for a while, for a
+  // message; empty where none are, or it is not known.
+  virtual std::string late_ranks() { return ""; }
 };
 
 // All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode

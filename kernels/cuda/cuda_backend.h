@@ -7,6 +7,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/device_groups.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/sampling.h"
@@ -29,6 +30,7 @@ class CudaBackend final : public Backend {
   std::size_t weight_bytes() const override { return loader_.bytes(); }
   std::optional<std::size_t> free_bytes() const override;
 
+  DeviceGroups* device_groups() override { return &groups_; }
   DType activation_type() const override { return DType::bfloat16; }
   void plan_weights(std::span<const WeightSpec> specs) override { loader_.plan(specs); }
   void reserve(const WorkLimits& limits) override;
@@ -73,6 +75,7 @@ class CudaBackend final : public Backend {
 
   std::string device_name_;
   Stream stream_;
+  cuda::CudaGroups groups_;
   cuda::WeightLoader loader_;
   cuda::LtMatmul lt_;
   std::unique_ptr<Scratch> scratch_;

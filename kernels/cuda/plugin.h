@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/backend.h"
 
@@ -22,6 +23,9 @@ struct CudaOptions {
 // missing. Empty when nothing does. Loads the plug-in only where the driver has a device.
 std::string cuda_missing();
 
+// The UUIDs of the GPUs that CUDA shows this process, in CUDA's order. Throws bad_input with cuda_missing().
+std::vector<std::string> cuda_devices();
+
 // Throws bad_input with cuda_missing() where there is something.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
@@ -29,6 +33,7 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 // that both sides are built from, gives anything.
 struct CudaPlugin {
   std::string (*missing)() = nullptr;
+  std::vector<std::string> (*devices)() = nullptr;
   std::unique_ptr<Backend> (*make)(const CudaOptions& options) = nullptr;
 };
 inline constexpr const char* kCudaPluginFile = "libptrt_cuda.so";

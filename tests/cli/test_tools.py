@@ -247,6 +247,38 @@ class Tools(CliTest):
         options = ("--threads", "2", "--compute", "float32")
         self.check_bench(self.bench("--random-weights", text, *options), 2, 2, 1)
 
+    def test_bench_of_emulated_ranks(self) -> None:
+        """One rank's share of eight: the link's time is in every token, and everything says EMULATED."""
+        config = make_config(tracks=8, layers=4, sync_layers=[2, 4])
+        model = write_random(self.fresh(".h5"), config, 78)
+        report, table = self.fresh(".json"), self.fresh(".csv")
+        run = ("bench", model, "--input-len", "4", "--output-len", "5", "--requests", "2", "--emulate-ranks", "8")
+        link = ("--link-latency-us", "20000", "--link-gb-per-s", "1")
+        outcome = ptrt(*run, *link, "--json", report, "--csv", table)
+        self.assert_done(outcome)
+        self.assertEqual(outcome.stdout.count("EMULATED") + outcome.stderr.count("EMULATED"), 2, outcome.output)
+        self.assertTrue(outcome.stdout.startswith("EMULATED"), outcome.stdout)
+        found = json.loads(report.read_text())
+        self.assertIs(found["emulated"], True)
+        self.assertEqual((found["emulate_ranks"], found["link_latency_us"], found["link_gb_per_s"]), (8, 20000, 1))
+        self.assertEqual((found["world_size"], found["tracks"], found["sync_points_per_forward"]), (8, 8, 2))
+        # Two exchanges of 20 ms a token.
+        self.assertTrue(40 < found["tpot_ms"]["p50"] < 100, found["tpot_ms"])
+        self.assertGreater(found["sync_time_fraction"], 0.6)
+        with open(table, encoding="utf-8", newline="") as file:
+            row = next(csv.DictReader(file))
+        self.assertEqual((row["emulated"], row["emulate_ranks"], row["link_latency_us"]), ("true", "8", "20000.0"))
+        shared = self.fresh(".json")
+        self.assert_done(ptrt(*run, "--tensor-parallel", "2", "--link-gb-per-s", "1", "--json", shared))
+        self.assertEqual(json.loads(shared.read_text())["track_sums_per_forward"], 8)
+        for arguments, ranks, words in (((*run,), None, "link-gb-per-s"), ((*run, *link), 2, "emulate-ranks"),
+                                        ((*run[:-1], "16", *link), None, "emulate-ranks 16"),
+                                        ((*run[:-1], "3", *link), None, "3 ranks"),
+                                        ((*run[:-2], *link), None, "emulate-ranks")):
+            outcome = ptrt(*arguments, ranks=ranks)
+            self.assertEqual(outcome.status, 2, outcome.output)
+            self.assertIn(words, outcome.output)
+
     def test_plan(self) -> None:
         text, table = self.fresh("-config.json"), self.fresh(".json")
         text.write_text(json.dumps(make_config(tracks=4, layers=8, sync_layers=[4, 8], heads=4, kv_heads=2)))

@@ -16,6 +16,9 @@ class ThreadCommGroup {
  public:
   explicit ThreadCommGroup(int ranks) : barrier_(ranks), sent_(static_cast<std::size_t>(ranks)) {}
 
+  // Of a rank whose thread the caller runs; the group outlives it.
+  std::unique_ptr<TrackComm> comm(int rank) { return std::make_unique<Comm>(*this, rank); }
+
   // Runs body(comm of rank r) on one thread a rank.
   void run(const std::function<void(TrackComm&)>& body) {
     std::vector<std::thread> threads;
