@@ -21,6 +21,7 @@ struct ModelRunOptions {
   std::string weights = "auto";     // auto: as stored; int8: matrices quantised on load
   std::string vocab_head = "auto";  // auto, whole, split
   std::string kv_dtype = "auto";    // auto, float32, bfloat16
+  std::string cuda_graphs = "on";   // on, off
   int threads = 0;                  // CPU threads a rank; 0: one a core of its share of the host
   std::string bind = "auto";        // auto: a core a thread where there are enough; none
   std::int64_t max_batch = 32;

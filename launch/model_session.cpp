@@ -127,7 +127,7 @@ void ModelSession::choose_backend() {
   share_ = take_core_share(job_, options_.threads, options_.bind == "auto");
   all_or_none(job_, [&] {
     if (device_ == "cuda") {
-      backend_ = make_cuda_backend({});
+      backend_ = make_cuda_backend({.graphs = options_.cuda_graphs == "on"});
       return;
     }
     backend_ = make_cpu_backend({.threads = share_.threads,

@@ -88,6 +88,13 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
           "one exchange a step; auto: split where that saves a rank several MiB a step")
       ->check(CLI::IsMember({"auto", "whole", "split"}))
       ->capture_default_str();
+  command
+      .add_option(
+          "--cuda-graphs", run.cuda_graphs,
+          "on: a GPU's decode steps are recorded, one a batch size, and replayed; off: every kernel is\n"
+          "launched by itself, to look for faults")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();

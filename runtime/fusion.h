@@ -25,6 +25,7 @@ class Fusion {
   // x [1, rows, d] = fuse(x, y) with y [local tracks, rows, d], which is overwritten.
   void fuse(Tensor x, Tensor y);
 
+  Reduction& reduction() { return *reduction_; }
   // Sync points are counted also when the tracks share a rank; a dense model has none.
   const SyncStats& stats() const { return reduction_->stats(); }
   void reset_stats() { reduction_->stats() = {}; }

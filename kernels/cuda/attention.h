@@ -28,6 +28,9 @@ class DecodeAttention {
  public:
   explicit DecodeAttention(const WorkLimits& limits);
   void run(const AttentionJob& job, const StepInput& step) const;
+  // The splits that launches count with: a power of two, or all that a context can have, so that steps whose
+  // contexts differ little are launched alike. Blocks beyond a row's own splits end at once.
+  std::int64_t splits_of(const StepInput& step) const;
 
  private:
   std::int64_t max_splits_;

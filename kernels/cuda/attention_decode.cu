@@ -263,10 +263,17 @@ DecodeAttention::DecodeAttention(const WorkLimits& limits)
                                    "the splits of decode attention");
 }
 
+std::int64_t DecodeAttention::splits_of(const StepInput& step) const {
+  const std::int64_t needed = ceil_div(step.longest_context(), kSplitTokens);
+  std::int64_t splits = 1;
+  while (splits < needed) splits *= 2;
+  return std::min(splits, max_splits_);
+}
+
 void DecodeAttention::run(const AttentionJob& job, const StepInput& step) const {
   if (step.single_count() == 0) return;
   const AttentionShape& shape = job.shape;
-  std::int64_t splits = ceil_div(step.longest_context(), kSplitTokens);
+  std::int64_t splits = splits_of(step);
   if (shape.window > 0) splits = std::min(splits, shape.window / kSplitTokens + 2);
   DecodeArgs args{};
   args.q = static_cast<const bf16*>(job.q.data);

@@ -55,7 +55,8 @@ CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& strea
       moe(work_limits),
       sampler(work_limits, stream) {}
 
-CudaBackend::CudaBackend(const std::string& device_name) : device_name_(device_name), loader_(stream_) {}
+CudaBackend::CudaBackend(const std::string& device_name, bool graphs)
+    : device_name_(device_name), graphs_(graphs), loader_(stream_) {}
 
 CudaBackend::Scratch& CudaBackend::scratch() {
   PTRT_CHECK(scratch_ != nullptr);
@@ -87,6 +88,17 @@ void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRow
   scratch().step.set(tokens, rows);
 }
 
+// Of what kernels are launched with, the step alone decides how many splits decode attention counts with.
+bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& ops) {
+  if (!graphs_) {
+    ops();
+    return true;
+  }
+  Scratch& s = scratch();
+  PTRT_CHECK(s.step.segment_count() == 0);
+  return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, ops);
+}
+
 void CudaBackend::write(std::span<const std::byte> from, std::byte* to) {
   PTRT_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, stream_.get()));
   stream_.wait();
@@ -100,10 +112,11 @@ void CudaBackend::read_back(const std::byte* from, std::span<std::byte> to) {
 void CudaBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
   PTRT_CHECK(x.rows == scratch().step.rows() && x.width == table.in);
   check_exact(x);
+  const cuda::Sampler& sampler = scratch().sampler;
   for (const std::int32_t token : tokens)
-    if (token < 0 || token >= table.out)
+    if (token >= table.out || token_of_sample(token) >= sampler.rows())
       throw_failure("token {} is outside the vocabulary of {}", token, table.out);
-  cuda::embed(table, scratch().step.view().tokens, x, stream_.get());
+  cuda::embed(table, scratch().step.view().tokens, sampler.sampled(), x, stream_.get());
 }
 
 void CudaBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
@@ -268,15 +281,27 @@ void CudaBackend::tree_sum(std::span<const float* const> parts, std::int64_t cou
 }
 
 void CudaBackend::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
-  PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows && out.size() == params.size());
+  PTRT_CHECK(out.size() == params.size() && scratch().sampler.under_way() == 0);
+  queue_sample(logits, params);
+  take_sampled(out);
+}
+
+void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> params) {
+  PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows);
   PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
+  PTRT_CHECK(scratch().sampler.under_way() < cuda::Sampler::kTurns);
   check_exact(logits);
-  scratch().sampler.sample(logits, params, out);
+  scratch().sampler.queue(logits, params);
+}
+
+void CudaBackend::take_sampled(std::span<Sampled> out) {
+  PTRT_CHECK(scratch().sampler.under_way() > 0);
+  scratch().sampler.take(out);
 }
 
 void CudaBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
   PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
-  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
+  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows && scratch().sampler.under_way() == 0);
   check_exact(logits);
   for (const std::int32_t target : targets) PTRT_CHECK(target >= 0 && target < logits.width);
   scratch().sampler.log_probs(logits, targets, out);

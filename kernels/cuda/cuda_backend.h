@@ -10,6 +10,7 @@
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/cuda/step_graph.h"
 #include "kernels/cuda/step_input.h"
 #include "kernels/cuda/weight_loader.h"
 
@@ -18,7 +19,8 @@ namespace ptrt {
 class CudaBackend final : public Backend {
  public:
   // Of a device that the process has chosen (cudaSetDevice); `device_name` is for messages and digests.
-  explicit CudaBackend(const std::string& device_name);
+  // `graphs`: whether steps are recorded.
+  explicit CudaBackend(const std::string& device_name, bool graphs = true);
 
   std::string name() const override { return "cuda"; }
   std::string instruction_set() const override { return device_name_; }
@@ -34,6 +36,8 @@ class CudaBackend final : public Backend {
   void reserve(const WorkLimits& limits) override;
   bool takes_part_of_step() const override { return false; }
   void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
+  bool records_steps() const override { return graphs_; }
+  bool run_recorded(std::int64_t key, const std::function<void()>& ops) override;
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
 
@@ -56,6 +60,9 @@ class CudaBackend final : public Backend {
   void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
+  int steps_ahead() const override { return 1; }
+  void queue_sample(Tensor logits, std::span<const SampleParams> params) override;
+  void take_sampled(std::span<Sampled> out) override;
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
 
  private:
@@ -67,11 +74,13 @@ class CudaBackend final : public Backend {
     cuda::DecodeAttention decode_attention;
     cuda::Moe moe;
     cuda::Sampler sampler;
+    cuda::StepGraphs graphs;
   };
   Scratch& scratch();
   void wide_product(const LinearJob& job);
 
   std::string device_name_;
+  bool graphs_;
   Stream stream_;
   cuda::WeightLoader loader_;
   cuda::LtMatmul lt_;

@@ -33,8 +33,10 @@ struct LaunchShape {
 
 template <class... Params, class... Args>
 void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
-  emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes,
-                      [&] { kernel(static_cast<Params>(args)...); });
+  emulation::submit(shape.stream, [shape, kernel, ... values = static_cast<Params>(args)] {
+    emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes,
+                        [&] { kernel(values...); });
+  });
 }
 
 // The block's dynamic shared memory, 16-byte aligned.

@@ -36,7 +36,7 @@ std::unique_ptr<Backend> make(const CudaOptions& options) {
                     properties.name, properties.major, properties.minor, kOldestMajor);
   PTRT_CUDA_CHECK(cudaSetDevice(options.device));
   return std::make_unique<CudaBackend>(
-      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor));
+      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor), options.graphs);
 }
 
 }  // namespace

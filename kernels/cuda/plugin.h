@@ -15,7 +15,8 @@ inline constexpr std::int64_t kCudaMaxHeadDim = 256;
 inline constexpr std::int64_t kCudaMaxTracks = 64;
 
 struct CudaOptions {
-  int device = 0;  // among those that CUDA shows this process
+  int device = 0;      // among those that CUDA shows this process
+  bool graphs = true;  // decode steps are recorded and replayed
 };
 
 // What keeps this process from running on a GPU, for a message: the plug-in, the driver or a device is

@@ -3,9 +3,7 @@
 
 #include "device_test.h"
 #include "model_io/model_file.h"
-#include "model_io/tokenizer.h"
-#include "model_io/track_shard.h"
-#include "runtime/engine.h"
+#include "runtime/engine_fixture.h"
 
 #ifndef PTRT_DEMO_MODEL
 #error "PTRT_DEMO_MODEL comes from CMake"
@@ -13,36 +11,6 @@
 
 namespace ptrt::testing {
 namespace {
-
-// One process with all tracks.
-class Runner {
- public:
-  Runner(const ModelConfig& config, std::unique_ptr<Backend> backend, TrackShard shard, DType kv_dtype,
-         const Tokenizer* tokenizer, std::int64_t max_rows)
-      : backend_(std::move(backend)),
-        shard_(std::move(shard)),
-        comm_(make_solo_track_comm()),
-        placement_(make_placement(1, 0, config.tracks)),
-        engine_(config, config, shard_, *backend_, {*comm_, *comm_}, placement_, tokenizer,
-                {.max_batch = 4, .max_rows = max_rows, .kv_pages = 64, .kv_dtype = kv_dtype}) {}
-
-  std::vector<Completion> run(Task task, std::span<const Request> requests) {
-    std::vector<std::int64_t> order(requests.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
-    std::vector<Completion> completions(requests.size());
-    Engine::Hooks hooks;
-    hooks.completed = [&](Completion&& done) { completions[static_cast<std::size_t>(done.request)] = done; };
-    EXPECT_TRUE(engine_.run(task, requests, order, hooks));
-    return completions;
-  }
-
- private:
-  std::unique_ptr<Backend> backend_;
-  TrackShard shard_;
-  std::unique_ptr<TrackComm> comm_;
-  Placement placement_;
-  Engine engine_;
-};
 
 // Mean distance of the log-probabilities of all tokens; the tokens must be equal.
 double compare(const std::vector<Completion>& cuda, const std::vector<Completion>& cpu) {
@@ -75,8 +43,9 @@ TEST_F(CudaEndToEnd, DemoModelAnswersAsOnTheCpu) {
   ASSERT_NE(tokenizer.tokenizer, nullptr);
   const auto runner = [&](std::unique_ptr<Backend> backend, DType kv_dtype) {
     TrackShard shard = load_shard(file, 0, config.tracks, *backend);
-    return std::make_unique<Runner>(config, std::move(backend), std::move(shard), kv_dtype,
-                                    tokenizer.tokenizer.get(), 24);
+    const EngineOptions options{.max_batch = 4, .max_rows = 24, .kv_pages = 64, .kv_dtype = kv_dtype};
+    return std::make_unique<EngineRunner>(config, std::move(backend), std::move(shard),
+                                          tokenizer.tokenizer.get(), options);
   };
   const auto cuda = runner(std::move(cuda_), DType::bfloat16);
   const auto cpu = runner(make_cpu_backend({.threads = 1}), DType::float32);
@@ -122,7 +91,8 @@ TEST_F(CudaEndToEnd, ScoresEveryKindOfModel) {
     CudaForTests cuda = make_cuda_for_tests();
     const auto runner = [&](std::unique_ptr<Backend> backend, DType kv_dtype) {
       TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, *backend);
-      return std::make_unique<Runner>(config, std::move(backend), std::move(shard), kv_dtype, nullptr, 20);
+      const EngineOptions options{.max_batch = 4, .max_rows = 20, .kv_pages = 64, .kv_dtype = kv_dtype};
+      return std::make_unique<EngineRunner>(config, std::move(backend), std::move(shard), nullptr, options);
     };
     const auto on_cuda = runner(std::move(cuda.backend), DType::bfloat16);
     const auto on_cpu = runner(make_cpu_backend({.threads = 1}), DType::float32);
@@ -133,6 +103,78 @@ TEST_F(CudaEndToEnd, ScoresEveryKindOfModel) {
     EXPECT_LT(compare(on_cuda->run(Task::score, texts), on_cpu->run(Task::score, texts)), 3e-2)
         << norms << " " << op;
   }
+}
+
+// Steps recorded or not, tokens taken at once or a step late, pages for all or for few.
+class CudaSteps : public CudaEndToEnd {
+ protected:
+  std::unique_ptr<EngineRunner> make(const ModelConfig& config, const ModelFile* file,
+                                     const Tokenizer* tokenizer, bool graphs, EngineOptions options) {
+    CudaForTests cuda = make_cuda_for_tests({.graphs = graphs});
+    TrackShard shard = file != nullptr
+                           ? load_shard(*file, 0, config.tracks, *cuda.backend)
+                           : random_shard(config, 7, DType::bfloat16, 0, config.tracks, *cuda.backend);
+    options.kv_dtype = DType::bfloat16;
+    return std::make_unique<EngineRunner>(config, std::move(cuda.backend), std::move(shard), tokenizer,
+                                          options);
+  }
+
+  struct Way {
+    bool graphs;
+    int steps_ahead;
+    bool few_pages;
+  };
+  // Each way of running against the plainest; `few_pages`: so few that sequences are preempted.
+  void compare_ways(const ModelConfig& config, const ModelFile* file, const Tokenizer* tokenizer,
+                    const std::vector<Request>& requests, std::int64_t few_pages, std::span<const Way> ways) {
+    const EngineOptions plain{.max_batch = 5, .max_rows = 16, .kv_pages = 64, .steps_ahead = 0};
+    const auto expected = make(config, file, tokenizer, false, plain)->run(Task::generate, requests);
+    for (const Way& way : ways) {
+      EngineOptions options = plain;
+      if (way.few_pages) options.kv_pages = few_pages;
+      options.steps_ahead = way.steps_ahead;
+      const std::string where =
+          fmt::format("graphs {}, {} ahead, {} pages", way.graphs, way.steps_ahead, options.kv_pages);
+      const std::uint64_t replays_before = graph_launches_for_tests();
+      const auto runner = make(config, file, tokenizer, way.graphs, options);
+      const auto actual = runner->run(Task::generate, requests);
+      expect_same(actual, expected, where);
+      EXPECT_LT(compare(actual, expected), 1e-2) << where;
+      const RunCounters& counters = runner->counters();
+      EXPECT_EQ(counters.fusions, counters.steps * config.sync_layers.size()) << where;
+      EXPECT_EQ(counters.preemptions > 0, way.few_pages) << where;
+      if (!counts_graph_launches_for_tests()) continue;
+      const std::uint64_t replays = graph_launches_for_tests() - replays_before;
+      EXPECT_EQ(replays > counters.steps / 4, way.graphs)
+          << where << ": " << replays << " of " << counters.steps;
+    }
+  }
+};
+
+TEST_F(CudaSteps, SmallModelByEveryWay) {
+  const ModelConfig config = parse_config(kSmallBytesModel, "the test's configuration");
+  const TokenizerChoice tokenizer = make_tokenizer({.kind = "bytes", .model = {}, .file = {}}, config);
+  compare_ways(config, nullptr, tokenizer.tokenizer.get(), mixed_requests(12, 14, 60, 256), 4,
+               std::vector<Way>{
+                   {false, 1, true}, {false, 1, false}, {true, 0, false}, {true, 1, false}, {true, 1, true}});
+}
+
+TEST_F(CudaSteps, DemoModelByEveryWay) {
+  const ModelFile file(PTRT_DEMO_MODEL);
+  const TokenizerChoice tokenizer = make_tokenizer(file.tokenizer(), file.config());
+  std::vector<Request> requests;
+  for (const char* text : {"Add 36 and 72.\n", "Add 1 and 2.\n", "Is 3 odd?\n"}) {
+    Request request;
+    request.tokens = tokenizer.tokenizer->encode(text);
+    request.max_tokens = 11 - 3 * std::ssize(requests);
+    request.ignore_eos = true;
+    request.seed = 5;
+    if (requests.size() == 1) request.temperature = 0.7f;
+    if (requests.size() == 2) request.stop = {"."};
+    requests.push_back(request);
+  }
+  compare_ways(file.config(), &file, tokenizer.tokenizer.get(), requests, 3,
+               std::vector<Way>{{true, 1, true}});
 }
 
 }  // namespace
