@@ -274,6 +274,13 @@ class Backend {
   virtual bool takes_part_of_step() const { return true; }
   // gate = silu(gate) · up
   virtual void swiglu(Tensor gate, Tensor up) = 0;
+  // gate.y = silu(gate) · up of the two products, which are of equal sizes and of one x; what is left in up.y
+  // is undefined.
+  virtual void gated_linear(const LinearJob& gate, const LinearJob& up) {
+    const LinearJob both[] = {gate, up};
+    linear(both);
+    swiglu(gate.y, up.y);
+  }
   virtual void moe_ffn(const MoeJob& job) = 0;
 
   // cos_sin[0, r, :] = cos of the head_dim/2 angles of positions[r], then their sines (angles in double).

@@ -46,6 +46,39 @@ std::optional<std::int64_t> even_stride(const TrackWeights& weights) {
   return bytes / element;
 }
 
+// Of two products of equal sizes and one x, in elements: what makes them one batch for cuBLASLt.
+struct PairDistance {
+  std::int64_t w = 0, y = 0;
+};
+std::optional<PairDistance> pair_distance(const LinearJob& a, const LinearJob& b) {
+  if (a.y.tracks != 1 || a.x.data != b.x.data || a.y.dtype != b.y.dtype || a.y.width != b.y.width)
+    return std::nullopt;
+  const auto between = [](const void* from, const void* to) {
+    return reinterpret_cast<std::intptr_t>(to) - reinterpret_cast<std::intptr_t>(from);
+  };
+  const std::intptr_t w = between((*a.weights)[0].data, (*b.weights)[0].data);
+  const std::intptr_t y = between(a.y.data, b.y.data);
+  const auto w_size = static_cast<std::intptr_t>(size_of((*a.weights)[0].dtype));
+  const auto y_size = static_cast<std::intptr_t>(size_of(a.y.dtype));
+  if (w <= 0 || y <= 0 || w % (8 * w_size) != 0 || y % (8 * y_size) != 0) return std::nullopt;
+  return PairDistance{w / w_size, y / y_size};
+}
+
+// All but the weights' distance and the batch.
+cuda::LtProduct describe_product(const LinearJob& job) {
+  cuda::LtProduct product;
+  product.y_type = job.y.dtype;
+  product.rows = job.y.rows;
+  product.out = job.y.width;
+  product.in = job.x.width;
+  product.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
+  product.y_stride = job.y.track_stride;
+  product.x = job.x.data;
+  product.y = job.y.data;
+  product.w = (*job.weights)[0].data;
+  return product;
+}
+
 }  // namespace
 
 CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& stream)
@@ -150,8 +183,12 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
   };
   while (!jobs.empty()) {
     if (wide(jobs[0])) {
-      wide_product(jobs[0]);
-      jobs = jobs.subspan(1);
+      const bool pair = jobs.size() > 1 && pair_distance(jobs[0], jobs[1]).has_value();
+      if (pair)
+        wide_pair(jobs[0], jobs[1]);
+      else
+        wide_product(jobs[0]);
+      jobs = jobs.subspan(pair ? 2 : 1);
       continue;
     }
     std::size_t count = 1;
@@ -161,18 +198,33 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
   }
 }
 
+void CudaBackend::gated_linear(const LinearJob& gate, const LinearJob& up) {
+  if (gate.x.rows > cuda::kSkinnyRows) return Backend::gated_linear(gate, up);
+  for (const LinearJob* job : {&gate, &up}) {
+    check_weights(*job->weights, job->y.tracks, DType::bfloat16, job->y.width, job->x.width);
+    check_inner(job->x);
+    check_inner(job->y);
+    PTRT_CHECK(job->x.rows == job->y.rows && (job->x.tracks == job->y.tracks || job->x.tracks == 1));
+  }
+  PTRT_CHECK(gate.x.data == up.x.data && gate.x.track_stride == up.x.track_stride);
+  check_like(gate.y, up.y);
+  cuda::skinny_gated_product(gate, up, stream_.get());
+}
+
+// Keys and values, or gate and up, of one track: alone they are often too small to fill the device.
+void CudaBackend::wide_pair(const LinearJob& first, const LinearJob& second) {
+  cuda::LtProduct product = describe_product(first);
+  const PairDistance distance = *pair_distance(first, second);
+  product.batch = 2;
+  product.x_stride = 0;
+  product.w_stride = distance.w;
+  product.y_stride = distance.y;
+  lt_.run(product, stream_.get());
+}
+
 void CudaBackend::wide_product(const LinearJob& job) {
   const TrackWeights& weights = *job.weights;
-  cuda::LtProduct product;
-  product.y_type = job.y.dtype;
-  product.rows = job.y.rows;
-  product.out = job.y.width;
-  product.in = job.x.width;
-  product.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
-  product.y_stride = job.y.track_stride;
-  product.x = job.x.data;
-  product.y = job.y.data;
-  product.w = weights[0].data;
+  cuda::LtProduct product = describe_product(job);
   if (const auto stride = even_stride(weights)) {
     product.batch = job.y.tracks;
     product.w_stride = *stride;

@@ -45,6 +45,7 @@ class CudaBackend final : public Backend {
   void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
   void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) override;
   void linear(std::span<const LinearJob> jobs) override;
+  void gated_linear(const LinearJob& gate, const LinearJob& up) override;
   void add(Tensor a, Tensor h) override;
   void copy(Tensor x, Tensor out) override;
   void gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) override;
@@ -78,6 +79,7 @@ class CudaBackend final : public Backend {
   };
   Scratch& scratch();
   void wide_product(const LinearJob& job);
+  void wide_pair(const LinearJob& first, const LinearJob& second);
 
   std::string device_name_;
   bool graphs_;
