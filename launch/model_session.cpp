@@ -138,27 +138,32 @@ void ModelSession::choose_backend() {
   });
 }
 
-// What the KV cache may take by default: a quarter of this rank's share of the host, or most of what a device
-// has left beside the weights.
-std::int64_t ModelSession::default_kv_bytes() const {
-  const auto free = backend_->free_bytes();
-  if (!free) return host_memory_share(job_) / 4;
-  constexpr double kShare = 0.8;  // the rest is for scratch
-  std::int64_t weights = 0;       // in two bytes an element
-  for (const TensorSpec& spec : shared_tensors(config_)) weights += 2 * spec.elements();
-  for (std::int64_t t = 0; t < placement_.tracks; t++)
-    for (const TensorSpec& spec : track_tensors(config_, placement_.first_track + t))
-      weights += 2 * spec.elements();
-  return static_cast<std::int64_t>(kShare * static_cast<double>(static_cast<std::int64_t>(*free) - weights));
+DeviceNeeds ModelSession::needs_on_device() const {
+  DType embedding = DType::bfloat16;  // of random weights
+  for (const TensorSpec& spec : shared_tensors(config_))
+    if (file_ && spec.role == WeightRole::embedding) embedding = file_->stat(spec).dtype;
+  return device_needs(mine_, placement_.first_track, placement_.tracks, embedding, options_.max_batch,
+                      std::max(options_.max_step_tokens, options_.max_batch));
 }
 
-// As many pages as the batch can use, within what was asked for or default_kv_bytes(). The smallest of all
-// ranks counts, so that every rank schedules alike.
+// What the KV cache may take: what was asked for, else a quarter of this rank's share of the host, or what a
+// device has left. Plans the device's memory.
+std::int64_t ModelSession::kv_budget() {
+  if (const auto free = backend_->free_bytes()) {
+    device_plan_ = plan_device_memory(needs_on_device(), static_cast<std::int64_t>(*free),
+                                      options_.gpu_memory_fraction, options_.kv_cache_bytes);
+    return device_plan_->kv;
+  }
+  return options_.kv_cache_bytes.value_or(host_memory_share(job_) / 4);
+}
+
+// As many pages as the batch can use, within kv_budget(). The smallest of all ranks counts, so that
+// every rank schedules alike.
 void ModelSession::plan_kv_pages() {
   all_or_none(job_, [&] {
     const std::int64_t page_bytes = kv_page_bytes(mine_, placement_.tracks, kv_dtype_);
     const std::int64_t useful = options_.max_batch * pages_for(config_.max_context);
-    const std::int64_t budget = options_.kv_cache_bytes ? *options_.kv_cache_bytes : default_kv_bytes();
+    const std::int64_t budget = kv_budget();
     kv_pages_ = std::min(useful, budget / page_bytes);
     if (kv_pages_ < 1)
       throw_bad_input("--kv-cache-bytes {}: a page of {} tokens takes {} bytes on this rank", budget,
@@ -229,7 +234,7 @@ std::string ModelSession::digest() {
 std::string ModelSession::describe() const {
   const Placement& p = placement_;
   constexpr double kMiB = 1024.0 * 1024.0;
-  return fmt::format(
+  std::string text = fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank{}, {} replica{} | {} x {} "
       "thread{} ({}, {}, {} products) | "
       "a rank holds {:.1f} MiB weights, {:.1f} MiB KV ({}) for {} tokens",
@@ -240,6 +245,8 @@ std::string ModelSession::describe() const {
       share_.describe(), backend_->instruction_set(), compute(),
       static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
       to_string(kv_dtype_), kv_tokens());
+  if (device_plan_) text += fmt::format("\n{}", device_plan_->describe());
+  return text;
 }
 
 }  // namespace ptrt

@@ -15,6 +15,7 @@
 #include "model_io/tokenizer.h"
 #include "model_io/track_shard.h"
 #include "runtime/engine.h"
+#include "runtime/memory_plan.h"
 #include "runtime/placement.h"
 #include "runtime/track_comm.h"
 
@@ -52,7 +53,8 @@ class ModelSession {
   Compute choose_compute() const;
   // Of all matrices of this rank as stored; none where they differ.
   std::optional<DType> matrix_type() const;
-  std::int64_t default_kv_bytes() const;
+  std::int64_t kv_budget();
+  DeviceNeeds needs_on_device() const;
   HeadRows choose_head_rows() const;
   EngineComms join_groups();
   TrackSplit split() const { return {placement_.tensor_parallel, placement_.tensor_rank}; }
@@ -71,6 +73,7 @@ class ModelSession {
   std::unique_ptr<Backend> backend_;
   DType kv_dtype_ = DType::float32;
   std::int64_t kv_pages_ = 0;
+  std::optional<DevicePlan> device_plan_;  // where the backend has a memory of its own
   TrackShard shard_;
   // All ranks of the replica; those with the other tracks, and those that share this rank's tracks, where
   // they are not the same or one alone.

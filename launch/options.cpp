@@ -97,7 +97,12 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
   command.add_option(
       "--kv-cache-bytes", kv_size,
       "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
-      "at most a quarter of the host's memory over its ranks)");
+      "at most a quarter of the host's memory over its ranks, or what a GPU has left)");
+  command
+      .add_option("--gpu-memory-fraction", run.gpu_memory_fraction,
+                  "Share of a GPU's free memory that weights, scratch and KV cache may take together")
+      ->check(CLI::Range(0.05, 1.0))
+      ->capture_default_str();
   command
       .add_option("--replicas", run.replicas,
                   "Replicas that share the requests (default: ranks / (tracks x --tensor-parallel))")

@@ -56,6 +56,18 @@ struct Engine::Run {
   }
 };
 
+WorkLimits work_limits(const ModelConfig& mine, std::int64_t tracks, const EngineOptions& options) {
+  return {.tracks = tracks,
+          .rows = options.max_rows,
+          .logit_rows = logit_rows(options),
+          .sequences = options.max_batch,
+          .context = mine.max_context,
+          .heads = mine.heads,
+          .head_dim = mine.head_dim,
+          .experts = mine.moe ? mine.moe->experts : 0,
+          .top_k = mine.moe ? mine.moe->top_k : 0};
+}
+
 Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackShard& shard, Backend& backend,
                const EngineComms& comms, const Placement& placement, const Tokenizer* tokenizer,
                const EngineOptions& options)
@@ -73,15 +85,7 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackSh
                logit_rows(options)),
       leads_(placement.leads_replica()) {
   PTRT_CHECK(options.max_rows >= options.max_batch);
-  backend.reserve({.tracks = shard.tracks,
-                   .rows = options.max_rows,
-                   .logit_rows = logit_rows(options),
-                   .sequences = options.max_batch,
-                   .context = config.max_context,
-                   .heads = mine.heads,
-                   .head_dim = config.head_dim,
-                   .experts = config.moe ? config.moe->experts : 0,
-                   .top_k = config.moe ? config.moe->top_k : 0});
+  backend.reserve(work_limits(mine, shard.tracks, options));
   const auto rows = static_cast<std::size_t>(logit_rows(options));
   wanted_rows_.reserve(static_cast<std::size_t>(options.max_rows));
   targets_.resize(rows);

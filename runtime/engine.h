@@ -41,6 +41,9 @@ struct EngineOptions {
   DType kv_dtype = DType::float32;  // of keys and values: float32 or bfloat16
 };
 
+// What bounds the steps of an engine: `mine` is what the rank computes of the model, of so many tracks.
+WorkLimits work_limits(const ModelConfig& mine, std::int64_t tracks, const EngineOptions& options);
+
 class Engine {
  public:
   // What happens outside the loop. `completed` is called on every rank, in the same order; `stop_requested`

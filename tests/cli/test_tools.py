@@ -135,6 +135,11 @@ class Tools(CliTest):
             self.assertIn(config, list(found.values()), "the config stands in it")
             elements = config["layers"] * 2 * config["kv_heads"] * config["head_dim"]
             self.assertEqual(found["kv_bytes_per_token_per_track"], {"float32": elements * 4, "bfloat16": elements * 2})
+            for rank in found["ranks"]:
+                needs = rank["device"]
+                self.assertTrue(all(value > 0 for value in needs.values()), needs)
+                self.assertEqual(needs["kv_bytes_per_token"],
+                                 rank["tracks"] * found["kv_bytes_per_token_per_track"]["bfloat16"])
 
     def test_verify(self) -> None:
         for split in (False, True):

@@ -6,6 +6,7 @@
 #include "model_io/tokenizer.h"
 #include "model_io/track_shard.h"
 #include "runtime/engine.h"
+#include "runtime/memory_plan.h"
 
 #ifndef PTRT_DEMO_MODEL
 #error "PTRT_DEMO_MODEL comes from CMake"
@@ -97,6 +98,18 @@ TEST_F(CudaEndToEnd, DemoModelAnswersAsOnTheCpu) {
   EXPECT_EQ(answers[1].text.substr(0, 2), "49");
 }
 
+// The plan, made before anything is there, covers what is then taken, and little more.
+#ifdef PTRT_CUDA_EMULATION
+constexpr std::int64_t kPlanSlack = 32 << 10;  // rounding of each piece
+#else
+constexpr std::int64_t kPlanSlack =
+    kDeviceReserveBytes;  // a device hands out 2 MiB at a time, and loads kernels
+#endif
+
+std::int64_t taken_since(std::size_t free_before, Backend& backend) {
+  return static_cast<std::int64_t>(free_before) - static_cast<std::int64_t>(*backend.free_bytes());
+}
+
 // Every kind of layer, norm, fusion and attention.
 const char* const kSmall = R"({
   "name": "small", "tracks": 3, "layers": 3, "sync_layers": [1, 3],
@@ -107,6 +120,23 @@ const char* const kSmall = R"({
   "rope_theta": 500.0, "ffn_pattern": ["dense", "moe"],
   "moe": {"experts": 4, "top_k": 2, "ffn_size": 16, "router_logit_cap": 20.0},
   "tie_embeddings": false, "bos_token_id": null, "eos_token_ids": []})";
+
+TEST_F(CudaEndToEnd, TakesThePlannedMemory) {
+  auto json = nlohmann::json::parse(kSmall);
+  json["max_context"] = 1024;  // several splits of decode attention
+  const ModelConfig config = parse_config(json.dump(), "the test's configuration");
+  Backend& backend = *cuda_;
+  const std::size_t start = *backend.free_bytes();
+  TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, backend);
+  const DeviceNeeds needs = device_needs(config, 0, config.tracks, DType::bfloat16, 4, 20);
+  EXPECT_LE(std::abs(taken_since(start, backend) - needs.weights), kPlanSlack);
+  const std::size_t loaded = *backend.free_bytes();
+  const Runner runner(config, std::move(cuda_), std::move(shard), DType::bfloat16, nullptr, 20);
+  EXPECT_LE(std::abs(needs.scratch + 64 * needs.kv_page - taken_since(loaded, backend)), kPlanSlack);
+#ifdef PTRT_CUDA_EMULATION
+  EXPECT_GE(needs.scratch + 64 * needs.kv_page, taken_since(loaded, backend));
+#endif
+}
 
 TEST_F(CudaEndToEnd, ScoresEveryKindOfModel) {
   const std::pair<const char*, const char*> kinds[] = {{R"(["pre"])", "mean"},

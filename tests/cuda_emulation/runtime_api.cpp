@@ -4,10 +4,13 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <unordered_map>
 
 namespace {
 
 constexpr std::size_t kDeviceBytes = std::size_t{4} << 30;
+
+std::unordered_map<void*, std::size_t> taken;  // of the device's memory
 
 // Uninitialised device memory reads as NaN, until it is set.
 cudaError_t allocate(void** pointer, std::size_t bytes) {
@@ -30,16 +33,22 @@ cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  *free = *total = kDeviceBytes;
+  *total = kDeviceBytes;
+  std::size_t sum = 0;
+  for (const auto& [pointer, bytes] : taken) sum += bytes;
+  *free = sum < kDeviceBytes ? kDeviceBytes - sum : 0;
   return cudaSuccess;
 }
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
-  return allocate(pointer, bytes);
+  const cudaError_t status = allocate(pointer, bytes);
+  if (status == cudaSuccess) taken[*pointer] = bytes;
+  return status;
 }
 cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
   return allocate(pointer, bytes);
 }
 cudaError_t cudaFree(void* pointer) {
+  taken.erase(pointer);
   std::free(pointer);
   return cudaSuccess;
 }
