@@ -23,6 +23,7 @@ class CudaBackend final : public Backend {
   std::string name() const override { return "cuda"; }
   std::string instruction_set() const override { return device_name_; }
   int threads() const override { return 1; }
+  cudaStream_t stream() const { return stream_.get(); }  // in which all ops run
 
   std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
   Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
