@@ -46,6 +46,7 @@ struct Work {
   int first_row, rows, first_vector;  // of the segment; first_vector: of the block, counted rows · group
   int first_position;                 // of the segment's first row
   int begin, end;                     // tokens that some row of the block sees
+  const std::int32_t* pages;          // of the segment's sequence
 
   __device__ __forceinline__ int row_of(int query) const { return (first_vector + query) / group; }
   __device__ __forceinline__ bool there(int query) const { return row_of(query) < rows; }
@@ -63,9 +64,11 @@ __device__ __forceinline__ bool find_work(const PrefillArgs& args, Work& work) {
   work.group = args.heads / args.kv_heads;
   work.first_row = segment.first_row;
   work.rows = segment.rows;
-  work.first_vector = static_cast<int>(blockIdx.x) * kQueries;
+  // Late rows see the most tokens: they start first.
+  work.first_vector = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
   if (work.row_of(0) >= work.rows) return false;
   work.first_position = args.step.positions[segment.first_row];
+  work.pages = args.step.page_table + args.step.slots[segment.first_row] * args.step.page_table_stride;
   const int first = work.first_position + work.row_of(0);
   work.begin = args.window > 0 ? max(0, first - args.window + 1) : 0;
   work.end = work.first_position + min(work.row_of(kQueries - 1), work.rows - 1) + 1;
@@ -100,7 +103,7 @@ __device__ __forceinline__ void start_tile(const PrefillArgs& args, const Work& 
     const bool valid = position < work.end && at < args.head_dim;
     const bf16* from = args.pool.data;
     if (valid) {
-      const std::int64_t page = page_of(args.step, work.first_row, position);
+      const std::int64_t page = work.pages[position / kTokensOfPage];
       from = args.pool.keys(page, work.track, work.kv_head) + position % kTokensOfPage * args.head_dim + at;
     }
     bf16* key = tiles.keys(stage) + token * Tile::kPitch + at;

@@ -6,8 +6,8 @@
 namespace ptrt::cuda {
 namespace {
 
-constexpr int kMaxThreads = 256;
-constexpr int kVector = 4;  // elements a thread takes at once
+constexpr int kMaxThreads = 1024;  // a row of 4096 in one round
+constexpr int kVector = 4;         // elements a thread takes at once
 
 template <typename T>
 struct alignas(kVector * sizeof(T)) Vector {
