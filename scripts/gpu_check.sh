@@ -8,7 +8,8 @@
 #   scripts/gpu_check.sh --bundle DIR [--build DIR]
 #
 #   --build DIR     build folder (default build-gpu), configured and built first; needs the packages of install_deps.sh
-#   --prebuilt DIR  take what --bundle made, build nothing; needs the driver, cuBLASLt and python3 on this machine
+#   --prebuilt DIR  take what --bundle made, build nothing; needs the driver, cuBLASLt and python3 on this machine. For
+#                   both, a DIR that ends in .tar.gz is such a file
 #   --bundle DIR    on a machine without a GPU: collect the programs of a build folder (--build, default build) that was
 #                   configured with -DPTRT_BUILD_PERF=ON, and the shared libraries they need but for glibc and cuBLAS
 #   --time-limit S  of all stages together (default 590 with --prebuilt, else 3600); what finds no time left has failed
@@ -40,6 +41,13 @@ done
 [[ -z $time_limit || $time_limit =~ ^[1-9][0-9]*$ ]] || die "--time-limit takes seconds"
 [ -z "$bundle" ] || exec scripts/gpu/make_bundle.sh "${build:-build}" "$bundle"
 
+if [[ $prebuilt == *.tar.gz ]]; then
+  [ -f "$prebuilt" ] || die "no file $prebuilt"
+  unpacked=$(mktemp -d)
+  trap 'rm -rf "$unpacked"' EXIT
+  tar -xzf "$prebuilt" -C "$unpacked" || die "cannot unpack $prebuilt"
+  prebuilt=$unpacked
+fi
 if [ -n "$prebuilt" ]; then
   [ -x "$prebuilt/run" ] || die "$prebuilt is no bundle (make one with --bundle)"
   PROGRAMS=$(cd "$prebuilt" && pwd)
@@ -102,7 +110,7 @@ stage model_tests 60 gpu_tests cuda_gpu_model_tests
 stage demo 60 demo
 stage bench_ops 90 bench_ops
 stage bench_8b 120 bench_model one --max-batch 1 --requests 1 --input-len 128,4096 --output-len 2,128
-stage bench_8b_128 120 bench_model batch --max-batch 128 --requests 128 --input-len 128 --output-len 128
+stage bench_8b_128 120 bench_model batch --max-batch 128 --requests 128 --warmup 128 --input-len 128 --output-len 128
 if [ $dry_run = 1 ] || python3 -c 'import torch, transformers' 2>/dev/null; then
   stage hf 120 hf
 else

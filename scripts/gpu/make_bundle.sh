@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # make_bundle.sh BUILD_DIR BUNDLE_DIR: the programs that gpu_check.sh runs and the shared libraries they need, for a
 # machine without packages. Left out are glibc, which must be at least as new there as here, the GPU's driver, and
-# CUDA's large libraries, which the toolkit there has. BUNDLE_DIR/run PROGRAM ARGUMENT… starts one.
+# CUDA's large libraries, which the toolkit there has. BUNDLE_DIR/run PROGRAM ARGUMENT… starts one. A BUNDLE_DIR that
+# ends in .tar.gz becomes such a file.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-build=$1 bundle=$2
+build=$1 target=$2
 programs=(ptrt libptrt_cuda.so cuda_gpu_tests cuda_gpu_model_tests bench_cuda)
 for program in "${programs[@]}"; do
   [ -e "$build/$program" ] || {
@@ -12,7 +13,12 @@ for program in "${programs[@]}"; do
     exit 2
   }
 done
-[ ! -e "$bundle" ] || { echo "gpu_check: $bundle is there already" >&2; exit 2; }
+[ ! -e "$target" ] || { echo "gpu_check: $target is there already" >&2; exit 2; }
+bundle=$target
+if [[ $target == *.tar.gz ]]; then
+  bundle=$(mktemp -d)
+  trap 'rm -rf "$bundle"' EXIT
+fi
 mkdir -p "$bundle/bin" "$bundle/lib"
 for program in "${programs[@]}"; do
   cp "$build/$program" "$bundle/bin/"
@@ -38,7 +44,8 @@ for folder in "${CUDA_HOME:-/usr/local/cuda}"/lib64 /usr/local/cuda*/targets/x86
     [ ! -e "$library" ] || { libraries+=:$folder; break 2; }
   done
 done
-LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/bin/$1" "${@:2}"
+PTRT_PLUGIN_DIR=$here/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/bin/$1" "${@:2}"
 RUN
 chmod +x "$bundle/run"
-echo "gpu_check: $bundle, $(du -sh "$bundle" | cut -f1)"
+[ "$bundle" = "$target" ] || tar -czf "$target" -C "$bundle" .
+echo "gpu_check: $target, $(du -sh "$target" | cut -f1)"
