@@ -34,7 +34,8 @@ class DecodeAttention {
   DevicePointer<float> partial_;  // of each track, single row, head and split: Σ p·v [head_dim], max, Σ p
 };
 
-// Prefill on tensor cores: 64 query vectors a block, the heads of a KV head's group side by side.
+// Prefill on tensor cores: 128 query vectors a block (64 beyond a head_dim of 128), the heads of a KV head's
+// group side by side.
 void prefill_attention(const AttentionJob& job, const StepInput& step);
 
 }  // namespace ptrt::cuda

@@ -21,7 +21,8 @@ struct SkinnyArgs {
 
 // Grid: x over tiles of 16 outputs of all jobs, y over tracks, z over groups of 8 · kColumns rows.
 template <int kColumns, bool kWhole>
-__global__ void __launch_bounds__(kMaxProductWarps* kWarp, kColumns == 1 ? 3 : 1) skinny_kernel(SkinnyArgs args) {
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, kColumns == 1 ? 3 : 1)
+    skinny_kernel(SkinnyArgs args) {
   const int tile = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int first_row = static_cast<int>(blockIdx.z) * 8 * kColumns;
   int index = 0, first_tile = 0;
