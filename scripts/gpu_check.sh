@@ -109,8 +109,8 @@ stage op_tests 90 gpu_tests cuda_gpu_tests
 stage model_tests 60 gpu_tests cuda_gpu_model_tests
 stage demo 60 demo
 stage bench_ops 90 bench_ops
-stage bench_8b 120 bench_model one --max-batch 1 --requests 1 --input-len 128,4096 --output-len 2,128
-stage bench_8b_128 120 bench_model batch --max-batch 128 --requests 128 --warmup 128 --input-len 128 --output-len 128
+stage bench_8b 150 bench_model one --max-batch 1 --requests 1 --input-len 128,4096 --output-len 2,128
+stage bench_8b_128 150 bench_model batch --max-batch 128 --requests 128 --warmup 128 --input-len 128 --output-len 128
 if [ $dry_run = 1 ] || python3 -c 'import torch, transformers' 2>/dev/null; then
   stage hf 120 hf
 else
