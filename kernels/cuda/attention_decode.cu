@@ -172,7 +172,8 @@ class WarpAttention {
   }
 
   __device__ __forceinline__ void mix(const Bf16x8 (&value)[kHalves][4], const float (&weight)[4]) {
-    // The weights' other factor order: a lane needs tokens 2 · quad … of head `group`.
+    // As the product's right factor a lane has tokens 2 · quad, 2 · quad + 1 and the same + 8 of head
+    // `group`.
     const int from = 8 * quad() + group() / 2;
     std::uint32_t b[2];
 #pragma unroll
