@@ -2,6 +2,7 @@
 
 #include <mpi.h>
 
+#include <algorithm>
 #include <chrono>
 #include <climits>
 #include <cstddef>
@@ -9,8 +10,10 @@
 #include <cstring>
 #include <exception>
 #include <limits>
+#include <memory>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "kernels/error.h"
 
@@ -24,6 +27,10 @@ using Clock = std::chrono::steady_clock;
 constexpr Clock::duration kSpin = std::chrono::microseconds(100);
 constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits that are not worth a sleep
 constexpr Clock::duration kNap = std::chrono::microseconds(200);
+
+// Below what common libraries send between hosts without asking first (Open MPI over TCP: 64 KiB with
+// headers).
+constexpr std::size_t kEagerBytes = 60 * 1024;
 
 void check(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
@@ -84,45 +91,128 @@ MPI_Comm duplicate(MPI_Comm comm) {
   return copy;
 }
 
-// Every rank sends to every other one directly: one hop, the least latency for the few ranks of a replica.
-// Own requests rather than MPI's collectives, so that how to wait is decided here, whatever the MPI library's
-// settings.
+// A window that all ranks of a host map.
+class MpiSharedMemory final : public SharedMemory {
+ public:
+  // Takes over the window.
+  MpiSharedMemory(MPI_Win window, int ranks) : window_(window) {
+    for (int r = 0; r < ranks; r++) {
+      MPI_Aint size = 0;
+      int unit = 0;
+      void* base = nullptr;
+      check(MPI_Win_shared_query(window_, r, &size, &unit, &base), "MPI_Win_shared_query");
+      void* aligned = base;
+      std::size_t space = static_cast<std::size_t>(size);
+      bases_.push_back(static_cast<std::byte*>(std::align(kCacheLine, 1, aligned, space)));
+    }
+  }
+  ~MpiSharedMemory() override {
+    if (std::uncaught_exceptions() == 0) MPI_Win_free(&window_);
+  }
+  std::byte* of(int rank) override { return bases_[static_cast<std::size_t>(rank)]; }
+
+  static constexpr std::size_t kCacheLine = 64;
+
+ private:
+  MPI_Win window_;
+  std::vector<std::byte*> bases_;
+};
+
+// Every rank sends to others directly. Own requests rather than MPI's collectives, so that how to wait is
+// decided here, whatever the MPI library's settings. Messages to other hosts go in pieces that a library
+// sends off at once: of larger ones it first sends word, and waits for the answer.
 class MpiTrackComm final : public TrackComm {
  public:
-  MpiTrackComm(MPI_Comm comm, Waiting waiting)
-      : comm_(comm), waiting_(waiting), requests_(2 * static_cast<std::size_t>(comm_.size() - 1)) {}
+  MpiTrackComm(MPI_Comm comm, Waiting waiting) : comm_(comm), waiting_(waiting), on_host_(on_my_host(comm_)) {
+    requests_.reserve(64);
+  }
   int size() const override { return comm_.size(); }
   int rank() const override { return comm_.rank(); }
+  Waiting waiting() const override { return waiting_; }
+
   void all_gather(const void* send, void* recv, std::size_t bytes) override {
-    exchange(send, recv, bytes, 0);
+    to_everyone(send, recv, bytes, 0);
   }
   void all_to_all(const void* send, void* recv, std::size_t bytes) override {
-    exchange(send, recv, bytes, bytes);
+    to_everyone(send, recv, bytes, bytes);
+  }
+  void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
+    for (const Incoming& message : receives) receive(message);
+    for (const Outgoing& message : sends) this->send(message);
+    wait_for_all();
+  }
+
+  std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
+    if (std::ranges::count(on_host_, true) != size()) return nullptr;
+    std::byte* mine = nullptr;
+    MPI_Win window = MPI_WIN_NULL;
+    bytes += MpiSharedMemory::kCacheLine;  // for aligning
+    int made = MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL, comm_.get(), &mine,
+                                       &window) == MPI_SUCCESS;
+    check(MPI_Allreduce(MPI_IN_PLACE, &made, 1, MPI_INT, MPI_MIN, comm_.get()), "MPI_Allreduce");
+    if (made == 0) return nullptr;  // a window that some ranks have cannot be freed; it lasts as long as they
+    check(MPI_Win_set_errhandler(window, MPI_ERRORS_RETURN), "MPI_Win_set_errhandler");
+    std::memset(mine, 0, bytes);
+    check(MPI_Barrier(comm_.get()), "MPI_Barrier");
+    return std::make_unique<MpiSharedMemory>(window, size());
   }
 
  private:
+  // [rank] whether it runs on this rank's host.
+  static std::vector<bool> on_my_host(const Communicator& comm) {
+    MPI_Comm found = MPI_COMM_NULL;
+    check(MPI_Comm_split_type(comm.get(), MPI_COMM_TYPE_SHARED, comm.rank(), MPI_INFO_NULL, &found),
+          "MPI_Comm_split_type");
+    const Communicator host(found);
+    const int first = comm.rank();  // the host's lowest rank names the host
+    int name = first;
+    check(MPI_Bcast(&name, 1, MPI_INT, 0, host.get()), "MPI_Bcast");
+    std::vector<int> names(static_cast<std::size_t>(comm.size()));
+    check(MPI_Allgather(&name, 1, MPI_INT, names.data(), 1, MPI_INT, comm.get()), "MPI_Allgather");
+    std::vector<bool> mine;
+    for (const int other : names) mine.push_back(other == name);
+    return mine;
+  }
+
   // Sends `bytes` from send + r · stride to each rank r. Two calls in a row cannot mix: messages between two
   // ranks keep their order.
-  void exchange(const void* send, void* recv, std::size_t bytes, std::size_t stride) {
-    const int count = to_count(bytes), ranks = size();
+  void to_everyone(const void* send, void* recv, std::size_t bytes, std::size_t stride) {
+    const int ranks = size();
     const auto* from = static_cast<const std::byte*>(send);
     auto* to = static_cast<std::byte*>(recv);
-    std::size_t next = 0;
     for (int distance = 1; distance < ranks; distance++) {
       const int source = (rank() + ranks - distance) % ranks;
-      check(MPI_Irecv(to + static_cast<std::size_t>(source) * bytes, count, MPI_BYTE, source, 0, comm_.get(),
-                      &requests_[next++]),
-            "MPI_Irecv");
+      receive({source, to + static_cast<std::size_t>(source) * bytes, bytes});
     }
     for (int distance = 1; distance < ranks; distance++) {
       const int target = (rank() + distance) % ranks;
-      check(MPI_Isend(from + static_cast<std::size_t>(target) * stride, count, MPI_BYTE, target, 0,
-                      comm_.get(), &requests_[next++]),
-            "MPI_Isend");
+      this->send({target, from + static_cast<std::size_t>(target) * stride, bytes});
     }
     const auto self = static_cast<std::size_t>(rank());
     std::memcpy(to + self * bytes, from + self * stride, bytes);
     wait_for_all();
+  }
+
+  std::size_t piece_bytes(int rank) const {
+    return on_host_[static_cast<std::size_t>(rank)] ? std::size_t{INT_MAX} : kEagerBytes;
+  }
+
+  void receive(const Incoming& message) {
+    auto* to = static_cast<std::byte*>(message.data);
+    const std::size_t piece = piece_bytes(message.from);
+    for (std::size_t at = 0; at < message.bytes; at += piece)
+      check(MPI_Irecv(to + at, to_count(std::min(piece, message.bytes - at)), MPI_BYTE, message.from, 0,
+                      comm_.get(), &requests_.emplace_back()),
+            "MPI_Irecv");
+  }
+
+  void send(const Outgoing& message) {
+    const auto* from = static_cast<const std::byte*>(message.data);
+    const std::size_t piece = piece_bytes(message.to);
+    for (std::size_t at = 0; at < message.bytes; at += piece)
+      check(MPI_Isend(from + at, to_count(std::min(piece, message.bytes - at)), MPI_BYTE, message.to, 0,
+                      comm_.get(), &requests_.emplace_back()),
+            "MPI_Isend");
   }
 
   void wait_for_all() {
@@ -130,13 +220,15 @@ class MpiTrackComm final : public TrackComm {
     for (int done = 0;;) {
       check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
             "MPI_Testall");
-      if (done) return;
+      if (done) break;
       if (Clock::now() >= give_way) std::this_thread::yield();
     }
+    requests_.clear();
   }
 
   Communicator comm_;
   Waiting waiting_;
+  std::vector<bool> on_host_;          // [rank]
   std::vector<MPI_Request> requests_;  // of one exchange: receives, then sends
 };
 
