@@ -129,6 +129,11 @@ class MpiTrackComm final : public TrackComm {
   int size() const override { return comm_.size(); }
   int rank() const override { return comm_.rank(); }
   Waiting waiting() const override { return waiting_; }
+  // Any call makes the library look at its events, a lost launcher among them.
+  void listen() override {
+    int here = 0;
+    check(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &here, MPI_STATUS_IGNORE), "MPI_Iprobe");
+  }
 
   void all_gather(const void* send, void* recv, std::size_t bytes) override {
     to_everyone(send, recv, bytes, 0);

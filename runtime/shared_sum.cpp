@@ -15,6 +15,7 @@ using Clock = std::chrono::steady_clock;
 // Larger sums go in pieces: memory is bounded, and what a rank wrote is still in a cache when others read it.
 constexpr std::int64_t kPieceValues = 256 * 1024;
 constexpr Clock::duration kSpin = std::chrono::microseconds(100);  // then a waiting rank gives way
+constexpr Clock::duration kListen = std::chrono::milliseconds(2);  // between looks whether the job goes on
 
 std::size_t value_bytes(std::int64_t values) {
   return static_cast<std::size_t>(values) * sizeof(float);
@@ -55,9 +56,15 @@ float* SharedSum::values_of(int rank) {
 
 void SharedSum::wait_for(const std::atomic<std::uint64_t>& number) {
   if (number.load(std::memory_order_acquire) == number_) return;
-  const auto give_way = Clock::now() + (spinning_ ? kSpin : Clock::duration::zero());
-  while (number.load(std::memory_order_acquire) != number_)
-    if (Clock::now() >= give_way) std::this_thread::yield();
+  auto now = Clock::now();
+  const auto give_way = now + (spinning_ ? kSpin : Clock::duration::zero());
+  auto listen = now + kListen;
+  for (; number.load(std::memory_order_acquire) != number_; now = Clock::now()) {
+    if (now >= give_way) std::this_thread::yield();
+    if (now < listen) continue;
+    comm_.listen();
+    listen = now + kListen;
+  }
 }
 
 // Values [skip_begin, skip_end) are left out: no other rank reads them.

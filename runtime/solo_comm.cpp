@@ -23,6 +23,7 @@ class SoloTrackComm final : public TrackComm {
   void exchange(std::span<const Outgoing>, std::span<const Incoming>) override {}
   std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
   Waiting waiting() const override { return Waiting::spinning; }
+  void listen() override {}
 };
 
 class SoloJobComm final : public JobComm {

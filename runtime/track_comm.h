@@ -52,6 +52,9 @@ class TrackComm {
   // memory left: on all of them, then.
   virtual std::unique_ptr<SharedMemory> share(std::size_t bytes) = 0;
   virtual Waiting waiting() const = 0;
+  // To be called now and then by whoever waits for others without a call of this class: so that the end of
+  // the job is heard of.
+  virtual void listen() = 0;
 };
 
 // All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode

@@ -79,6 +79,7 @@ class ThreadCommGroup {
       return seen;
     }
     Waiting waiting() const override { return Waiting::yielding; }
+    void listen() override {}
 
    private:
     void to_everyone(const void* send, void* recv, std::size_t bytes, std::size_t offset) {
