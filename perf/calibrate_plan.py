@@ -157,6 +157,10 @@ def main():
         args.ranks = data["ranks"]
         cells = [c for c in data["cells"] if not args.places or any(text in c["place"] for text in args.places)]
         measured_at = data["commit"]
+        for cell in cells:
+            for key in ("place", "model", "batch", "input_len", "output_len", "command"):
+                cell[key]
+            cell["median"]["tpot_ms"], cell["median"]["ttft_ms"]
     except (OSError, ValueError, KeyError, TypeError) as why:
         fail(f"{args.measured}: no file of perf/pt_vs_tp.py: {why!r}")
 
