@@ -9,11 +9,9 @@ namespace ptrt {
 namespace {
 
 constexpr std::size_t kSharedWholeBytes = 32 * 1024;  // up to here every rank adds everything
-// Between hosts a message costs processor time at both ends, whatever its size: up to so many bytes and ranks
-// one hop is worth n (n - 1) messages, up to so many bytes the fewest messages are best, then the fewest
-// bytes a rank.
-constexpr std::size_t kOneHopBytes = 4 * 1024, kAtFirstBytes = 384 * 1024;
-constexpr int kOneHopRanks = 4;
+// Between hosts a message costs processor time at both ends, whatever its size: up to so many bytes the
+// fewest messages are best, then the fewest bytes a rank.
+constexpr std::size_t kAtFirstBytes = 384 * 1024;
 
 double seconds(std::int64_t ns) {
   return 1e-9 * static_cast<double>(ns);
@@ -43,7 +41,7 @@ bool needs_shared_memory(SumWay way) {
 
 SumWay best_way(int ranks, std::size_t bytes, bool shares_memory) {
   if (shares_memory) return bytes <= kSharedWholeBytes ? SumWay::shared_whole : SumWay::shared_slices;
-  if (ranks == 2 || (ranks <= kOneHopRanks && bytes <= kOneHopBytes)) return SumWay::one_hop;
+  if (ranks == 2) return SumWay::one_hop;
   return bytes <= kAtFirstBytes ? SumWay::at_first : SumWay::slices;
 }
 

@@ -123,7 +123,11 @@ class MpiSharedMemory final : public SharedMemory {
 // sends off at once: of larger ones it first sends word, and waits for the answer.
 class MpiTrackComm final : public TrackComm {
  public:
-  MpiTrackComm(MPI_Comm comm, Waiting waiting) : comm_(comm), waiting_(waiting), on_host_(on_my_host(comm_)) {
+  MpiTrackComm(MPI_Comm comm, Waiting waiting)
+      : comm_(comm),
+        waiting_(waiting),
+        on_host_(on_my_host(comm_)),
+        all_on_host_(std::ranges::count(on_host_, true) == size()) {
     requests_.reserve(64);
   }
   int size() const override { return comm_.size(); }
@@ -148,7 +152,7 @@ class MpiTrackComm final : public TrackComm {
   }
 
   std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
-    if (std::ranges::count(on_host_, true) != size()) return nullptr;
+    if (!all_on_host_) return nullptr;
     std::byte* mine = nullptr;
     MPI_Win window = MPI_WIN_NULL;
     bytes += MpiSharedMemory::kCacheLine;  // for aligning
@@ -221,7 +225,8 @@ class MpiTrackComm final : public TrackComm {
   }
 
   void wait_for_all() {
-    const auto give_way = Clock::now() + (waiting_ == Waiting::spinning ? kSpin : Clock::duration::zero());
+    const bool spins = waiting_ == Waiting::spinning && all_on_host_;
+    const auto give_way = Clock::now() + (spins ? kSpin : Clock::duration::zero());
     for (int done = 0;;) {
       check(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
             "MPI_Testall");
@@ -233,7 +238,9 @@ class MpiTrackComm final : public TrackComm {
 
   Communicator comm_;
   Waiting waiting_;
-  std::vector<bool> on_host_;          // [rank]
+  std::vector<bool> on_host_;  // [rank]
+  // Else a message takes so much longer than giving way that polling without a pause gains nothing.
+  bool all_on_host_;
   std::vector<MPI_Request> requests_;  // of one exchange: receives, then sends
 };
 
