@@ -28,8 +28,7 @@ constexpr Clock::duration kSpin = std::chrono::microseconds(100);
 constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits that are not worth a sleep
 constexpr Clock::duration kNap = std::chrono::microseconds(200);
 
-// Below what common libraries send between hosts without asking first (Open MPI over TCP: 64 KiB with
-// headers).
+// Less than libraries send to other hosts without asking first (Open MPI over TCP: 64 KiB).
 constexpr std::size_t kEagerBytes = 60 * 1024;
 
 void check(int code, const char* call) {
@@ -91,7 +90,6 @@ MPI_Comm duplicate(MPI_Comm comm) {
   return copy;
 }
 
-// A window that all ranks of a host map.
 class MpiSharedMemory final : public SharedMemory {
  public:
   // Takes over the window.
@@ -173,8 +171,7 @@ class MpiTrackComm final : public TrackComm {
     check(MPI_Comm_split_type(comm.get(), MPI_COMM_TYPE_SHARED, comm.rank(), MPI_INFO_NULL, &found),
           "MPI_Comm_split_type");
     const Communicator host(found);
-    const int first = comm.rank();  // the host's lowest rank names the host
-    int name = first;
+    int name = comm.rank();  // the host's lowest rank names it
     check(MPI_Bcast(&name, 1, MPI_INT, 0, host.get()), "MPI_Bcast");
     std::vector<int> names(static_cast<std::size_t>(comm.size()));
     check(MPI_Allgather(&name, 1, MPI_INT, names.data(), 1, MPI_INT, comm.get()), "MPI_Allgather");
@@ -197,8 +194,8 @@ class MpiTrackComm final : public TrackComm {
       const int target = (rank() + distance) % ranks;
       this->send({target, from + static_cast<std::size_t>(target) * stride, bytes});
     }
-    const auto self = static_cast<std::size_t>(rank());
-    std::memcpy(to + self * bytes, from + self * stride, bytes);
+    std::memcpy(to + static_cast<std::size_t>(rank()) * bytes,
+                from + static_cast<std::size_t>(rank()) * stride, bytes);
     wait_for_all();
   }
 
