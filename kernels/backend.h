@@ -8,9 +8,10 @@
 //  * accumulation in float32 (or wider), norm and softmax statistics in float32;
 //  * no allocation inside an op: scratch is passed in or sized once, at construction or by reserve();
 //  * ops of a backend run in the order of the calls. On a device they may return before they have run; only
-//    sample(), log_probs() and read_back() wait.
+//    sample(), take_sampled(), log_probs() and read_back() wait.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -20,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_collectives.h"
 #include "kernels/host_cores.h"
 #include "kernels/tensor.h"
 
@@ -110,6 +112,9 @@ struct StepRows {
   std::span<const std::int32_t> slots;       // [rows]
   std::span<const std::int32_t> page_table;  // [slots, page_table_stride]
   std::int64_t page_table_stride = 0;
+  // A slot that no sequence has, whose pages are one that no sequence gets: for rows that only fill up a
+  // batch. -1: there is none.
+  std::int32_t spare_slot = -1;
 
   // The page that holds tokens [index · kPageTokens, (index + 1) · kPageTokens) of row r's sequence.
   std::int64_t page(std::int64_t r, std::int64_t index) const {
@@ -171,6 +176,11 @@ struct Sampled {
   float logprob = 0;  // natural logarithm, before temperature; only when asked for
 };
 
+// Stands for a token that is not known yet: the one of row `row` of the last queue_sample().
+constexpr std::int32_t token_of_sample(std::int32_t row) {
+  return -1 - row;
+}
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -205,7 +215,17 @@ class Backend {
   virtual void reserve(const WorkLimits& /*limits*/) {}
   // What the following embed(), rope_angles(), rope_append() and attention() calls are told again: a device
   // copies it to buffers of fixed address, so that those ops only launch work.
+  // With steps_ahead(), a token may be a token_of_sample().
   virtual void begin_step(std::span<const std::int32_t> /*tokens*/, const StepRows& /*rows*/) {}
+  // Whether run_recorded() records.
+  virtual bool records_steps() const { return false; }
+  // Runs `ops`: calls of this backend's ops that hang on `key`, and on what begin_step() was told, alone, for
+  // a step whose rows are all of different sequences. A backend may record the work that they queue and queue
+  // it again for an equal key without calling `ops`. True when they were called.
+  virtual bool run_recorded(std::int64_t /*key*/, const std::function<void()>& ops) {
+    ops();
+    return true;
+  }
   // Between this process's memory and what allocate() gave; both wait until the bytes have moved.
   virtual void write(std::span<const std::byte> from, std::byte* to) {
     std::memcpy(to, from.data(), from.size());
@@ -213,6 +233,9 @@ class Backend {
   virtual void read_back(const std::byte* from, std::span<std::byte> to) {
     std::memcpy(to.data(), from, to.size());
   }
+
+  // Collectives between the devices of several ranks; null where memory is the host's.
+  virtual DeviceGroups* device_groups() { return nullptr; }
 
   // Whether run_tracks_apart() is the better way to run that many tracks between two syncs.
   virtual bool runs_tracks_apart(std::int64_t /*tracks*/) const { return false; }
@@ -255,6 +278,13 @@ class Backend {
   virtual bool takes_part_of_step() const { return true; }
   // gate = silu(gate) · up
   virtual void swiglu(Tensor gate, Tensor up) = 0;
+  // gate.y = silu(gate) · up of the two products, which are of equal sizes and of one x; what is left in up.y
+  // is undefined.
+  virtual void gated_linear(const LinearJob& gate, const LinearJob& up) {
+    const LinearJob both[] = {gate, up};
+    linear(both);
+    swiglu(gate.y, up.y);
+  }
   virtual void moe_ffn(const MoeJob& job) = 0;
 
   // cos_sin[0, r, :] = cos of the head_dim/2 angles of positions[r], then their sines (angles in double).
@@ -282,8 +312,24 @@ class Backend {
 
   // One token a row of logits [1, rows, vocab]; randomness depends on (seed, position) alone.
   virtual void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) = 0;
+  // Steps that may be begun before the tokens of the one before them are taken: 0 or 1. Where it is 1, a
+  // token_of_sample() is known to the next step, and the tokens of a queue_sample() are taken before there
+  // are two more.
+  virtual int steps_ahead() const { return 0; }
+  // sample() in two halves; what is queued is taken in order. Only take_sampled() waits.
+  virtual void queue_sample(Tensor logits, std::span<const SampleParams> params) {
+    std::vector<Sampled>& out = queued_samples_.emplace_back(params.size());
+    sample(logits, params, out);
+  }
+  virtual void take_sampled(std::span<Sampled> out) {
+    std::ranges::copy(queued_samples_.at(0), out.begin());
+    queued_samples_.erase(queued_samples_.begin());
+  }
   // out[r] = log softmax(logits[r])[targets[r]], statistics over fixed vocabulary chunks.
   virtual void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) = 0;
+
+ private:
+  std::vector<std::vector<Sampled>> queued_samples_;  // of the queue_sample() above
 };
 
 struct CpuOptions {

@@ -112,7 +112,7 @@ class Batch {
       collector->deliver(std::move(completion));
     };
     const auto mine = requests_of_replica(file_.requests, pending_, placement.replicas, placement.replica);
-    session_.engine().run(options_.task, file_.requests, mine, hooks);
+    session_.run(options_.task, file_.requests, mine, hooks);
     fault_point("finish");
     if (collector) collector->finish();
     job_.barrier();

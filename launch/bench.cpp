@@ -31,7 +31,7 @@ RankReport run_once(ModelSession& session, const std::vector<Request>& requests)
                               completion.first_token_s - request.arrival_s,
                               completion.finish_s - request.arrival_s, std::move(completion.gaps_s)});
   };
-  if (!session.engine().run(Task::generate, requests, mine, hooks)) throw_failure("stopped by a signal");
+  if (!session.run(Task::generate, requests, mine, hooks)) throw_failure("stopped by a signal");
   report.counters = session.engine().counters();
   return report;
 }
@@ -80,6 +80,7 @@ void run_bench(const BenchOptions& options, JobComm& job) {
     const RankReport report = run_once(session, cell.requests);
     job.barrier();
     const RunSummary summary = gather_summary(job, report);
+    if (tells) fmt::print("{}", session.emulation());
     if (tells && cells.size() > 1) fmt::print("{}", heading(cell));
     if (tells) fmt::print("{}", summary_table(summary, SummaryKind::bench));
     if (job.rank() == 0) runs.push_back(bench_json(options, session, cell, summary));

@@ -60,8 +60,8 @@ void add_syncs(const RunSummary& s, ordered_json& json) {
   json["sync_points_per_output_token"] = s.sync_points_per_output_token;
   json["sync_bytes_per_output_token"] = s.sync_bytes_per_output_token;
   json["sync_time_fraction"] = s.sync_time_fraction;
-  json["sync_wait_fraction"] = s.sync_wait_fraction;
-  json["sync_move_fraction"] = s.sync_move_fraction;
+  json["sync_wait_fraction"] = s.sync_wait_known ? ordered_json(s.sync_wait_fraction) : ordered_json();
+  json["sync_move_fraction"] = s.sync_wait_known ? ordered_json(s.sync_move_fraction) : ordered_json();
   json["head_exchanges_per_forward"] = s.head_exchanges_per_forward;
   json["head_bytes_per_forward"] = s.head_bytes_per_forward;
   json["head_time_fraction"] = s.head_time_fraction;
@@ -87,7 +87,12 @@ void add_setup(ModelSession& session, ordered_json& json) {
   json["threads"] = session.threads();
   json["binding"] = session.core_share().bound ? "cores" : "none";
   json["oversubscribed"] = session.core_share().oversubscribed;
-  json["emulated"] = false;
+  json["fusion"] = session.engine().describe_syncs();
+  json["emulated"] = session.emulated().has_value();
+  if (!session.emulated()) return;
+  json["emulate_ranks"] = session.emulated()->ranks;
+  json["link_latency_us"] = session.emulated()->link.latency_us;
+  json["link_gb_per_s"] = session.emulated()->link.gb_per_s;
 }
 
 }  // namespace

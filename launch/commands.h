@@ -6,12 +6,19 @@
 #include <string>
 #include <vector>
 
+#include "kernels/device_collectives.h"
 #include "kernels/tensor.h"
 #include "runtime/request.h"
 
 namespace ptrt {
 
 class JobComm;
+
+// This process runs the first rank's share of a replica of so many ranks; the others are not there.
+struct EmulatedRanks {
+  std::int64_t ranks = 1;
+  LinkModel link;
+};
 
 // Options that every command which runs the model shares.
 struct ModelRunOptions {
@@ -21,13 +28,19 @@ struct ModelRunOptions {
   std::string weights = "auto";     // auto: as stored; int8: matrices quantised on load
   std::string vocab_head = "auto";  // auto, whole, split
   std::string kv_dtype = "auto";    // auto, float32, bfloat16
+  std::string cuda_graphs = "on";   // on, off
   int threads = 0;                  // CPU threads a rank; 0: one a core of its share of the host
   std::string bind = "auto";        // auto: a core a thread where there are enough; none
   std::int64_t max_batch = 32;
   std::int64_t max_step_tokens = 512;          // rows of a step: decode tokens plus prefill chunks
   std::optional<std::int64_t> kv_cache_bytes;  // a rank
+  double gpu_memory_fraction = 0.9;            // of the device's free memory at start that the plan may use
   std::int64_t replicas = 0;                   // 0: from the number of ranks
   std::int64_t tensor_parallel = 1;
+  std::string fusion = "auto";            // between ranks on GPUs: auto, tree, nccl, staged
+  bool share_gpu = false;                 // several ranks may be on one GPU
+  double step_timeout_s = 300;            // 0: none
+  std::optional<EmulatedRanks> emulated;  // bench only
   bool quiet = false;
 };
 

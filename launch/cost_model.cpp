@@ -11,7 +11,7 @@
 namespace ptrt {
 namespace {
 
-constexpr double kWeightBytes = 2, kSumBytes = 4, kCandidateBytes = 8;
+constexpr double kWeightBytes = 2, kCandidateBytes = 8;
 constexpr double kMemoryShare = 0.9;  // of a processor's memory, for weights and KV
 
 // One rank's share of the model.
@@ -58,6 +58,39 @@ struct StepTime {
   double total_us() const { return compute_us + sync_us; }
 };
 
+struct Step {
+  StepTime time;
+  StepCounts counts;
+};
+
+enum class Kind { prefill, decode };
+
+// Latencies, messages and bytes of `times` collectives more.
+void add(StepCounts& counts, double times, const StepCounts& collective) {
+  counts.hops += times * collective.hops;
+  counts.messages += times * collective.messages;
+  counts.moved_bytes += times * collective.moved_bytes;
+}
+
+double price_us(const LinkSpec& link, const StepCounts& counts) {
+  return counts.hops * link.latency_us + counts.messages * link.message_us +
+         counts.moved_bytes / (1e3 * link.gb_per_s);
+}
+
+StepCounts collective(const LinkSpec& link, std::int64_t ranks, double bytes) {
+  if (ranks <= 1) return {};
+  const double others = static_cast<double>(ranks - 1);
+  StepCounts one, two;
+  one.hops = 1;
+  one.messages = others;
+  one.moved_bytes = others * bytes;
+  two.hops = 2;
+  two.messages = 2 * others;
+  two.moved_bytes = 2 * others * bytes / static_cast<double>(ranks);
+  if (link.two_step_bytes > 0) return bytes >= link.two_step_bytes ? two : one;
+  return price_us(link, one) <= price_us(link, two) ? one : two;
+}
+
 class Model {
  public:
   Model(const ModelConfig& config, const Layout& layout, const GpuSpec& gpu, const LinkSpec& link)
@@ -66,17 +99,25 @@ class Model {
   const Share& share() const { return share_; }
 
   // `rows` tokens of `sequences` sequences, each row seeing `context` tokens on average.
-  StepTime step(double rows, double sequences, double context) const {
+  Step step(Kind kind, double rows, double sequences, double context) const {
+    Step step;
+    StepCounts& counts = step.counts;
     const double read_share = config_.moe ? experts_read(config_, rows) : 1;
     const double idle = (share_.parameters - share_.active) * (1 - read_share);
-    const double bytes = (share_.parameters - std::max(0.0, idle) + share_.head) * kWeightBytes +
-                         sequences * context * share_.kv_bytes_per_token;
-    const double ops =
+    counts.bytes = (share_.parameters - std::max(0.0, idle) + share_.head) * kWeightBytes +
+                   sequences * context * share_.kv_bytes_per_token;
+    counts.ops =
         2 * rows * share_.active + 2 * sequences * share_.head + rows * context * share_.attention_ops;
-    const double reading = bytes / (1e3 * gpu_.memory_gb_per_s * gpu_.bandwidth_efficiency);
-    const double working = ops / (1e6 * gpu_.gemm_tflops * gpu_.gemm_efficiency);
-    return {std::max(reading, working) + static_cast<double>(config_.layers) * gpu_.layer_overhead_us,
-            sync_us(rows, sequences)};
+    const bool few_rows = kind == Kind::decode && gpu_.decode_gemm_efficiency > 0;
+    const double efficiency = few_rows ? gpu_.decode_gemm_efficiency : gpu_.gemm_efficiency;
+    const double reading = counts.bytes / (1e3 * gpu_.memory_gb_per_s * gpu_.bandwidth_efficiency);
+    const double working = counts.ops / (1e6 * gpu_.gemm_tflops * efficiency);
+    step.time.compute_us = (gpu_.overlap ? std::max(reading, working) : reading + working) +
+                           static_cast<double>(config_.layers) * gpu_.layer_overhead_us +
+                           gpu_.step_overhead_us;
+    count_syncs(rows, sequences, counts);
+    step.time.sync_us = price_us(link_, counts);
+    return step;
   }
 
   double sync_points() const {
@@ -85,12 +126,12 @@ class Model {
   }
 
  private:
-  double sync_us(double rows, double sequences) const {
-    const double bytes = rows * static_cast<double>(config_.hidden_size) * kSumBytes;
+  void count_syncs(double rows, double sequences, StepCounts& counts) const {
+    const double bytes = rows * static_cast<double>(config_.hidden_size) * link_.sum_bytes;
     const std::int64_t ranks = layout_.fusion_ranks * layout_.tensor_parallel;
-    double us = static_cast<double>(config_.blocks()) * collective_us(link_, layout_.fusion_ranks, bytes);
-    us += 2 * static_cast<double>(config_.layers) * collective_us(link_, layout_.tensor_parallel, bytes);
-    return us + collective_us(link_, ranks, sequences * kCandidateBytes);
+    add(counts, static_cast<double>(config_.blocks()), collective(link_, layout_.fusion_ranks, bytes));
+    add(counts, 2 * static_cast<double>(config_.layers), collective(link_, layout_.tensor_parallel, bytes));
+    add(counts, 1, collective(link_, ranks, sequences * kCandidateBytes));
   }
 
   const ModelConfig& config_;
@@ -101,23 +142,24 @@ class Model {
 };
 
 // A prompt in steps of at most step_tokens.
-double prefill_us(const Model& model, const Workload& work) {
-  double us = 0;
+Step prefill(const Model& model, const Workload& work) {
+  Step all;
   for (std::int64_t done = 0; done < work.input_len; done += work.step_tokens) {
     const auto rows = static_cast<double>(std::min(work.step_tokens, work.input_len - done));
-    us += model.step(rows, 1, static_cast<double>(done) + rows / 2).total_us();
+    const Step step = model.step(Kind::prefill, rows, 1, static_cast<double>(done) + rows / 2);
+    all.time.compute_us += step.time.compute_us;
+    all.time.sync_us += step.time.sync_us;
+    all.counts.bytes += step.counts.bytes;
+    all.counts.ops += step.counts.ops;
+    add(all.counts, 1, step.counts);
   }
-  return us;
+  return all;
 }
 
 }  // namespace
 
 double collective_us(const LinkSpec& link, std::int64_t ranks, double bytes) {
-  if (ranks <= 1) return 0;
-  const auto n = static_cast<double>(ranks);
-  const double us_per_byte = 1 / (1e3 * link.gb_per_s);
-  return std::min(link.latency_us + (n - 1) * bytes * us_per_byte,
-                  2 * link.latency_us + 2 * (n - 1) / n * bytes * us_per_byte);
+  return price_us(link, collective(link, ranks, bytes));
 }
 
 Prediction predict(const ModelConfig& config, const Layout& layout, const Workload& work, const GpuSpec& gpu,
@@ -131,8 +173,12 @@ Prediction predict(const ModelConfig& config, const Layout& layout, const Worklo
   p.weight_bytes = (model.share().parameters + tables) * kWeightBytes;
   p.kv_bytes = batch * (input + output) * model.share().kv_bytes_per_token;
   p.fits = p.weight_bytes + p.kv_bytes <= kMemoryShare * gpu.memory_gib * 1073741824.0;
-  const double prefill = prefill_us(model, work);
-  const StepTime decode = model.step(batch, batch, input + output / 2);
+  const Step prompt = prefill(model, work),
+             token = model.step(Kind::decode, batch, batch, input + output / 2);
+  const double prefill = prompt.time.total_us();
+  const StepTime& decode = token.time;
+  p.prefill = prompt.counts;
+  p.decode = token.counts;
   p.ttft_ms = 1e-3 * prefill;
   p.tpot_ms = 1e-3 * decode.total_us();
   const double batch_us = batch * prefill + (output - 1) * decode.total_us();

@@ -18,17 +18,24 @@ struct GpuSpec {
   double gemm_tflops = 0;           // bfloat16, dense, of the data sheet
   double bandwidth_efficiency = 1;  // shares of them that are reached
   double gemm_efficiency = 1;
-  double layer_overhead_us = 0;  // between the kernels of a layer
+  double layer_overhead_us = 0;       // between the kernels of a layer
+  double step_overhead_us = 0;        // the engine's own: scheduling, sampling, launching
+  double decode_gemm_efficiency = 0;  // of products of few rows; 0: as gemm_efficiency
+  bool overlap = true;                // reading and working go on at once; else one after the other
 };
 
 // A collective over n ranks of b bytes each takes the lesser of
-//   one step:  latency + (n - 1) b / rate            (every rank sends all to all)
-//   two steps: 2 latency + 2 (n - 1) / n b / rate    (slices are added, then gathered)
+//   one step:  latency + (n - 1) (message + b / rate)              (every rank sends all to all)
+//   two steps: 2 latency + 2 (n - 1) (message + b / n / rate)      (slices are added, then gathered)
 struct LinkSpec {
   std::string name;
   double latency_us = 0;
   double gb_per_s = 0;     // a rank's, one way
   std::int64_t ranks = 0;  // that it joins; 0: any number
+  double message_us = 0;   // of a rank's time for each message it sends
+  double sum_bytes = 4;    // of a value that is summed, on its way
+  // From so many bytes a rank two steps are taken; 0: where they are quicker.
+  double two_step_bytes = 0;
 };
 double collective_us(const LinkSpec& link, std::int64_t ranks, double bytes);
 
@@ -47,6 +54,14 @@ struct Workload {
   std::int64_t step_tokens = 8192;  // prompt tokens a step takes
 };
 
+// What a step takes of each resource of a rank: calibration finds the prices.
+struct StepCounts {
+  double bytes = 0, ops = 0;  // read, done
+  double hops = 0;            // of collectives, a latency each
+  double messages = 0;        // sent by a rank
+  double moved_bytes = 0;     // of them
+};
+
 struct Prediction {
   double weight_bytes = 0, kv_bytes = 0;  // of a rank
   bool fits = false;
@@ -55,9 +70,11 @@ struct Prediction {
   double output_tokens_per_s = 0;
   double sync_points = 0;    // a forward pass
   double sync_fraction = 0;  // of the time of a decode step
+  StepCounts prefill;        // all steps of a lone prompt
+  StepCounts decode;         // a step of the whole batch
 };
 
-// Weights and activations of two bytes, sums of four.
+// Weights and activations of two bytes.
 Prediction predict(const ModelConfig& config, const Layout& layout, const Workload& work, const GpuSpec& gpu,
                    const LinkSpec& link);
 

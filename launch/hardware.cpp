@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <vector>
 
 #include "kernels/error.h"
@@ -41,7 +42,8 @@ class Reader {
         throw_bad_input("{}: unknown key {}", path, key);
   }
   std::string name() const { return object_.value("name", path_); }
-  double number(const std::string& key, bool zero = false) const {
+  double number(const std::string& key, bool zero = false, std::optional<double> otherwise = {}) const {
+    if (!object_.contains(key) && otherwise) return *otherwise;
     if (!object_.contains(key)) throw_bad_input("{}: {} is missing", path_, key);
     const json& value = object_[key];
     if (!value.is_number() || value.get<double>() < 0 || (!zero && value.get<double>() == 0))
@@ -58,22 +60,31 @@ class Reader {
 
 GpuSpec gpu_of(const std::string& name) {
   if (const auto known = kGpus.find(name); known != kGpus.end()) return known->second;
-  const Reader file(name, {"memory_gib", "memory_gb_per_s", "gemm_tflops", "bandwidth_efficiency",
-                           "gemm_efficiency", "layer_overhead_us"});
+  const Reader file(
+      name, {"memory_gib", "memory_gb_per_s", "gemm_tflops", "bandwidth_efficiency", "gemm_efficiency",
+             "layer_overhead_us", "step_overhead_us", "decode_gemm_efficiency", "overlap"});
   return {file.name(),
           file.number("memory_gib"),
           file.number("memory_gb_per_s"),
           file.number("gemm_tflops"),
           file.number("bandwidth_efficiency"),
           file.number("gemm_efficiency"),
-          file.number("layer_overhead_us", true)};
+          file.number("layer_overhead_us", true),
+          file.number("step_overhead_us", true, 0),
+          file.number("decode_gemm_efficiency", true, 0),
+          file.number("overlap", true, 1) != 0};
 }
 
 LinkSpec link_of(const std::string& name) {
   if (const auto known = kLinks.find(name); known != kLinks.end()) return known->second;
-  const Reader file(name, {"latency_us", "gb_per_s", "ranks"});
-  return {file.name(), file.number("latency_us"), file.number("gb_per_s"),
-          static_cast<std::int64_t>(file.number("ranks", true))};
+  const Reader file(name, {"latency_us", "gb_per_s", "ranks", "message_us", "sum_bytes", "two_step_bytes"});
+  return {file.name(),
+          file.number("latency_us"),
+          file.number("gb_per_s"),
+          static_cast<std::int64_t>(file.number("ranks", true)),
+          file.number("message_us", true, 0),
+          file.number("sum_bytes", false, 4),
+          file.number("two_step_bytes", true, 0)};
 }
 
 }  // namespace ptrt

@@ -13,15 +13,16 @@
 //   placements                        [{ranks, tracks_per_rank, weight_bytes_per_rank,
 //                                       kv_bytes_per_token_per_rank: {float32, bfloat16}}]
 //                                     for one replica, every number of ranks that fits
-//   ranks                             [{rank, replica, first_track, tracks, weight_bytes}] over --ranks
-//   (default: a
-//                                     rank a track)
+//   ranks                             [{rank, replica, first_track, tracks, weight_bytes, device}] over
+//   --ranks
+//                                     (default: a rank a track); device: {weight_bytes, kv_bytes_per_token,
+//                                     scratch_bytes} if it ran on a GPU with the default --max-batch and
+//                                     --max-step-tokens
 // weight_bytes are those held in memory (norm weights as float32); of ranks that differ, the largest.
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <filesystem>
 #include <map>
@@ -34,6 +35,7 @@
 #include "launch/commands.h"
 #include "model_io/model_file.h"
 #include "model_io/tokenizer.h"
+#include "runtime/memory_plan.h"
 #include "runtime/placement.h"
 
 namespace ptrt {
@@ -57,6 +59,7 @@ struct Facts {
   std::vector<std::string> failed;     // with --verify: what is wrong with each dataset that does not match
   std::vector<std::string> unchecked;  // datasets without a checksum
   std::int64_t kv_elements_per_track = 0;  // a token
+  DType embedding = DType::bfloat16;       // of a table that is only looked up
 };
 
 // With `verify_content`, `reader` is one of the dataset.
@@ -76,6 +79,7 @@ Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, bo
   Volume volume;
   for (const TensorSpec& spec : tensors) {
     const StoredTensor stored = model.stat(spec);
+    if (spec.role == WeightRole::embedding) facts.embedding = stored.dtype;
     volume.parameters += spec.elements();
     const std::size_t bytes = stored.bytes + (stored.scales ? stored.scales->bytes : 0);
     volume.bytes += bytes;
@@ -128,6 +132,13 @@ std::size_t weight_bytes(const Facts& facts, const Placement& placement) {
 // Of a token, on a rank with so many tracks.
 std::int64_t kv_bytes(const Facts& facts, std::int64_t tracks, DType dtype) {
   return tracks * facts.kv_elements_per_track * static_cast<std::int64_t>(size_of(dtype));
+}
+
+// Of a rank on a GPU, with the default sizes of a step.
+DeviceNeeds needs_on_device(const ModelConfig& config, const Facts& facts, const Placement& rank) {
+  const ModelRunOptions defaults;
+  return device_needs(config, rank.first_track, rank.tracks, facts.embedding, defaults.max_batch,
+                      std::max(defaults.max_step_tokens, defaults.max_batch));
 }
 
 std::vector<Placement> all_ranks(std::int64_t world_size, std::int64_t tracks) {
@@ -199,23 +210,25 @@ ordered_json to_json(const ModelFile& model, const Facts& facts, const std::vect
   result["kv_bytes_per_token_per_track"] = kv_bytes_json(facts, 1);
   result["placements"] = placements_json(facts, model.config().tracks);
   result["ranks"] = ordered_json::array();
-  for (const Placement& rank : ranks)
+  for (const Placement& rank : ranks) {
+    const DeviceNeeds needs = needs_on_device(model.config(), facts, rank);
     result["ranks"].push_back({{"rank", rank.rank},
                                {"replica", rank.replica},
                                {"first_track", rank.first_track},
                                {"tracks", rank.tracks},
-                               {"weight_bytes", weight_bytes(facts, rank)}});
+                               {"weight_bytes", weight_bytes(facts, rank)},
+                               {"device",
+                                {{"weight_bytes", needs.weights},
+                                 {"kv_bytes_per_token", needs.kv_page / kPageTokens},
+                                 {"scratch_bytes", needs.scratch}}}});
+  }
   return result;
 }
 
 // ---- as text
 
 std::string with_unit(std::size_t bytes) {
-  constexpr std::array<const char*, 5> kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  std::size_t unit = 0;
-  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
-  return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
+  return with_byte_unit(static_cast<std::int64_t>(bytes));
 }
 
 template <typename... Args>
@@ -261,7 +274,8 @@ void print_checks(const Facts& facts, bool verified) {
   for (const std::string& dataset : facts.unchecked) print_row("", "no checksum: {}", dataset);
 }
 
-void print_placement(const Facts& facts, std::int64_t tracks, const std::vector<Placement>& ranks) {
+void print_placement(const ModelConfig& config, const Facts& facts, const std::vector<Placement>& ranks) {
+  const std::int64_t tracks = config.tracks;
   fmt::print("\n{:>6} {:>12} {:>16} {:>28}\n", "ranks", "tracks/rank", "weights/rank", "KV bytes/token/rank");
   for (const std::int64_t n : packed_sizes(tracks))
     fmt::print("{:>6} {:>12} {:>16} {:>28}\n", n, tracks / n,
@@ -269,12 +283,16 @@ void print_placement(const Facts& facts, std::int64_t tracks, const std::vector<
                fmt::format("{} ({} bfloat16)", kv_bytes(facts, tracks / n, DType::float32),
                            kv_bytes(facts, tracks / n, DType::bfloat16)));
   fmt::print("Multiples of {} ranks serve replicas of one rank a track.\n\n", tracks);
-  fmt::print("{:>6} {:>8} {:>12} {:>16}\n", "rank", "replica", "tracks", "weights");
-  for (const Placement& rank : ranks)
-    fmt::print("{:>6} {:>8} {:>12} {:>16}\n", rank.rank, rank.replica,
+  fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", "rank", "replica", "tracks", "weights",
+             "GPU: weights", "KV/token", "scratch");
+  for (const Placement& rank : ranks) {
+    const DeviceNeeds needs = needs_on_device(config, facts, rank);
+    fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", rank.rank, rank.replica,
                rank.tracks == 1 ? fmt::format("{}", rank.first_track)
                                 : fmt::format("{}-{}", rank.first_track, rank.first_track + rank.tracks - 1),
-               with_unit(weight_bytes(facts, rank)));
+               with_unit(weight_bytes(facts, rank)), with_byte_unit(needs.weights),
+               with_byte_unit(needs.kv_page / kPageTokens), with_byte_unit(needs.scratch));
+  }
 }
 
 }  // namespace
@@ -293,7 +311,7 @@ void run_inspect(const InspectOptions& options) {
     print_config(config);
     print_sizes(facts);
     print_checks(facts, options.verify);
-    print_placement(facts, config.tracks, ranks);
+    print_placement(config, facts, ranks);
   }
   std::fflush(stdout);
   if (!facts.failed.empty())

@@ -5,14 +5,17 @@
 #include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "kernels/cuda/plugin.h"
 #include "kernels/error.h"
 #include "launch/instruction_set.h"
 #include "launch/process.h"
+#include "runtime/emulated_comm.h"
 #include "runtime/fault.h"
 
 namespace ptrt {
@@ -20,6 +23,7 @@ namespace {
 
 // Bytes of the head that a rank need not read each step: about as long as an exchange takes on one host.
 constexpr std::int64_t kWorthSplitting = std::int64_t{4} << 20;
+constexpr auto kEndOfJob = std::chrono::seconds(3);  // that a launcher may take to kill what ignores it
 
 }  // namespace
 
@@ -49,29 +53,41 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
       config_ = parse_config(read_text_file(random_config, "the configuration"), random_config);
       tokenizer_.why_none = "random weights have no tokenizer";
     }
-    placement_ =
-        make_placement(job.size(), job.rank(), config_.tracks, {options.replicas, options.tensor_parallel});
+    placement_ = place();
     mine_ = config_of_rank(config_, split());
     device_ = choose_device();
   });
   for (const std::string& other : job.all_gather(device_))
     if (other != device_) device_ = "cpu";
+  bind_device();
   all_or_none(job, [&] { compute_ = choose_compute(); });
   choose_backend();
   plan_kv_pages();
 }
 
+Placement ModelSession::place() const {
+  const PlacementOptions options{options_.replicas, options_.tensor_parallel};
+  if (!options_.emulated) return make_placement(job_.size(), job_.rank(), config_.tracks, options);
+  if (job_.size() > 1)
+    throw_bad_input("--emulate-ranks: one process stands for all ranks, here are {}", job_.size());
+  const Placement placement = make_placement(options_.emulated->ranks, 0, config_.tracks, options);
+  if (placement.replicas > 1)
+    throw_bad_input("--emulate-ranks {}: more than the {} ranks of one replica", placement.world_size,
+                    placement.replica_ranks);
+  return placement;
+}
+
 // Why this run cannot be on a GPU; empty when it can.
 std::string ModelSession::cuda_obstacle() const {
-  if (placement_.replica_ranks > 1)
-    return fmt::format("a GPU takes all tracks of a replica in one process, here are {} ranks a replica",
-                       placement_.replica_ranks);
   if (options_.compute == "float32" || options_.compute == "int8")
     return fmt::format("products take bfloat16 there, not --compute {}", options_.compute);
   if (options_.weights == "int8" || matrix_type() == DType::int8) return "it takes no int8 weights";
   if (config_.head_dim > kCudaMaxHeadDim || config_.tracks > kCudaMaxTracks)
     return fmt::format("it takes up to {} tracks and a head_dim of up to {}, the model has {} and {}",
                        kCudaMaxTracks, kCudaMaxHeadDim, config_.tracks, config_.head_dim);
+  if (placement_.tensor_parallel > kCudaMaxTracks)
+    return fmt::format("a track is shared by up to {} ranks there, not {}", kCudaMaxTracks,
+                       placement_.tensor_parallel);
   if (options_.kv_dtype == "float32") return "keys and values are bfloat16 there, not --kv-dtype float32";
   return cuda_missing();
 }
@@ -83,6 +99,48 @@ std::string ModelSession::choose_device() const {
   if (obstacle.empty()) return "cuda";
   if (options_.backend == "cuda") throw_bad_input("--backend cuda: {}", obstacle);
   return "cpu";
+}
+
+// The GPU of this rank. Where ranks would have to share one, `auto` goes back to the CPU.
+void ModelSession::bind_device() {
+  if (device_ != "cuda") return;
+  HostGpus mine{job_.rank(), {}};
+  all_or_none(job_, [&] { mine.uuids = cuda_devices(); });
+  std::vector<HostGpus> ranks;
+  for (const std::string& text : job_.all_gather_on_host(to_text(mine)))
+    ranks.push_back(parse_host_gpus(text));
+  std::string obstacle;
+  try {
+    gpu_ = choose_gpu(ranks, static_cast<std::size_t>(job_.host_rank()), options_.share_gpu);
+  } catch (const Error& error) {
+    obstacle = error.what();
+  }
+  all_or_none(job_, [&] {
+    if (!obstacle.empty() && options_.backend == "cuda") throw_bad_input("--backend cuda: {}", obstacle);
+  });
+  for (const std::string& other : job_.all_gather(obstacle))
+    if (!other.empty()) device_ = "cpu", gpu_obstacle_ = other;
+}
+
+// How ranks on GPUs meet; the same on every rank. NCCL cannot have two ranks on one GPU.
+void ModelSession::settle_fusion() {
+  const std::string& asked = options_.fusion;
+  std::string obstacle;
+  if (device_ == "cuda" && placement_.replica_ranks > 1 && !options_.emulated) {
+    if (gpu_.sharers > 1) obstacle = fmt::format("{} ranks share a GPU", gpu_.sharers);
+    if (obstacle.empty()) obstacle = backend_->device_groups()->missing();
+  }
+  all_or_none(job_, [&] {
+    if (device_ != "cuda" && asked != "auto")
+      throw_bad_input("--fusion {} is for ranks on GPUs, this run is on the CPU", asked);
+    if (!obstacle.empty() && (asked == "tree" || asked == "nccl"))
+      throw_bad_input("--fusion {}: {}", asked, obstacle);
+  });
+  if (asked == "tree") fusion_ = DeviceFusion::tree;
+  if (asked == "nccl") fusion_ = DeviceFusion::nccl;
+  if (asked == "staged") fusion_ = DeviceFusion::staged;
+  for (const std::string& other : job_.all_gather(obstacle))
+    if (!other.empty()) fusion_ = DeviceFusion::staged;
 }
 
 // What `auto` means for this rank's weights on the instruction set that was agreed on. Matrices of several
@@ -127,7 +185,7 @@ void ModelSession::choose_backend() {
   share_ = take_core_share(job_, options_.threads, options_.bind == "auto");
   all_or_none(job_, [&] {
     if (device_ == "cuda") {
-      backend_ = make_cuda_backend({});
+      backend_ = make_cuda_backend({.device = gpu_.device, .graphs = options_.cuda_graphs == "on"});
       return;
     }
     backend_ = make_cpu_backend({.threads = share_.threads,
@@ -136,29 +194,35 @@ void ModelSession::choose_backend() {
                                  .compute = compute_,
                                  .quantize_int8 = options_.weights == "int8"});
   });
+  settle_fusion();
 }
 
-// What the KV cache may take by default: a quarter of this rank's share of the host, or most of what a device
-// has left beside the weights.
-std::int64_t ModelSession::default_kv_bytes() const {
-  const auto free = backend_->free_bytes();
-  if (!free) return host_memory_share(job_) / 4;
-  constexpr double kShare = 0.8;  // the rest is for scratch
-  std::int64_t weights = 0;       // in two bytes an element
-  for (const TensorSpec& spec : shared_tensors(config_)) weights += 2 * spec.elements();
-  for (std::int64_t t = 0; t < placement_.tracks; t++)
-    for (const TensorSpec& spec : track_tensors(config_, placement_.first_track + t))
-      weights += 2 * spec.elements();
-  return static_cast<std::int64_t>(kShare * static_cast<double>(static_cast<std::int64_t>(*free) - weights));
+DeviceNeeds ModelSession::needs_on_device() const {
+  DType embedding = DType::bfloat16;  // of random weights
+  for (const TensorSpec& spec : shared_tensors(config_))
+    if (file_ && spec.role == WeightRole::embedding) embedding = file_->stat(spec).dtype;
+  return device_needs(mine_, placement_.first_track, placement_.tracks, embedding, options_.max_batch,
+                      std::max(options_.max_step_tokens, options_.max_batch));
 }
 
-// As many pages as the batch can use, within what was asked for or default_kv_bytes(). The smallest of all
-// ranks counts, so that every rank schedules alike.
+// What the KV cache may take: what was asked for, else a quarter of this rank's share of the host, or what a
+// device has left. Plans the device's memory.
+std::int64_t ModelSession::kv_budget() {
+  if (const auto free = backend_->free_bytes()) {
+    device_plan_ = plan_device_memory(needs_on_device(), static_cast<std::int64_t>(*free) / gpu_.sharers,
+                                      options_.gpu_memory_fraction, options_.kv_cache_bytes);
+    return device_plan_->kv;
+  }
+  return options_.kv_cache_bytes.value_or(host_memory_share(job_) / 4);
+}
+
+// As many pages as the batch can use, within kv_budget(). The smallest of all ranks counts, so that
+// every rank schedules alike.
 void ModelSession::plan_kv_pages() {
   all_or_none(job_, [&] {
     const std::int64_t page_bytes = kv_page_bytes(mine_, placement_.tracks, kv_dtype_);
     const std::int64_t useful = options_.max_batch * pages_for(config_.max_context);
-    const std::int64_t budget = options_.kv_cache_bytes ? *options_.kv_cache_bytes : default_kv_bytes();
+    const std::int64_t budget = kv_budget();
     kv_pages_ = std::min(useful, budget / page_bytes);
     if (kv_pages_ < 1)
       throw_bad_input("--kv-cache-bytes {}: a page of {} tokens takes {} bytes on this rank", budget,
@@ -178,14 +242,51 @@ HeadRows ModelSession::choose_head_rows() const {
   return options_.vocab_head == "split" || saved >= kWorthSplitting ? rows : HeadRows{};
 }
 
-EngineComms ModelSession::join_groups() {
+// One message for the whole job, and an end to it on every rank.
+std::unique_ptr<Watchdog> ModelSession::make_watchdog() {
+  const auto end_job = [this](const std::string& what, const std::function<void()>& abort_groups) {
+    constexpr auto kAbortLimit = std::chrono::seconds(2);  // an abort that hangs must not keep the job
+    // A launcher that ends the job sends a signal first; then another rank has told.
+    if (stop_signal_received()) std::this_thread::sleep_for(kEndOfJob);
+    std::fputs(error_line(&job_, what).c_str(), stderr);
+    std::fflush(stderr);
+    std::thread(abort_groups).detach();
+    std::this_thread::sleep_for(device_ == "cuda" ? kAbortLimit : std::chrono::seconds(0));
+    job_.abort(static_cast<int>(ExitCode::failure));
+  };
+  return std::make_unique<Watchdog>(
+      WatchdogOptions{.step_timeout_s = options_.step_timeout_s, .rank = job_.rank()}, end_job);
+}
+
+std::unique_ptr<TrackComm> ModelSession::join_group(std::int64_t colour, std::int64_t size,
+                                                    const char* others) {
   const Waiting waiting = share_.oversubscribed ? Waiting::yielding : Waiting::spinning;
+  auto comm = options_.emulated ? make_emulated_comm(static_cast<int>(size), options_.emulated->link)
+                                : job_.split(static_cast<int>(colour), waiting);
+  return make_watched_comm(std::move(comm), *watchdog_, others);
+}
+
+EngineComms ModelSession::join_groups() {
   const Placement& p = placement_;
-  comm_ = job_.split(static_cast<int>(p.replica), waiting);
-  if (p.tensor_parallel == 1) return {*comm_, *comm_};
-  fusion_comm_ = job_.split(static_cast<int>(p.replica * p.tensor_parallel + p.tensor_rank), waiting);
-  track_comm_ = job_.split(static_cast<int>(p.replica * p.fusion_ranks() + p.fusion_rank()), waiting);
-  return {*comm_, *fusion_comm_, &*track_comm_};
+  watchdog_ = make_watchdog();
+  ReductionOptions reductions{.device_fusion = fusion_, .watchdog = &*watchdog_};
+  if (options_.emulated) reductions.emulated = options_.emulated->link;
+  comm_ = join_group(p.replica, p.replica_ranks, "the other ranks of the replica");
+  if (p.tensor_parallel == 1) return {*comm_, *comm_, nullptr, reductions};
+  fusion_comm_ = join_group(p.replica * p.tensor_parallel + p.tensor_rank, p.fusion_ranks(),
+                            "the ranks with the other tracks");
+  track_comm_ = join_group(p.replica * p.fusion_ranks() + p.fusion_rank(), p.tensor_parallel,
+                           "the ranks that share a track");
+  return {*comm_, *fusion_comm_, &*track_comm_, reductions};
+}
+
+bool ModelSession::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
+                       const Engine::Hooks& hooks) {
+  const bool watched = placement_.replica_ranks > 1 || device_ == "cuda";
+  if (watched) watchdog_->start();
+  const bool done = engine_->run(task, requests, order, hooks);
+  watchdog_->stop();
+  return done;
 }
 
 void ModelSession::load(std::uint64_t random_seed) {
@@ -217,7 +318,8 @@ std::string ModelSession::digest() {
   std::string all = fmt::format(
       "{}\n{}\n{} {} {} {}\n{:016x}\n", "1",
       to_json(config_) + options_.weights + (split().ranks > 1 ? fmt::format(" over {}", split().ranks) : ""),
-      backend_->name(), compute(), to_string(kv_dtype_), backend_->instruction_set(), shard_.shared_digest);
+      backend_->name() + (device_ == "cuda" ? " " + options_.fusion : ""), compute(), to_string(kv_dtype_),
+      backend_->instruction_set(), shard_.shared_digest);
   for (std::int64_t r = 0; r < placement_.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
   if (file_) {
     const TokenizerBlob blob = file_->tokenizer();
@@ -229,7 +331,11 @@ std::string ModelSession::digest() {
 std::string ModelSession::describe() const {
   const Placement& p = placement_;
   constexpr double kMiB = 1024.0 * 1024.0;
-  return fmt::format(
+  std::string devices;
+  if (device_ == "cuda" && p.replica_ranks > 1) devices = " | fusion over " + engine_->describe_syncs();
+  if (!gpu_obstacle_.empty()) devices = " | not on GPUs: " + gpu_obstacle_;
+  if (device_plan_) devices += fmt::format("\n{}", device_plan_->describe());
+  const std::string line = fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank{}, {} replica{} | {} x {} "
       "thread{} ({}, {}, {} products) | "
       "a rank holds {:.1f} MiB weights, {:.1f} MiB KV ({}) for {} tokens",
@@ -240,6 +346,15 @@ std::string ModelSession::describe() const {
       share_.describe(), backend_->instruction_set(), compute(),
       static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
       to_string(kv_dtype_), kv_tokens());
+  return emulation() + line + devices;
+}
+
+std::string ModelSession::emulation() const {
+  if (!options_.emulated) return "";
+  const auto& [ranks, link] = *options_.emulated;
+  return fmt::format(
+      "EMULATED: rank 0 of {}; an exchange takes {:g} us and its bytes at {:g} GB/s; results mean nothing\n",
+      ranks, link.latency_us, link.gb_per_s);
 }
 
 }  // namespace ptrt

@@ -5,18 +5,22 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "kernels/backend.h"
 #include "launch/commands.h"
 #include "launch/core_share.h"
+#include "launch/device_binding.h"
 #include "model_io/model_config.h"
 #include "model_io/model_file.h"
 #include "model_io/tokenizer.h"
 #include "model_io/track_shard.h"
 #include "runtime/engine.h"
+#include "runtime/memory_plan.h"
 #include "runtime/placement.h"
 #include "runtime/track_comm.h"
+#include "runtime/watchdog.h"
 
 namespace ptrt {
 
@@ -27,6 +31,9 @@ class ModelSession {
   ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config = "");
   // Loads this rank's weights (or makes them, with random_config) and builds the engine. Collective.
   void load(std::uint64_t random_seed = 0);
+  // Engine::run() under the watchdog.
+  bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
+           const Engine::Hooks& hooks);
 
   const ModelConfig& config() const { return config_; }
   const Placement& placement() const { return placement_; }
@@ -44,15 +51,24 @@ class ModelSession {
   std::string digest();
   // One line for people: model, placement, threads, memory.
   std::string describe() const;
+  // Says that other ranks are emulated, and how; empty where none are.
+  std::string emulation() const;
+  const std::optional<EmulatedRanks>& emulated() const { return options_.emulated; }
 
  private:
   std::string cuda_obstacle() const;
   std::string choose_device() const;
+  Placement place() const;
+  void bind_device();
+  void settle_fusion();
+  std::unique_ptr<Watchdog> make_watchdog();
+  std::unique_ptr<TrackComm> join_group(std::int64_t colour, std::int64_t size, const char* others);
   void choose_backend();
   Compute choose_compute() const;
   // Of all matrices of this rank as stored; none where they differ.
   std::optional<DType> matrix_type() const;
-  std::int64_t default_kv_bytes() const;
+  std::int64_t kv_budget();
+  DeviceNeeds needs_on_device() const;
   HeadRows choose_head_rows() const;
   EngineComms join_groups();
   TrackSplit split() const { return {placement_.tensor_parallel, placement_.tensor_rank}; }
@@ -66,12 +82,17 @@ class ModelSession {
   Placement placement_;
   TokenizerChoice tokenizer_;
   std::string device_ = "cpu";  // or "cuda"; the same on every rank
+  std::string gpu_obstacle_;    // why ranks that see GPUs are on the CPU
+  GpuChoice gpu_;
+  DeviceFusion fusion_ = DeviceFusion::automatic;
   Compute compute_ = Compute::float32;
   CoreShare share_;
   std::unique_ptr<Backend> backend_;
   DType kv_dtype_ = DType::float32;
   std::int64_t kv_pages_ = 0;
+  std::optional<DevicePlan> device_plan_;  // where the backend has a memory of its own
   TrackShard shard_;
+  std::unique_ptr<Watchdog> watchdog_;
   // All ranks of the replica; those with the other tracks, and those that share this rank's tracks, where
   // they are not the same or one alone.
   std::unique_ptr<TrackComm> comm_, fusion_comm_, track_comm_;

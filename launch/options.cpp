@@ -41,7 +41,8 @@ On SIGTERM, SIGINT or SIGUSR1 the run ends after the step it is in; --resume goe
 const char* const kBenchExamples = R"(Examples:
   ptrt bench model.h5 --input-len 128 --output-len 64 --requests 16
   mpirun -n 8 ptrt bench model.h5 --input-len 512 --output-len 128 --requests 64 --max-batch 32 --json bench.json
-  ptrt bench --random-weights config.json --input-len 512 --output-len 32     (no model file needed))";
+  ptrt bench --random-weights config.json --input-len 512 --output-len 32     (no model file needed)
+  ptrt bench model.h5 --emulate-ranks 8 --link-latency-us 10 --link-gb-per-s 50   (one rank of eight, EMULATED))";
 
 void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_size) {
   command
@@ -88,6 +89,13 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
           "one exchange a step; auto: split where that saves a rank several MiB a step")
       ->check(CLI::IsMember({"auto", "whole", "split"}))
       ->capture_default_str();
+  command
+      .add_option(
+          "--cuda-graphs", run.cuda_graphs,
+          "on: a GPU's decode steps are recorded, one a batch size, and replayed; off: every kernel is\n"
+          "launched by itself, to look for faults")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
   command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
       ->check(CLI::Range(1, 65536))
       ->capture_default_str();
@@ -97,7 +105,12 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
   command.add_option(
       "--kv-cache-bytes", kv_size,
       "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
-      "at most a quarter of the host's memory over its ranks)");
+      "at most a quarter of the host's memory over its ranks, or what a GPU has left)");
+  command
+      .add_option("--gpu-memory-fraction", run.gpu_memory_fraction,
+                  "Share of a GPU's free memory that weights, scratch and KV cache may take together")
+      ->check(CLI::Range(0.05, 1.0))
+      ->capture_default_str();
   command
       .add_option("--replicas", run.replicas,
                   "Replicas that share the requests (default: ranks / (tracks x --tensor-parallel))")
@@ -105,6 +118,23 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
   command
       .add_option("--tensor-parallel", run.tensor_parallel,
                   "Ranks that share each track: heads and FFN columns, two sums a layer between them")
+      ->capture_default_str();
+  command
+      .add_option(
+          "--fusion", run.fusion,
+          "How ranks on GPUs add up at sync points. tree: gathered over NCCL, added in a fixed order;\n"
+          "nccl: NCCL's all-reduce; staged: through the hosts' memory; auto: tree for small sums, nccl\n"
+          "for large ones, staged where NCCL cannot be used")
+      ->check(CLI::IsMember({"auto", "tree", "nccl", "staged"}))
+      ->capture_default_str();
+  command.add_flag("--share-gpu", run.share_gpu,
+                   "Several ranks may run on one GPU (their sums go through the host)");
+  command
+      .add_option(
+          "--step-timeout", run.step_timeout_s,
+          "Seconds after which a job of several ranks ends with an error when a rank is stuck in a step;\n"
+          "0: never")
+      ->check(CLI::Range(0.0, 1e6))
       ->capture_default_str();
   command.add_flag("--quiet", run.quiet, "No progress and no summary");
 }
@@ -124,7 +154,26 @@ CLI::App* add_batch(CLI::App& app, const char* name, const char* what, BatchOpti
   return command;
 }
 
-CLI::App* add_bench(CLI::App& app, BenchOptions& options, std::string& kv_size) {
+void add_emulation(CLI::App& command, EmulatedRanks& emulated) {
+  auto* ranks =
+      command
+          .add_option("--emulate-ranks", emulated.ranks,
+                      "Run the first rank's share of a replica of so many ranks in this one process; each\n"
+                      "exchange with the others is a wait. Results mean nothing, every figure says EMULATED")
+          ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--link-latency-us", emulated.link.latency_us, "Of an emulated exchange, in microseconds")
+      ->check(CLI::Range(0.0, 1e9))
+      ->needs(ranks);
+  auto* rate =
+      command
+          .add_option("--link-gb-per-s", emulated.link.gb_per_s, "10^9 bytes a second into an emulated rank")
+          ->check(CLI::Range(1e-6, 1e9))
+          ->needs(ranks);
+  ranks->needs(rate);
+}
+
+CLI::App* add_bench(CLI::App& app, BenchOptions& options, EmulatedRanks& emulated, std::string& kv_size) {
   CLI::App* command = app.add_subcommand("bench", "Measure TTFT, TPOT, throughput and time in sync layers");
   auto* model = command->add_option("MODEL", options.run.model, "Model file (HDF5)");
   command
@@ -161,6 +210,7 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options, std::string& kv_size) 
       ->capture_default_str();
   command->add_option("--json", options.json, "File for the figures as one JSON object");
   command->add_option("--csv", options.csv, "File for the figures as CSV, one row a run");
+  add_emulation(*command, emulated);
   add_run_options(*command, options.run, kv_size);
   command->footer(kBenchExamples);
   return command;
@@ -293,11 +343,12 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   QuantizeOptions quantize;
   InspectOptions inspect;
   PlanOptions plan;
+  EmulatedRanks emulated;
   std::string kv_size;
   auto* generate_command =
       add_batch(app, "generate", "Generate text for a file of requests", generate, kv_size);
   auto* score_command = add_batch(app, "score", "Log-probability of given text", score, kv_size);
-  auto* bench_command = add_bench(app, bench, kv_size);
+  auto* bench_command = add_bench(app, bench, emulated, kv_size);
   auto* init_command = add_init(app, init);
   auto* quantize_command = add_quantize(app, quantize);
   auto* inspect_command = add_inspect(app, inspect);
@@ -317,6 +368,8 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   std::optional<std::int64_t> kv_bytes;
   if (!kv_size.empty()) kv_bytes = parse_size("--kv-cache-bytes", kv_size);
   generate.run.kv_cache_bytes = score.run.kv_cache_bytes = bench.run.kv_cache_bytes = kv_bytes;
+
+  if (bench_command->count("--emulate-ranks") > 0) bench.run.emulated = emulated;
 
   if (generate_command->parsed()) return {generate, {}};
   if (score_command->parsed()) return {score, {}};

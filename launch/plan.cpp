@@ -70,6 +70,14 @@ void print(const PlanOptions& options, const ModelConfig& config, const GpuSpec&
   }
 }
 
+ordered_json to_json(const StepCounts& counts) {
+  return {{"bytes", counts.bytes},
+          {"ops", counts.ops},
+          {"hops", counts.hops},
+          {"messages", counts.messages},
+          {"moved_bytes", counts.moved_bytes}};
+}
+
 ordered_json to_json(const Row& row, const ModelConfig& config) {
   const Prediction& p = row.prediction;
   ordered_json json;
@@ -87,6 +95,8 @@ ordered_json to_json(const Row& row, const ModelConfig& config) {
   json["output_tokens_per_s"] = p.output_tokens_per_s;
   json["sync_points_per_forward"] = p.sync_points;
   json["sync_time_fraction"] = p.sync_fraction;
+  json["prefill"] = to_json(p.prefill);
+  json["decode"] = to_json(p.decode);
   return json;
 }
 

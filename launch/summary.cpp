@@ -52,9 +52,10 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
   if (s.track_sums_per_forward > 0)
     out += row("  of them", fmt::format("{:g} fusions, {:g} sums within tracks", s.fusions_per_forward,
                                         s.track_sums_per_forward));
+  const std::string parts = fmt::format(" ({:.1f} waiting for the slowest rank, {:.1f} moving and adding)",
+                                        100 * s.sync_wait_fraction, 100 * s.sync_move_fraction);
   out += row("share of time in sync",
-             fmt::format("{:.1f} % ({:.1f} waiting for the slowest rank, {:.1f} moving and adding)",
-                         100 * s.sync_time_fraction, 100 * s.sync_wait_fraction, 100 * s.sync_move_fraction));
+             fmt::format("{:.1f} %{}", 100 * s.sync_time_fraction, s.sync_wait_known ? parts : ""));
   if (s.head_exchanges_per_forward > 0)
     out += row("split vocabulary head",
                fmt::format("{:.3g} exchanges a forward pass, {:.1f} KiB sent a rank, {:.1f} % of the time",

@@ -2,7 +2,7 @@
 """The fusion's reduction against MPI_Allreduce with each of Open MPI's algorithms, the best of them counting.
 
     perf/bench_fusion.py --out perf/results/fusion_cpu.json                     # 2, 4, 8 ranks of this machine
-    perf/bench_fusion.py --out FILE --ranks 2 4 --delay-us 100                  # over emulated clusters (needs root)
+    perf/bench_fusion.py --out FILE --nodes 4 --delay-us 50 100 200             # and emulated clusters (needs root)
 
 Needs build/bench_fusion (-DPTRT_BUILD_PERF=ON). Rounds are interleaved over the algorithms; a cell is the median time of
 the slowest rank, ours over all rounds, MPI's by algorithm. The goal is a ratio of at most 1 in the median of the cells.
@@ -25,9 +25,9 @@ ALGORITHMS = {0: "own choice", 1: "linear", 2: "non-overlapping", 3: "recursive 
               6: "Rabenseifner"}
 
 
-def command(args, algorithm):
+def command(args, algorithm, turns):
     return ["env", "OMPI_MCA_coll_tuned_use_dynamic_rules=1", f"OMPI_MCA_coll_tuned_allreduce_algorithm={algorithm}",
-            args.program, str(args.turns)]
+            args.program, str(turns)]
 
 
 def run(words):
@@ -39,11 +39,11 @@ def run(words):
     return json.loads(done.stdout)["cells"]
 
 
-def measure(args, place, start):
+def measure(args, place, start, turns):
     ours, theirs = {}, {}
     for _ in range(args.rounds):
         for algorithm in ALGORITHMS:
-            for cell in run(start(command(args, algorithm))):
+            for cell in run(start(command(args, algorithm, turns))):
                 ours.setdefault(cell["bytes"], []).append(cell["ours_us"])
                 theirs.setdefault(cell["bytes"], {}).setdefault(algorithm, []).append(cell["mpi_us"])
     for size, times in ours.items():
@@ -57,25 +57,27 @@ def measure(args, place, start):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default=str(ROOT / "build" / "bench_fusion"))
-    parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--delay-us", type=float, nargs="*", default=[])
+    parser.add_argument("--ranks", type=int, nargs="*", default=[2, 4, 8])
+    parser.add_argument("--nodes", type=int, default=4, help="hosts of a cluster, a rank on each")
+    parser.add_argument("--delay-us", type=float, nargs="*", default=[], help="clusters to emulate, one for each delay")
     parser.add_argument("--gbit", type=float, default=10)
     parser.add_argument("--turns", type=int, default=100)
+    parser.add_argument("--cluster-turns", type=int, default=30, help="turns over a cluster, where each takes long")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     cells = []
     with ended_by_signals():
         for ranks in args.ranks:
-            if not args.delay_us:
-                local = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
-                cells += measure(args, f"{ranks} ranks, one host", lambda words: [*local, *words])
-            for delay in args.delay_us:
-                try:
-                    with Cluster(ranks, delay, args.gbit) as cluster:
-                        cells += measure(args, f"{ranks} hosts, {delay:g} us", lambda words: cluster.mpirun(1, words))
-                except CannotEmulate as why:
-                    raise SystemExit(f"bench_fusion: {why}") from why
+            local = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+            cells += measure(args, f"{ranks} ranks, one host", lambda words: [*local, *words], args.turns)
+        for delay in args.delay_us:
+            try:
+                with Cluster(args.nodes, delay, args.gbit) as cluster:
+                    cells += measure(args, f"{args.nodes} hosts, {delay:g} us", lambda words: cluster.mpirun(1, words),
+                                     args.cluster_turns)
+            except CannotEmulate as why:
+                raise SystemExit(f"bench_fusion: {why}") from why
     ratios = [cell["ratio"] for cell in cells]
     for cell in cells:
         print(f"{cell['place']:22}{cell['bytes']:>9} bytes  ours {cell['ours_us']:8.1f} us  MPI {cell['mpi_best_us']:8.1f} us "

@@ -1,5 +1,9 @@
 // The engine of one rank: steps of plan → forward → sample until every request is done. All ranks of a
 // replica run it on the same requests and take the same decisions; only the fusion communicates.
+//
+// On a backend that runs ahead, step n + 1 is planned and queued while the device runs step n, whose tokens
+// it feeds from where they are on the device; then the host waits for step n's tokens. What the host knows
+// when it plans is so one step old, on every rank alike.
 #pragma once
 
 #include <cstdint>
@@ -27,11 +31,13 @@
 namespace ptrt {
 
 // The groups that a rank talks to inside a step. `replica`: all ranks of it. `fusion`: those that hold the
-// other tracks. `track`: those that share its tracks; null without tensor parallelism.
+// other tracks. `track`: those that share its tracks; null without tensor parallelism. `reductions`: how the
+// last two add up on devices.
 struct EngineComms {
   TrackComm& replica;
   TrackComm& fusion;
   TrackComm* track = nullptr;
+  ReductionOptions reductions = {};
 };
 
 struct EngineOptions {
@@ -39,7 +45,12 @@ struct EngineOptions {
   std::int64_t max_rows = 512;      // token rows of a step, decode and prefill chunks; at least max_batch
   std::int64_t kv_pages = 0;        // equal on every rank of a replica
   DType kv_dtype = DType::float32;  // of keys and values: float32 or bfloat16
+  // At most so many steps are begun before the tokens of the one before are taken (Backend::steps_ahead()).
+  int steps_ahead = 1;
 };
+
+// What bounds the steps of an engine: `mine` is what the rank computes of the model, of so many tracks.
+WorkLimits work_limits(const ModelConfig& mine, std::int64_t tracks, const EngineOptions& options);
 
 class Engine {
  public:
@@ -64,25 +75,34 @@ class Engine {
   const RunCounters& counters() const { return counters_; }  // of the last run
   std::int64_t kv_bytes() const { return cache_.bytes(); }
   std::int64_t scratch_bytes() const { return forward_.scratch_bytes(); }
+  // How this rank's sums meet those of others, for people.
+  std::string describe_syncs() const;
 
  private:
+  struct StepUnderWay;
   struct Run;
 
   void step(Run& run);
+  void run_forward(const StepPlan& plan, const StepRows& rows);
   // Arrivals so far as the replica's first rank sees them.
   std::int64_t arrivals(const Run& run) const;
   void wait_for_arrivals(Run& run);
   void count_syncs();
-  // The next token, or the log-probability of the one that follows, of the wanted rows from `first` on.
-  void sample_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
+  // Chooses the next tokens of the wanted rows, or has that queued; each sequence gets a placeholder.
+  void sample_rows(Run& run, std::span<const LogitRow> rows);
+  void queue_or_sample(bool greedy, std::int64_t rows);
+  // The tokens of the oldest step under way; waits for them.
+  void take_tokens(Run& run);
+  void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
+  // The log-probability of the token that follows each wanted row from `first` on.
   void score_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
-  void accept_token(Run& run, Sequence& sequence, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
 
   const ModelConfig& config_;
   Backend& backend_;
   const Tokenizer* tokenizer_;
   EngineOptions options_;
+  int steps_ahead_;
   KvCache cache_;
   TrackComm& replica_comm_;
   StepState state_;

@@ -31,6 +31,7 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
       fusion_(fusion),
       schedule_(config),
       head_(head),
+      recorder_(backend, {&fusion.reduction(), track_sum}),
       max_logit_rows_(max_logit_rows),
       eps_(static_cast<float>(config.norm_eps)),
       scratch_(make_scratch(max_rows, track_sum != nullptr)),
@@ -40,7 +41,8 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
   cos_sin_all_ = make(1, max_rows, config.head_dim, exact, "rope angles");
   head_rows_ = make(1, max_logit_rows, config.hidden_size, exact, "rows for the head");
   head_in_ = inner == exact ? head_rows_ : make(1, max_logit_rows, config.hidden_size, inner, "head input");
-  for (std::vector<std::int32_t>* list : {&places_, &kept_, &kept_positions_, &kept_slots_})
+  for (std::vector<std::int32_t>* list : {&places_, &kept_, &kept_positions_, &kept_slots_, &filled_tokens_,
+                                          &filled_positions_, &filled_slots_})
     list->reserve(static_cast<std::size_t>(max_rows));
   // Inside a split track ranks meet, which they must do in one order.
   if (track_sum != nullptr || !backend.runs_tracks_apart(shard.tracks)) return;
@@ -94,13 +96,51 @@ Tensor Forward::make(std::int64_t tracks, std::int64_t rows, std::int64_t width,
 
 void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows,
                   std::span<const std::int32_t> wanted) {
-  const auto count = static_cast<std::int64_t>(tokens.size());
-  PTRT_CHECK(count >= 1 && count <= x_all_.rows && rows.positions.size() == tokens.size());
+  PTRT_CHECK(!tokens.empty() && rows.positions.size() == tokens.size());
+  const StepRows live = live_rows(rows, wanted);
+  has_logits_ = false;
+  backend_.begin_step(tokens, rows);
+  run_layers(tokens, rows, live);
+}
+
+void Forward::run_recorded(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  PTRT_CHECK(records() && !tokens.empty() && rows.positions.size() == tokens.size());
+  fill_up(tokens, rows);
+  const StepRows filled{filled_positions_, filled_slots_, rows.page_table, rows.page_table_stride};
+  const auto count = std::ssize(filled_tokens_);
+  PTRT_CHECK(count <= max_logit_rows_);
+  places_.resize(filled_tokens_.size());
+  for (std::size_t i = 0; i < places_.size(); i++) places_[i] = static_cast<std::int32_t>(i);
+  kept_.clear();
+  has_logits_ = true;
+  backend_.begin_step(filled_tokens_, filled);
+  recorder_.run(count, [&] {
+    run_layers(filled_tokens_, filled, filled);
+    head_.logits(head_input(0, count));
+  });
+}
+
+// The rows that fill a step up read and write the spare page alone, each a token of its own: their positions
+// fall, so that they are no run of tokens. Nobody asks for their logits.
+void Forward::fill_up(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  filled_tokens_.assign(tokens.begin(), tokens.end());
+  filled_positions_.assign(rows.positions.begin(), rows.positions.end());
+  filled_slots_.assign(rows.slots.begin(), rows.slots.end());
+  const std::int64_t slots = std::ssize(rows.page_table) / rows.page_table_stride;
+  const std::int64_t missing = recorded_rows(std::ssize(tokens), slots - 1) - std::ssize(tokens);
+  PTRT_CHECK(rows.spare_slot >= 0 && missing >= 0 && missing <= kPageTokens);
+  for (std::int64_t left = missing; left > 0; left--) {
+    filled_tokens_.push_back(0);
+    filled_positions_.push_back(static_cast<std::int32_t>(left - 1));
+    filled_slots_.push_back(rows.spare_slot);
+  }
+}
+
+void Forward::run_layers(std::span<const std::int32_t> tokens, const StepRows& rows, const StepRows& live) {
+  const auto count = std::ssize(tokens);
+  PTRT_CHECK(count <= x_all_.rows);
   x_ = x_all_.first_rows(count);
   cos_sin_ = cos_sin_all_.first_rows(count);
-  const StepRows live = live_rows(rows, wanted);
-
-  backend_.begin_step(tokens, rows);
   backend_.embed(shard_.embedding, tokens, x_);
   backend_.rope_angles(rows.positions, config_.rope_theta, cos_sin_);
   const StepView step{&rows, &live, kept_, x_, cos_sin_};
@@ -152,10 +192,13 @@ Tensor Forward::head_input(std::int64_t first, std::int64_t count) {
 }
 
 Tensor Forward::logits(std::int64_t first, std::int64_t count) {
-  return head_.logits(head_input(first, count));
+  if (!has_logits_) return head_.logits(head_input(first, count));
+  const Tensor all = head_.logits_of_last_call(std::ssize(places_));
+  return {all.row(0, first), 1, count, all.width, all.track_stride};
 }
 
 void Forward::greedy(std::int64_t first, std::span<Sampled> out) {
+  PTRT_CHECK(!has_logits_);
   head_.greedy(head_input(first, std::ssize(out)), out);
 }
 

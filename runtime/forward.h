@@ -11,6 +11,7 @@
 #include "model_io/track_shard.h"
 #include "runtime/fusion.h"
 #include "runtime/kv_cache.h"
+#include "runtime/step_recorder.h"
 #include "runtime/sync_schedule.h"
 #include "runtime/track_layers.h"
 #include "runtime/vocab_head.h"
@@ -30,9 +31,14 @@ class Forward {
   // values. `wanted` are the rows, ascending, that logits() will be asked for: in the last layer nothing else
   // is worked out behind the keys and values.
   void run(std::span<const std::int32_t> tokens, const StepRows& rows, std::span<const std::int32_t> wanted);
-  // Logits [1, count, vocab] of wanted[first …] of the last run(); valid until the next call.
+  // The same for rows that are all wanted and all of different sequences, up to logits(); where records(), as
+  // a step that the backend may record. Such a step is filled up with rows of rows.spare_slot.
+  void run_recorded(std::span<const std::int32_t> tokens, const StepRows& rows);
+  bool has_logits() const { return has_logits_; }  // of the last run: it was recorded
+  bool records() const { return recorder_.records() && !head_.split(); }
+  // Logits [1, count, vocab] of wanted[first …] of the last run; valid until the next call.
   Tensor logits(std::int64_t first, std::int64_t count);
-  // The likeliest token of wanted[first …], as many as `out` has.
+  // The likeliest token of wanted[first …] of the last run(), as many as `out` has.
   void greedy(std::int64_t first, std::span<Sampled> out);
 
   std::int64_t max_logit_rows() const { return max_logit_rows_; }
@@ -44,6 +50,8 @@ class Forward {
   TrackScratch make_scratch(std::int64_t rows, bool split);
   Tensor head_input(std::int64_t first, std::int64_t count);
   StepRows live_rows(const StepRows& rows, std::span<const std::int32_t> wanted);
+  void run_layers(std::span<const std::int32_t> tokens, const StepRows& rows, const StepRows& live);
+  void fill_up(std::span<const std::int32_t> tokens, const StepRows& rows);
   void run_block(std::int64_t index, const StepView& step);
 
   const ModelConfig& config_;
@@ -52,6 +60,7 @@ class Forward {
   Fusion& fusion_;
   SyncSchedule schedule_;
   VocabHead& head_;
+  StepRecorder recorder_;
   std::int64_t max_logit_rows_;
   float eps_;
   std::vector<std::shared_ptr<std::byte[]>> memory_;
@@ -73,6 +82,9 @@ class Forward {
   // Of the last run: where the wanted rows are in x_, and, where the others were dropped, which were kept and
   // what they were.
   std::vector<std::int32_t> places_, kept_, kept_positions_, kept_slots_;
+  // Of a recorded step: its rows and those that fill it up; whether the last run was one, its logits done.
+  std::vector<std::int32_t> filled_tokens_, filled_positions_, filled_slots_;
+  bool has_logits_ = false;
 };
 
 }  // namespace ptrt

@@ -16,16 +16,22 @@ bool sends_partial_sums(const Placement& placement) {
 }  // namespace
 
 Fusion::Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelConfig& config,
-               const Placement& placement, std::int64_t max_rows)
+               const Placement& placement, std::int64_t max_rows, const ReductionOptions& options)
     : backend_(backend),
       op_(config.fusion.op),
       total_tracks_(config.tracks),
       local_tracks_(placement.tracks),
       partial_sums_(sends_partial_sums(placement)),
       reduction_(make_reduction(comm, backend, state, partial_sums_ ? 1 : placement.tracks,
-                                max_rows * config.hidden_size)) {
+                                max_rows * config.hidden_size, options)),
+      watchdog_(options.watchdog) {
   PTRT_CHECK(comm.size() == placement.fusion_ranks() && comm.rank() == placement.fusion_rank());
   local_.resize(static_cast<std::size_t>(local_tracks_));
+}
+
+void Fusion::begin_step() {
+  if (watchdog_ != nullptr) watchdog_->step_begins();
+  reduction_->begin_step();
 }
 
 void Fusion::fuse(Tensor x, Tensor y) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "kernels/backend.h"
@@ -19,15 +20,18 @@ class Fusion {
   // `comm`: the ranks that hold the replica's other tracks. max_rows bounds the rows of a step; all buffers
   // are sized here.
   Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelConfig& config,
-         const Placement& placement, std::int64_t max_rows);
+         const Placement& placement, std::int64_t max_rows, const ReductionOptions& options = {});
 
-  void begin_step() { reduction_->begin_step(); }
+  void begin_step();
   // x [1, rows, d] = fuse(x, y) with y [local tracks, rows, d], which is overwritten.
   void fuse(Tensor x, Tensor y);
 
+  Reduction& reduction() { return *reduction_; }
   // Sync points are counted also when the tracks share a rank; a dense model has none.
   const SyncStats& stats() const { return reduction_->stats(); }
   void reset_stats() { reduction_->stats() = {}; }
+  void settle() { reduction_->settle(); }
+  std::string describe() const { return reduction_->describe(); }
 
  private:
   Backend& backend_;
@@ -35,6 +39,7 @@ class Fusion {
   std::int64_t total_tracks_, local_tracks_;
   bool partial_sums_;  // this rank's tracks form a subtree, so it sends their sum
   std::unique_ptr<Reduction> reduction_;
+  Watchdog* watchdog_;
   std::vector<const float*> local_;
 };
 

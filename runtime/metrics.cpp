@@ -9,8 +9,8 @@ namespace ptrt {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s,
                                    gaps_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions, fusions,
-                                   track_sums, sync_bytes, sync_s, sync_wait_s, head_exchanges, head_bytes,
-                                   head_s, step_s, prefill_s, decode_s, elapsed_s)
+                                   track_sums, sync_bytes, sync_s, sync_wait_s, sync_wait_known,
+                                   head_exchanges, head_bytes, head_s, step_s, prefill_s, decode_s, elapsed_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings)
 
 std::string serialize(const RankReport& report) {
@@ -72,6 +72,7 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     if (c.steps > 0) active++;  // a replica without work says nothing of the sync layers
     sync_share += rate(c.sync_s, c.step_s);
     wait_share += rate(c.sync_wait_s, c.step_s);
+    summary.sync_wait_known &= c.sync_wait_known;
     sync_bytes += rate(static_cast<double>(c.sync_bytes), static_cast<double>(c.steps));
     head_share += rate(c.head_s, c.step_s);
     head_bytes += rate(static_cast<double>(c.head_bytes), static_cast<double>(c.steps));

@@ -20,8 +20,9 @@ struct RunCounters {
   std::uint64_t preemptions = 0;
   // Sync points: fusions between tracks, and sums within tracks that ranks share (tensor parallelism).
   std::uint64_t fusions = 0, track_sums = 0, sync_bytes = 0;
-  double sync_s = 0;       // in them: adding, waiting and moving
-  double sync_wait_s = 0;  // of it, waiting for the slowest rank
+  double sync_s = 0;            // in them: adding, waiting and moving
+  double sync_wait_s = 0;       // of it, waiting for the slowest rank
+  bool sync_wait_known = true;  // devices that meet do not tell waiting from moving
   std::uint64_t head_exchanges = 0, head_bytes = 0;
   double head_s = 0;                   // in exchanges of a split vocabulary head
   double step_s = 0;                   // in all steps
@@ -50,6 +51,7 @@ struct RunSummary {
   double sync_time_fraction = 0;      // share of step time in them, mean over ranks; of it:
   double sync_wait_fraction = 0;      // until the slowest rank had sent its part
   double sync_move_fraction = 0;      // the rest: moving and adding
+  bool sync_wait_known = true;        // whether these two are
   double sync_bytes_per_forward = 0;  // sent by a rank, mean over ranks
   double sync_points_per_output_token = 0, sync_bytes_per_output_token = 0;  // fewer with a larger batch
   // The same of the exchanges of a split vocabulary head; zeros where it is not split.

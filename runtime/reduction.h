@@ -3,17 +3,21 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
+#include <string>
 
 #include "kernels/backend.h"
 #include "runtime/track_comm.h"
+#include "runtime/watchdog.h"
 
 namespace ptrt {
 
 inline constexpr std::uint64_t kStopFlag = 1;  // end in order after this step
 
-// Travels at the head of every message. Ranks compare it, so ranks that went apart end the job; what hangs on
-// a clock or a signal is decided by the replica's first rank and passed on in `flags`.
+// Travels at the head of every message between hosts' memories, and once a step where devices meet. Ranks
+// compare it, so ranks that went apart end the job; what hangs on a clock or a signal is decided by the
+// replica's first rank and passed on in `flags`.
 struct StepHeader {
   std::uint64_t step = 0;
   std::uint64_t digest = 0;  // of every token sampled so far
@@ -29,11 +33,15 @@ struct StepState {
   StepHeader header;
 };
 
+// Throws when the headers of two ranks are of different steps, sums or tokens.
+void check_header(const StepHeader& mine, int rank, const StepHeader& other, int other_rank);
+
 struct SyncStats {
   std::uint64_t sync_points = 0;
   std::uint64_t bytes_sent = 0;  // by this rank, headers included
   double seconds = 0;            // adding, waiting and moving
   double wait_seconds = 0;       // of it, until the slowest rank sent its message
+  bool wait_known = true;        // devices do not tell
 };
 
 // out = scale · tree(the parts of all ranks) (+ add_to): the fixed binary tree over the parts in rank order;
@@ -53,6 +61,10 @@ class Reduction {
   // may hold it. A replay is told of by adding what the recorded step counted to stats().
   virtual bool recordable() const = 0;
 
+  // At the end of a run: stats() then has the time of all sums. May wait for the device.
+  virtual void settle() {}
+  virtual std::string describe() const = 0;  // how the ranks meet, for people
+
   SyncStats& stats() { return stats_; }
   const SyncStats& stats() const { return stats_; }
 
@@ -61,9 +73,24 @@ class Reduction {
   SyncStats stats_;
 };
 
+// How ranks on devices add up.
+enum class DeviceFusion : std::uint8_t {
+  automatic,  // tree for what is bound by latency, nccl for more (kTreeBytes)
+  tree,       // every device gets every part and adds them in the tree: the same bits for every placement
+  nccl,       // the library's all-reduce: less to move, an order of additions of its own
+  staged,     // through the hosts' memory and their messages; the same bits as tree
+};
+
+struct ReductionOptions {
+  DeviceFusion device_fusion = DeviceFusion::automatic;
+  std::optional<LinkModel> emulated = {};  // the other ranks' devices are not there
+  Watchdog* watchdog = nullptr;
+};
+
 // Each rank of `comm` brings `parts` parts of at most `max_values` values. All buffers are sized here;
 // collective.
 std::unique_ptr<Reduction> make_reduction(TrackComm& comm, Backend& backend, StepState& state,
-                                          std::int64_t parts, std::int64_t max_values);
+                                          std::int64_t parts, std::int64_t max_values,
+                                          const ReductionOptions& options = {});
 
 }  // namespace ptrt

@@ -22,11 +22,14 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const R
     sequence->place = std::ssize(waiting_);
     sequence->tokens = request.tokens;
     sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
+    sequence->max_tokens = request.max_tokens;
     waiting_.push_back(std::move(sequence));
   }
   for (std::int64_t slot = limits.max_batch - 1; slot >= 0; slot--)
     free_slots_.push_back(static_cast<std::int32_t>(slot));
   page_table_.assign(static_cast<std::size_t>(limits.max_batch * table_stride_), 0);
+  page_table_.resize(page_table_.size() + static_cast<std::size_t>(table_stride_),
+                     static_cast<std::int32_t>(limits.pages));
   plan_.tokens.reserve(static_cast<std::size_t>(limits.max_rows));
   plan_.positions.reserve(static_cast<std::size_t>(limits.max_rows));
   plan_.slots.reserve(static_cast<std::size_t>(limits.max_rows));
@@ -142,15 +145,37 @@ void Scheduler::release(Sequence& sequence) {
   sequence.slot = -1;
 }
 
-void Scheduler::finish(Sequence& sequence) {
+void Scheduler::expect_token(Sequence& sequence, std::int32_t placeholder) {
+  sequence.tokens.push_back(placeholder);
+  if (sequence.generated() < sequence.max_tokens) return;
   release(sequence);
-  const auto at = std::ranges::find_if(running_, [&](const auto& other) { return other.get() == &sequence; });
-  PTRT_CHECK(at != running_.end());
-  running_.erase(at);
+  ending_.push_back(take_out(sequence));
+}
+
+// A sequence may finish while it runs, when its last token has come, or while it waits after a preemption.
+void Scheduler::finish(Sequence& sequence) {
+  if (sequence.slot >= 0) release(sequence);
+  take_out(sequence);
+}
+
+std::unique_ptr<Sequence> Scheduler::take_out(Sequence& sequence) {
+  const auto from = [&](auto& list) -> std::unique_ptr<Sequence> {
+    const auto at = std::ranges::find_if(list, [&](const auto& other) { return other.get() == &sequence; });
+    if (at == list.end()) return nullptr;
+    std::unique_ptr<Sequence> found = std::move(*at);
+    list.erase(at);
+    return found;
+  };
+  std::unique_ptr<Sequence> found = from(running_);
+  if (found == nullptr) found = from(ending_);
+  if (found == nullptr) found = from(waiting_);
+  PTRT_CHECK(found != nullptr);
+  return found;
 }
 
 StepRows Scheduler::step_rows() const {
-  return {plan_.positions, plan_.slots, page_table_, table_stride_};
+  return {plan_.positions, plan_.slots, page_table_, table_stride_,
+          static_cast<std::int32_t>(limits_.max_batch)};
 }
 
 }  // namespace ptrt

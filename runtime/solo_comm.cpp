@@ -20,6 +20,10 @@ class SoloTrackComm final : public TrackComm {
   void all_to_all(const void* send, void* recv, std::size_t bytes) override {
     std::memcpy(recv, send, bytes);
   }
+  void exchange(std::span<const Outgoing>, std::span<const Incoming>) override {}
+  std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
+  Waiting waiting() const override { return Waiting::spinning; }
+  void listen(int) override {}
 };
 
 class SoloJobComm final : public JobComm {

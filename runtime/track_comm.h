@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,24 @@ namespace ptrt {
 // How a rank waits for others inside a TrackComm: with a core of its own it polls without a pause at first,
 // and gives way only when the others are long in coming; where ranks outnumber cores it gives way at once.
 enum class Waiting { spinning, yielding };
+
+struct Outgoing {
+  int to;
+  const void* data;
+  std::size_t bytes;
+};
+struct Incoming {
+  int from;
+  void* data;
+  std::size_t bytes;
+};
+
+// Memory that all ranks of a host see. Freeing it is collective.
+class SharedMemory {
+ public:
+  virtual ~SharedMemory() = default;
+  virtual std::byte* of(int rank) = 0;  // that rank's share of it, at the start of a cache line
+};
 
 // The ranks of one replica. Calls are collective, in the same order on all of them; they throw on failure.
 class TrackComm {
@@ -25,6 +44,22 @@ class TrackComm {
   virtual void all_gather(const void* send, void* recv, std::size_t bytes) = 0;
   // recv[r] = the part of rank r's `send` meant for this rank; `bytes` a part.
   virtual void all_to_all(const void* send, void* recv, std::size_t bytes) = 0;
+  // Messages to and from some of the other ranks, at most one a rank and direction, all under way at once.
+  // Returns when all are through. A rank that receives knows the size that is sent.
+  virtual void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) = 0;
+
+  // `bytes` a rank, zero at first. Null where the ranks do not all run on one host, or the system has no such
+  // memory left: on all of them, then.
+  virtual std::unique_ptr<SharedMemory> share(std::size_t bytes) = 0;
+  virtual Waiting waiting() const = 0;
+  // For whoever waits for rank `from` without a call of this class: to be called now and then, so that the
+  // end of the job is heard of, and once when the wait is over.
+  virtual void listen(int from) = 0;
+  virtual void listened() {}
+
+  // By any thread: the ranks of the job that a call under way has waited for in vain for a while, for a
+  // message; empty where none are, or it is not known.
+  virtual std::string late_ranks() { return ""; }
 };
 
 // All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode

@@ -111,9 +111,7 @@ void TrackLayers::ffn(const LayerWeights& layer, std::int64_t index, const Track
   } else {
     const Tensor gate = reshaped(now_.gate, now_.h.rows, config_.ffn_size);
     const Tensor up = reshaped(now_.up, now_.h.rows, config_.ffn_size);
-    const LinearJob widen[] = {{&layer.w_gate, input, gate}, {&layer.w_up, input, up}};
-    backend_->linear(widen);
-    backend_->swiglu(gate, up);
+    backend_->gated_linear({&layer.w_gate, input, gate}, {&layer.w_up, input, up});
     const LinearJob narrow[] = {{&layer.w_down, gate, now_.out}};
     backend_->linear(narrow);
   }

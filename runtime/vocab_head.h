@@ -33,6 +33,8 @@ class VocabHead {
 
   // Logits [1, rows, vocab] of normed rows [1, rows, d]; valid until the next call.
   Tensor logits(Tensor input);
+  // Where logits() left those of `rows` rows; of a whole head.
+  Tensor logits_of_last_call(std::int64_t rows) const { return own_.first_rows(rows); }
   // out[r].token = the row's likeliest token, ties to the lower id. A split head exchanges 8 bytes a row.
   void greedy(Tensor input, std::span<Sampled> out);
 

@@ -8,7 +8,7 @@
 
 namespace ptrt {
 
-class ReferenceBackend final : public Backend {
+class ReferenceBackend : public Backend {
  public:
   ReferenceBackend() = default;
   explicit ReferenceBackend(const CpuOptions& options) : options_(options) {}

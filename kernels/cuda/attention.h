@@ -28,13 +28,17 @@ class DecodeAttention {
  public:
   explicit DecodeAttention(const WorkLimits& limits);
   void run(const AttentionJob& job, const StepInput& step) const;
+  // The splits that launches count with: a power of two, or all that a context can have, so that steps whose
+  // contexts differ little are launched alike. Blocks beyond a row's own splits end at once.
+  std::int64_t splits_of(const StepInput& step) const;
 
  private:
   std::int64_t max_splits_;
   DevicePointer<float> partial_;  // of each track, single row, head and split: Σ p·v [head_dim], max, Σ p
 };
 
-// Prefill on tensor cores: 64 query vectors a block, the heads of a KV head's group side by side.
+// Prefill on tensor cores: 128 query vectors a block (64 beyond a head_dim of 128), the heads of a KV head's
+// group side by side.
 void prefill_attention(const AttentionJob& job, const StepInput& step);
 
 }  // namespace ptrt::cuda

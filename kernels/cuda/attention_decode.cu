@@ -1,6 +1,6 @@
 #include "kernels/cuda/attention.h"
 #include "kernels/cuda/kv_page.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/matmul_tile.cuh"
 
 namespace ptrt::cuda {
 namespace {
@@ -8,8 +8,9 @@ namespace {
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr int kSplit = static_cast<int>(kSplitTokens);
-constexpr int kSplitPages = kSplit / kTokensOfPage;
-constexpr int kUnroll = 4;  // loads that a thread has under way
+static_assert(kSplit <= kWarp * kTokensOfPage, "a lane looks up one page");
+static_assert(kTokensOfPage == 16, "rows of the tensor-core product");
+constexpr int kHeads = 8;  // its columns
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct DecodeArgs {
@@ -18,7 +19,7 @@ struct DecodeArgs {
   std::int64_t q_stride, out_stride;  // between tracks
   float* partial;                     // [tracks, single rows, heads, splits, head_dim + 2]; null: one split
   int singles, splits, tracks, heads, kv_heads, head_dim, window;
-  float scale;  // 1 / sqrt(head_dim), for powers of two
+  float scale;  // log2(e) / sqrt(head_dim): scores for powers of two
   StepView step;
   LayerPool pool;
 };
@@ -42,130 +43,198 @@ __device__ __forceinline__ float* partial_of(const DecodeArgs& args, int item, i
   return args.partial + index * (args.head_dim + 2);
 }
 
-// Eight elements of a head's vector; the pool's vectors start at multiples of 16 bytes when head_dim is a
-// multiple of 8.
-__device__ __forceinline__ Bf16x8 load_part(const bf16* vector, int at, int head_dim) {
-  return head_dim % 8 == 0 ? load8<true>(vector, at, head_dim) : load8<false>(vector, at, head_dim);
-}
+// A warp's share of a split, for up to kHeads query heads of one KV head: it takes a page of keys and values
+// at a time, straight from memory into tensor-core fragments, with a running softmax.
+//
+// Scores are keys (16 tokens) times queries (8 heads), as in matmul_tile.cuh; a lane then has, of heads 2 ·
+// quad and 2 · quad + 1, the tokens `group` and `group` + 8. Sums are values (16 elements of 16 tokens) times
+// weights (16 tokens of 8 heads): of each token a lane loads elements 64 · half + 8 · group … + 7, and the
+// j-th product of a half has elements 2 · j and 2 · j + 1 of each eight as its rows `group` and `group` + 8.
+template <int kChunks, bool kWhole>
+class WarpAttention {
+ public:
+  static constexpr int kHalves = (kChunks + 1) / 2, kPitch = 64 * kHalves;
 
-// The tokens of a split and how its threads divide them: kLanes neighbouring lanes share a token's vector,
-// eight elements each; token slot s takes tokens s, s + slots, ….
-template <int kLanes, int kHeads>
-struct SplitWork {
-  static constexpr int kSlots = kThreads / kLanes, kStep = kSlots * kUnroll;
-  static_assert(kSplit % kStep == 0);
-  const DecodeArgs& args;
-  const std::int32_t* pages;       // shared memory: of the split
-  int track, kv_head, begin, end;  // positions relative to the split's first
-
-  __device__ __forceinline__ int part() const { return static_cast<int>(threadIdx.x) % kLanes * 8; }
-  __device__ __forceinline__ int slot() const { return static_cast<int>(threadIdx.x) / kLanes; }
-  __device__ __forceinline__ int first_base() const { return begin / kStep * kStep; }
-  __device__ __forceinline__ const bf16* key(int token) const {
-    return args.pool.keys(pages[token / kTokensOfPage], track, kv_head) +
-           token % kTokensOfPage * args.head_dim;
-  }
-  __device__ __forceinline__ void load(int first, std::int64_t offset, Bf16x8 (&to)[kUnroll]) const {
+  __device__ __forceinline__ WarpAttention(const bf16* q, int heads, int head_dim, float scale)
+      : head_dim_(head_dim), scale_(scale) {
 #pragma unroll
-    for (int u = 0; u < kUnroll; ++u) {
-      const int token = first + u * kSlots;
-      const bool seen = token >= begin && token < end;
-      to[u] = seen ? load_part(key(token) + offset, part(), args.head_dim) : zeros8();
-    }
+    for (int c = 0; c < kChunks; ++c)
+      q_[c] =
+          group() < heads ? load8<kWhole>(q + group() * head_dim, c * 32 + quad() * 8, head_dim) : zeros8();
   }
 
-  // scores[h][token] = q[h] · key(token), for powers of two.
-  __device__ __forceinline__ void score(const bf16* q, int heads, float* scores) const {
-    float query[kHeads][8];
+  // Tokens [begin, end) of a page, at least one.
+  __device__ __forceinline__ void take_page(const bf16* keys, const bf16* values, int begin, int end) {
+    Bf16x8 value[kHalves][4];
+    float s[4] = {};
+    if constexpr (kChunks > 4) {  // not all at once: registers
+      score(keys, begin, end, s);
+      load_values(values, begin, end, value);
+    } else {
+      Bf16x8 upper[kChunks], lower[kChunks];
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h) {
-      widen8(h < heads ? load_part(q + h * args.head_dim, part(), args.head_dim) : zeros8(), query[h]);
+      for (int c = 0; c < kChunks; ++c) load_keys(keys, c, begin, end, upper[c], lower[c]);
+      load_values(values, begin, end, value);
 #pragma unroll
-      for (int j = 0; j < 8; ++j) query[h][j] *= args.scale * kLog2E;
+      for (int c = 0; c < kChunks; ++c) multiply(upper[c], lower[c], q_[c], s);
     }
-    for (int base = first_base(); base < end; base += kStep) {
-      Bf16x8 keys[kUnroll];
-      load(base + slot(), 0, keys);
+    soften(begin, end, s);
+    mix(value, s);
+  }
+
+  // sums [kHeads][kPitch], and of each head the largest score and Σ p.
+  __device__ __forceinline__ void save(float* sums, float2* statistics) {
+    float* mine = sums + 2 * quad() * kPitch + 8 * group();
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        float key_part[8];
-        widen8(keys[u], key_part);
+    for (int half = 0; half < kHalves; ++half)
 #pragma unroll
-        for (int h = 0; h < kHeads; ++h) {
-          float sum = 0;
-#pragma unroll
-          for (int j = 0; j < 8; ++j) sum += query[h][j] * key_part[j];
-          sum = warp_sum<kLanes>(sum);
-          if (part() == 0) scores[h * kSplit + base + slot() + u * kSlots] = sum;
-        }
+      for (int j = 0; j < 4; ++j) {
+        const float(&d)[4] = sum_[half][j];
+        *reinterpret_cast<float2*>(mine + 64 * half + 2 * j) = make_float2(d[0], d[2]);
+        *reinterpret_cast<float2*>(mine + kPitch + 64 * half + 2 * j) = make_float2(d[1], d[3]);
       }
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const float total = over_groups(total_[h], [](float a, float b) { return a + b; });
+      if (group() == 0) statistics[2 * quad() + h] = make_float2(largest_[h], total);
     }
   }
 
-  // Scores become weights e^(score − max); statistics[h] = max, sum. A warp a head.
-  __device__ __forceinline__ void soften(int heads, float* scores, float2* statistics) const {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    for (int h = static_cast<int>(threadIdx.x) / kWarp; h < heads; h += kWarps) {
-      float* row = scores + h * kSplit;
-      float largest = -INFINITY;
-      for (int i = begin + lane; i < end; i += kWarp) largest = fmaxf(largest, row[i]);
-      largest = warp_max(largest);
-      float sum = 0;
-      for (int i = begin + lane; i < end; i += kWarp) {
-        row[i] = exp2f(row[i] - largest);
-        sum += row[i];
-      }
-      sum = warp_sum(sum);
-      if (lane == 0) statistics[h] = make_float2(largest, sum);
+ private:
+  static __device__ __forceinline__ int lane() {
+    return static_cast<int>(threadIdx.x) % kWarp;
+  }
+  static __device__ __forceinline__ int group() {
+    return lane() / 4;
+  }
+  static __device__ __forceinline__ int quad() {
+    return lane() % 4;
+  }
+  static __device__ __forceinline__ std::uint32_t low_halves(std::uint32_t a, std::uint32_t b) {
+    return (a & 0xFFFFu) | b << 16;
+  }
+  static __device__ __forceinline__ std::uint32_t high_halves(std::uint32_t a, std::uint32_t b) {
+    return a >> 16 | (b & 0xFFFF0000u);
+  }
+  template <class Combine>
+  static __device__ __forceinline__ float over_groups(float x, const Combine& combine) {
+#pragma unroll
+    for (int distance = 4; distance < kWarp; distance *= 2)
+      x = combine(x, __shfl_xor_sync(kAllLanes, x, distance));
+    return x;
+  }
+
+  __device__ __forceinline__ Bf16x8 load_part(const bf16* page, int token, int at, int begin, int end) const {
+    return token >= begin && token < end ? load8<kWhole>(page + token * head_dim_, at, head_dim_) : zeros8();
+  }
+  __device__ __forceinline__ void load_keys(const bf16* keys, int chunk, int begin, int end, Bf16x8& upper,
+                                            Bf16x8& lower) const {
+    upper = load_part(keys, group(), chunk * 32 + quad() * 8, begin, end);
+    lower = load_part(keys, group() + 8, chunk * 32 + quad() * 8, begin, end);
+  }
+  __device__ __forceinline__ void score(const bf16* keys, int begin, int end, float (&s)[4]) const {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      Bf16x8 upper, lower;
+      load_keys(keys, c, begin, end, upper, lower);
+      multiply(upper, lower, q_[c], s);
+    }
+  }
+  // Of tokens 2 · quad, 2 · quad + 1 and the same + 8.
+  __device__ __forceinline__ void load_values(const bf16* values, int begin, int end,
+                                              Bf16x8 (&to)[kHalves][4]) const {
+#pragma unroll
+    for (int half = 0; half < kHalves; ++half)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        to[half][i] = load_part(values, 2 * quad() + i % 2 + i / 2 * 8, 64 * half + 8 * group(), begin, end);
+  }
+
+  // Scores become weights e^(score − largest); earlier sums are brought to the new maximum.
+  __device__ __forceinline__ void soften(int begin, int end, float (&s)[4]) {
+    const bool first = group() >= begin && group() < end, second = group() + 8 >= begin && group() + 8 < end;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      s[h] = first ? s[h] * scale_ : -INFINITY;
+      s[2 + h] = second ? s[2 + h] * scale_ : -INFINITY;
+      const float seen = over_groups(fmaxf(s[h], s[2 + h]), [](float a, float b) { return fmaxf(a, b); });
+      const float largest = fmaxf(largest_[h], seen);
+      const float shrink = exp2f(largest_[h] - largest);
+      largest_[h] = largest;
+      s[h] = exp2f(s[h] - largest);
+      s[2 + h] = exp2f(s[2 + h] - largest);
+      total_[h] = total_[h] * shrink + (s[h] + s[2 + h]);
+#pragma unroll
+      for (auto& half : sum_)
+#pragma unroll
+        for (auto& d : half) d[h] *= shrink, d[2 + h] *= shrink;
     }
   }
 
-  // sums[warp][h][:] = Σ weight · value over the warp's tokens.
-  __device__ __forceinline__ void mix(int heads, const float* scores, float* sums) const {
-    float sum[kHeads][8] = {};
-    for (int base = first_base(); base < end; base += kStep) {
-      Bf16x8 values[kUnroll];
-      load(base + slot(), args.pool.values_offset, values);
+  __device__ __forceinline__ void mix(const Bf16x8 (&value)[kHalves][4], const float (&weight)[4]) {
+    // As the product's right factor a lane has tokens 2 · quad, 2 · quad + 1 and the same + 8 of head
+    // `group`.
+    const int from = 8 * quad() + group() / 2;
+    std::uint32_t b[2];
 #pragma unroll
-      for (int u = 0; u < kUnroll; ++u) {
-        const int token = base + slot() + u * kSlots;
-        if (token < begin || token >= end) continue;  // there are no weights for them
-        float value[8];
-        widen8(values[u], value);
-#pragma unroll
-        for (int h = 0; h < kHeads; ++h) {
-          const float weight = h < heads ? scores[h * kSplit + token] : 0.0f;
-#pragma unroll
-          for (int j = 0; j < 8; ++j) sum[h][j] += weight * value[j];
-        }
-      }
+    for (int eight = 0; eight < 2; ++eight) {
+      const std::uint32_t mine = pack(weight[2 * eight], weight[2 * eight + 1]);
+      const std::uint32_t even = __shfl_sync(kAllLanes, mine, from),
+                          odd = __shfl_sync(kAllLanes, mine, from + 4);
+      b[eight] = group() % 2 == 0 ? low_halves(even, odd) : high_halves(even, odd);
     }
-    const int warp = static_cast<int>(threadIdx.x) / kWarp;
-    const bool first_slot = static_cast<int>(threadIdx.x) % kWarp < kLanes;
 #pragma unroll
-    for (int h = 0; h < kHeads; ++h)
+    for (int half = 0; half < kHalves; ++half) {
+      const Bf16x8(&v)[4] = value[half];
 #pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        float total = sum[h][j];
-#pragma unroll
-        for (int distance = kLanes; distance < kWarp; distance *= 2)
-          total += __shfl_xor_sync(kAllLanes, total, distance);
-        if (first_slot) sums[((warp * kHeads) + h) * kLanes * 8 + part() + j] = total;
-      }
+      for (int j = 0; j < 4; ++j)
+        mma_16x8x16(sum_[half][j],
+                    {low_halves(v[0].pair[j], v[1].pair[j]), high_halves(v[0].pair[j], v[1].pair[j]),
+                     low_halves(v[2].pair[j], v[3].pair[j]), high_halves(v[2].pair[j], v[3].pair[j])},
+                    {b[0], b[1]});
+    }
   }
+
+  int head_dim_;
+  float scale_;  // log2(e) / sqrt(head_dim): scores for powers of two
+  Bf16x8 q_[kChunks];
+  float largest_[2] = {-INFINITY, -INFINITY}, total_[2] = {0, 0};  // total_: of this lane's tokens
+  float sum_[kHalves][4][4] = {};
 };
 
-template <int kLanes, int kHeads>
+template <int kChunks, bool kWhole>
 constexpr std::size_t decode_shared_bytes() {
-  return sizeof(float) * (kHeads * kSplit + kWarps * kHeads * kLanes * 8);
+  return sizeof(float) * kWarps * kHeads * WarpAttention<kChunks, kWhole>::kPitch;
+}
+
+// Adds what the warps have of one element of a head, and stores it.
+__device__ __forceinline__ void finish(const DecodeArgs& args, const float* sums, int pitch,
+                                       const float2* statistics, int head, int element, bf16* out,
+                                       float* partial) {
+  float largest = -INFINITY, total = 0, sum = 0;
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) largest = fmaxf(largest, statistics[warp * kHeads + head].x);
+#pragma unroll
+  for (int warp = 0; warp < kWarps; ++warp) {
+    const float2 mine = statistics[warp * kHeads + head];
+    const float weight = exp2f(mine.x - largest);
+    total += mine.y * weight;
+    sum += sums[(warp * kHeads + head) * pitch + element] * weight;
+  }
+  if (partial == nullptr) {
+    store(out + element, sum / total);
+    return;
+  }
+  partial[element] = sum;
+  if (element == 0) partial[args.head_dim] = largest, partial[args.head_dim + 1] = total;
 }
 
 // Grid: x over items (track, single row) and their splits, y over KV heads; the block takes all query heads
-// of its KV head, kHeads at a time.
-template <int kLanes, int kHeads>
-__global__ void __launch_bounds__(kThreads) decode_kernel(DecodeArgs args) {
-  __shared__ std::int32_t pages[kSplitPages];
-  __shared__ float2 statistics[kHeads];
+// of its KV head, kHeads at a time; its warps take pages in turn.
+template <int kChunks, bool kWhole>
+__global__ void __launch_bounds__(kThreads, kChunks > 4 ? 2 : 3) decode_kernel(DecodeArgs args) {
+  using Warp = WarpAttention<kChunks, kWhole>;
+  __shared__ float2 statistics[kWarps * kHeads];
   const int item = static_cast<int>(blockIdx.x) / args.splits;
   const int split_index = static_cast<int>(blockIdx.x) % args.splits;
   const int track = item / args.singles, kv_head = static_cast<int>(blockIdx.y);
@@ -174,35 +243,30 @@ __global__ void __launch_bounds__(kThreads) decode_kernel(DecodeArgs args) {
   if (split_begin > range.last) return;
 
   const int begin = max(range.first - split_begin, 0), end = min(range.last + 1 - split_begin, kSplit);
-  for (int i = static_cast<int>(threadIdx.x); i * kTokensOfPage < end; i += kThreads)
-    pages[i] = static_cast<std::int32_t>(page_of(args.step, range.row, split_begin + i * kTokensOfPage));
-  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  int page_of_lane = 0;
+  if (lane * kTokensOfPage < end)
+    page_of_lane = static_cast<int>(page_of(args.step, range.row, split_begin + lane * kTokensOfPage));
 
-  auto* scores = static_cast<float*>(shared_memory());
-  float* sums = scores + kHeads * kSplit;
-  const SplitWork<kLanes, kHeads> work{args, pages, track, kv_head, begin, end};
+  auto* sums = static_cast<float*>(shared_memory());
   const int group = args.heads / args.kv_heads, head_dim = args.head_dim;
   const std::int64_t row_begin = static_cast<std::int64_t>(range.row) * args.heads * head_dim;
   for (int done = 0; done < group; done += kHeads) {
     const int heads = min(kHeads, group - done), head = kv_head * group + done;
-    work.score(args.q + track * args.q_stride + row_begin + head * head_dim, heads, scores);
-    __syncthreads();
-    work.soften(heads, scores, statistics);
-    __syncthreads();
-    work.mix(heads, scores, sums);
+    Warp mine(args.q + track * args.q_stride + row_begin + head * head_dim, heads, head_dim, args.scale);
+    for (int page = begin / kTokensOfPage + warp; page * kTokensOfPage < end; page += kWarps) {
+      const bf16* keys = args.pool.keys(__shfl_sync(kAllLanes, page_of_lane, page), track, kv_head);
+      const int first = page * kTokensOfPage;
+      mine.take_page(keys, keys + args.pool.values_offset, max(begin - first, 0),
+                     min(end - first, kTokensOfPage));
+    }
+    mine.save(sums + warp * kHeads * Warp::kPitch, statistics + warp * kHeads);
     __syncthreads();
     for (int i = static_cast<int>(threadIdx.x); i < heads * head_dim; i += kThreads) {
-      const int h = i / head_dim, j = i % head_dim;
-      float sum = 0;
-      for (int warp = 0; warp < kWarps; ++warp) sum += sums[(warp * kHeads + h) * kLanes * 8 + j];
-      if (args.partial == nullptr) {
-        store(args.out + track * args.out_stride + row_begin + (head + h) * head_dim + j,
-              sum / statistics[h].y);
-        continue;
-      }
-      float* partial = partial_of(args, item, head + h, split_index);
-      partial[j] = sum;
-      if (j == 0) partial[head_dim] = statistics[h].x, partial[head_dim + 1] = statistics[h].y;
+      const int h = i / head_dim;
+      finish(args, sums, Warp::kPitch, statistics, h, i % head_dim,
+             args.out + track * args.out_stride + row_begin + (head + h) * head_dim,
+             args.partial == nullptr ? nullptr : partial_of(args, item, head + h, split_index));
     }
     __syncthreads();
   }
@@ -233,23 +297,12 @@ __global__ void combine_splits_kernel(DecodeArgs args) {
   }
 }
 
-template <int kLanes, int kHeads>
+template <int kChunks, bool kWhole>
 void launch_decode(const DecodeArgs& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.tracks * args.singles * args.splits),
                   static_cast<unsigned>(args.kv_heads));
-  launch({"decode_attention", grid, dim3(kThreads), stream, decode_shared_bytes<kLanes, kHeads>()},
-         decode_kernel<kLanes, kHeads>, args);
-}
-
-template <int kLanes>
-void launch_for_group(const DecodeArgs& args, cudaStream_t stream) {
-  const int group = args.heads / args.kv_heads;
-  if (group == 1)
-    launch_decode<kLanes, 1>(args, stream);
-  else if (group <= 4)
-    launch_decode<kLanes, 4>(args, stream);
-  else
-    launch_decode<kLanes, 8>(args, stream);
+  launch({"decode_attention", grid, dim3(kThreads), stream, decode_shared_bytes<kChunks, kWhole>()},
+         decode_kernel<kChunks, kWhole>, args);
 }
 
 }  // namespace
@@ -263,10 +316,17 @@ DecodeAttention::DecodeAttention(const WorkLimits& limits)
                                    "the splits of decode attention");
 }
 
+std::int64_t DecodeAttention::splits_of(const StepInput& step) const {
+  const std::int64_t needed = ceil_div(step.longest_context(), kSplitTokens);
+  std::int64_t splits = 1;
+  while (splits < needed) splits *= 2;
+  return std::min(splits, max_splits_);
+}
+
 void DecodeAttention::run(const AttentionJob& job, const StepInput& step) const {
   if (step.single_count() == 0) return;
   const AttentionShape& shape = job.shape;
-  std::int64_t splits = ceil_div(step.longest_context(), kSplitTokens);
+  std::int64_t splits = splits_of(step);
   if (shape.window > 0) splits = std::min(splits, shape.window / kSplitTokens + 2);
   DecodeArgs args{};
   args.q = static_cast<const bf16*>(job.q.data);
@@ -281,15 +341,20 @@ void DecodeAttention::run(const AttentionJob& job, const StepInput& step) const 
   args.kv_heads = static_cast<int>(shape.kv_heads);
   args.head_dim = static_cast<int>(shape.head_dim);
   args.window = static_cast<int>(shape.window);
-  args.scale = 1.0f / sqrtf(static_cast<float>(shape.head_dim));
+  args.scale = kLog2E / sqrtf(static_cast<float>(shape.head_dim));
   args.step = step.view();
   args.pool = layer_pool(job.pool, job.layer);
-  if (shape.head_dim <= 64)
-    launch_for_group<8>(args, job.stream);
+  // A head's vectors start at multiples of 16 bytes where head_dim is a multiple of 8.
+  if (shape.head_dim % 8 != 0)
+    launch_decode<8, false>(args, job.stream);
+  else if (shape.head_dim <= 64)
+    launch_decode<2, true>(args, job.stream);
+  else if (shape.head_dim <= 96)
+    launch_decode<3, true>(args, job.stream);
   else if (shape.head_dim <= 128)
-    launch_for_group<16>(args, job.stream);
+    launch_decode<4, true>(args, job.stream);
   else
-    launch_for_group<32>(args, job.stream);
+    launch_decode<8, true>(args, job.stream);
   if (splits > 1)
     launch({"combine_splits",
             dim3(static_cast<unsigned>(args.tracks * args.singles), static_cast<unsigned>(args.heads)),

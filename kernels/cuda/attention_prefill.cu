@@ -3,15 +3,15 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/reduce.cuh"
 
-// A block takes 64 query vectors of one KV head (rows × heads of its group, heads side by side), 16 a warp,
-// and goes through the tokens they see in tiles: scores on tensor cores, a running softmax in registers, the
-// weighted values on tensor cores. The next tile of keys and values is on its way while one is computed.
+// A block takes query vectors of one KV head (rows × heads of its group, heads side by side), a warp 32 of
+// them where registers allow, else 16, and goes through the tokens they see in tiles: scores on tensor cores,
+// a running softmax in registers, the weighted values on tensor cores. Keys and values are read from shared
+// memory once for all query vectors of a warp; the next tile of them is on its way while one is computed.
 namespace ptrt::cuda {
 namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kQueries = 16 * kWarps;
 constexpr float kLog2E = 1.4426950408889634f;
 
 struct PrefillArgs {
@@ -27,7 +27,9 @@ struct PrefillArgs {
 // Tiles in shared memory, rows padded so that eight rows' 16-byte pieces lie in different banks.
 template <int kHeadDim>
 struct Tiles {
-  static constexpr int kTokens = kHeadDim > 128 ? 32 : 64;
+  static constexpr int kRowTiles = kHeadDim > 128 ? 1 : 2;  // of 16 query vectors, a warp
+  static constexpr int kWarpQueries = 16 * kRowTiles, kQueries = kWarpQueries * kWarps;
+  static constexpr int kTokens = kHeadDim > 96 ? 32 : 64;
   static constexpr int kPitch = kHeadDim + 8;
   static constexpr int kStages = 2;
   static constexpr std::size_t kBytes = sizeof(bf16) * kPitch * (kQueries + 2 * kStages * kTokens);
@@ -46,6 +48,7 @@ struct Work {
   int first_row, rows, first_vector;  // of the segment; first_vector: of the block, counted rows · group
   int first_position;                 // of the segment's first row
   int begin, end;                     // tokens that some row of the block sees
+  const std::int32_t* pages;          // of the segment's sequence
 
   __device__ __forceinline__ int row_of(int query) const { return (first_vector + query) / group; }
   __device__ __forceinline__ bool there(int query) const { return row_of(query) < rows; }
@@ -56,6 +59,7 @@ struct Work {
   }
 };
 
+template <int kQueries>
 __device__ __forceinline__ bool find_work(const PrefillArgs& args, Work& work) {
   const Segment segment = args.step.segments[blockIdx.y];
   work.track = static_cast<int>(blockIdx.z) / args.kv_heads;
@@ -63,9 +67,11 @@ __device__ __forceinline__ bool find_work(const PrefillArgs& args, Work& work) {
   work.group = args.heads / args.kv_heads;
   work.first_row = segment.first_row;
   work.rows = segment.rows;
-  work.first_vector = static_cast<int>(blockIdx.x) * kQueries;
+  // Late rows see the most tokens: they start first.
+  work.first_vector = static_cast<int>(gridDim.x - 1 - blockIdx.x) * kQueries;
   if (work.row_of(0) >= work.rows) return false;
   work.first_position = args.step.positions[segment.first_row];
+  work.pages = args.step.page_table + args.step.slots[segment.first_row] * args.step.page_table_stride;
   const int first = work.first_position + work.row_of(0);
   work.begin = args.window > 0 ? max(0, first - args.window + 1) : 0;
   work.end = work.first_position + min(work.row_of(kQueries - 1), work.rows - 1) + 1;
@@ -74,7 +80,7 @@ __device__ __forceinline__ bool find_work(const PrefillArgs& args, Work& work) {
 
 template <int kHeadDim>
 __device__ __forceinline__ void load_queries(const PrefillArgs& args, const Work& work, bf16* to) {
-  constexpr int kParts = kHeadDim / 8;
+  constexpr int kParts = kHeadDim / 8, kQueries = Tiles<kHeadDim>::kQueries;
   const bf16* q = args.q + work.track * args.q_stride;
   for (int i = static_cast<int>(threadIdx.x); i < kQueries * kParts; i += kThreads) {
     const int query = i / kParts, at = i % kParts * 8;
@@ -100,7 +106,7 @@ __device__ __forceinline__ void start_tile(const PrefillArgs& args, const Work& 
     const bool valid = position < work.end && at < args.head_dim;
     const bf16* from = args.pool.data;
     if (valid) {
-      const std::int64_t page = page_of(args.step, work.first_row, position);
+      const std::int64_t page = work.pages[position / kTokensOfPage];
       from = args.pool.keys(page, work.track, work.kv_head) + position % kTokensOfPage * args.head_dim + at;
     }
     bf16* key = tiles.keys(stage) + token * Tile::kPitch + at;
@@ -116,117 +122,133 @@ __device__ __forceinline__ void start_tile(const PrefillArgs& args, const Work& 
   }
 }
 
-// Of two rows (group and group + 8 of the warp's 16): running maximum and sum, the latter of this lane's
+// Of two rows of a row tile (group and group + 8): running maximum and sum, the latter of this lane's
 // columns.
 struct Softmax {
   float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
 };
 
-// s = q · keysᵀ of the warp's 16 queries, for powers of two.
+// Of one warp: 16 · kRowTiles queries.
 template <int kHeadDim>
-__device__ __forceinline__ void score(const PrefillArgs& args, const Tiles<kHeadDim>& tiles, int stage,
-                                      float (&s)[Tiles<kHeadDim>::kTokens / 8][4]) {
+struct WarpState {
   using Tile = Tiles<kHeadDim>;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  const bf16* q = tiles.q() + (warp * 16 + lane % 16) * Tile::kPitch + lane / 16 * 8;
-  const bf16* keys = tiles.keys(stage) + (lane % 8 + lane / 16 * 8) * Tile::kPitch + lane / 8 % 2 * 8;
+  float s[Tile::kRowTiles][Tile::kTokens / 8][4];     // scores of this tile, then weights
+  float sums[Tile::kRowTiles][kHeadDim / 8][4] = {};  // Σ weight · value
+  Softmax softmax[Tile::kRowTiles];
+
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+  static __device__ __forceinline__ int first_query() {
+    return static_cast<int>(threadIdx.x) / kWarp * Tile::kWarpQueries;
+  }
+
+  // s = q · keysᵀ
+  __device__ __forceinline__ void score(const Tile& tiles, int stage) {
+    const bf16* q = tiles.q() + (first_query() + lane() % 16) * Tile::kPitch + lane() / 16 * 8;
+    const bf16* keys = tiles.keys(stage) + (lane() % 8 + lane() / 16 * 8) * Tile::kPitch + lane() / 8 % 2 * 8;
 #pragma unroll
-  for (auto& quarter : s)
-    for (float& score : quarter) score = 0;
+    for (auto& row_tile : s)
 #pragma unroll
-  for (int k = 0; k < kHeadDim; k += 16) {
-    std::uint32_t a[4];
-    load_matrices(a, q + k);
+      for (auto& quarter : row_tile)
 #pragma unroll
-    for (int n = 0; n < Tile::kTokens / 8; n += 2) {
-      std::uint32_t b[4];
-      load_matrices(b, keys + n * 8 * Tile::kPitch + k);
-      mma_16x8x16(s[n], a, {b[0], b[1]});
-      mma_16x8x16(s[n + 1], a, {b[2], b[3]});
+        for (float& score : quarter) score = 0;
+#pragma unroll
+    for (int k = 0; k < kHeadDim; k += 16) {
+      std::uint32_t a[Tile::kRowTiles][4];
+#pragma unroll
+      for (int m = 0; m < Tile::kRowTiles; ++m) load_matrices(a[m], q + m * 16 * Tile::kPitch + k);
+#pragma unroll
+      for (int n = 0; n < Tile::kTokens / 8; n += 2) {
+        std::uint32_t b[4];
+        load_matrices(b, keys + n * 8 * Tile::kPitch + k);
+#pragma unroll
+        for (int m = 0; m < Tile::kRowTiles; ++m) {
+          mma_16x8x16(s[m][n], a[m], {b[0], b[1]});
+          mma_16x8x16(s[m][n + 1], a[m], {b[2], b[3]});
+        }
+      }
     }
   }
-#pragma unroll
-  for (auto& quarter : s)
-    for (float& score : quarter) score *= args.scale;
-}
 
-// Hides what a row does not see, turns scores into weights and brings earlier sums to the new maximum.
-template <int kHeadDim>
-__device__ __forceinline__ void soften(const PrefillArgs& args, const Work& work, int first,
-                                       float (&s)[Tiles<kHeadDim>::kTokens / 8][4], Softmax& softmax,
-                                       float (&sums)[kHeadDim / 8][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  // Hides what a row does not see, turns scores into weights and brings earlier sums to the new maximum.
+  __device__ __forceinline__ void soften(const PrefillArgs& args, const Work& work, int first) {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int last = work.first_position + work.row_of(warp * 16 + lane / 4 + 8 * half);
-    const int oldest = args.window > 0 ? last - args.window + 1 : 0;
-    float largest = softmax.largest[half];
+    for (int m = 0; m < Tile::kRowTiles; ++m)
 #pragma unroll
-    for (int n = 0; n < Tiles<kHeadDim>::kTokens / 8; ++n)
+      for (int half = 0; half < 2; ++half) {
+        const int last = work.first_position + work.row_of(first_query() + m * 16 + lane() / 4 + 8 * half);
+        const int oldest = args.window > 0 ? last - args.window + 1 : 0;
+        float& largest = softmax[m].largest[half];
+        const float before = largest;
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int position = first + n * 8 + lane % 4 * 2 + i;
-        float& score = s[n][2 * half + i];
-        if (position > last || position < oldest) score = -INFINITY;
-        largest = fmaxf(largest, score);
+        for (int n = 0; n < Tile::kTokens / 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int position = first + n * 8 + lane() % 4 * 2 + i;
+            float& score = s[m][n][2 * half + i];
+            if (position > last || position < oldest) score = -INFINITY;
+            largest = fmaxf(largest, score);
+          }
+        largest = warp_max<4>(largest);
+        const float base = largest == -INFINITY ? 0.0f : largest * args.scale;  // no token seen so far
+        const float shrink = exp2f(before * args.scale - base);
+        float sum = 0;
+#pragma unroll
+        for (int n = 0; n < Tile::kTokens / 8; ++n)
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            float& score = s[m][n][2 * half + i];
+            score = exp2f(score * args.scale - base);
+            sum += score;
+          }
+        softmax[m].sum[half] = softmax[m].sum[half] * shrink + sum;
+#pragma unroll
+        for (auto& quarter : sums[m]) quarter[2 * half] *= shrink, quarter[2 * half + 1] *= shrink;
       }
-    largest = warp_max<4>(largest);
-    const float base = largest == -INFINITY ? 0.0f : largest;  // no token seen so far
-    const float shrink = exp2f(softmax.largest[half] - base);
-    softmax.largest[half] = largest;
-    float sum = 0;
-#pragma unroll
-    for (int n = 0; n < Tiles<kHeadDim>::kTokens / 8; ++n)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        float& score = s[n][2 * half + i];
-        score = exp2f(score - base);
-        sum += score;
-      }
-    softmax.sum[half] = softmax.sum[half] * shrink + sum;
-#pragma unroll
-    for (auto& quarter : sums) quarter[2 * half] *= shrink, quarter[2 * half + 1] *= shrink;
   }
-}
 
-// sums += weights · values.
-template <int kHeadDim>
-__device__ __forceinline__ void mix(const Tiles<kHeadDim>& tiles, int stage,
-                                    const float (&s)[Tiles<kHeadDim>::kTokens / 8][4],
-                                    float (&sums)[kHeadDim / 8][4]) {
-  using Tile = Tiles<kHeadDim>;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const bf16* values = tiles.values(stage) + lane % 16 * Tile::kPitch + lane / 16 * 8;
+  // sums += weights · values.
+  __device__ __forceinline__ void mix(const Tile& tiles, int stage) {
+    const bf16* values = tiles.values(stage) + lane() % 16 * Tile::kPitch + lane() / 16 * 8;
 #pragma unroll
-  for (int k = 0; k < Tile::kTokens / 16; ++k) {
-    const float(&low)[4] = s[2 * k];
-    const float(&high)[4] = s[2 * k + 1];
-    const std::uint32_t a[4] = {pack(low[0], low[1]), pack(low[2], low[3]), pack(high[0], high[1]),
-                                pack(high[2], high[3])};
+    for (int k = 0; k < Tile::kTokens / 16; ++k) {
+      std::uint32_t a[Tile::kRowTiles][4];
 #pragma unroll
-    for (int n = 0; n < kHeadDim / 8; n += 2) {
-      std::uint32_t b[4];
-      load_matrices_transposed(b, values + k * 16 * Tile::kPitch + n * 8);
-      mma_16x8x16(sums[n], a, {b[0], b[1]});
-      mma_16x8x16(sums[n + 1], a, {b[2], b[3]});
+      for (int m = 0; m < Tile::kRowTiles; ++m)
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          a[m][i] = pack(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+#pragma unroll
+      for (int n = 0; n < kHeadDim / 8; n += 2) {
+        std::uint32_t b[4];
+        load_matrices_transposed(b, values + k * 16 * Tile::kPitch + n * 8);
+#pragma unroll
+        for (int m = 0; m < Tile::kRowTiles; ++m) {
+          mma_16x8x16(sums[m][n], a[m], {b[0], b[1]});
+          mma_16x8x16(sums[m][n + 1], a[m], {b[2], b[3]});
+        }
+      }
     }
   }
-}
 
-template <int kHeadDim>
-__device__ __forceinline__ void save(const PrefillArgs& args, const Work& work, const Softmax& softmax,
-                                     const float (&sums)[kHeadDim / 8][4]) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  __device__ __forceinline__ void save(const PrefillArgs& args, const Work& work) const {
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const float scale = 1.0f / warp_sum<4>(softmax.sum[half]);
-    const int query = warp * 16 + lane / 4 + 8 * half;
-    if (!work.there(query)) continue;
-    bf16* out = args.out + work.track * args.out_stride + work.offset(args, query);
+    for (int m = 0; m < Tile::kRowTiles; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const float scale = 1.0f / warp_sum<4>(softmax[m].sum[half]);
+        const int query = first_query() + m * 16 + lane() / 4 + 8 * half;
+        if (work.there(query))
+          save_row(args, args.out + work.track * args.out_stride + work.offset(args, query), sums[m], half,
+                   scale);
+      }
+  }
+  static __device__ __forceinline__ void save_row(const PrefillArgs& args, bf16* out,
+                                                  const float (&sum)[kHeadDim / 8][4], int half,
+                                                  float scale) {
 #pragma unroll
     for (int n = 0; n < kHeadDim / 8; ++n) {
-      const int at = n * 8 + lane % 4 * 2;
-      const float first = sums[n][2 * half] * scale, second = sums[n][2 * half + 1] * scale;
+      const int at = n * 8 + lane() % 4 * 2;
+      const float first = sum[n][2 * half] * scale, second = sum[n][2 * half + 1] * scale;
       if (args.head_dim % 2 == 0) {
         if (at < args.head_dim) *reinterpret_cast<std::uint32_t*>(out + at) = pack(first, second);
       } else {
@@ -235,19 +257,18 @@ __device__ __forceinline__ void save(const PrefillArgs& args, const Work& work, 
       }
     }
   }
-}
+};
 
 // Grid: x over blocks of queries of the longest segment, y over segments, z over tracks and KV heads.
 template <int kHeadDim>
 __global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs args) {
   using Tile = Tiles<kHeadDim>;
   Work work;
-  if (!find_work(args, work)) return;
+  if (!find_work<Tile::kQueries>(args, work)) return;
   const Tile tiles{static_cast<bf16*>(shared_memory())};
   load_queries<kHeadDim>(args, work, tiles.q());
 
-  float sums[kHeadDim / 8][4] = {};
-  Softmax softmax;
+  WarpState<kHeadDim> state;
   const int begin = work.begin / Tile::kTokens * Tile::kTokens;
   start_tile(args, work, begin, tiles, 0);
   commit_copies();
@@ -257,18 +278,18 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs args) {
     commit_copies();
     wait_copies<1>();
     __syncthreads();
-    float s[Tile::kTokens / 8][4];
-    score(args, tiles, stage, s);
-    soften<kHeadDim>(args, work, first, s, softmax, sums);
-    mix(tiles, stage, s, sums);
+    state.score(tiles, stage);
+    state.soften(args, work, first);
+    state.mix(tiles, stage);
     __syncthreads();  // the next round overwrites this stage
   }
   wait_copies<0>();
-  save<kHeadDim>(args, work, softmax, sums);
+  state.save(args, work);
 }
 
 template <int kHeadDim>
-void launch_prefill(const PrefillArgs& args, const dim3& grid, cudaStream_t stream) {
+void launch_prefill(const PrefillArgs& args, std::int64_t vectors, dim3 grid, cudaStream_t stream) {
+  grid.x = static_cast<unsigned>(ceil_div<std::int64_t>(vectors, Tiles<kHeadDim>::kQueries));
   launch({"prefill_attention", grid, dim3(kThreads), stream, Tiles<kHeadDim>::kBytes},
          prefill_kernel<kHeadDim>, args);
 }
@@ -290,19 +311,18 @@ void prefill_attention(const AttentionJob& job, const StepInput& step) {
                          step.view(),
                          layer_pool(job.pool, job.layer)};
   const std::int64_t vectors = step.longest_segment() * (shape.heads / shape.kv_heads);
-  const dim3 grid(static_cast<unsigned>(ceil_div<std::int64_t>(vectors, kQueries)),
-                  static_cast<unsigned>(step.segment_count()),
+  const dim3 grid(1, static_cast<unsigned>(step.segment_count()),
                   static_cast<unsigned>(job.q.tracks * shape.kv_heads));
   if (shape.head_dim <= 64)
-    launch_prefill<64>(args, grid, job.stream);
+    launch_prefill<64>(args, vectors, grid, job.stream);
   else if (shape.head_dim <= 80)
-    launch_prefill<80>(args, grid, job.stream);
+    launch_prefill<80>(args, vectors, grid, job.stream);
   else if (shape.head_dim <= 96)
-    launch_prefill<96>(args, grid, job.stream);
+    launch_prefill<96>(args, vectors, grid, job.stream);
   else if (shape.head_dim <= 128)
-    launch_prefill<128>(args, grid, job.stream);
+    launch_prefill<128>(args, vectors, grid, job.stream);
   else
-    launch_prefill<256>(args, grid, job.stream);
+    launch_prefill<256>(args, vectors, grid, job.stream);
 }
 
 }  // namespace ptrt::cuda

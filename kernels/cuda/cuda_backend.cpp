@@ -46,6 +46,39 @@ std::optional<std::int64_t> even_stride(const TrackWeights& weights) {
   return bytes / element;
 }
 
+// Of two products of equal sizes and one x, in elements: what makes them one batch for cuBLASLt.
+struct PairDistance {
+  std::int64_t w = 0, y = 0;
+};
+std::optional<PairDistance> pair_distance(const LinearJob& a, const LinearJob& b) {
+  if (a.y.tracks != 1 || a.x.data != b.x.data || a.y.dtype != b.y.dtype || a.y.width != b.y.width)
+    return std::nullopt;
+  const auto between = [](const void* from, const void* to) {
+    return reinterpret_cast<std::intptr_t>(to) - reinterpret_cast<std::intptr_t>(from);
+  };
+  const std::intptr_t w = between((*a.weights)[0].data, (*b.weights)[0].data);
+  const std::intptr_t y = between(a.y.data, b.y.data);
+  const auto w_size = static_cast<std::intptr_t>(size_of((*a.weights)[0].dtype));
+  const auto y_size = static_cast<std::intptr_t>(size_of(a.y.dtype));
+  if (w <= 0 || y <= 0 || w % (8 * w_size) != 0 || y % (8 * y_size) != 0) return std::nullopt;
+  return PairDistance{w / w_size, y / y_size};
+}
+
+// All but the weights' distance and the batch.
+cuda::LtProduct describe_product(const LinearJob& job) {
+  cuda::LtProduct product;
+  product.y_type = job.y.dtype;
+  product.rows = job.y.rows;
+  product.out = job.y.width;
+  product.in = job.x.width;
+  product.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
+  product.y_stride = job.y.track_stride;
+  product.x = job.x.data;
+  product.y = job.y.data;
+  product.w = (*job.weights)[0].data;
+  return product;
+}
+
 }  // namespace
 
 CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& stream)
@@ -55,7 +88,8 @@ CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& strea
       moe(work_limits),
       sampler(work_limits, stream) {}
 
-CudaBackend::CudaBackend(const std::string& device_name) : device_name_(device_name), loader_(stream_) {}
+CudaBackend::CudaBackend(const std::string& device_name, bool graphs)
+    : device_name_(device_name), graphs_(graphs), groups_(stream_), loader_(stream_) {}
 
 CudaBackend::Scratch& CudaBackend::scratch() {
   PTRT_CHECK(scratch_ != nullptr);
@@ -87,6 +121,17 @@ void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRow
   scratch().step.set(tokens, rows);
 }
 
+// Of what kernels are launched with, the step alone decides how many splits decode attention counts with.
+bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& ops) {
+  if (!graphs_) {
+    ops();
+    return true;
+  }
+  Scratch& s = scratch();
+  PTRT_CHECK(s.step.segment_count() == 0);
+  return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, ops);
+}
+
 void CudaBackend::write(std::span<const std::byte> from, std::byte* to) {
   PTRT_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, stream_.get()));
   stream_.wait();
@@ -100,10 +145,11 @@ void CudaBackend::read_back(const std::byte* from, std::span<std::byte> to) {
 void CudaBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
   PTRT_CHECK(x.rows == scratch().step.rows() && x.width == table.in);
   check_exact(x);
+  const cuda::Sampler& sampler = scratch().sampler;
   for (const std::int32_t token : tokens)
-    if (token < 0 || token >= table.out)
+    if (token >= table.out || token_of_sample(token) >= sampler.rows())
       throw_failure("token {} is outside the vocabulary of {}", token, table.out);
-  cuda::embed(table, scratch().step.view().tokens, x, stream_.get());
+  cuda::embed(table, scratch().step.view().tokens, sampler.sampled(), x, stream_.get());
 }
 
 void CudaBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
@@ -117,7 +163,6 @@ void CudaBackend::add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, 
   check_weights(weights, out.tracks, DType::float32, 1, h.width);
   check_like(a, h);
   check_like(h, out);
-  check_inner(a);
   check_exact(h);
   cuda::add_rms_norm(a, h, weights, eps, out, stream_.get());
 }
@@ -137,8 +182,12 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
   };
   while (!jobs.empty()) {
     if (wide(jobs[0])) {
-      wide_product(jobs[0]);
-      jobs = jobs.subspan(1);
+      const bool pair = jobs.size() > 1 && pair_distance(jobs[0], jobs[1]).has_value();
+      if (pair)
+        wide_pair(jobs[0], jobs[1]);
+      else
+        wide_product(jobs[0]);
+      jobs = jobs.subspan(pair ? 2 : 1);
       continue;
     }
     std::size_t count = 1;
@@ -148,18 +197,33 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
   }
 }
 
+void CudaBackend::gated_linear(const LinearJob& gate, const LinearJob& up) {
+  if (gate.x.rows > cuda::kSkinnyRows) return Backend::gated_linear(gate, up);
+  for (const LinearJob* job : {&gate, &up}) {
+    check_weights(*job->weights, job->y.tracks, DType::bfloat16, job->y.width, job->x.width);
+    check_inner(job->x);
+    check_inner(job->y);
+    PTRT_CHECK(job->x.rows == job->y.rows && (job->x.tracks == job->y.tracks || job->x.tracks == 1));
+  }
+  PTRT_CHECK(gate.x.data == up.x.data && gate.x.track_stride == up.x.track_stride);
+  check_like(gate.y, up.y);
+  cuda::skinny_gated_product(gate, up, stream_.get());
+}
+
+// Keys and values, or gate and up, of one track: alone they are often too small to fill the device.
+void CudaBackend::wide_pair(const LinearJob& first, const LinearJob& second) {
+  cuda::LtProduct product = describe_product(first);
+  const PairDistance distance = *pair_distance(first, second);
+  product.batch = 2;
+  product.x_stride = 0;
+  product.w_stride = distance.w;
+  product.y_stride = distance.y;
+  lt_.run(product, stream_.get());
+}
+
 void CudaBackend::wide_product(const LinearJob& job) {
   const TrackWeights& weights = *job.weights;
-  cuda::LtProduct product;
-  product.y_type = job.y.dtype;
-  product.rows = job.y.rows;
-  product.out = job.y.width;
-  product.in = job.x.width;
-  product.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
-  product.y_stride = job.y.track_stride;
-  product.x = job.x.data;
-  product.y = job.y.data;
-  product.w = weights[0].data;
+  cuda::LtProduct product = describe_product(job);
   if (const auto stride = even_stride(weights)) {
     product.batch = job.y.tracks;
     product.w_stride = *stride;
@@ -210,7 +274,7 @@ void CudaBackend::moe_ffn(const MoeJob& job) {
   PTRT_CHECK(job.gate_out.rows == slots && job.up_out.rows == slots && job.expert_out.rows == slots);
   PTRT_CHECK(job.router_logits.rows == job.x.rows && job.router_logits.width == shape.experts);
   check_exact(job.router_logits);
-  for (const Tensor& x : {job.x, job.y, job.gate_out, job.up_out, job.expert_out}) check_inner(x);
+  for (const Tensor& x : {job.x, job.gate_out, job.up_out, job.expert_out}) check_inner(x);
   check_weights(*job.router, tracks, DType::float32, shape.experts, d);
   check_weights(*job.gate, tracks, DType::bfloat16, shape.ffn_size, d);
   check_weights(*job.up, tracks, DType::bfloat16, shape.ffn_size, d);
@@ -268,15 +332,27 @@ void CudaBackend::tree_sum(std::span<const float* const> parts, std::int64_t cou
 }
 
 void CudaBackend::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
-  PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows && out.size() == params.size());
+  PTRT_CHECK(out.size() == params.size() && scratch().sampler.under_way() == 0);
+  queue_sample(logits, params);
+  take_sampled(out);
+}
+
+void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> params) {
+  PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows);
   PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
+  PTRT_CHECK(scratch().sampler.under_way() < cuda::Sampler::kTurns);
   check_exact(logits);
-  scratch().sampler.sample(logits, params, out);
+  scratch().sampler.queue(logits, params);
+}
+
+void CudaBackend::take_sampled(std::span<Sampled> out) {
+  PTRT_CHECK(scratch().sampler.under_way() > 0);
+  scratch().sampler.take(out);
 }
 
 void CudaBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
   PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
-  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
+  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows && scratch().sampler.under_way() == 0);
   check_exact(logits);
   for (const std::int32_t target : targets) PTRT_CHECK(target >= 0 && target < logits.width);
   scratch().sampler.log_probs(logits, targets, out);

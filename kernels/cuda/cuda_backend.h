@@ -7,9 +7,11 @@
 
 #include "kernels/backend.h"
 #include "kernels/cuda/attention.h"
+#include "kernels/cuda/device_groups.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/moe.h"
 #include "kernels/cuda/sampling.h"
+#include "kernels/cuda/step_graph.h"
 #include "kernels/cuda/step_input.h"
 #include "kernels/cuda/weight_loader.h"
 
@@ -18,22 +20,27 @@ namespace ptrt {
 class CudaBackend final : public Backend {
  public:
   // Of a device that the process has chosen (cudaSetDevice); `device_name` is for messages and digests.
-  explicit CudaBackend(const std::string& device_name);
+  // `graphs`: whether steps are recorded.
+  explicit CudaBackend(const std::string& device_name, bool graphs = true);
 
   std::string name() const override { return "cuda"; }
   std::string instruction_set() const override { return device_name_; }
   int threads() const override { return 1; }
+  cudaStream_t stream() const { return stream_.get(); }  // in which all ops run
 
   std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
   Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
   std::size_t weight_bytes() const override { return loader_.bytes(); }
   std::optional<std::size_t> free_bytes() const override;
 
+  DeviceGroups* device_groups() override { return &groups_; }
   DType activation_type() const override { return DType::bfloat16; }
   void plan_weights(std::span<const WeightSpec> specs) override { loader_.plan(specs); }
   void reserve(const WorkLimits& limits) override;
   bool takes_part_of_step() const override { return false; }
   void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
+  bool records_steps() const override { return graphs_; }
+  bool run_recorded(std::int64_t key, const std::function<void()>& ops) override;
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
 
@@ -41,6 +48,7 @@ class CudaBackend final : public Backend {
   void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
   void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) override;
   void linear(std::span<const LinearJob> jobs) override;
+  void gated_linear(const LinearJob& gate, const LinearJob& up) override;
   void add(Tensor a, Tensor h) override;
   void copy(Tensor x, Tensor out) override;
   void gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) override;
@@ -56,6 +64,9 @@ class CudaBackend final : public Backend {
   void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
+  int steps_ahead() const override { return 1; }
+  void queue_sample(Tensor logits, std::span<const SampleParams> params) override;
+  void take_sampled(std::span<Sampled> out) override;
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
 
  private:
@@ -67,12 +78,16 @@ class CudaBackend final : public Backend {
     cuda::DecodeAttention decode_attention;
     cuda::Moe moe;
     cuda::Sampler sampler;
+    cuda::StepGraphs graphs;
   };
   Scratch& scratch();
   void wide_product(const LinearJob& job);
+  void wide_pair(const LinearJob& first, const LinearJob& second);
 
   std::string device_name_;
+  bool graphs_;
   Stream stream_;
+  cuda::CudaGroups groups_;
   cuda::WeightLoader loader_;
   cuda::LtMatmul lt_;
   std::unique_ptr<Scratch> scratch_;

@@ -25,9 +25,7 @@ struct Copy {
   static __device__ __forceinline__ float run(float, float from) { return from; }
 };
 struct Swiglu {
-  static __device__ __forceinline__ float run(float gate, float up) {
-    return gate / (1.0f + expf(-gate)) * up;
-  }
+  static __device__ __forceinline__ float run(float gate, float up) { return silu(gate) * up; }
 };
 
 // to = Op(to, from), element by element.
@@ -55,16 +53,20 @@ void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t st
 
 // One block a row.
 template <typename T>
-__global__ void embed_kernel(const T* table, const std::int32_t* tokens, float* x, int width) {
-  const T* from = table + static_cast<std::int64_t>(tokens[blockIdx.x]) * width;
+__global__ void embed_kernel(const T* table, const std::int32_t* tokens, const Sampled* sampled, float* x,
+                             int width) {
+  std::int32_t token = tokens[blockIdx.x];
+  if (token < 0) token = sampled[token_of_sample(token)].token;  // it is its own inverse
+  const T* from = table + static_cast<std::int64_t>(token) * width;
   float* to = x + static_cast<std::int64_t>(blockIdx.x) * width;
   for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) to[i] = widen(from[i]);
 }
 
 template <typename T>
-void run_embed(const Weight& table, const std::int32_t* tokens, const Tensor& x, cudaStream_t stream) {
+void run_embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
+               cudaStream_t stream) {
   launch({"embed", dim3(static_cast<unsigned>(x.rows)), dim3(kThreads), stream}, embed_kernel<T>,
-         static_cast<const T*>(table.data), tokens, x.row(0, 0), static_cast<int>(x.width));
+         static_cast<const T*>(table.data), tokens, sampled, x.row(0, 0), static_cast<int>(x.width));
 }
 
 constexpr std::size_t kRowsPerGather = 512;
@@ -172,13 +174,14 @@ void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tens
   }
 }
 
-void embed(const Weight& table, const std::int32_t* tokens, const Tensor& x, cudaStream_t stream) {
+void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
+           cudaStream_t stream) {
   if (table.dtype == DType::bfloat16)
-    run_embed<bf16>(table, tokens, x, stream);
+    run_embed<bf16>(table, tokens, sampled, x, stream);
   else if (table.dtype == DType::float16)
-    run_embed<__half>(table, tokens, x, stream);
+    run_embed<__half>(table, tokens, sampled, x, stream);
   else
-    run_embed<float>(table, tokens, x, stream);
+    run_embed<float>(table, tokens, sampled, x, stream);
 }
 
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,

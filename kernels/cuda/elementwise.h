@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/tensor.h"
+#include "kernels/backend.h"
 
 namespace ptrt::cuda {
 
@@ -22,7 +22,9 @@ void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tens
 // out = (add_to ? add_to : 0) + scale · tree(parts), bit for bit as on the CPU; pointers to device memory.
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
               float* out, cudaStream_t stream);
-// x[0, r, :] = table[tokens[r], :]; the table of any floating type, `tokens` on the device.
-void embed(const Weight& table, const std::int32_t* tokens, const Tensor& x, cudaStream_t stream);
+// x[0, r, :] = table[tokens[r], :]; the table of any floating type, `tokens` on the device. A token below
+// zero is a token_of_sample(), whose row of `sampled` (on the device) has it.
+void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
+           cudaStream_t stream);
 
 }  // namespace ptrt::cuda

@@ -33,8 +33,14 @@ struct LaunchShape {
 
 template <class... Params, class... Args>
 void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
-  emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes,
-                      [&] { kernel(static_cast<Params>(args)...); });
+  emulation::submit(shape.stream, [shape, kernel, ... values = static_cast<Params>(args)] {
+    emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes,
+                        [&] { kernel(values...); });
+  });
+}
+
+inline std::int64_t global_timer_ns() {
+  return emulation::global_timer_ns();
 }
 
 // The block's dynamic shared memory, 16-byte aligned.
@@ -60,6 +66,13 @@ void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... 
 }
 
 #ifdef __CUDACC__
+// A clock of the whole device; it ticks once in up to a microsecond.
+__device__ inline std::int64_t global_timer_ns() {
+  std::int64_t now;
+  asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
+  return now;
+}
+
 __device__ inline void* shared_memory() {
   extern __shared__ __align__(16) unsigned char ptrt_shared_memory[];
   return ptrt_shared_memory;

@@ -19,21 +19,32 @@ struct SkinnyArgs {
   int rows;
 };
 
+// Rows of x that a block takes from `first_row` on, as product_tile() asks for them.
+struct Rows {
+  const bf16* x;
+  int first_row, rows, in;
+  __device__ __forceinline__ const bf16* operator()(int i) const {
+    const int r = first_row + i;
+    return r < rows ? x + static_cast<std::int64_t>(r) * in : nullptr;
+  }
+};
+
+__device__ __forceinline__ std::int64_t place_of(const Job& job, int track, int row, int out) {
+  return track * job.y_stride + static_cast<std::int64_t>(row) * job.outs + out;
+}
+
 // Grid: x over tiles of 16 outputs of all jobs, y over tracks, z over groups of 8 · kColumns rows.
 template <int kColumns, bool kWhole>
-__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) skinny_kernel(SkinnyArgs args) {
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, kColumns == 1 ? 3 : 1)
+    skinny_kernel(SkinnyArgs args) {
   const int tile = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int first_row = static_cast<int>(blockIdx.z) * 8 * kColumns;
   int index = 0, first_tile = 0;
   while (tile >= args.jobs[index].end_tile) first_tile = args.jobs[index++].end_tile;
   const Job& job = args.jobs[index];
-  const bf16* x = job.x + track * job.x_stride;
-  const auto row = [&](int i) -> const bf16* {
-    const int r = first_row + i;
-    return r < args.rows ? x + static_cast<std::int64_t>(r) * job.in : nullptr;
-  };
+  const Rows row{job.x + track * job.x_stride, first_row, args.rows, job.in};
   const auto put = [&](int out, int i, float sum) {
-    const std::int64_t at = track * job.y_stride + static_cast<std::int64_t>(first_row + i) * job.outs + out;
+    const std::int64_t at = place_of(job, track, first_row + i, out);
     if (job.exact)
       static_cast<float*>(job.y)[at] = sum;
     else
@@ -41,6 +52,29 @@ __global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) skinny_kernel(Skin
   };
   product_tile<kColumns, kWhole>(job.weights.at[track], job.in, job.outs, (tile - first_tile) * kTileOuts,
                                  row, static_cast<float*>(shared_memory()), put);
+}
+
+struct GatedArgs {
+  Job gate, up;
+  int rows;
+};
+
+// As skinny_kernel(), of two products whose tiles the same block takes one after the other.
+template <int kColumns, bool kWhole>
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) gated_kernel(GatedArgs args) {
+  __shared__ float gates[8 * kColumns][kTileOuts];
+  const int first_out = static_cast<int>(blockIdx.x) * kTileOuts, track = static_cast<int>(blockIdx.y);
+  const int first_row = static_cast<int>(blockIdx.z) * 8 * kColumns;
+  const Job &gate = args.gate, &up = args.up;
+  const Rows row{gate.x + track * gate.x_stride, first_row, args.rows, gate.in};
+  auto* partial = static_cast<float*>(shared_memory());
+  product_tile<kColumns, kWhole>(gate.weights.at[track], gate.in, gate.outs, first_out, row, partial,
+                                 [&](int out, int i, float sum) { gates[i][out - first_out] = silu(sum); });
+  product_tile<kColumns, kWhole>(
+      up.weights.at[track], up.in, up.outs, first_out, row, partial, [&](int out, int i, float sum) {
+        store(static_cast<bf16*>(gate.y) + place_of(gate, track, first_row + i, out),
+              gates[i][out - first_out] * sum);
+      });
 }
 
 Job make_job(const LinearJob& job, std::int64_t first_track, std::int64_t tracks, int tiles_before) {
@@ -58,13 +92,50 @@ Job make_job(const LinearJob& job, std::int64_t first_track, std::int64_t tracks
   return made;
 }
 
-template <int kColumns, bool kWhole>
-void launch_skinny(const SkinnyArgs& args, unsigned tiles, unsigned tracks, int warps, cudaStream_t stream) {
-  const dim3 grid(tiles, tracks, static_cast<unsigned>(ceil_div(args.rows, 8 * kColumns)));
-  launch({"skinny_product", grid, dim3(static_cast<unsigned>(warps * kWarp)), stream,
-          product_shared_bytes<kColumns>(warps)},
-         skinny_kernel<kColumns, kWhole>, args);
+// The instance for that many rows: launches kernel<kColumns, kWhole>(args).
+template <class Launch>
+void for_columns(int rows, bool whole, const Launch& launch_with) {
+  if (!whole)
+    launch_with.template run<4, false>();
+  else if (rows <= 8)
+    launch_with.template run<1, true>();
+  else if (rows <= 16)
+    launch_with.template run<2, true>();
+  else
+    launch_with.template run<8, true>();
 }
+
+struct Grid {
+  int rows, tiles, warps;
+  std::int64_t tracks;
+  cudaStream_t stream;
+
+  template <int kColumns>
+  LaunchShape of(const char* kernel) const {
+    const dim3 blocks(static_cast<unsigned>(tiles), static_cast<unsigned>(tracks),
+                      static_cast<unsigned>(ceil_div(rows, 8 * kColumns)));
+    return {kernel, blocks, dim3(static_cast<unsigned>(warps * kWarp)), stream,
+            product_shared_bytes<kColumns>(warps)};
+  }
+};
+
+struct LaunchSkinny {
+  const SkinnyArgs& args;
+  Grid grid;
+  template <int kColumns, bool kWhole>
+  void run() const {
+    launch(grid.of<kColumns>("skinny_product"), skinny_kernel<kColumns, kWhole>, args);
+  }
+};
+
+struct LaunchGated {
+  const GatedArgs& args;
+  Grid grid;
+  template <int kColumns, bool kWhole>
+  void run() const {
+    launch(grid.of<kColumns>("gated_product"), gated_kernel<kColumns, kWhole>, args);
+  }
+};
 
 }  // namespace
 
@@ -80,15 +151,16 @@ void skinny_products(std::span<const LinearJob> jobs, cudaStream_t stream) {
       warps = std::max(warps, product_warps(args.jobs[i].in));
       whole = whole && args.jobs[i].in % 8 == 0;
     }
-    const auto tile_count = static_cast<unsigned>(tiles), track_count = static_cast<unsigned>(count);
-    if (!whole)
-      launch_skinny<4, false>(args, tile_count, track_count, warps, stream);
-    else if (args.rows <= 8)
-      launch_skinny<1, true>(args, tile_count, track_count, warps, stream);
-    else if (args.rows <= 16)
-      launch_skinny<2, true>(args, tile_count, track_count, warps, stream);
-    else
-      launch_skinny<8, true>(args, tile_count, track_count, warps, stream);
+    for_columns(args.rows, whole, LaunchSkinny{args, {args.rows, tiles, warps, count, stream}});
+  });
+}
+
+void skinny_gated_product(const LinearJob& gate, const LinearJob& up, cudaStream_t stream) {
+  for_track_groups(gate.y.tracks, [&](std::int64_t first, std::int64_t count) {
+    const GatedArgs args{make_job(gate, first, count, 0), make_job(up, first, count, 0),
+                         static_cast<int>(gate.y.rows)};
+    const Grid grid{args.rows, args.gate.end_tile, product_warps(args.gate.in), count, stream};
+    for_columns(args.rows, args.gate.in % 8 == 0, LaunchGated{args, grid});
   });
 }
 

@@ -36,8 +36,9 @@ __device__ __forceinline__ void multiply(const Bf16x8& upper, const Bf16x8& lowe
 }
 
 // Outputs [first_out, first_out + 16) of w [outs, in] for the rows that row(i) points to, i < 8 · kColumns,
-// null where there is none; calls put(out, i, sum) for each that exists. The whole block works on one tile:
-// warps divide the inputs, `partial` is shared memory of product_shared_bytes(). Ends with a barrier.
+// null where there is none (the first is there); calls put(out, i, sum) for each that exists. The whole block
+// works on one tile: warps divide the inputs, `partial` is shared memory of product_shared_bytes(). Ends with
+// a barrier.
 template <int kColumns, bool kWhole, class RowOf, class Put>
 __device__ __forceinline__ void product_tile(const bf16* w, int in, int outs, int first_out, const RowOf& row,
                                              float* partial, const Put& put) {
@@ -48,7 +49,12 @@ __device__ __forceinline__ void product_tile(const bf16* w, int in, int outs, in
   const bf16* lower_row = w + static_cast<std::int64_t>(min(first_out + group + 8, outs - 1)) * in;
   const bf16* x[kColumns];
 #pragma unroll
-  for (int c = 0; c < kColumns; ++c) x[c] = row(8 * c + group);
+  for (int c = 0; c < kColumns; ++c) {
+    // Rows beyond the last repeat the first, so that no load hangs on a branch; their sums are not put
+    // either.
+    const bf16* there = row(8 * c + group);
+    x[c] = there != nullptr ? there : row(0);
+  }
 
   float sum[kColumns][4] = {};
   for (int k = warp * kChunk * kChunks; k < in; k += warps * kChunk * kChunks) {
@@ -58,13 +64,24 @@ __device__ __forceinline__ void product_tile(const bf16* w, int in, int outs, in
       upper[i] = load8<kWhole>(upper_row, k + i * kChunk + quad * 8, in);
       lower[i] = load8<kWhole>(lower_row, k + i * kChunk + quad * 8, in);
     }
+    if constexpr (kWhole && kColumns <= 2) {
+      // x too is on its way before the first product waits for its weights.
+      Bf16x8 part[kChunks][kColumns];
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i)
+      for (int i = 0; i < kChunks; ++i)
 #pragma unroll
-      for (int c = 0; c < kColumns; ++c) {
-        const Bf16x8 part = x[c] != nullptr ? load8<kWhole>(x[c], k + i * kChunk + quad * 8, in) : zeros8();
-        multiply(upper[i], lower[i], part, sum[c]);
-      }
+        for (int c = 0; c < kColumns; ++c) part[i][c] = load8<kWhole>(x[c], k + i * kChunk + quad * 8, in);
+#pragma unroll
+      for (int i = 0; i < kChunks; ++i)
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c) multiply(upper[i], lower[i], part[i][c], sum[c]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kChunks; ++i)
+#pragma unroll
+        for (int c = 0; c < kColumns; ++c)
+          multiply(upper[i], lower[i], load8<kWhole>(x[c], k + i * kChunk + quad * 8, in), sum[c]);
+    }
   }
 
   constexpr int kRows = 8 * kColumns;

@@ -162,22 +162,24 @@ ExpertJob expert_job(const TrackWeights& weights, const Tensor& x, const Tensor&
           static_cast<bf16*>(y.data) + first * y.track_stride, x_stride, y.track_stride};
 }
 
+template <typename Out>
 struct CombineArgs {
   const ExpertChoice* choices;
   const bf16* expert_out;
-  bf16* y;
+  Out* y;
   std::int64_t expert_stride, y_stride;
   int rows, width, top_k;
 };
 
 // y[r] = Σ_slot weight · expert_out[slot], in the order of choice. One block a row and track.
-__global__ void combine_kernel(CombineArgs args) {
+template <typename Out>
+__global__ void combine_kernel(CombineArgs<Out> args) {
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const std::int64_t slot = static_cast<std::int64_t>(row) * args.top_k;
   const ExpertChoice* choices =
       args.choices + static_cast<std::int64_t>(track) * args.rows * args.top_k + slot;
   const bf16* from = args.expert_out + track * args.expert_stride + slot * args.width;
-  bf16* y = args.y + track * args.y_stride + static_cast<std::int64_t>(row) * args.width;
+  Out* y = args.y + track * args.y_stride + static_cast<std::int64_t>(row) * args.width;
   for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kCombineThreads) {
     float sum = 0;
     for (int s = 0; s < args.top_k; ++s)
@@ -232,18 +234,25 @@ class Launches {
   }
 
   void combine() const {
-    const CombineArgs args{choices_,
-                           job_.expert_out.row_as<bf16>(first_, 0),
-                           job_.y.row_as<bf16>(first_, 0),
-                           job_.expert_out.track_stride,
-                           job_.y.track_stride,
-                           static_cast<int>(job_.x.rows),
-                           static_cast<int>(job_.y.width),
-                           static_cast<int>(job_.shape.top_k)};
-    launch({"combine_experts", rows_by_tracks(), dim3(kCombineThreads), stream_}, combine_kernel, args);
+    if (job_.y.dtype == DType::float32)
+      combine_into<float>();
+    else
+      combine_into<bf16>();
   }
 
  private:
+  template <typename Out>
+  void combine_into() const {
+    const CombineArgs<Out> args{choices_,
+                                job_.expert_out.row_as<bf16>(first_, 0),
+                                job_.y.row_as<Out>(first_, 0),
+                                job_.expert_out.track_stride,
+                                job_.y.track_stride,
+                                static_cast<int>(job_.x.rows),
+                                static_cast<int>(job_.y.width),
+                                static_cast<int>(job_.shape.top_k)};
+    launch({"combine_experts", rows_by_tracks(), dim3(kCombineThreads), stream_}, combine_kernel<Out>, args);
+  }
   dim3 rows_by_tracks() const { return {static_cast<unsigned>(job_.x.rows), static_cast<unsigned>(count_)}; }
   ExpertArgs expert_args(std::int64_t in, std::int64_t outs, std::int64_t slots_per_row) const {
     ExpertArgs args{};

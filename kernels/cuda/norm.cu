@@ -6,8 +6,8 @@
 namespace ptrt::cuda {
 namespace {
 
-constexpr int kMaxThreads = 256;
-constexpr int kVector = 4;  // elements a thread takes at once
+constexpr int kMaxThreads = 1024;  // a row of 4096 in one round
+constexpr int kVector = 4;         // elements a thread takes at once
 
 template <typename T>
 struct alignas(kVector * sizeof(T)) Vector {
@@ -131,10 +131,11 @@ void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Ten
 void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
                   cudaStream_t stream) {
   constexpr const char* kName = "add_rms_norm";
+  const bool exact = a.dtype == DType::float32;
   if (out.dtype == DType::bfloat16)
-    run<bf16, float, bf16>(kName, &a, weights, eps, h, out, stream);
+    (exact ? run<float, float, bf16> : run<bf16, float, bf16>)(kName, &a, weights, eps, h, out, stream);
   else
-    run<bf16, float, float>(kName, &a, weights, eps, h, out, stream);
+    (exact ? run<float, float, float> : run<bf16, float, float>)(kName, &a, weights, eps, h, out, stream);
 }
 
 }  // namespace ptrt::cuda

@@ -11,7 +11,7 @@ namespace ptrt::cuda {
 // both, or from float32 to bfloat16. Weights: float32.
 void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
               cudaStream_t stream);
-// h += a, then out = RMSNorm(h). a: bfloat16; h: float32; out: h itself, or bfloat16 or float32.
+// h += a, then out = RMSNorm(h). a: bfloat16 or float32; h: float32; out: h itself, or bfloat16 or float32.
 void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
                   cudaStream_t stream);
 

@@ -52,6 +52,10 @@ __device__ __forceinline__ void widen8(const Bf16x8& x, float (&out)[8]) {
   }
 }
 
+__device__ __forceinline__ float silu(float x) {
+  return x / (1.0f + expf(-x));
+}
+
 __device__ __forceinline__ Bf16x8 zeros8() {
   return {{0, 0, 0, 0}};
 }

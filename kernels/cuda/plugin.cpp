@@ -24,11 +24,30 @@ std::string missing() {
   return devices > 0 ? "" : "no CUDA device";
 }
 
+std::string uuid_of(int device) {
+  cudaDeviceProp properties;
+  PTRT_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  std::string text = "GPU-";
+  for (std::size_t i = 0; i < sizeof properties.uuid.bytes; ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", static_cast<unsigned char>(properties.uuid.bytes[i]));
+  }
+  return text;
+}
+
+std::vector<std::string> devices() {
+  int count = 0;
+  PTRT_CUDA_CHECK(cudaGetDeviceCount(&count));
+  std::vector<std::string> uuids;
+  for (int device = 0; device < count; ++device) uuids.push_back(uuid_of(device));
+  return uuids;
+}
+
 std::unique_ptr<Backend> make(const CudaOptions& options) {
-  int devices = 0;
-  PTRT_CUDA_CHECK(cudaGetDeviceCount(&devices));
-  if (options.device < 0 || options.device >= devices)
-    throw_bad_input("CUDA device {}: this process sees {}", options.device, devices);
+  int count = 0;
+  PTRT_CUDA_CHECK(cudaGetDeviceCount(&count));
+  if (options.device < 0 || options.device >= count)
+    throw_bad_input("CUDA device {}: this process sees {}", options.device, count);
   cudaDeviceProp properties;
   PTRT_CUDA_CHECK(cudaGetDeviceProperties(&properties, options.device));
   if (properties.major < kOldestMajor)
@@ -36,7 +55,7 @@ std::unique_ptr<Backend> make(const CudaOptions& options) {
                     properties.name, properties.major, properties.minor, kOldestMajor);
   PTRT_CUDA_CHECK(cudaSetDevice(options.device));
   return std::make_unique<CudaBackend>(
-      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor));
+      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor), options.graphs);
 }
 
 }  // namespace
@@ -44,6 +63,6 @@ std::unique_ptr<Backend> make(const CudaOptions& options) {
 
 extern "C" __attribute__((visibility("default"))) const ptrt::CudaPlugin* ptrt_cuda_plugin(
     const char* interface) {
-  static const ptrt::CudaPlugin plugin{&ptrt::missing, &ptrt::make};
+  static const ptrt::CudaPlugin plugin{&ptrt::missing, &ptrt::devices, &ptrt::make};
   return std::strcmp(interface, PTRT_PLUGIN_INTERFACE) == 0 ? &plugin : nullptr;
 }

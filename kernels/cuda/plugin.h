@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "kernels/backend.h"
 
@@ -15,12 +16,16 @@ inline constexpr std::int64_t kCudaMaxHeadDim = 256;
 inline constexpr std::int64_t kCudaMaxTracks = 64;
 
 struct CudaOptions {
-  int device = 0;  // among those that CUDA shows this process
+  int device = 0;      // among those that CUDA shows this process
+  bool graphs = true;  // decode steps are recorded and replayed
 };
 
 // What keeps this process from running on a GPU, for a message: the plug-in, the driver or a device is
 // missing. Empty when nothing does. Loads the plug-in only where the driver has a device.
 std::string cuda_missing();
+
+// The UUIDs of the GPUs that CUDA shows this process, in CUDA's order. Throws bad_input with cuda_missing().
+std::vector<std::string> cuda_devices();
 
 // Throws bad_input with cuda_missing() where there is something.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
@@ -29,6 +34,7 @@ std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 // that both sides are built from, gives anything.
 struct CudaPlugin {
   std::string (*missing)() = nullptr;
+  std::vector<std::string> (*devices)() = nullptr;
   std::unique_ptr<Backend> (*make)(const CudaOptions& options) = nullptr;
 };
 inline constexpr const char* kCudaPluginFile = "libptrt_cuda.so";

@@ -71,6 +71,11 @@ std::string cuda_missing() {
   return loaded().missing;
 }
 
+std::vector<std::string> cuda_devices() {
+  if (!loaded().missing.empty()) throw_bad_input("{}", loaded().missing);
+  return loaded().plugin->devices();
+}
+
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   if (!loaded().missing.empty()) throw_bad_input("{}", loaded().missing);
   return loaded().plugin->make(options);

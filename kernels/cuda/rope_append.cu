@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/kv_page.cuh"
 #include "kernels/cuda/per_track.h"
 #include "kernels/cuda/reduce.cuh"
@@ -8,6 +10,7 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kMaxHeadDim = 256;
+constexpr std::int64_t kBlocksWanted = 512;      // a few on every multiprocessor
 constexpr int kPairs = kMaxHeadDim / 2 / kWarp;  // of elements j, j + head_dim / 2 that a lane holds
 
 __global__ void rope_angles_kernel(const std::int32_t* positions, double theta, float* cos_sin, int width) {
@@ -89,7 +92,8 @@ __device__ __forceinline__ void rotate_head(Head& head, const float* cos_sin, in
   }
 }
 
-// One block a row and track; a warp takes one head after the other: those of q, then k, then v.
+// Grid: x over rows, y over tracks, z over shares of the heads. A warp takes one head after the other: those
+// of q, then k, then v.
 __global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendArgs args) {
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int head_dim = args.head_dim, kv_heads = args.kv_heads;
@@ -101,7 +105,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendAr
   const std::int64_t page = page_of(args.step, row, position);
   const int place = position % kTokensOfPage * head_dim;
 
-  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < args.heads + 2 * kv_heads; i += kWarps) {
+  const int first_head = static_cast<int>(blockIdx.z) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+  for (int i = first_head; i < args.heads + 2 * kv_heads; i += static_cast<int>(gridDim.z) * kWarps) {
     const bool is_q = i < args.heads, is_v = i >= args.heads + kv_heads;
     const int head_index = is_q ? i : (i - args.heads) % kv_heads;
     const bf16* from = (is_q ? q : (is_v ? args.v : args.k) + kv_row) + head_index * head_dim;
@@ -147,7 +152,11 @@ void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const 
     args.eps = shape.norm_eps;
     args.step = step;
     args.pool = layer_pool(pool, layer);
-    launch({"rope_append", dim3(static_cast<unsigned>(q.rows), static_cast<unsigned>(count)),
+    // Few rows divide their heads over more blocks, for the latency of one head is most of the time.
+    const std::int64_t shares = std::clamp<std::int64_t>(
+        kBlocksWanted / (q.rows * count), 1, ceil_div<std::int64_t>(args.heads + 2 * args.kv_heads, kWarps));
+    launch({"rope_append",
+            dim3(static_cast<unsigned>(q.rows), static_cast<unsigned>(count), static_cast<unsigned>(shares)),
             dim3(kWarps * kWarp), stream},
            rope_append_kernel, args);
   });

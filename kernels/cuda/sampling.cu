@@ -251,37 +251,51 @@ Sampler::Sampler(const WorkLimits& limits, const Stream& stream)
   params_ = allocate_device_array<SampleParams>(rows, kWhat);
   targets_ = allocate_device_array<std::int32_t>(rows, kWhat);
   sampled_ = allocate_device_array<Sampled>(rows, kWhat);
-  pinned_in_ = allocate_pinned(rows * sizeof(SampleParams), kWhat);
-  pinned_out_ = allocate_pinned(rows * sizeof(Sampled), kWhat);
+  for (Turn& turn : turns_) {
+    turn.in = allocate_pinned(rows * sizeof(SampleParams), kWhat);
+    turn.out = allocate_pinned(rows * sizeof(Sampled), kWhat);
+  }
 }
 
-// The pinned memory is free: the results of the last call have been waited for.
 template <typename T>
-void Sampler::upload(std::span<const T> values, T* pinned, T* device) {
+void Sampler::upload(std::span<const T> values, const Turn& turn, T* device) {
+  auto* pinned = reinterpret_cast<T*>(turn.in.get());
   std::copy(values.begin(), values.end(), pinned);
   PTRT_CUDA_CHECK(
       cudaMemcpyAsync(device, pinned, values.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
 }
 
-void Sampler::sample(const Tensor& logits, std::span<const SampleParams> params, std::span<Sampled> out) {
-  upload(params, reinterpret_cast<SampleParams*>(pinned_in_.get()), params_.get());
+void Sampler::download(std::size_t rows, Turn& turn) {
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(turn.out.get(), sampled_.get(), rows * sizeof(Sampled),
+                                  cudaMemcpyDeviceToHost, stream_.get()));
+  turn.done.record(stream_);
+}
+
+// What the device holds of the call before may still be in use, but in the same stream: this call's uploads
+// and results come after.
+void Sampler::queue(const Tensor& logits, std::span<const SampleParams> params) {
+  Turn& mine = turn(queued_++);
+  rows_ = static_cast<std::int64_t>(params.size());
+  upload(params, mine, params_.get());
   launch({"sample", dim3(static_cast<unsigned>(params.size())), dim3(kThreads), stream_.get()}, sample_kernel,
          logits.row(0, 0), static_cast<int>(logits.width), params_.get(), sampled_.get());
-  auto* results = reinterpret_cast<Sampled*>(pinned_out_.get());
-  PTRT_CUDA_CHECK(
-      cudaMemcpyAsync(results, sampled_.get(), out.size_bytes(), cudaMemcpyDeviceToHost, stream_.get()));
-  stream_.wait();
-  std::copy_n(results, out.size(), out.begin());
+  download(params.size(), mine);
+}
+
+void Sampler::take(std::span<Sampled> out) {
+  const Turn& oldest = turn(taken_++);
+  oldest.done.wait();
+  std::copy_n(reinterpret_cast<const Sampled*>(oldest.out.get()), out.size(), out.begin());
 }
 
 void Sampler::log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<float> out) {
-  upload(targets, reinterpret_cast<std::int32_t*>(pinned_in_.get()), targets_.get());
+  Turn& mine = turn(queued_);
+  upload(targets, mine, targets_.get());
   launch({"log_probs", dim3(static_cast<unsigned>(targets.size())), dim3(kThreads), stream_.get()},
          log_probs_kernel, logits.row(0, 0), static_cast<int>(logits.width), targets_.get(), sampled_.get());
-  auto* results = reinterpret_cast<Sampled*>(pinned_out_.get());
-  PTRT_CUDA_CHECK(cudaMemcpyAsync(results, sampled_.get(), out.size() * sizeof(Sampled),
-                                  cudaMemcpyDeviceToHost, stream_.get()));
-  stream_.wait();
+  download(targets.size(), mine);
+  mine.done.wait();
+  const auto* results = reinterpret_cast<const Sampled*>(mine.out.get());
   for (std::size_t r = 0; r < out.size(); ++r) out[r] = results[r].logprob;
 }
 

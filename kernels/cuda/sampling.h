@@ -16,21 +16,38 @@ class Sampler {
  public:
   Sampler(const WorkLimits& limits, const Stream& stream);
 
-  // Backend::sample() and Backend::log_probs() of float32 logits; wait for the results.
-  void sample(const Tensor& logits, std::span<const SampleParams> params, std::span<Sampled> out);
+  static constexpr std::uint64_t kTurns = 2;
+  std::uint64_t under_way() const { return queued_ - taken_; }  // calls queued and not taken
+
+  // Backend::queue_sample() and Backend::take_sampled() of float32 logits; at most kTurns are under way.
+  void queue(const Tensor& logits, std::span<const SampleParams> params);
+  void take(std::span<Sampled> out);
+  // Backend::log_probs(); waits for the results. Nothing may be under way.
   void log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<float> out);
 
+  // On the device, at a fixed address: the tokens of the last queue(), where the stream is past it.
+  const Sampled* sampled() const { return sampled_.get(); }
+  std::int64_t rows() const { return rows_; }  // of the last queue()
+
  private:
+  // One call under way: pinned memory for what it takes and gives. The stream is past both when `done` is.
+  struct Turn {
+    std::shared_ptr<std::byte[]> in, out;
+    Event done;
+  };
+  Turn& turn(std::uint64_t call) { return turns_[call % kTurns]; }
   template <typename T>
-  void upload(std::span<const T> values, T* pinned, T* device);
+  void upload(std::span<const T> values, const Turn& turn, T* device);
+  void download(std::size_t rows, Turn& turn);
 
   const Stream& stream_;
-  std::int64_t max_rows_;
-  // Each [logit_rows], on the device and in pinned memory.
+  std::int64_t max_rows_, rows_ = 0;
+  // Each [logit_rows].
   DevicePointer<SampleParams> params_;
   DevicePointer<std::int32_t> targets_;
   DevicePointer<Sampled> sampled_;
-  std::shared_ptr<std::byte[]> pinned_in_, pinned_out_;
+  Turn turns_[kTurns];
+  std::uint64_t queued_ = 0, taken_ = 0;  // calls so far
 };
 
 }  // namespace ptrt::cuda

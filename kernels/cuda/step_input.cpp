@@ -34,9 +34,10 @@ StepView lay_out(const WorkLimits& limits, Pieces& pieces) {
   view.tokens = pieces.take<std::int32_t>(limits.rows);
   view.positions = pieces.take<std::int32_t>(limits.rows);
   view.slots = pieces.take<std::int32_t>(limits.rows);
-  view.page_table = pieces.take<std::int32_t>(limits.sequences * limits.page_table_stride());
   view.single_rows = pieces.take<std::int32_t>(limits.sequences);
   view.segments = pieces.take<Segment>(limits.sequences);
+  // Last: what a step needs of it ends the one copy.
+  view.page_table = pieces.take<std::int32_t>(limits.sequences * limits.page_table_stride());
   view.page_table_stride = limits.page_table_stride();
   return view;
 }
@@ -47,7 +48,8 @@ StepInput::StepInput(const WorkLimits& limits, const Stream& stream) : stream_(s
   Pieces count(nullptr);
   lay_out(limits, count);
   device_ = allocate_device(count.bytes(), "the step's rows and page table");
-  pinned_ = allocate_pinned(count.bytes(), "the step's rows and page table");
+  for (Staging& staging : staging_)
+    staging.pinned = allocate_pinned(count.bytes(), "the step's rows and page table");
   Pieces pieces(device_.get());
   view_ = lay_out(limits, pieces);
   single_rows_.reserve(static_cast<std::size_t>(limits.sequences));
@@ -62,25 +64,27 @@ void StepInput::set(std::span<const std::int32_t> tokens, const StepRows& rows) 
   PTRT_CHECK(static_cast<std::int64_t>(rows.page_table.size()) <=
              limits_.sequences * limits_.page_table_stride());
   find_segments(rows);
-  copied_.wait();  // the last step's copy out of the same pinned memory, long done
-  stage(tokens, view_.tokens);
-  stage(rows.positions, view_.positions);
-  stage(rows.slots, view_.slots);
-  stage(rows.page_table, view_.page_table);
-  stage(std::span<const std::int32_t>(single_rows_), view_.single_rows);
-  stage(std::span<const Segment>(segments_), view_.segments);
+  Staging& staging = staging_[turn_ ^= 1];
+  staging.copied.wait();  // of the step before the last
+  std::byte* pinned = staging.pinned.get();
+  stage(tokens, view_.tokens, pinned);
+  stage(rows.positions, view_.positions, pinned);
+  stage(rows.slots, view_.slots, pinned);
+  stage(std::span<const std::int32_t>(single_rows_), view_.single_rows, pinned);
+  stage(std::span<const Segment>(segments_), view_.segments, pinned);
+  stage(rows.page_table, view_.page_table, pinned);
   view_.page_table_stride = rows.page_table_stride;
-  copied_.record(stream_);
+  const auto* end = reinterpret_cast<const std::byte*>(view_.page_table + rows.page_table.size());
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(device_.get(), pinned, static_cast<std::size_t>(end - device_.get()),
+                                  cudaMemcpyHostToDevice, stream_.get()));
+  staging.copied.record(stream_);
 }
 
 template <typename T>
-void StepInput::stage(std::span<const T> values, const T* device) {
+void StepInput::stage(std::span<const T> values, const T* device, std::byte* pinned) {
   if (values.empty()) return;
-  // The pinned memory mirrors the device's.
-  auto* to = const_cast<std::byte*>(reinterpret_cast<const std::byte*>(device));
-  std::byte* pinned = pinned_.get() + (to - device_.get());
-  std::memcpy(pinned, values.data(), values.size_bytes());
-  PTRT_CUDA_CHECK(cudaMemcpyAsync(to, pinned, values.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
+  const auto offset = reinterpret_cast<const std::byte*>(device) - device_.get();
+  std::memcpy(pinned + offset, values.data(), values.size_bytes());
 }
 
 void StepInput::find_segments(const StepRows& rows) {

@@ -20,12 +20,12 @@ struct Segment {
 
 // Device pointers, as kernels take them.
 struct StepView {
-  const std::int32_t* tokens = nullptr;       // [rows]
+  const std::int32_t* tokens = nullptr;       // [rows] below zero: token_of_sample()
   const std::int32_t* positions = nullptr;    // [rows]
   const std::int32_t* slots = nullptr;        // [rows]
-  const std::int32_t* page_table = nullptr;   // [slots, page_table_stride]
   const std::int32_t* single_rows = nullptr;  // [single_count] rows that are a segment of their own
   const Segment* segments = nullptr;          // [segment_count] all others
+  const std::int32_t* page_table = nullptr;   // [slots, page_table_stride]
   std::int64_t page_table_stride = 0;
 };
 
@@ -45,14 +45,20 @@ class StepInput {
 
  private:
   void find_segments(const StepRows& rows);
+  // Pinned memory that mirrors the device's. Two, so that writing a step into one does not wait for the step
+  // before it to have begun.
+  struct Staging {
+    std::shared_ptr<std::byte[]> pinned;
+    Event copied;  // it may be written again after it
+  };
   template <typename T>
-  void stage(std::span<const T> values, const T* device);
+  void stage(std::span<const T> values, const T* device, std::byte* pinned);
 
   const Stream& stream_;
   WorkLimits limits_;
   DevicePointer<std::byte> device_;
-  std::shared_ptr<std::byte[]> pinned_;
-  Event copied_;  // the pinned memory may be written again after it
+  Staging staging_[2];
+  int turn_ = 0;
   StepView view_;
   std::int64_t rows_ = 0, longest_segment_ = 0, longest_context_ = 0;
   std::vector<std::int32_t> single_rows_;

@@ -249,6 +249,15 @@ class BadInput(CliTest):
         out = self.dir / "cuda.jsonl"
         outcome = ptrt("generate", self.model, self.requests, "-o", out, "--backend", "cuda")
         self.assert_refused(outcome, ["--backend cuda", "libptrt_cuda.so|driver|device"])
+        outcome = ptrt("generate", self.model, self.requests, "-o", out, "--backend", "cuda", ranks=2)
+        self.assert_refused(outcome, ["--backend cuda", "libptrt_cuda.so|driver|device"])
+        self.assertEqual(len(outcome.errors), 1, outcome.output)
+
+    def test_fusion_of_gpus_on_the_cpu(self) -> None:
+        out = self.dir / "fusion.jsonl"
+        for fusion in ("tree", "nccl", "staged"):
+            outcome = ptrt("generate", self.model, self.requests, "-o", out, "--backend", "cpu", "--fusion", fusion)
+            self.assert_refused(outcome, [f"--fusion {fusion}", "CPU"])
 
     def test_cuda_says_what_is_missing(self) -> None:
         out = self.dir / "cuda.jsonl"

@@ -16,6 +16,7 @@ from model_maker import make_config, write_random
 RANKS = 8
 SECONDS = 10 * SLOWNESS
 REQUESTS = 20
+TIMEOUT = SLOWNESS  # seconds of --step-timeout
 
 
 class NoRankHangs(CliTest):
@@ -79,6 +80,43 @@ class NoRankHangs(CliTest):
         """The injection itself must not end a job that it does not name."""
         self.assert_done(ptrt("generate", self.model, self.requests, "-o", self.fresh(".jsonl"), ranks=2,
                               env={"PTRT_FAULT": "rank=7,at=step"}))
+
+    def check_timeout(self, fault: str, words: list[str], ranks: int = 4) -> None:
+        """A rank that is stuck ends the job with one message."""
+        results = self.fresh("-results.jsonl")
+        outcome = ptrt("generate", self.model, self.requests, "-o", results, "--step-timeout", TIMEOUT, ranks=ranks,
+                       env={"PTRT_FAULT": fault}, timeout=20 * SLOWNESS)
+        self.assert_ended(outcome)
+        self.assertEqual(outcome.status, 1, outcome.output)
+        self.assertEqual(len(outcome.errors), 1, f"more or less than the one message:\n{outcome.output}")
+        for word in words:
+            self.assertRegex(outcome.errors[0], word)
+
+    def test_stuck_rank(self) -> None:
+        for point, rank in (("sync", 2), ("step", 0)):
+            with self.subTest(point=point, rank=rank):
+                self.check_timeout(f"rank={rank},at={point},after=5,pause_ms=60000",
+                                   [rf"rank {rank} of 4", r"step \d+: stuck for", "--step-timeout"])
+
+    def test_slow_rank_is_not_stuck(self) -> None:
+        results = self.fresh("-results.jsonl")
+        self.assert_done(ptrt("generate", self.model, self.requests, "-o", results, "--step-timeout", 2 * SLOWNESS,
+                              ranks=2, env={"PTRT_FAULT": "rank=1,at=step,after=118,pause_ms=500"}, timeout=40))
+
+    def test_stopped_rank(self) -> None:
+        """A rank that cannot speak for itself: those that wait for it do."""
+        running = Running(["generate", self.model, self.endless, "-o", self.fresh("-results.jsonl"),
+                           "--step-timeout", TIMEOUT], ranks=4)
+        deadline = time.monotonic() + 15 * SLOWNESS
+        while len(running.ranks()) < 4 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(2 * SLOWNESS)
+        os.kill(running.ranks()[2], signal.SIGSTOP)  # mpirun starts them in their order
+        outcome = running.finish(timeout=20 * SLOWNESS)
+        self.assertFalse(outcome.timed_out, f"the job hangs:\n{outcome.output}")
+        self.assertNotEqual(outcome.status, 0, outcome.output)
+        self.assertEqual(len(outcome.errors), 1, outcome.output)
+        self.assertRegex(outcome.errors[0], r"rank [013] of 4.*no word from ranks? [0-3, ]*\b2\b")
 
     def test_killed_rank(self) -> None:
         results = self.fresh("-results.jsonl")

@@ -4,13 +4,15 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 import unittest
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ptrt_cli import CliTest, ptrt, read_results, write_requests
+from ptrt_cli import PTRT, ROOT, CliTest, ptrt, read_results, write_requests
 
 import pt_reference as ref
 from crc32c import crc32c
@@ -135,6 +137,11 @@ class Tools(CliTest):
             self.assertIn(config, list(found.values()), "the config stands in it")
             elements = config["layers"] * 2 * config["kv_heads"] * config["head_dim"]
             self.assertEqual(found["kv_bytes_per_token_per_track"], {"float32": elements * 4, "bfloat16": elements * 2})
+            for rank in found["ranks"]:
+                needs = rank["device"]
+                self.assertTrue(all(value > 0 for value in needs.values()), needs)
+                self.assertEqual(needs["kv_bytes_per_token"],
+                                 rank["tracks"] * found["kv_bytes_per_token_per_track"]["bfloat16"])
 
     def test_verify(self) -> None:
         for split in (False, True):
@@ -247,6 +254,38 @@ class Tools(CliTest):
         options = ("--threads", "2", "--compute", "float32")
         self.check_bench(self.bench("--random-weights", text, *options), 2, 2, 1)
 
+    def test_bench_of_emulated_ranks(self) -> None:
+        """One rank's share of eight: the link's time is in every token, and everything says EMULATED."""
+        config = make_config(tracks=8, layers=4, sync_layers=[2, 4])
+        model = write_random(self.fresh(".h5"), config, 78)
+        report, table = self.fresh(".json"), self.fresh(".csv")
+        run = ("bench", model, "--input-len", "4", "--output-len", "5", "--requests", "2", "--emulate-ranks", "8")
+        link = ("--link-latency-us", "20000", "--link-gb-per-s", "1")
+        outcome = ptrt(*run, *link, "--json", report, "--csv", table)
+        self.assert_done(outcome)
+        self.assertEqual(outcome.stdout.count("EMULATED") + outcome.stderr.count("EMULATED"), 2, outcome.output)
+        self.assertTrue(outcome.stdout.startswith("EMULATED"), outcome.stdout)
+        found = json.loads(report.read_text())
+        self.assertIs(found["emulated"], True)
+        self.assertEqual((found["emulate_ranks"], found["link_latency_us"], found["link_gb_per_s"]), (8, 20000, 1))
+        self.assertEqual((found["world_size"], found["tracks"], found["sync_points_per_forward"]), (8, 8, 2))
+        # Two exchanges of 20 ms a token.
+        self.assertTrue(40 < found["tpot_ms"]["p50"] < 100, found["tpot_ms"])
+        self.assertGreater(found["sync_time_fraction"], 0.6)
+        with open(table, encoding="utf-8", newline="") as file:
+            row = next(csv.DictReader(file))
+        self.assertEqual((row["emulated"], row["emulate_ranks"], row["link_latency_us"]), ("true", "8", "20000.0"))
+        shared = self.fresh(".json")
+        self.assert_done(ptrt(*run, "--tensor-parallel", "2", "--link-gb-per-s", "1", "--json", shared))
+        self.assertEqual(json.loads(shared.read_text())["track_sums_per_forward"], 8)
+        for arguments, ranks, words in (((*run,), None, "link-gb-per-s"), ((*run, *link), 2, "emulate-ranks"),
+                                        ((*run[:-1], "16", *link), None, "emulate-ranks 16"),
+                                        ((*run[:-1], "3", *link), None, "3 ranks"),
+                                        ((*run[:-2], *link), None, "emulate-ranks")):
+            outcome = ptrt(*arguments, ranks=ranks)
+            self.assertEqual(outcome.status, 2, outcome.output)
+            self.assertIn(words, outcome.output)
+
     def test_plan(self) -> None:
         text, table = self.fresh("-config.json"), self.fresh(".json")
         text.write_text(json.dumps(make_config(tracks=4, layers=8, sync_layers=[4, 8], heads=4, kv_heads=2)))
@@ -264,6 +303,54 @@ class Tools(CliTest):
             outcome = ptrt("plan", text, *options)
             self.assertEqual(outcome.status, 0 if words is None else 2, outcome.output)
             self.assertIn(words or "replicas", outcome.output)
+
+    def calibrate(self, cells: list[dict], *options: str) -> subprocess.CompletedProcess:
+        measured = self.fresh(".json")
+        measured.write_text(json.dumps({"ranks": 4, "commit": "none", "cells": cells}))
+        return subprocess.run([sys.executable, ROOT / "perf" / "calibrate_plan.py", measured, "--ptrt", PTRT, *options],
+                              capture_output=True, text=True, timeout=60)
+
+    def test_calibrated_plan(self) -> None:
+        """From times that a known machine would take, the fit finds that machine again, also where it was not shown any."""
+        machine, link = self.fresh(".json"), self.fresh(".json")
+        machine.write_text(json.dumps({"memory_gib": 8, "memory_gb_per_s": 20, "gemm_tflops": 0.3, "bandwidth_efficiency": 1,
+                                       "gemm_efficiency": 1, "decode_gemm_efficiency": 0.4, "layer_overhead_us": 0,
+                                       "overlap": 0}))
+        cells = []
+        for delay in (50, 100, 200):
+            link.write_text(json.dumps({"latency_us": 150 + 0.5 * delay, "gb_per_s": 0.4, "ranks": 0, "two_step_bytes": 131072}))
+            for depth in (2, 4):
+                config = self.fresh("-config.json")
+                config.write_text(json.dumps(make_config(tracks=4, layers=8, hidden_size=256, ffn_size=512,
+                                                         sync_layers=list(range(depth, 9, depth)))))
+                for batch in (1, 16):
+                    table = self.fresh(".json")
+                    self.assert_done(ptrt("plan", config, "--gpus", "4", "--gpu", machine, "--link", link, "--input-len", "128",
+                                          "--output-len", "32", "--batch", batch, "--json", table))
+                    row = next(r for r in json.loads(table.read_text())["runs"] if r["layout"] == "PT 4 ranks")
+                    cells.append({"place": f"{delay} us, 10 Gbit/s", "model": f"PT D={depth}", "batch": batch, "input_len": 128,
+                                  "output_len": 32, "command": f"ptrt bench --random-weights {config} --threads 1",
+                                  "median": {"tpot_ms": row["tpot_ms"], "ttft_ms": row["ttft_ms"]}})
+        out = self.fresh("-calibration")
+        options = ("--hold-out", "100 us", "--two-step-bytes", "131072", "--out", str(out))
+        told = self.calibrate(cells, *options)
+        self.assertEqual(told.returncode, 0, told.stderr)
+        found = json.loads((out / "machine.json").read_text())
+        self.assertAlmostEqual(found["memory_gb_per_s"], 20, delta=0.02)
+        self.assertAlmostEqual(found["gemm_tflops"], 0.3, delta=0.0003)
+        self.assertAlmostEqual(found["decode_gemm_efficiency"], 0.4, delta=0.0004)
+        self.assertAlmostEqual(json.loads((out / "link_100_us_10_Gbit_s.json").read_text())["latency_us"], 200, delta=0.2)
+        check = json.loads((out / "check.json").read_text())
+        self.assertLess(check["largest_error_held_out"], 1e-3)
+        self.assertEqual(sum(point["held_out"] for point in check["points"]), 6)
+        cells[-1]["median"]["tpot_ms"] *= 2  # times that the model cannot explain show in the check
+        self.calibrate(cells, *options)
+        self.assertGreater(json.loads((out / "check.json").read_text())["largest_error_fitted"], 0.1)
+        for few, words in ((cells[:1], "measured times for"), ([{"place": "x"}], "no file of")):
+            told = self.calibrate(few, "--out", str(out))
+            self.assertEqual(told.returncode, 1, told.stderr)
+            self.assertIn(words, told.stderr)
+            self.assertNotIn("Traceback", told.stderr)
 
     def test_help(self) -> None:
         told = ptrt("--help")

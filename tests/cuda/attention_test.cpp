@@ -164,6 +164,15 @@ TEST_P(DeviceAttention, LongContexts) {
   }
 }
 
+// Prefill over a past by several blocks of queries, of every shape of tiles.
+TEST_P(DeviceAttention, SeveralBlocksOfQueries) {
+  for (const std::int64_t head_dim : {64, 80, 128, 256}) {
+    Twin twin(backend(), {{3, 1, head_dim, 0, true}, 1, false}, 160, 110);
+    twin.run({{0, 41}, {1, 9}}, kTolerance);
+    twin.run({{0, 90}, {1, 20}}, kTolerance);
+  }
+}
+
 // Many tracks: more than one launch takes.
 TEST_P(DeviceAttention, ManyTracks) {
   Twin twin(backend(), {{2, 1, 16, 0, true}, 18, true}, 32, 10);

@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/reference_backend.h"
+#include "kernels/cuda/plugin.h"
 #include "kernels/scalar_types.h"
 #include "op_test.h"
 
@@ -24,7 +25,10 @@ struct CudaForTests {
   std::unique_ptr<Backend> backend;
   std::string missing;
 };
-CudaForTests make_cuda_for_tests();
+CudaForTests make_cuda_for_tests(const CudaOptions& options = {});
+// Steps that were replayed so far, where this executable can tell.
+bool counts_graph_launches_for_tests();
+std::uint64_t graph_launches_for_tests();
 
 inline const std::string kCpu = "cpu", kCuda = "cuda";
 

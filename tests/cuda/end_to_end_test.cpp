@@ -1,11 +1,11 @@
 // Whole models through the engine: the CUDA backend against the CPU backend in float32.
+#include <cstdlib>
 #include <nlohmann/json.hpp>
 
 #include "device_test.h"
 #include "model_io/model_file.h"
-#include "model_io/tokenizer.h"
-#include "model_io/track_shard.h"
-#include "runtime/engine.h"
+#include "runtime/engine_fixture.h"
+#include "runtime/memory_plan.h"
 
 #ifndef PTRT_DEMO_MODEL
 #error "PTRT_DEMO_MODEL comes from CMake"
@@ -13,36 +13,6 @@
 
 namespace ptrt::testing {
 namespace {
-
-// One process with all tracks.
-class Runner {
- public:
-  Runner(const ModelConfig& config, std::unique_ptr<Backend> backend, TrackShard shard, DType kv_dtype,
-         const Tokenizer* tokenizer, std::int64_t max_rows)
-      : backend_(std::move(backend)),
-        shard_(std::move(shard)),
-        comm_(make_solo_track_comm()),
-        placement_(make_placement(1, 0, config.tracks)),
-        engine_(config, config, shard_, *backend_, {*comm_, *comm_}, placement_, tokenizer,
-                {.max_batch = 4, .max_rows = max_rows, .kv_pages = 64, .kv_dtype = kv_dtype}) {}
-
-  std::vector<Completion> run(Task task, std::span<const Request> requests) {
-    std::vector<std::int64_t> order(requests.size());
-    for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
-    std::vector<Completion> completions(requests.size());
-    Engine::Hooks hooks;
-    hooks.completed = [&](Completion&& done) { completions[static_cast<std::size_t>(done.request)] = done; };
-    EXPECT_TRUE(engine_.run(task, requests, order, hooks));
-    return completions;
-  }
-
- private:
-  std::unique_ptr<Backend> backend_;
-  TrackShard shard_;
-  std::unique_ptr<TrackComm> comm_;
-  Placement placement_;
-  Engine engine_;
-};
 
 // Mean distance of the log-probabilities of all tokens; the tokens must be equal.
 double compare(const std::vector<Completion>& cuda, const std::vector<Completion>& cpu) {
@@ -69,14 +39,16 @@ class CudaEndToEnd : public ::testing::Test {
 };
 
 TEST_F(CudaEndToEnd, DemoModelAnswersAsOnTheCpu) {
-  const ModelFile file(PTRT_DEMO_MODEL);
+  const char* elsewhere = std::getenv("PTRT_DEMO_MODEL");  // of programs that were moved
+  const ModelFile file(elsewhere != nullptr ? elsewhere : PTRT_DEMO_MODEL);
   const ModelConfig& config = file.config();
   const TokenizerChoice tokenizer = make_tokenizer(file.tokenizer(), config);
   ASSERT_NE(tokenizer.tokenizer, nullptr);
   const auto runner = [&](std::unique_ptr<Backend> backend, DType kv_dtype) {
     TrackShard shard = load_shard(file, 0, config.tracks, *backend);
-    return std::make_unique<Runner>(config, std::move(backend), std::move(shard), kv_dtype,
-                                    tokenizer.tokenizer.get(), 24);
+    const EngineOptions options{.max_batch = 4, .max_rows = 24, .kv_pages = 64, .kv_dtype = kv_dtype};
+    return std::make_unique<EngineRunner>(config, std::move(backend), std::move(shard),
+                                          tokenizer.tokenizer.get(), options);
   };
   const auto cuda = runner(std::move(cuda_), DType::bfloat16);
   const auto cpu = runner(make_cpu_backend({.threads = 1}), DType::float32);
@@ -97,6 +69,18 @@ TEST_F(CudaEndToEnd, DemoModelAnswersAsOnTheCpu) {
   EXPECT_EQ(answers[1].text.substr(0, 2), "49");
 }
 
+// The plan, made before anything is there, covers what is then taken, and little more.
+#ifdef PTRT_CUDA_EMULATION
+constexpr std::int64_t kPlanSlack = 32 << 10;  // rounding of each piece
+#else
+constexpr std::int64_t kPlanSlack =
+    kDeviceReserveBytes;  // a device hands out 2 MiB at a time, and loads kernels
+#endif
+
+std::int64_t taken_since(std::size_t free_before, Backend& backend) {
+  return static_cast<std::int64_t>(free_before) - static_cast<std::int64_t>(*backend.free_bytes());
+}
+
 // Every kind of layer, norm, fusion and attention.
 const char* const kSmall = R"({
   "name": "small", "tracks": 3, "layers": 3, "sync_layers": [1, 3],
@@ -107,6 +91,28 @@ const char* const kSmall = R"({
   "rope_theta": 500.0, "ffn_pattern": ["dense", "moe"],
   "moe": {"experts": 4, "top_k": 2, "ffn_size": 16, "router_logit_cap": 20.0},
   "tie_embeddings": false, "bos_token_id": null, "eos_token_ids": []})";
+
+TEST_F(CudaEndToEnd, TakesThePlannedMemory) {
+  auto json = nlohmann::json::parse(kSmall);
+  json["max_context"] = 1024;  // several splits of decode attention
+  const ModelConfig config = parse_config(json.dump(), "the test's configuration");
+  Backend& backend = *cuda_;
+  const std::size_t start = *backend.free_bytes();
+  TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, backend);
+  const DeviceNeeds needs = device_needs(config, 0, config.tracks, DType::bfloat16, 4, 20);
+  EXPECT_LE(std::abs(taken_since(start, backend) - needs.weights), kPlanSlack);
+  const std::size_t loaded = *backend.free_bytes();
+  // With the page that recorded steps need, 64 of them.
+  const EngineOptions options{.max_batch = 4,
+                              .max_rows = 20,
+                              .kv_pages = backend.records_steps() ? 63 : 64,
+                              .kv_dtype = DType::bfloat16};
+  const EngineRunner runner(config, std::move(cuda_), std::move(shard), nullptr, options);
+  EXPECT_LE(std::abs(needs.scratch + 64 * needs.kv_page - taken_since(loaded, backend)), kPlanSlack);
+#ifdef PTRT_CUDA_EMULATION
+  EXPECT_GE(needs.scratch + 64 * needs.kv_page, taken_since(loaded, backend));
+#endif
+}
 
 TEST_F(CudaEndToEnd, ScoresEveryKindOfModel) {
   const std::pair<const char*, const char*> kinds[] = {{R"(["pre"])", "mean"},
@@ -122,7 +128,8 @@ TEST_F(CudaEndToEnd, ScoresEveryKindOfModel) {
     CudaForTests cuda = make_cuda_for_tests();
     const auto runner = [&](std::unique_ptr<Backend> backend, DType kv_dtype) {
       TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, *backend);
-      return std::make_unique<Runner>(config, std::move(backend), std::move(shard), kv_dtype, nullptr, 20);
+      const EngineOptions options{.max_batch = 4, .max_rows = 20, .kv_pages = 64, .kv_dtype = kv_dtype};
+      return std::make_unique<EngineRunner>(config, std::move(backend), std::move(shard), nullptr, options);
     };
     const auto on_cuda = runner(std::move(cuda.backend), DType::bfloat16);
     const auto on_cpu = runner(make_cpu_backend({.threads = 1}), DType::float32);
@@ -133,6 +140,87 @@ TEST_F(CudaEndToEnd, ScoresEveryKindOfModel) {
     EXPECT_LT(compare(on_cuda->run(Task::score, texts), on_cpu->run(Task::score, texts)), 3e-2)
         << norms << " " << op;
   }
+}
+
+// Steps recorded or not, tokens taken at once or a step late, pages for all or for few.
+class CudaSteps : public CudaEndToEnd {
+ protected:
+  std::unique_ptr<EngineRunner> make(const ModelConfig& config, const ModelFile* file,
+                                     const Tokenizer* tokenizer, bool graphs, EngineOptions options) {
+    CudaForTests cuda = make_cuda_for_tests({.graphs = graphs});
+    TrackShard shard = file != nullptr
+                           ? load_shard(*file, 0, config.tracks, *cuda.backend)
+                           : random_shard(config, 7, DType::bfloat16, 0, config.tracks, *cuda.backend);
+    options.kv_dtype = DType::bfloat16;
+    return std::make_unique<EngineRunner>(config, std::move(cuda.backend), std::move(shard), tokenizer,
+                                          options);
+  }
+
+  struct Way {
+    bool graphs;
+    int steps_ahead;
+    bool few_pages;
+  };
+  // Each way of running against the plainest. `few_pages`: so few that sequences are preempted, and computed
+  // again by other kernels. A random model's choices are close: there the plainest way has few pages too.
+  void compare_ways(const ModelConfig& config, const ModelFile* file, const Tokenizer* tokenizer,
+                    const std::vector<Request>& requests, std::int64_t few_pages, const Way& plainest,
+                    std::span<const Way> ways) {
+    const EngineOptions plain{.max_batch = 5,
+                              .max_rows = 16,
+                              .kv_pages = plainest.few_pages ? few_pages : 64,
+                              .steps_ahead = plainest.steps_ahead};
+    const auto expected =
+        make(config, file, tokenizer, plainest.graphs, plain)->run(Task::generate, requests);
+    for (const Way& way : ways) {
+      EngineOptions options = plain;
+      options.kv_pages = way.few_pages ? few_pages : 64;
+      options.steps_ahead = way.steps_ahead;
+      const std::string where =
+          fmt::format("graphs {}, {} ahead, {} pages", way.graphs, way.steps_ahead, options.kv_pages);
+      const std::uint64_t replays_before = graph_launches_for_tests();
+      const auto runner = make(config, file, tokenizer, way.graphs, options);
+      const auto actual = runner->run(Task::generate, requests);
+      expect_same(actual, expected, where);
+      EXPECT_LT(compare(actual, expected), 1e-2) << where;
+      const RunCounters& counters = runner->counters();
+      EXPECT_EQ(counters.fusions, counters.steps * config.sync_layers.size()) << where;
+      EXPECT_EQ(counters.preemptions > 0, way.few_pages) << where;
+      if (!counts_graph_launches_for_tests()) continue;
+      const std::uint64_t replays = graph_launches_for_tests() - replays_before;
+      EXPECT_EQ(replays > counters.steps / 4, way.graphs)
+          << where << ": " << replays << " of " << counters.steps;
+    }
+  }
+};
+
+TEST_F(CudaSteps, SmallModelByEveryWay) {
+  const ModelConfig config = parse_config(kSmallBytesModel, "the test's configuration");
+  const TokenizerChoice tokenizer = make_tokenizer({.kind = "bytes", .model = {}, .file = {}}, config);
+  const std::vector<Request> requests = mixed_requests(12, 14, 60, 256);
+  const Tokenizer* bytes = tokenizer.tokenizer.get();
+  const std::vector<Way> with_all{{false, 1, false}, {true, 0, false}, {true, 1, false}};
+  compare_ways(config, nullptr, bytes, requests, 4, {false, 0, false}, with_all);
+  const std::vector<Way> with_few{{true, 1, true}};
+  compare_ways(config, nullptr, bytes, requests, 4, {false, 1, true}, with_few);
+}
+
+TEST_F(CudaSteps, DemoModelByEveryWay) {
+  const ModelFile file(PTRT_DEMO_MODEL);
+  const TokenizerChoice tokenizer = make_tokenizer(file.tokenizer(), file.config());
+  std::vector<Request> requests;
+  for (const char* text : {"Add 36 and 72.\n", "Add 1 and 2.\n", "Is 3 odd?\n"}) {
+    Request request;
+    request.tokens = tokenizer.tokenizer->encode(text);
+    request.max_tokens = 11 - 3 * std::ssize(requests);
+    request.ignore_eos = true;
+    request.seed = 5;
+    if (requests.size() == 1) request.temperature = 0.7f;
+    if (requests.size() == 2) request.stop = {"."};
+    requests.push_back(request);
+  }
+  const std::vector<Way> ways{{true, 1, true}};
+  compare_ways(file.config(), &file, tokenizer.tokenizer.get(), requests, 3, {false, 0, false}, ways);
 }
 
 }  // namespace

@@ -78,6 +78,58 @@ TEST_P(DeviceLinear, RunsAListOfJobsAndBroadcasts) {
   }
 }
 
+// Up to 16 rows in one kernel, with more as two products and their gate.
+TEST_P(DeviceLinear, GatesOneProductByAnother) {
+  for (const auto& [tracks, out, in] :
+       {std::tuple{2, 33, 40}, {1, 24, 72}, {18, 16, 24}, {1, 20, 37}, {3, 40, 1100}})
+    for (const std::int64_t rows : {1, 8, 9, 16, 17}) {
+      Random random(static_cast<unsigned>(rows));
+      ReferenceBackend reference({.compute = Compute::bfloat16});
+      const BothWeights gate(backend(), reference, WeightRole::matrix, DType::bfloat16, tracks, 1, out, in,
+                             random),
+          up(backend(), reference, WeightRole::matrix, DType::bfloat16, tracks, 1, out, in, random);
+      const OnDevice x(backend(), tracks, rows, in, inner(), random);
+      OnDevice gate_out(backend(), tracks, rows, out, inner()), up_out(backend(), tracks, rows, out, inner());
+      backend().gated_linear({&gate.device, x.tensor, gate_out.tensor},
+                             {&up.device, x.tensor, up_out.tensor});
+      Activation expected(tracks, rows, out), scratch(tracks, rows, out);
+      reference.gated_linear({&gate.host, x.host.tensor, expected.tensor},
+                             {&up.host, x.host.tensor, scratch.tensor});
+      // The CPU backend here sees the rounding of the reference's inputs as an error of both factors.
+      const double size = std::sqrt(static_cast<double>(in)) * (on_cuda() ? 1 : 2);
+      expect_near(gate_out.get(), expected.values, size * 0x1p-7,
+                  fmt::format("tracks {} rows {} out {} in {}", tracks, rows, out, in));
+    }
+}
+
+// Two of equal sizes that lie behind each other are one batch for cuBLASLt.
+TEST_P(DeviceLinear, TakesPairs) {
+  Random random(8);
+  ReferenceBackend reference;
+  const std::vector<WeightSpec> specs(2, {"w", WeightRole::matrix, DType::bfloat16, 1, 16, 24});
+  backend().plan_weights(specs);
+  const BothWeights k(backend(), reference, WeightRole::matrix, DType::bfloat16, 1, 1, 16, 24, random),
+      v(backend(), reference, WeightRole::matrix, DType::bfloat16, 1, 1, 16, 24, random);
+  constexpr std::int64_t kRows = 20;
+  const OnDevice x(backend(), 1, kRows, 24, inner(), random);
+  OnDevice both(backend(), 1, 3 * kRows, 16, inner());  // the second behind a gap
+  const auto part = [](const Tensor& all, std::int64_t first_row) {
+    auto* first = static_cast<std::byte*>(all.data) +
+                  static_cast<std::size_t>(first_row * all.width) * size_of(all.dtype);
+    return Tensor{first, 1, kRows, all.width, kRows * all.width, all.dtype};
+  };
+  const LinearJob jobs[] = {{&k.device, x.tensor, part(both.tensor, 0)},
+                            {&v.device, x.tensor, part(both.tensor, 2 * kRows)}};
+  backend().linear(jobs);
+  Activation expected(1, 3 * kRows, 16);
+  const LinearJob host_jobs[] = {{&k.host, x.host.tensor, part(expected.tensor, 0)},
+                                 {&v.host, x.host.tensor, part(expected.tensor, 2 * kRows)}};
+  reference.linear(host_jobs);
+  const std::vector<float> actual = both.get();
+  expect_near(actual, expected.values, rounding(3), "a pair");
+  for (std::size_t i = kRows * 16; i < 2 * kRows * 16; ++i) EXPECT_EQ(actual[i], 0) << "between the two";
+}
+
 // Planned weights lie at even distances, so that one batched product serves all tracks.
 TEST_P(DeviceLinear, TakesPlannedWeights) {
   Random random(6);

@@ -34,8 +34,13 @@ struct Layer {
     OnDevice y(backend, tracks, rows, d, inner), logits(backend, tracks, rows, shape.experts, DType::float32),
         gate_out(backend, tracks, slots, shape.ffn_size, inner),
         up_out(backend, tracks, slots, shape.ffn_size, inner), expert_out(backend, tracks, slots, d, inner);
-    backend.moe_ffn({shape, &router.device, &gate.device, &up.device, &down.device, x.tensor, y.tensor,
-                     logits.tensor, gate_out.tensor, up_out.tensor, expert_out.tensor});
+    MoeJob job{shape,    &router.device, &gate.device,    &up.device,    &down.device,     x.tensor,
+               y.tensor, logits.tensor,  gate_out.tensor, up_out.tensor, expert_out.tensor};
+    backend.moe_ffn(job);
+    // Ranks that share a track add their parts in float32.
+    OnDevice exact(backend, tracks, rows, d, DType::float32);
+    job.y = exact.tensor;
+    backend.moe_ffn(job);
     Activation expected(tracks, rows, d);
     reference.moe_ffn({shape,
                        &router.host,
@@ -48,9 +53,10 @@ struct Layer {
                        {},
                        {},
                        {}});
-    expect_near(y.get(), expected.values, tolerance,
-                fmt::format("experts {} top_k {} ffn {} rows {} d {}", shape.experts, shape.top_k,
-                            shape.ffn_size, rows, d));
+    const std::string where = fmt::format("experts {} top_k {} ffn {} rows {} d {}", shape.experts,
+                                          shape.top_k, shape.ffn_size, rows, d);
+    expect_near(y.get(), expected.values, tolerance, where);
+    expect_near(exact.get(), expected.values, tolerance, where + ", float32");
   }
 
   Backend& backend;

@@ -46,27 +46,33 @@ TEST_P(DeviceNorm, ReadsOneStreamForAllTracks) {
   expect_near(out.get(), expected.values, 1e-5, "broadcast");
 }
 
+// h += a of inner rows, or of float32 ones: what ranks that share a track have added up.
+void check_after_the_sum(Backend& backend, const Case& shape, DType added, double inner_rounding) {
+  const auto& [tracks, rows, width] = shape;
+  Random random(static_cast<unsigned>(width));
+  ReferenceBackend reference;
+  const BothWeights w(backend, reference, WeightRole::vector, DType::float32, tracks, 1, 1, width, random);
+  const std::string where =
+      fmt::format("{}, tracks {} rows {} width {}", to_string(added), tracks, rows, width);
+  const OnDevice a(backend, tracks, rows, width, added, random);
+  OnDevice h(backend, tracks, rows, width, DType::float32, random);
+  OnDevice h_in_place(backend, tracks, rows, width, DType::float32);
+  h_in_place.host.values = h.host.values;
+  h_in_place.put();
+  OnDevice out(backend, tracks, rows, width, backend.activation_type());
+  backend.add_rms_norm(a.tensor, h.tensor, w.device, kEps, out.tensor);
+  backend.add_rms_norm(a.tensor, h_in_place.tensor, w.device, kEps, h_in_place.tensor);
+  Activation sum(h.host), normed(tracks, rows, width);
+  reference.add_rms_norm(a.host.tensor, sum.tensor, w.host, kEps, normed.tensor);
+  expect_near(h.get(), sum.values, 0, where + ", the sum");
+  expect_near(out.get(), normed.values, inner_rounding, where + ", the norm");
+  expect_near(h_in_place.get(), normed.values, 1e-5, where + ", in place");
+}
+
 TEST_P(DeviceNorm, AfterTheSum) {
-  for (const auto& [tracks, rows, width] : kCases) {
-    Random random(static_cast<unsigned>(width));
-    ReferenceBackend reference;
-    const BothWeights w(backend(), reference, WeightRole::vector, DType::float32, tracks, 1, 1, width,
-                        random);
-    const std::string where = fmt::format("tracks {} rows {} width {}", tracks, rows, width);
-    const OnDevice a(backend(), tracks, rows, width, inner(), random);
-    OnDevice h(backend(), tracks, rows, width, DType::float32, random);
-    OnDevice h_in_place(backend(), tracks, rows, width, DType::float32);
-    h_in_place.host.values = h.host.values;
-    h_in_place.put();
-    OnDevice out(backend(), tracks, rows, width, inner());
-    backend().add_rms_norm(a.tensor, h.tensor, w.device, kEps, out.tensor);
-    backend().add_rms_norm(a.tensor, h_in_place.tensor, w.device, kEps, h_in_place.tensor);
-    Activation sum(h.host), normed(tracks, rows, width);
-    reference.add_rms_norm(a.host.tensor, sum.tensor, w.host, kEps, normed.tensor);
-    expect_near(h.get(), sum.values, 0, where + ", the sum");
-    expect_near(out.get(), normed.values, rounding(1), where + ", the norm");
-    expect_near(h_in_place.get(), normed.values, 1e-5, where + ", in place");
-  }
+  for (const Case& shape : kCases)
+    for (const DType added : {inner(), DType::float32})
+      check_after_the_sum(backend(), shape, added, rounding(1));
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ TEST(CudaPlugin, LoadsAndKnowsItsInterface) {
   if (!plugin->missing().empty()) {
     EXPECT_NE(plugin->missing().find("CUDA device"), std::string::npos) << plugin->missing();
     EXPECT_THROW(plugin->make({}), Error);  // an error of this program, across the border
+    EXPECT_THROW(plugin->devices(), Error);
   }
 }
 

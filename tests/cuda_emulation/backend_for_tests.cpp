@@ -1,10 +1,17 @@
 #include "cuda/device_test.h"
+#include "cuda_emulation/stream.h"
 #include "kernels/cuda/cuda_backend.h"
 
 namespace ptrt::testing {
 
-CudaForTests make_cuda_for_tests() {
-  return {std::make_unique<CudaBackend>("host emulation"), ""};
+CudaForTests make_cuda_for_tests(const CudaOptions& options) {
+  return {std::make_unique<CudaBackend>("host emulation", options.graphs), ""};
+}
+bool counts_graph_launches_for_tests() {
+  return true;
+}
+std::uint64_t graph_launches_for_tests() {
+  return emulation::graph_launches();
 }
 
 }  // namespace ptrt::testing

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "cuda_emulation/execution.h"
+#include "cuda_emulation/stream.h"
 
 #undef __global__
 #undef __device__

@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <array>
 #include <boost/context/detail/fcontext.hpp>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -282,6 +284,9 @@ void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_byte
   if (grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024 || shared_bytes > 227u << 10)
     throw std::runtime_error(
         fmt::format("kernel {}: a grid, block or shared memory beyond the limits", kernel));
+  // Shared memory is static data of the kernels, and stacks are kept.
+  static std::mutex one_at_a_time;
+  const std::lock_guard lock(one_at_a_time);
   Block emulated(kernel, grid, block, shared_bytes, body);
   running = &emulated;
   for (unsigned z = 0; z < grid.z; ++z)
@@ -305,6 +310,12 @@ void barrier(const Location& where) {
 
 int lane() {
   return running->current().index % kWarpLanes;
+}
+
+std::int64_t global_timer_ns() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
 }
 
 void fail(const char* what, const Location& where) {

@@ -27,7 +27,7 @@ using Location = std::source_location;
 inline constexpr int kWarpLanes = 32;
 inline constexpr std::size_t kSlotBytes = 64;
 
-// Runs `body` once for every thread of the grid.
+// Runs `body` once for every thread of the grid. Threads of the host take turns, a grid each.
 void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
               const std::function<void()>& body);
 
@@ -60,6 +60,8 @@ WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const c
                     const Location& where);
 
 int lane();  // of the running thread in its warp
+
+std::int64_t global_timer_ns();
 
 // Ends the grid with a message that names kernel, block and thread.
 [[noreturn]] void fail(const char* what, const Location& where);

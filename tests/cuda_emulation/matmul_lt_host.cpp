@@ -1,19 +1,13 @@
 // The host twin of kernels/cuda/matmul_lt.cpp.
+#include "cuda_emulation/stream.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/error.h"
 #include "kernels/scalar_types.h"
 
 namespace ptrt::cuda {
+namespace {
 
-struct LtMatmul::Plans {};
-
-LtMatmul::LtMatmul() = default;
-LtMatmul::~LtMatmul() = default;
-
-void LtMatmul::run(const LtProduct& p, cudaStream_t) {
-  PTRT_CHECK(p.in % 8 == 0 && p.out % 8 == 0);
-  for (const void* pointer : {p.w, p.x, static_cast<const void*>(p.y)})
-    PTRT_CHECK(reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0);
+void multiply(const LtProduct& p) {
   for (std::int64_t b = 0; b < p.batch; ++b) {
     const auto* w = static_cast<const std::uint16_t*>(p.w) + b * p.w_stride;
     const auto* x = static_cast<const std::uint16_t*>(p.x) + b * p.x_stride;
@@ -29,6 +23,20 @@ void LtMatmul::run(const LtProduct& p, cudaStream_t) {
           static_cast<std::uint16_t*>(p.y)[at] = to_bfloat16(sum);
       }
   }
+}
+
+}  // namespace
+
+struct LtMatmul::Plans {};
+
+LtMatmul::LtMatmul() = default;
+LtMatmul::~LtMatmul() = default;
+
+void LtMatmul::run(const LtProduct& p, cudaStream_t stream) {
+  PTRT_CHECK(p.in % 8 == 0 && p.out % 8 == 0);
+  for (const void* pointer : {p.w, p.x, static_cast<const void*>(p.y)})
+    PTRT_CHECK(reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0);
+  emulation::submit(stream, [p] { multiply(p); });
 }
 
 }  // namespace ptrt::cuda

@@ -1,13 +1,102 @@
 // The calls of the CUDA runtime that the backend makes, for one emulated device: memory is the host's heap
-// (of exactly the asked size, for AddressSanitizer), streams run everything at once.
+// (of exactly the asked size, for AddressSanitizer), streams run when they are waited for.
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+#include "cuda_emulation/stream.h"
+
+// What the runtime's handles point to.
+struct CUstream_st {
+  std::deque<std::function<void()>> work;
+  std::uint64_t given = 0;  // pieces of work so far, those done included
+  struct CUgraph_st* recording = nullptr;
+
+  std::uint64_t done() const { return given - work.size(); }
+};
+struct CUevent_st {
+  CUstream_st* stream = nullptr;                 // null: nothing was recorded
+  std::uint64_t after = 0;                       // pieces of the stream's work
+  std::chrono::steady_clock::time_point passed;  // when the stream's work came here
+};
+struct CUgraph_st {
+  std::vector<std::function<void()>> work;
+};
+struct CUgraphExec_st {
+  std::vector<std::function<void()>> work;
+};
 
 namespace {
 
+// Of this thread; each works with streams of its own.
+thread_local std::vector<CUstream_st*> streams;
+thread_local bool records = false;
+thread_local std::uint64_t launches = 0;  // of graphs
+
+// Runs the stream's work until `after` pieces of all it was given are done.
+void run(CUstream_st& stream, std::uint64_t after) {
+  while (!stream.work.empty() && stream.done() < after) {
+    const std::function<void()> next = std::move(stream.work.front());
+    stream.work.pop_front();
+    try {
+      next();
+    } catch (...) {
+      stream.work.clear();  // the device does no more
+      throw;
+    }
+  }
+}
+
+// cudaFree() and its like wait for the device. They are called by destructors, out of which no error gets.
+void run_everything() {
+  try {
+    for (CUstream_st* stream : streams) run(*stream, stream->given);
+  } catch (const ptrt::emulation::CollectiveAborted&) {
+    // whoever aborted it knows
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "emulated device, while memory is freed: %s\n", error.what());
+    std::abort();
+  }
+}
+
 constexpr std::size_t kDeviceBytes = std::size_t{4} << 30;
+
+// What is taken of the device's memory, by whatever thread.
+class Taken {
+ public:
+  void add(void* pointer, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
+    blocks_[pointer] = bytes;
+    sum_ += bytes;
+  }
+  void remove(void* pointer) {
+    const std::lock_guard lock(mutex_);
+    const auto block = blocks_.find(pointer);
+    if (block == blocks_.end()) return;  // the host's
+    sum_ -= block->second;
+    blocks_.erase(block);
+  }
+  std::size_t sum() const {
+    const std::lock_guard lock(mutex_);
+    return sum_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::unordered_map<void*, std::size_t> blocks_;
+  std::size_t sum_ = 0;
+} taken;
 
 // Uninitialised device memory reads as NaN, until it is set.
 cudaError_t allocate(void** pointer, std::size_t bytes) {
@@ -17,6 +106,21 @@ cudaError_t allocate(void** pointer, std::size_t bytes) {
 }
 
 }  // namespace
+
+namespace ptrt::emulation {
+
+void submit(cudaStream_t stream, std::function<void()> work) {
+  if (stream == nullptr) return work();
+  if (stream->recording != nullptr) return stream->recording->work.push_back(std::move(work));
+  stream->work.push_back(std::move(work));
+  stream->given++;
+}
+
+std::uint64_t graph_launches() {
+  return launches;
+}
+
+}  // namespace ptrt::emulation
 
 extern "C" {
 
@@ -30,52 +134,116 @@ cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
-  *free = *total = kDeviceBytes;
+  *total = kDeviceBytes;
+  *free = kDeviceBytes - std::min(kDeviceBytes, taken.sum());
   return cudaSuccess;
 }
+// Neither allocating nor waiting goes with recording.
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
-  return allocate(pointer, bytes);
+  if (records) return cudaErrorStreamCaptureUnsupported;
+  const cudaError_t status = allocate(pointer, bytes);
+  if (status == cudaSuccess) taken.add(*pointer, bytes);
+  return status;
 }
 cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
-  return allocate(pointer, bytes);
+  return records ? cudaErrorStreamCaptureUnsupported : allocate(pointer, bytes);
 }
 cudaError_t cudaFree(void* pointer) {
+  run_everything();
+  taken.remove(pointer);
   std::free(pointer);
   return cudaSuccess;
 }
 cudaError_t cudaFreeHost(void* pointer) {
-  std::free(pointer);
+  return cudaFree(pointer);
+}
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
+  ptrt::emulation::submit(stream, [=] { std::memset(to, value, bytes); });
   return cudaSuccess;
 }
-cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t) {
-  std::memset(to, value, bytes);
-  return cudaSuccess;
-}
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
-  std::memcpy(to, from, bytes);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  ptrt::emulation::submit(stream, [=] { std::memcpy(to, from, bytes); });
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = nullptr;
+  *stream = streams.emplace_back(new CUstream_st);
   return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t) {
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  run_everything();
+  std::erase(streams, stream);
+  delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
+  run(*stream, stream->given);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  *status = stream->recording != nullptr ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
   return cudaSuccess;
 }
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
-  *event = nullptr;
+  *event = new CUevent_st;
   return cudaSuccess;
 }
-cudaError_t cudaEventDestroy(cudaEvent_t) {
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  run_everything();
+  delete event;
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;  // nobody could wait for it
+  ptrt::emulation::submit(stream, [event] { event->passed = std::chrono::steady_clock::now(); });
+  event->stream = stream;
+  event->after = stream->given;
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+  const bool pending = event->stream != nullptr && event->stream->done() < event->after;
+  return pending ? cudaErrorNotReady : cudaSuccess;
+}
+cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  *milliseconds = std::chrono::duration<float, std::milli>(to->passed - from->passed).count();
+  return cudaSuccess;
+}
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  if (records) return cudaErrorStreamCaptureUnsupported;
+  if (event->stream != nullptr) run(*event->stream, event->after);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (records) return cudaErrorIllegalState;
+  stream->recording = new CUgraph_st;
+  records = true;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream->recording == nullptr) return cudaErrorIllegalState;
+  *graph = stream->recording;
+  stream->recording = nullptr;
+  records = false;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  *exec = new CUgraphExec_st{graph->work};
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+  launches++;
+  for (const std::function<void()>& work : exec->work) ptrt::emulation::submit(stream, work);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  run_everything();
+  delete exec;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
   return cudaSuccess;
 }
 

@@ -42,6 +42,50 @@ TEST(CostModel, CollectivesTakeTheQuickerWay) {
   EXPECT_DOUBLE_EQ(collective_us(kLink, 4, 100000), 20 + 2 * 0.75 * 100.0);
 }
 
+TEST(CostModel, MessagesCostTimeOfTheirOwn) {
+  LinkSpec link = kLink;
+  link.message_us = 2;
+  EXPECT_DOUBLE_EQ(collective_us(link, 4, 1000), 10 + 3 * (2 + 1.0));
+  EXPECT_DOUBLE_EQ(collective_us(link, 4, 100000), 20 + 6 * (2 + 25.0));
+}
+
+TEST(CostModel, SumsAsShortAsTheLinkHasThemAndTheEnginesOwnTime) {
+  const ModelConfig config = four_tracks();
+  const Workload work{64, 2, 1, 8192};
+  LinkSpec link = kLink;
+  link.sum_bytes = 2;
+  const Prediction wide = predict(config, {4, 1, 1}, work, kGpu, kLink);
+  const Prediction narrow = predict(config, {4, 1, 1}, work, kGpu, link);
+  EXPECT_NEAR(1e3 * (wide.tpot_ms - narrow.tpot_ms), 2 * 3 * 200 / 1000.0, 1e-6) << "two sums of 100 values";
+  GpuSpec gpu = kGpu;
+  gpu.step_overhead_us = 7;
+  EXPECT_NEAR(1e3 * (predict(config, {4, 1, 1}, work, gpu, kLink).tpot_ms - wide.tpot_ms), 7, 1e-6);
+}
+
+TEST(CostModel, TwoStepsFromTheSizeThatTheLinkNames) {
+  LinkSpec link = kLink;
+  link.two_step_bytes = 1000;
+  EXPECT_DOUBLE_EQ(collective_us(link, 4, 999), 10 + 3 * 0.999);
+  EXPECT_DOUBLE_EQ(collective_us(link, 4, 1000), 20 + 6 * 0.25);
+}
+
+TEST(CostModel, CountsAndPricesMakeTheTime) {
+  const ModelConfig config = four_tracks();
+  GpuSpec gpu{"g", 1, 1000, 100, 0.5, 0.5, 2};
+  gpu.overlap = false;
+  gpu.decode_gemm_efficiency = 0.25;
+  const Prediction p = predict(config, {4, 1, 1}, {64, 2, 3, 8192}, gpu, kLink);
+  EXPECT_EQ(p.decode.hops, 3) << "two fusions and the head's exchange";
+  EXPECT_EQ(p.decode.messages, 9);
+  EXPECT_DOUBLE_EQ(p.decode.moved_bytes, 2 * 3 * 3 * 400 + 3 * 3 * 8);
+  const auto us = [](const StepCounts& c, double efficiency) {
+    return c.bytes / (1e3 * 1000 * 0.5) + c.ops / (1e6 * 100 * efficiency) + 8 * 2 + c.hops * 10 +
+           c.moved_bytes / 1e3;
+  };
+  EXPECT_NEAR(1e3 * p.tpot_ms, us(p.decode, 0.25), 1e-6);
+  EXPECT_NEAR(1e3 * p.ttft_ms, us(p.prefill, 0.5), 1e-6);
+}
+
 TEST(CostModel, CountsBytesAndSyncPoints) {
   const ModelConfig config = four_tracks();
   const Workload work{64, 2, 1, 8192};
@@ -104,6 +148,14 @@ TEST(Hardware, FilesAreChecked) {
     EXPECT_THROW(gpu_of(path), Error) << text;
   }
   EXPECT_THROW(link_of("no-such-link"), Error);
+  write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0})");
+  EXPECT_EQ(link_of(path).sum_bytes, 4);
+  EXPECT_EQ(link_of(path).message_us, 0);
+  write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "message_us": 3, "sum_bytes": 2})");
+  EXPECT_EQ(link_of(path).sum_bytes, 2);
+  EXPECT_EQ(link_of(path).message_us, 3);
+  write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "sum_bytes": 0})");
+  EXPECT_THROW(link_of(path), Error);
 }
 
 }  // namespace

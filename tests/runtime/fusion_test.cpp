@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -90,7 +91,7 @@ TEST(Fusion, SameBitsOnEveryPlacement) {
       }
 }
 
-TEST(Fusion, SlicesOfLargeMessagesKeepTheBits) {
+TEST(Fusion, SlicesOfLargeSumsKeepTheBits) {
   // More rows than the slicing threshold needs; sizes that do not divide by the ranks.
   for (const std::int64_t tracks : {6, 8}) {
     const Streams s = random_streams(tracks, 331, 131);
@@ -100,7 +101,7 @@ TEST(Fusion, SlicesOfLargeMessagesKeepTheBits) {
       SyncStats stats;
       ASSERT_EQ(alone, fuse_over(static_cast<int>(ranks), s, FusionOp::delta_sum, &stats));
       if (ranks != 8) continue;
-      // Slices: about two messages' worth leave a rank, not one for each of the other seven ranks.
+      // Slices: about one part's worth leaves a rank, not one for each of the other seven ranks.
       EXPECT_LT(stats.bytes_sent, 3u * 331 * 131 * sizeof(float));
       EXPECT_GT(stats.bytes_sent, 331u * 131 * sizeof(float));
     }
@@ -149,6 +150,93 @@ TEST(Fusion, TheFirstRankDecidesTheFlags) {
       fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
       EXPECT_EQ(state.header.flags, asking == 0 ? kStopFlag : 0u);
     });
+}
+
+// Every way to sum over every number of ranks, against the tree on one rank: sizes below a vector, with
+// slices that are empty, and beyond a piece of shared memory; two sums in a row, the second over its own
+// part, added to what is there.
+TEST(Reduction, EveryWayGivesTheSameBits) {
+  for (const int ranks : {2, 3, 4, 5, 8})
+    for (const std::int64_t parts : {1, 3})
+      for (const std::int64_t count : {1, 3, 4097, 300001}) {
+        if (count > 5000 && (parts > 1) != (ranks == 3)) continue;  // large ones take long
+        const Streams s = random_streams(ranks * parts, 1, count);
+        const auto part = [&](std::int64_t p) { return s.y.data() + p * count; };
+        std::vector<const float*> all;
+        for (std::int64_t p = 0; p < ranks * parts; p++) all.push_back(part(p));
+        std::vector<float> plain(s.x.size()), added(s.x.size());
+        const auto reference = make_cpu_backend({.threads = 1});
+        reference->tree_sum(all, count, 0.5f, nullptr, plain.data());
+        reference->tree_sum(all, count, 1.0f, s.x.data(), added.data());
+        for (const bool shares : {true, false})
+          for (const SumWay way : kSumWays) {
+            if (!shares && needs_shared_memory(way)) continue;
+            SCOPED_TRACE(
+                fmt::format("{}: {} ranks, {} parts, {} values", to_string(way), ranks, parts, count));
+            ThreadCommGroup(ranks, shares).run([&](TrackComm& comm) {
+              const auto backend = make_cpu_backend({.threads = 1});
+              StepState state;
+              HostReduction reduction(comm, *backend, state, parts, count, way);
+              ASSERT_EQ(reduction.shares_memory(), shares);
+              std::vector<float> mine(part(comm.rank() * parts), part((comm.rank() + 1) * parts));
+              std::vector<const float*> local;
+              for (std::int64_t p = 0; p < parts; p++) local.push_back(mine.data() + p * count);
+              std::vector<float> out = s.x;
+              reduction.sum(local, count, 1.0f, out.data(), out.data());
+              EXPECT_EQ(out, added);
+              reduction.sum(local, count, 0.5f, nullptr, mine.data());
+              EXPECT_EQ(0, std::memcmp(mine.data(), plain.data(), plain.size() * sizeof(float)));
+              EXPECT_EQ(reduction.stats().sync_points, 2u);
+              EXPECT_GT(reduction.stats().bytes_sent, 0u);
+            });
+          }
+      }
+}
+
+// The two halves of the shared memory are used in turns: ranks that run ahead of others must not overwrite
+// what those still read.
+TEST(Reduction, ManySumsInSharedMemory) {
+  for (const SumWay way : {SumWay::shared_whole, SumWay::shared_slices})
+    ThreadCommGroup(4).run([&](TrackComm& comm) {
+      const auto backend = make_cpu_backend({.threads = 1});
+      StepState state;
+      HostReduction reduction(comm, *backend, state, 1, 64, way);
+      for (int turn = 0; turn < 2000; turn++) {
+        std::vector<float> values(static_cast<std::size_t>(1 + turn % 64),
+                                  static_cast<float>(turn * (comm.rank() + 1)));
+        const float* part[] = {values.data()};
+        reduction.sum(part, std::ssize(values), 1.0f, nullptr, values.data());
+        ASSERT_EQ(values, std::vector<float>(values.size(), static_cast<float>(10 * turn)));
+      }
+    });
+}
+
+// Between hosts word of another token, and the first rank's flags, go the same ways as the parts.
+TEST(Reduction, HeadersTravelOnEveryWay) {
+  for (const SumWay way : {SumWay::one_hop, SumWay::slices, SumWay::shared_slices})
+    ThreadCommGroup(3, needs_shared_memory(way)).run([&](TrackComm& comm) {
+      const auto backend = make_cpu_backend({.threads = 1});
+      StepState state;
+      HostReduction reduction(comm, *backend, state, 1, 8, way);
+      std::vector<float> values(8, 1);
+      const float* part[] = {values.data()};
+      state.header = {1, 5, 0, comm.rank() == 0 ? kStopFlag : 0, 0};
+      reduction.sum(part, 8, 1.0f, nullptr, values.data());
+      EXPECT_EQ(state.header.flags, kStopFlag);
+      state.header.digest = comm.rank() == 2 ? 6 : 5;
+      EXPECT_THROW(reduction.sum(part, 8, 1.0f, nullptr, values.data()), Error);
+    });
+  // Here only the first rank hears from all; what the others get is the sum.
+  ThreadCommGroup(3, false).run([](TrackComm& comm) {
+    const auto backend = make_cpu_backend({.threads = 1});
+    StepState state;
+    HostReduction reduction(comm, *backend, state, 1, 8, SumWay::at_first);
+    std::vector<float> values(8, 1);
+    const float* part[] = {values.data()};
+    state.header = {1, 5, 0, comm.rank() == 0 ? kStopFlag : 0, 0};
+    reduction.sum(part, 8, 1.0f, nullptr, values.data());
+    EXPECT_EQ(state.header.flags, kStopFlag);
+  });
 }
 
 // One rank comes late: the others wait for it, and say so; it does not.

@@ -88,6 +88,9 @@ TEST(Metrics, ReplicasAddUp) {
   EXPECT_NEAR(s.itl_ms.mean, 200, 1e-4);
   EXPECT_DOUBLE_EQ(s.e2el_ms.mean, 1500);
   EXPECT_NEAR(s.sync_points_per_output_token, 6.0 * 20 / 22, 1e-12);
+  EXPECT_TRUE(s.sync_wait_known);
+  other.counters.sync_wait_known = false;
+  EXPECT_FALSE(summarize({leader, parse_report(serialize(other))}).sync_wait_known);
 }
 
 class LetterTokenizer final : public Tokenizer {

@@ -2,10 +2,15 @@
 #pragma once
 
 #include <barrier>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <functional>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "runtime/track_comm.h"
@@ -14,7 +19,12 @@ namespace ptrt {
 
 class ThreadCommGroup {
  public:
-  explicit ThreadCommGroup(int ranks) : barrier_(ranks), sent_(static_cast<std::size_t>(ranks)) {}
+  // `shares`: whether the ranks are as ranks on one host, with memory to share.
+  explicit ThreadCommGroup(int ranks, bool shares = true)
+      : shares_(shares), barrier_(ranks), sent_(static_cast<std::size_t>(ranks)) {}
+
+  // Of a rank whose thread the caller runs; the group outlives it.
+  std::unique_ptr<TrackComm> comm(int rank) { return std::make_unique<Comm>(*this, rank); }
 
   // Runs body(comm of rank r) on one thread a rank.
   void run(const std::function<void(TrackComm&)>& body) {
@@ -28,20 +38,54 @@ class ThreadCommGroup {
   }
 
  private:
+  struct Line {
+    alignas(64) std::byte bytes[64];
+  };
+  struct Board {
+    Board(std::size_t ranks, std::size_t bytes)
+        : lines_a_rank((bytes + 63) / 64), lines(ranks * lines_a_rank) {}
+    std::size_t lines_a_rank;
+    std::vector<Line> lines;
+  };
+  class Shared final : public SharedMemory {
+   public:
+    explicit Shared(std::shared_ptr<Board> board) : board_(std::move(board)) {}
+    std::byte* of(int rank) override {
+      return board_->lines[static_cast<std::size_t>(rank) * board_->lines_a_rank].bytes;
+    }
+
+   private:
+    std::shared_ptr<Board> board_;
+  };
+
   class Comm final : public TrackComm {
    public:
     Comm(ThreadCommGroup& group, int rank) : group_(group), rank_(rank) {}
     int size() const override { return static_cast<int>(group_.sent_.size()); }
     int rank() const override { return rank_; }
     void all_gather(const void* send, void* recv, std::size_t bytes) override {
-      exchange(send, recv, bytes, 0);
+      to_everyone(send, recv, bytes, 0);
     }
     void all_to_all(const void* send, void* recv, std::size_t bytes) override {
-      exchange(send, recv, bytes, static_cast<std::size_t>(rank_) * bytes);
+      to_everyone(send, recv, bytes, static_cast<std::size_t>(rank_) * bytes);
     }
+    void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
+      for (const Outgoing& message : sends) group_.put(rank_, message);
+      for (const Incoming& message : receives) group_.take(rank_, message);
+    }
+    std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
+      if (!group_.shares_) return nullptr;
+      if (rank_ == 0) group_.shared_ = std::make_shared<Board>(group_.sent_.size(), bytes);
+      group_.barrier_.arrive_and_wait();
+      auto seen = std::make_unique<Shared>(group_.shared_);
+      group_.barrier_.arrive_and_wait();
+      return seen;
+    }
+    Waiting waiting() const override { return Waiting::yielding; }
+    void listen(int) override {}
 
    private:
-    void exchange(const void* send, void* recv, std::size_t bytes, std::size_t offset) {
+    void to_everyone(const void* send, void* recv, std::size_t bytes, std::size_t offset) {
       group_.sent_[static_cast<std::size_t>(rank_)] = static_cast<const char*>(send);
       group_.barrier_.arrive_and_wait();
       for (std::size_t r = 0; r < group_.sent_.size(); r++)
@@ -52,6 +96,26 @@ class ThreadCommGroup {
     int rank_;
   };
 
+  void put(int from, const Outgoing& message) {
+    const auto* data = static_cast<const char*>(message.data);
+    const std::lock_guard lock(mutex_);
+    mail_[{from, message.to}].emplace_back(data, data + message.bytes);
+    arrived_.notify_all();
+  }
+  void take(int to, const Incoming& message) {
+    std::unique_lock lock(mutex_);
+    auto& queue = mail_[{message.from, to}];
+    arrived_.wait(lock, [&] { return !queue.empty(); });
+    if (queue.front().size() != message.bytes) std::abort();
+    std::copy(queue.front().begin(), queue.front().end(), static_cast<char*>(message.data));
+    queue.pop_front();
+  }
+
+  bool shares_;
+  std::mutex mutex_;
+  std::condition_variable arrived_;
+  std::map<std::pair<int, int>, std::deque<std::vector<char>>> mail_;  // by sender and receiver
+  std::shared_ptr<Board> shared_;
   std::barrier<> barrier_;
   std::vector<const char*> sent_;
 };

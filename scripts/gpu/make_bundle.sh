@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# make_bundle.sh BUILD_DIR BUNDLE_DIR: the programs that gpu_check.sh runs and the shared libraries they need, for a
+# machine without packages. Left out are glibc, which must be at least as new there as here, the GPU's driver, and
+# CUDA's large libraries, which the toolkit there has. BUNDLE_DIR/run PROGRAM ARGUMENT… starts one. A BUNDLE_DIR that
+# ends in .tar.gz becomes such a file.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+build=$1 target=$2
+programs=(ptrt libptrt_cuda.so cuda_gpu_tests cuda_gpu_model_tests bench_cuda)
+for program in "${programs[@]}"; do
+  [ -e "$build/$program" ] || {
+    echo "gpu_check: no $build/$program; configure with -DPTRT_BUILD_PERF=ON where nvcc is, and build" >&2
+    exit 2
+  }
+done
+[ ! -e "$target" ] || { echo "gpu_check: $target is there already" >&2; exit 2; }
+bundle=$target
+if [[ $target == *.tar.gz ]]; then
+  bundle=$(mktemp -d)
+  trap 'rm -rf "$bundle"' EXIT
+fi
+mkdir -p "$bundle/bin" "$bundle/lib"
+for program in "${programs[@]}"; do
+  cp "$build/$program" "$bundle/bin/"
+  strip "$bundle/bin/$program"
+done
+
+left_out='^(ld-linux.*|linux-vdso.*|lib(c|m|dl|rt|pthread|resolv|util|anl|nss_.*)|libcuda|libcublas(Lt)?|libnccl|libnvidia-.*)\.so'
+ldd "${programs[@]/#/$build/}" | awk '$2 == "=>" { print $1, $3 }' | sort -u | while read -r name path; do
+  [[ $name =~ $left_out ]] && continue
+  [ -e "$path" ] || { echo "gpu_check: $name is missing here too" >&2; exit 1; }
+  cp -L "$path" "$bundle/lib/$name"
+done
+git describe --always --abbrev=40 --dirty --exclude '*' >"$bundle/COMMIT" 2>/dev/null || echo unknown >"$bundle/COMMIT"
+
+cat >"$bundle/run" <<'RUN'
+#!/bin/bash
+# run PROGRAM ARGUMENT…; CUDA's libraries come from the toolkit or from Python's packages of it.
+here=${BASH_SOURCE[0]%/*}
+libraries=$here/lib
+for folder in "${CUDA_HOME:-/usr/local/cuda}"/lib64 /usr/local/cuda*/targets/x86_64-linux/lib \
+  /opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib /usr/local/lib/python3*/*-packages/nvidia/*/lib; do
+  for library in "$folder"/libcublasLt.so.*; do
+    [ ! -e "$library" ] || { libraries+=:$folder; break 2; }
+  done
+done
+PTRT_PLUGIN_DIR=$here/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/bin/$1" "${@:2}"
+RUN
+chmod +x "$bundle/run"
+[ "$bundle" = "$target" ] || tar -czf "$target" -C "$bundle" .
+echo "gpu_check: $target, $(du -sh "$target" | cut -f1)"

@@ -1,0 +1,221 @@
+// Whole models over ranks that are threads, each with an emulated device: as one rank computes them.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <mutex>
+#include <optional>
+
+#include "cuda/device_test.h"
+#include "kernels/cuda/cuda_backend.h"
+#include "model_io/model_file.h"
+#include "model_io/tokenizer.h"
+#include "model_io/track_shard.h"
+#include "runtime/engine.h"
+#include "thread_comm.h"
+
+#ifndef PTRT_DEMO_MODEL
+#error "PTRT_DEMO_MODEL comes from CMake"
+#endif
+
+namespace ptrt::testing {
+namespace {
+
+struct Layout {
+  int ranks = 1, tensor_parallel = 1;
+  DeviceFusion fusion = DeviceFusion::tree;
+  bool on_cuda = true;
+};
+
+// A model to run: where a rank's weights come from, and what is asked.
+struct Job {
+  ModelConfig config;
+  std::function<TrackShard(const Placement&, const TrackSplit&, Backend&)> load;
+  Task task = Task::score;
+  std::vector<Request> requests;
+  const Tokenizer* tokenizer = nullptr;
+};
+
+struct Outcome {
+  std::vector<Completion> completions;
+  RunCounters counters;
+};
+
+// The groups of threads that stand for the groups of ranks.
+class Groups {
+ public:
+  explicit Groups(const Placement& any) : replica_(static_cast<int>(any.replica_ranks)) {
+    for (std::int64_t i = 0; i < any.tensor_parallel; i++)
+      fusion_.push_back(std::make_unique<ThreadCommGroup>(static_cast<int>(any.fusion_ranks())));
+    for (std::int64_t i = 0; i < any.fusion_ranks(); i++)
+      track_.push_back(std::make_unique<ThreadCommGroup>(static_cast<int>(any.tensor_parallel)));
+  }
+  std::unique_ptr<TrackComm> replica(const Placement& p) {
+    return replica_.comm(static_cast<int>(p.replica_rank));
+  }
+  std::unique_ptr<TrackComm> fusion(const Placement& p) {
+    return fusion_[static_cast<std::size_t>(p.tensor_rank)]->comm(static_cast<int>(p.fusion_rank()));
+  }
+  std::unique_ptr<TrackComm> track(const Placement& p) {
+    if (p.tensor_parallel == 1) return nullptr;
+    return track_[static_cast<std::size_t>(p.fusion_rank())]->comm(static_cast<int>(p.tensor_rank));
+  }
+
+ private:
+  ThreadCommGroup replica_;
+  std::vector<std::unique_ptr<ThreadCommGroup>> fusion_, track_;
+};
+
+Outcome run_rank(const Job& job, const Layout& layout, const Placement& placement, Groups& groups) {
+  static std::mutex one_reader;  // the HDF5 library takes one thread at a time
+  std::unique_ptr<Backend> backend =
+      layout.on_cuda ? std::make_unique<CudaBackend>("host emulation") : make_cpu_backend({.threads = 1});
+  const TrackSplit split{placement.tensor_parallel, placement.tensor_rank};
+  TrackShard shard;
+  {
+    const std::lock_guard lock(one_reader);
+    shard = job.load(placement, split, *backend);
+  }
+  const auto replica = groups.replica(placement), fusion = groups.fusion(placement),
+             track = groups.track(placement);
+  const ModelConfig mine = config_of_rank(job.config, split);
+  Engine engine(job.config, mine, shard, *backend,
+                {*replica, *fusion, track.get(), {.device_fusion = layout.fusion}}, placement, job.tokenizer,
+                {.max_batch = 4,
+                 .max_rows = 20,
+                 .kv_pages = 32,
+                 .kv_dtype = layout.on_cuda ? DType::bfloat16 : DType::float32});
+  std::vector<std::int64_t> order(job.requests.size());
+  for (std::size_t i = 0; i < order.size(); i++) order[i] = static_cast<std::int64_t>(i);
+  Outcome outcome;
+  outcome.completions.resize(job.requests.size());
+  Engine::Hooks hooks;
+  hooks.completed = [&](Completion&& done) {
+    outcome.completions[static_cast<std::size_t>(done.request)] = std::move(done);
+  };
+  EXPECT_TRUE(engine.run(job.task, job.requests, order, hooks));
+  outcome.counters = engine.counters();
+  return outcome;
+}
+
+// Rank 0's outcome; the others must have the same.
+Outcome run_over(const Job& job, const Layout& layout) {
+  const PlacementOptions options{0, layout.tensor_parallel};
+  const auto placement = [&](int rank) {
+    return make_placement(layout.ranks, rank, job.config.tracks, options);
+  };
+  Groups groups(placement(0));
+  std::vector<Outcome> outcomes(static_cast<std::size_t>(layout.ranks));
+  std::vector<std::thread> threads;
+  for (int rank = 0; rank < layout.ranks; rank++)
+    threads.emplace_back([&, rank] {
+      outcomes[static_cast<std::size_t>(rank)] = run_rank(job, layout, placement(rank), groups);
+    });
+  for (std::thread& thread : threads) thread.join();
+  for (const Outcome& other : outcomes)
+    for (std::size_t i = 0; i < job.requests.size(); i++)
+      EXPECT_EQ(other.completions[i].tokens, outcomes[0].completions[i].tokens);
+  return std::move(outcomes[0]);
+}
+
+void expect_same_bits(const Outcome& a, const Outcome& b, const char* what) {
+  for (std::size_t i = 0; i < b.completions.size(); i++) {
+    EXPECT_EQ(a.completions[i].tokens, b.completions[i].tokens) << what;
+    EXPECT_EQ(a.completions[i].logprobs, b.completions[i].logprobs) << what;
+  }
+}
+
+// Mean distance of the log-probabilities.
+double distance(const Outcome& a, const Outcome& b) {
+  double sum = 0, count = 0;
+  for (std::size_t i = 0; i < b.completions.size(); i++) {
+    const auto &x = a.completions[i].logprobs, &y = b.completions[i].logprobs;
+    EXPECT_EQ(x.size(), y.size());
+    for (std::size_t p = 0; p < std::min(x.size(), y.size()); p++, count++)
+      sum += std::abs(double{x[p]} - double{y[p]});
+  }
+  return sum / std::max(count, 1.0);
+}
+
+TEST(CudaRanks, DemoModelHasTheSameBitsOverTwoAndEightRanks) {
+  const ModelFile file(PTRT_DEMO_MODEL);
+  const TokenizerChoice tokenizer = make_tokenizer(file.tokenizer(), file.config());
+  Job job;
+  job.config = file.config();
+  job.tokenizer = tokenizer.tokenizer.get();
+  job.task = Task::generate;
+  job.load = [&](const Placement& p, const TrackSplit& split, Backend& backend) {
+    return load_shard(file, p.first_track, p.tracks, backend, {}, split);
+  };
+  Request request;
+  request.tokens = tokenizer.tokenizer->encode("Add 36 and 72.\n");
+  if (job.config.bos_token_id)
+    request.tokens.insert(request.tokens.begin(), static_cast<std::int32_t>(*job.config.bos_token_id));
+  request.max_tokens = 4;
+  request.logprobs = true;
+  job.requests = {request};
+
+  const Outcome alone = run_over(job, {.ranks = 1});
+  EXPECT_EQ(alone.completions[0].text.substr(0, 3), "108");
+  const Outcome two = run_over(job, {.ranks = 2}), eight = run_over(job, {.ranks = 8});
+  expect_same_bits(two, alone, "2 ranks");
+  expect_same_bits(eight, alone, "8 ranks");
+  EXPECT_EQ(eight.counters.fusions, alone.counters.fusions);
+  EXPECT_GT(eight.counters.sync_bytes, two.counters.sync_bytes);
+  EXPECT_GT(eight.counters.sync_s, 0);
+  EXPECT_FALSE(eight.counters.sync_wait_known);
+}
+
+// Every kind of layer and norm.
+Job small_job(Task task) {
+  Job job;
+  job.config = parse_config(R"({
+  "name": "small", "tracks": 4, "layers": 2, "sync_layers": [1, 2],
+  "fusion": {"op": "delta_sum", "dispatch_norm": true, "combine_norm": true},
+  "hidden_size": 24, "heads": 4, "kv_heads": 2, "head_dim": 8, "ffn_size": 20,
+  "vocab_size": 67, "max_context": 64, "norm_eps": 1e-5, "norm_placement": ["pre", "output", "post"],
+  "qk_norm": true, "attention_pattern": ["global_rope", "local_nope"], "attention_window": 5,
+  "rope_theta": 500.0, "ffn_pattern": ["dense", "moe"],
+  "moe": {"experts": 4, "top_k": 2, "ffn_size": 12, "router_logit_cap": 20.0},
+  "tie_embeddings": false, "bos_token_id": null, "eos_token_ids": []})",
+                            "the test's configuration");
+  job.load = [config = job.config](const Placement& p, const TrackSplit& split, Backend& backend) {
+    return random_shard(config, 5, DType::bfloat16, p.first_track, p.tracks, backend, {}, split);
+  };
+  job.task = task;
+  Random random(3);
+  for (int i = 0; i < 2; i++) {
+    Request request;
+    for (int n = 0; n < 7 + 12 * i; n++) request.tokens.push_back(random.below(67));
+    request.max_tokens = 3;
+    request.logprobs = true;
+    request.temperature = i == 0 ? 0.0f : 0.8f;
+    job.requests.push_back(request);
+  }
+  return job;
+}
+
+TEST(CudaRanks, EveryFusionOverTheHostsAndTheDevices) {
+  const Job job = small_job(Task::generate);
+  const Outcome alone = run_over(job, {.ranks = 1});
+  expect_same_bits(run_over(job, {.ranks = 4, .fusion = DeviceFusion::staged}), alone, "staged");
+  expect_same_bits(run_over(job, {.ranks = 2, .fusion = DeviceFusion::automatic}), alone, "automatic");
+  const Job texts = small_job(Task::score);
+  EXPECT_LT(distance(run_over(texts, {.ranks = 4, .fusion = DeviceFusion::nccl}), run_over(texts, {})), 1e-2);
+}
+
+// Two ranks share each track: sums behind wo and w_down, over the devices too.
+TEST(CudaRanks, TensorParallel) {
+  const Job job = small_job(Task::score);
+  const Outcome on_cpu = run_over(job, {.ranks = 1, .on_cuda = false});
+  const Outcome packed = run_over(job, {.ranks = 2, .tensor_parallel = 2});
+  EXPECT_LT(distance(packed, on_cpu), 3e-2);
+  const std::uint64_t forwards = packed.counters.steps;
+  EXPECT_EQ(packed.counters.track_sums, forwards * 2 * 2);
+  EXPECT_EQ(packed.counters.fusions, forwards * 2);
+  expect_same_bits(run_over(job, {.ranks = 4, .tensor_parallel = 2}), packed, "two tracks a rank");
+  expect_same_bits(run_over(job, {.ranks = 8, .tensor_parallel = 2, .fusion = DeviceFusion::staged}), packed,
+                   "staged");
+}
+
+}  // namespace
+}  // namespace ptrt::testing

@@ -1,0 +1,158 @@
+// The engine's ways to run the same requests give the same results: tokens taken at once or a step late,
+// steps filled up or not, pages for all or for few. On the scalar reference, whose rows hang on nothing else.
+#include "runtime/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <deque>
+#include <numeric>
+
+#include "engine_fixture.h"
+#include "kernels/cpu/reference_backend.h"
+#include "kernels/error.h"
+#include "runtime/step_recorder.h"
+
+namespace ptrt::testing {
+namespace {
+
+// A backend on which tokens are known to the device a step before the host learns them.
+class LateBackend final : public ReferenceBackend {
+ public:
+  explicit LateBackend(bool records) : records_(records) {}
+  int steps_ahead() const override { return 1; }
+  bool records_steps() const override { return records_; }
+  bool run_recorded(std::int64_t key, const std::function<void()>& ops) override {
+    recorded_rows_.push_back(key);
+    return ReferenceBackend::run_recorded(key, ops);
+  }
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override {
+    std::vector<std::int32_t> known(tokens.begin(), tokens.end());
+    for (std::int32_t& token : known)
+      if (token < 0) {
+        token = last_.at(static_cast<std::size_t>(token_of_sample(token))).token;
+        ++placeholders_;
+      }
+    ReferenceBackend::embed(table, known, x);
+  }
+  void queue_sample(Tensor logits, std::span<const SampleParams> params) override {
+    last_.resize(params.size());
+    sample(logits, params, last_);
+    queued_.push_back(last_);
+    most_queued_ = std::max(most_queued_, queued_.size());
+  }
+  void take_sampled(std::span<Sampled> out) override {
+    PTRT_CHECK(!queued_.empty() && queued_.front().size() == out.size());
+    std::ranges::copy(queued_.front(), out.begin());
+    queued_.pop_front();
+  }
+
+  std::vector<std::int64_t> recorded_rows_;
+  std::size_t most_queued_ = 0, placeholders_ = 0;
+  bool drained() const { return queued_.empty(); }
+
+ private:
+  bool records_;
+  std::vector<Sampled> last_;
+  std::deque<std::vector<Sampled>> queued_;
+};
+
+class EngineSteps : public ::testing::Test {
+ protected:
+  EngineRunner make(std::unique_ptr<Backend> backend, std::int64_t pages) {
+    TrackShard shard = random_shard(config_, 7, DType::float32, 0, config_.tracks, *backend);
+    return {config_,
+            std::move(backend),
+            std::move(shard),
+            tokenizer_.tokenizer.get(),
+            {.max_batch = 5, .max_rows = 24, .kv_pages = pages}};
+  }
+
+  ModelConfig config_ = parse_config(kSmallBytesModel, "the test's configuration");
+  TokenizerChoice tokenizer_ = make_tokenizer({.kind = "bytes", .model = {}, .file = {}}, config_);
+  std::vector<Request> requests_ = mixed_requests(36, 45, 40, 256);
+};
+
+TEST_F(EngineSteps, TokensMayBeTakenAStepLate) {
+  EngineRunner plain = make(std::make_unique<ReferenceBackend>(), 40);
+  const std::vector<Completion> expected = plain.run(Task::generate, requests_);
+  const auto ended = [&](FinishReason reason) {
+    return std::ranges::count(expected, reason, &Completion::finish_reason);
+  };
+  ASSERT_GT(ended(FinishReason::stop), 4);
+  ASSERT_GT(ended(FinishReason::length), 4);
+  for (const bool records : {false, true})
+    for (const std::int64_t pages : {40, 6}) {  // 6: as many as the longest request needs
+      auto backend = std::make_unique<LateBackend>(records);
+      const LateBackend& late = *backend;
+      EngineRunner runner = make(std::move(backend), pages);
+      const auto where = "pages " + std::to_string(pages) + (records ? ", recorded" : "");
+      const std::vector<Completion> actual = runner.run(Task::generate, requests_);
+      expect_same(actual, expected, where);
+      for (std::size_t i = 0; i < actual.size(); ++i)
+        EXPECT_EQ(actual[i].logprobs, expected[i].logprobs) << where;
+      EXPECT_EQ(runner.counters().decode_tokens, plain.counters().decode_tokens);
+      EXPECT_EQ(runner.counters().fusions, 2 * runner.counters().steps);
+      EXPECT_EQ(runner.counters().preemptions > 0, pages == 6) << where;
+      EXPECT_EQ(late.most_queued_, 2u);
+      EXPECT_GT(late.placeholders_, 50u);
+      EXPECT_TRUE(late.drained());
+      for (const std::int64_t rows : late.recorded_rows_) EXPECT_EQ(rows, recorded_rows(rows, 5));
+      EXPECT_EQ(late.recorded_rows_.empty(), !records);
+    }
+}
+
+TEST_F(EngineSteps, RequestsThatArriveLater) {
+  for (std::size_t i = 0; i < requests_.size(); ++i) requests_[i].arrival_s = 0.002 * static_cast<double>(i);
+  const std::vector<Completion> expected =
+      make(std::make_unique<ReferenceBackend>(), 40).run(Task::generate, requests_);
+  expect_same(make(std::make_unique<LateBackend>(true), 40).run(Task::generate, requests_), expected,
+              "arrivals");
+}
+
+// What was asked for when the run is to end is still taken.
+TEST_F(EngineSteps, StopsInOrder) {
+  auto backend = std::make_unique<LateBackend>(true);
+  const LateBackend& late = *backend;
+  TrackShard shard = random_shard(config_, 7, DType::float32, 0, config_.tracks, *backend);
+  const auto comm = make_solo_track_comm();
+  Engine engine(config_, config_, shard, *backend, {*comm, *comm}, make_placement(1, 0, 2),
+                tokenizer_.tokenizer.get(), {.max_batch = 5, .max_rows = 24, .kv_pages = 40});
+  std::vector<std::int64_t> order(requests_.size());
+  std::iota(order.begin(), order.end(), 0);
+  int asked = 0;
+  std::size_t completed = 0;
+  EXPECT_FALSE(engine.run(
+      Task::generate, requests_, order,
+      {.completed = [&](Completion&&) { ++completed; }, .stop_requested = [&] { return ++asked == 12; }}));
+  EXPECT_TRUE(late.drained());
+  EXPECT_EQ(engine.counters().steps, 12u);
+  EXPECT_LT(completed, requests_.size());
+}
+
+TEST_F(EngineSteps, ScoresAtOnce) {
+  for (Request& request : requests_) {
+    request.tokens.push_back(65);  // at least two
+    request.max_tokens = 0;
+  }
+  EngineRunner plain = make(std::make_unique<ReferenceBackend>(), 40),
+               late = make(std::make_unique<LateBackend>(true), 6);
+  const auto expected = plain.run(Task::score, requests_), actual = late.run(Task::score, requests_);
+  for (std::size_t i = 0; i < requests_.size(); ++i) EXPECT_EQ(actual[i].logprobs, expected[i].logprobs);
+}
+
+TEST(StepRecorder, FewSizes) {
+  const std::vector<std::int64_t> filled{1, 2, 4, 4, 8, 8, 8, 8, 16, 16};
+  for (std::int64_t rows = 1; rows <= 10; ++rows)
+    EXPECT_EQ(recorded_rows(rows, 100), filled[static_cast<std::size_t>(rows - 1)]);
+  for (std::int64_t rows = 1; rows <= 100; ++rows) {
+    EXPECT_GE(recorded_rows(rows, 100), rows);
+    EXPECT_LT(recorded_rows(rows, 100), rows + 8);
+  }
+  EXPECT_EQ(recorded_rows(17, 100), 24);
+  EXPECT_EQ(recorded_rows(18, 20), 20);
+  EXPECT_EQ(recorded_rows(3, 3), 3);
+}
+
+}  // namespace
+}  // namespace ptrt::testing

@@ -1,0 +1,107 @@
+// The plan's arithmetic against sums done by hand and against what an engine takes.
+#include "runtime/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "kernels/cuda/scratch_size.h"
+#include "kernels/error.h"
+#include "runtime/placement.h"
+#include "runtime/track_comm.h"
+
+namespace ptrt {
+namespace {
+
+constexpr std::int64_t kGiB = std::int64_t{1} << 30;
+
+ModelConfig small(const char* ffn_pattern) {
+  return parse_config(std::string(R"({
+  "name": "small", "tracks": 2, "layers": 2, "sync_layers": [2],
+  "fusion": {"op": "mean", "dispatch_norm": false, "combine_norm": false},
+  "hidden_size": 128, "heads": 4, "kv_heads": 2, "head_dim": 32, "ffn_size": 256,
+  "vocab_size": 512, "max_context": 1024, "norm_eps": 1e-5, "norm_placement": ["pre"],
+  "qk_norm": false, "attention_pattern": ["global_rope"], "attention_window": 0,
+  "rope_theta": 500.0, "ffn_pattern": )") +
+                          ffn_pattern + R"(,
+  "moe": {"experts": 4, "top_k": 2, "ffn_size": 160, "router_logit_cap": null},
+  "tie_embeddings": false, "bos_token_id": null, "eos_token_ids": []})",
+                      "the test's configuration");
+}
+
+std::string message_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::bad_input);
+    return error.what();
+  }
+  return "";
+}
+
+TEST(MemoryPlan, CountsWeightsAndPages) {
+  const ModelConfig config = small(R"(["dense"])");
+  const DeviceNeeds one = device_needs(config, 1, 1, DType::float32, 4, 8);
+  const std::int64_t shared = 512 * 128 * 4 + 512 * 128 * 2 + 128 * 4;  // table as stored, head, norm
+  const std::int64_t layer = 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128) + 2 * 128 * 4;
+  EXPECT_EQ(one.weights, shared + 2 * layer);
+  EXPECT_EQ(one.kv_page, 16 * 2 * 2 * 2 * 32 * 2);  // tokens, layers, keys and values, heads, elements, bytes
+  const DeviceNeeds both = device_needs(config, 0, 2, DType::bfloat16, 4, 8);
+  EXPECT_EQ(both.weights, shared - 512 * 128 * 2 + 4 * layer);
+  EXPECT_EQ(both.kv_page, 2 * one.kv_page);
+}
+
+// Activations as the engine counts them, whatever the kinds of its layers.
+TEST(MemoryPlan, ActivationsAreWhatAnEngineTakes) {
+  for (const char* pattern : {R"(["dense"])", R"(["moe"])", R"(["dense", "moe"])"}) {
+    const ModelConfig config = small(pattern);
+    const auto backend = make_cpu_backend({.threads = 1});
+    const TrackShard shard = random_shard(config, 1, DType::bfloat16, 0, 2, *backend);
+    const auto comm = make_solo_track_comm();
+    EngineOptions options;
+    options.max_batch = 4;
+    options.max_rows = 24;
+    options.kv_pages = 8;
+    const Engine engine(config, config, shard, *backend, {*comm, *comm}, make_placement(1, 0, 2), nullptr,
+                        options);
+    EXPECT_EQ(
+        engine.scratch_bytes(),
+        activation_bytes(config, 2, 24, work_limits(config, 2, options).logit_rows, DType::float32, false))
+        << pattern;
+  }
+}
+
+TEST(MemoryPlan, ScratchGrowsWithBatchAndRows) {
+  const ModelConfig config = small(R"(["dense"])");
+  const std::int64_t few = device_needs(config, 0, 2, DType::bfloat16, 4, 64).scratch;
+  EXPECT_GT(device_needs(config, 0, 2, DType::bfloat16, 64, 64).scratch, few);
+  EXPECT_GT(device_needs(config, 0, 2, DType::bfloat16, 4, 512).scratch, few);
+  // Splits of decode attention: 1024 tokens are 4, of head_dim + 2 floats each.
+  WorkLimits limits;
+  limits.tracks = 2, limits.sequences = 8, limits.heads = 4, limits.head_dim = 30, limits.context = 1024;
+  const std::size_t long_context = cuda_scratch_bytes(limits);
+  limits.context = 256;
+  EXPECT_GT(long_context, cuda_scratch_bytes(limits) + 2 * 8 * 4 * 4 * 32 * sizeof(float) - 1);
+}
+
+TEST(MemoryPlan, TheCacheTakesWhatIsLeft) {
+  const DeviceNeeds needs{16 * kGiB, kGiB, 1 << 20};
+  const DevicePlan plan = plan_device_memory(needs, 80 * kGiB, 0.5, {});
+  EXPECT_EQ(plan.kv, 40 * kGiB - 16 * kGiB - kGiB - kDeviceReserveBytes);
+  EXPECT_NE(plan.describe().find("KV up to 22.5 GiB"), std::string::npos) << plan.describe();
+  EXPECT_EQ(plan_device_memory(needs, 80 * kGiB, 0.5, 60 * kGiB).kv,
+            60 * kGiB);  // asked for: all may be used
+}
+
+TEST(MemoryPlan, RefusesWhatDoesNotFit) {
+  const DeviceNeeds needs{16 * kGiB, kGiB, 1 << 20};
+  EXPECT_EQ(message_of([&] { plan_device_memory(needs, 12 * kGiB, 0.9, {}); }),
+            "the weights of this rank take 16.0 GiB, the device has 12.0 GiB free");
+  EXPECT_NE(message_of([&] { plan_device_memory(needs, 17 * kGiB, 0.9, {}); }).find("no room for a KV page"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { plan_device_memory(needs, 24 * kGiB, 0.9, 8 * kGiB); }).find("--kv-cache-bytes"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace ptrt
