@@ -11,6 +11,7 @@ namespace ptrt {
 namespace {
 
 constexpr double kLongestNap = 0.2;       // seconds between two looks
+constexpr double kOverslept = 0.8;        // seconds: no thread is scheduled that late
 constexpr double kPatienceWaiting = 0.5;  // of a rank that waits for others
 constexpr double kPatienceOfRank = 0.3;   // times its number, up to
 constexpr int kRanksInTurn = 10;
@@ -120,8 +121,12 @@ void Watchdog::forget(DeviceCollectives& group) {
 void Watchdog::look_on() {
   const double limit = options_.step_timeout_s;
   const std::chrono::duration<double> nap(limit > 0 ? std::min(kLongestNap, limit / 4) : kLongestNap);
+  std::int64_t looked_ns = now_ns();
   std::unique_lock lock(mutex_);
   while (!changed_.wait_for(lock, nap, [this] { return ended_; })) {
+    // Who slept so long was stopped with the whole process, and is no judge of what the others did meanwhile.
+    if (seconds_since(looked_ns) > nap.count() + kOverslept) last_sign_ns_ = now_ns();
+    looked_ns = now_ns();
     const std::string what = running_ ? trouble() : "";
     if (what.empty()) continue;
     running_ = false;
