@@ -161,23 +161,25 @@ class MpiTrackComm final : public TrackComm {
 
   void receive(const Incoming& message) {
     auto* to = static_cast<std::byte*>(message.data);
-    const std::size_t piece = piece_bytes(message.from);
-    for (std::size_t at = 0; at < message.bytes; at += piece) {
-      peers_.push_back(message.from);
-      check_mpi(MPI_Irecv(to + at, to_mpi_count(std::min(piece, message.bytes - at)), MPI_BYTE, message.from,
-                          0, comm_.get(), &requests_.emplace_back()),
-                "MPI_Irecv");
-    }
+    in_pieces(message.from, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
+      check_mpi(MPI_Irecv(to + at, count, MPI_BYTE, message.from, 0, comm_.get(), request), "MPI_Irecv");
+    });
   }
 
   void send(const Outgoing& message) {
     const auto* from = static_cast<const std::byte*>(message.data);
-    const std::size_t piece = piece_bytes(message.to);
-    for (std::size_t at = 0; at < message.bytes; at += piece) {
-      peers_.push_back(message.to);
-      check_mpi(MPI_Isend(from + at, to_mpi_count(std::min(piece, message.bytes - at)), MPI_BYTE, message.to,
-                          0, comm_.get(), &requests_.emplace_back()),
-                "MPI_Isend");
+    in_pieces(message.to, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
+      check_mpi(MPI_Isend(from + at, count, MPI_BYTE, message.to, 0, comm_.get(), request), "MPI_Isend");
+    });
+  }
+
+  // begin(first byte, bytes, request) for each piece of a message from or to `peer`.
+  template <typename Begin>
+  void in_pieces(int peer, std::size_t bytes, const Begin& begin) {
+    const std::size_t piece = piece_bytes(peer);
+    for (std::size_t at = 0; at < bytes; at += piece) {
+      peers_.push_back(peer);
+      begin(at, to_mpi_count(std::min(piece, bytes - at)), &requests_.emplace_back(MPI_REQUEST_NULL));
     }
   }
 

@@ -1,5 +1,5 @@
-// Communication between ranks: TrackComm inside the decode loop, JobComm around it. MPI (and later NCCL)
-// stand behind.
+// Communication between the hosts of ranks: TrackComm inside the decode loop, JobComm around it. MPI stands
+// behind. What devices do among themselves is in kernels/device_collectives.h.
 #pragma once
 
 #include <cstddef>
