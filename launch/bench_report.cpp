@@ -29,10 +29,11 @@ void write_text(const std::string& path, const std::string& text) {
   if (!out) throw_bad_input("cannot write {}", path);
 }
 
-// {"a": {"b": 1}} as a_b = 1.
+// {"a": {"b": 1}} as a_b = 1. The model's configuration has no place in a line.
 ordered_json flat(const ordered_json& object) {
   ordered_json result;
   for (const auto& [name, value] : object.items()) {
+    if (name == "config") continue;
     if (!value.is_object())
       result[name] = value;
     else
@@ -101,6 +102,7 @@ ordered_json bench_json(const BenchOptions& options, ModelSession& session, cons
                         const RunSummary& s) {
   ordered_json json;
   json["model"] = session.config().name;
+  json["config"] = ordered_json::parse(to_json(session.config()));
   if (options.dataset.empty())
     json["input_len"] = cell.input_len, json["output_len"] = cell.output_len;
   else

@@ -77,16 +77,20 @@ double price_us(const LinkSpec& link, const StepCounts& counts) {
          counts.moved_bytes / (1e3 * link.gb_per_s);
 }
 
-StepCounts collective(const LinkSpec& link, std::int64_t ranks, double bytes) {
+// `hops` times n - 1 messages a rank of so many bytes.
+StepCounts messages(const LinkSpec& link, std::int64_t ranks, double hops, double bytes) {
+  const double sent = hops * static_cast<double>((ranks - 1) * (link.shared ? ranks : 1));
+  return {.hops = hops, .messages = sent, .moved_bytes = sent * bytes};
+}
+
+StepCounts gathering(const LinkSpec& link, std::int64_t ranks, double bytes) {
+  return ranks <= 1 ? StepCounts{} : messages(link, ranks, 1, bytes);
+}
+
+StepCounts sum(const LinkSpec& link, std::int64_t ranks, double bytes) {
   if (ranks <= 1) return {};
-  const double others = static_cast<double>(ranks - 1);
-  StepCounts one, two;
-  one.hops = 1;
-  one.messages = others;
-  one.moved_bytes = others * bytes;
-  two.hops = 2;
-  two.messages = 2 * others;
-  two.moved_bytes = 2 * others * bytes / static_cast<double>(ranks);
+  const StepCounts one = messages(link, ranks, 1, bytes);
+  const StepCounts two = messages(link, ranks, 2, bytes / static_cast<double>(ranks));
   if (link.two_step_bytes > 0) return bytes >= link.two_step_bytes ? two : one;
   return price_us(link, one) <= price_us(link, two) ? one : two;
 }
@@ -104,19 +108,16 @@ class Model {
     StepCounts& counts = step.counts;
     const double read_share = config_.moe ? experts_read(config_, rows) : 1;
     const double idle = (share_.parameters - share_.active) * (1 - read_share);
-    counts.bytes = (share_.parameters - std::max(0.0, idle) + share_.head) * kWeightBytes +
-                   sequences * context * share_.kv_bytes_per_token;
-    counts.ops =
-        2 * rows * share_.active + 2 * sequences * share_.head + rows * context * share_.attention_ops;
-    const bool few_rows = kind == Kind::decode && gpu_.decode_gemm_efficiency > 0;
-    const double efficiency = few_rows ? gpu_.decode_gemm_efficiency : gpu_.gemm_efficiency;
-    const double reading = counts.bytes / (1e3 * gpu_.memory_gb_per_s * gpu_.bandwidth_efficiency);
-    const double working = counts.ops / (1e6 * gpu_.gemm_tflops * efficiency);
-    step.time.compute_us = (gpu_.overlap ? std::max(reading, working) : reading + working) +
-                           static_cast<double>(config_.layers) * gpu_.layer_overhead_us +
-                           gpu_.step_overhead_us;
+    counts.weight_bytes = (share_.parameters - std::max(0.0, idle) + share_.head) * kWeightBytes;
+    counts.ops = 2 * rows * share_.active + 2 * sequences * share_.head;
+    counts.kv_bytes = sequences * context * share_.kv_bytes_per_token;
+    counts.attention_ops = rows * context * share_.attention_ops;
+    step.time.compute_us = compute_us(kind, counts);
     count_syncs(rows, sequences, counts);
     step.time.sync_us = price_us(link_, counts);
+    if (layout_.fusion_ranks * layout_.tensor_parallel > 1)
+      step.time.sync_us +=
+          sync_points() * gpu_.wait_layers * step.time.compute_us / static_cast<double>(config_.layers);
     return step;
   }
 
@@ -126,12 +127,25 @@ class Model {
   }
 
  private:
+  // The products, then attention: each the greater of reading and working.
+  double compute_us(Kind kind, const StepCounts& counts) const {
+    const bool few_rows = kind == Kind::decode && gpu_.decode_gemm_efficiency > 0;
+    const double rate = gpu_.gemm_tflops * (few_rows ? gpu_.decode_gemm_efficiency : gpu_.gemm_efficiency);
+    const double own = gpu_.kv_bandwidth_efficiency;
+    const auto greater = [&](double bytes, double efficiency, double ops) {
+      return std::max(bytes / (1e3 * gpu_.memory_gb_per_s * efficiency), ops / (1e6 * rate));
+    };
+    return greater(counts.weight_bytes, gpu_.bandwidth_efficiency, counts.ops) +
+           greater(counts.kv_bytes, own > 0 ? own : gpu_.bandwidth_efficiency, counts.attention_ops) +
+           static_cast<double>(config_.layers) * gpu_.layer_overhead_us + gpu_.step_overhead_us;
+  }
+
   void count_syncs(double rows, double sequences, StepCounts& counts) const {
     const double bytes = rows * static_cast<double>(config_.hidden_size) * link_.sum_bytes;
     const std::int64_t ranks = layout_.fusion_ranks * layout_.tensor_parallel;
-    add(counts, static_cast<double>(config_.blocks()), collective(link_, layout_.fusion_ranks, bytes));
-    add(counts, 2 * static_cast<double>(config_.layers), collective(link_, layout_.tensor_parallel, bytes));
-    add(counts, 1, collective(link_, ranks, sequences * kCandidateBytes));
+    add(counts, static_cast<double>(config_.blocks()), sum(link_, layout_.fusion_ranks, bytes));
+    add(counts, 2 * static_cast<double>(config_.layers), sum(link_, layout_.tensor_parallel, bytes));
+    add(counts, 1, gathering(link_, ranks, sequences * kCandidateBytes));
   }
 
   const ModelConfig& config_;
@@ -149,8 +163,10 @@ Step prefill(const Model& model, const Workload& work) {
     const Step step = model.step(Kind::prefill, rows, 1, static_cast<double>(done) + rows / 2);
     all.time.compute_us += step.time.compute_us;
     all.time.sync_us += step.time.sync_us;
-    all.counts.bytes += step.counts.bytes;
+    all.counts.weight_bytes += step.counts.weight_bytes;
+    all.counts.kv_bytes += step.counts.kv_bytes;
     all.counts.ops += step.counts.ops;
+    all.counts.attention_ops += step.counts.attention_ops;
     add(all.counts, 1, step.counts);
   }
   return all;
@@ -158,8 +174,8 @@ Step prefill(const Model& model, const Workload& work) {
 
 }  // namespace
 
-double collective_us(const LinkSpec& link, std::int64_t ranks, double bytes) {
-  return price_us(link, collective(link, ranks, bytes));
+double sum_us(const LinkSpec& link, std::int64_t ranks, double bytes) {
+  return price_us(link, sum(link, ranks, bytes));
 }
 
 Prediction predict(const ModelConfig& config, const Layout& layout, const Workload& work, const GpuSpec& gpu,

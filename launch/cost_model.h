@@ -18,15 +18,18 @@ struct GpuSpec {
   double gemm_tflops = 0;           // bfloat16, dense, of the data sheet
   double bandwidth_efficiency = 1;  // shares of them that are reached
   double gemm_efficiency = 1;
-  double layer_overhead_us = 0;       // between the kernels of a layer
-  double step_overhead_us = 0;        // the engine's own: scheduling, sampling, launching
-  double decode_gemm_efficiency = 0;  // of products of few rows; 0: as gemm_efficiency
-  bool overlap = true;                // reading and working go on at once; else one after the other
+  double layer_overhead_us = 0;        // between the kernels of a layer
+  double step_overhead_us = 0;         // the engine's own: scheduling, sampling, launching
+  double decode_gemm_efficiency = 0;   // of products of few rows; 0: as gemm_efficiency
+  double kv_bandwidth_efficiency = 0;  // of reading keys and values; 0: as bandwidth_efficiency
+  // At each sync point the slowest rank is so many layers' time behind.
+  double wait_layers = 0;
 };
 
-// A collective over n ranks of b bytes each takes the lesser of
+// A sum over n ranks of b bytes each takes the lesser of
 //   one step:  latency + (n - 1) (message + b / rate)              (every rank sends all to all)
 //   two steps: 2 latency + 2 (n - 1) (message + b / n / rate)      (slices are added, then gathered)
+// and a gathering of b bytes each takes one step.
 struct LinkSpec {
   std::string name;
   double latency_us = 0;
@@ -36,8 +39,11 @@ struct LinkSpec {
   double sum_bytes = 4;    // of a value that is summed, on its way
   // From so many bytes a rank two steps are taken; 0: where they are quicker.
   double two_step_bytes = 0;
+  // All ranks' messages and bytes go one after the other: a bus, or hosts that are emulated on the same
+  // cores.
+  bool shared = false;
 };
-double collective_us(const LinkSpec& link, std::int64_t ranks, double bytes);
+double sum_us(const LinkSpec& link, std::int64_t ranks, double bytes);
 
 // How a world is divided. Ranks of a replica: fusion_ranks · tensor_parallel.
 struct Layout {
@@ -56,10 +62,11 @@ struct Workload {
 
 // What a step takes of each resource of a rank: calibration finds the prices.
 struct StepCounts {
-  double bytes = 0, ops = 0;  // read, done
-  double hops = 0;            // of collectives, a latency each
-  double messages = 0;        // sent by a rank
-  double moved_bytes = 0;     // of them
+  double weight_bytes = 0, ops = 0;        // of the products
+  double kv_bytes = 0, attention_ops = 0;  // of attention
+  double hops = 0;                         // of collectives, a latency each
+  double messages = 0;                     // sent one after the other
+  double moved_bytes = 0;                  // of them
 };
 
 struct Prediction {

@@ -60,9 +60,9 @@ class Reader {
 
 GpuSpec gpu_of(const std::string& name) {
   if (const auto known = kGpus.find(name); known != kGpus.end()) return known->second;
-  const Reader file(
-      name, {"memory_gib", "memory_gb_per_s", "gemm_tflops", "bandwidth_efficiency", "gemm_efficiency",
-             "layer_overhead_us", "step_overhead_us", "decode_gemm_efficiency", "overlap"});
+  const Reader file(name, {"memory_gib", "memory_gb_per_s", "gemm_tflops", "bandwidth_efficiency",
+                           "gemm_efficiency", "layer_overhead_us", "step_overhead_us",
+                           "decode_gemm_efficiency", "kv_bandwidth_efficiency", "wait_layers"});
   return {file.name(),
           file.number("memory_gib"),
           file.number("memory_gb_per_s"),
@@ -72,19 +72,22 @@ GpuSpec gpu_of(const std::string& name) {
           file.number("layer_overhead_us", true),
           file.number("step_overhead_us", true, 0),
           file.number("decode_gemm_efficiency", true, 0),
-          file.number("overlap", true, 1) != 0};
+          file.number("kv_bandwidth_efficiency", true, 0),
+          file.number("wait_layers", true, 0)};
 }
 
 LinkSpec link_of(const std::string& name) {
   if (const auto known = kLinks.find(name); known != kLinks.end()) return known->second;
-  const Reader file(name, {"latency_us", "gb_per_s", "ranks", "message_us", "sum_bytes", "two_step_bytes"});
+  const Reader file(
+      name, {"latency_us", "gb_per_s", "ranks", "message_us", "sum_bytes", "two_step_bytes", "shared"});
   return {file.name(),
-          file.number("latency_us"),
+          file.number("latency_us", true),
           file.number("gb_per_s"),
           static_cast<std::int64_t>(file.number("ranks", true)),
           file.number("message_us", true, 0),
           file.number("sum_bytes", false, 4),
-          file.number("two_step_bytes", true, 0)};
+          file.number("two_step_bytes", true, 0),
+          file.number("shared", true, 0) != 0};
 }
 
 }  // namespace ptrt

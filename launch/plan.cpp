@@ -71,10 +71,8 @@ void print(const PlanOptions& options, const ModelConfig& config, const GpuSpec&
 }
 
 ordered_json to_json(const StepCounts& counts) {
-  return {{"bytes", counts.bytes},
-          {"ops", counts.ops},
-          {"hops", counts.hops},
-          {"messages", counts.messages},
+  return {{"weight_bytes", counts.weight_bytes},   {"ops", counts.ops},   {"kv_bytes", counts.kv_bytes},
+          {"attention_ops", counts.attention_ops}, {"hops", counts.hops}, {"messages", counts.messages},
           {"moved_bytes", counts.moved_bytes}};
 }
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Finds the speeds of a machine and its links for `ptrt plan` from measured runs, and checks them against others.
 
+    perf/calibrate_plan.py --bench "one host" A.json B.json --bench "50 us" C.json --hold-out "batch 4" --out DIR
     perf/calibrate_plan.py perf/results/pt_vs_tp/pt_vs_tp.json --hold-out "100 us" --out perf/results/plan_calibration
 
-Takes the file of perf/pt_vs_tp.py. `ptrt plan` counts what each run takes of every resource (bytes read, operations, hops,
-bytes moved); the time of a token, and to the first one of lone requests, is a sum of these counts times a price each. The
-prices that fit best (least squares of relative errors) become DIR/machine.json (--gpu) and DIR/link_*.json (--link), one for
-every place. A hop's price is a constant and a share of the network's delay, taken from the place's name ("100 us, …"; none: 0).
-Places that contain a --hold-out text are not fitted; `ptrt plan` predicts them from the files. DIR/check.json has all errors.
+Takes files of `ptrt bench --json`, each with the place where it ran (files of one setup are rounds: medians), and files of
+perf/pt_vs_tp.py. `ptrt plan` counts what each run takes of every resource (bytes read, operations, hops, bytes moved); the
+time of a token, and to the first one of lone requests, is a sum of these counts times a price each, and of waiting for the
+slowest rank at each sync point. The prices that fit best (least squares of relative errors) become DIR/machine.json (--gpu) and DIR/link_*.json (--link), one for every place whose
+ranks met. A hop's price is a constant and a share of the network's delay, taken from the place's name ("100 us, …"; none: 0).
+Runs whose label contains a --hold-out text ("place / model / ranks / batch / lengths") are not fitted; `ptrt plan` predicts
+them from the files. DIR/check.json has all errors.
 """
 import argparse
 import json
@@ -15,11 +18,16 @@ import re
 import subprocess
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench_end_to_end import ROOT, commit
+from measured_runs import runs_of_benches, runs_of_comparison
 
-PRICES = ("bytes", "ops of a prompt", "ops of a token", "hop", "hop by delay", "moved bytes")
+PRICES = ("bytes of weights", "ops of a prompt", "ops of a token", "bytes of keys and values", "hop", "hop by delay",
+          "moved bytes")
+READ, PROMPT, TOKEN, KV, HOP, HOP_BY_DELAY, MOVED = range(len(PRICES))
+COMPUTE = (READ, PROMPT, TOKEN, KV)  # what ranks wait for each other's
 
 
 def fail(message):
@@ -31,82 +39,136 @@ def delay_of(place):
     return float(found.group(1)) if found else 0.0
 
 
-def plan_row(args, cell, gpu, link):
+def plan_row(args, run, gpu, link):
     """The row of `ptrt plan` for the layout that was measured."""
-    words = cell["command"].split()
-    config = words[words.index("--random-weights") + 1]
-    split = int(words[words.index("--tensor-parallel") + 1]) if "--tensor-parallel" in words else 1
     with tempfile.TemporaryDirectory() as folder:
-        table = Path(folder) / "plan.json"
-        command = [args.ptrt, "plan", config, "--gpus", str(args.ranks), "--gpu", str(gpu), "--link", str(link), "--json",
-                   str(table), "--batch", str(cell["batch"]), "--input-len", str(cell["input_len"]), "--output-len",
-                   str(cell["output_len"])]
+        table, config = Path(folder) / "plan.json", Path(folder) / "config.json"
+        write(config, run.config)
+        command = [args.ptrt, "plan", str(config), "--gpus", str(run.ranks), "--gpu", str(gpu), "--link", str(link), "--json",
+                   str(table), "--batch", str(run.batch), "--input-len", str(run.input_len), "--output-len",
+                   str(run.output_len)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode != 0:
-            fail(f"{' '.join(command)}: {done.stderr.strip()}")
-        rows = json.loads(table.read_text(encoding="utf-8"))["runs"]
-    for row in rows:
-        if not (row["dense"] and split == 1) and row["tensor_parallel"] == split and row["replicas"] == 1:
+            fail(f"{run.label}: {' '.join(command)}: {done.stderr.strip()}")
+        found = json.loads(table.read_text(encoding="utf-8"))
+    for row in found.get("runs", [found]):
+        twin = row["dense"] and run.config["tracks"] > 1  # stands beside the model's own layouts
+        if not twin and row["tensor_parallel"] == run.split and row["replicas"] == 1:
             return row
-    fail(f"{config}: no layout with {split} ranks a track over {args.ranks} ranks")
+    fail(f"{run.label}: no layout with {run.split} ranks a track")
 
 
-def points_of(cell, row):
-    """(what, measured ms, predicted ms, counts in the order of PRICES)."""
-    delay = delay_of(cell["place"])
+@dataclass
+class Point:
+    what: str
+    measured: float   # ms
+    predicted: float
+    step: dict        # counts of the plan
+    delay: float
+    waits: float      # sync points a layer
 
-    def counts(step, token):
-        ops = (0, step["ops"]) if token else (step["ops"], 0)
-        return [step["bytes"], *ops, step["hops"], step["hops"] * delay, step["moved_bytes"]]
-    yield "TPOT", cell["median"]["tpot_ms"], row["tpot_ms"], counts(row["decode"], True)
-    if cell["batch"] == 1:  # others wait in a queue, which the model does not know
-        yield "TTFT", cell["median"]["ttft_ms"], row["ttft_ms"], counts(row["prefill"], False)
+    def counts(self, reads, wait_layers):
+        """In the order of PRICES. A decode step's products are priced by what they read or by what they work; attention by
+        what it reads in a decode step, by what it works in a prompt."""
+        s, row = self.step, [0.0] * len(PRICES)
+        if self.what == "TTFT":
+            row[PROMPT] = s["ops"] + s["attention_ops"]
+        else:
+            row[READ if reads else TOKEN] = s["weight_bytes"] if reads else s["ops"]
+            row[KV] = s["kv_bytes"]
+        for j in COMPUTE:
+            row[j] *= 1 + wait_layers * self.waits
+        row[HOP], row[HOP_BY_DELAY], row[MOVED] = s["hops"], s["hops"] * self.delay, s["moved_bytes"]
+        return row
+
+
+def points_of(run, row):
+    delay = delay_of(run.place)
+    waits = row["sync_points_per_forward"] / run.config["layers"] if run.ranks > 1 else 0.0
+    if run.output_len > 1:
+        yield Point("TPOT", run.tpot_ms, row["tpot_ms"], row["decode"], delay, waits)
+    if run.ttft_ms is not None:
+        yield Point("TTFT", run.ttft_ms, row["ttft_ms"], row["prefill"], delay, waits)
 
 
 def least_squares(rows, values):
-    """x that makes the sum of ((row · x) / value - 1)² least; columns that are all zero get 0."""
+    """x ≥ 0 that makes the sum of ((row · x) / value - 1)² least, and that sum; columns that are all zero get 0."""
     used = [j for j in range(len(PRICES)) if any(row[j] for row in rows)]
     if len(rows) < len(used):
         fail(f"{len(rows)} measured times for {len(used)} prices")
+    found = [0.0] * len(PRICES)
+    while used:
+        for j, x in zip(used, solve(rows, values, used)):
+            found[j] = x
+        below = min(used, key=lambda j: found[j] * max(row[j] for row in rows))
+        if found[below] >= 0:
+            break
+        found[below] = 0.0
+        used.remove(below)
+    return found, sum((sum(x * y for x, y in zip(row, found)) / value - 1) ** 2 for row, value in zip(rows, values))
+
+
+def solve(rows, values, used):
     scale = {j: max(abs(row[j]) for row in rows) for j in used}
     a = [[row[j] / scale[j] / value for j in used] for row, value in zip(rows, values)]
     n = len(used)
     m = [[sum(r[i] * r[j] for r in a) for j in range(n)] + [sum(r[i] for r in a)] for i in range(n)]
+    size = [m[i][i] for i in range(n)]
     for i in range(n):
         pivot = max(range(i, n), key=lambda r: abs(m[r][i]))
         m[i], m[pivot] = m[pivot], m[i]
-        if abs(m[i][i]) < 1e-12:
-            fail(f"the runs do not tell the price of '{PRICES[used[i]]}' from the others: more sizes, batches or delays are needed")
+        if abs(m[i][i]) < 1e-9 * size[i]:
+            fail(f"the runs do not tell the price of '{PRICES[used[i]]}' from the others: more lengths, batches or delays are "
+                 "needed")
         for r in range(n):
             if r != i:
                 factor = m[r][i] / m[i][i]
                 m[r] = [x - factor * y for x, y in zip(m[r], m[i])]
-    found = [0.0] * len(PRICES)
-    for i, j in enumerate(used):
-        found[j] = m[i][n] / m[i][i] / scale[j]
-        if found[j] <= 0 and PRICES[j] != "hop by delay":
-            fail(f"the price of '{PRICES[j]}' comes out as {found[j]:g} ms: these runs do not follow the model")
-    return found
+    return [m[i][n] / m[i][i] / scale[j] for i, j in enumerate(used)]
 
 
-def describe_machine(prices, source):
-    per_byte, prompt, token = prices[:3]
-    tflops = 1e-9 / prompt
-    return {"name": "calibrated", "memory_gib": 1e6, "memory_gb_per_s": 1e-6 / per_byte, "gemm_tflops": tflops,
+def fit(points):
+    """Prices and the layers' time that ranks wait at a sync point. Which products of decode steps are bound by reading is
+    asked again after every fit, until the answer stays."""
+    def fit_with(wait_layers):
+        reads = [p.what == "TPOT" and p.step["ops"] < 8 * p.step["weight_bytes"] for p in points]
+        for _ in range(10):
+            prices, off = least_squares([p.counts(r, wait_layers) for p, r in zip(points, reads)], [p.measured for p in points])
+            now = [p.what == "TPOT" and prices[READ] * p.step["weight_bytes"] >= prices[TOKEN] * p.step["ops"] for p in points]
+            if now == reads or not prices[READ] or not prices[TOKEN]:
+                break
+            reads = now
+        return off, wait_layers, prices
+    several = len({p.waits for p in points if p.waits}) > 1
+    off, wait_layers, prices = min(fit_with(0.05 * i) for i in range(41 if several else 1))
+    for j in (READ, PROMPT, TOKEN):
+        if not prices[j] and j != TOKEN:
+            fail(f"no price of '{PRICES[j]}': runs of one request alone are wanted")
+    return prices, wait_layers
+
+
+def describe_machine(prices, wait_layers, source):
+    read, prompt, token, kv = (prices[j] for j in COMPUTE)
+    return {"name": "calibrated", "memory_gib": 1e6, "memory_gb_per_s": 1e-6 / read, "gemm_tflops": 1e-9 / prompt,
             "bandwidth_efficiency": 1, "gemm_efficiency": 1, "decode_gemm_efficiency": prompt / token if token else 1,
-            "layer_overhead_us": 0, "overlap": 0, "source": source}
+            "kv_bandwidth_efficiency": read / kv if kv else 1, "layer_overhead_us": 0, "wait_layers": wait_layers,
+            "source": source}
 
 
 def describe_link(prices, place, args, source):
-    return {"name": place, "latency_us": 1e3 * (prices[3] + prices[4] * delay_of(place)), "gb_per_s": 1e-6 / prices[5],
-            "ranks": 0, "two_step_bytes": args.two_step_bytes, "source": source}
+    return {"name": place, "latency_us": 1e3 * (prices[HOP] + prices[HOP_BY_DELAY] * delay_of(place)),
+            "gb_per_s": 1e-6 / prices[MOVED] if prices[MOVED] else 1e6, "ranks": 0, **way(args), "source": source}
+
+
+def way(args):
+    return {"two_step_bytes": args.two_step_bytes, "shared": int(args.shared)}
 
 
 def write(path, value):
     path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def calibrate(args, cells, held_out):
+def calibrate(args, runs, held_out, source):
     """Files that describe the machine and the link of each place."""
     out = Path(args.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -115,15 +177,18 @@ def calibrate(args, cells, held_out):
     with tempfile.TemporaryDirectory() as folder:
         gpu, link = Path(folder) / "gpu.json", Path(folder) / "link.json"
         write(gpu, unit)
-        write(link, {"latency_us": 1, "gb_per_s": 1, "ranks": 0, "two_step_bytes": args.two_step_bytes})
-        points = [p for cell in cells if not held_out(cell) for p in points_of(cell, plan_row(args, cell, gpu, link))]
-    prices = least_squares([p[3] for p in points], [p[1] for p in points])
-    source = f"perf/calibrate_plan.py from {os_relative(args.measured)}"
-    write(out / "machine.json", describe_machine(prices, source))
+        write(link, {"latency_us": 1, "gb_per_s": 1, "ranks": 0, **way(args)})
+        points = [p for run in runs if not held_out(run) for p in points_of(run, plan_row(args, run, gpu, link))]
+    prices, wait_layers = fit(points)
+    write(out / "machine.json", describe_machine(prices, wait_layers, source))
     links = {}
-    for place in dict.fromkeys(cell["place"] for cell in cells):
-        links[place] = out / ("link_" + re.sub(r"\W+", "_", place) + ".json")
-        write(links[place], describe_link(prices, place, args, source))
+    for place in dict.fromkeys(run.place for run in runs):
+        links[place] = "nvlink"  # any: lone ranks never use it
+        if (prices[HOP] or prices[HOP_BY_DELAY]) and any(run.place == place and run.ranks > 1 for run in runs):
+            links[place] = out / ("link_" + re.sub(r"\W+", "_", place) + ".json")
+            write(links[place], describe_link(prices, place, args, source))
+        elif any(run.place == place and run.ranks > 1 for run in runs):
+            fail(f"{place}: several ranks, but no run that was fitted has any")
     return out / "machine.json", links
 
 
@@ -132,50 +197,76 @@ def os_relative(path):
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
-def check(args, cells, held_out, machine, links):
+def check(args, runs, held_out, machine, links):
     rows = []
-    for cell in cells:
-        for what, measured, predicted, _ in points_of(cell, plan_row(args, cell, machine, links[cell["place"]])):
-            rows.append({"place": cell["place"], "model": cell["model"], "batch": cell["batch"], "what": what,
-                         "held_out": held_out(cell), "measured_ms": measured, "predicted_ms": predicted,
-                         "error": predicted / measured - 1})
+    for run in runs:
+        for point in points_of(run, plan_row(args, run, machine, links[run.place])):
+            rows.append({"place": run.place, "model": run.model, "ranks": run.ranks, "batch": run.batch,
+                         "input_len": run.input_len, "output_len": run.output_len, "emulated": run.emulated,
+                         "what": point.what, "held_out": held_out(run), "measured_ms": point.measured,
+                         "predicted_ms": point.predicted, "error": point.predicted / point.measured - 1})
     return rows
+
+
+def read_runs(args):
+    """All runs, the files they are from, and the commits those name."""
+    runs, files, commits = [], [], []
+    if args.measured:
+        try:
+            data = json.loads(Path(args.measured).read_text(encoding="utf-8"))
+            runs += runs_of_comparison(data)
+            commits.append(data["commit"])
+        except (OSError, ValueError, KeyError, TypeError) as why:
+            fail(f"{args.measured}: no file of perf/pt_vs_tp.py: {why!r}")
+        files.append(args.measured)
+    for place, *paths in args.bench:
+        if not paths:
+            fail(f"--bench {place}: a place and files of `ptrt bench --json` are wanted")
+        try:
+            runs += runs_of_benches(place, paths)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
+            fail(f"--bench {place}: no files of `ptrt bench --json`: {why!r}")
+        files += paths
+    runs = [run for run in runs if not args.only or any(text in run.label for text in args.only)]
+    if not runs:
+        fail("no measured runs: give a file of perf/pt_vs_tp.py or --bench PLACE FILE…")
+    return runs, [os_relative(path) for path in files], commits
+
+
+def report(rows):
+    for row in rows:
+        setup = f"{row['place']:22} {row['model']:14} batch {row['batch']:<4}{row['input_len']:>5} in {row['output_len']:>4} out"
+        print(f"{setup}  {row['what']}  measured {row['measured_ms']:8.2f} ms  predicted {row['predicted_ms']:8.2f}"
+              f"  {100 * row['error']:+6.1f} %{'  held out' if row['held_out'] else ''}")
+    worst = {kind: max((abs(r["error"]) for r in rows if r["held_out"] == kind), default=None) for kind in (False, True)}
+    for kind, text in ((False, "fitted"), (True, "held out")):
+        if worst[kind] is not None:
+            errors = [abs(r["error"]) for r in rows if r["held_out"] == kind]
+            print(f"{text}: {len(errors)} points, largest error {100 * worst[kind]:.1f} %, mean {100 * sum(errors) / len(errors):.1f} %")
+    return worst
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("measured", help="the file of perf/pt_vs_tp.py")
-    parser.add_argument("--places", nargs="*", default=[], help="only places that contain one of these texts")
-    parser.add_argument("--hold-out", nargs="*", default=[], help="places that contain one of these are predicted, not fitted")
-    parser.add_argument("--two-step-bytes", type=float, default=384 * 1024,
-                        help="bytes a rank from which the measured program added slices")
+    parser.add_argument("measured", nargs="?", help="the file of perf/pt_vs_tp.py")
+    parser.add_argument("--bench", nargs="+", action="append", default=[], metavar=("PLACE", "FILE"),
+                        help="files of `ptrt bench --json` that were measured at PLACE; again for other places")
+    parser.add_argument("--only", nargs="*", default=[], help="only runs whose label contains one of these texts")
+    parser.add_argument("--hold-out", nargs="*", default=[], help="runs whose label contains one of these are predicted, not fitted")
+    parser.add_argument("--two-step-bytes", type=float, default=1,
+                        help="bytes a rank from which the measured program's sums took two steps")
+    parser.add_argument("--shared", action="store_true", help="all ranks' messages share a medium, or the cores of one machine")
     parser.add_argument("--ptrt", default=str(ROOT / "build" / "ptrt"))
     parser.add_argument("--out", required=True, help="folder for the descriptions and the check")
     args = parser.parse_args()
-    try:
-        data = json.loads(Path(args.measured).read_text(encoding="utf-8"))
-        args.ranks = data["ranks"]
-        cells = [c for c in data["cells"] if not args.places or any(text in c["place"] for text in args.places)]
-        measured_at = data["commit"]
-        for cell in cells:
-            for key in ("place", "model", "batch", "input_len", "output_len", "command"):
-                cell[key]
-            cell["median"]["tpot_ms"], cell["median"]["ttft_ms"]
-    except (OSError, ValueError, KeyError, TypeError) as why:
-        fail(f"{args.measured}: no file of perf/pt_vs_tp.py: {why!r}")
+    runs, files, commits = read_runs(args)
 
-    def held_out(cell):
-        return any(text in cell["place"] for text in args.hold_out)
-    machine, links = calibrate(args, cells, held_out)
-    rows = check(args, cells, held_out, machine, links)
-    for row in rows:
-        print(f"{row['place']:22}{row['model']:8} batch {row['batch']:<4}{row['what']}  measured {row['measured_ms']:8.2f} ms  "
-              f"predicted {row['predicted_ms']:8.2f}  {100 * row['error']:+6.1f} %{'  held out' if row['held_out'] else ''}")
-    worst = {kind: max((abs(r["error"]) for r in rows if r["held_out"] == kind), default=None) for kind in (False, True)}
-    for kind, text in ((False, "fitted"), (True, "held out")):
-        if worst[kind] is not None:
-            print(f"largest error, {text}: {100 * worst[kind]:.1f} %")
-    write(Path(args.out) / "check.json", {"measured": os_relative(args.measured), "measured_at": measured_at, "commit": commit(),
+    def held_out(run):
+        return any(text in run.label for text in args.hold_out)
+    source = "perf/calibrate_plan.py from " + ", ".join(files)
+    rows = check(args, runs, held_out, *calibrate(args, runs, held_out, source))
+    worst = report(rows)
+    write(Path(args.out) / "check.json", {"measured": files, "measured_at": commits, "commit": commit(),
                                           "command": "perf/calibrate_plan.py " + " ".join(sys.argv[1:]),
                                           "largest_error_fitted": worst[False], "largest_error_held_out": worst[True],
                                           "points": rows})

@@ -4,15 +4,13 @@
 import csv
 import json
 import shutil
-import subprocess
-import sys
 import unittest
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ptrt_cli import PTRT, ROOT, CliTest, ptrt, read_results, write_requests
+from ptrt_cli import CliTest, ptrt, read_results, write_requests
 
 import pt_reference as ref
 from crc32c import crc32c
@@ -285,72 +283,6 @@ class Tools(CliTest):
             outcome = ptrt(*arguments, ranks=ranks)
             self.assertEqual(outcome.status, 2, outcome.output)
             self.assertIn(words, outcome.output)
-
-    def test_plan(self) -> None:
-        text, table = self.fresh("-config.json"), self.fresh(".json")
-        text.write_text(json.dumps(make_config(tracks=4, layers=8, sync_layers=[4, 8], heads=4, kv_heads=2)))
-        told = ptrt("plan", text, "--gpus", "4,8", "--gpu", "h200", "--link", "ib", "--json", table)
-        self.assert_done(told)
-        self.assertIn("PREDICTED", told.stdout)
-        rows = json.loads(table.read_text())["runs"]
-        self.assertEqual({row["gpus"] for row in rows}, {4, 8})
-        tracks = next(row for row in rows if row["layout"] == "PT 4 ranks" and row["gpus"] == 4)
-        shared = next(row for row in rows if row["layout"] == "TP 4" and row["gpus"] == 4)
-        self.assertEqual((tracks["sync_points_per_forward"], shared["sync_points_per_forward"]), (2, 16))
-        self.assertLess(tracks["tpot_ms"], shared["tpot_ms"])
-        for options, words in ((("--gpu", "h1000"), "h1000"), (("--gpus", "0"), "gpus"), (("--link", text), "unknown key"),
-                               (("--gpus", "3", "--link", "nvlink"), None)):
-            outcome = ptrt("plan", text, *options)
-            self.assertEqual(outcome.status, 0 if words is None else 2, outcome.output)
-            self.assertIn(words or "replicas", outcome.output)
-
-    def calibrate(self, cells: list[dict], *options: str) -> subprocess.CompletedProcess:
-        measured = self.fresh(".json")
-        measured.write_text(json.dumps({"ranks": 4, "commit": "none", "cells": cells}))
-        return subprocess.run([sys.executable, ROOT / "perf" / "calibrate_plan.py", measured, "--ptrt", PTRT, *options],
-                              capture_output=True, text=True, timeout=60)
-
-    def test_calibrated_plan(self) -> None:
-        """From times that a known machine would take, the fit finds that machine again, also where it was not shown any."""
-        machine, link = self.fresh(".json"), self.fresh(".json")
-        machine.write_text(json.dumps({"memory_gib": 8, "memory_gb_per_s": 20, "gemm_tflops": 0.3, "bandwidth_efficiency": 1,
-                                       "gemm_efficiency": 1, "decode_gemm_efficiency": 0.4, "layer_overhead_us": 0,
-                                       "overlap": 0}))
-        cells = []
-        for delay in (50, 100, 200):
-            link.write_text(json.dumps({"latency_us": 150 + 0.5 * delay, "gb_per_s": 0.4, "ranks": 0, "two_step_bytes": 131072}))
-            for depth in (2, 4):
-                config = self.fresh("-config.json")
-                config.write_text(json.dumps(make_config(tracks=4, layers=8, hidden_size=256, ffn_size=512,
-                                                         sync_layers=list(range(depth, 9, depth)))))
-                for batch in (1, 16):
-                    table = self.fresh(".json")
-                    self.assert_done(ptrt("plan", config, "--gpus", "4", "--gpu", machine, "--link", link, "--input-len", "128",
-                                          "--output-len", "32", "--batch", batch, "--json", table))
-                    row = next(r for r in json.loads(table.read_text())["runs"] if r["layout"] == "PT 4 ranks")
-                    cells.append({"place": f"{delay} us, 10 Gbit/s", "model": f"PT D={depth}", "batch": batch, "input_len": 128,
-                                  "output_len": 32, "command": f"ptrt bench --random-weights {config} --threads 1",
-                                  "median": {"tpot_ms": row["tpot_ms"], "ttft_ms": row["ttft_ms"]}})
-        out = self.fresh("-calibration")
-        options = ("--hold-out", "100 us", "--two-step-bytes", "131072", "--out", str(out))
-        told = self.calibrate(cells, *options)
-        self.assertEqual(told.returncode, 0, told.stderr)
-        found = json.loads((out / "machine.json").read_text())
-        self.assertAlmostEqual(found["memory_gb_per_s"], 20, delta=0.02)
-        self.assertAlmostEqual(found["gemm_tflops"], 0.3, delta=0.0003)
-        self.assertAlmostEqual(found["decode_gemm_efficiency"], 0.4, delta=0.0004)
-        self.assertAlmostEqual(json.loads((out / "link_100_us_10_Gbit_s.json").read_text())["latency_us"], 200, delta=0.2)
-        check = json.loads((out / "check.json").read_text())
-        self.assertLess(check["largest_error_held_out"], 1e-3)
-        self.assertEqual(sum(point["held_out"] for point in check["points"]), 6)
-        cells[-1]["median"]["tpot_ms"] *= 2  # times that the model cannot explain show in the check
-        self.calibrate(cells, *options)
-        self.assertGreater(json.loads((out / "check.json").read_text())["largest_error_fitted"], 0.1)
-        for few, words in ((cells[:1], "measured times for"), ([{"place": "x"}], "no file of")):
-            told = self.calibrate(few, "--out", str(out))
-            self.assertEqual(told.returncode, 1, told.stderr)
-            self.assertIn(words, told.stderr)
-            self.assertNotIn("Traceback", told.stderr)
 
     def test_help(self) -> None:
         told = ptrt("--help")

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 
 #include "kernels/error.h"
@@ -37,16 +38,16 @@ const GpuSpec kGpu{"g", 1, 1000, 100, 0.5, 0.5, 2};
 const LinkSpec kLink{"l", 10, 1, 0};
 
 TEST(CostModel, CollectivesTakeTheQuickerWay) {
-  EXPECT_EQ(collective_us(kLink, 1, 1e6), 0);
-  EXPECT_DOUBLE_EQ(collective_us(kLink, 4, 1000), 10 + 3 * 1.0);
-  EXPECT_DOUBLE_EQ(collective_us(kLink, 4, 100000), 20 + 2 * 0.75 * 100.0);
+  EXPECT_EQ(sum_us(kLink, 1, 1e6), 0);
+  EXPECT_DOUBLE_EQ(sum_us(kLink, 4, 1000), 10 + 3 * 1.0);
+  EXPECT_DOUBLE_EQ(sum_us(kLink, 4, 100000), 20 + 2 * 0.75 * 100.0);
 }
 
 TEST(CostModel, MessagesCostTimeOfTheirOwn) {
   LinkSpec link = kLink;
   link.message_us = 2;
-  EXPECT_DOUBLE_EQ(collective_us(link, 4, 1000), 10 + 3 * (2 + 1.0));
-  EXPECT_DOUBLE_EQ(collective_us(link, 4, 100000), 20 + 6 * (2 + 25.0));
+  EXPECT_DOUBLE_EQ(sum_us(link, 4, 1000), 10 + 3 * (2 + 1.0));
+  EXPECT_DOUBLE_EQ(sum_us(link, 4, 100000), 20 + 6 * (2 + 25.0));
 }
 
 TEST(CostModel, SumsAsShortAsTheLinkHasThemAndTheEnginesOwnTime) {
@@ -65,22 +66,45 @@ TEST(CostModel, SumsAsShortAsTheLinkHasThemAndTheEnginesOwnTime) {
 TEST(CostModel, TwoStepsFromTheSizeThatTheLinkNames) {
   LinkSpec link = kLink;
   link.two_step_bytes = 1000;
-  EXPECT_DOUBLE_EQ(collective_us(link, 4, 999), 10 + 3 * 0.999);
-  EXPECT_DOUBLE_EQ(collective_us(link, 4, 1000), 20 + 6 * 0.25);
+  EXPECT_DOUBLE_EQ(sum_us(link, 4, 999), 10 + 3 * 0.999);
+  EXPECT_DOUBLE_EQ(sum_us(link, 4, 1000), 20 + 6 * 0.25);
+}
+
+TEST(CostModel, ASharedLinkCarriesOneMessageAtATime) {
+  LinkSpec link = kLink;
+  link.shared = true;
+  EXPECT_DOUBLE_EQ(sum_us(link, 4, 1000), 10 + 4 * 3 * 1.0);
+  link.two_step_bytes = 1;
+  EXPECT_DOUBLE_EQ(sum_us(link, 4, 1000), 20 + 2 * 4 * 3 * 0.25);
+}
+
+TEST(CostModel, EverySyncPointWaitsForTheSlowest) {
+  const ModelConfig config = four_tracks();
+  GpuSpec gpu = kGpu;
+  gpu.wait_layers = 0.5;
+  const Workload work{64, 2, 1, 8192};
+  const double even = predict(config, {4, 1, 1}, work, kGpu, kLink).tpot_ms;
+  const Prediction late = predict(config, {4, 1, 1}, work, gpu, kLink);
+  const double compute = even - even * predict(config, {4, 1, 1}, work, kGpu, kLink).sync_fraction;
+  EXPECT_NEAR(late.tpot_ms - even, 2 * 0.5 * compute / 8, 1e-9) << "two fusions";
+  EXPECT_EQ(predict(config, {1, 1, 1}, work, gpu, kLink).tpot_ms,
+            predict(config, {1, 1, 1}, work, kGpu, kLink).tpot_ms)
+      << "a lone rank waits for nobody";
 }
 
 TEST(CostModel, CountsAndPricesMakeTheTime) {
   const ModelConfig config = four_tracks();
   GpuSpec gpu{"g", 1, 1000, 100, 0.5, 0.5, 2};
-  gpu.overlap = false;
   gpu.decode_gemm_efficiency = 0.25;
+  gpu.kv_bandwidth_efficiency = 0.125;
   const Prediction p = predict(config, {4, 1, 1}, {64, 2, 3, 8192}, gpu, kLink);
   EXPECT_EQ(p.decode.hops, 3) << "two fusions and the head's exchange";
   EXPECT_EQ(p.decode.messages, 9);
   EXPECT_DOUBLE_EQ(p.decode.moved_bytes, 2 * 3 * 3 * 400 + 3 * 3 * 8);
   const auto us = [](const StepCounts& c, double efficiency) {
-    return c.bytes / (1e3 * 1000 * 0.5) + c.ops / (1e6 * 100 * efficiency) + 8 * 2 + c.hops * 10 +
-           c.moved_bytes / 1e3;
+    return std::max(c.weight_bytes / (1e3 * 1000 * 0.5), c.ops / (1e6 * 100 * efficiency)) +
+           std::max(c.kv_bytes / (1e3 * 1000 * 0.125), c.attention_ops / (1e6 * 100 * efficiency)) + 8 * 2 +
+           c.hops * 10 + c.moved_bytes / 1e3;
   };
   EXPECT_NEAR(1e3 * p.tpot_ms, us(p.decode, 0.25), 1e-6);
   EXPECT_NEAR(1e3 * p.ttft_ms, us(p.prefill, 0.5), 1e-6);
