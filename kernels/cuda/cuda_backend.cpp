@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/block_kernels.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
@@ -321,6 +322,31 @@ void CudaBackend::subtract(Tensor x, Tensor y) {
   check_exact(x);
   check_exact(y);
   cuda::subtract(x, y, stream_.get());
+}
+
+void CudaBackend::end_block(const BlockEnd& end) {
+  if (!cuda::fits_one_launch(end)) return Backend::end_block(end);
+  for (const TrackWeights* norm : {end.post_norm, end.combine_norm})
+    if (norm != nullptr) check_weights(*norm, end.h.tracks, DType::float32, 1, end.h.width);
+  for (const Tensor& x : {end.h, end.y}) check_exact(x);
+  check_like(end.a, end.h);
+  check_like(end.h, end.y);
+  PTRT_CHECK(end.a.tracks == end.h.tracks);
+  if (end.minus.data != nullptr) check_like(end.minus, end.y);
+  cuda::end_block(end, stream_.get());
+}
+
+void CudaBackend::begin_block(const BlockBegin& begin) {
+  if (!cuda::fits_one_launch(begin)) return Backend::begin_block(begin);
+  for (const TrackWeights* norm : {begin.dispatch_norm, begin.pre_norm})
+    if (norm != nullptr) check_weights(*norm, begin.h.tracks, DType::float32, 1, begin.h.width);
+  for (const Tensor& x : {begin.x, begin.h}) check_exact(x);
+  check_like(begin.x, begin.h);
+  if (begin.pre_norm != nullptr) {
+    check_inner(begin.normed);
+    check_like(begin.h, begin.normed);
+  }
+  cuda::begin_block(begin, stream_.get());
 }
 
 void CudaBackend::tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,

@@ -61,6 +61,8 @@ class CudaBackend final : public Backend {
   void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
                  const KvPool& pool, Tensor out) override;
   void subtract(Tensor x, Tensor y) override;
+  void end_block(const BlockEnd& end) override;
+  void begin_block(const BlockBegin& begin) override;
   void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "cuda/device_test.h"
+#include "cuda_emulation/stream.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "model_io/model_file.h"
 #include "model_io/tokenizer.h"
@@ -38,6 +39,7 @@ struct Job {
 struct Outcome {
   std::vector<Completion> completions;
   RunCounters counters;
+  std::uint64_t kernels = 0;  // launched by the run
 };
 
 // The groups of threads that stand for the groups of ranks.
@@ -92,7 +94,9 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
   hooks.completed = [&](Completion&& done) {
     outcome.completions[static_cast<std::size_t>(done.request)] = std::move(done);
   };
+  const std::uint64_t kernels_before = emulation::kernel_launches();
   EXPECT_TRUE(engine.run(job.task, job.requests, order, hooks));
+  outcome.kernels = emulation::kernel_launches() - kernels_before;
   outcome.counters = engine.counters();
   return outcome;
 }
@@ -201,6 +205,25 @@ TEST(CudaRanks, EveryFusionOverTheHostsAndTheDevices) {
   expect_same_bits(run_over(job, {.ranks = 2, .fusion = DeviceFusion::automatic}), alone, "automatic");
   const Job texts = small_job(Task::score);
   EXPECT_LT(distance(run_over(texts, {.ranks = 4, .fusion = DeviceFusion::nccl}), run_over(texts, {})), 1e-2);
+}
+
+// Of one step of two layers, with a sync between them or without: what the sync adds, its collective apart.
+TEST(CudaRanks, OneKernelMoreForASync) {
+  for (const bool norms : {false, true})
+    for (const FusionOp op : {FusionOp::mean, FusionOp::delta_sum}) {
+      Job job = small_job(Task::score);
+      job.requests.resize(1);
+      job.config.fusion = {op, norms, norms};
+      job.config.norm_placement = {.pre = true, .output = false, .post = false};
+      job.load = [config = &job.config](const Placement& p, const TrackSplit& split, Backend& backend) {
+        return random_shard(*config, 5, DType::bfloat16, p.first_track, p.tracks, backend, {}, split);
+      };
+      const Outcome two_syncs = run_over(job, {.ranks = 4});
+      job.config.sync_layers = {2};
+      const Outcome one_sync = run_over(job, {.ranks = 4});
+      EXPECT_EQ(two_syncs.counters.fusions, 2u);
+      EXPECT_EQ(two_syncs.kernels, one_sync.kernels + 1) << "norms " << norms;
+    }
 }
 
 // Two ranks share each track: sums behind wo and w_down, over the devices too.
