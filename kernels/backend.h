@@ -76,7 +76,7 @@ struct LinearJob {
 // The KV pool of a rank; ops work on its first tracks, as many as q has. [page][local track][layer][keys,
 // values][kv_head] and then one head's page, whose inner layout is the backend's own. CPU: cpu/kv_layout.h;
 // CUDA: both [kPageTokens][head_dim]. Page by page, so that only memory of pages in use is ever touched.
-// Elements are float32 or bfloat16.
+// Elements are float32 or bfloat16; on a GPU of Backend::activation_type().
 struct KvPool {
   std::byte* data = nullptr;
   DType dtype = DType::float32;

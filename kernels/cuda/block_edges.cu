@@ -233,14 +233,12 @@ bool fits_one_launch(const BlockBegin& begin) {
 }
 
 void end_block(const BlockEnd& end, cudaStream_t stream) {
-  if (end.a.dtype == DType::float32)
-    run_end<float>(end, stream);
-  else
-    run_end<bf16>(end, stream);
+  if (end.a.dtype == DType::float32) return run_end<float>(end, stream);
+  with_element(end.a.dtype, [&]<typename T>(Element<T>) { run_end<T>(end, stream); });
 }
 
 void begin_block(const BlockBegin& begin, cudaStream_t stream) {
-  run_begin<bf16>(begin, stream);
+  with_element(begin.normed.dtype, [&]<typename T>(Element<T>) { run_begin<T>(begin, stream); });
 }
 
 }  // namespace ptrt::cuda

@@ -11,7 +11,7 @@ namespace ptrt::cuda {
 bool fits_one_launch(const BlockEnd& end);
 bool fits_one_launch(const BlockBegin& begin);
 
-// a: bfloat16 or float32. normed: bfloat16.
+// a: of an inner type (numbers.cuh) or float32. normed: of an inner type.
 void end_block(const BlockEnd& end, cudaStream_t stream);
 void begin_block(const BlockBegin& begin, cudaStream_t stream);
 

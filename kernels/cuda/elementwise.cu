@@ -109,10 +109,8 @@ __global__ void tree_sum_kernel(TreeArgs args) {
 }  // namespace
 
 void add(const Tensor& a, const Tensor& h, cudaStream_t stream) {
-  if (a.dtype == DType::bfloat16)
-    run<Add, bf16, float>("add", a, h, stream);
-  else
-    run<Add, float, float>("add", a, h, stream);
+  if (a.dtype == DType::float32) return run<Add, float, float>("add", a, h, stream);
+  with_element(a.dtype, [&]<typename T>(Element<T>) { run<Add, T, float>("add", a, h, stream); });
 }
 
 void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
@@ -120,14 +118,12 @@ void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
 }
 
 void copy(const Tensor& x, const Tensor& out, cudaStream_t stream) {
-  if (out.dtype == DType::bfloat16)
-    run<Copy, float, bf16>("copy", x, out, stream);
-  else
-    run<Copy, float, float>("copy", x, out, stream);
+  if (out.dtype == DType::float32) return run<Copy, float, float>("copy", x, out, stream);
+  with_element(out.dtype, [&]<typename T>(Element<T>) { run<Copy, float, T>("copy", x, out, stream); });
 }
 
 void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream) {
-  run<Swiglu, bf16, bf16>("swiglu", up, gate, stream);
+  with_element(gate.dtype, [&]<typename T>(Element<T>) { run<Swiglu, T, T>("swiglu", up, gate, stream); });
 }
 
 void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out,
@@ -146,12 +142,8 @@ void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tens
 
 void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
            cudaStream_t stream) {
-  if (table.dtype == DType::bfloat16)
-    run_embed<bf16>(table, tokens, sampled, x, stream);
-  else if (table.dtype == DType::float16)
-    run_embed<__half>(table, tokens, sampled, x, stream);
-  else
-    run_embed<float>(table, tokens, sampled, x, stream);
+  if (table.dtype == DType::float32) return run_embed<float>(table, tokens, sampled, x, stream);
+  with_element(table.dtype, [&]<typename T>(Element<T>) { run_embed<T>(table, tokens, sampled, x, stream); });
 }
 
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,

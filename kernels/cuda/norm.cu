@@ -88,22 +88,27 @@ void run(const char* name, const Tensor* added, const TrackWeights& weights, flo
 void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
               cudaStream_t stream) {
   constexpr const char* kName = "rms_norm";
-  if (x.dtype == DType::bfloat16)
-    run<bf16, bf16, bf16>(kName, nullptr, weights, eps, x, out, stream);
-  else if (out.dtype == DType::bfloat16)
-    run<bf16, float, bf16>(kName, nullptr, weights, eps, x, out, stream);
-  else
-    run<bf16, float, float>(kName, nullptr, weights, eps, x, out, stream);
+  if (out.dtype == DType::float32)
+    return run<float, float, float>(kName, nullptr, weights, eps, x, out, stream);
+  with_element(out.dtype, [&]<typename T>(Element<T>) {
+    (x.dtype == DType::float32 ? run<float, float, T> : run<float, T, T>)(kName, nullptr, weights, eps, x,
+                                                                          out, stream);
+  });
 }
 
 void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
                   cudaStream_t stream) {
   constexpr const char* kName = "add_rms_norm";
   const bool exact = a.dtype == DType::float32;
-  if (out.dtype == DType::bfloat16)
-    (exact ? run<float, float, bf16> : run<bf16, float, bf16>)(kName, &a, weights, eps, h, out, stream);
-  else
-    (exact ? run<float, float, float> : run<bf16, float, float>)(kName, &a, weights, eps, h, out, stream);
+  if (exact && out.dtype == DType::float32)
+    return run<float, float, float>(kName, &a, weights, eps, h, out, stream);
+  with_element(exact ? out.dtype : a.dtype, [&]<typename T>(Element<T>) {
+    if (exact)
+      run<float, float, T>(kName, &a, weights, eps, h, out, stream);
+    else
+      (out.dtype == DType::float32 ? run<T, float, float> : run<T, float, T>)(kName, &a, weights, eps, h, out,
+                                                                              stream);
+  });
 }
 
 }  // namespace ptrt::cuda

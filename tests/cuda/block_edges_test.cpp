@@ -5,7 +5,7 @@ namespace ptrt::testing {
 namespace {
 
 class DeviceBlockEdges : public DeviceTest {};
-PTRT_EVERY_DEVICE(DeviceBlockEdges);
+PTRT_EVERY_DEVICE_AND_TYPE(DeviceBlockEdges);
 
 struct Case {
   std::int64_t tracks, rows, width;

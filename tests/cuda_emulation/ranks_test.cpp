@@ -25,6 +25,7 @@ struct Layout {
   int ranks = 1, tensor_parallel = 1;
   DeviceFusion fusion = DeviceFusion::tree;
   bool on_cuda = true;
+  DType inner = DType::bfloat16;  // on CUDA
 };
 
 // A model to run: where a rank's weights come from, and what is asked.
@@ -69,8 +70,9 @@ class Groups {
 
 Outcome run_rank(const Job& job, const Layout& layout, const Placement& placement, Groups& groups) {
   static std::mutex one_reader;  // the HDF5 library takes one thread at a time
-  std::unique_ptr<Backend> backend =
-      layout.on_cuda ? std::make_unique<CudaBackend>("host emulation") : make_cpu_backend({.threads = 1});
+  std::unique_ptr<Backend> backend = layout.on_cuda
+                                         ? std::make_unique<CudaBackend>("host emulation", true, layout.inner)
+                                         : make_cpu_backend({.threads = 1});
   const TrackSplit split{placement.tensor_parallel, placement.tensor_rank};
   TrackShard shard;
   {
@@ -85,7 +87,7 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
                 {.max_batch = 4,
                  .max_rows = 20,
                  .kv_pages = 32,
-                 .kv_dtype = layout.on_cuda ? DType::bfloat16 : DType::float32});
+                 .kv_dtype = layout.on_cuda ? layout.inner : DType::float32});
   std::vector<std::int64_t> order(job.requests.size());
   for (std::size_t i = 0; i < order.size(); i++) order[i] = static_cast<std::int64_t>(i);
   Outcome outcome;
@@ -232,6 +234,8 @@ TEST(CudaRanks, TensorParallel) {
   const Outcome on_cpu = run_over(job, {.ranks = 1, .on_cuda = false});
   const Outcome packed = run_over(job, {.ranks = 2, .tensor_parallel = 2});
   EXPECT_LT(distance(packed, on_cpu), 3e-2);
+  const Outcome float16 = run_over(job, {.ranks = 4, .tensor_parallel = 2, .inner = DType::float16});
+  EXPECT_LT(distance(float16, on_cpu), 3e-3);
   const std::uint64_t forwards = packed.counters.steps;
   EXPECT_EQ(packed.counters.track_sums, forwards * 2 * 2);
   EXPECT_EQ(packed.counters.fusions, forwards * 2);
