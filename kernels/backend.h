@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/block_edges.h"
 #include "kernels/device_collectives.h"
 #include "kernels/host_cores.h"
 #include "kernels/tensor.h"
@@ -75,7 +76,7 @@ struct LinearJob {
 // The KV pool of a rank; ops work on its first tracks, as many as q has. [page][local track][layer][keys,
 // values][kv_head] and then one head's page, whose inner layout is the backend's own. CPU: cpu/kv_layout.h;
 // CUDA: both [kPageTokens][head_dim]. Page by page, so that only memory of pages in use is ever touched.
-// Elements are float32 or bfloat16.
+// Elements are float32 or bfloat16; on a GPU of Backend::activation_type().
 struct KvPool {
   std::byte* data = nullptr;
   DType dtype = DType::float32;
@@ -309,6 +310,31 @@ class Backend {
   // `scale`: out = (add_to ? add_to : 0) + scale · tree.
   virtual void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,
                         const float* add_to, float* out) = 0;
+
+  // What lies between the last product of a track block and the first of the next, around the sync
+  // (block_edges.h), with the bits of these ops.
+  virtual void end_block(const BlockEnd& end) {
+    if (end.post_norm != nullptr)
+      add_rms_norm(end.a, end.h, *end.post_norm, end.eps, end.h);
+    else
+      add(end.a, end.h);
+    if (end.combine_norm != nullptr)
+      rms_norm(*end.combine_norm, end.eps, end.h, end.y);
+    else if (end.y.data != end.h.data)
+      copy(end.h, end.y);
+    if (end.minus.data != nullptr) subtract(end.minus.broadcast(end.y.tracks), end.y);
+  }
+  virtual void begin_block(const BlockBegin& begin) {
+    float* x = begin.x.row(0, 0);
+    if (!begin.parts.empty())
+      tree_sum(begin.parts, begin.x.rows * begin.x.width, begin.scale, begin.add_to_x ? x : nullptr, x);
+    const Tensor every = begin.x.broadcast(begin.h.tracks);
+    if (begin.dispatch_norm != nullptr)
+      rms_norm(*begin.dispatch_norm, begin.eps, every, begin.h);
+    else
+      copy(every, begin.h);
+    if (begin.pre_norm != nullptr) rms_norm(*begin.pre_norm, begin.eps, begin.h, begin.normed);
+  }
 
   // One token a row of logits [1, rows, vocab]; randomness depends on (seed, position) alone.
   virtual void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) = 0;

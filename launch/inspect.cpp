@@ -10,6 +10,7 @@
 //   checksums                         {present, absent, verified (--verify was given), failed: [..],
 //   unchecked: [..]}
 //   kv_bytes_per_token_per_track      {float32, bfloat16}: what --kv-dtype chooses between
+//   device_dtype                      of matrices, activations, keys and values on a GPU: bfloat16 or float16
 //   placements                        [{ranks, tracks_per_rank, weight_bytes_per_rank,
 //                                       kv_bytes_per_token_per_rank: {float32, bfloat16}}]
 //                                     for one replica, every number of ranks that fits
@@ -27,6 +28,7 @@
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -59,7 +61,14 @@ struct Facts {
   std::vector<std::string> failed;     // with --verify: what is wrong with each dataset that does not match
   std::vector<std::string> unchecked;  // datasets without a checksum
   std::int64_t kv_elements_per_track = 0;  // a token
-  DType embedding = DType::bfloat16;       // of a table that is only looked up
+  // On a GPU.
+  std::optional<DType> matrices;  // stored type of those so far, while they are of one
+  bool matrices_differ = false;
+  DType embedding = DType::bfloat16;
+
+  DeviceTypes on_device() const {
+    return {inner_type_on_device(matrices_differ ? std::nullopt : matrices), embedding};
+  }
 };
 
 // With `verify_content`, `reader` is one of the dataset.
@@ -80,6 +89,10 @@ Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, bo
   for (const TensorSpec& spec : tensors) {
     const StoredTensor stored = model.stat(spec);
     if (spec.role == WeightRole::embedding) facts.embedding = stored.dtype;
+    if (spec.role == WeightRole::matrix || spec.role == WeightRole::tied_embedding) {
+      facts.matrices_differ |= facts.matrices.value_or(stored.dtype) != stored.dtype;
+      facts.matrices = stored.dtype;
+    }
     volume.parameters += spec.elements();
     const std::size_t bytes = stored.bytes + (stored.scales ? stored.scales->bytes : 0);
     volume.bytes += bytes;
@@ -137,7 +150,7 @@ std::int64_t kv_bytes(const Facts& facts, std::int64_t tracks, DType dtype) {
 // Of a rank on a GPU, with the default sizes of a step.
 DeviceNeeds needs_on_device(const ModelConfig& config, const Facts& facts, const Placement& rank) {
   const ModelRunOptions defaults;
-  return device_needs(config, rank.first_track, rank.tracks, facts.embedding, defaults.max_batch,
+  return device_needs(config, rank.first_track, rank.tracks, facts.on_device(), defaults.max_batch,
                       std::max(defaults.max_step_tokens, defaults.max_batch));
 }
 
@@ -208,6 +221,7 @@ ordered_json to_json(const ModelFile& model, const Facts& facts, const std::vect
                          {"failed", facts.failed},
                          {"unchecked", facts.unchecked}};
   result["kv_bytes_per_token_per_track"] = kv_bytes_json(facts, 1);
+  result["device_dtype"] = to_string(facts.on_device().inner);
   result["placements"] = placements_json(facts, model.config().tracks);
   result["ranks"] = ordered_json::array();
   for (const Placement& rank : ranks) {
@@ -284,7 +298,7 @@ void print_placement(const ModelConfig& config, const Facts& facts, const std::v
                            kv_bytes(facts, tracks / n, DType::bfloat16)));
   fmt::print("Multiples of {} ranks serve replicas of one rank a track.\n\n", tracks);
   fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", "rank", "replica", "tracks", "weights",
-             "GPU: weights", "KV/token", "scratch");
+             fmt::format("GPU ({})", to_string(facts.on_device().inner)), "KV/token", "scratch");
   for (const Placement& rank : ranks) {
     const DeviceNeeds needs = needs_on_device(config, facts, rank);
     fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", rank.rank, rank.replica,

@@ -60,7 +60,7 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
   for (const std::string& other : job.all_gather(device_))
     if (other != device_) device_ = "cpu";
   bind_device();
-  all_or_none(job, [&] { compute_ = choose_compute(); });
+  all_or_none(job, [&] { compute_ = choose_compute(), inner_ = choose_inner(); });
   choose_backend();
   plan_kv_pages();
 }
@@ -80,15 +80,16 @@ Placement ModelSession::place() const {
 // Why this run cannot be on a GPU; empty when it can.
 std::string ModelSession::cuda_obstacle() const {
   if (options_.compute == "float32" || options_.compute == "int8")
-    return fmt::format("products take bfloat16 there, not --compute {}", options_.compute);
-  if (options_.weights == "int8" || matrix_type() == DType::int8) return "it takes no int8 weights";
+    return fmt::format("products take bfloat16 or float16 there, not --compute {}", options_.compute);
+  if (options_.weights == "int8" || stored_type({WeightRole::matrix}) == DType::int8)
+    return "it takes no int8 weights";
   if (config_.head_dim > kCudaMaxHeadDim || config_.tracks > kCudaMaxTracks)
     return fmt::format("it takes up to {} tracks and a head_dim of up to {}, the model has {} and {}",
                        kCudaMaxTracks, kCudaMaxHeadDim, config_.tracks, config_.head_dim);
   if (placement_.tensor_parallel > kCudaMaxTracks)
     return fmt::format("a track is shared by up to {} ranks there, not {}", kCudaMaxTracks,
                        placement_.tensor_parallel);
-  if (options_.kv_dtype == "float32") return "keys and values are bfloat16 there, not --kv-dtype float32";
+  if (options_.kv_dtype == "float32") return "keys and values have 16 bits there, not --kv-dtype float32";
   return cuda_missing();
 }
 
@@ -146,23 +147,29 @@ void ModelSession::settle_fusion() {
 // What `auto` means for this rank's weights on the instruction set that was agreed on. Matrices of several
 // types take float32: none of them is to be rounded without being asked for.
 Compute ModelSession::choose_compute() const {
-  if (device_ == "cuda") return Compute::bfloat16;
   if (options_.compute == "float32") return Compute::float32;
   if (options_.compute == "int8") return Compute::int8;
   if (options_.compute == "bfloat16") return Compute::bfloat16;
-  const std::optional<DType> type = options_.weights == "int8" ? DType::int8 : matrix_type();
+  const std::optional<DType> type =
+      options_.weights == "int8" ? DType::int8 : stored_type({WeightRole::matrix});
   if (type == DType::int8 && cpu_computes(Compute::int8)) return Compute::int8;
   if (type == DType::bfloat16 && cpu_computes(Compute::bfloat16)) return Compute::bfloat16;
   return Compute::float32;
 }
 
-std::optional<DType> ModelSession::matrix_type() const {
+// Of a GPU: what is asked to be bfloat16 makes everything so.
+DType ModelSession::choose_inner() const {
+  if (options_.compute == "bfloat16" || options_.kv_dtype == "bfloat16") return DType::bfloat16;
+  return inner_type_on_device(stored_type({WeightRole::matrix, WeightRole::tied_embedding}));
+}
+
+std::optional<DType> ModelSession::stored_type(std::initializer_list<WeightRole> roles) const {
   if (!file_) return DType::bfloat16;  // random weights
   std::optional<DType> type;
   bool same = true;
   const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
     for (const TensorSpec& spec : tensors) {
-      if (spec.role != WeightRole::matrix) continue;
+      if (std::ranges::find(roles, spec.role) == roles.end()) continue;
       const DType found = file_->stat(spec).dtype;
       same &= type.value_or(found) == found;
       type = found;
@@ -174,18 +181,20 @@ std::optional<DType> ModelSession::matrix_type() const {
   return same ? type : std::nullopt;
 }
 
-// Ranks that would choose differently all take float32.
+// Ranks that would choose differently all take float32, on GPUs bfloat16.
 void ModelSession::choose_backend() {
   const std::string mine = compute();
   for (const std::string& other : job_.all_gather(mine))
-    if (other != mine) compute_ = Compute::float32;
+    if (other != mine) compute_ = Compute::float32, inner_ = DType::bfloat16;
   const bool exact =
       options_.kv_dtype == "auto" ? compute_ == Compute::float32 : options_.kv_dtype == "float32";
   kv_dtype_ = exact ? DType::float32 : DType::bfloat16;
+  if (device_ == "cuda") kv_dtype_ = inner_;
   share_ = take_core_share(job_, options_.threads, options_.bind == "auto");
   all_or_none(job_, [&] {
     if (device_ == "cuda") {
-      backend_ = make_cuda_backend({.device = gpu_.device, .graphs = options_.cuda_graphs == "on"});
+      backend_ =
+          make_cuda_backend({.device = gpu_.device, .graphs = options_.cuda_graphs == "on", .inner = inner_});
       return;
     }
     backend_ = make_cpu_backend({.threads = share_.threads,
@@ -198,10 +207,10 @@ void ModelSession::choose_backend() {
 }
 
 DeviceNeeds ModelSession::needs_on_device() const {
-  DType embedding = DType::bfloat16;  // of random weights
+  DeviceTypes types{.inner = inner_};  // of random weights
   for (const TensorSpec& spec : shared_tensors(config_))
-    if (file_ && spec.role == WeightRole::embedding) embedding = file_->stat(spec).dtype;
-  return device_needs(mine_, placement_.first_track, placement_.tracks, embedding, options_.max_batch,
+    if (file_ && spec.role == WeightRole::embedding) types.embedding = file_->stat(spec).dtype;
+  return device_needs(mine_, placement_.first_track, placement_.tracks, types, options_.max_batch,
                       std::max(options_.max_step_tokens, options_.max_batch));
 }
 
@@ -334,7 +343,9 @@ std::string ModelSession::describe() const {
   std::string devices;
   if (device_ == "cuda" && p.replica_ranks > 1) devices = " | fusion over " + engine_->describe_syncs();
   if (!gpu_obstacle_.empty()) devices = " | not on GPUs: " + gpu_obstacle_;
-  if (device_plan_) devices += fmt::format("\n{}", device_plan_->describe());
+  if (device_plan_)
+    devices += fmt::format("\n{}; matrices, activations, keys and values are {}", device_plan_->describe(),
+                           to_string(inner_));
   const std::string line = fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank{}, {} replica{} | {} x {} "
       "thread{} ({}, {}, {} products) | "

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
@@ -40,7 +41,10 @@ class ModelSession {
   const TokenizerChoice& tokenizer() const { return tokenizer_; }
   Backend& backend() { return *backend_; }
   Engine& engine() { return *engine_; }
-  std::string compute() const { return std::string(to_string(compute_)); }  // type of the products' inputs
+  // Type of the products' inputs.
+  std::string compute() const {
+    return std::string(device_ == "cuda" ? to_string(inner_) : to_string(compute_));
+  }
   DType kv_dtype() const { return kv_dtype_; }
   int threads() const { return backend_->threads(); }
   const CoreShare& core_share() const { return share_; }
@@ -65,8 +69,9 @@ class ModelSession {
   std::unique_ptr<TrackComm> join_group(std::int64_t colour, std::int64_t size, const char* others);
   void choose_backend();
   Compute choose_compute() const;
-  // Of all matrices of this rank as stored; none where they differ.
-  std::optional<DType> matrix_type() const;
+  DType choose_inner() const;
+  // Of all weights of these roles that this rank has, as stored; none where they differ.
+  std::optional<DType> stored_type(std::initializer_list<WeightRole> roles) const;
   std::int64_t kv_budget();
   DeviceNeeds needs_on_device() const;
   HeadRows choose_head_rows() const;
@@ -85,7 +90,8 @@ class ModelSession {
   std::string gpu_obstacle_;    // why ranks that see GPUs are on the CPU
   GpuChoice gpu_;
   DeviceFusion fusion_ = DeviceFusion::automatic;
-  Compute compute_ = Compute::float32;
+  Compute compute_ = Compute::float32;  // on the CPU
+  DType inner_ = DType::bfloat16;       // on a GPU: of matrices, activations, keys and values
   CoreShare share_;
   std::unique_ptr<Backend> backend_;
   DType kv_dtype_ = DType::float32;

@@ -65,10 +65,12 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
       ->check(CLI::IsMember({"auto", "none"}))
       ->capture_default_str();
   command
-      .add_option("--compute", run.compute,
-                  "Type in which matrix products take their inputs; auto: bfloat16 for bfloat16 weights and "
-                  "int8 for\n"
-                  "int8 weights where every rank's processor has such products, else float32")
+      .add_option(
+          "--compute", run.compute,
+          "Type in which matrix products take their inputs; auto: bfloat16 for bfloat16 weights and "
+          "int8 for\n"
+          "int8 weights where every rank's processor has such products, else float32; on a GPU float16 for\n"
+          "float16 weights, else bfloat16")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16", "int8"}))
       ->capture_default_str();
   command
@@ -79,7 +81,9 @@ void add_run_options(CLI::App& command, ModelRunOptions& run, std::string& kv_si
       ->capture_default_str();
   command
       .add_option("--kv-dtype", run.kv_dtype,
-                  "Type of the cached keys and values (auto: float32 with --compute float32, else bfloat16)")
+                  "Type of the cached keys and values (auto: float32 with --compute float32, else bfloat16; "
+                  "on a GPU\n"
+                  "that of the products)")
       ->check(CLI::IsMember({"auto", "float32", "bfloat16"}))
       ->capture_default_str();
   command

@@ -7,7 +7,8 @@
 // of perf/configs/dense_8b.json through the Backend interface: microseconds, GB/s of the bytes that must move
 // or TFLOP/s of the operations that must be done, and their share of the ceiling. Data are random; what is
 // bound by memory takes its weights or pages in turn from more memory than the L2 cache holds. Times are of
-// the device, from replays of a CUDA graph of several launches; medians.
+// the device, from replays of a CUDA graph of several launches; medians. All in bfloat16, and again in
+// float16 what tensor cores do.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
@@ -42,13 +43,17 @@ struct Ceilings {
 
 class Bench {
  public:
-  explicit Bench(const std::string& device)
-      : backend_(device),
+  // Activations, weights and pages are of `type`. With `ceilings` these count, else measure_ceilings() is
+  // called first.
+  Bench(const std::string& device, DType type, const Ceilings& ceilings = {})
+      : type_(type),
+        backend_(device, true, type),
         timer_(backend_.stream()),
         arena_(backend_.allocate(kArenaBytes, "weights and pages of the benchmark")),
         streams_(backend_.allocate(2 * kMaxRows * kHidden * sizeof(float), "streams")),
         inner_(backend_.allocate(4 * kMaxRows * kFfn * 2, "activations")),
-        logits_(backend_.allocate(kSequences * kVocab * sizeof(float), "logits")) {
+        logits_(backend_.allocate(kSequences * kVocab * sizeof(float), "logits")),
+        ceilings_(ceilings) {
     WorkLimits limits;
     limits.rows = kMaxRows;
     limits.logit_rows = limits.sequences = kSequences;
@@ -56,15 +61,15 @@ class Bench {
     limits.heads = kHeads;
     limits.head_dim = kHeadDim;
     backend_.reserve(limits);
-    fill_bfloat16(arena_.get(), kArenaBytes / 2, 0.03f, backend_.stream());
+    fill_arena();
     fill_float32(streams_.get(), 2 * kMaxRows * kHidden, 1, backend_.stream());
-    fill_bfloat16(inner_.get(), 4 * kMaxRows * kFfn, 1, backend_.stream());
+    fill_inner();
     fill_float32(logits_.get(), kSequences * kVocab, 10, backend_.stream());
   }
 
   void measure_ceilings();
   void products(const char* name, std::int64_t in, const std::vector<std::int64_t>& outs, std::int64_t rows,
-                DType y_type = DType::bfloat16);
+                bool exact = false);
   void decode_attention(std::int64_t batch, std::int64_t context);
   void prefill_attention(std::int64_t rows, std::int64_t past);
   void row_ops(std::int64_t rows);
@@ -76,7 +81,7 @@ class Bench {
  private:
   // The f-th of four runs of activations, kMaxRows · kFfn elements each.
   Tensor inner(int which, std::int64_t rows, std::int64_t width) const {
-    return {inner_.get() + which * kMaxRows * kFfn * 2, 1, rows, width, rows * width, DType::bfloat16};
+    return {inner_.get() + which * kMaxRows * kFfn * 2, 1, rows, width, rows * width, type_};
   }
   Tensor stream(int which, std::int64_t rows) const {
     return {
@@ -87,6 +92,14 @@ class Bench {
   void bound_by_memory(const std::string& name, std::int64_t rows, double us, double bytes);
   void bound_by_arithmetic(const std::string& name, std::int64_t rows, double us, double operations);
 
+  void fill_arena() { fill_inner_type(arena_.get(), kArenaBytes / 2, 0.03f, type_, backend_.stream()); }
+  void fill_inner() { fill_inner_type(inner_.get(), 4 * kMaxRows * kFfn, 1, type_, backend_.stream()); }
+  // What an op is called in the results.
+  std::string called(const std::string& name) const {
+    return type_ == DType::bfloat16 ? name : fmt::format("{}, {}", name, to_string(type_));
+  }
+
+  DType type_;
   CudaBackend backend_;
   GraphTimer timer_;
   std::shared_ptr<std::byte[]> arena_, streams_, inner_, logits_;
@@ -97,15 +110,19 @@ class Bench {
 
 void Bench::bound_by_memory(const std::string& name, std::int64_t rows, double us, double bytes) {
   const double rate = bytes / us / 1e3, share = rate / ceilings_.gb_per_s();
-  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.0f} GB/s   {:>5.2f}\n", name, rows, us, rate, share);
-  results_.push_back(
-      {{"op", name}, {"rows", rows}, {"us", us}, {"bound", "memory"}, {"gb_per_s", rate}, {"share", share}});
+  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.0f} GB/s   {:>5.2f}\n", called(name), rows, us, rate, share);
+  results_.push_back({{"op", called(name)},
+                      {"rows", rows},
+                      {"us", us},
+                      {"bound", "memory"},
+                      {"gb_per_s", rate},
+                      {"share", share}});
 }
 
 void Bench::bound_by_arithmetic(const std::string& name, std::int64_t rows, double us, double operations) {
   const double rate = operations / us / 1e6, share = rate / ceilings_.gemm_tflops;
-  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.1f} TFLOP/s {:>4.2f}\n", name, rows, us, rate, share);
-  results_.push_back({{"op", name},
+  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.1f} TFLOP/s {:>4.2f}\n", called(name), rows, us, rate, share);
+  results_.push_back({{"op", called(name)},
                       {"rows", rows},
                       {"us", us},
                       {"bound", "arithmetic"},
@@ -122,21 +139,22 @@ void Bench::measure_ceilings() {
   const double read =
       timer_.median_us(2, [&](int) { read_bytes(arena, kArenaBytes, sink, backend_.stream()); });
   constexpr std::int64_t kSide = 8192;
-  const Tensor x{arena, 1, kSide, kSide, kSide * kSide, DType::bfloat16};
-  const Tensor y{arena + kHalf, 1, kSide, kSide, kSide * kSide, DType::bfloat16};
-  const TrackWeights w{{arena + kHalf / 2, DType::bfloat16, 1, kSide, kSide}};
+  const Tensor x{arena, 1, kSide, kSide, kSide * kSide, type_};
+  const Tensor y{arena + kHalf, 1, kSide, kSide, kSide * kSide, type_};
+  const TrackWeights w{{arena + kHalf / 2, type_, 1, kSide, kSide}};
   const LinearJob job{&w, x, y};
   const double product = timer_.median_us(4, [&](int) { backend_.linear({&job, 1}); });
   ceilings_ = {2.0 * kHalf / copy / 1e3, static_cast<double>(kArenaBytes) / read / 1e3,
                2.0 * kSide * kSide * kSide / product / 1e6};
-  fill_bfloat16(arena, kArenaBytes / 2, 0.03f, backend_.stream());
+  fill_arena();
   fmt::print("copy {:.0f} GB/s, read {:.0f} GB/s, bfloat16 product {:.0f} TFLOP/s\n", ceilings_.copy_gb_per_s,
              ceilings_.read_gb_per_s, ceilings_.gemm_tflops);
 }
 
 // One list of products that share an input, as the forward pass gives them.
 void Bench::products(const char* name, std::int64_t in, const std::vector<std::int64_t>& outs,
-                     std::int64_t rows, DType y_type) {
+                     std::int64_t rows, bool exact) {
+  const DType y_type = exact ? DType::float32 : type_;
   const std::int64_t out = std::accumulate(outs.begin(), outs.end(), std::int64_t{0}), elements = out * in;
   const auto sets = static_cast<int>(kArenaBytes / (static_cast<std::size_t>(elements) * 2));
   const int launches = std::min(sets, rows <= 16 ? 12 : 4);
@@ -144,7 +162,7 @@ void Bench::products(const char* name, std::int64_t in, const std::vector<std::i
   for (int s = 0; s < sets; s++) {
     const std::byte* at = arena_.get() + s * elements * 2;
     for (const std::int64_t o : outs) {
-      weights[static_cast<std::size_t>(s)].push_back({{at, DType::bfloat16, 1, o, in}});
+      weights[static_cast<std::size_t>(s)].push_back({{at, type_, 1, o, in}});
       at += o * in * 2;
     }
   }
@@ -180,7 +198,7 @@ void Bench::decode_attention(std::int64_t batch, std::int64_t context) {
   std::iota(slots.begin(), slots.end(), 0);
   const std::int64_t pages = context / kPageTokens;
   set_step(positions, slots, pages);
-  KvPool pool{arena_.get(), DType::bfloat16, 1, 1, batch * pages, kKvHeads, kHeadDim};
+  KvPool pool{arena_.get(), type_, 1, 1, batch * pages, kKvHeads, kHeadDim};
   const double bytes = static_cast<double>(pool.bytes());
   pool.layers = std::max<std::int64_t>(1, static_cast<std::int64_t>(kArenaBytes / pool.bytes()));
   const AttentionShape shape{kHeads, kKvHeads, kHeadDim};
@@ -198,7 +216,7 @@ void Bench::prefill_attention(std::int64_t rows, std::int64_t past) {
   std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(past));
   const std::int64_t pages = (rows + past) / kPageTokens;
   set_step(positions, slots, pages);
-  const KvPool pool{arena_.get(), DType::bfloat16, 1, 1, pages, kKvHeads, kHeadDim};
+  const KvPool pool{arena_.get(), type_, 1, 1, pages, kKvHeads, kHeadDim};
   const AttentionShape shape{kHeads, kKvHeads, kHeadDim};
   const Tensor q = inner(0, rows, kHeads * kHeadDim), out = inner(1, rows, kHeads * kHeadDim);
   const StepRows step{positions, slots, page_table_, pages};
@@ -227,7 +245,7 @@ void Bench::row_ops(std::int64_t rows) {
   std::iota(positions.begin(), positions.end(), 0);
   const std::int64_t pages = (rows + kPageTokens - 1) / kPageTokens;
   set_step(positions, slots, pages);
-  const KvPool pool{arena_.get(), DType::bfloat16, 1, 1, pages, kKvHeads, kHeadDim};
+  const KvPool pool{arena_.get(), type_, 1, 1, pages, kKvHeads, kHeadDim};
   const Tensor angles{streams_.get(), 1, rows, kHeadDim, rows * kHeadDim, DType::float32};
   const double rope_us = timer_.median_us(launches, [&](int) {
     backend_.rope_append({kHeads, kKvHeads, kHeadDim}, {}, {}, angles, inner(0, rows, kHeads * kHeadDim),
@@ -236,9 +254,8 @@ void Bench::row_ops(std::int64_t rows) {
   });
   bound_by_memory("rope and append", rows, rope_us,
                   row_count * kHeadDim * (2 * 2 * (kHeads + 2 * kKvHeads) + 4));
-  fill_bfloat16(inner_.get(), 4 * kMaxRows * kFfn, 1,
-                backend_.stream());  // rotated and multiplied many times
-  fill_bfloat16(arena_.get(), kArenaBytes / 2, 0.03f, backend_.stream());
+  fill_inner();  // rotated and multiplied many times
+  fill_arena();
 }
 
 // By the host's clock: sample() waits for its results.
@@ -265,7 +282,7 @@ void run_all(Bench& bench) {
     bench.products("wo", kHeads * kHeadDim, {kHidden}, rows);
     bench.products("gate and up", kHidden, {kFfn, kFfn}, rows);
     bench.products("down", kFfn, {kHidden}, rows);
-    if (rows <= kSequences) bench.products("head", kHidden, {kVocab}, rows, DType::float32);
+    if (rows <= kSequences) bench.products("head", kHidden, {kVocab}, rows, true);
   }
   for (const auto& [batch, context] :
        {std::pair{1, 4096}, {1, 32768}, {8, 4096}, {64, 1024}, {64, 4096}, {128, 1024}})
@@ -280,6 +297,13 @@ void run_all(Bench& bench) {
     bench.sampling(rows, "greedy choice, waited for", greedy);
     bench.sampling(rows, "top_p 0.95, waited for", top_p);
   }
+}
+
+void run_float16(Bench& bench) {
+  for (const std::int64_t rows : {1, 16, 128, 4096})
+    bench.products("gate and up", kHidden, {kFfn, kFfn}, rows);
+  bench.decode_attention(64, 4096);
+  bench.prefill_attention(4096, 0);
 }
 
 ordered_json machine() {
@@ -305,13 +329,20 @@ int run(const std::string& json_file) {
   }
   ordered_json json{{"machine", machine()}};
   fmt::print("{}\n", json["machine"]["gpu"].get<std::string>());
-  Bench bench(json["machine"]["gpu"].get<std::string>());
-  bench.measure_ceilings();
-  run_all(bench);
-  const Ceilings& c = bench.ceilings();
+  const auto gpu = json["machine"]["gpu"].get<std::string>();
+  Ceilings c;
+  {
+    Bench bench(gpu, DType::bfloat16);
+    bench.measure_ceilings();
+    run_all(bench);
+    c = bench.ceilings();
+    json["ops"] = bench.results();
+  }
+  Bench float16(gpu, DType::float16, c);
+  run_float16(float16);
+  for (const ordered_json& op : float16.results()) json["ops"].push_back(op);
   json["ceilings"] = {
       {"copy_gb_per_s", c.copy_gb_per_s}, {"read_gb_per_s", c.read_gb_per_s}, {"gemm_tflops", c.gemm_tflops}};
-  json["ops"] = bench.results();
   if (json_file.empty()) return 0;
   std::ofstream out(json_file);
   out << json.dump(1) << "\n";

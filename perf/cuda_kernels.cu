@@ -83,8 +83,8 @@ void read_bytes(const void* from, std::size_t bytes, std::uint32_t* sink, cudaSt
          static_cast<const uint4*>(from), count, sink);
 }
 
-void fill_bfloat16(void* to, std::size_t count, float size, cudaStream_t stream) {
-  fill<bf16>(to, count, size, stream);
+void fill_inner_type(void* to, std::size_t count, float size, DType type, cudaStream_t stream) {
+  with_element(type, [&]<typename T>(Element<T>) { fill<T>(to, count, size, stream); });
 }
 void fill_float32(void* to, std::size_t count, float size, cudaStream_t stream) {
   fill<float>(to, count, size, stream);

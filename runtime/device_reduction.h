@@ -26,6 +26,10 @@ class DeviceReduction final : public Reduction {
   void begin_step() override;
   void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
            float* out) override;
+  float* send_buffer(std::int64_t count) override;
+  std::span<const float* const> begin_exchange(std::span<const float* const> local,
+                                               std::int64_t count) override;
+  void end_exchange() override;
   bool recordable() const override { return true; }
   void settle() override;
   std::string describe() const override;
@@ -43,10 +47,11 @@ class DeviceReduction final : public Reduction {
   Watchdog* watchdog_;
   std::unique_ptr<DeviceCollectives> group_;
   std::unique_ptr<DeviceTimer> timer_;
-  float* send_ = nullptr;  // tree: [parts, count]; nccl: [count]
-  float* recv_ = nullptr;  // tree: [ranks, parts, count]; nccl: [count]
+  std::int64_t sent_bytes_ = 0;  // in the exchange under way
+  float* send_ = nullptr;        // tree: [parts, count]; nccl: [count]
+  float* recv_ = nullptr;        // tree: [ranks, parts, count]; nccl: [count]
   std::vector<StepHeader> headers_;
-  std::vector<const float*> all_;  // parts of all ranks, in recv_
+  std::vector<const float*> all_;  // parts of all ranks, or their sum, in recv_
 };
 
 }  // namespace ptrt

@@ -143,14 +143,20 @@ void Forward::run_layers(std::span<const std::int32_t> tokens, const StepRows& r
   cos_sin_ = cos_sin_all_.first_rows(count);
   backend_.embed(shard_.embedding, tokens, x_);
   backend_.rope_angles(rows.positions, config_.rope_theta, cos_sin_);
-  const StepView step{&rows, &live, kept_, x_, cos_sin_};
+  StepView step{&rows, &live, kept_, x_, cos_sin_};
   for (std::int64_t block = 0; block < schedule_.blocks(); block++) {
+    const bool last = block + 1 == schedule_.blocks();
+    // Passes that go with the sync take all tracks and all rows.
+    const bool whole = apart_.empty() && (!last || kept_.empty());
+    step.entry = whole ? fusion_.entry(x_) : SyncEntry{};
     run_block(block, step);
-    if (block + 1 == schedule_.blocks() && !kept_.empty()) {
+    if (last && !kept_.empty()) {
       backend_.keep_rows(x_, kept_);
       x_ = x_.first_rows(std::ssize(kept_));
     }
-    fusion_.fuse(x_, scratch_.h.first_rows(x_.rows));
+    const Tensor y = step.entry.y.data == nullptr ? scratch_.h.first_rows(x_.rows) : step.entry.y;
+    const BlockBegin next = last || !whole ? BlockBegin{} : together_.beginning(block + 1, x_);
+    step.begun = fusion_.fuse(x_, y, step.entry, last || !whole ? nullptr : &next);
   }
 }
 

@@ -34,17 +34,45 @@ void Fusion::begin_step() {
   reduction_->begin_step();
 }
 
-void Fusion::fuse(Tensor x, Tensor y) {
+SyncEntry Fusion::entry(Tensor x) {
+  const std::int64_t count = x.rows * x.width;
+  float* send = reduction_->send_buffer(count);
+  if (send == nullptr) return {};
+  SyncEntry entry;
+  if (op_ == FusionOp::delta_sum) entry.minus = x;
+  if (!partial_sums_ || local_tracks_ == 1) entry.y = {send, local_tracks_, x.rows, x.width, count};
+  return entry;
+}
+
+bool Fusion::fuse(Tensor x, Tensor y, const SyncEntry& entry, const BlockBegin* next) {
   const std::int64_t count = y.rows * y.width;
-  if (op_ == FusionOp::delta_sum) backend_.subtract(x.broadcast(y.tracks), y);
+  const bool delta = op_ == FusionOp::delta_sum;
+  if (delta && entry.minus.data == nullptr) backend_.subtract(x.broadcast(y.tracks), y);
   for (std::int64_t t = 0; t < local_tracks_; t++) local_[static_cast<std::size_t>(t)] = y.row(t, 0);
   std::span<const float* const> parts = local_;
-  if (partial_sums_ && local_tracks_ > 1) backend_.tree_sum(local_, count, 1.0f, nullptr, y.row(0, 0));
+  if (partial_sums_ && local_tracks_ > 1) {
+    float* send = reduction_->send_buffer(count);
+    float* sum = send != nullptr ? send : y.row(0, 0);
+    backend_.tree_sum(local_, count, 1.0f, nullptr, sum);
+    local_[0] = sum;
+  }
   if (partial_sums_) parts = parts.first(1);
   const float scale = op_ == FusionOp::mean ? 1.0f / static_cast<float>(total_tracks_) : 1.0f;
   float* out = x.row(0, 0);
-  reduction_->sum(parts, count, scale, op_ == FusionOp::delta_sum ? out : nullptr, out);
+  bool begun = false;
+  if (next != nullptr)
+    if (const auto all = reduction_->begin_exchange(parts, count); !all.empty()) {
+      BlockBegin begin = *next;
+      begin.parts = all;
+      begin.scale = scale;
+      begin.add_to_x = delta;
+      backend_.begin_block(begin);
+      reduction_->end_exchange();
+      begun = true;
+    }
+  if (!begun) reduction_->sum(parts, count, scale, delta ? out : nullptr, out);
   if (total_tracks_ == 1) reduction_->stats().sync_points = 0;
+  return begun;
 }
 
 }  // namespace ptrt

@@ -15,6 +15,12 @@
 
 namespace ptrt {
 
+// What the fusion would have from the track blocks before it. In place where both have no data.
+struct SyncEntry {
+  Tensor y;      // [local tracks, rows, d] where they leave their outputs, in the place of h
+  Tensor minus;  // [1, rows, d]            subtracted from them
+};
+
 class Fusion {
  public:
   // `comm`: the ranks that hold the replica's other tracks. max_rows bounds the rows of a step; all buffers
@@ -23,8 +29,12 @@ class Fusion {
          const Placement& placement, std::int64_t max_rows, const ReductionOptions& options = {});
 
   void begin_step();
-  // x [1, rows, d] = fuse(x, y) with y [local tracks, rows, d], which is overwritten.
-  void fuse(Tensor x, Tensor y);
+  // For the fuse() to come of x [1, rows, d].
+  SyncEntry entry(Tensor x);
+  // x [1, rows, d] = fuse(x, y) with y [local tracks, rows, d], which is overwritten; y is as `entry`, if
+  // any, said. `next`, without its sum: begins the block that follows in one pass with the sum, where that
+  // can be; true when it did.
+  bool fuse(Tensor x, Tensor y, const SyncEntry& entry = {}, const BlockBegin* next = nullptr);
 
   Reduction& reduction() { return *reduction_; }
   // Sync points are counted also when the tracks share a rank; a dense model has none.

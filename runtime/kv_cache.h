@@ -34,7 +34,7 @@ class PageAllocator {
 // The memory behind the pages.
 class KvCache {
  public:
-  // `dtype`: float32 or bfloat16.
+  // `dtype`: float32 or bfloat16; on a GPU Backend::activation_type().
   KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages,
           DType dtype);
   const KvPool& pool() const { return pool_; }

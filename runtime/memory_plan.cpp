@@ -19,9 +19,9 @@ std::int64_t size(DType dtype) {
   return static_cast<std::int64_t>(size_of(dtype));
 }
 
-std::int64_t weight_bytes(const TensorSpec& spec, DType embedding) {
-  DType kept = DType::bfloat16;
-  if (spec.role == WeightRole::embedding) kept = embedding;
+std::int64_t weight_bytes(const TensorSpec& spec, const DeviceTypes& types) {
+  DType kept = types.inner;
+  if (spec.role == WeightRole::embedding) kept = types.embedding;
   if (spec.role == WeightRole::router || spec.role == WeightRole::vector) kept = DType::float32;
   return (spec.elements() * size(kept) + kAlignment - 1) / kAlignment * kAlignment;
 }
@@ -46,22 +46,26 @@ std::int64_t activation_bytes(const ModelConfig& mine, std::int64_t tracks, std:
   return max_rows * (tracks * row + shared_row) + logit_rows * head_row;
 }
 
+DType inner_type_on_device(std::optional<DType> stored) {
+  return stored == DType::float16 ? DType::float16 : DType::bfloat16;
+}
+
 DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std::int64_t tracks,
-                         DType embedding, std::int64_t max_batch, std::int64_t max_rows) {
+                         const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows) {
   DeviceNeeds needs;
-  for (const TensorSpec& spec : shared_tensors(mine)) needs.weights += weight_bytes(spec, embedding);
+  for (const TensorSpec& spec : shared_tensors(mine)) needs.weights += weight_bytes(spec, types);
   for (std::int64_t t = 0; t < tracks; t++)
     for (const TensorSpec& spec : track_tensors(mine, first_track + t))
-      needs.weights += weight_bytes(spec, embedding);
+      needs.weights += weight_bytes(spec, types);
 
   EngineOptions options;
   options.max_batch = max_batch;
   options.max_rows = max_rows;
   const WorkLimits limits = work_limits(mine, tracks, options);
-  needs.scratch = activation_bytes(mine, tracks, max_rows, limits.logit_rows, DType::bfloat16, false);
+  needs.scratch = activation_bytes(mine, tracks, max_rows, limits.logit_rows, types.inner, false);
   needs.scratch += limits.logit_rows * mine.vocab_size * static_cast<std::int64_t>(sizeof(float));
   needs.scratch += static_cast<std::int64_t>(cuda_scratch_bytes(limits));
-  needs.kv_page = kv_page_bytes(mine, tracks, DType::bfloat16);
+  needs.kv_page = kv_page_bytes(mine, tracks, types.inner);
   return needs;
 }
 

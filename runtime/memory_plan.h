@@ -12,7 +12,16 @@
 
 namespace ptrt {
 
-// Of a rank on a GPU: matrices, activations, keys and values in bfloat16.
+// Of what lies on a GPU.
+struct DeviceTypes {
+  DType inner = DType::bfloat16;      // of matrices, inner activations, keys and values
+  DType embedding = DType::bfloat16;  // as stored, of a table that is only looked up
+};
+
+// The inner type for matrices (a table that is the head too among them) that are all stored in one type, or
+// not: float16 for float16. Everything else takes bfloat16, into whose range all of them fit.
+DType inner_type_on_device(std::optional<DType> stored);
+
 struct DeviceNeeds {
   std::int64_t weights = 0;
   std::int64_t scratch = 0;  // activations, logits and what Backend::reserve() takes
@@ -20,9 +29,8 @@ struct DeviceNeeds {
 };
 
 // `mine`: what the rank computes of the model (config_of_rank), of so many tracks from `first_track` on.
-// `embedding`: the stored type of a table that is only looked up, which the device keeps.
 DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std::int64_t tracks,
-                         DType embedding, std::int64_t max_batch, std::int64_t max_rows);
+                         const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows);
 
 // Activations of a step, as Engine::scratch_bytes() counts them once they are there.
 std::int64_t activation_bytes(const ModelConfig& mine, std::int64_t tracks, std::int64_t max_rows,

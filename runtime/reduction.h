@@ -57,6 +57,18 @@ class Reduction {
   virtual void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
                    float* out) = 0;
 
+  // Where a rank may leave its parts [parts, count] for the next sum of `count` values, so that they need not
+  // be moved within the rank; null: there is no such memory.
+  virtual float* send_buffer(std::int64_t /*count*/) { return nullptr; }
+  // sum() in two halves, for a caller that adds up itself: the parts of all ranks, in memory of the backend
+  // that stays as it is until the next sum; empty, with nothing done, where there is only sum(). The caller
+  // queues the adding and then calls end_exchange().
+  virtual std::span<const float* const> begin_exchange(std::span<const float* const> /*local*/,
+                                                       std::int64_t /*count*/) {
+    return {};
+  }
+  virtual void end_exchange() {}
+
   // Whether sum() does nothing but queue work on the device: then a step that is recorded once and replayed
   // may hold it. A replay is told of by adding what the recorded step counted to stats().
   virtual bool recordable() const = 0;

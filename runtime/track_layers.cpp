@@ -40,7 +40,7 @@ void TrackLayers::run_block(Backend& backend, std::int64_t index, const StepView
   const BlockWeights& block = blocks_[static_cast<std::size_t>(index)];
   const auto [begin, end] = schedule_.layers_of(index);
   if (index == 0) begin_step(step);
-  begin_block(block, layers_[static_cast<std::size_t>(begin)], step.x);
+  if (!step.begun) backend.begin_block(beginning(index, step.x));
   for (std::int64_t i = begin; i < end; i++) {
     const LayerWeights& layer = layers_[static_cast<std::size_t>(i)];
     const AttentionShape shape = attention_shape(i);
@@ -48,9 +48,13 @@ void TrackLayers::run_block(Backend& backend, std::int64_t index, const StepView
     keys_and_values(layer, shape, i, step);
     if (last) keep_rows(step.kept);
     attention(layer, shape, i, last ? *step.live : *step.rows);
-    ffn(layer, i, i + 1 == end ? nullptr : &layers_[static_cast<std::size_t>(i + 1)].attn_norm);
+    ffn(layer, i);
+    if (i + 1 == end)
+      end_block(block, layer, step.entry);
+    else
+      residual(layer.ffn_output_norm, layer.ffn_post_norm,
+               layers_[static_cast<std::size_t>(i + 1)].attn_norm);
   }
-  if (config_.fusion.combine_norm) backend.rms_norm(block.combine_norm, eps_, now_.h, now_.h);
 }
 
 void TrackLayers::begin_step(const StepView& step) {
@@ -58,16 +62,41 @@ void TrackLayers::begin_step(const StepView& step) {
   now_ = scratch_;
   for (Tensor* view : {&now_.h, &now_.normed, &now_.out, &now_.q, &now_.k, &now_.v, &now_.mixed})
     *view = view->first_rows(count);
-  if (track_sum_ != nullptr) now_.out = one_run(now_.out);
+  place_output();
 }
 
-void TrackLayers::begin_block(const BlockWeights& block, const LayerWeights& first, Tensor x) {
-  const Tensor every = x.broadcast(now_.h.tracks);
+// Parts of a sum of ranks go best where they are sent from.
+void TrackLayers::place_output() {
+  if (track_sum_ == nullptr) return;
+  now_.out = one_run(now_.out);
+  float* send = track_sum_->send_buffer(now_.out.tracks * now_.out.track_stride);
+  now_.out.data = send != nullptr ? send : scratch_.out.data;
+}
+
+BlockBegin TrackLayers::beginning(std::int64_t index, Tensor x) const {
+  const auto [first, end] = schedule_.layers_of(index);
+  BlockBegin begin;
+  begin.x = x;
+  begin.h = now_.h;
+  begin.normed = now_.normed;
   if (config_.fusion.dispatch_norm)
-    backend_->rms_norm(block.dispatch_norm, eps_, every, now_.h);
-  else
-    backend_->copy(every, now_.h);
-  if (config_.norm_placement.pre) backend_->rms_norm(first.attn_norm, eps_, now_.h, now_.normed);
+    begin.dispatch_norm = &blocks_[static_cast<std::size_t>(index)].dispatch_norm;
+  if (config_.norm_placement.pre) begin.pre_norm = &layers_[static_cast<std::size_t>(first)].attn_norm;
+  begin.eps = eps_;
+  return begin;
+}
+
+void TrackLayers::end_block(const BlockWeights& block, const LayerWeights& last, const SyncEntry& entry) {
+  if (config_.norm_placement.output) backend_->rms_norm(last.ffn_output_norm, eps_, now_.out, now_.out);
+  BlockEnd end;
+  end.a = now_.out;
+  end.h = now_.h;
+  end.y = entry.y.data == nullptr ? now_.h : entry.y;
+  end.minus = entry.minus;
+  if (config_.norm_placement.post) end.post_norm = &last.ffn_post_norm;
+  if (config_.fusion.combine_norm) end.combine_norm = &block.combine_norm;
+  end.eps = eps_;
+  backend_->end_block(end);
 }
 
 void TrackLayers::keep_rows(std::span<const std::int32_t> kept) {
@@ -75,7 +104,7 @@ void TrackLayers::keep_rows(std::span<const std::int32_t> kept) {
   const auto count = static_cast<std::int64_t>(kept.size());
   for (Tensor* all : {&now_.h, &now_.q}) backend_->keep_rows(*all, kept);
   for (Tensor* all : {&now_.h, &now_.q, &now_.normed, &now_.out, &now_.mixed}) *all = all->first_rows(count);
-  if (track_sum_ != nullptr) now_.out = one_run(now_.out);
+  place_output();
 }
 
 AttentionShape TrackLayers::attention_shape(std::int64_t index) const {
@@ -101,10 +130,10 @@ void TrackLayers::attention(const LayerWeights& layer, const AttentionShape& sha
   const LinearJob merge[] = {{&layer.wo, now_.mixed, now_.out}};
   backend_->linear(merge);
   add_parts();
-  residual(layer.attn_output_norm, layer.attn_post_norm, &layer.ffn_norm);
+  residual(layer.attn_output_norm, layer.attn_post_norm, layer.ffn_norm);
 }
 
-void TrackLayers::ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm) {
+void TrackLayers::ffn(const LayerWeights& layer, std::int64_t index) {
   const Tensor input = sublayer_input();
   if (config_.ffn_kind(index) == FfnKind::moe) {
     moe(layer, input);
@@ -116,7 +145,6 @@ void TrackLayers::ffn(const LayerWeights& layer, std::int64_t index, const Track
     backend_->linear(narrow);
   }
   add_parts();
-  residual(layer.ffn_output_norm, layer.ffn_post_norm, next_norm);
 }
 
 void TrackLayers::moe(const LayerWeights& layer, Tensor input) {
@@ -144,17 +172,17 @@ void TrackLayers::add_parts() {
   track_sum_->sum(mine, now_.out.tracks * now_.out.track_stride, 1.0f, nullptr, now_.out.row(0, 0));
 }
 
-// h += out, normed where the model does; `next_norm` (null where a sync follows) is the pre-norm of the
-// sublayer after this one, which goes with the sum in one pass.
+// h += out, normed where the model does; `next_norm`, where the model has it, is the pre-norm of the sublayer
+// after this one, which goes with the sum in one pass.
 void TrackLayers::residual(const TrackWeights& output_norm, const TrackWeights& post_norm,
-                           const TrackWeights* next_norm) {
-  const bool pre = config_.norm_placement.pre && next_norm != nullptr;
+                           const TrackWeights& next_norm) {
+  const bool pre = config_.norm_placement.pre;
   if (config_.norm_placement.output) backend_->rms_norm(output_norm, eps_, now_.out, now_.out);
   if (config_.norm_placement.post) {
     backend_->add_rms_norm(now_.out, now_.h, post_norm, eps_, now_.h);
-    if (pre) backend_->rms_norm(*next_norm, eps_, now_.h, now_.normed);
+    if (pre) backend_->rms_norm(next_norm, eps_, now_.h, now_.normed);
   } else if (pre) {
-    backend_->add_rms_norm(now_.out, now_.h, *next_norm, eps_, now_.normed);
+    backend_->add_rms_norm(now_.out, now_.h, next_norm, eps_, now_.normed);
   } else {
     backend_->add(now_.out, now_.h);
   }

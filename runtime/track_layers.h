@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "model_io/model_config.h"
 #include "model_io/track_shard.h"
+#include "runtime/fusion.h"
 #include "runtime/reduction.h"
 #include "runtime/sync_schedule.h"
 
@@ -40,6 +41,9 @@ struct StepView {
   std::span<const std::int32_t> kept = {};  // empty: all
   Tensor x;                                 // [1, rows, d]   the stream that every track sees
   Tensor cos_sin;                           // [1, rows, hd]
+  // Of the block to run: whether the fusion before it began it, and what the one behind it would have.
+  bool begun = false;
+  SyncEntry entry = {};
 };
 
 class TrackLayers {
@@ -51,23 +55,26 @@ class TrackLayers {
               const KvPool& pool, const TrackScratch& scratch, Reduction* track_sum = nullptr);
 
   // Runs track block `index` on `backend`; appends keys and values. The tracks' outputs, normed where the
-  // model does, are then in output().
+  // model does, are then in output(), or where step.entry says.
   void run_block(Backend& backend, std::int64_t index, const StepView& step);
   Tensor output() const { return now_.h; }  // [T, rows, d]
+  // How block `index` begins, but for its sum; for a step that has run a block, and ends it with all rows.
+  BlockBegin beginning(std::int64_t index, Tensor x) const;
 
  private:
   void begin_step(const StepView& step);
-  void begin_block(const BlockWeights& block, const LayerWeights& first, Tensor x);
   void keys_and_values(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
                        const StepView& step);
+  void place_output();
   void keep_rows(std::span<const std::int32_t> kept);
   void attention(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
                  const StepRows& rows);
-  void ffn(const LayerWeights& layer, std::int64_t index, const TrackWeights* next_norm);
+  void ffn(const LayerWeights& layer, std::int64_t index);
   void moe(const LayerWeights& layer, Tensor input);
   void add_parts();
   void residual(const TrackWeights& output_norm, const TrackWeights& post_norm,
-                const TrackWeights* next_norm);
+                const TrackWeights& next_norm);
+  void end_block(const BlockWeights& block, const LayerWeights& last, const SyncEntry& entry);
   AttentionShape attention_shape(std::int64_t index) const;
   Tensor sublayer_input();
 

@@ -1,5 +1,6 @@
 // Causal attention over the paged KV pool: one kernel for rows that stand alone (decoding), one for runs of
-// rows of one sequence (prefill chunks over a cached past). bfloat16 q, pool and output; head_dim up to 256.
+// rows of one sequence (prefill chunks over a cached past). q, pool and output of one inner type
+// (numbers.cuh); head_dim up to 256.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -13,15 +13,16 @@ static_assert(kTokensOfPage == 16, "rows of the tensor-core product");
 constexpr int kHeads = 8;  // its columns
 constexpr float kLog2E = 1.4426950408889634f;
 
+template <typename T>
 struct DecodeArgs {
-  const bf16* q;
-  bf16* out;
+  const T* q;
+  T* out;
   std::int64_t q_stride, out_stride;  // between tracks
   float* partial;                     // [tracks, single rows, heads, splits, head_dim + 2]; null: one split
   int singles, splits, tracks, heads, kv_heads, head_dim, window;
   float scale;  // log2(e) / sqrt(head_dim): scores for powers of two
   StepView step;
-  LayerPool pool;
+  LayerPool<T> pool;
 };
 
 // Of one item (track and single row).
@@ -30,7 +31,8 @@ struct Range {
   __device__ __forceinline__ int first_split() const { return first / kSplit; }
 };
 
-__device__ __forceinline__ Range range_of(const DecodeArgs& args, int single) {
+template <typename T>
+__device__ __forceinline__ Range range_of(const DecodeArgs<T>& args, int single) {
   Range range;
   range.row = args.step.single_rows[single];
   range.last = args.step.positions[range.row];
@@ -38,7 +40,8 @@ __device__ __forceinline__ Range range_of(const DecodeArgs& args, int single) {
   return range;
 }
 
-__device__ __forceinline__ float* partial_of(const DecodeArgs& args, int item, int head, int split) {
+template <typename T>
+__device__ __forceinline__ float* partial_of(const DecodeArgs<T>& args, int item, int head, int split) {
   const std::int64_t index = (static_cast<std::int64_t>(item) * args.heads + head) * args.splits + split;
   return args.partial + index * (args.head_dim + 2);
 }
@@ -50,12 +53,12 @@ __device__ __forceinline__ float* partial_of(const DecodeArgs& args, int item, i
 // quad and 2 · quad + 1, the tokens `group` and `group` + 8. Sums are values (16 elements of 16 tokens) times
 // weights (16 tokens of 8 heads): of each token a lane loads elements 64 · half + 8 · group … + 7, and the
 // j-th product of a half has elements 2 · j and 2 · j + 1 of each eight as its rows `group` and `group` + 8.
-template <int kChunks, bool kWhole>
+template <typename T, int kChunks, bool kWhole>
 class WarpAttention {
  public:
   static constexpr int kHalves = (kChunks + 1) / 2, kPitch = 64 * kHalves;
 
-  __device__ __forceinline__ WarpAttention(const bf16* q, int heads, int head_dim, float scale)
+  __device__ __forceinline__ WarpAttention(const T* q, int heads, int head_dim, float scale)
       : head_dim_(head_dim), scale_(scale) {
 #pragma unroll
     for (int c = 0; c < kChunks; ++c)
@@ -64,19 +67,19 @@ class WarpAttention {
   }
 
   // Tokens [begin, end) of a page, at least one.
-  __device__ __forceinline__ void take_page(const bf16* keys, const bf16* values, int begin, int end) {
-    Bf16x8 value[kHalves][4];
+  __device__ __forceinline__ void take_page(const T* keys, const T* values, int begin, int end) {
+    Eight value[kHalves][4];
     float s[4] = {};
     if constexpr (kChunks > 4) {  // not all at once: registers
       score(keys, begin, end, s);
       load_values(values, begin, end, value);
     } else {
-      Bf16x8 upper[kChunks], lower[kChunks];
+      Eight upper[kChunks], lower[kChunks];
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) load_keys(keys, c, begin, end, upper[c], lower[c]);
       load_values(values, begin, end, value);
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) multiply(upper[c], lower[c], q_[c], s);
+      for (int c = 0; c < kChunks; ++c) multiply<T>(upper[c], lower[c], q_[c], s);
     }
     soften(begin, end, s);
     mix(value, s);
@@ -124,25 +127,25 @@ class WarpAttention {
     return x;
   }
 
-  __device__ __forceinline__ Bf16x8 load_part(const bf16* page, int token, int at, int begin, int end) const {
+  __device__ __forceinline__ Eight load_part(const T* page, int token, int at, int begin, int end) const {
     return token >= begin && token < end ? load8<kWhole>(page + token * head_dim_, at, head_dim_) : zeros8();
   }
-  __device__ __forceinline__ void load_keys(const bf16* keys, int chunk, int begin, int end, Bf16x8& upper,
-                                            Bf16x8& lower) const {
+  __device__ __forceinline__ void load_keys(const T* keys, int chunk, int begin, int end, Eight& upper,
+                                            Eight& lower) const {
     upper = load_part(keys, group(), chunk * 32 + quad() * 8, begin, end);
     lower = load_part(keys, group() + 8, chunk * 32 + quad() * 8, begin, end);
   }
-  __device__ __forceinline__ void score(const bf16* keys, int begin, int end, float (&s)[4]) const {
+  __device__ __forceinline__ void score(const T* keys, int begin, int end, float (&s)[4]) const {
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      Bf16x8 upper, lower;
+      Eight upper, lower;
       load_keys(keys, c, begin, end, upper, lower);
-      multiply(upper, lower, q_[c], s);
+      multiply<T>(upper, lower, q_[c], s);
     }
   }
   // Of tokens 2 · quad, 2 · quad + 1 and the same + 8.
-  __device__ __forceinline__ void load_values(const bf16* values, int begin, int end,
-                                              Bf16x8 (&to)[kHalves][4]) const {
+  __device__ __forceinline__ void load_values(const T* values, int begin, int end,
+                                              Eight (&to)[kHalves][4]) const {
 #pragma unroll
     for (int half = 0; half < kHalves; ++half)
 #pragma unroll
@@ -171,45 +174,46 @@ class WarpAttention {
     }
   }
 
-  __device__ __forceinline__ void mix(const Bf16x8 (&value)[kHalves][4], const float (&weight)[4]) {
+  __device__ __forceinline__ void mix(const Eight (&value)[kHalves][4], const float (&weight)[4]) {
     // As the product's right factor a lane has tokens 2 · quad, 2 · quad + 1 and the same + 8 of head
     // `group`.
     const int from = 8 * quad() + group() / 2;
     std::uint32_t b[2];
 #pragma unroll
     for (int eight = 0; eight < 2; ++eight) {
-      const std::uint32_t mine = pack(weight[2 * eight], weight[2 * eight + 1]);
+      const std::uint32_t mine = pack<T>(weight[2 * eight], weight[2 * eight + 1]);
       const std::uint32_t even = __shfl_sync(kAllLanes, mine, from),
                           odd = __shfl_sync(kAllLanes, mine, from + 4);
       b[eight] = group() % 2 == 0 ? low_halves(even, odd) : high_halves(even, odd);
     }
 #pragma unroll
     for (int half = 0; half < kHalves; ++half) {
-      const Bf16x8(&v)[4] = value[half];
+      const Eight(&v)[4] = value[half];
 #pragma unroll
       for (int j = 0; j < 4; ++j)
-        mma_16x8x16(sum_[half][j],
-                    {low_halves(v[0].pair[j], v[1].pair[j]), high_halves(v[0].pair[j], v[1].pair[j]),
-                     low_halves(v[2].pair[j], v[3].pair[j]), high_halves(v[2].pair[j], v[3].pair[j])},
-                    {b[0], b[1]});
+        mma_16x8x16<T>(sum_[half][j],
+                       {low_halves(v[0].pair[j], v[1].pair[j]), high_halves(v[0].pair[j], v[1].pair[j]),
+                        low_halves(v[2].pair[j], v[3].pair[j]), high_halves(v[2].pair[j], v[3].pair[j])},
+                       {b[0], b[1]});
     }
   }
 
   int head_dim_;
   float scale_;  // log2(e) / sqrt(head_dim): scores for powers of two
-  Bf16x8 q_[kChunks];
+  Eight q_[kChunks];
   float largest_[2] = {-INFINITY, -INFINITY}, total_[2] = {0, 0};  // total_: of this lane's tokens
   float sum_[kHalves][4][4] = {};
 };
 
-template <int kChunks, bool kWhole>
+template <typename T, int kChunks, bool kWhole>
 constexpr std::size_t decode_shared_bytes() {
-  return sizeof(float) * kWarps * kHeads * WarpAttention<kChunks, kWhole>::kPitch;
+  return sizeof(float) * kWarps * kHeads * WarpAttention<T, kChunks, kWhole>::kPitch;
 }
 
 // Adds what the warps have of one element of a head, and stores it.
-__device__ __forceinline__ void finish(const DecodeArgs& args, const float* sums, int pitch,
-                                       const float2* statistics, int head, int element, bf16* out,
+template <typename T>
+__device__ __forceinline__ void finish(const DecodeArgs<T>& args, const float* sums, int pitch,
+                                       const float2* statistics, int head, int element, T* out,
                                        float* partial) {
   float largest = -INFINITY, total = 0, sum = 0;
 #pragma unroll
@@ -231,9 +235,9 @@ __device__ __forceinline__ void finish(const DecodeArgs& args, const float* sums
 
 // Grid: x over items (track, single row) and their splits, y over KV heads; the block takes all query heads
 // of its KV head, kHeads at a time; its warps take pages in turn.
-template <int kChunks, bool kWhole>
-__global__ void __launch_bounds__(kThreads, kChunks > 4 ? 2 : 3) decode_kernel(DecodeArgs args) {
-  using Warp = WarpAttention<kChunks, kWhole>;
+template <typename T, int kChunks, bool kWhole>
+__global__ void __launch_bounds__(kThreads, kChunks > 4 ? 2 : 3) decode_kernel(DecodeArgs<T> args) {
+  using Warp = WarpAttention<T, kChunks, kWhole>;
   __shared__ float2 statistics[kWarps * kHeads];
   const int item = static_cast<int>(blockIdx.x) / args.splits;
   const int split_index = static_cast<int>(blockIdx.x) % args.splits;
@@ -255,7 +259,7 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 2 : 3) decode_kernel(D
     const int heads = min(kHeads, group - done), head = kv_head * group + done;
     Warp mine(args.q + track * args.q_stride + row_begin + head * head_dim, heads, head_dim, args.scale);
     for (int page = begin / kTokensOfPage + warp; page * kTokensOfPage < end; page += kWarps) {
-      const bf16* keys = args.pool.keys(__shfl_sync(kAllLanes, page_of_lane, page), track, kv_head);
+      const T* keys = args.pool.keys(__shfl_sync(kAllLanes, page_of_lane, page), track, kv_head);
       const int first = page * kTokensOfPage;
       mine.take_page(keys, keys + args.pool.values_offset, max(begin - first, 0),
                      min(end - first, kTokensOfPage));
@@ -273,7 +277,8 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 2 : 3) decode_kernel(D
 }
 
 // One block an item and head.
-__global__ void combine_splits_kernel(DecodeArgs args) {
+template <typename T>
+__global__ void combine_splits_kernel(DecodeArgs<T> args) {
   const int item = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   const int track = item / args.singles, head_dim = args.head_dim;
   const Range range = range_of(args, item % args.singles);
@@ -285,8 +290,8 @@ __global__ void combine_splits_kernel(DecodeArgs args) {
     const float* partial = partial_of(args, item, head, s);
     total += partial[head_dim + 1] * exp2f(partial[head_dim] - largest);
   }
-  bf16* out = args.out + track * args.out_stride +
-              (static_cast<std::int64_t>(range.row) * args.heads + head) * head_dim;
+  T* out = args.out + track * args.out_stride +
+           (static_cast<std::int64_t>(range.row) * args.heads + head) * head_dim;
   for (int j = static_cast<int>(threadIdx.x); j < head_dim; j += static_cast<int>(blockDim.x)) {
     float sum = 0;
     for (int s = 0; s < splits; ++s) {
@@ -297,12 +302,49 @@ __global__ void combine_splits_kernel(DecodeArgs args) {
   }
 }
 
-template <int kChunks, bool kWhole>
-void launch_decode(const DecodeArgs& args, cudaStream_t stream) {
+template <int kChunks, bool kWhole, typename T>
+void launch_decode(const DecodeArgs<T>& args, cudaStream_t stream) {
   const dim3 grid(static_cast<unsigned>(args.tracks * args.singles * args.splits),
                   static_cast<unsigned>(args.kv_heads));
-  launch({"decode_attention", grid, dim3(kThreads), stream, decode_shared_bytes<kChunks, kWhole>()},
-         decode_kernel<kChunks, kWhole>, args);
+  launch({"decode_attention", grid, dim3(kThreads), stream, decode_shared_bytes<T, kChunks, kWhole>()},
+         decode_kernel<T, kChunks, kWhole>, args);
+}
+
+template <typename T>
+void launch_kernels(const AttentionJob& job, const StepInput& step, std::int64_t splits, float* partial) {
+  const AttentionShape& shape = job.shape;
+  DecodeArgs<T> args{};
+  args.q = static_cast<const T*>(job.q.data);
+  args.out = static_cast<T*>(job.out.data);
+  args.q_stride = job.q.track_stride;
+  args.out_stride = job.out.track_stride;
+  args.partial = splits > 1 ? partial : nullptr;
+  args.singles = static_cast<int>(step.single_count());
+  args.splits = static_cast<int>(splits);
+  args.tracks = static_cast<int>(job.q.tracks);
+  args.heads = static_cast<int>(shape.heads);
+  args.kv_heads = static_cast<int>(shape.kv_heads);
+  args.head_dim = static_cast<int>(shape.head_dim);
+  args.window = static_cast<int>(shape.window);
+  args.scale = kLog2E / sqrtf(static_cast<float>(shape.head_dim));
+  args.step = step.view();
+  args.pool = layer_pool<T>(job.pool, job.layer);
+  // A head's vectors start at multiples of 16 bytes where head_dim is a multiple of 8.
+  if (shape.head_dim % 8 != 0)
+    launch_decode<8, false>(args, job.stream);
+  else if (shape.head_dim <= 64)
+    launch_decode<2, true>(args, job.stream);
+  else if (shape.head_dim <= 96)
+    launch_decode<3, true>(args, job.stream);
+  else if (shape.head_dim <= 128)
+    launch_decode<4, true>(args, job.stream);
+  else
+    launch_decode<8, true>(args, job.stream);
+  if (splits > 1)
+    launch({"combine_splits",
+            dim3(static_cast<unsigned>(args.tracks * args.singles), static_cast<unsigned>(args.heads)),
+            dim3(64), job.stream},
+           combine_splits_kernel<T>, args);
 }
 
 }  // namespace
@@ -325,41 +367,10 @@ std::int64_t DecodeAttention::splits_of(const StepInput& step) const {
 
 void DecodeAttention::run(const AttentionJob& job, const StepInput& step) const {
   if (step.single_count() == 0) return;
-  const AttentionShape& shape = job.shape;
   std::int64_t splits = splits_of(step);
-  if (shape.window > 0) splits = std::min(splits, shape.window / kSplitTokens + 2);
-  DecodeArgs args{};
-  args.q = static_cast<const bf16*>(job.q.data);
-  args.out = static_cast<bf16*>(job.out.data);
-  args.q_stride = job.q.track_stride;
-  args.out_stride = job.out.track_stride;
-  args.partial = splits > 1 ? partial_.get() : nullptr;
-  args.singles = static_cast<int>(step.single_count());
-  args.splits = static_cast<int>(splits);
-  args.tracks = static_cast<int>(job.q.tracks);
-  args.heads = static_cast<int>(shape.heads);
-  args.kv_heads = static_cast<int>(shape.kv_heads);
-  args.head_dim = static_cast<int>(shape.head_dim);
-  args.window = static_cast<int>(shape.window);
-  args.scale = kLog2E / sqrtf(static_cast<float>(shape.head_dim));
-  args.step = step.view();
-  args.pool = layer_pool(job.pool, job.layer);
-  // A head's vectors start at multiples of 16 bytes where head_dim is a multiple of 8.
-  if (shape.head_dim % 8 != 0)
-    launch_decode<8, false>(args, job.stream);
-  else if (shape.head_dim <= 64)
-    launch_decode<2, true>(args, job.stream);
-  else if (shape.head_dim <= 96)
-    launch_decode<3, true>(args, job.stream);
-  else if (shape.head_dim <= 128)
-    launch_decode<4, true>(args, job.stream);
-  else
-    launch_decode<8, true>(args, job.stream);
-  if (splits > 1)
-    launch({"combine_splits",
-            dim3(static_cast<unsigned>(args.tracks * args.singles), static_cast<unsigned>(args.heads)),
-            dim3(64), job.stream},
-           combine_splits_kernel, args);
+  if (job.shape.window > 0) splits = std::min(splits, job.shape.window / kSplitTokens + 2);
+  with_element(job.q.dtype,
+               [&]<typename T>(Element<T>) { launch_kernels<T>(job, step, splits, partial_.get()); });
 }
 
 }  // namespace ptrt::cuda

@@ -14,32 +14,33 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarp;
 constexpr float kLog2E = 1.4426950408889634f;
 
+template <typename T>
 struct PrefillArgs {
-  const bf16* q;
-  bf16* out;
+  const T* q;
+  T* out;
   std::int64_t q_stride, out_stride;  // between tracks
   int heads, kv_heads, head_dim, window;
   float scale;  // log2(e) / sqrt(head_dim): scores for powers of two
   StepView step;
-  LayerPool pool;
+  LayerPool<T> pool;
 };
 
 // Tiles in shared memory, rows padded so that eight rows' 16-byte pieces lie in different banks.
-template <int kHeadDim>
+template <typename T, int kHeadDim>
 struct Tiles {
   static constexpr int kRowTiles = kHeadDim > 128 ? 1 : 2;  // of 16 query vectors, a warp
   static constexpr int kWarpQueries = 16 * kRowTiles, kQueries = kWarpQueries * kWarps;
   static constexpr int kTokens = kHeadDim > 96 ? 32 : 64;
   static constexpr int kPitch = kHeadDim + 8;
   static constexpr int kStages = 2;
-  static constexpr std::size_t kBytes = sizeof(bf16) * kPitch * (kQueries + 2 * kStages * kTokens);
+  static constexpr std::size_t kBytes = sizeof(T) * kPitch * (kQueries + 2 * kStages * kTokens);
 
-  bf16* memory;
-  __device__ __forceinline__ bf16* q() const { return memory; }
-  __device__ __forceinline__ bf16* keys(int stage) const {
+  T* memory;
+  __device__ __forceinline__ T* q() const { return memory; }
+  __device__ __forceinline__ T* keys(int stage) const {
     return memory + kPitch * (kQueries + 2 * stage * kTokens);
   }
-  __device__ __forceinline__ bf16* values(int stage) const { return keys(stage) + kPitch * kTokens; }
+  __device__ __forceinline__ T* values(int stage) const { return keys(stage) + kPitch * kTokens; }
 };
 
 // What a block works on.
@@ -53,14 +54,15 @@ struct Work {
   __device__ __forceinline__ int row_of(int query) const { return (first_vector + query) / group; }
   __device__ __forceinline__ bool there(int query) const { return row_of(query) < rows; }
   // Start of a query's vector in a tensor [tracks, rows, heads · head_dim].
-  __device__ __forceinline__ std::int64_t offset(const PrefillArgs& args, int query) const {
+  template <typename T>
+  __device__ __forceinline__ std::int64_t offset(const PrefillArgs<T>& args, int query) const {
     const int head = kv_head * group + (first_vector + query) % group;
     return (static_cast<std::int64_t>(first_row + row_of(query)) * args.heads + head) * args.head_dim;
   }
 };
 
-template <int kQueries>
-__device__ __forceinline__ bool find_work(const PrefillArgs& args, Work& work) {
+template <int kQueries, typename T>
+__device__ __forceinline__ bool find_work(const PrefillArgs<T>& args, Work& work) {
   const Segment segment = args.step.segments[blockIdx.y];
   work.track = static_cast<int>(blockIdx.z) / args.kv_heads;
   work.kv_head = static_cast<int>(blockIdx.z) % args.kv_heads;
@@ -78,46 +80,46 @@ __device__ __forceinline__ bool find_work(const PrefillArgs& args, Work& work) {
   return true;
 }
 
-template <int kHeadDim>
-__device__ __forceinline__ void load_queries(const PrefillArgs& args, const Work& work, bf16* to) {
-  constexpr int kParts = kHeadDim / 8, kQueries = Tiles<kHeadDim>::kQueries;
-  const bf16* q = args.q + work.track * args.q_stride;
+template <int kHeadDim, typename T>
+__device__ __forceinline__ void load_queries(const PrefillArgs<T>& args, const Work& work, T* to) {
+  constexpr int kParts = kHeadDim / 8, kQueries = Tiles<T, kHeadDim>::kQueries;
+  const T* q = args.q + work.track * args.q_stride;
   for (int i = static_cast<int>(threadIdx.x); i < kQueries * kParts; i += kThreads) {
     const int query = i / kParts, at = i % kParts * 8;
-    Bf16x8 part = zeros8();
+    Eight part = zeros8();
     if (work.there(query)) {
-      const bf16* vector = q + work.offset(args, query);
+      const T* vector = q + work.offset(args, query);
       part = args.head_dim % 8 == 0 ? load8<true>(vector, at, args.head_dim)
                                     : load8<false>(vector, at, args.head_dim);
     }
-    *reinterpret_cast<Bf16x8*>(to + query * Tiles<kHeadDim>::kPitch + at) = part;
+    *reinterpret_cast<Eight*>(to + query * Tiles<T, kHeadDim>::kPitch + at) = part;
   }
 }
 
 // Starts the copy of the keys and values of tokens [first, first + kTokens); zeros where there is none, so
 // that a weight of zero meets no NaN.
-template <int kHeadDim>
-__device__ __forceinline__ void start_tile(const PrefillArgs& args, const Work& work, int first,
-                                           const Tiles<kHeadDim>& tiles, int stage) {
-  using Tile = Tiles<kHeadDim>;
+template <typename T, int kHeadDim>
+__device__ __forceinline__ void start_tile(const PrefillArgs<T>& args, const Work& work, int first,
+                                           const Tiles<T, kHeadDim>& tiles, int stage) {
+  using Tile = Tiles<T, kHeadDim>;
   constexpr int kParts = kHeadDim / 8;
   for (int i = static_cast<int>(threadIdx.x); i < Tile::kTokens * kParts; i += kThreads) {
     const int token = i / kParts, at = i % kParts * 8, position = first + token;
     const bool valid = position < work.end && at < args.head_dim;
-    const bf16* from = args.pool.data;
+    const T* from = args.pool.data;
     if (valid) {
       const std::int64_t page = work.pages[position / kTokensOfPage];
       from = args.pool.keys(page, work.track, work.kv_head) + position % kTokensOfPage * args.head_dim + at;
     }
-    bf16* key = tiles.keys(stage) + token * Tile::kPitch + at;
-    bf16* value = tiles.values(stage) + token * Tile::kPitch + at;
+    T* key = tiles.keys(stage) + token * Tile::kPitch + at;
+    T* value = tiles.values(stage) + token * Tile::kPitch + at;
     if (args.head_dim % 8 == 0) {
       copy_async(key, from, valid);
       copy_async(value, valid ? from + args.pool.values_offset : from, valid);
     } else {
       const int width = valid ? args.head_dim - at : 0;
-      *reinterpret_cast<Bf16x8*>(key) = load8<false>(from, 0, width);
-      *reinterpret_cast<Bf16x8*>(value) = load8<false>(from + args.pool.values_offset, 0, width);
+      *reinterpret_cast<Eight*>(key) = load8<false>(from, 0, width);
+      *reinterpret_cast<Eight*>(value) = load8<false>(from + args.pool.values_offset, 0, width);
     }
   }
 }
@@ -129,9 +131,9 @@ struct Softmax {
 };
 
 // Of one warp: 16 · kRowTiles queries.
-template <int kHeadDim>
+template <typename T, int kHeadDim>
 struct WarpState {
-  using Tile = Tiles<kHeadDim>;
+  using Tile = Tiles<T, kHeadDim>;
   float s[Tile::kRowTiles][Tile::kTokens / 8][4];     // scores of this tile, then weights
   float sums[Tile::kRowTiles][kHeadDim / 8][4] = {};  // Σ weight · value
   Softmax softmax[Tile::kRowTiles];
@@ -143,8 +145,8 @@ struct WarpState {
 
   // s = q · keysᵀ
   __device__ __forceinline__ void score(const Tile& tiles, int stage) {
-    const bf16* q = tiles.q() + (first_query() + lane() % 16) * Tile::kPitch + lane() / 16 * 8;
-    const bf16* keys = tiles.keys(stage) + (lane() % 8 + lane() / 16 * 8) * Tile::kPitch + lane() / 8 % 2 * 8;
+    const T* q = tiles.q() + (first_query() + lane() % 16) * Tile::kPitch + lane() / 16 * 8;
+    const T* keys = tiles.keys(stage) + (lane() % 8 + lane() / 16 * 8) * Tile::kPitch + lane() / 8 % 2 * 8;
 #pragma unroll
     for (auto& row_tile : s)
 #pragma unroll
@@ -162,15 +164,15 @@ struct WarpState {
         load_matrices(b, keys + n * 8 * Tile::kPitch + k);
 #pragma unroll
         for (int m = 0; m < Tile::kRowTiles; ++m) {
-          mma_16x8x16(s[m][n], a[m], {b[0], b[1]});
-          mma_16x8x16(s[m][n + 1], a[m], {b[2], b[3]});
+          mma_16x8x16<T>(s[m][n], a[m], {b[0], b[1]});
+          mma_16x8x16<T>(s[m][n + 1], a[m], {b[2], b[3]});
         }
       }
     }
   }
 
   // Hides what a row does not see, turns scores into weights and brings earlier sums to the new maximum.
-  __device__ __forceinline__ void soften(const PrefillArgs& args, const Work& work, int first) {
+  __device__ __forceinline__ void soften(const PrefillArgs<T>& args, const Work& work, int first) {
 #pragma unroll
     for (int m = 0; m < Tile::kRowTiles; ++m)
 #pragma unroll
@@ -208,7 +210,7 @@ struct WarpState {
 
   // sums += weights · values.
   __device__ __forceinline__ void mix(const Tile& tiles, int stage) {
-    const bf16* values = tiles.values(stage) + lane() % 16 * Tile::kPitch + lane() / 16 * 8;
+    const T* values = tiles.values(stage) + lane() % 16 * Tile::kPitch + lane() / 16 * 8;
 #pragma unroll
     for (int k = 0; k < Tile::kTokens / 16; ++k) {
       std::uint32_t a[Tile::kRowTiles][4];
@@ -216,21 +218,21 @@ struct WarpState {
       for (int m = 0; m < Tile::kRowTiles; ++m)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          a[m][i] = pack(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+          a[m][i] = pack<T>(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; n += 2) {
         std::uint32_t b[4];
         load_matrices_transposed(b, values + k * 16 * Tile::kPitch + n * 8);
 #pragma unroll
         for (int m = 0; m < Tile::kRowTiles; ++m) {
-          mma_16x8x16(sums[m][n], a[m], {b[0], b[1]});
-          mma_16x8x16(sums[m][n + 1], a[m], {b[2], b[3]});
+          mma_16x8x16<T>(sums[m][n], a[m], {b[0], b[1]});
+          mma_16x8x16<T>(sums[m][n + 1], a[m], {b[2], b[3]});
         }
       }
     }
   }
 
-  __device__ __forceinline__ void save(const PrefillArgs& args, const Work& work) const {
+  __device__ __forceinline__ void save(const PrefillArgs<T>& args, const Work& work) const {
 #pragma unroll
     for (int m = 0; m < Tile::kRowTiles; ++m)
 #pragma unroll
@@ -242,7 +244,7 @@ struct WarpState {
                    scale);
       }
   }
-  static __device__ __forceinline__ void save_row(const PrefillArgs& args, bf16* out,
+  static __device__ __forceinline__ void save_row(const PrefillArgs<T>& args, T* out,
                                                   const float (&sum)[kHeadDim / 8][4], int half,
                                                   float scale) {
 #pragma unroll
@@ -250,7 +252,7 @@ struct WarpState {
       const int at = n * 8 + lane() % 4 * 2;
       const float first = sum[n][2 * half] * scale, second = sum[n][2 * half + 1] * scale;
       if (args.head_dim % 2 == 0) {
-        if (at < args.head_dim) *reinterpret_cast<std::uint32_t*>(out + at) = pack(first, second);
+        if (at < args.head_dim) *reinterpret_cast<std::uint32_t*>(out + at) = pack<T>(first, second);
       } else {
         if (at < args.head_dim) store(out + at, first);
         if (at + 1 < args.head_dim) store(out + at + 1, second);
@@ -260,15 +262,15 @@ struct WarpState {
 };
 
 // Grid: x over blocks of queries of the longest segment, y over segments, z over tracks and KV heads.
-template <int kHeadDim>
-__global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs args) {
-  using Tile = Tiles<kHeadDim>;
+template <typename T, int kHeadDim>
+__global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs<T> args) {
+  using Tile = Tiles<T, kHeadDim>;
   Work work;
   if (!find_work<Tile::kQueries>(args, work)) return;
-  const Tile tiles{static_cast<bf16*>(shared_memory())};
+  const Tile tiles{static_cast<T*>(shared_memory())};
   load_queries<kHeadDim>(args, work, tiles.q());
 
-  WarpState<kHeadDim> state;
+  WarpState<T, kHeadDim> state;
   const int begin = work.begin / Tile::kTokens * Tile::kTokens;
   start_tile(args, work, begin, tiles, 0);
   commit_copies();
@@ -287,29 +289,27 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs args) {
   state.save(args, work);
 }
 
-template <int kHeadDim>
-void launch_prefill(const PrefillArgs& args, std::int64_t vectors, dim3 grid, cudaStream_t stream) {
-  grid.x = static_cast<unsigned>(ceil_div<std::int64_t>(vectors, Tiles<kHeadDim>::kQueries));
-  launch({"prefill_attention", grid, dim3(kThreads), stream, Tiles<kHeadDim>::kBytes},
-         prefill_kernel<kHeadDim>, args);
+template <int kHeadDim, typename T>
+void launch_prefill(const PrefillArgs<T>& args, std::int64_t vectors, dim3 grid, cudaStream_t stream) {
+  grid.x = static_cast<unsigned>(ceil_div<std::int64_t>(vectors, Tiles<T, kHeadDim>::kQueries));
+  launch({"prefill_attention", grid, dim3(kThreads), stream, Tiles<T, kHeadDim>::kBytes},
+         prefill_kernel<T, kHeadDim>, args);
 }
 
-}  // namespace
-
-void prefill_attention(const AttentionJob& job, const StepInput& step) {
-  if (step.segment_count() == 0) return;
+template <typename T>
+void launch_kernel(const AttentionJob& job, const StepInput& step) {
   const AttentionShape& shape = job.shape;
-  const PrefillArgs args{static_cast<const bf16*>(job.q.data),
-                         static_cast<bf16*>(job.out.data),
-                         job.q.track_stride,
-                         job.out.track_stride,
-                         static_cast<int>(shape.heads),
-                         static_cast<int>(shape.kv_heads),
-                         static_cast<int>(shape.head_dim),
-                         static_cast<int>(shape.window),
-                         kLog2E / sqrtf(static_cast<float>(shape.head_dim)),
-                         step.view(),
-                         layer_pool(job.pool, job.layer)};
+  const PrefillArgs<T> args{static_cast<const T*>(job.q.data),
+                            static_cast<T*>(job.out.data),
+                            job.q.track_stride,
+                            job.out.track_stride,
+                            static_cast<int>(shape.heads),
+                            static_cast<int>(shape.kv_heads),
+                            static_cast<int>(shape.head_dim),
+                            static_cast<int>(shape.window),
+                            kLog2E / sqrtf(static_cast<float>(shape.head_dim)),
+                            step.view(),
+                            layer_pool<T>(job.pool, job.layer)};
   const std::int64_t vectors = step.longest_segment() * (shape.heads / shape.kv_heads);
   const dim3 grid(1, static_cast<unsigned>(step.segment_count()),
                   static_cast<unsigned>(job.q.tracks * shape.kv_heads));
@@ -323,6 +323,13 @@ void prefill_attention(const AttentionJob& job, const StepInput& step) {
     launch_prefill<128>(args, vectors, grid, job.stream);
   else
     launch_prefill<256>(args, vectors, grid, job.stream);
+}
+
+}  // namespace
+
+void prefill_attention(const AttentionJob& job, const StepInput& step) {
+  if (step.segment_count() == 0) return;
+  with_element(job.q.dtype, [&]<typename T>(Element<T>) { launch_kernel<T>(job, step); });
 }
 
 }  // namespace ptrt::cuda

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "kernels/cuda/block_kernels.h"
 #include "kernels/cuda/cuda_check.h"
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/matmul.h"
@@ -22,9 +23,6 @@ void check_weights(const TrackWeights& weights, std::int64_t tracks, DType dtype
   for (const Weight& w : weights) PTRT_CHECK(w.dtype == dtype && w.out == out && w.in == in);
 }
 
-void check_inner(const Tensor& x) {
-  PTRT_CHECK(x.dtype == DType::bfloat16);
-}
 void check_exact(const Tensor& x) {
   PTRT_CHECK(x.dtype == DType::float32);
 }
@@ -67,6 +65,7 @@ std::optional<PairDistance> pair_distance(const LinearJob& a, const LinearJob& b
 // All but the weights' distance and the batch.
 cuda::LtProduct describe_product(const LinearJob& job) {
   cuda::LtProduct product;
+  product.type = job.x.dtype;
   product.y_type = job.y.dtype;
   product.rows = job.y.rows;
   product.out = job.y.width;
@@ -88,8 +87,17 @@ CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& strea
       moe(work_limits),
       sampler(work_limits, stream) {}
 
-CudaBackend::CudaBackend(const std::string& device_name, bool graphs)
-    : device_name_(device_name), graphs_(graphs), groups_(stream_), loader_(stream_) {}
+CudaBackend::CudaBackend(const std::string& device_name, bool graphs, DType inner)
+    : device_name_(device_name), graphs_(graphs), inner_(inner), groups_(stream_), loader_(stream_, inner) {
+  PTRT_CHECK(inner == DType::bfloat16 || inner == DType::float16);
+}
+
+void CudaBackend::check_inner(const Tensor& x) const {
+  PTRT_CHECK(x.dtype == inner_);
+}
+void CudaBackend::check_inner_or_exact(const Tensor& x) const {
+  PTRT_CHECK(x.dtype == DType::float32 || x.dtype == inner_);
+}
 
 CudaBackend::Scratch& CudaBackend::scratch() {
   PTRT_CHECK(scratch_ != nullptr);
@@ -155,7 +163,8 @@ void CudaBackend::embed(const Weight& table, std::span<const std::int32_t> token
 void CudaBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
   check_weights(weights, out.tracks, DType::float32, 1, x.width);
   check_like(x, out);
-  PTRT_CHECK(x.dtype == DType::float32 || out.dtype == DType::bfloat16);
+  PTRT_CHECK(x.dtype == DType::float32 || (x.dtype == inner_ && out.dtype == inner_));
+  check_inner_or_exact(out);
   cuda::rms_norm(weights, eps, x, out, stream_.get());
 }
 
@@ -164,14 +173,16 @@ void CudaBackend::add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, 
   check_like(a, h);
   check_like(h, out);
   check_exact(h);
+  for (const Tensor& x : {a, out}) check_inner_or_exact(x);
   cuda::add_rms_norm(a, h, weights, eps, out, stream_.get());
 }
 
 void CudaBackend::linear(std::span<const LinearJob> jobs) {
   bool skinny = true;
   for (const LinearJob& job : jobs) {
-    check_weights(*job.weights, job.y.tracks, DType::bfloat16, job.y.width, job.x.width);
+    check_weights(*job.weights, job.y.tracks, inner_, job.y.width, job.x.width);
     check_inner(job.x);
+    check_inner_or_exact(job.y);
     PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
     PTRT_CHECK(job.x.rows == jobs[0].x.rows && job.y.tracks == jobs[0].y.tracks);
     skinny = skinny && job.x.rows <= cuda::kSkinnyRows;
@@ -200,7 +211,7 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
 void CudaBackend::gated_linear(const LinearJob& gate, const LinearJob& up) {
   if (gate.x.rows > cuda::kSkinnyRows) return Backend::gated_linear(gate, up);
   for (const LinearJob* job : {&gate, &up}) {
-    check_weights(*job->weights, job->y.tracks, DType::bfloat16, job->y.width, job->x.width);
+    check_weights(*job->weights, job->y.tracks, inner_, job->y.width, job->x.width);
     check_inner(job->x);
     check_inner(job->y);
     PTRT_CHECK(job->x.rows == job->y.rows && (job->x.tracks == job->y.tracks || job->x.tracks == 1));
@@ -241,12 +252,14 @@ void CudaBackend::wide_product(const LinearJob& job) {
 void CudaBackend::add(Tensor a, Tensor h) {
   check_like(a, h);
   check_exact(h);
+  check_inner_or_exact(a);
   cuda::add(a, h, stream_.get());
 }
 
 void CudaBackend::copy(Tensor x, Tensor out) {
   check_like(x, out);
   check_exact(x);
+  check_inner_or_exact(out);
   cuda::copy(x, out, stream_.get());
 }
 
@@ -259,8 +272,7 @@ void CudaBackend::gather_rows(Tensor x, std::span<const std::int32_t> rows, Tens
 }
 
 void CudaBackend::swiglu(Tensor gate, Tensor up) {
-  check_inner(gate);
-  check_inner(up);
+  for (const Tensor& x : {gate, up}) check_inner(x);
   cuda::swiglu(gate, up, stream_.get());
 }
 
@@ -274,11 +286,12 @@ void CudaBackend::moe_ffn(const MoeJob& job) {
   PTRT_CHECK(job.gate_out.rows == slots && job.up_out.rows == slots && job.expert_out.rows == slots);
   PTRT_CHECK(job.router_logits.rows == job.x.rows && job.router_logits.width == shape.experts);
   check_exact(job.router_logits);
+  check_inner_or_exact(job.y);
   for (const Tensor& x : {job.x, job.gate_out, job.up_out, job.expert_out}) check_inner(x);
   check_weights(*job.router, tracks, DType::float32, shape.experts, d);
-  check_weights(*job.gate, tracks, DType::bfloat16, shape.ffn_size, d);
-  check_weights(*job.up, tracks, DType::bfloat16, shape.ffn_size, d);
-  check_weights(*job.down, tracks, DType::bfloat16, d, shape.ffn_size);
+  check_weights(*job.gate, tracks, inner_, shape.ffn_size, d);
+  check_weights(*job.up, tracks, inner_, shape.ffn_size, d);
+  check_weights(*job.down, tracks, inner_, d, shape.ffn_size);
   scratch().moe.run(job, stream_.get());
 }
 
@@ -294,7 +307,7 @@ void CudaBackend::rope_append(const AttentionShape& shape, const TrackWeights& q
                               const StepRows&, std::int64_t layer, const KvPool& pool) {
   PTRT_CHECK(q.rows == scratch().step.rows() && k.rows == q.rows && v.rows == q.rows);
   PTRT_CHECK(q.width == shape.heads * shape.head_dim && k.width == shape.kv_heads * shape.head_dim);
-  PTRT_CHECK(v.width == k.width && v.track_stride == k.track_stride && pool.dtype == DType::bfloat16);
+  PTRT_CHECK(v.width == k.width && v.track_stride == k.track_stride && pool.dtype == inner_);
   PTRT_CHECK(shape.head_dim <= cuda::kMaxHeadDim && (!shape.rope || shape.head_dim % 2 == 0));
   for (const Tensor& x : {q, k, v}) check_inner(x);
   if (!q_norm.empty()) check_weights(q_norm, q.tracks, DType::float32, 1, shape.head_dim);
@@ -308,9 +321,8 @@ void CudaBackend::attention(const AttentionShape& shape, Tensor q, const StepRow
   const Scratch& s = scratch();
   PTRT_CHECK(q.rows == s.step.rows() && out.rows == q.rows && out.width == q.width);
   PTRT_CHECK(q.tracks <= s.limits.tracks && shape.heads <= s.limits.heads &&
-             shape.head_dim <= s.limits.head_dim && pool.dtype == DType::bfloat16);
-  check_inner(q);
-  check_inner(out);
+             shape.head_dim <= s.limits.head_dim && pool.dtype == inner_);
+  for (const Tensor& x : {q, out}) check_inner(x);
   const cuda::AttentionJob job{shape, q, out, layer, pool, stream_.get()};
   s.decode_attention.run(job, s.step);
   cuda::prefill_attention(job, s.step);
@@ -321,6 +333,32 @@ void CudaBackend::subtract(Tensor x, Tensor y) {
   check_exact(x);
   check_exact(y);
   cuda::subtract(x, y, stream_.get());
+}
+
+void CudaBackend::end_block(const BlockEnd& end) {
+  if (!cuda::fits_one_launch(end)) return Backend::end_block(end);
+  for (const TrackWeights* norm : {end.post_norm, end.combine_norm})
+    if (norm != nullptr) check_weights(*norm, end.h.tracks, DType::float32, 1, end.h.width);
+  for (const Tensor& x : {end.h, end.y}) check_exact(x);
+  check_like(end.a, end.h);
+  check_like(end.h, end.y);
+  PTRT_CHECK(end.a.tracks == end.h.tracks);
+  check_inner_or_exact(end.a);
+  if (end.minus.data != nullptr) check_like(end.minus, end.y);
+  cuda::end_block(end, stream_.get());
+}
+
+void CudaBackend::begin_block(const BlockBegin& begin) {
+  if (!cuda::fits_one_launch(begin)) return Backend::begin_block(begin);
+  for (const TrackWeights* norm : {begin.dispatch_norm, begin.pre_norm})
+    if (norm != nullptr) check_weights(*norm, begin.h.tracks, DType::float32, 1, begin.h.width);
+  for (const Tensor& x : {begin.x, begin.h}) check_exact(x);
+  check_like(begin.x, begin.h);
+  if (begin.pre_norm != nullptr) {
+    check_inner(begin.normed);
+    check_like(begin.h, begin.normed);
+  }
+  cuda::begin_block(begin, stream_.get());
 }
 
 void CudaBackend::tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,

@@ -1,6 +1,7 @@
-// The CUDA backend: one device, one stream, in which ops run in the order of the calls. Weights and inner
-// activations are bfloat16, the streams x and h, statistics and sums float32. No op waits or allocates except
-// where kernels/backend.h says so; sizes come from reserve(), the rows of a step from begin_step().
+// The CUDA backend: one device, one stream, in which ops run in the order of the calls. Matrices, inner
+// activations, keys and values are of one type of 16 bits, bfloat16 or float16; the streams x and h,
+// statistics and sums are float32. No op waits or allocates except where kernels/backend.h says so; sizes
+// come from reserve(), the rows of a step from begin_step().
 #pragma once
 
 #include <memory>
@@ -20,8 +21,8 @@ namespace ptrt {
 class CudaBackend final : public Backend {
  public:
   // Of a device that the process has chosen (cudaSetDevice); `device_name` is for messages and digests.
-  // `graphs`: whether steps are recorded.
-  explicit CudaBackend(const std::string& device_name, bool graphs = true);
+  // `graphs`: whether steps are recorded. `inner`: bfloat16 or float16.
+  explicit CudaBackend(const std::string& device_name, bool graphs = true, DType inner = DType::bfloat16);
 
   std::string name() const override { return "cuda"; }
   std::string instruction_set() const override { return device_name_; }
@@ -34,7 +35,7 @@ class CudaBackend final : public Backend {
   std::optional<std::size_t> free_bytes() const override;
 
   DeviceGroups* device_groups() override { return &groups_; }
-  DType activation_type() const override { return DType::bfloat16; }
+  DType activation_type() const override { return inner_; }
   void plan_weights(std::span<const WeightSpec> specs) override { loader_.plan(specs); }
   void reserve(const WorkLimits& limits) override;
   bool takes_part_of_step() const override { return false; }
@@ -61,6 +62,8 @@ class CudaBackend final : public Backend {
   void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
                  const KvPool& pool, Tensor out) override;
   void subtract(Tensor x, Tensor y) override;
+  void end_block(const BlockEnd& end) override;
+  void begin_block(const BlockBegin& begin) override;
   void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
@@ -81,11 +84,14 @@ class CudaBackend final : public Backend {
     cuda::StepGraphs graphs;
   };
   Scratch& scratch();
+  void check_inner(const Tensor& x) const;
+  void check_inner_or_exact(const Tensor& x) const;
   void wide_product(const LinearJob& job);
   void wide_pair(const LinearJob& first, const LinearJob& second);
 
   std::string device_name_;
   bool graphs_;
+  DType inner_;
   Stream stream_;
   cuda::CudaGroups groups_;
   cuda::WeightLoader loader_;

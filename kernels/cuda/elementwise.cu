@@ -2,6 +2,7 @@
 
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/tree_sum.cuh"
 
 namespace ptrt::cuda {
 namespace {
@@ -85,45 +86,12 @@ __global__ void gather_rows_kernel(GatherArgs args) {
 }
 
 struct TreeArgs {
-  const float* parts[kMaxTreeParts];
-  int part_count;
+  TreeParts parts;
   std::int64_t count;
   float scale;
   const float* add_to;
   float* out;
 };
-
-// The tree whose left part takes the largest power of two below the count is a binary counter: parts come in
-// ascending order, two sums of equal size make one of twice the size, and what is left at the end is added
-// from the smallest up.
-__device__ __forceinline__ float tree(const TreeArgs& args, std::int64_t i) {
-  constexpr int kLevels = 7;
-  static_assert(1 << (kLevels - 1) >= kMaxTreeParts);
-  float sums[kLevels] = {};  // of 2^level parts, where that bit of the number of parts so far is set
-  for (int part = 0; part < args.part_count; ++part) {
-    float sum = args.parts[part][i];
-    bool placed = false;
-#pragma unroll
-    for (int level = 0; level < kLevels; ++level) {
-      if (placed) continue;
-      if ((part >> level & 1) == 0) {
-        sums[level] = sum;
-        placed = true;
-      } else {
-        sum = sums[level] + sum;
-      }
-    }
-  }
-  float total = 0;
-  bool any = false;
-#pragma unroll
-  for (int level = 0; level < kLevels; ++level)
-    if ((args.part_count >> level & 1) != 0) {
-      total = any ? sums[level] + total : sums[level];
-      any = true;
-    }
-  return total;
-}
 
 __global__ void tree_sum_kernel(TreeArgs args) {
   const std::int64_t first =
@@ -131,7 +99,9 @@ __global__ void tree_sum_kernel(TreeArgs args) {
   for (int n = 0; n < kElementsPerThread; ++n) {
     const std::int64_t i = first + n * kThreads;
     if (i >= args.count) return;
-    const float sum = __fmul_rn(args.scale, tree(args, i));  // never fused into the addition
+    float total[1];
+    tree(args.parts, i, total);
+    const float sum = __fmul_rn(args.scale, total[0]);  // never fused into the addition
     args.out[i] = args.add_to != nullptr ? __fadd_rn(args.add_to[i], sum) : sum;
   }
 }
@@ -139,10 +109,8 @@ __global__ void tree_sum_kernel(TreeArgs args) {
 }  // namespace
 
 void add(const Tensor& a, const Tensor& h, cudaStream_t stream) {
-  if (a.dtype == DType::bfloat16)
-    run<Add, bf16, float>("add", a, h, stream);
-  else
-    run<Add, float, float>("add", a, h, stream);
+  if (a.dtype == DType::float32) return run<Add, float, float>("add", a, h, stream);
+  with_element(a.dtype, [&]<typename T>(Element<T>) { run<Add, T, float>("add", a, h, stream); });
 }
 
 void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
@@ -150,14 +118,12 @@ void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
 }
 
 void copy(const Tensor& x, const Tensor& out, cudaStream_t stream) {
-  if (out.dtype == DType::bfloat16)
-    run<Copy, float, bf16>("copy", x, out, stream);
-  else
-    run<Copy, float, float>("copy", x, out, stream);
+  if (out.dtype == DType::float32) return run<Copy, float, float>("copy", x, out, stream);
+  with_element(out.dtype, [&]<typename T>(Element<T>) { run<Copy, float, T>("copy", x, out, stream); });
 }
 
 void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream) {
-  run<Swiglu, bf16, bf16>("swiglu", up, gate, stream);
+  with_element(gate.dtype, [&]<typename T>(Element<T>) { run<Swiglu, T, T>("swiglu", up, gate, stream); });
 }
 
 void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out,
@@ -176,19 +142,14 @@ void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tens
 
 void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
            cudaStream_t stream) {
-  if (table.dtype == DType::bfloat16)
-    run_embed<bf16>(table, tokens, sampled, x, stream);
-  else if (table.dtype == DType::float16)
-    run_embed<__half>(table, tokens, sampled, x, stream);
-  else
-    run_embed<float>(table, tokens, sampled, x, stream);
+  if (table.dtype == DType::float32) return run_embed<float>(table, tokens, sampled, x, stream);
+  with_element(table.dtype, [&]<typename T>(Element<T>) { run_embed<T>(table, tokens, sampled, x, stream); });
 }
 
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
               float* out, cudaStream_t stream) {
   TreeArgs args{};
-  std::copy(parts.begin(), parts.end(), args.parts);
-  args.part_count = static_cast<int>(parts.size());
+  args.parts = tree_parts(parts);
   args.count = count;
   args.scale = scale;
   args.add_to = add_to;

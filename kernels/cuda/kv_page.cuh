@@ -10,18 +10,20 @@ namespace ptrt::cuda {
 inline constexpr int kTokensOfPage = static_cast<int>(kPageTokens);
 
 // The pool of one layer, by value in kernel arguments; strides in elements.
+template <typename T>
 struct LayerPool {
-  bf16* data = nullptr;
+  T* data = nullptr;
   std::int64_t page_stride = 0, track_stride = 0, head_stride = 0, values_offset = 0;
 
   // First key of a page of one head; its values lie values_offset further.
-  __device__ __forceinline__ bf16* keys(std::int64_t page, int track, int head) const {
+  __device__ __forceinline__ T* keys(std::int64_t page, int track, int head) const {
     return data + page * page_stride + track * track_stride + head * head_stride;
   }
 };
 
-inline LayerPool layer_pool(const KvPool& pool, std::int64_t layer) {
-  return {pool.keys<bf16>(0, layer, 0, 0), pool.page_stride(), pool.layers * pool.layer_stride(),
+template <typename T>
+LayerPool<T> layer_pool(const KvPool& pool, std::int64_t layer) {
+  return {pool.keys<T>(0, layer, 0, 0), pool.page_stride(), pool.layers * pool.layer_stride(),
           pool.head_stride(), pool.kv_heads * pool.head_stride()};
 }
 

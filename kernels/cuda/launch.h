@@ -33,6 +33,7 @@ struct LaunchShape {
 
 template <class... Params, class... Args>
 void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
+  emulation::count_kernel_launch();
   emulation::submit(shape.stream, [shape, kernel, ... values = static_cast<Params>(args)] {
     emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes,
                         [&] { kernel(values...); });

@@ -1,5 +1,5 @@
-// Matrix products of all local tracks: y[t] = x[t] · w[t]ᵀ with bfloat16 x and weights, float32 sums, y
-// bfloat16 or float32.
+// Matrix products of all local tracks: y[t] = x[t] · w[t]ᵀ with x and weights of one inner type (bfloat16
+// or float16), float32 sums, y of that type or float32.
 #pragma once
 
 #include <cuda_runtime_api.h>

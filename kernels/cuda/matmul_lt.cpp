@@ -19,6 +19,11 @@ namespace {
 
 constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // what Hopper's algorithms ask for
 
+cudaDataType_t cuda_type(DType type) {
+  if (type == DType::float32) return CUDA_R_32F;
+  return type == DType::float16 ? CUDA_R_16F : CUDA_R_16BF;
+}
+
 // Owners of cuBLASLt's descriptions.
 struct Layout {
   cublasLtMatrixLayout_t handle = nullptr;
@@ -57,6 +62,11 @@ struct Preference {
     PTRT_CUDA_CHECK(cublasLtMatmulPreferenceCreate(&handle));
     PTRT_CUDA_CHECK(cublasLtMatmulPreferenceSetAttribute(handle, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                          &kWorkspaceBytes, sizeof kWorkspaceBytes));
+    // Where the inputs are divided, parts of a sum are added as float32: in float16 they could exceed its
+    // range.
+    const std::uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    PTRT_CUDA_CHECK(cublasLtMatmulPreferenceSetAttribute(handle, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                                         &reduction, sizeof reduction));
     const std::uint32_t alignment = 16;
     for (const auto matrix :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -70,7 +80,7 @@ struct Preference {
 
 struct Shape {
   std::int64_t rows, out, in, batch, w_stride, x_stride, y_stride;
-  DType y_type;
+  DType type, y_type;
   auto operator<=>(const Shape&) const = default;
 };
 
@@ -80,9 +90,9 @@ struct LtMatmul::Plans {
   // y seen column-major is [out, rows] = (w seen column-major [in, out])ᵀ · (x seen column-major [in, rows]).
   struct Plan {
     explicit Plan(const Shape& s)
-        : w(CUDA_R_16BF, s.in, s.out, s.batch, s.w_stride),
-          x(CUDA_R_16BF, s.in, s.rows, s.batch, s.x_stride),
-          y(s.y_type == DType::float32 ? CUDA_R_32F : CUDA_R_16BF, s.out, s.rows, s.batch, s.y_stride) {}
+        : w(cuda_type(s.type), s.in, s.out, s.batch, s.w_stride),
+          x(cuda_type(s.type), s.in, s.rows, s.batch, s.x_stride),
+          y(cuda_type(s.y_type), s.out, s.rows, s.batch, s.y_stride) {}
     Layout w, x, y;
     cublasLtMatmulAlgo_t algorithm = {};
   };
@@ -120,7 +130,7 @@ LtMatmul::~LtMatmul() = default;
 
 void LtMatmul::run(const LtProduct& p, cudaStream_t stream) {
   const Plans::Plan& plan =
-      plans_->plan_of({p.rows, p.out, p.in, p.batch, p.w_stride, p.x_stride, p.y_stride, p.y_type});
+      plans_->plan_of({p.rows, p.out, p.in, p.batch, p.w_stride, p.x_stride, p.y_stride, p.type, p.y_type});
   const float one = 1, zero = 0;
   PTRT_CUDA_CHECK(cublasLtMatmul(plans_->handle, plans_->description.handle, &one, p.w, plan.w.handle, p.x,
                                  plan.x.handle, &zero, p.y, plan.y.handle, p.y, plan.y.handle,

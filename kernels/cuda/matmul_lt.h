@@ -9,13 +9,13 @@
 
 namespace ptrt::cuda {
 
-// y[b] = x[b] · w[b]ᵀ for b < batch: w [out, in], x [rows, in] bfloat16, y [rows, out] of y_type; strides in
-// elements between batch items (0: the same for all).
+// y[b] = x[b] · w[b]ᵀ for b < batch: w [out, in], x [rows, in] of `type`, bfloat16 or float16, y [rows, out]
+// of `type` or float32; sums are float32. Strides in elements between batch items (0: the same for all).
 struct LtProduct {
   const void* w = nullptr;
   const void* x = nullptr;
   void* y = nullptr;
-  DType y_type = DType::bfloat16;
+  DType type = DType::bfloat16, y_type = DType::bfloat16;
   std::int64_t rows = 0, out = 0, in = 0, batch = 1;
   std::int64_t w_stride = 0, x_stride = 0, y_stride = 0;
 };

@@ -29,36 +29,37 @@ constexpr std::size_t product_shared_bytes(int warps) {
   return sizeof(float) * static_cast<std::size_t>(warps) * kTileOuts * 8 * kColumns;
 }
 
-__device__ __forceinline__ void multiply(const Bf16x8& upper, const Bf16x8& lower, const Bf16x8& x,
+template <typename T>
+__device__ __forceinline__ void multiply(const Eight& upper, const Eight& lower, const Eight& x,
                                          float (&sum)[4]) {
-  mma_16x8x16(sum, {upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1]}, {x.pair[0], x.pair[1]});
-  mma_16x8x16(sum, {upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3]}, {x.pair[2], x.pair[3]});
+  mma_16x8x16<T>(sum, {upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1]}, {x.pair[0], x.pair[1]});
+  mma_16x8x16<T>(sum, {upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3]}, {x.pair[2], x.pair[3]});
 }
 
 // Outputs [first_out, first_out + 16) of w [outs, in] for the rows that row(i) points to, i < 8 · kColumns,
 // null where there is none (the first is there); calls put(out, i, sum) for each that exists. The whole block
 // works on one tile: warps divide the inputs, `partial` is shared memory of product_shared_bytes(). Ends with
 // a barrier.
-template <int kColumns, bool kWhole, class RowOf, class Put>
-__device__ __forceinline__ void product_tile(const bf16* w, int in, int outs, int first_out, const RowOf& row,
+template <int kColumns, bool kWhole, typename T, class RowOf, class Put>
+__device__ __forceinline__ void product_tile(const T* w, int in, int outs, int first_out, const RowOf& row,
                                              float* partial, const Put& put) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const int warps = static_cast<int>(blockDim.x) / kWarp, group = lane / 4, quad = lane % 4;
   // Outputs beyond the last repeat it; their sums are not put.
-  const bf16* upper_row = w + static_cast<std::int64_t>(min(first_out + group, outs - 1)) * in;
-  const bf16* lower_row = w + static_cast<std::int64_t>(min(first_out + group + 8, outs - 1)) * in;
-  const bf16* x[kColumns];
+  const T* upper_row = w + static_cast<std::int64_t>(min(first_out + group, outs - 1)) * in;
+  const T* lower_row = w + static_cast<std::int64_t>(min(first_out + group + 8, outs - 1)) * in;
+  const T* x[kColumns];
 #pragma unroll
   for (int c = 0; c < kColumns; ++c) {
     // Rows beyond the last repeat the first, so that no load hangs on a branch; their sums are not put
     // either.
-    const bf16* there = row(8 * c + group);
+    const T* there = row(8 * c + group);
     x[c] = there != nullptr ? there : row(0);
   }
 
   float sum[kColumns][4] = {};
   for (int k = warp * kChunk * kChunks; k < in; k += warps * kChunk * kChunks) {
-    Bf16x8 upper[kChunks], lower[kChunks];
+    Eight upper[kChunks], lower[kChunks];
 #pragma unroll
     for (int i = 0; i < kChunks; ++i) {
       upper[i] = load8<kWhole>(upper_row, k + i * kChunk + quad * 8, in);
@@ -66,7 +67,7 @@ __device__ __forceinline__ void product_tile(const bf16* w, int in, int outs, in
     }
     if constexpr (kWhole && kColumns <= 2) {
       // x too is on its way before the first product waits for its weights.
-      Bf16x8 part[kChunks][kColumns];
+      Eight part[kChunks][kColumns];
 #pragma unroll
       for (int i = 0; i < kChunks; ++i)
 #pragma unroll
@@ -74,13 +75,13 @@ __device__ __forceinline__ void product_tile(const bf16* w, int in, int outs, in
 #pragma unroll
       for (int i = 0; i < kChunks; ++i)
 #pragma unroll
-        for (int c = 0; c < kColumns; ++c) multiply(upper[i], lower[i], part[i][c], sum[c]);
+        for (int c = 0; c < kColumns; ++c) multiply<T>(upper[i], lower[i], part[i][c], sum[c]);
     } else {
 #pragma unroll
       for (int i = 0; i < kChunks; ++i)
 #pragma unroll
         for (int c = 0; c < kColumns; ++c)
-          multiply(upper[i], lower[i], load8<kWhole>(x[c], k + i * kChunk + quad * 8, in), sum[c]);
+          multiply<T>(upper[i], lower[i], load8<kWhole>(x[c], k + i * kChunk + quad * 8, in), sum[c]);
     }
   }
 

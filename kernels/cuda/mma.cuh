@@ -7,25 +7,37 @@
 //   d (16×8, rows × columns): d[0], d[1] row group, columns 2·quad, 2·quad + 1; d[2], d[3] row group + 8
 #pragma once
 
-#include "kernels/cuda/launch.h"
+#include <type_traits>
+
+#include "kernels/cuda/numbers.cuh"
 
 #ifdef PTRT_CUDA_EMULATION
 #include "cuda_emulation/tensor_core.h"
+#include "kernels/scalar_types.h"
 #endif
 
 namespace ptrt {
 
-// d += a · b with bfloat16 factors and float32 sums. All lanes of the warp call it.
+// d += a · b with factors of type T, bf16 or f16, and float32 sums. All lanes of the warp call it.
+template <typename T>
 __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4],
                                             const std::uint32_t (&b)[2]) {
 #ifdef PTRT_CUDA_EMULATION
-  emulation::mma_16x8x16(d, a, b);
+  constexpr auto kWiden = std::is_same_v<T, f16> ? from_float16 : from_bfloat16;
+  emulation::mma_16x8x16(d, a, b, kWiden);
 #else
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  if constexpr (std::is_same_v<T, f16>)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif
 }
 

@@ -11,9 +11,10 @@ constexpr int kRouteWarps = 4;
 constexpr int kGroupThreads = 256;
 constexpr int kCombineThreads = 256;
 
+template <typename T>
 struct RouteArgs {
   PerTrack<float> router;  // [experts, in]
-  const bf16* x;
+  const T* x;
   std::int64_t x_stride;
   float* logits;  // [tracks, rows, experts]
   std::int64_t logits_stride;
@@ -44,10 +45,11 @@ __device__ __forceinline__ int largest_expert(const float* logits, int experts, 
 }
 
 // One block a row and track: the logits by all warps, the choice by the first.
-__global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(RouteArgs args) {
+template <typename T>
+__global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(RouteArgs<T> args) {
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  const bf16* x = args.x + track * args.x_stride + static_cast<std::int64_t>(row) * args.in;
+  const T* x = args.x + track * args.x_stride + static_cast<std::int64_t>(row) * args.in;
   float* logits = args.logits + track * args.logits_stride + static_cast<std::int64_t>(row) * args.experts;
   for (int e = warp; e < args.experts; e += kRouteWarps) {
     const float* w = args.router.at[track] + static_cast<std::int64_t>(e) * args.in;
@@ -104,15 +106,17 @@ __global__ void __launch_bounds__(kGroupThreads) group_kernel(GroupArgs args) {
   }
 }
 
+template <typename T>
 struct ExpertJob {
-  PerTrack<bf16> weights;  // [experts, outs, in]
-  const bf16* x;
-  bf16* y;
+  PerTrack<T> weights;  // [experts, outs, in]
+  const T* x;
+  T* y;
   std::int64_t x_stride, y_stride;
 };
 
+template <typename T>
 struct ExpertArgs {
-  ExpertJob jobs[2];  // of equal sizes
+  ExpertJob<T> jobs[2];  // of equal sizes
   const std::int32_t *grouped_slots, *expert_begin;
   int in, outs, experts, slots, tiles;  // tiles: of one job
   int slots_per_row;                    // slots that share a row of x
@@ -120,20 +124,20 @@ struct ExpertArgs {
 
 // Grid: x over tiles of 16 outputs of the jobs, y over experts, z over tracks. A block goes through all rows
 // of its expert, 8 · kColumns at a time.
-template <int kColumns, bool kWhole>
-__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) expert_kernel(ExpertArgs args) {
+template <typename T, int kColumns, bool kWhole>
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) expert_kernel(ExpertArgs<T> args) {
   const int expert = static_cast<int>(blockIdx.y), track = static_cast<int>(blockIdx.z);
   const std::int32_t* begins = args.expert_begin + track * (args.experts + 1);
   const int begin = begins[expert], end = begins[expert + 1];
   if (begin == end) return;
-  const ExpertJob& job = args.jobs[static_cast<int>(blockIdx.x) / args.tiles];
+  const ExpertJob<T>& job = args.jobs[static_cast<int>(blockIdx.x) / args.tiles];
   const int first_out = static_cast<int>(blockIdx.x) % args.tiles * kTileOuts;
   const std::int32_t* slots = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
-  const bf16* w = job.weights.at[track] + static_cast<std::int64_t>(expert) * args.outs * args.in;
-  const bf16* x = job.x + track * job.x_stride;
-  bf16* y = job.y + track * job.y_stride;
+  const T* w = job.weights.at[track] + static_cast<std::int64_t>(expert) * args.outs * args.in;
+  const T* x = job.x + track * job.x_stride;
+  T* y = job.y + track * job.y_stride;
   for (int first = begin; first < end; first += 8 * kColumns) {
-    const auto row = [&](int i) -> const bf16* {
+    const auto row = [&](int i) -> const T* {
       if (first + i >= end) return nullptr;
       return x + static_cast<std::int64_t>(slots[first + i] / args.slots_per_row) * args.in;
     };
@@ -145,40 +149,41 @@ __global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) expert_kernel(Expe
   }
 }
 
-template <int kColumns, bool kWhole>
-void launch_experts(const ExpertArgs& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
+template <int kColumns, bool kWhole, typename T>
+void launch_experts(const ExpertArgs<T>& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
   const int warps = product_warps(args.in);
   const dim3 grid(static_cast<unsigned>(args.tiles * jobs), static_cast<unsigned>(args.experts),
                   static_cast<unsigned>(tracks));
   launch({"expert_products", grid, dim3(static_cast<unsigned>(warps * kWarp)), stream,
           product_shared_bytes<kColumns>(warps)},
-         expert_kernel<kColumns, kWhole>, args);
+         expert_kernel<T, kColumns, kWhole>, args);
 }
 
-ExpertJob expert_job(const TrackWeights& weights, const Tensor& x, const Tensor& y, std::int64_t first,
-                     std::int64_t count) {
+template <typename T>
+ExpertJob<T> expert_job(const TrackWeights& weights, const Tensor& x, const Tensor& y, std::int64_t first,
+                        std::int64_t count) {
   const std::int64_t x_stride = x.tracks == 1 ? 0 : x.track_stride;
-  return {per_track<bf16>(weights, first, count), static_cast<const bf16*>(x.data) + first * x_stride,
-          static_cast<bf16*>(y.data) + first * y.track_stride, x_stride, y.track_stride};
+  return {per_track<T>(weights, first, count), static_cast<const T*>(x.data) + first * x_stride,
+          static_cast<T*>(y.data) + first * y.track_stride, x_stride, y.track_stride};
 }
 
-template <typename Out>
+template <typename T, typename Out>
 struct CombineArgs {
   const ExpertChoice* choices;
-  const bf16* expert_out;
+  const T* expert_out;
   Out* y;
   std::int64_t expert_stride, y_stride;
   int rows, width, top_k;
 };
 
 // y[r] = Σ_slot weight · expert_out[slot], in the order of choice. One block a row and track.
-template <typename Out>
-__global__ void combine_kernel(CombineArgs<Out> args) {
+template <typename T, typename Out>
+__global__ void combine_kernel(CombineArgs<T, Out> args) {
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const std::int64_t slot = static_cast<std::int64_t>(row) * args.top_k;
   const ExpertChoice* choices =
       args.choices + static_cast<std::int64_t>(track) * args.rows * args.top_k + slot;
-  const bf16* from = args.expert_out + track * args.expert_stride + slot * args.width;
+  const T* from = args.expert_out + track * args.expert_stride + slot * args.width;
   Out* y = args.y + track * args.y_stride + static_cast<std::int64_t>(row) * args.width;
   for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kCombineThreads) {
     float sum = 0;
@@ -189,6 +194,7 @@ __global__ void combine_kernel(CombineArgs<Out> args) {
 }
 
 // The kernels of one group of tracks, first to last.
+template <typename T>
 class Launches {
  public:
   Launches(const MoeJob& job, std::int64_t first, std::int64_t count, ExpertChoice* choices,
@@ -203,10 +209,10 @@ class Launches {
         slots_(static_cast<int>(job.x.rows * job.shape.top_k)) {}
 
   void route() const {
-    RouteArgs args{};
+    RouteArgs<T> args{};
     args.router = per_track<float>(*job_.router, first_, count_);
     args.x_stride = job_.x.tracks == 1 ? 0 : job_.x.track_stride;
-    args.x = static_cast<const bf16*>(job_.x.data) + first_ * args.x_stride;
+    args.x = static_cast<const T*>(job_.x.data) + first_ * args.x_stride;
     args.logits = job_.router_logits.row(first_, 0);
     args.logits_stride = job_.router_logits.track_stride;
     args.choices = choices_;
@@ -215,21 +221,21 @@ class Launches {
     args.experts = static_cast<int>(job_.shape.experts);
     args.top_k = static_cast<int>(job_.shape.top_k);
     args.cap = job_.shape.router_logit_cap;
-    launch({"route", rows_by_tracks(), dim3(kRouteWarps * kWarp), stream_}, route_kernel, args);
+    launch({"route", rows_by_tracks(), dim3(kRouteWarps * kWarp), stream_}, route_kernel<T>, args);
     launch({"group_by_expert", dim3(static_cast<unsigned>(count_)), dim3(kGroupThreads), stream_},
            group_kernel,
            GroupArgs{choices_, grouped_slots_, expert_begin_, slots_, static_cast<int>(job_.shape.experts)});
   }
 
   void widen_rows() const {
-    ExpertArgs args = expert_args(job_.x.width, job_.gate_out.width, job_.shape.top_k);
-    args.jobs[0] = expert_job(*job_.gate, job_.x, job_.gate_out, first_, count_);
-    args.jobs[1] = expert_job(*job_.up, job_.x, job_.up_out, first_, count_);
+    ExpertArgs<T> args = expert_args(job_.x.width, job_.gate_out.width, job_.shape.top_k);
+    args.jobs[0] = expert_job<T>(*job_.gate, job_.x, job_.gate_out, first_, count_);
+    args.jobs[1] = expert_job<T>(*job_.up, job_.x, job_.up_out, first_, count_);
     products(args, 2);
   }
   void narrow_rows() const {
-    ExpertArgs args = expert_args(job_.gate_out.width, job_.expert_out.width, 1);
-    args.jobs[0] = expert_job(*job_.down, job_.gate_out, job_.expert_out, first_, count_);
+    ExpertArgs<T> args = expert_args(job_.gate_out.width, job_.expert_out.width, 1);
+    args.jobs[0] = expert_job<T>(*job_.down, job_.gate_out, job_.expert_out, first_, count_);
     products(args, 1);
   }
 
@@ -237,25 +243,26 @@ class Launches {
     if (job_.y.dtype == DType::float32)
       combine_into<float>();
     else
-      combine_into<bf16>();
+      combine_into<T>();
   }
 
  private:
   template <typename Out>
   void combine_into() const {
-    const CombineArgs<Out> args{choices_,
-                                job_.expert_out.row_as<bf16>(first_, 0),
-                                job_.y.row_as<Out>(first_, 0),
-                                job_.expert_out.track_stride,
-                                job_.y.track_stride,
-                                static_cast<int>(job_.x.rows),
-                                static_cast<int>(job_.y.width),
-                                static_cast<int>(job_.shape.top_k)};
-    launch({"combine_experts", rows_by_tracks(), dim3(kCombineThreads), stream_}, combine_kernel<Out>, args);
+    const CombineArgs<T, Out> args{choices_,
+                                   job_.expert_out.row_as<T>(first_, 0),
+                                   job_.y.row_as<Out>(first_, 0),
+                                   job_.expert_out.track_stride,
+                                   job_.y.track_stride,
+                                   static_cast<int>(job_.x.rows),
+                                   static_cast<int>(job_.y.width),
+                                   static_cast<int>(job_.shape.top_k)};
+    launch({"combine_experts", rows_by_tracks(), dim3(kCombineThreads), stream_}, combine_kernel<T, Out>,
+           args);
   }
   dim3 rows_by_tracks() const { return {static_cast<unsigned>(job_.x.rows), static_cast<unsigned>(count_)}; }
-  ExpertArgs expert_args(std::int64_t in, std::int64_t outs, std::int64_t slots_per_row) const {
-    ExpertArgs args{};
+  ExpertArgs<T> expert_args(std::int64_t in, std::int64_t outs, std::int64_t slots_per_row) const {
+    ExpertArgs<T> args{};
     args.grouped_slots = grouped_slots_;
     args.expert_begin = expert_begin_;
     args.in = static_cast<int>(in);
@@ -266,7 +273,7 @@ class Launches {
     args.slots_per_row = static_cast<int>(slots_per_row);
     return args;
   }
-  void products(const ExpertArgs& args, int jobs) const {
+  void products(const ExpertArgs<T>& args, int jobs) const {
     if (args.in % 8 != 0)
       launch_experts<4, false>(args, jobs, count_, stream_);
     else if (slots_ <= 16)
@@ -298,16 +305,19 @@ void Moe::run(const MoeJob& job, cudaStream_t stream) const {
   const std::int64_t slots = job.x.rows * job.shape.top_k, experts = job.shape.experts;
   const auto each_group = [&](const auto& work) {
     for_track_groups(job.y.tracks, [&](std::int64_t first, std::int64_t count) {
-      work(Launches(job, first, count, choices_.get() + first * slots, grouped_slots_.get() + first * slots,
-                    expert_begin_.get() + first * (experts + 1), stream));
+      with_element(job.x.dtype, [&]<typename T>(Element<T>) {
+        work(Launches<T>(job, first, count, choices_.get() + first * slots,
+                         grouped_slots_.get() + first * slots, expert_begin_.get() + first * (experts + 1),
+                         stream));
+      });
     });
   };
-  each_group([](const Launches& group) {
+  each_group([](const auto& group) {
     group.route();
     group.widen_rows();
   });
   swiglu(job.gate_out, job.up_out, stream);
-  each_group([](const Launches& group) {
+  each_group([](const auto& group) {
     group.narrow_rows();
     group.combine();
   });

@@ -19,7 +19,8 @@ struct ExpertChoice {
 class Moe {
  public:
   explicit Moe(const WorkLimits& limits);
-  // Backend::moe_ffn() with bfloat16 activations and experts, a float32 router; y may be float32.
+  // Backend::moe_ffn() with activations and experts of one inner type (numbers.cuh), a float32 router; y may
+  // be float32.
   void run(const MoeJob& job, cudaStream_t stream) const;
 
  private:

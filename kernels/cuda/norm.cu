@@ -1,18 +1,10 @@
 #include "kernels/cuda/norm.h"
-#include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/per_track.h"
 #include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/row_vector.cuh"
 
 namespace ptrt::cuda {
 namespace {
-
-constexpr int kMaxThreads = 1024;  // a row of 4096 in one round
-constexpr int kVector = 4;         // elements a thread takes at once
-
-template <typename T>
-struct alignas(kVector * sizeof(T)) Vector {
-  T element[kVector];
-};
 
 // Strides between tracks in elements; rows lie `width` apart.
 template <typename Added, typename In, typename Out>
@@ -28,32 +20,10 @@ struct NormArgs {
   float eps;
 };
 
-template <typename T, int kElements>
-__device__ __forceinline__ void load(const T* from, float (&to)[kElements]) {
-  const auto vector = *reinterpret_cast<const Vector<T>*>(from);
-#pragma unroll
-  for (int i = 0; i < kElements; ++i) to[i] = widen(vector.element[i]);
-}
-template <typename T>
-__device__ __forceinline__ void load(const T* from, float (&to)[1]) {
-  to[0] = widen(*from);
-}
-template <typename T, int kElements>
-__device__ __forceinline__ void save(T* to, const float (&from)[kElements]) {
-  if constexpr (kElements == 1) {
-    store(to, from[0]);
-  } else {
-    Vector<T> vector;
-#pragma unroll
-    for (int i = 0; i < kElements; ++i) store(&vector.element[i], from[i]);
-    *reinterpret_cast<Vector<T>*>(to) = vector;
-  }
-}
-
 // One block a row. A thread reads back only what it wrote itself, so the sum needs no barrier of its own.
 template <int kElements, typename Added, typename In, typename Out>
-__global__ void __launch_bounds__(kMaxThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
-  __shared__ float scratch[kMaxThreads / kWarp];
+__global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
+  __shared__ float scratch[kMaxRowThreads / kWarp];
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
   In* x = args.x + track * args.x_stride + row;
@@ -104,11 +74,9 @@ void run(const char* name, const Tensor* added, const TrackWeights& weights, flo
     args.weights = per_track<float>(weights, first, count);
     args.width = static_cast<int>(x.width);
     args.eps = eps;
-    const int per_thread = x.width % kVector == 0 ? kVector : 1;
-    const int warps = ceil_div(static_cast<int>(x.width), per_thread * kWarp);
     const LaunchShape shape{name, dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(count)),
-                            dim3(static_cast<unsigned>(std::min(warps * kWarp, kMaxThreads))), stream};
-    if (per_thread == kVector)
+                            row_threads(args.width), stream};
+    if (takes_vectors(args.width))
       launch(shape, rms_norm_kernel<kVector, Added, In, Out>, args);
     else
       launch(shape, rms_norm_kernel<1, Added, In, Out>, args);
@@ -120,22 +88,27 @@ void run(const char* name, const Tensor* added, const TrackWeights& weights, flo
 void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
               cudaStream_t stream) {
   constexpr const char* kName = "rms_norm";
-  if (x.dtype == DType::bfloat16)
-    run<bf16, bf16, bf16>(kName, nullptr, weights, eps, x, out, stream);
-  else if (out.dtype == DType::bfloat16)
-    run<bf16, float, bf16>(kName, nullptr, weights, eps, x, out, stream);
-  else
-    run<bf16, float, float>(kName, nullptr, weights, eps, x, out, stream);
+  if (out.dtype == DType::float32)
+    return run<float, float, float>(kName, nullptr, weights, eps, x, out, stream);
+  with_element(out.dtype, [&]<typename T>(Element<T>) {
+    (x.dtype == DType::float32 ? run<float, float, T> : run<float, T, T>)(kName, nullptr, weights, eps, x,
+                                                                          out, stream);
+  });
 }
 
 void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
                   cudaStream_t stream) {
   constexpr const char* kName = "add_rms_norm";
   const bool exact = a.dtype == DType::float32;
-  if (out.dtype == DType::bfloat16)
-    (exact ? run<float, float, bf16> : run<bf16, float, bf16>)(kName, &a, weights, eps, h, out, stream);
-  else
-    (exact ? run<float, float, float> : run<bf16, float, float>)(kName, &a, weights, eps, h, out, stream);
+  if (exact && out.dtype == DType::float32)
+    return run<float, float, float>(kName, &a, weights, eps, h, out, stream);
+  with_element(exact ? out.dtype : a.dtype, [&]<typename T>(Element<T>) {
+    if (exact)
+      run<float, float, T>(kName, &a, weights, eps, h, out, stream);
+    else
+      (out.dtype == DType::float32 ? run<T, float, float> : run<T, float, T>)(kName, &a, weights, eps, h, out,
+                                                                              stream);
+  });
 }
 
 }  // namespace ptrt::cuda

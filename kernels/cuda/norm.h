@@ -7,11 +7,11 @@
 
 namespace ptrt::cuda {
 
-// out = x / sqrt(mean(x²) + eps) · w, row by row; in place when out is x. x and out: float32 both, bfloat16
-// both, or from float32 to bfloat16. Weights: float32.
+// out = x / sqrt(mean(x²) + eps) · w, row by row; in place when out is x. x and out: float32 both, of one
+// inner type (bfloat16 or float16) both, or from float32 to it. Weights: float32.
 void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
               cudaStream_t stream);
-// h += a, then out = RMSNorm(h). a: bfloat16 or float32; h: float32; out: h itself, or bfloat16 or float32.
+// h += a, then out = RMSNorm(h). a and out: inner or float32; h: float32; out may be h.
 void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
                   cudaStream_t stream);
 

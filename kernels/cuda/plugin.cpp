@@ -14,7 +14,7 @@
 namespace ptrt {
 namespace {
 
-// Kernels are built for compute capability 8.0 (bfloat16 tensor cores) and up.
+// Kernels are built for compute capability 8.0 (bfloat16 on tensor cores) and up.
 constexpr int kOldestMajor = 8;
 
 std::string missing() {
@@ -55,7 +55,8 @@ std::unique_ptr<Backend> make(const CudaOptions& options) {
                     properties.name, properties.major, properties.minor, kOldestMajor);
   PTRT_CUDA_CHECK(cudaSetDevice(options.device));
   return std::make_unique<CudaBackend>(
-      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor), options.graphs);
+      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor), options.graphs,
+      options.inner);
 }
 
 }  // namespace

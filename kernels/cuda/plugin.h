@@ -18,6 +18,8 @@ inline constexpr std::int64_t kCudaMaxTracks = 64;
 struct CudaOptions {
   int device = 0;      // among those that CUDA shows this process
   bool graphs = true;  // decode steps are recorded and replayed
+  // Of matrices, inner activations, keys and values: bfloat16 or float16.
+  DType inner = DType::bfloat16;
 };
 
 // What keeps this process from running on a GPU, for a message: the plug-in, the driver or a device is

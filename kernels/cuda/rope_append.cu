@@ -23,9 +23,10 @@ __global__ void rope_angles_kernel(const std::int32_t* positions, double theta, 
   }
 }
 
+template <typename T>
 struct RopeAppendArgs {
-  bf16* q;
-  const bf16 *k, *v;
+  T* q;
+  const T *k, *v;
   std::int64_t q_stride, k_stride;  // between tracks; v as k
   PerTrack<float> q_norm, k_norm;   // null pointers: no norm
   int first_track;                  // of the pool
@@ -33,7 +34,7 @@ struct RopeAppendArgs {
   int heads, kv_heads, head_dim;
   float eps;
   StepView step;
-  LayerPool pool;
+  LayerPool<T> pool;
 };
 
 // The elements of one head that a lane holds: pairs that RoPE rotates together, and of an odd head the last
@@ -42,7 +43,8 @@ struct Head {
   float low[kPairs], high[kPairs], last;
 };
 
-__device__ __forceinline__ Head load_head(const bf16* from, int head_dim) {
+template <typename T>
+__device__ __forceinline__ Head load_head(const T* from, int head_dim) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, half = head_dim / 2;
   Head head{};
 #pragma unroll
@@ -54,7 +56,8 @@ __device__ __forceinline__ Head load_head(const bf16* from, int head_dim) {
   return head;
 }
 
-__device__ __forceinline__ void save_head(const Head& head, int head_dim, bf16* to) {
+template <typename T>
+__device__ __forceinline__ void save_head(const Head& head, int head_dim, T* to) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp, half = head_dim / 2;
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
@@ -94,12 +97,13 @@ __device__ __forceinline__ void rotate_head(Head& head, const float* cos_sin, in
 
 // Grid: x over rows, y over tracks, z over shares of the heads. A warp takes one head after the other: those
 // of q, then k, then v.
-__global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendArgs args) {
+template <typename T>
+__global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendArgs<T> args) {
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int head_dim = args.head_dim, kv_heads = args.kv_heads;
   const float* angles =
       args.cos_sin == nullptr ? nullptr : args.cos_sin + static_cast<std::int64_t>(row) * head_dim;
-  bf16* q = args.q + track * args.q_stride + static_cast<std::int64_t>(row) * args.heads * head_dim;
+  T* q = args.q + track * args.q_stride + static_cast<std::int64_t>(row) * args.heads * head_dim;
   const std::int64_t kv_row = track * args.k_stride + static_cast<std::int64_t>(row) * kv_heads * head_dim;
   const int position = args.step.positions[row];
   const std::int64_t page = page_of(args.step, row, position);
@@ -109,8 +113,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendAr
   for (int i = first_head; i < args.heads + 2 * kv_heads; i += static_cast<int>(gridDim.z) * kWarps) {
     const bool is_q = i < args.heads, is_v = i >= args.heads + kv_heads;
     const int head_index = is_q ? i : (i - args.heads) % kv_heads;
-    const bf16* from = (is_q ? q : (is_v ? args.v : args.k) + kv_row) + head_index * head_dim;
-    bf16* to = q + head_index * head_dim;
+    const T* from = (is_q ? q : (is_v ? args.v : args.k) + kv_row) + head_index * head_dim;
+    T* to = q + head_index * head_dim;
     if (!is_q) {
       to = args.pool.keys(page, args.first_track + track, head_index) + place;
       if (is_v) to += args.pool.values_offset;
@@ -132,14 +136,17 @@ void rope_angles(const std::int32_t* positions, double theta, const Tensor& cos_
          positions, theta, static_cast<float*>(cos_sin.data), static_cast<int>(cos_sin.width));
 }
 
-void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
-                 const Tensor& cos_sin, const Tensor& q, const Tensor& k, const Tensor& v,
-                 const StepView& step, std::int64_t layer, const KvPool& pool, cudaStream_t stream) {
+namespace {
+
+template <typename T>
+void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
+         const Tensor& cos_sin, const Tensor& q, const Tensor& k, const Tensor& v, const StepView& step,
+         std::int64_t layer, const KvPool& pool, cudaStream_t stream) {
   for_track_groups(q.tracks, [&](std::int64_t first, std::int64_t count) {
-    RopeAppendArgs args{};
-    args.q = q.row_as<bf16>(first, 0);
-    args.k = k.row_as<bf16>(first, 0);
-    args.v = v.row_as<bf16>(first, 0);
+    RopeAppendArgs<T> args{};
+    args.q = q.row_as<T>(first, 0);
+    args.k = k.row_as<T>(first, 0);
+    args.v = v.row_as<T>(first, 0);
     args.q_stride = q.track_stride;
     args.k_stride = k.track_stride;
     if (!q_norm.empty()) args.q_norm = per_track<float>(q_norm, first, count);
@@ -151,14 +158,24 @@ void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const 
     args.head_dim = static_cast<int>(shape.head_dim);
     args.eps = shape.norm_eps;
     args.step = step;
-    args.pool = layer_pool(pool, layer);
+    args.pool = layer_pool<T>(pool, layer);
     // Few rows divide their heads over more blocks, for the latency of one head is most of the time.
     const std::int64_t shares = std::clamp<std::int64_t>(
         kBlocksWanted / (q.rows * count), 1, ceil_div<std::int64_t>(args.heads + 2 * args.kv_heads, kWarps));
     launch({"rope_append",
             dim3(static_cast<unsigned>(q.rows), static_cast<unsigned>(count), static_cast<unsigned>(shares)),
             dim3(kWarps * kWarp), stream},
-           rope_append_kernel, args);
+           rope_append_kernel<T>, args);
+  });
+}
+
+}  // namespace
+
+void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
+                 const Tensor& cos_sin, const Tensor& q, const Tensor& k, const Tensor& v,
+                 const StepView& step, std::int64_t layer, const KvPool& pool, cudaStream_t stream) {
+  with_element(q.dtype, [&]<typename T>(Element<T>) {
+    run<T>(shape, q_norm, k_norm, cos_sin, q, k, v, step, layer, pool, stream);
   });
 }
 

@@ -17,14 +17,14 @@ std::size_t aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-DType kept_type(const WeightSpec& spec) {
+DType kept_type(const WeightSpec& spec, DType inner) {
   if (spec.dtype == DType::int8)
     throw_bad_input("{}: the CUDA backend takes no int8 weights; convert the model, or use --backend cpu",
                     spec.name);
   switch (spec.role) {
     case WeightRole::matrix:
     case WeightRole::tied_embedding:
-      return DType::bfloat16;
+      return inner;
     case WeightRole::embedding:
       return spec.dtype;
     case WeightRole::router:
@@ -34,8 +34,8 @@ DType kept_type(const WeightSpec& spec) {
   throw_failure("{}: a weight of no known role", spec.name);
 }
 
-std::size_t kept_bytes(const WeightSpec& spec) {
-  return static_cast<std::size_t>(spec.count * spec.out * spec.in) * size_of(kept_type(spec));
+std::size_t kept_bytes(const WeightSpec& spec, DType inner) {
+  return static_cast<std::size_t>(spec.count * spec.out * spec.in) * size_of(kept_type(spec, inner));
 }
 
 float widen(DType dtype, const std::byte* from) {
@@ -53,7 +53,7 @@ void convert(DType from_type, std::span<const std::byte> from, DType to_type, st
   const std::size_t from_size = size_of(from_type), to_size = size_of(to_type);
   for (std::size_t i = 0; i * from_size < from.size(); ++i) {
     const float value = widen(from_type, from.data() + i * from_size);
-    const std::uint16_t narrow = to_bfloat16(value);
+    const std::uint16_t narrow = to_type == DType::float16 ? to_float16(value) : to_bfloat16(value);
     if (to_type == DType::float32)
       std::memcpy(to.data() + i * to_size, &value, sizeof value);
     else
@@ -65,7 +65,7 @@ void convert(DType from_type, std::span<const std::byte> from, DType to_type, st
 
 void WeightLoader::plan(std::span<const WeightSpec> specs) {
   std::size_t total = 0;
-  for (const WeightSpec& spec : specs) total += aligned(kept_bytes(spec));
+  for (const WeightSpec& spec : specs) total += aligned(kept_bytes(spec, inner_));
   memory_.push_back(allocate_device(total, "the weights"));
   next_ = memory_.back().get();
   left_ = total;
@@ -84,8 +84,8 @@ std::byte* WeightLoader::take(std::size_t bytes, const std::string& what) {
 
 Weight WeightLoader::load(const WeightSpec& spec, WeightSource& source) {
   PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
-  const DType kept = kept_type(spec);
-  const std::size_t bytes = kept_bytes(spec);
+  const DType kept = kept_type(spec, inner_);
+  const std::size_t bytes = kept_bytes(spec, inner_);
   std::byte* to = take(bytes, spec.name);
 
   const std::int64_t rows = spec.count * spec.out;

@@ -1,5 +1,5 @@
-// Takes weights into device memory: matrices become bfloat16, row-major; routers and vectors float32; tables
-// that are only looked up keep their type.
+// Takes weights into device memory: matrices take the inner type, row-major; routers and vectors float32;
+// tables that are only looked up keep their type.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,8 @@ namespace ptrt::cuda {
 
 class WeightLoader {
  public:
-  explicit WeightLoader(const Stream& stream) : stream_(stream) {}
+  // `inner`: bfloat16 or float16.
+  WeightLoader(const Stream& stream, DType inner) : stream_(stream), inner_(inner) {}
 
   // Takes the memory of all of them in one piece, in their order, so that the same matrix of every track lies
   // at an even distance; throws when the device has less.
@@ -26,6 +27,7 @@ class WeightLoader {
   std::byte* take(std::size_t bytes, const std::string& what);
 
   const Stream& stream_;
+  DType inner_;
   std::vector<DevicePointer<std::byte>> memory_;
   std::byte* next_ = nullptr;
   std::size_t left_ = 0, bytes_ = 0;

@@ -19,7 +19,7 @@ gpu_tests() {
   if grep -q SKIPPED "$OUT/log/$1.txt"; then echo "tests were skipped"; return 1; fi
 }
 
-# Follows the programs that a wrapper starts.
+# Follows the programs that a wrapper starts. In float16 the same sources make the same accesses.
 checker() {
   local command=("$PROGRAMS/cuda_gpu_tests")
   [ ! -x "$PROGRAMS/run" ] || command=("$PROGRAMS/run" cuda_gpu_tests)

@@ -135,11 +135,32 @@ class Tools(CliTest):
             self.assertIn(config, list(found.values()), "the config stands in it")
             elements = config["layers"] * 2 * config["kv_heads"] * config["head_dim"]
             self.assertEqual(found["kv_bytes_per_token_per_track"], {"float32": elements * 4, "bfloat16": elements * 2})
+            self.assertEqual(found["device_dtype"], "bfloat16")
             for rank in found["ranks"]:
                 needs = rank["device"]
                 self.assertTrue(all(value > 0 for value in needs.values()), needs)
                 self.assertEqual(needs["kv_bytes_per_token"],
                                  rank["tracks"] * found["kv_bytes_per_token_per_track"]["bfloat16"])
+
+    def test_type_on_a_gpu(self) -> None:
+        """float16 where every matrix is, a tied table among them; else bfloat16."""
+        for tied in (False, True):
+            config = make_config(tie_embeddings=tied)
+            model = write_random(self.fresh(".h5"), config, 73, dtype="float16")
+            self.assertEqual(self.inspect_json(model)["device_dtype"], "float16")
+            self.assertRegex(ptrt("inspect", model).stdout, r"GPU \(float16\)")
+            embedding = "/shared/embedding"
+            with h5py.File(model, "r+") as file:
+                value = file[embedding][()].astype(np.float32)
+                del file[embedding]
+                file[embedding] = value
+            self.assertEqual(self.inspect_json(model)["device_dtype"], "bfloat16" if tied else "float16")
+            matrix = "/tracks/00/layers/000/wq"
+            with h5py.File(model, "r+") as file:
+                value = file[matrix][()].astype(np.float32)
+                del file[matrix]
+                file[matrix] = value
+            self.assertEqual(self.inspect_json(model)["device_dtype"], "bfloat16")
 
     def test_verify(self) -> None:
         for split in (False, True):

@@ -30,7 +30,27 @@ CudaForTests make_cuda_for_tests(const CudaOptions& options = {});
 bool counts_graph_launches_for_tests();
 std::uint64_t graph_launches_for_tests();
 
-inline const std::string kCpu = "cpu", kCuda = "cuda";
+// Of matrices: the type that a backend keeps as it is.
+inline DType matrix_type_of(const Backend& backend) {
+  return backend.activation_type() == DType::float16 ? DType::float16 : DType::bfloat16;
+}
+// Half a unit in the last place of a backend's inner type, of values up to 1.
+inline double half_unit_of(const Backend& backend) {
+  switch (backend.activation_type()) {
+    case DType::float16:
+      return 0x1p-11;
+    case DType::bfloat16:
+      return 0x1p-8;
+    default:
+      return 1e-6;
+  }
+}
+inline float rounded_to(DType dtype, float value) {
+  if (dtype == DType::float32) return value;
+  return dtype == DType::float16 ? from_float16(to_float16(value)) : from_bfloat16(to_bfloat16(value));
+}
+
+inline const std::string kCpu = "cpu", kCuda = "cuda", kCudaFloat16 = "cuda_float16";
 
 class DeviceTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -39,21 +59,30 @@ class DeviceTest : public ::testing::TestWithParam<std::string> {
       backend_ = make_cpu_backend({.threads = 1});
       return;
     }
-    CudaForTests cuda = make_cuda_for_tests();
+    CudaForTests cuda =
+        make_cuda_for_tests({.inner = GetParam() == kCudaFloat16 ? DType::float16 : DType::bfloat16});
     if (cuda.backend == nullptr) GTEST_SKIP() << cuda.missing;
     backend_ = std::move(cuda.backend);
   }
   Backend& backend() { return *backend_; }
-  bool on_cuda() const { return GetParam() == kCuda; }
+  bool on_cuda() const { return GetParam() != kCpu; }
   DType inner() { return backend_->activation_type(); }
+  DType matrices() { return matrix_type_of(*backend_); }
   // What one rounding of a result of this size may cost: half a unit in the last place of the inner type, and
   // some of float32.
-  double rounding(double size) { return size * (inner() == DType::bfloat16 ? 0x1p-8 : 1e-6) + 1e-5; }
+  double rounding(double size) { return size * half_unit_of(*backend_) + 1e-5; }
 
  private:
   std::unique_ptr<Backend> backend_;
 };
 
+// For ops that know the inner type, and for those that do not. A sanitizer sees the same accesses with
+// either.
+inline std::vector<std::string> devices_and_types() {
+  return kSanitized ? std::vector{kCpu, kCuda} : std::vector{kCpu, kCuda, kCudaFloat16};
+}
+#define PTRT_EVERY_DEVICE_AND_TYPE(suite) \
+  INSTANTIATE_TEST_SUITE_P(Every, suite, ::testing::ValuesIn(devices_and_types()), param_name)
 #define PTRT_EVERY_DEVICE(suite) \
   INSTANTIATE_TEST_SUITE_P(Every, suite, ::testing::Values(kCpu, kCuda), param_name)
 
@@ -79,8 +108,8 @@ class OnDevice {
     if (tensor.dtype == DType::float32)
       return backend_.write(std::as_bytes(std::span(host.values)), memory_.get());
     for (std::size_t i = 0; i < narrow.size(); ++i) {
-      narrow[i] = to_bfloat16(host.values[i]);
-      host.values[i] = from_bfloat16(narrow[i]);
+      host.values[i] = rounded_to(tensor.dtype, host.values[i]);
+      narrow[i] = is_float16() ? to_float16(host.values[i]) : to_bfloat16(host.values[i]);
     }
     backend_.write(std::as_bytes(std::span(narrow)), memory_.get());
   }
@@ -93,11 +122,13 @@ class OnDevice {
     }
     std::vector<std::uint16_t> narrow(values.size());
     backend_.read_back(memory_.get(), std::as_writable_bytes(std::span(narrow)));
-    std::ranges::transform(narrow, values.begin(), from_bfloat16);
+    std::ranges::transform(narrow, values.begin(), is_float16() ? from_float16 : from_bfloat16);
     return values;
   }
 
  private:
+  bool is_float16() const { return tensor.dtype == DType::float16; }
+
   Backend& backend_;
   std::shared_ptr<std::byte[]> memory_;
 
@@ -106,8 +137,8 @@ class OnDevice {
   Tensor tensor;
 };
 
-// Weights as loaded by a backend and by the reference. The CUDA backend rounds matrices to bfloat16, so tests
-// take weights of that type, except where the conversion is what is tested.
+// Weights as loaded by a backend and by the reference. The CUDA backend rounds matrices to its inner type, so
+// tests take weights of that type, except where the conversion is what is tested.
 struct BothWeights {
   BothWeights(Backend& backend, ReferenceBackend& reference, WeightRole role, DType dtype,
               std::int64_t tracks, std::int64_t count, std::int64_t out, std::int64_t in, Random& random) {

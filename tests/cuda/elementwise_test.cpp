@@ -4,7 +4,7 @@ namespace ptrt::testing {
 namespace {
 
 class DeviceElementwise : public DeviceTest {};
-PTRT_EVERY_DEVICE(DeviceElementwise);
+PTRT_EVERY_DEVICE_AND_TYPE(DeviceElementwise);
 
 struct Case {
   std::int64_t tracks, rows, width;
@@ -34,7 +34,7 @@ TEST_P(DeviceElementwise, AddSubtractCopy) {
       ASSERT_EQ(with_a[i], value + a.host.values[i]);
       ASSERT_EQ(without_one[i], value - single);
       ASSERT_EQ(copies[i], single);
-      ASSERT_EQ(rounded[i], inner() == DType::float32 ? value : from_bfloat16(to_bfloat16(value)));
+      ASSERT_EQ(rounded[i], rounded_to(inner(), value));
     }
   }
 }
@@ -43,7 +43,8 @@ TEST_P(DeviceElementwise, Swiglu) {
   for (const auto& [tracks, rows, width] : kCases) {
     Random random(static_cast<unsigned>(width));
     OnDevice gate(backend(), tracks, rows, width, inner(), random, 20);
-    gate.host.values[0] = width % 2 == 0 ? 3e38f : -3e38f;
+    const float large = inner() == DType::float16 ? 6e4f : 3e38f;
+    gate.host.values[0] = width % 2 == 0 ? large : -large;
     gate.put();
     const OnDevice up(backend(), tracks, rows, width, inner(), random);
     Activation expected(gate.host);
@@ -53,6 +54,18 @@ TEST_P(DeviceElementwise, Swiglu) {
   }
 }
 
+// What a product beyond the range of the inner type becomes is infinite, not the largest number.
+TEST_P(DeviceElementwise, SwigluBeyondTheRange) {
+  OnDevice gate(backend(), 1, 1, 3, inner()), up(backend(), 1, 1, 3, inner());
+  const float large = inner() == DType::float16 ? 6e4f : 3e38f;
+  gate.host.values = {large, large, 1};
+  up.host.values = {2, -2, 0};
+  gate.put();
+  up.put();
+  backend().swiglu(gate.tensor, up.tensor);
+  EXPECT_EQ(gate.get(), (std::vector<float>{INFINITY, -INFINITY, 0}));
+}
+
 TEST_P(DeviceElementwise, GathersRowsAndEmbeds) {
   const WorkLimits limits{
       .rows = 7, .logit_rows = 7, .sequences = 7, .context = 16, .heads = 1, .head_dim = 8};
@@ -60,8 +73,8 @@ TEST_P(DeviceElementwise, GathersRowsAndEmbeds) {
   Random random(4);
   for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16})
     for (const WeightRole role : {WeightRole::embedding, WeightRole::tied_embedding}) {
-      // float32 and float16 tables that are the head's matrix too are rounded on the way.
-      if (on_cuda() && role == WeightRole::tied_embedding && dtype != DType::bfloat16) continue;
+      // Tables that are the head's matrix too take the inner type.
+      if (on_cuda() && role == WeightRole::tied_embedding && dtype != inner()) continue;
       ReferenceBackend reference;
       const BothWeights table(backend(), reference, role, dtype, 1, 1, 50, 37, random);
       const std::vector<std::int32_t> tokens{49, 0, 7, 7, 23}, picked{4, 0, 0, 1};

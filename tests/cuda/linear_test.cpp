@@ -4,7 +4,7 @@ namespace ptrt::testing {
 namespace {
 
 class DeviceLinear : public DeviceTest {};
-PTRT_EVERY_DEVICE(DeviceLinear);
+PTRT_EVERY_DEVICE_AND_TYPE(DeviceLinear);
 
 struct Shape {
   std::int64_t tracks, rows, out, in;
@@ -15,9 +15,14 @@ double tolerance_of(double rounding, std::int64_t in) {
   return rounding * std::sqrt(static_cast<double>(in)) / 2;
 }
 
+// What the reference multiplies as the backend does: bfloat16, or what holds every float16.
+CpuOptions products_of(const Backend& backend) {
+  return {.compute = backend.activation_type() == DType::float16 ? Compute::float32 : Compute::bfloat16};
+}
+
 void check(Backend& backend, const Shape& s, DType weights, DType y_type, double rounding) {
   Random random(static_cast<unsigned>(s.rows * 1000 + s.out * 10 + s.in));
-  ReferenceBackend reference({.compute = Compute::bfloat16});
+  ReferenceBackend reference(products_of(backend));
   const BothWeights w(backend, reference, WeightRole::matrix, weights, s.tracks, 1, s.out, s.in, random);
   const OnDevice x(backend, s.tracks, s.rows, s.in, backend.activation_type(), random);
   OnDevice y(backend, s.tracks, s.rows, s.out, y_type);
@@ -34,15 +39,15 @@ void check(Backend& backend, const Shape& s, DType weights, DType y_type, double
 // Few rows (one launch for all), more (cuBLASLt), widths that neither likes.
 TEST_P(DeviceLinear, AgreesWithTheReference) {
   // The CPU backend here computes in float32: it sees the rounding of the reference's inputs as an error.
-  const double loose = on_cuda() ? 0x1p-8 : 0x1p-7;
+  const double loose = on_cuda() ? half_unit_of(backend()) : 0x1p-7;
   for (const auto& [out, in] : {std::pair{1, 8}, {16, 64}, {40, 1100}, {19, 37}, {33, 128}, {24, 130}})
     for (const std::int64_t rows : {1, 8, 9, 16, 17, 40})
-      check(backend(), {2, rows, out, in}, DType::bfloat16, inner(), loose);
-  check(backend(), {18, 3, 24, 40}, DType::bfloat16, inner(), loose);
-  check(backend(), {18, 20, 24, 40}, DType::bfloat16, inner(), loose);
-  check(backend(), {1, 70, 17, 24}, DType::bfloat16, inner(), loose);
-  for (const DType weights : {DType::float32, DType::float16})
-    for (const std::int64_t rows : {2, 20}) check(backend(), {1, rows, 24, 48}, weights, inner(), loose);
+      check(backend(), {2, rows, out, in}, matrices(), inner(), loose);
+  check(backend(), {18, 3, 24, 40}, matrices(), inner(), loose);
+  check(backend(), {18, 20, 24, 40}, matrices(), inner(), loose);
+  check(backend(), {1, 70, 17, 24}, matrices(), inner(), loose);
+  for (const DType weights : {DType::float32, DType::float16, DType::bfloat16})
+    for (const std::int64_t rows : {2, 20}) check(backend(), {1, rows, 24, 48}, weights, inner(), 2 * loose);
 }
 
 // Logits are not rounded.
@@ -50,16 +55,16 @@ TEST_P(DeviceLinear, WritesFloat32) {
   const double tight = on_cuda() ? 1e-5 : 0x1p-7;
   for (const std::int64_t rows : {1, 12, 30})
     for (const std::int64_t out : {259, 64})
-      check(backend(), {1, rows, out, 72}, DType::bfloat16, DType::float32, tight);
+      check(backend(), {1, rows, out, 72}, matrices(), DType::float32, tight);
 }
 
 TEST_P(DeviceLinear, RunsAListOfJobsAndBroadcasts) {
   Random random(5);
   ReferenceBackend reference;
   for (const std::int64_t rows : {4, 20}) {
-    const BothWeights wq(backend(), reference, WeightRole::matrix, DType::bfloat16, 3, 1, 32, 24, random),
-        wk(backend(), reference, WeightRole::matrix, DType::bfloat16, 3, 1, 8, 24, random),
-        wv(backend(), reference, WeightRole::matrix, DType::bfloat16, 3, 1, 7, 24, random);
+    const BothWeights wq(backend(), reference, WeightRole::matrix, matrices(), 3, 1, 32, 24, random),
+        wk(backend(), reference, WeightRole::matrix, matrices(), 3, 1, 8, 24, random),
+        wv(backend(), reference, WeightRole::matrix, matrices(), 3, 1, 7, 24, random);
     const OnDevice x(backend(), 1, rows, 24, inner(), random);
     OnDevice q(backend(), 3, rows, 32, inner()), k(backend(), 3, rows, 8, inner()),
         v(backend(), 3, rows, 7, inner());
@@ -84,10 +89,10 @@ TEST_P(DeviceLinear, GatesOneProductByAnother) {
        {std::tuple{2, 33, 40}, {1, 24, 72}, {18, 16, 24}, {1, 20, 37}, {3, 40, 1100}})
     for (const std::int64_t rows : {1, 8, 9, 16, 17}) {
       Random random(static_cast<unsigned>(rows));
-      ReferenceBackend reference({.compute = Compute::bfloat16});
-      const BothWeights gate(backend(), reference, WeightRole::matrix, DType::bfloat16, tracks, 1, out, in,
+      ReferenceBackend reference(products_of(backend()));
+      const BothWeights gate(backend(), reference, WeightRole::matrix, matrices(), tracks, 1, out, in,
                              random),
-          up(backend(), reference, WeightRole::matrix, DType::bfloat16, tracks, 1, out, in, random);
+          up(backend(), reference, WeightRole::matrix, matrices(), tracks, 1, out, in, random);
       const OnDevice x(backend(), tracks, rows, in, inner(), random);
       OnDevice gate_out(backend(), tracks, rows, out, inner()), up_out(backend(), tracks, rows, out, inner());
       backend().gated_linear({&gate.device, x.tensor, gate_out.tensor},
@@ -97,7 +102,7 @@ TEST_P(DeviceLinear, GatesOneProductByAnother) {
                              {&up.host, x.host.tensor, scratch.tensor});
       // The CPU backend here sees the rounding of the reference's inputs as an error of both factors.
       const double size = std::sqrt(static_cast<double>(in)) * (on_cuda() ? 1 : 2);
-      expect_near(gate_out.get(), expected.values, size * 0x1p-7,
+      expect_near(gate_out.get(), expected.values, size * (on_cuda() ? 2 * half_unit_of(backend()) : 0x1p-7),
                   fmt::format("tracks {} rows {} out {} in {}", tracks, rows, out, in));
     }
 }
@@ -106,10 +111,10 @@ TEST_P(DeviceLinear, GatesOneProductByAnother) {
 TEST_P(DeviceLinear, TakesPairs) {
   Random random(8);
   ReferenceBackend reference;
-  const std::vector<WeightSpec> specs(2, {"w", WeightRole::matrix, DType::bfloat16, 1, 16, 24});
+  const std::vector<WeightSpec> specs(2, {"w", WeightRole::matrix, matrices(), 1, 16, 24});
   backend().plan_weights(specs);
-  const BothWeights k(backend(), reference, WeightRole::matrix, DType::bfloat16, 1, 1, 16, 24, random),
-      v(backend(), reference, WeightRole::matrix, DType::bfloat16, 1, 1, 16, 24, random);
+  const BothWeights k(backend(), reference, WeightRole::matrix, matrices(), 1, 1, 16, 24, random),
+      v(backend(), reference, WeightRole::matrix, matrices(), 1, 1, 16, 24, random);
   constexpr std::int64_t kRows = 20;
   const OnDevice x(backend(), 1, kRows, 24, inner(), random);
   OnDevice both(backend(), 1, 3 * kRows, 16, inner());  // the second behind a gap
@@ -135,10 +140,9 @@ TEST_P(DeviceLinear, TakesPlannedWeights) {
   Random random(6);
   ReferenceBackend reference;
   std::vector<WeightSpec> specs;
-  for (int track = 0; track < 3; ++track)
-    specs.push_back({"w", WeightRole::matrix, DType::bfloat16, 1, 16, 24});
+  for (int track = 0; track < 3; ++track) specs.push_back({"w", WeightRole::matrix, matrices(), 1, 16, 24});
   backend().plan_weights(specs);
-  const BothWeights w(backend(), reference, WeightRole::matrix, DType::bfloat16, 3, 1, 16, 24, random);
+  const BothWeights w(backend(), reference, WeightRole::matrix, matrices(), 3, 1, 16, 24, random);
   const OnDevice x(backend(), 3, 20, 24, inner(), random);
   OnDevice y(backend(), 3, 20, 16, inner());
   const LinearJob job{&w.device, x.tensor, y.tensor};
@@ -152,7 +156,7 @@ TEST_P(DeviceLinear, TakesPlannedWeights) {
 // A row's sums are the same among any number of rows that the kernel for few rows takes.
 TEST_P(DeviceLinear, FewRowsHangOnTheRowAlone) {
   Random random(7);
-  const RandomWeights weights(DType::bfloat16, 1, 1, 20, 136, random);
+  const RandomWeights weights(matrices(), 1, 1, 20, 136, random);
   const TrackWeights w = weights.load(backend());
   constexpr std::int64_t kRows = 16;
   const OnDevice x(backend(), 1, kRows, 136, inner(), random);

@@ -4,7 +4,7 @@ namespace ptrt::testing {
 namespace {
 
 class DeviceNorm : public DeviceTest {};
-PTRT_EVERY_DEVICE(DeviceNorm);
+PTRT_EVERY_DEVICE_AND_TYPE(DeviceNorm);
 
 struct Case {
   std::int64_t tracks, rows, width;

@@ -198,7 +198,8 @@ TEST(Emulation, AsynchronousCopiesLandEarlyOrLate) {
 }
 
 // The tensor-core product, fed from shared memory as the attention kernel does, against a plain one.
-TEST(Emulation, TensorCoreProduct) {
+template <typename T>
+void check_tensor_core_product() {
   constexpr int kRows = 16, kColumns = 16, kDepth = 16;
   std::vector<float> a(kRows * kDepth), b(kColumns * kDepth), d(kRows * kColumns);
   for (std::size_t i = 0; i < a.size(); ++i) a[i] = static_cast<float>(i % 7) - 3;
@@ -207,8 +208,8 @@ TEST(Emulation, TensorCoreProduct) {
     run(
         dim3(1), dim3(32),
         [&] {
-          auto* left = static_cast<bf16*>(shared_memory());
-          bf16* right = left + kRows * kDepth;  // [column][depth], or [depth][column]
+          auto* left = static_cast<T*>(shared_memory());
+          T* right = left + kRows * kDepth;  // [column][depth], or [depth][column]
           const int lane = static_cast<int>(threadIdx.x);
           for (int i = lane; i < kRows * kDepth; i += kWarp) store(left + i, a[static_cast<std::size_t>(i)]);
           for (int i = lane; i < kColumns * kDepth; i += kWarp)
@@ -223,13 +224,13 @@ TEST(Emulation, TensorCoreProduct) {
             load_matrices(right_part, right + (lane % 8 + lane / 16 * 8) * kDepth + lane / 8 % 2 * 8);
           for (int n = 0; n < 2; ++n) {
             float sum[4] = {};
-            mma_16x8x16(sum, left_part, {right_part[2 * n], right_part[2 * n + 1]});
+            mma_16x8x16<T>(sum, left_part, {right_part[2 * n], right_part[2 * n + 1]});
             for (int i = 0; i < 4; ++i)
               d[static_cast<std::size_t>((lane / 4 + i / 2 * 8) * kColumns + 8 * n + lane % 4 * 2 + i % 2)] =
                   sum[i];
           }
         },
-        sizeof(bf16) * (kRows + kColumns) * kDepth);
+        sizeof(T) * (kRows + kColumns) * kDepth);
   };
   for (const bool b_by_depth : {false, true}) {
     product(b_by_depth);
@@ -240,6 +241,13 @@ TEST(Emulation, TensorCoreProduct) {
         ASSERT_EQ(d[row * kColumns + column], expected) << row << " " << column;
       }
   }
+}
+
+TEST(Emulation, TensorCoreProductOfBfloat16) {
+  check_tensor_core_product<bf16>();
+}
+TEST(Emulation, TensorCoreProductOfFloat16) {
+  check_tensor_core_product<f16>();
 }
 
 #ifdef __SANITIZE_ADDRESS__

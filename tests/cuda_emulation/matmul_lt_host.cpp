@@ -8,19 +8,20 @@ namespace ptrt::cuda {
 namespace {
 
 void multiply(const LtProduct& p) {
+  const auto widen = p.type == DType::float16 ? from_float16 : from_bfloat16;
+  const auto narrow = p.type == DType::float16 ? to_float16 : to_bfloat16;
   for (std::int64_t b = 0; b < p.batch; ++b) {
     const auto* w = static_cast<const std::uint16_t*>(p.w) + b * p.w_stride;
     const auto* x = static_cast<const std::uint16_t*>(p.x) + b * p.x_stride;
     for (std::int64_t r = 0; r < p.rows; ++r)
       for (std::int64_t o = 0; o < p.out; ++o) {
         float sum = 0;
-        for (std::int64_t i = 0; i < p.in; ++i)
-          sum += from_bfloat16(w[o * p.in + i]) * from_bfloat16(x[r * p.in + i]);
+        for (std::int64_t i = 0; i < p.in; ++i) sum += widen(w[o * p.in + i]) * widen(x[r * p.in + i]);
         const std::int64_t at = b * p.y_stride + r * p.out + o;
         if (p.y_type == DType::float32)
           static_cast<float*>(p.y)[at] = sum;
         else
-          static_cast<std::uint16_t*>(p.y)[at] = to_bfloat16(sum);
+          static_cast<std::uint16_t*>(p.y)[at] = narrow(sum);
       }
   }
 }
@@ -34,6 +35,8 @@ LtMatmul::~LtMatmul() = default;
 
 void LtMatmul::run(const LtProduct& p, cudaStream_t stream) {
   PTRT_CHECK(p.in % 8 == 0 && p.out % 8 == 0);
+  PTRT_CHECK(p.type == DType::bfloat16 || p.type == DType::float16);
+  PTRT_CHECK(p.y_type == p.type || p.y_type == DType::float32);
   for (const void* pointer : {p.w, p.x, static_cast<const void*>(p.y)})
     PTRT_CHECK(reinterpret_cast<std::uintptr_t>(pointer) % 16 == 0);
   emulation::submit(stream, [p] { multiply(p); });

@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "cuda/device_test.h"
+#include "cuda_emulation/stream.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "model_io/model_file.h"
 #include "model_io/tokenizer.h"
@@ -24,6 +25,7 @@ struct Layout {
   int ranks = 1, tensor_parallel = 1;
   DeviceFusion fusion = DeviceFusion::tree;
   bool on_cuda = true;
+  DType inner = DType::bfloat16;  // on CUDA
 };
 
 // A model to run: where a rank's weights come from, and what is asked.
@@ -38,6 +40,7 @@ struct Job {
 struct Outcome {
   std::vector<Completion> completions;
   RunCounters counters;
+  std::uint64_t kernels = 0;  // launched by the run
 };
 
 // The groups of threads that stand for the groups of ranks.
@@ -67,8 +70,9 @@ class Groups {
 
 Outcome run_rank(const Job& job, const Layout& layout, const Placement& placement, Groups& groups) {
   static std::mutex one_reader;  // the HDF5 library takes one thread at a time
-  std::unique_ptr<Backend> backend =
-      layout.on_cuda ? std::make_unique<CudaBackend>("host emulation") : make_cpu_backend({.threads = 1});
+  std::unique_ptr<Backend> backend = layout.on_cuda
+                                         ? std::make_unique<CudaBackend>("host emulation", true, layout.inner)
+                                         : make_cpu_backend({.threads = 1});
   const TrackSplit split{placement.tensor_parallel, placement.tensor_rank};
   TrackShard shard;
   {
@@ -83,7 +87,7 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
                 {.max_batch = 4,
                  .max_rows = 20,
                  .kv_pages = 32,
-                 .kv_dtype = layout.on_cuda ? DType::bfloat16 : DType::float32});
+                 .kv_dtype = layout.on_cuda ? layout.inner : DType::float32});
   std::vector<std::int64_t> order(job.requests.size());
   for (std::size_t i = 0; i < order.size(); i++) order[i] = static_cast<std::int64_t>(i);
   Outcome outcome;
@@ -92,7 +96,9 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
   hooks.completed = [&](Completion&& done) {
     outcome.completions[static_cast<std::size_t>(done.request)] = std::move(done);
   };
+  const std::uint64_t kernels_before = emulation::kernel_launches();
   EXPECT_TRUE(engine.run(job.task, job.requests, order, hooks));
+  outcome.kernels = emulation::kernel_launches() - kernels_before;
   outcome.counters = engine.counters();
   return outcome;
 }
@@ -203,12 +209,33 @@ TEST(CudaRanks, EveryFusionOverTheHostsAndTheDevices) {
   EXPECT_LT(distance(run_over(texts, {.ranks = 4, .fusion = DeviceFusion::nccl}), run_over(texts, {})), 1e-2);
 }
 
+// Of one step of two layers, with a sync between them or without: what the sync adds, its collective apart.
+TEST(CudaRanks, OneKernelMoreForASync) {
+  for (const bool norms : {false, true})
+    for (const FusionOp op : {FusionOp::mean, FusionOp::delta_sum}) {
+      Job job = small_job(Task::score);
+      job.requests.resize(1);
+      job.config.fusion = {op, norms, norms};
+      job.config.norm_placement = {.pre = true, .output = false, .post = false};
+      job.load = [config = &job.config](const Placement& p, const TrackSplit& split, Backend& backend) {
+        return random_shard(*config, 5, DType::bfloat16, p.first_track, p.tracks, backend, {}, split);
+      };
+      const Outcome two_syncs = run_over(job, {.ranks = 4});
+      job.config.sync_layers = {2};
+      const Outcome one_sync = run_over(job, {.ranks = 4});
+      EXPECT_EQ(two_syncs.counters.fusions, 2u);
+      EXPECT_EQ(two_syncs.kernels, one_sync.kernels + 1) << "norms " << norms;
+    }
+}
+
 // Two ranks share each track: sums behind wo and w_down, over the devices too.
 TEST(CudaRanks, TensorParallel) {
   const Job job = small_job(Task::score);
   const Outcome on_cpu = run_over(job, {.ranks = 1, .on_cuda = false});
   const Outcome packed = run_over(job, {.ranks = 2, .tensor_parallel = 2});
   EXPECT_LT(distance(packed, on_cpu), 3e-2);
+  const Outcome float16 = run_over(job, {.ranks = 4, .tensor_parallel = 2, .inner = DType::float16});
+  EXPECT_LT(distance(float16, on_cpu), 3e-3);
   const std::uint64_t forwards = packed.counters.steps;
   EXPECT_EQ(packed.counters.track_sums, forwards * 2 * 2);
   EXPECT_EQ(packed.counters.fusions, forwards * 2);

@@ -43,6 +43,7 @@ namespace {
 thread_local std::vector<CUstream_st*> streams;
 thread_local bool records = false;
 thread_local std::uint64_t launches = 0;  // of graphs
+thread_local std::uint64_t kernels = 0;
 
 // Runs the stream's work until `after` pieces of all it was given are done.
 void run(CUstream_st& stream, std::uint64_t after) {
@@ -118,6 +119,12 @@ void submit(cudaStream_t stream, std::function<void()> work) {
 
 std::uint64_t graph_launches() {
   return launches;
+}
+std::uint64_t kernel_launches() {
+  return kernels;
+}
+void count_kernel_launch() {
+  kernels++;
 }
 
 }  // namespace ptrt::emulation

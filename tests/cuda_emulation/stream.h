@@ -22,5 +22,8 @@ class CollectiveAborted : public Error {
 void submit(cudaStream_t stream, std::function<void()> work);
 
 std::uint64_t graph_launches();  // by this thread so far
+// Kernels that this thread launched so far, those being recorded included.
+std::uint64_t kernel_launches();
+void count_kernel_launch();
 
 }  // namespace ptrt::emulation

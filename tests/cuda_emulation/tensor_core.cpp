@@ -1,6 +1,5 @@
 #include "cuda_emulation/tensor_core.h"
 
-#include <bit>
 #include <cstring>
 
 #include "cuda_emulation/execution.h"
@@ -8,25 +7,21 @@
 namespace ptrt::emulation {
 namespace {
 
-float low(std::uint32_t pair) {
-  return std::bit_cast<float>(pair << 16);
-}
-float high(std::uint32_t pair) {
-  return std::bit_cast<float>(pair & 0xFFFF0000u);
-}
-
 struct Fragments {
   std::uint32_t a[4], b[2];
 };
 
 }  // namespace
 
-void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                 float (*widen)(std::uint16_t)) {
   const Location where = Location::current();
   Fragments mine;
   std::memcpy(mine.a, a, sizeof mine.a);
   std::memcpy(mine.b, b, sizeof mine.b);
   const WarpValues all = exchange(0xFFFFFFFFu, &mine, sizeof mine, "mma", where);
+  const auto low = [&](std::uint32_t pair) { return widen(static_cast<std::uint16_t>(pair)); };
+  const auto high = [&](std::uint32_t pair) { return widen(static_cast<std::uint16_t>(pair >> 16)); };
   const int group = lane() / 4, quad = lane() % 4;
   for (int i = 0; i < 4; ++i) {
     const int row_lane = group * 4, column = 2 * quad + i % 2;

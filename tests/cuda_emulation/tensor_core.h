@@ -5,7 +5,9 @@
 
 namespace ptrt::emulation {
 
-void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+// `widen`: what the 16 bits of a factor stand for.
+void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
+                 float (*widen)(std::uint16_t));
 void load_matrices(std::uint32_t (&out)[4], const void* row, bool transposed);
 
 }  // namespace ptrt::emulation

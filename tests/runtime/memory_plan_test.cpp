@@ -41,14 +41,20 @@ std::string message_of(const std::function<void()>& work) {
 
 TEST(MemoryPlan, CountsWeightsAndPages) {
   const ModelConfig config = small(R"(["dense"])");
-  const DeviceNeeds one = device_needs(config, 1, 1, DType::float32, 4, 8);
+  const DeviceNeeds one = device_needs(config, 1, 1, {.embedding = DType::float32}, 4, 8);
   const std::int64_t shared = 512 * 128 * 4 + 512 * 128 * 2 + 128 * 4;  // table as stored, head, norm
   const std::int64_t layer = 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128) + 2 * 128 * 4;
   EXPECT_EQ(one.weights, shared + 2 * layer);
   EXPECT_EQ(one.kv_page, 16 * 2 * 2 * 2 * 32 * 2);  // tokens, layers, keys and values, heads, elements, bytes
-  const DeviceNeeds both = device_needs(config, 0, 2, DType::bfloat16, 4, 8);
+  const DeviceNeeds both = device_needs(config, 0, 2, {}, 4, 8);
   EXPECT_EQ(both.weights, shared - 512 * 128 * 2 + 4 * layer);
   EXPECT_EQ(both.kv_page, 2 * one.kv_page);
+}
+
+TEST(MemoryPlan, Float16OnlyWhereEveryMatrixIs) {
+  EXPECT_EQ(inner_type_on_device(DType::float16), DType::float16);
+  for (const std::optional<DType> other : {std::optional<DType>(), {DType::float32}, {DType::bfloat16}})
+    EXPECT_EQ(inner_type_on_device(other), DType::bfloat16);
 }
 
 // Activations as the engine counts them, whatever the kinds of its layers.
@@ -73,9 +79,9 @@ TEST(MemoryPlan, ActivationsAreWhatAnEngineTakes) {
 
 TEST(MemoryPlan, ScratchGrowsWithBatchAndRows) {
   const ModelConfig config = small(R"(["dense"])");
-  const std::int64_t few = device_needs(config, 0, 2, DType::bfloat16, 4, 64).scratch;
-  EXPECT_GT(device_needs(config, 0, 2, DType::bfloat16, 64, 64).scratch, few);
-  EXPECT_GT(device_needs(config, 0, 2, DType::bfloat16, 4, 512).scratch, few);
+  const std::int64_t few = device_needs(config, 0, 2, {}, 4, 64).scratch;
+  EXPECT_GT(device_needs(config, 0, 2, {}, 64, 64).scratch, few);
+  EXPECT_GT(device_needs(config, 0, 2, {}, 4, 512).scratch, few);
   // Splits of decode attention: 1024 tokens are 4, of head_dim + 2 floats each.
   WorkLimits limits;
   limits.tracks = 2, limits.sequences = 8, limits.heads = 4, limits.head_dim = 30, limits.context = 1024;

@@ -1,0 +1,111 @@
+// The ops around a sync: the bits of the ops that they stand for.
+#include "device_test.h"
+
+namespace ptrt::testing {
+namespace {
+
+class DeviceBlockEdges : public DeviceTest {};
+PTRT_EVERY_DEVICE_AND_TYPE(DeviceBlockEdges);
+
+struct Case {
+  std::int64_t tracks, rows, width;
+};
+const std::vector<Case> kCases{{1, 1, 1}, {3, 2, 37}, {2, 3, 64}, {1, 2, 1500}, {2, 1, 4100}, {18, 2, 8}};
+constexpr float kEps = 1e-5f;
+
+// Another tensor of the same size and values.
+OnDevice same_as(Backend& backend, const OnDevice& other) {
+  OnDevice copy(backend, other.tensor.tracks, other.tensor.rows, other.tensor.width, other.tensor.dtype);
+  copy.host.values = other.host.values;
+  copy.put();
+  return copy;
+}
+
+struct Weights {
+  Weights(Backend& backend, const Case& shape, Random& random)
+      : first(backend, reference, WeightRole::vector, DType::float32, shape.tracks, 1, 1, shape.width,
+              random),
+        second(backend, reference, WeightRole::vector, DType::float32, shape.tracks, 1, 1, shape.width,
+               random) {}
+  ReferenceBackend reference;
+  BothWeights first, second;
+};
+
+// bits: 1 the first norm, 2 the second, 4 what is subtracted, 8 an output elsewhere, 16 a sublayer of
+// float32.
+void check_end(Backend& backend, const Case& shape, unsigned bits) {
+  const auto& [tracks, rows, width] = shape;
+  Random random(bits + static_cast<unsigned>(width));
+  const Weights w(backend, shape, random);
+  const DType added = (bits & 16) != 0 ? DType::float32 : backend.activation_type();
+  const OnDevice a(backend, tracks, rows, width, added, random),
+      h(backend, tracks, rows, width, DType::float32, random),
+      minus(backend, 1, rows, width, DType::float32, random), y(backend, tracks, rows, width, DType::float32),
+      y_plain(backend, tracks, rows, width, DType::float32);
+  const OnDevice h_plain = same_as(backend, h);
+  BlockEnd end;
+  end.a = a.tensor;
+  end.h = h.tensor;
+  end.y = (bits & 8) != 0 ? y.tensor : h.tensor;
+  if ((bits & 4) != 0) end.minus = minus.tensor;
+  end.post_norm = (bits & 1) != 0 ? &w.first.device : nullptr;
+  end.combine_norm = (bits & 2) != 0 ? &w.second.device : nullptr;
+  end.eps = kEps;
+  backend.end_block(end);
+  end.h = h_plain.tensor;
+  end.y = (bits & 8) != 0 ? y_plain.tensor : h_plain.tensor;
+  backend.Backend::end_block(end);
+  const bool elsewhere = (bits & 8) != 0;
+  EXPECT_EQ((elsewhere ? y : h).get(), (elsewhere ? y_plain : h_plain).get())
+      << "tracks " << tracks << " rows " << rows << " width " << width << " kind " << bits;
+}
+
+TEST_P(DeviceBlockEdges, EndIsItsOpsInARow) {
+  for (const Case& shape : kCases)
+    for (unsigned bits = 0; bits < 32; ++bits) check_end(backend(), shape, bits);
+}
+
+// bits: 1 the dispatch norm, 2 the pre-norm, 4 onto x.
+void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsigned bits) {
+  const auto& [tracks, rows, width] = shape;
+  Random random(bits + static_cast<unsigned>(width));
+  const Weights w(backend, shape, random);
+  const OnDevice x(backend, 1, rows, width, DType::float32, random),
+      all(backend, parts + 1, rows, width, DType::float32, random, 100);
+  const OnDevice x_plain = same_as(backend, x);
+  const DType inner = backend.activation_type();
+  const OnDevice h(backend, tracks, rows, width, DType::float32),
+      h_plain(backend, tracks, rows, width, DType::float32), normed(backend, tracks, rows, width, inner),
+      normed_plain(backend, tracks, rows, width, inner);
+  std::vector<const float*> pointers;
+  for (std::int64_t p = 0; p < parts; ++p) pointers.push_back(all.tensor.row(p, 0));
+  BlockBegin begin;
+  begin.parts = pointers;
+  begin.scale = 0.3f;
+  begin.add_to_x = (bits & 4) != 0;
+  begin.x = x.tensor;
+  begin.h = h.tensor;
+  begin.normed = normed.tensor;
+  begin.dispatch_norm = (bits & 1) != 0 ? &w.first.device : nullptr;
+  begin.pre_norm = (bits & 2) != 0 ? &w.second.device : nullptr;
+  begin.eps = kEps;
+  backend.begin_block(begin);
+  begin.x = x_plain.tensor;
+  begin.h = h_plain.tensor;
+  begin.normed = normed_plain.tensor;
+  backend.Backend::begin_block(begin);
+  const std::string where =
+      fmt::format("tracks {} rows {} width {} parts {} kind {}", tracks, rows, width, parts, bits);
+  EXPECT_EQ(x.get(), x_plain.get()) << where;
+  EXPECT_EQ(h.get(), h_plain.get()) << where;
+  EXPECT_EQ(normed.get(), normed_plain.get()) << where;
+}
+
+TEST_P(DeviceBlockEdges, BeginIsItsOpsInARow) {
+  for (const Case& shape : kCases)
+    for (const std::int64_t parts : {0, 1, 2, 3, 8, 13})
+      for (unsigned bits = 0; bits < 8; ++bits) check_begin(backend(), shape, parts, bits);
+}
+
+}  // namespace
+}  // namespace ptrt::testing
