@@ -90,7 +90,11 @@ CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& strea
       sampler(work_limits, stream) {}
 
 CudaBackend::CudaBackend(const std::string& device_name, bool graphs)
-    : device_name_(device_name), graphs_(graphs), groups_(stream_), loader_(stream_) {}
+    : device_name_(device_name),
+      graphs_(graphs),
+      clock_(stream_),
+      groups_(stream_, clock_),
+      loader_(stream_) {}
 
 CudaBackend::Scratch& CudaBackend::scratch() {
   PTRT_CHECK(scratch_ != nullptr);
@@ -119,6 +123,7 @@ void CudaBackend::reserve(const WorkLimits& limits) {
 }
 
 void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  clock_.begin_step();
   scratch().step.set(tokens, rows);
 }
 
@@ -130,7 +135,12 @@ bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& op
   }
   Scratch& s = scratch();
   PTRT_CHECK(s.step.segment_count() == 0);
-  return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, ops);
+  return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, clock_, ops);
+}
+
+std::optional<ReplayTimes> CudaBackend::take_replay_times() {
+  if (!graphs_) return std::nullopt;
+  return clock_.take_times();
 }
 
 void CudaBackend::write(std::span<const std::byte> from, std::byte* to) {
@@ -369,6 +379,7 @@ void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> para
   PTRT_CHECK(scratch().sampler.under_way() < cuda::Sampler::kTurns);
   check_exact(logits);
   scratch().sampler.queue(logits, params);
+  clock_.end_step();
 }
 
 void CudaBackend::take_sampled(std::span<Sampled> out) {

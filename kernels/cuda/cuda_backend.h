@@ -10,6 +10,7 @@
 #include "kernels/cuda/device_groups.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/moe.h"
+#include "kernels/cuda/replay_clock.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/step_graph.h"
 #include "kernels/cuda/step_input.h"
@@ -41,6 +42,8 @@ class CudaBackend final : public Backend {
   void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
   bool records_steps() const override { return graphs_; }
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override;
+  std::optional<ReplayTimes> take_replay_times() override;
+  void rest() override { clock_.rest(); }
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
 
@@ -89,6 +92,7 @@ class CudaBackend final : public Backend {
   std::string device_name_;
   bool graphs_;
   Stream stream_;
+  cuda::ReplayClock clock_;
   cuda::CudaGroups groups_;
   cuda::WeightLoader loader_;
   cuda::LtMatmul lt_;
