@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cfloat>
 #include <cstring>
 
@@ -6,11 +7,15 @@
 #include "kernels/cuda/sampling.h"
 #include "kernels/philox.h"
 
-// One block a row. Tokens are ordered by their logit from the largest down, equal ones by id; an order is a
-// 64-bit key. Cutting off at top_k or top_p and drawing are all one question: which token ends the shortest
-// run from the first whose count, or probability mass, reaches a target? It is answered digit by digit of the
-// key, with a histogram in shared memory. Masses are integers (units of 2^-40 of the largest), so that sums
-// do not depend on the order of atomic additions.
+// What is known of a row as a whole (the largest logit, the sum of the exponentials, the probability mass) is
+// found by several blocks, each over a part of the vocabulary; the row's own block puts the parts together in
+// their order. Parts hang on the vocabulary alone, so that a row's results do not hang on the others.
+//
+// That block goes on with what is left. Tokens are ordered by their logit from the largest down, equal ones
+// by id; an order is a 64-bit key. Cutting off at top_k or top_p and drawing are all one question: which
+// token ends the shortest run from the first whose count, or probability mass, reaches a target? It is
+// answered digit by digit of the key, with a histogram in shared memory. Masses are integers (units of 2^-40
+// of the largest), so that sums do not depend on the order of atomic additions.
 namespace ptrt::cuda {
 namespace {
 
@@ -33,6 +38,7 @@ struct Shared {
 struct Row {
   const float* logits;
   int vocab;
+  int begin, end;  // the tokens that are looked at
   float largest;
   float inverse_temperature;
 
@@ -70,7 +76,7 @@ __device__ __forceinline__ T block_reduce(T x, T* scratch, const Combine& combin
 
 __device__ __forceinline__ Key largest_key(const Row& row, Shared& shared) {
   Key best = 0;
-  for (int id = static_cast<int>(threadIdx.x); id < row.vocab; id += kThreads) {
+  for (int id = row.begin + static_cast<int>(threadIdx.x); id < row.end; id += kThreads) {
     const Key key = row.key_of(id);
     if (key > best) best = key;
   }
@@ -80,16 +86,81 @@ __device__ __forceinline__ Key largest_key(const Row& row, Shared& shared) {
 // Of the tokens whose key is at least `cut`.
 __device__ __forceinline__ Mass total_mass(const Row& row, Key cut, Shared& shared) {
   Mass sum = 0;
-  for (int id = static_cast<int>(threadIdx.x); id < row.vocab; id += kThreads)
+  for (int id = row.begin + static_cast<int>(threadIdx.x); id < row.end; id += kThreads)
     if (row.key_of(id) >= cut) sum += row.mass_of(row.logits[id]);
   return block_reduce(sum, shared.partial, [](Mass a, Mass b) { return a + b; });
 }
 
-__device__ __forceinline__ float log_prob(const Row& row, int token, Shared& shared) {
+// Σ e^(logit − largest); nothing counts where the largest is -∞.
+__device__ __forceinline__ float total_exp(const Row& row, Shared& shared) {
   float sum = 0;
-  for (int id = static_cast<int>(threadIdx.x); id < row.vocab; id += kThreads)
-    sum += expf(row.logits[id] - row.largest);
-  sum = block_reduce(sum, shared.sums, [](float a, float b) { return a + b; });
+  if (row.largest != -INFINITY)
+    for (int id = row.begin + static_cast<int>(threadIdx.x); id < row.end; id += kThreads)
+      sum += expf(row.logits[id] - row.largest);
+  return block_reduce(sum, shared.sums, [](float a, float b) { return a + b; });
+}
+
+// The parts of all rows, and the logits.
+struct Parts {
+  const float* logits;  // [rows, vocab]
+  VocabPart* of_rows;   // [rows, count]
+  int vocab, count, tokens;
+
+  __device__ __forceinline__ VocabPart* of(unsigned row) const {
+    return of_rows + static_cast<std::int64_t>(row) * count;
+  }
+  __device__ __forceinline__ Row row(unsigned number) const {
+    return {logits + static_cast<std::int64_t>(number) * vocab, vocab, 0, vocab, 0, 1};
+  }
+  __device__ __forceinline__ Row row_within(unsigned number, int part) const {
+    Row row = this->row(number);
+    row.begin = min(part * tokens, vocab);
+    row.end = min(row.begin + tokens, vocab);
+    return row;
+  }
+};
+
+__device__ __forceinline__ float inverse_of(float temperature) {
+  return fminf(1.0f / temperature, FLT_MAX);
+}
+
+__device__ __forceinline__ int largest_token(const VocabPart* parts, int count) {
+  Key best = 0;
+  for (int part = 0; part < count; ++part) best = max(best, parts[part].largest);
+  return Row::id_of(best);
+}
+
+// Grid: x over parts, y over rows. Without `params` every row wants its sum.
+__global__ void __launch_bounds__(kThreads) part_stats_kernel(Parts parts, const SampleParams* params) {
+  __shared__ Shared shared;
+  Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
+  VocabPart& mine = parts.of(blockIdx.y)[blockIdx.x];
+  const Key largest = largest_key(row, shared);
+  float sum = 0;
+  if (params == nullptr || params[blockIdx.y].want_logprob) {
+    row.largest = row.logits[Row::id_of(largest)];
+    sum = total_exp(row, shared);
+  }
+  if (threadIdx.x == 0) mine.largest = largest, mine.sum = sum;
+}
+
+// The same grid, behind it: the masses of the rows that are drawn from.
+__global__ void __launch_bounds__(kThreads) part_mass_kernel(Parts parts, const SampleParams* params) {
+  __shared__ Shared shared;
+  const SampleParams& mine = params[blockIdx.y];
+  if (!(mine.temperature > 0)) return;
+  Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
+  row.largest = row.logits[largest_token(parts.of(blockIdx.y), parts.count)];
+  row.inverse_temperature = inverse_of(mine.temperature);
+  const Mass mass = total_mass(row, 0, shared);
+  if (threadIdx.x == 0) parts.of(blockIdx.y)[blockIdx.x].mass = mass;
+}
+
+__device__ __forceinline__ float log_prob(const Row& row, int token, const VocabPart* parts, int count) {
+  float sum = 0;
+  for (int part = 0; part < count; ++part)
+    if (const float largest = row.logits[Row::id_of(parts[part].largest)]; largest != -INFINITY)
+      sum += parts[part].sum * expf(largest - row.largest);
   return row.logits[token] - row.largest - logf(sum);
 }
 
@@ -147,8 +218,8 @@ struct RunEnd {
   Mass up_to;  // count or mass of the run, its last token included
 };
 
-// The end of the shortest run whose count (kCount) or mass reaches `target`, which the tokens with a key of
-// at least `cut` do together. by_id: the run goes by rising id, else by falling key.
+// Of the tokens looked at, the end of the shortest run whose count (kCount) or mass reaches `target`, which
+// the tokens with a key of at least `cut` do together. by_id: the run goes by rising id, else by falling key.
 template <bool kCount>
 __device__ RunEnd end_of_run(const Row& row, Key cut, bool by_id, Mass target, Shared& shared) {
   // The first level cuts logits evenly by their distance from the largest: their bits would fall into few
@@ -172,11 +243,11 @@ __device__ RunEnd end_of_run(const Row& row, Key cut, bool by_id, Mass target, S
     }
     for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) shared.bins[i] = 0;
     __syncthreads();
-    for (int base = 0; base < row.vocab; base += kThreads) {
+    for (int base = row.begin; base < row.end; base += kThreads) {
       const int id = base + static_cast<int>(threadIdx.x);
-      const float logit = id < row.vocab ? row.logits[id] : row.largest;
-      const Key key = id < row.vocab ? row.key_of(id) : 0;
-      bool counts = id < row.vocab && key >= cut && (key & mask) == value;
+      const float logit = id < row.end ? row.logits[id] : row.largest;
+      const Key key = id < row.end ? row.key_of(id) : 0;
+      bool counts = id < row.end && key >= cut && (key & mask) == value;
       const int distance = by_id ? -1 : distance_bin(logit);
       if (first_bin >= 0 && distance != first_bin) counts = false;
       // Bins in the order of the run: falling digits.
@@ -199,11 +270,27 @@ __device__ RunEnd end_of_run(const Row& row, Key cut, bool by_id, Mass target, S
   return {value, reached + in_bin};
 }
 
-__device__ __forceinline__ int draw(const Row& row, const SampleParams& params, Shared& shared) {
+// The `target`th unit of the mass of all tokens by rising id, within the part that has it.
+__device__ __forceinline__ int draw_by_id(const Parts& parts, Row row, Mass target, Shared& shared) {
+  const VocabPart* of_row = parts.of(blockIdx.x);
+  int part = 0;
+  while (target > of_row[part].mass) target -= of_row[part++].mass;
+  row.begin = part * parts.tokens;
+  row.end = min(row.begin + parts.tokens, row.vocab);
+  return Row::id_of(end_of_run<false>(row, 0, true, target, shared).key);
+}
+
+__device__ __forceinline__ int draw(const Parts& parts, const Row& row, const SampleParams& params,
+                                    Shared& shared) {
   const bool top_k = params.top_k > 0 && params.top_k < row.vocab, top_p = params.top_p < 1;
   Key cut = 0;
-  if (top_k) cut = end_of_run<true>(row, 0, false, static_cast<Mass>(params.top_k), shared).key;
-  Mass mass = total_mass(row, cut, shared);
+  Mass mass = 0;
+  if (top_k) {
+    cut = end_of_run<true>(row, 0, false, static_cast<Mass>(params.top_k), shared).key;
+    mass = total_mass(row, cut, shared);
+  } else {
+    for (int part = 0; part < parts.count; ++part) mass += parts.of(blockIdx.x)[part].mass;
+  }
   if (mass == 0) return 0;  // nothing but NaN
   if (top_p) {
     const double enough = ceil(static_cast<double>(params.top_p) * static_cast<double>(mass));
@@ -214,32 +301,47 @@ __device__ __forceinline__ int draw(const Row& row, const SampleParams& params, 
   }
   const double u = uniform_draw(params.seed, params.position);
   const Mass target = min(static_cast<Mass>(u * static_cast<double>(mass)) + 1, mass);
-  return Row::id_of(end_of_run<false>(row, cut, !top_k && !top_p, target, shared).key);
+  if (!top_k && !top_p) return draw_by_id(parts, row, target, shared);
+  return Row::id_of(end_of_run<false>(row, cut, false, target, shared).key);
 }
 
+// One block a row, behind those of its parts.
 __global__ void __launch_bounds__(kThreads)
-    sample_kernel(const float* logits, int vocab, const SampleParams* params, Sampled* out) {
+    sample_kernel(Parts parts, const SampleParams* params, Sampled* out) {
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.x];
-  Row row{logits + static_cast<std::int64_t>(blockIdx.x) * vocab, vocab, 0, 1};
-  int token = Row::id_of(largest_key(row, shared));
+  const VocabPart* of_row = parts.of(blockIdx.x);
+  Row row = parts.row(blockIdx.x);
+  int token = largest_token(of_row, parts.count);
   row.largest = row.logits[token];
   if (mine.temperature > 0) {
-    row.inverse_temperature = fminf(1.0f / mine.temperature, FLT_MAX);
-    token = draw(row, mine, shared);
+    row.inverse_temperature = inverse_of(mine.temperature);
+    token = draw(parts, row, mine, shared);
   }
-  const float lp = mine.want_logprob ? log_prob(row, token, shared) : 0.0f;
-  if (threadIdx.x == 0) out[blockIdx.x] = {token, lp};
+  if (threadIdx.x != 0) return;
+  out[blockIdx.x] = {token, mine.want_logprob ? log_prob(row, token, of_row, parts.count) : 0.0f};
 }
 
-__global__ void __launch_bounds__(kThreads)
-    log_probs_kernel(const float* logits, int vocab, const std::int32_t* targets, Sampled* out) {
-  __shared__ Shared shared;
-  Row row{logits + static_cast<std::int64_t>(blockIdx.x) * vocab, vocab, 0, 1};
-  row.largest = row.logits[Row::id_of(largest_key(row, shared))];
-  const int target = targets[blockIdx.x];
-  const float lp = log_prob(row, target, shared);
-  if (threadIdx.x == 0) out[blockIdx.x] = {target, lp};
+// One thread a row.
+__global__ void __launch_bounds__(kWarp)
+    log_probs_kernel(Parts parts, int rows, const std::int32_t* targets, Sampled* out) {
+  const unsigned number = blockIdx.x * kWarp + threadIdx.x;
+  if (number >= static_cast<unsigned>(rows)) return;
+  const VocabPart* of_row = parts.of(number);
+  Row row = parts.row(number);
+  row.largest = row.logits[largest_token(of_row, parts.count)];
+  out[number] = {targets[number], log_prob(row, targets[number], of_row, parts.count)};
+}
+
+Parts parts_of(const Tensor& logits, VocabPart* memory) {
+  const int vocab = static_cast<int>(logits.width);
+  const int tokens = std::max(kVocabPartTokens, ceil_div(vocab, kMaxVocabParts));
+  return {logits.row(0, 0), memory, vocab, ceil_div(vocab, tokens), tokens};
+}
+
+LaunchShape shape_of_parts(const char* kernel, const Parts& parts, std::size_t rows, const Stream& stream) {
+  return {kernel, dim3(static_cast<unsigned>(parts.count), static_cast<unsigned>(rows)), dim3(kThreads),
+          stream.get()};
 }
 
 }  // namespace
@@ -251,6 +353,7 @@ Sampler::Sampler(const WorkLimits& limits, const Stream& stream)
   params_ = allocate_device_array<SampleParams>(rows, kWhat);
   targets_ = allocate_device_array<std::int32_t>(rows, kWhat);
   sampled_ = allocate_device_array<Sampled>(rows, kWhat);
+  parts_ = allocate_device_array<VocabPart>(rows * kMaxVocabParts, kWhat);
   for (Turn& turn : turns_) {
     turn.in = allocate_pinned(rows * sizeof(SampleParams), kWhat);
     turn.out = allocate_pinned(rows * sizeof(Sampled), kWhat);
@@ -277,8 +380,14 @@ void Sampler::queue(const Tensor& logits, std::span<const SampleParams> params) 
   Turn& mine = turn(queued_++);
   rows_ = static_cast<std::int64_t>(params.size());
   upload(params, mine, params_.get());
+  const Parts parts = parts_of(logits, parts_.get());
+  launch(shape_of_parts("vocabulary_parts", parts, params.size(), stream_), part_stats_kernel, parts,
+         params_.get());
+  if (std::ranges::any_of(params, [](const SampleParams& p) { return p.temperature > 0; }))
+    launch(shape_of_parts("vocabulary_masses", parts, params.size(), stream_), part_mass_kernel, parts,
+           params_.get());
   launch({"sample", dim3(static_cast<unsigned>(params.size())), dim3(kThreads), stream_.get()}, sample_kernel,
-         logits.row(0, 0), static_cast<int>(logits.width), params_.get(), sampled_.get());
+         parts, params_.get(), sampled_.get());
   download(params.size(), mine);
 }
 
@@ -291,8 +400,12 @@ void Sampler::take(std::span<Sampled> out) {
 void Sampler::log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<float> out) {
   Turn& mine = turn(queued_);
   upload(targets, mine, targets_.get());
-  launch({"log_probs", dim3(static_cast<unsigned>(targets.size())), dim3(kThreads), stream_.get()},
-         log_probs_kernel, logits.row(0, 0), static_cast<int>(logits.width), targets_.get(), sampled_.get());
+  const Parts parts = parts_of(logits, parts_.get());
+  launch(shape_of_parts("vocabulary_parts", parts, targets.size(), stream_), part_stats_kernel, parts,
+         nullptr);
+  const int rows = static_cast<int>(targets.size());
+  launch({"log_probs", dim3(static_cast<unsigned>(ceil_div(rows, kWarp))), dim3(kWarp), stream_.get()},
+         log_probs_kernel, parts, rows, targets_.get(), sampled_.get());
   download(targets.size(), mine);
   mine.done.wait();
   const auto* results = reinterpret_cast<const Sampled*>(mine.out.get());

@@ -12,6 +12,16 @@
 
 namespace ptrt::cuda {
 
+// A row's vocabulary is looked at in parts of at least so many tokens, as many parts at most.
+inline constexpr int kVocabPartTokens = 2048, kMaxVocabParts = 32;
+
+// What is known of one part of one row.
+struct VocabPart {
+  unsigned long long largest = 0;  // the key of its first token in the order of choice
+  unsigned long long mass = 0;     // of its tokens' probabilities, where the row is drawn from
+  float sum = 0;                   // Σ e^(logit − its largest), where a logarithm is wanted
+};
+
 class Sampler {
  public:
   Sampler(const WorkLimits& limits, const Stream& stream);
@@ -46,6 +56,7 @@ class Sampler {
   DevicePointer<SampleParams> params_;
   DevicePointer<std::int32_t> targets_;
   DevicePointer<Sampled> sampled_;
+  DevicePointer<VocabPart> parts_;  // [logit_rows, kMaxVocabParts]
   Turn turns_[kTurns];
   std::uint64_t queued_ = 0, taken_ = 0;  // calls so far
 };
