@@ -91,19 +91,23 @@ TEST_P(DeviceSampling, PartsOfALargeVocabulary) {
   logits.host.tensor.row(0, 2)[kVocab - 1] = 30;
   logits.put();
   std::vector<Sampled> actual(3), expected(3);
-  for (const float temperature : {0.0f, 0.8f})
-    for (std::uint64_t position = 0; position < 3; ++position) {
-      SampleParams params{temperature};
+  // Top_k of 6000 and top_p of 0.95 keep more than the candidates that have a place of their own.
+  for (SampleParams params : std::vector<SampleParams>{
+           {}, {0.8f}, {1.0f, 50}, {1.0f, 0, 0.5f}, {1.0f, 6000, 0.3f}, {0.9f, 0, 0.95f}})
+    for (std::uint64_t position = 0; position < (params.top_k == 0 && params.top_p == 1 ? 2 : 1);
+         ++position) {
       params.position = position;
       params.want_logprob = true;
       const std::vector<SampleParams> all(3, params);
       backend().sample(logits.tensor, all, actual);
       ReferenceBackend().sample(logits.host.tensor, all, expected);
       for (std::size_t r = 0; r < 3; ++r) {
-        EXPECT_EQ(actual[r].token, expected[r].token) << "row " << r << " temperature " << temperature;
+        EXPECT_EQ(actual[r].token, expected[r].token)
+            << "row " << r << " temperature " << params.temperature << " top_k " << params.top_k << " top_p "
+            << params.top_p;
         EXPECT_NEAR(actual[r].logprob, expected[r].logprob, 2e-5);
       }
-      if (temperature == 0) {
+      if (params.temperature == 0) {
         EXPECT_EQ(actual[0].token, 2200);
       }
     }
