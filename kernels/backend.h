@@ -177,6 +177,13 @@ struct Sampled {
   float logprob = 0;  // natural logarithm, before temperature; only when asked for
 };
 
+// How a device spent its time on recorded steps that followed one another, what was queued behind each until
+// the next included.
+struct ReplayTimes {
+  double busy_s = 0;  // from the first work of a step to its last
+  double idle_s = 0;  // before the first
+};
+
 // Stands for a token that is not known yet: the one of row `row` of the last queue_sample().
 constexpr std::int32_t token_of_sample(std::int32_t row) {
   return -1 - row;
@@ -227,6 +234,11 @@ class Backend {
     ops();
     return true;
   }
+  // Times of the replays since the last call, by the device's clock; waits for them. None where nothing is
+  // recorded.
+  virtual std::optional<ReplayTimes> take_replay_times() { return std::nullopt; }
+  // Says that the device will idle for want of requests, which no time is to count.
+  virtual void rest() {}
   // Between this process's memory and what allocate() gave; both wait until the bytes have moved.
   virtual void write(std::span<const std::byte> from, std::byte* to) {
     std::memcpy(to, from.data(), from.size());

@@ -56,7 +56,7 @@ class DeviceCollectives {
 class DeviceTimer {
  public:
   virtual ~DeviceTimer() = default;
-  // Around the calls that queue the work. Left out while the calls are recorded into a graph, not run.
+  // Around the calls that queue the work. In a step that is recorded every replay is timed.
   virtual void begin() = 0;
   virtual void end() = 0;
   // Seconds of the stretches that have run and were not taken before; with `wait`, of all.

@@ -66,6 +66,7 @@ void add_syncs(const RunSummary& s, ordered_json& json) {
   json["head_exchanges_per_forward"] = s.head_exchanges_per_forward;
   json["head_bytes_per_forward"] = s.head_bytes_per_forward;
   json["head_time_fraction"] = s.head_time_fraction;
+  if (s.device_idle_fraction) json["device_idle_fraction"] = *s.device_idle_fraction;
   json["preemptions"] = s.preemptions;
 }
 

@@ -56,6 +56,8 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
                                         100 * s.sync_wait_fraction, 100 * s.sync_move_fraction);
   out += row("share of time in sync",
              fmt::format("{:.1f} %{}", 100 * s.sync_time_fraction, s.sync_wait_known ? parts : ""));
+  if (kind == SummaryKind::bench && s.device_idle_fraction)
+    out += row("device idle between decode steps", fmt::format("{:.1f} %", 100 * *s.device_idle_fraction));
   if (s.head_exchanges_per_forward > 0)
     out += row("split vocabulary head",
                fmt::format("{:.3g} exchanges a forward pass, {:.1f} KiB sent a rank, {:.1f} % of the time",

@@ -7,6 +7,7 @@ One decode step of the whole batch at a time, greedy, compiled with mode "reduce
 median time of a step and tokens a second. Needs torch with CUDA, and transformers.
 """
 import argparse
+import inspect
 import json
 import statistics
 import sys
@@ -35,15 +36,19 @@ def measure(model, args):
     length = args.input_len + args.steps + args.warmup
     cache = transformers.StaticCache(config=model.config, max_batch_size=args.batch, max_cache_len=length,
                                      device="cuda", dtype=torch.bfloat16)
+    # Where tokens go in the cache: its own count in later releases of transformers, told by the caller in earlier ones.
+    told = "cache_position" in inspect.signature(model.model.forward).parameters
+
+    def forward(module, tokens, position):
+        where = {"cache_position": position} if told else {}
+        return module(tokens, past_key_values=cache, position_ids=position[None], use_cache=True, **where)
+
     # Without the head, which only the last token's row is wanted of.
-    position = torch.arange(args.input_len, device="cuda")
-    hidden = model.model(tokens, past_key_values=cache, position_ids=position[None], cache_position=position,
-                         use_cache=True).last_hidden_state
+    hidden = forward(model.model, tokens, torch.arange(args.input_len, device="cuda")).last_hidden_state
     token = model.lm_head(hidden[:, -1:]).argmax(-1)
 
     def step(token, position):
-        return model(token, past_key_values=cache, position_ids=position[None], cache_position=position,
-                     use_cache=True).logits[:, -1:].argmax(-1)
+        return forward(model, token, position).logits[:, -1:].argmax(-1)
 
     compiled = torch.compile(step, mode="reduce-overhead")
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)

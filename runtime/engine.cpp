@@ -140,6 +140,8 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   fusion_.reset_stats();
   if (track_sum_) track_sum_->stats() = {};
   head_.reset_stats();
+  backend_.rest();
+  backend_.take_replay_times();
   bool stopped = false;
   while (!run.scheduler.done() && !stopped) {
     if (run.scheduler.idle()) {
@@ -169,6 +171,10 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   counters_.head_exchanges = head_.stats().exchanges;
   counters_.head_bytes = head_.stats().bytes_sent;
   counters_.head_s = head_.stats().seconds;
+  if (const auto times = backend_.take_replay_times()) {
+    counters_.replay_busy_s = times->busy_s;
+    counters_.replay_idle_s = times->idle_s;
+  }
   return run.scheduler.done();
 }
 
@@ -179,6 +185,7 @@ std::int64_t Engine::arrivals(const Run& run) const {
 // Every rank knows when the next request is due and sleeps until then, by its own clock; then the replica's
 // first rank says what has come, and whether it was asked to stop.
 void Engine::wait_for_arrivals(Run& run) {
+  backend_.rest();
   constexpr double kNap = 0.02;  // seconds: a signal is to be heard soon
   const auto next = std::ranges::upper_bound(run.arrivals_s, seconds_since(run.start));
   const double left = next == run.arrivals_s.end() ? 0 : *next - seconds_since(run.start);

@@ -10,7 +10,8 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, 
                                    gaps_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions, fusions,
                                    track_sums, sync_bytes, sync_s, sync_wait_s, sync_wait_known,
-                                   head_exchanges, head_bytes, head_s, step_s, prefill_s, decode_s, elapsed_s)
+                                   head_exchanges, head_bytes, head_s, replay_busy_s, replay_idle_s, step_s,
+                                   prefill_s, decode_s, elapsed_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings)
 
 std::string serialize(const RankReport& report) {
@@ -66,7 +67,8 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
   Latencies latencies;
   std::uint64_t steps = 0, fusions = 0, track_sums = 0, head_exchanges = 0;
   double sync_share = 0, wait_share = 0, sync_bytes = 0, head_share = 0, head_bytes = 0;
-  std::size_t active = 0;
+  double idle_share = 0;
+  std::size_t active = 0, replaying = 0;
   for (const RankReport& rank : ranks) {
     const RunCounters& c = rank.counters;
     if (c.steps > 0) active++;  // a replica without work says nothing of the sync layers
@@ -74,6 +76,10 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     wait_share += rate(c.sync_wait_s, c.step_s);
     summary.sync_wait_known &= c.sync_wait_known;
     sync_bytes += rate(static_cast<double>(c.sync_bytes), static_cast<double>(c.steps));
+    if (const double replay_s = c.replay_busy_s + c.replay_idle_s; replay_s > 0) {
+      idle_share += c.replay_idle_s / replay_s;
+      replaying++;
+    }
     head_share += rate(c.head_s, c.step_s);
     head_bytes += rate(static_cast<double>(c.head_bytes), static_cast<double>(c.steps));
     if (!rank.leads_replica) continue;
@@ -110,6 +116,7 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
   summary.head_exchanges_per_forward = rate(static_cast<double>(head_exchanges), static_cast<double>(steps));
   summary.head_bytes_per_forward = head_bytes / count;
   summary.head_time_fraction = head_share / count;
+  if (replaying > 0) summary.device_idle_fraction = idle_share / static_cast<double>(replaying);
   return summary;
 }
 

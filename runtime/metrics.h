@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,7 +25,9 @@ struct RunCounters {
   double sync_wait_s = 0;       // of it, waiting for the slowest rank
   bool sync_wait_known = true;  // devices that meet do not tell waiting from moving
   std::uint64_t head_exchanges = 0, head_bytes = 0;
-  double head_s = 0;                   // in exchanges of a split vocabulary head
+  double head_s = 0;  // in exchanges of a split vocabulary head
+  // Of a device that replays steps, by its own clock (ReplayTimes); zeros where nothing was replayed.
+  double replay_busy_s = 0, replay_idle_s = 0;
   double step_s = 0;                   // in all steps
   double prefill_s = 0, decode_s = 0;  // in steps that prefill, that decode; a mixed step counts in both
   double elapsed_s = 0;
@@ -56,6 +59,9 @@ struct RunSummary {
   double sync_points_per_output_token = 0, sync_bytes_per_output_token = 0;  // fewer with a larger batch
   // The same of the exchanges of a split vocabulary head; zeros where it is not split.
   double head_exchanges_per_forward = 0, head_bytes_per_forward = 0, head_time_fraction = 0;
+  // Of the time of steps that a device replays one behind the other, how much it idled between them; mean
+  // over the ranks that replay, none where none does.
+  std::optional<double> device_idle_fraction;
   std::uint64_t preemptions = 0;
 };
 

@@ -24,7 +24,7 @@ class StepRecorder {
   // Whether the backend records, and every reduction is work on the device alone.
   bool records() const { return records_; }
   // Runs the step of `ops`, which hang on the number of rows and on what Backend::begin_step() was told. The
-  // sync points and bytes of a replay are those of the step as it was run; its time is not known to the host.
+  // sync points and bytes of a replay are those of the step as it was run; the device tells its time.
   void run(std::int64_t rows, const std::function<void()>& ops);
 
  private:

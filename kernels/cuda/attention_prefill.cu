@@ -291,9 +291,10 @@ __global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs<T> args) 
 
 template <int kHeadDim, typename T>
 void launch_prefill(const PrefillArgs<T>& args, std::int64_t vectors, dim3 grid, cudaStream_t stream) {
-  grid.x = static_cast<unsigned>(ceil_div<std::int64_t>(vectors, Tiles<T, kHeadDim>::kQueries));
-  launch({"prefill_attention", grid, dim3(kThreads), stream, Tiles<T, kHeadDim>::kBytes},
-         prefill_kernel<T, kHeadDim>, args);
+  const auto blocks = static_cast<unsigned>(ceil_div<std::int64_t>(vectors, Tiles<T, kHeadDim>::kQueries));
+  launch(
+      {"prefill_attention", dim3(blocks, grid.y, grid.z), dim3(kThreads), stream, Tiles<T, kHeadDim>::kBytes},
+      prefill_kernel<T, kHeadDim>, args);
 }
 
 template <typename T>

@@ -10,6 +10,7 @@
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/plugin.h"
 #include "kernels/cuda/rope.h"
+#include "kernels/cuda/wide_products.h"
 #include "kernels/error.h"
 
 namespace ptrt {
@@ -31,53 +32,6 @@ void check_like(const Tensor& x, const Tensor& out) {
   PTRT_CHECK(x.rows == out.rows && x.width == out.width && (x.tracks == out.tracks || x.tracks == 1));
 }
 
-// The distance from one track's weight to the next's in elements, where it is the same for all and cuBLASLt
-// takes it.
-std::optional<std::int64_t> even_stride(const TrackWeights& weights) {
-  if (weights.size() == 1) return 0;
-  const auto address = [&](std::size_t t) { return reinterpret_cast<std::intptr_t>(weights[t].data); };
-  const std::intptr_t bytes = address(1) - address(0);
-  for (std::size_t t = 1; t < weights.size(); ++t)
-    if (address(t) - address(t - 1) != bytes) return std::nullopt;
-  const auto element = static_cast<std::intptr_t>(size_of(weights[0].dtype));
-  if (bytes % (8 * element) != 0) return std::nullopt;
-  return bytes / element;
-}
-
-// Of two products of equal sizes and one x, in elements: what makes them one batch for cuBLASLt.
-struct PairDistance {
-  std::int64_t w = 0, y = 0;
-};
-std::optional<PairDistance> pair_distance(const LinearJob& a, const LinearJob& b) {
-  if (a.y.tracks != 1 || a.x.data != b.x.data || a.y.dtype != b.y.dtype || a.y.width != b.y.width)
-    return std::nullopt;
-  const auto between = [](const void* from, const void* to) {
-    return reinterpret_cast<std::intptr_t>(to) - reinterpret_cast<std::intptr_t>(from);
-  };
-  const std::intptr_t w = between((*a.weights)[0].data, (*b.weights)[0].data);
-  const std::intptr_t y = between(a.y.data, b.y.data);
-  const auto w_size = static_cast<std::intptr_t>(size_of((*a.weights)[0].dtype));
-  const auto y_size = static_cast<std::intptr_t>(size_of(a.y.dtype));
-  if (w <= 0 || y <= 0 || w % (8 * w_size) != 0 || y % (8 * y_size) != 0) return std::nullopt;
-  return PairDistance{w / w_size, y / y_size};
-}
-
-// All but the weights' distance and the batch.
-cuda::LtProduct describe_product(const LinearJob& job) {
-  cuda::LtProduct product;
-  product.type = job.x.dtype;
-  product.y_type = job.y.dtype;
-  product.rows = job.y.rows;
-  product.out = job.y.width;
-  product.in = job.x.width;
-  product.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
-  product.y_stride = job.y.track_stride;
-  product.x = job.x.data;
-  product.y = job.y.data;
-  product.w = (*job.weights)[0].data;
-  return product;
-}
-
 }  // namespace
 
 CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& stream)
@@ -88,7 +42,12 @@ CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& strea
       sampler(work_limits, stream) {}
 
 CudaBackend::CudaBackend(const std::string& device_name, bool graphs, DType inner)
-    : device_name_(device_name), graphs_(graphs), inner_(inner), groups_(stream_), loader_(stream_, inner) {
+    : device_name_(device_name),
+      graphs_(graphs),
+      inner_(inner),
+      clock_(stream_),
+      groups_(stream_, clock_),
+      loader_(stream_, inner) {
   PTRT_CHECK(inner == DType::bfloat16 || inner == DType::float16);
 }
 
@@ -126,6 +85,7 @@ void CudaBackend::reserve(const WorkLimits& limits) {
 }
 
 void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  clock_.begin_step();
   scratch().step.set(tokens, rows);
 }
 
@@ -137,7 +97,12 @@ bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& op
   }
   Scratch& s = scratch();
   PTRT_CHECK(s.step.segment_count() == 0);
-  return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, ops);
+  return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, clock_, ops);
+}
+
+std::optional<ReplayTimes> CudaBackend::take_replay_times() {
+  if (!graphs_) return std::nullopt;
+  return clock_.take_times();
 }
 
 void CudaBackend::write(std::span<const std::byte> from, std::byte* to) {
@@ -193,11 +158,8 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
   };
   while (!jobs.empty()) {
     if (wide(jobs[0])) {
-      const bool pair = jobs.size() > 1 && pair_distance(jobs[0], jobs[1]).has_value();
-      if (pair)
-        wide_pair(jobs[0], jobs[1]);
-      else
-        wide_product(jobs[0]);
+      const bool pair = jobs.size() > 1 && cuda::wide_pair(jobs[0], jobs[1], lt_, stream_.get());
+      if (!pair) cuda::wide_product(jobs[0], lt_, stream_.get());
       jobs = jobs.subspan(pair ? 2 : 1);
       continue;
     }
@@ -219,34 +181,6 @@ void CudaBackend::gated_linear(const LinearJob& gate, const LinearJob& up) {
   PTRT_CHECK(gate.x.data == up.x.data && gate.x.track_stride == up.x.track_stride);
   check_like(gate.y, up.y);
   cuda::skinny_gated_product(gate, up, stream_.get());
-}
-
-// Keys and values, or gate and up, of one track: alone they are often too small to fill the device.
-void CudaBackend::wide_pair(const LinearJob& first, const LinearJob& second) {
-  cuda::LtProduct product = describe_product(first);
-  const PairDistance distance = *pair_distance(first, second);
-  product.batch = 2;
-  product.x_stride = 0;
-  product.w_stride = distance.w;
-  product.y_stride = distance.y;
-  lt_.run(product, stream_.get());
-}
-
-void CudaBackend::wide_product(const LinearJob& job) {
-  const TrackWeights& weights = *job.weights;
-  cuda::LtProduct product = describe_product(job);
-  if (const auto stride = even_stride(weights)) {
-    product.batch = job.y.tracks;
-    product.w_stride = *stride;
-    return lt_.run(product, stream_.get());
-  }
-  for (std::int64_t t = 0; t < job.y.tracks; ++t) {
-    product.w = weights[static_cast<std::size_t>(t)].data;
-    product.x = static_cast<const std::uint16_t*>(job.x.data) + t * product.x_stride;
-    product.y = static_cast<std::byte*>(job.y.data) +
-                t * product.y_stride * static_cast<std::int64_t>(size_of(job.y.dtype));
-    lt_.run(product, stream_.get());
-  }
 }
 
 void CudaBackend::add(Tensor a, Tensor h) {
@@ -381,6 +315,7 @@ void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> para
   PTRT_CHECK(scratch().sampler.under_way() < cuda::Sampler::kTurns);
   check_exact(logits);
   scratch().sampler.queue(logits, params);
+  clock_.end_step();
 }
 
 void CudaBackend::take_sampled(std::span<Sampled> out) {

@@ -11,6 +11,7 @@
 #include "kernels/cuda/device_groups.h"
 #include "kernels/cuda/matmul_lt.h"
 #include "kernels/cuda/moe.h"
+#include "kernels/cuda/replay_clock.h"
 #include "kernels/cuda/sampling.h"
 #include "kernels/cuda/step_graph.h"
 #include "kernels/cuda/step_input.h"
@@ -42,6 +43,8 @@ class CudaBackend final : public Backend {
   void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
   bool records_steps() const override { return graphs_; }
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override;
+  std::optional<ReplayTimes> take_replay_times() override;
+  void rest() override { clock_.rest(); }
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
 
@@ -86,13 +89,12 @@ class CudaBackend final : public Backend {
   Scratch& scratch();
   void check_inner(const Tensor& x) const;
   void check_inner_or_exact(const Tensor& x) const;
-  void wide_product(const LinearJob& job);
-  void wide_pair(const LinearJob& first, const LinearJob& second);
 
   std::string device_name_;
   bool graphs_;
   DType inner_;
   Stream stream_;
+  cuda::ReplayClock clock_;
   cuda::CudaGroups groups_;
   cuda::WeightLoader loader_;
   cuda::LtMatmul lt_;

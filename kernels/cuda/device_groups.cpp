@@ -65,7 +65,7 @@ std::unique_ptr<DeviceCollectives> CudaGroups::emulate(int size, const LinkModel
   return std::make_unique<EmulatedCollectives>(size, link, stream_);
 }
 std::unique_ptr<DeviceTimer> CudaGroups::make_timer() {
-  return std::make_unique<EventTimer>(stream_);
+  return std::make_unique<EventTimer>(stream_, clock_);
 }
 
 }  // namespace ptrt::cuda

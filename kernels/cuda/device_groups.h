@@ -5,13 +5,14 @@
 #include <string>
 
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/replay_clock.h"
 #include "kernels/device_collectives.h"
 
 namespace ptrt::cuda {
 
 class CudaGroups final : public DeviceGroups {
  public:
-  explicit CudaGroups(const Stream& stream) : stream_(stream) {}
+  CudaGroups(const Stream& stream, ReplayClock& clock) : stream_(stream), clock_(clock) {}
   std::string missing() const override;
   std::string make_id() override;
   std::size_t id_bytes() const override;
@@ -25,6 +26,7 @@ class CudaGroups final : public DeviceGroups {
 
  private:
   const Stream& stream_;
+  ReplayClock& clock_;
 };
 
 }  // namespace ptrt::cuda

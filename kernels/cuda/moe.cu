@@ -8,7 +8,7 @@ namespace ptrt::cuda {
 namespace {
 
 constexpr int kRouteWarps = 4;
-constexpr int kGroupThreads = 256;
+constexpr int kGroupWarps = 8;
 constexpr int kCombineThreads = 256;
 
 template <typename T>
@@ -81,28 +81,29 @@ struct GroupArgs {
   int slots, experts;
 };
 
-// One block a track. A thread an expert goes through all slots twice: to count its own, and to list them in
-// ascending order.
-__global__ void __launch_bounds__(kGroupThreads) group_kernel(GroupArgs args) {
-  const int track = static_cast<int>(blockIdx.x);
+// A warp an expert: where its slots begin is how many slots go to lower experts; then it lists its own in
+// ascending order. Warps need nothing of each other. Grid: x over experts, y over tracks.
+__global__ void __launch_bounds__(kGroupWarps* kWarp) group_kernel(GroupArgs args) {
+  const int track = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int expert = static_cast<int>(blockIdx.x) * kGroupWarps + static_cast<int>(threadIdx.x) / kWarp;
+  if (expert >= args.experts) return;
   const ExpertChoice* choices = args.choices + static_cast<std::int64_t>(track) * args.slots;
   std::int32_t* grouped = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
   std::int32_t* begin = args.expert_begin + track * (args.experts + 1);
-  for (int e = static_cast<int>(threadIdx.x); e < args.experts; e += kGroupThreads) {
-    int count = 0;
-    for (int slot = 0; slot < args.slots; ++slot) count += choices[slot].expert == e ? 1 : 0;
-    begin[e + 1] = count;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    begin[0] = 0;
-    for (int e = 0; e < args.experts; ++e) begin[e + 1] += begin[e];
-  }
-  __syncthreads();
-  for (int e = static_cast<int>(threadIdx.x); e < args.experts; e += kGroupThreads) {
-    int place = begin[e];
-    for (int slot = 0; slot < args.slots; ++slot)
-      if (choices[slot].expert == e) grouped[place++] = slot;
+  int place = 0;
+  for (int slot = lane; slot < args.slots; slot += kWarp) place += choices[slot].expert < expert ? 1 : 0;
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    place += __shfl_xor_sync(kAllLanes, place, distance);
+  if (lane == 0) begin[expert] = place;
+  if (lane == 0 && expert == 0) begin[args.experts] = args.slots;
+  const unsigned lanes_before = (1u << lane) - 1;
+  for (int first = 0; first < args.slots; first += kWarp) {
+    const int slot = first + lane;
+    const bool mine = slot < args.slots && choices[slot].expert == expert;
+    const unsigned all = __ballot_sync(kAllLanes, mine ? 1 : 0);
+    if (mine) grouped[place + __popc(all & lanes_before)] = slot;
+    place += __popc(all);
   }
 }
 
@@ -222,9 +223,10 @@ class Launches {
     args.top_k = static_cast<int>(job_.shape.top_k);
     args.cap = job_.shape.router_logit_cap;
     launch({"route", rows_by_tracks(), dim3(kRouteWarps * kWarp), stream_}, route_kernel<T>, args);
-    launch({"group_by_expert", dim3(static_cast<unsigned>(count_)), dim3(kGroupThreads), stream_},
-           group_kernel,
-           GroupArgs{choices_, grouped_slots_, expert_begin_, slots_, static_cast<int>(job_.shape.experts)});
+    const dim3 experts(static_cast<unsigned>(ceil_div(args.experts, kGroupWarps)),
+                       static_cast<unsigned>(count_));
+    launch({"group_by_expert", experts, dim3(kGroupWarps * kWarp), stream_}, group_kernel,
+           GroupArgs{choices_, grouped_slots_, expert_begin_, slots_, args.experts});
   }
 
   void widen_rows() const {

@@ -12,6 +12,24 @@
 
 namespace ptrt::cuda {
 
+// A row's vocabulary is looked at in parts of at least so many tokens, as many parts at most.
+inline constexpr int kVocabPartTokens = 2048, kMaxVocabParts = 32;
+
+// What is known of one part of one row.
+struct VocabPart {
+  unsigned long long largest = 0;  // the key of its first token in the order of choice
+  unsigned long long mass = 0;     // of its tokens' probabilities, where the row is drawn from
+  float sum = 0;                   // Σ e^(logit − its largest), where a logarithm is wanted
+};
+
+// The tokens that top_k and top_p of one row can keep, where they are not too many. Zeroed before use.
+inline constexpr int kCandidateBins = 2048, kMaxCandidates = 4096;
+struct Candidates {
+  unsigned long long bins[kCandidateBins];  // tokens or mass, by distance from the largest logit
+  std::int32_t count;                       // above kMaxCandidates: they are not all there
+  std::int32_t ids[kMaxCandidates];         // in any order
+};
+
 class Sampler {
  public:
   Sampler(const WorkLimits& limits, const Stream& stream);
@@ -39,6 +57,7 @@ class Sampler {
   template <typename T>
   void upload(std::span<const T> values, const Turn& turn, T* device);
   void download(std::size_t rows, Turn& turn);
+  void prepare_draws(const Tensor& logits, std::span<const SampleParams> params);
 
   const Stream& stream_;
   std::int64_t max_rows_, rows_ = 0;
@@ -46,6 +65,8 @@ class Sampler {
   DevicePointer<SampleParams> params_;
   DevicePointer<std::int32_t> targets_;
   DevicePointer<Sampled> sampled_;
+  DevicePointer<VocabPart> parts_;  // [logit_rows, kMaxVocabParts]
+  DevicePointer<Candidates> candidates_;
   Turn turns_[kTurns];
   std::uint64_t queued_ = 0, taken_ = 0;  // calls so far
 };

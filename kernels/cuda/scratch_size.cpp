@@ -3,7 +3,10 @@
 namespace ptrt {
 namespace {
 
-constexpr std::int64_t kSplitTokens = 256;  // as cuda/attention.h; a test compares with what is really taken
+constexpr std::int64_t kSplitTokens = 256;   // as cuda/attention.h; a test compares with what is really taken
+constexpr std::int64_t kMaxVocabParts = 32;  // as cuda/sampling.h
+constexpr std::size_t kVocabPartBytes = 24;
+constexpr std::size_t kCandidatesBytes = 2048 * 8 + 4096 * 4 + 8;
 constexpr std::int64_t kGranule = 512;
 
 class Sum {
@@ -43,6 +46,8 @@ std::size_t cuda_scratch_bytes(const WorkLimits& limits) {
   sum.add(limits.logit_rows, sizeof(SampleParams));
   sum.add(limits.logit_rows, kIndex);
   sum.add(limits.logit_rows, sizeof(Sampled));
+  sum.add(limits.logit_rows * kMaxVocabParts, kVocabPartBytes);
+  sum.add(limits.logit_rows, kCandidatesBytes);
   return sum.total();
 }
 

@@ -7,6 +7,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -14,20 +15,23 @@
 #include <utility>
 
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/replay_clock.h"
 
 namespace ptrt::cuda {
 
 class StepGraph {
  public:
-  // Records what `ops` queue in the stream; nothing of it runs.
-  StepGraph(const Stream& stream, const std::function<void()>& ops);
+  // Records what `ops` queue in the stream, with events of the clock's; nothing of it runs.
+  StepGraph(const Stream& stream, ReplayClock& clock, const std::function<void()>& ops);
   ~StepGraph();
   StepGraph(const StepGraph&) = delete;
   StepGraph& operator=(const StepGraph&) = delete;
   void launch(const Stream& stream) const;
+  const std::shared_ptr<const RecordedEvents>& events() const { return events_; }
 
  private:
   cudaGraphExec_t graph_ = nullptr;
+  std::shared_ptr<const RecordedEvents> events_;
 };
 
 class StepGraphs {
@@ -36,13 +40,14 @@ class StepGraphs {
   using Key = std::pair<std::int64_t, std::int64_t>;
 
   // Runs `ops` the first time a key comes, so that whatever is done once (loading kernels, looking up
-  // algorithms of cuBLASLt) is not done while recording; records them the second time; after that queues the
-  // recorded step without calling them. True when `ops` were called.
-  bool run(const Key& key, const Stream& stream, const std::function<void()>& ops);
+  // algorithms of cuBLASLt) is not done while recording; after that queues the step recorded for the clock's
+  // turn, without calling them where there is one. True when `ops` were called.
+  bool run(const Key& key, const Stream& stream, ReplayClock& clock, const std::function<void()>& ops);
   std::size_t recorded() const;
 
  private:
-  std::map<Key, std::unique_ptr<StepGraph>> graphs_;  // null: the key came once
+  using Turns = std::array<std::unique_ptr<StepGraph>, ReplayClock::kTurns>;  // null: not yet
+  std::map<Key, Turns> graphs_;
 };
 
 }  // namespace ptrt::cuda

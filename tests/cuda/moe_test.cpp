@@ -81,6 +81,8 @@ TEST_P(DeviceMoe, AgreesWithTheReference) {
   check(backend(), {300, 2, 8, 0}, 1, 2, 20, tolerance);
   check(backend(), {2, 1, 8, 0}, 18, 2, 8, tolerance);
   check(backend(), {2, 1, 16, 0}, 1, 150, 16, tolerance);
+  check(backend(), {11, 3, 8, 0}, 3, 67, 16,
+        tolerance);  // slots, experts: no multiples of a warp, of a block
 }
 
 // A router of zeros: the lowest experts are chosen, more of them than a warp has lanes.

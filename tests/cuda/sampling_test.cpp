@@ -38,7 +38,7 @@ const std::vector<SampleParams> kParams{{},
 
 TEST_P(DeviceSampling, ChoosesAsTheReference) {
   reserve(static_cast<std::int64_t>(kParams.size()));
-  for (const std::int64_t vocab : {1, 3, 259, 5003})
+  for (const std::int64_t vocab : {1, 3, 259, 2049, 5003})
     for (const float spread : {0.05f, 1.0f, 6.0f}) {
       const auto rows = static_cast<std::int64_t>(kParams.size());
       OnDevice logits(backend(), 1, rows, vocab, DType::float32);
@@ -65,7 +65,7 @@ TEST_P(DeviceSampling, ChoosesAsTheReference) {
 
 TEST_P(DeviceSampling, LogProbabilities) {
   reserve(4);
-  for (const std::int64_t vocab : {1, 5, 259, 3000}) {
+  for (const std::int64_t vocab : {1, 5, 259, 3000, 70001}) {
     OnDevice logits(backend(), 1, 4, vocab, DType::float32);
     fill(logits, 4, static_cast<unsigned>(vocab));
     for (std::int64_t i = 0; i < vocab; ++i) logits.host.tensor.row(0, 3)[i] += 2000;  // far from zero
@@ -78,6 +78,39 @@ TEST_P(DeviceSampling, LogProbabilities) {
     ReferenceBackend().log_probs(logits.host.tensor, targets, expected);
     expect_near(actual, expected, 1e-5, "log-probabilities");
   }
+}
+
+// Of equal logits in several parts of the vocabulary the lowest id wins, and a part of -∞ adds nothing.
+TEST_P(DeviceSampling, PartsOfALargeVocabulary) {
+  constexpr std::int64_t kVocab = 70001;  // more than 32 parts of the least size
+  reserve(3);
+  OnDevice logits(backend(), 1, 3, kVocab, DType::float32);
+  fill(logits, 1, 4);
+  for (const std::int64_t id : {69999, 2200, 41000}) logits.host.tensor.row(0, 0)[id] = 20;
+  std::fill_n(logits.host.tensor.row(0, 1) + 4000, 30000, -INFINITY);
+  logits.host.tensor.row(0, 2)[kVocab - 1] = 30;
+  logits.put();
+  std::vector<Sampled> actual(3), expected(3);
+  // Top_k of 6000 and top_p of 0.95 keep more than the candidates that have a place of their own.
+  for (SampleParams params : std::vector<SampleParams>{
+           {}, {0.8f}, {1.0f, 50}, {1.0f, 0, 0.5f}, {1.0f, 6000, 0.3f}, {0.9f, 0, 0.95f}})
+    for (std::uint64_t position = 0; position < (params.top_k == 0 && params.top_p == 1 ? 2 : 1);
+         ++position) {
+      params.position = position;
+      params.want_logprob = true;
+      const std::vector<SampleParams> all(3, params);
+      backend().sample(logits.tensor, all, actual);
+      ReferenceBackend().sample(logits.host.tensor, all, expected);
+      for (std::size_t r = 0; r < 3; ++r) {
+        EXPECT_EQ(actual[r].token, expected[r].token)
+            << "row " << r << " temperature " << params.temperature << " top_k " << params.top_k << " top_p "
+            << params.top_p;
+        EXPECT_NEAR(actual[r].logprob, expected[r].logprob, 2e-5);
+      }
+      if (params.temperature == 0) {
+        EXPECT_EQ(actual[0].token, 2200);
+      }
+    }
 }
 
 // Whatever the logits are, a token of the vocabulary comes out.

@@ -11,6 +11,7 @@
 #include "model_io/model_file.h"
 #include "model_io/tokenizer.h"
 #include "model_io/track_shard.h"
+#include "runtime/emulated_comm.h"
 #include "runtime/engine.h"
 #include "thread_comm.h"
 
@@ -226,6 +227,39 @@ TEST(CudaRanks, OneKernelMoreForASync) {
       EXPECT_EQ(two_syncs.counters.fusions, 2u);
       EXPECT_EQ(two_syncs.kernels, one_sync.kernels + 1) << "norms " << norms;
     }
+}
+
+// Three of four ranks are not there and every collective takes a millisecond: so do those of steps that are
+// replayed, of which the host runs nothing.
+TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
+  constexpr double kLatency_s = 1e-3;
+  constexpr LinkModel kLink{.latency_us = 1e6 * kLatency_s, .gb_per_s = 1000};
+  Job job = small_job(Task::generate);
+  job.requests.resize(1);
+  job.requests[0].max_tokens = 14;
+  CudaBackend backend("host emulation");
+  const Placement placement = make_placement(4, 0, job.config.tracks, {});
+  TrackShard shard = job.load(placement, {}, backend);
+  const auto comm = make_emulated_comm(4, {.latency_us = 0, .gb_per_s = 1000});
+  Engine engine(job.config, job.config, shard, backend,
+                {*comm, *comm, nullptr, {.device_fusion = DeviceFusion::tree, .emulated = kLink}}, placement,
+                nullptr, {.max_batch = 4, .max_rows = 20, .kv_pages = 32, .kv_dtype = DType::bfloat16});
+  const std::int64_t order[] = {0};
+  const std::uint64_t replays_before = emulation::graph_launches();
+  for (int run = 0; run < 2; run++) {
+    EXPECT_TRUE(engine.run(job.task, job.requests, order, {}));
+    const RunCounters& c = engine.counters();
+    EXPECT_EQ(c.fusions, 2 * c.steps);
+    EXPECT_GE(c.sync_s, kLatency_s * static_cast<double>(c.fusions) - 1e-5);
+    EXPECT_LT(c.sync_s, c.elapsed_s);
+    // Of 13 decode steps of the first run one ran, two were recorded, and the first of the second run has a
+    // prefill before it.
+    const double steps = run == 0 ? 10 : 12;
+    EXPECT_GE(c.replay_busy_s, 2 * kLatency_s * steps - 1e-5);
+    EXPECT_LT(c.replay_busy_s + c.replay_idle_s, c.elapsed_s);
+    EXPECT_GT(c.replay_idle_s, 0);
+  }
+  EXPECT_EQ(emulation::graph_launches() - replays_before, 12u + 13u);
 }
 
 // Two ranks share each track: sums behind wo and w_down, over the devices too.

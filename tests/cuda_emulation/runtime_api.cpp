@@ -30,11 +30,16 @@ struct CUevent_st {
   std::uint64_t after = 0;                       // pieces of the stream's work
   std::chrono::steady_clock::time_point passed;  // when the stream's work came here
 };
+// A node is work, or an event that every launch records.
+struct GraphNode {
+  std::function<void()> work;
+  cudaEvent_t event = nullptr;
+};
 struct CUgraph_st {
-  std::vector<std::function<void()>> work;
+  std::vector<GraphNode> nodes;
 };
 struct CUgraphExec_st {
-  std::vector<std::function<void()>> work;
+  std::vector<GraphNode> nodes;
 };
 
 namespace {
@@ -69,6 +74,10 @@ void run_everything() {
     std::fprintf(stderr, "emulated device, while memory is freed: %s\n", error.what());
     std::abort();
   }
+}
+
+bool is_pending(cudaEvent_t event) {
+  return event->stream != nullptr && event->stream->done() < event->after;
 }
 
 constexpr std::size_t kDeviceBytes = std::size_t{4} << 30;
@@ -112,7 +121,7 @@ namespace ptrt::emulation {
 
 void submit(cudaStream_t stream, std::function<void()> work) {
   if (stream == nullptr) return work();
-  if (stream->recording != nullptr) return stream->recording->work.push_back(std::move(work));
+  if (stream->recording != nullptr) return stream->recording->nodes.push_back({std::move(work), nullptr});
   stream->work.push_back(std::move(work));
   stream->given++;
 }
@@ -128,6 +137,16 @@ void count_kernel_launch() {
 }
 
 }  // namespace ptrt::emulation
+
+namespace {
+
+void record(cudaEvent_t event, cudaStream_t stream) {
+  ptrt::emulation::submit(stream, [event] { event->passed = std::chrono::steady_clock::now(); });
+  event->stream = stream;
+  event->after = stream->given;
+}
+
+}  // namespace
 
 extern "C" {
 
@@ -203,16 +222,24 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;  // nobody could wait for it
-  ptrt::emulation::submit(stream, [event] { event->passed = std::chrono::steady_clock::now(); });
-  event->stream = stream;
-  event->after = stream->given;
+  record(event, stream);
+  return cudaSuccess;
+}
+// External events are for streams that are being recorded, and for no others.
+cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
+  if (flags == cudaEventRecordDefault) return cudaEventRecord(event, stream);
+  if (flags != cudaEventRecordExternal || stream->recording == nullptr) return cudaErrorInvalidValue;
+  stream->recording->nodes.push_back({nullptr, event});
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
-  const bool pending = event->stream != nullptr && event->stream->done() < event->after;
-  return pending ? cudaErrorNotReady : cudaSuccess;
+  return is_pending(event) ? cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
+  for (const cudaEvent_t event : {from, to})
+    if (event->stream == nullptr) return cudaErrorInvalidResourceHandle;
+  for (const cudaEvent_t event : {from, to})
+    if (is_pending(event)) return cudaErrorNotReady;
   *milliseconds = std::chrono::duration<float, std::milli>(to->passed - from->passed).count();
   return cudaSuccess;
 }
@@ -236,12 +263,16 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  *exec = new CUgraphExec_st{graph->work};
+  *exec = new CUgraphExec_st{graph->nodes};
   return cudaSuccess;
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   launches++;
-  for (const std::function<void()>& work : exec->work) ptrt::emulation::submit(stream, work);
+  for (const GraphNode& node : exec->nodes)
+    if (node.event != nullptr)
+      record(node.event, stream);
+    else
+      ptrt::emulation::submit(stream, node.work);
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {

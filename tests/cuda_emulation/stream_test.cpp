@@ -3,10 +3,13 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "kernels/cuda/device_memory.h"
+#include "kernels/cuda/device_timer.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/step_graph.h"
 #include "kernels/error.h"
@@ -51,7 +54,8 @@ TEST(StepGraph, ReplaysWithTheArgumentsOfTheRecording) {
     ++calls;
     launch_add(stream, &sum, value);
   };
-  const cuda::StepGraph graph(stream, ops);
+  cuda::ReplayClock clock(stream);
+  const cuda::StepGraph graph(stream, clock, ops);
   stream.wait();
   EXPECT_EQ(sum, 0) << "recording runs nothing";
   value = 100;
@@ -61,25 +65,106 @@ TEST(StepGraph, ReplaysWithTheArgumentsOfTheRecording) {
   EXPECT_EQ(calls, 1);
 }
 
-TEST(StepGraph, RecordsAKeyTheSecondTime) {
+// The first time a key comes its ops run; then they are recorded, once for every turn of the clock.
+TEST(StepGraph, RecordsAKeyAfterItsFirstTime) {
   const Stream stream;
+  cuda::ReplayClock clock(stream);
   cuda::StepGraphs graphs;
   int sum = 0, calls = 0;
   const auto ops = [&] {
     ++calls;
     launch_add(stream, &sum, 1);
   };
-  for (const bool called : {true, true, false, false}) EXPECT_EQ(graphs.run({8, 1}, stream, ops), called);
-  EXPECT_TRUE(graphs.run({8, 2}, stream, ops)) << "another key";
+  for (const bool called : {true, true, true, false, false})
+    EXPECT_EQ(graphs.run({8, 1}, stream, clock, ops), called);
+  EXPECT_TRUE(graphs.run({8, 2}, stream, clock, ops)) << "another key";
   stream.wait();
-  EXPECT_EQ(sum, 5);
-  EXPECT_EQ(calls, 3);
-  EXPECT_EQ(graphs.recorded(), 1u);
+  EXPECT_EQ(sum, 6);
+  EXPECT_EQ(calls, 4);
+  EXPECT_EQ(graphs.recorded(), 2u);
+}
+
+void sleep_kernel(int milliseconds) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+}
+void launch_sleep(const Stream& stream, int milliseconds) {
+  launch({"sleep", dim3(1), dim3(1), stream.get()}, sleep_kernel, milliseconds);
+}
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// Every replay's stretch is counted once, though the host reads a step late and replays share events.
+TEST(ReplayClock, TimesStretchesInsideReplays) {
+  constexpr int kSteps = 7;
+  const Stream stream;
+  cuda::ReplayClock clock(stream);
+  cuda::StepGraphs graphs;
+  cuda::EventTimer timer(stream, clock);
+  const auto ops = [&] {
+    launch_sleep(stream, 5);
+    for (int i = 0; i < 2; ++i) {
+      timer.begin();
+      launch_sleep(stream, 10);
+      timer.end();
+    }
+  };
+  double seconds = 0;
+  const auto start = Clock::now();
+  Event done[2];
+  for (int step = 0; step < kSteps; ++step) {
+    clock.begin_step();
+    graphs.run({8, 1}, stream, clock, ops);
+    clock.end_step();
+    done[step % 2].record(stream);
+    if (step > 0) done[(step - 1) % 2].wait();
+    seconds += timer.take_seconds(false);
+    EXPECT_GE(seconds, 0.020 * step) << "of the steps that are over";
+    EXPECT_LT(seconds, seconds_since(start) - 0.005 * step) << "of no more than the stretches";
+  }
+  seconds += timer.take_seconds(true);
+  EXPECT_GE(seconds, 0.020 * kSteps);
+  EXPECT_LT(seconds, seconds_since(start) - 0.005 * kSteps);
+}
+
+// The device's time in replays, with what is queued behind a graph, and between one and the next.
+TEST(ReplayClock, TellsBusyFromIdle) {
+  const Stream stream;
+  cuda::ReplayClock clock(stream);
+  cuda::StepGraphs graphs;
+  const auto step = [&] {
+    clock.begin_step();
+    graphs.run({8, 1}, stream, clock, [&] { launch_sleep(stream, 10); });
+    launch_sleep(stream, 10);
+    clock.end_step();
+    stream.wait();
+  };
+  const auto idle = [](int milliseconds) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
+  };
+  for (int i = 0; i < 3; ++i) step();
+  EXPECT_EQ(clock.take_times().busy_s, 0) << "neither run as they are nor just recorded";
+  const auto start = Clock::now();
+  for (int i = 0; i < 4; ++i) idle(5), step();
+  const ReplayTimes times = clock.take_times();
+  EXPECT_GE(times.busy_s, 4 * 0.020);
+  EXPECT_GE(times.idle_s, 4 * 0.005);
+  EXPECT_LT(times.busy_s + times.idle_s, seconds_since(start) + 0.005) << "nothing is counted twice";
+  clock.begin_step();  // a step that is no replay
+  idle(50);
+  step();
+  clock.rest();
+  idle(50);
+  step();
+  EXPECT_EQ(clock.take_times().idle_s, 0);
 }
 
 // What does not go with recording is an error, and the stream is usable again.
 TEST(StepGraph, RefusesToWaitOrAllocate) {
   const Stream stream;
+  cuda::ReplayClock clock(stream);
   Event event;
   const std::vector<std::function<void()>> bad{
       [&] { stream.wait(); },
@@ -90,7 +175,8 @@ TEST(StepGraph, RefusesToWaitOrAllocate) {
       [] { throw std::runtime_error("an op failed"); },
   };
   for (const auto& ops : bad) {
-    EXPECT_ANY_THROW(cuda::StepGraph(stream, ops));
+    EXPECT_ANY_THROW(cuda::StepGraph(stream, clock, ops));
+    EXPECT_EQ(clock.recording(), nullptr);
     int sum = 0;
     launch_add(stream, &sum, 1);
     stream.wait();

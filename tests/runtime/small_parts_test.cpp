@@ -93,6 +93,15 @@ TEST(Metrics, ReplicasAddUp) {
   EXPECT_FALSE(summarize({leader, parse_report(serialize(other))}).sync_wait_known);
 }
 
+TEST(Metrics, DeviceIdleIsThatOfRanksThatReplay) {
+  RankReport on_cpu, first, second;
+  EXPECT_FALSE(summarize({on_cpu}).device_idle_fraction.has_value());
+  first.counters.replay_busy_s = 3, first.counters.replay_idle_s = 1;
+  second.counters.replay_busy_s = 1;
+  const RunSummary s = summarize({on_cpu, parse_report(serialize(first)), second});
+  EXPECT_DOUBLE_EQ(s.device_idle_fraction.value_or(-1), 0.125);
+}
+
 class LetterTokenizer final : public Tokenizer {
  public:
   std::vector<std::int32_t> encode(std::string_view) const override { return {}; }
