@@ -12,8 +12,8 @@ Cells, each once a round, in turns:
 A cell is `dd if=FILE of=/dev/null bs=1M` over its files, `ptrt generate` of one token twice (first_start_s and start_s,
 the program's whole time; the first may have to wait until a virtual machine's host finds it memory, the second finds
 what the first gave back), and `ptrt bench` of a batch of one (load_s: reading the weights and building the engine;
-decode tokens/s; the largest resident set). `huge_bytes` tells what a mapping of its file has in huge pages. All of them find the files in the page cache. `ratio` is dd's time over
-load_s, so 1 is the speed of reading the file.
+decode tokens/s; the largest resident set). All of them find the files in the page cache. `ratio` is dd's time over
+load_s, so 1 is the speed of reading the file. `huge_bytes` tells what a mapping of the file has in huge pages.
 """
 import argparse
 import json
@@ -106,9 +106,10 @@ class Cell:
 
     def to_json(self):
         def told(command):
-            return " ".join(os.path.basename(word) if word.startswith(self.folder) else word for word in command)
+            return " ".join(os.path.basename(word) if os.path.isabs(word) else word for word in command)
         return {"cell": self.name, "start_command": told(self.start), "load_command": told(self.bench),
-                "weight_bytes": self.weight_bytes, "huge_bytes": self.huge_bytes, "median": self.median(), "rounds": self.rounds}
+                "weight_bytes": self.weight_bytes, "huge_bytes": self.huge_bytes, "median": self.median(),
+                "rounds": self.rounds}
 
 
 def make_cells(args, folder):
