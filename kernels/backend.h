@@ -42,11 +42,26 @@ enum class WeightRole : std::uint8_t {
   vector,          // norm weights; widened to float32 at load
 };
 
+// Whether products multiply by it, so that the CPU keeps it in panels.
+constexpr bool is_multiplied(WeightRole role) {
+  return role == WeightRole::matrix || role == WeightRole::router || role == WeightRole::tied_embedding;
+}
+
 struct WeightSpec {
   std::string name;  // as in the file; for messages
   WeightRole role = WeightRole::matrix;
   DType dtype = DType::float32;  // as stored in the file
   std::int64_t count = 1, out = 0, in = 0;
+};
+
+// How the elements of a weight lie in memory or in a file.
+enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in kernels/cpu/packed.h
+
+// The whole content of a weight in memory that a backend may use as it is, for as long as it holds `data`.
+struct WeightImage {
+  std::shared_ptr<const std::byte> data;  // 64-byte aligned, read-only
+  std::size_t bytes = 0;
+  WeightLayout layout = WeightLayout::rows;  // in the weight's stored type
 };
 
 // Where a weight's content comes from while it is loaded: count · out rows of `in` elements as stored.
@@ -58,6 +73,12 @@ class WeightSource {
   virtual void read(std::int64_t first, std::span<std::byte> rows) = 0;
   // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row.
   virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
+
+  // The content mapped from its file, where it lies there so that it can be used. A backend that takes it
+  // reads no rows, and asks for each of its bytes to be checked exactly once: rows [first, first + rows), of
+  // panels whole ones. Several threads may ask at the same time.
+  virtual std::optional<WeightImage> image() { return std::nullopt; }
+  virtual void check_image(std::int64_t /*first*/, std::int64_t /*rows*/) {}
 };
 
 // A weight to be taken in, and where its content comes from.
@@ -208,7 +229,8 @@ class Backend {
     for (const WeightLoad& load : loads) weights.push_back(load_weight(load.spec, *load.source));
     return weights;
   }
-  virtual std::size_t weight_bytes() const = 0;  // held by weights loaded so far
+  virtual std::size_t weight_bytes() const = 0;           // held by weights loaded so far
+  virtual std::size_t mapped_bytes() const { return 0; }  // of these, what lies in mapped files
 
   // What is left of a memory of its own; none where it is the host's.
   virtual std::optional<std::size_t> free_bytes() const { return std::nullopt; }

@@ -73,6 +73,7 @@ void add_syncs(const RunSummary& s, ordered_json& json) {
 void add_setup(ModelSession& session, ordered_json& json) {
   const Placement& p = session.placement();
   json["weight_bytes"] = session.backend().weight_bytes();
+  json["mapped_weight_bytes"] = session.backend().mapped_bytes();
   json["kv_bytes"] = session.engine().kv_bytes();
   json["scratch_bytes"] = session.engine().scratch_bytes();
   json["peak_resident_bytes"] = peak_bytes();

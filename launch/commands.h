@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/backend.h"
 #include "kernels/device_collectives.h"
 #include "kernels/tensor.h"
 #include "runtime/request.h"
@@ -80,6 +81,13 @@ struct QuantizeOptions {
   bool split = false;
 };
 
+struct PackOptions {
+  std::string model;
+  std::string output;
+  WeightLayout layout = WeightLayout::panels;
+  bool split = false;
+};
+
 struct InspectOptions {
   std::string model;
   bool json = false;
@@ -103,6 +111,7 @@ void run_bench(const BenchOptions& options, JobComm& job);
 // These do not use other ranks.
 void run_init(const InitOptions& options);
 void run_quantize(const QuantizeOptions& options);
+void run_pack(const PackOptions& options);
 void run_inspect(const InspectOptions& options);
 void run_plan(const PlanOptions& options);
 

@@ -4,7 +4,8 @@
 //   file, format_version, config      as in the file
 //   parameters                        {shared, per_track, total}
 //   bytes                             {shared, tracks: [one a track], total} of tensor data in the file
-//   datasets                          {total, by_type: {float32: n, ..., int8: n, "int8 scales": n}}
+//   datasets                          {total, by_type: {float32: n, ..., int8: n, "int8 scales": n},
+//                                       in_panels: n, the others are rows}
 //   files                             [{path, bytes}], the main one first
 //   tokenizer                         {kind (null: none), usable, why_not}
 //   checksums                         {present, absent, verified (--verify was given), failed: [..],
@@ -55,7 +56,7 @@ struct Facts {
   Volume shared;
   std::vector<Volume> tracks;
   std::map<std::string, std::int64_t> datasets_by_type;
-  std::int64_t datasets = 0;
+  std::int64_t datasets = 0, in_panels = 0;
   std::vector<std::string> files;
   std::string tokenizer_kind, why_no_tokenizer;
   std::vector<std::string> failed;     // with --verify: what is wrong with each dataset that does not match
@@ -98,6 +99,7 @@ Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, bo
     volume.bytes += bytes;
     volume.memory_bytes +=
         spec.role == WeightRole::vector ? static_cast<std::size_t>(spec.elements()) * sizeof(float) : bytes;
+    facts.in_panels += stored.layout == WeightLayout::panels ? 1 : 0;
     const auto reader = verify_content ? model.open(stored) : nullptr;
     survey_dataset(stored, std::string(to_string(stored.dtype)), reader ? &reader->content() : nullptr,
                    facts);
@@ -209,7 +211,8 @@ ordered_json to_json(const ModelFile& model, const Facts& facts, const std::vect
   ordered_json track_bytes = ordered_json::array();
   for (const Volume& track : facts.tracks) track_bytes.push_back(track.bytes);
   result["bytes"] = {{"shared", facts.shared.bytes}, {"tracks", track_bytes}, {"total", sum.bytes}};
-  result["datasets"] = {{"total", facts.datasets}, {"by_type", facts.datasets_by_type}};
+  result["datasets"] = {
+      {"total", facts.datasets}, {"by_type", facts.datasets_by_type}, {"in_panels", facts.in_panels}};
   result["files"] = ordered_json::array();
   for (const std::string& file : facts.files)
     result["files"].push_back({{"path", file}, {"bytes", std::filesystem::file_size(file)}});
@@ -270,6 +273,7 @@ void print_sizes(const Facts& facts) {
   std::string types;
   for (const auto& [type, count] : facts.datasets_by_type)
     types += fmt::format("{}{} {}", types.empty() ? "" : ", ", count, type);
+  if (facts.in_panels > 0) types += fmt::format("; {} in panels, which CPU ranks map", facts.in_panels);
   print_row("weights", "{} ({} shared, {} the first track); {} datasets: {}", with_unit(sum.bytes),
             with_unit(facts.shared.bytes), with_unit(facts.tracks[0].bytes), facts.datasets, types);
   for (const std::string& file : facts.files)

@@ -22,6 +22,7 @@ void run_command(const Command& command, JobComm& job) {
   if (job.rank() != 0) return;
   if (const auto* init = std::get_if<InitOptions>(&command)) run_init(*init);
   if (const auto* quantize = std::get_if<QuantizeOptions>(&command)) run_quantize(*quantize);
+  if (const auto* pack = std::get_if<PackOptions>(&command)) run_pack(*pack);
   if (const auto* inspect = std::get_if<InspectOptions>(&command)) run_inspect(*inspect);
   if (const auto* plan = std::get_if<PlanOptions>(&command)) run_plan(*plan);
 }

@@ -25,6 +25,13 @@ namespace {
 constexpr std::int64_t kWorthSplitting = std::int64_t{4} << 20;
 constexpr auto kEndOfJob = std::chrono::seconds(3);  // that a launcher may take to kill what ignores it
 
+// Whether the matrices are stored as CPU ranks keep them; the head tells.
+bool has_panels(const ModelFile& file) {
+  for (const TensorSpec& spec : shared_tensors(file.config()))
+    if (is_multiplied(spec.role)) return file.stat(spec).layout == WeightLayout::panels;
+  return false;
+}
+
 }  // namespace
 
 std::string read_text_file(const std::string& path, const char* what) {
@@ -349,15 +356,22 @@ std::string ModelSession::describe() const {
   const std::string line = fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {} rank{}, {} track{} a rank{}, {} replica{} | {} x {} "
       "thread{} ({}, {}, {} products) | "
-      "a rank holds {:.1f} MiB weights, {:.1f} MiB KV ({}) for {} tokens",
+      "a rank holds {:.1f} MiB weights{}, {:.1f} MiB KV ({}) for {} tokens",
       config_.name.empty() ? "model" : config_.name, config_.tracks, config_.layers,
       config_.tracks > 1 ? config_.blocks() : 0, p.world_size, p.world_size > 1 ? "s" : "", p.tracks,
       p.tracks > 1 ? "s" : "", p.tensor_parallel > 1 ? fmt::format(" (1/{} of each)", p.tensor_parallel) : "",
       p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(), threads() > 1 ? "s" : "",
       share_.describe(), backend_->instruction_set(), compute(),
-      static_cast<double>(backend_->weight_bytes()) / kMiB, static_cast<double>(engine_->kv_bytes()) / kMiB,
-      to_string(kv_dtype_), kv_tokens());
+      static_cast<double>(backend_->weight_bytes()) / kMiB, mapped_part(),
+      static_cast<double>(engine_->kv_bytes()) / kMiB, to_string(kv_dtype_), kv_tokens());
   return emulation() + line + devices;
+}
+
+// Of the weights, where the file has some in panels.
+std::string ModelSession::mapped_part() const {
+  if (!file_ || device_ == "cuda" || !has_panels(*file_)) return "";
+  return fmt::format(" ({:.0f} % mapped)", 100.0 * static_cast<double>(backend_->mapped_bytes()) /
+                                               static_cast<double>(backend_->weight_bytes()));
 }
 
 std::string ModelSession::emulation() const {

@@ -57,6 +57,7 @@ class ModelSession {
   std::string describe() const;
   // Says that other ranks are emulated, and how; empty where none are.
   std::string emulation() const;
+  std::string mapped_part() const;
   const std::optional<EmulatedRanks>& emulated() const { return options_.emulated; }
 
  private:

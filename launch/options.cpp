@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "kernels/error.h"
+#include "launch/file_options.h"
 
 #ifndef PTRT_VERSION
 #error "PTRT_VERSION comes from CMake"
@@ -220,58 +221,6 @@ CLI::App* add_bench(CLI::App& app, BenchOptions& options, EmulatedRanks& emulate
   return command;
 }
 
-CLI::App* add_init(CLI::App& app, InitOptions& options) {
-  CLI::App* command = app.add_subcommand("init", "Write a model with random weights");
-  command->add_option("CONFIG", options.config_path, "Model configuration (JSON)")->required();
-  command->add_option("-o,--output", options.output, "Model file to write")->required();
-  command->add_option("--seed", options.seed, "Seed of the weights")->capture_default_str();
-  command
-      ->add_option_function<std::string>(
-          "--dtype",
-          [&options](const std::string& name) {
-            options.dtype = name == "float32" ? DType::float32 : DType::bfloat16;
-          },
-          "Type of the stored weights (default bfloat16)")
-      ->check(CLI::IsMember({"float32", "bfloat16"}));
-  command->add_flag("--split", options.split, "One file a track, beside the main file");
-  command->footer(R"(Examples:
-  ptrt init config.json -o model.h5
-  ptrt init config.json -o model.h5 --seed 7 --dtype float32 --split      (model.h5 and one file a track beside it))");
-  return command;
-}
-
-CLI::App* add_quantize(CLI::App& app, QuantizeOptions& options) {
-  CLI::App* command = app.add_subcommand("quantize", "Write a model with its matrices as int8");
-  command->add_option("MODEL", options.model, "Model file (HDF5) of floating weights")->required();
-  command->add_option("-o,--output", options.output, "Model file to write")->required();
-  command
-      ->add_option("--weights", options.weights,
-                   "Type of the matrices; int8 alone: groups of 32 along a row with a float16 scale.\n"
-                   "Norms, routers and embeddings stay as stored")
-      ->required()
-      ->check(CLI::IsMember({"int8"}));
-  command->add_flag("--split", options.split, "One file a track, beside the main file");
-  command->footer(R"(Examples:
-  ptrt quantize model.h5 -o model-int8.h5 --weights int8
-  ptrt generate model-int8.h5 requests.jsonl -o results.jsonl     (the same results as model.h5 with --weights int8))");
-  return command;
-}
-
-CLI::App* add_inspect(CLI::App& app, InspectOptions& options) {
-  CLI::App* command =
-      app.add_subcommand("inspect", "Show a model's configuration, sizes, placement and checksums");
-  command->add_option("MODEL", options.model, "Model file (HDF5)")->required();
-  command->add_flag("--json", options.json, "One JSON object instead of a table");
-  command->add_flag("--verify", options.verify, "Read everything and check every checksum");
-  command->add_option("--ranks", options.ranks, "Show the placement over that many ranks")
-      ->check(CLI::Range(1, 1 << 20));
-  command->footer(R"(Examples:
-  ptrt inspect model.h5
-  ptrt inspect model.h5 --verify            (exit status 2 when a dataset does not match its checksum)
-  ptrt inspect model.h5 --json --ranks 4)");
-  return command;
-}
-
 CLI::App* add_plan(CLI::App& app, PlanOptions& options) {
   CLI::App* command =
       app.add_subcommand("plan", "Predict memory, TTFT, TPOT and throughput on so many processors");
@@ -345,6 +294,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   BenchOptions bench;
   InitOptions init;
   QuantizeOptions quantize;
+  PackOptions pack;
   InspectOptions inspect;
   PlanOptions plan;
   EmulatedRanks emulated;
@@ -355,6 +305,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   auto* bench_command = add_bench(app, bench, emulated, kv_size);
   auto* init_command = add_init(app, init);
   auto* quantize_command = add_quantize(app, quantize);
+  auto* pack_command = add_pack(app, pack);
   auto* inspect_command = add_inspect(app, inspect);
   auto* plan_command = add_plan(app, plan);
 
@@ -380,6 +331,7 @@ CommandLine parse_command_line(int argc, char** argv, bool may_print) {
   if (bench_command->parsed()) return {bench, {}};
   if (init_command->parsed()) return {init, {}};
   if (quantize_command->parsed()) return {quantize, {}};
+  if (pack_command->parsed()) return {pack, {}};
   if (plan_command->parsed()) return {plan, {}};
   PTRT_CHECK(inspect_command->parsed());
   return {inspect, {}};

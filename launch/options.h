@@ -9,7 +9,7 @@
 namespace ptrt {
 
 using Command = std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, QuantizeOptions,
-                             InspectOptions, PlanOptions>;
+                             PackOptions, InspectOptions, PlanOptions>;
 
 struct CommandLine {
   Command command;

@@ -2,21 +2,19 @@
 #include <fmt/core.h>
 
 #include <chrono>
-#include <filesystem>
 #include <map>
-#include <system_error>
 
 #include "kernels/convert.h"
 #include "kernels/error.h"
 #include "launch/commands.h"
+#include "launch/model_output.h"
 #include "model_io/model_file.h"
 #include "model_io/model_writer.h"
+#include "model_io/tensor_copy.h"
 #include "model_io/tokenizer.h"
 
 namespace ptrt {
 namespace {
-
-namespace fs = std::filesystem;
 
 class Quantizer {
  public:
@@ -27,11 +25,9 @@ class Quantizer {
     const ModelConfig& config = model_.config();
     const TokenizerBlob tokenizer = model_.tokenizer();
     make_tokenizer(tokenizer, config);  // else one of an unknown kind would be lost without a word
-    std::vector<TensorSpec> tensors = shared_tensors(config);
-    for (std::int64_t track = 0; track < config.tracks; ++track)
-      for (TensorSpec& spec : track_tensors(config, track)) tensors.push_back(std::move(spec));
+    const std::vector<TensorSpec> tensors = model_tensors(config);
     check_tensors(tensors);
-    check_output();
+    check_output(model_, options_.output, options_.split);
 
     ModelWriter writer(options_.output, config, options_.split);
     for (const TensorSpec& spec : tensors) convert(spec, writer);
@@ -54,28 +50,14 @@ class Quantizer {
     }
   }
 
-  void check_output() const {
-    std::vector<std::string> inputs{model_.path()};
-    for (std::int64_t track = 0; track < model_.config().tracks; ++track)
-      inputs.push_back(model_.track_file(track));
-    for (const std::string& output : files_written(options_.output, model_.config(), options_.split))
-      for (const std::string& input : inputs)
-        if (std::error_code ignored; fs::equivalent(output, input, ignored))
-          throw_bad_input("-o {} would overwrite {} of the model itself", options_.output, input);
-  }
-
   void convert(const TensorSpec& spec, ModelWriter& writer) {
     const StoredTensor& stored = stored_.at(spec.path);
+    if (spec.role != WeightRole::matrix)
+      return TensorCopy(model_, writer).copy(spec, stored, WeightLayout::rows);
     const auto reader = model_.open(stored);
-    if (spec.role == WeightRole::matrix) {
-      quantize(spec, stored, *reader, writer);
-      ++quantized_;
-    } else {
-      writer.write(spec, stored.dtype, [&](std::int64_t first, std::span<std::byte> bytes) {
-        reader->content().read(static_cast<std::size_t>(first) * size_of(stored.dtype), bytes);
-      });
-    }
+    quantize(spec, stored, *reader, writer);
     reader->verify();
+    ++quantized_;
   }
 
   void quantize(const TensorSpec& spec, const StoredTensor& stored, TensorReader& reader,

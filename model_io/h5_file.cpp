@@ -299,13 +299,14 @@ H5File H5File::open(const std::string& path) {
   return {std::move(handle), path};
 }
 
-H5File H5File::create(const std::string& path) {
+H5File H5File::create(const std::string& path, std::size_t alignment) {
   prepare_library();
   const int descriptor = ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
   if (descriptor < 0) throw_bad_input("{}: cannot create: {}", path, std::strerror(errno));
   ::close(descriptor);
   const H5Handle access = property_list(H5P_FILE_ACCESS);
   H5Pset_file_locking(access.id(), false, true);
+  H5Pset_alignment(access.id(), alignment, alignment);
   H5Handle handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.id()), H5Fclose);
   if (handle.valid()) return {std::move(handle), path};
   const std::string reason = library_reason();

@@ -95,7 +95,8 @@ class H5File {
   // For reading. Throws bad_input: no such file, not an HDF5 file, truncated or damaged.
   static H5File open(const std::string& path);
   // A new, empty file in the place of what is there. Throws bad_input when it cannot be created.
-  static H5File create(const std::string& path);
+  // Datasets of at least `alignment` bytes begin at multiples of it.
+  static H5File create(const std::string& path, std::size_t alignment = 1);
 
   const std::string& path() const { return path_; }
   int descriptor() const;                        // of a file opened for reading; for pread()

@@ -14,6 +14,7 @@
 #include "kernels/int8.h"
 #include "model_io/crc32c.h"
 #include "model_io/h5_file.h"
+#include "model_io/panels_reader.h"
 
 namespace ptrt {
 namespace {
@@ -63,6 +64,39 @@ TrackPlace find_track(const H5File& main, std::int64_t track) {
   const fs::path target(link->file);  // relative to the main file's folder
   const fs::path file = target.is_absolute() ? target : fs::path(main.path()).parent_path() / target;
   return {file.string(), link->path == "/" ? "" : link->path};
+}
+
+std::optional<WeightLayout> stored_layout(const H5Dataset& dataset, const TensorSpec& spec,
+                                          const std::string& file) {
+  const auto name = dataset.string_attribute("layout");
+  if (!name) return std::nullopt;
+  if (*name == kRowLayoutName) return WeightLayout::rows;
+  if (*name != kPanelLayoutName)
+    throw_bad_input(
+        "{}: dataset {}: layout \"{}\" is not known here, \"{}\" is: `ptrt pack --layout rows` of the "
+        "version that wrote the file makes a plain one of it",
+        file, spec.path, *name, kPanelLayoutName);
+  if (!is_multiplied(spec.role))
+    throw_bad_input("{}: dataset {}: layout \"{}\" is for matrices that products take", file, spec.path,
+                    *name);
+  return WeightLayout::panels;
+}
+
+// In panels the attribute names the type, and the dataset has bytes.
+DType panel_type(const H5Dataset& dataset, const TensorSpec& spec, const std::string& file) {
+  if (dataset.info().type != H5Type::uint8)
+    throw_bad_input("{}: dataset {}: expected uint8 for layout \"{}\", found {}", file, spec.path,
+                    kPanelLayoutName, dataset.info().type_name);
+  const auto name = dataset.string_attribute("dtype");
+  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16, DType::int8}) {
+    if (name != to_string(dtype)) continue;
+    if (dtype == DType::int8 && spec.role != WeightRole::matrix) break;
+    return dtype;
+  }
+  throw_bad_input(
+      "{}: dataset {}: expected the attribute dtype = \"float32\", \"float16\"{} \"bfloat16\"{}, found {}",
+      file, spec.path, spec.role == WeightRole::matrix ? "," : " or",
+      spec.role == WeightRole::matrix ? " or \"int8\"" : "", name ? fmt::format("\"{}\"", *name) : "none");
 }
 
 DType element_type(const H5Dataset& dataset, const TensorSpec& spec, const std::string& file) {
@@ -143,11 +177,14 @@ struct ModelFile::Impl {
     if (!place.file->exists(place.path))
       throw_bad_input("{}: dataset {} is missing; {} asks for it with shape {}", place.file->path(), path,
                       why, shape_text(shape));
-    H5Dataset dataset = place.file->dataset(place.path, path);
+    return place.file->dataset(place.path, path);
+  }
+
+  void check_shape(const H5Dataset& dataset, const std::string& path,
+                   const std::vector<std::int64_t>& shape) {
     if (dataset.info().shape != shape)
-      throw_bad_input("{}: dataset {}: expected shape {}, found {}", place.file->path(), path,
+      throw_bad_input("{}: dataset {}: expected shape {}, found {}", locate(path).file->path(), path,
                       shape_text(shape), shape_text(dataset.info().shape));
-    return dataset;
   }
 
   StoredDataset stat(const H5Dataset& dataset, const std::string& path) {
@@ -168,8 +205,44 @@ struct ModelFile::Impl {
     return stored;
   }
 
+  // A start asks several times for each tensor, and the library takes its time for an answer.
+  const StoredTensor& stat(const TensorSpec& spec) {
+    const auto known = tensors.find({spec.path, spec.role});
+    if (known != tensors.end() && known->second.shape == spec.shape) return known->second;
+    return tensors.insert_or_assign({spec.path, spec.role}, look_up(spec)).first->second;
+  }
+
+  StoredTensor look_up(const TensorSpec& spec) {
+    const H5Dataset dataset = open(spec.path, spec.shape, "the config");
+    const std::string file = locate(spec.path).file->path();
+    const std::optional<WeightLayout> layout = stored_layout(dataset, spec, file);
+    const bool panels = layout == WeightLayout::panels;
+    if (!panels) check_shape(dataset, spec.path, spec.shape);
+    const DType dtype = panels ? panel_type(dataset, spec, file) : element_type(dataset, spec, file);
+    if (panels) check_shape(dataset, spec.path, panels_shape(spec.shape, dtype));
+    StoredTensor stored{stat(dataset, spec.path), dtype, spec.shape, {}, layout.value_or(WeightLayout::rows),
+                        layout.has_value()};
+    if (dtype == DType::int8 && !panels) stored.scales = look_up_scales(spec);
+    return stored;
+  }
+
+  StoredDataset look_up_scales(const TensorSpec& spec) {
+    std::vector<std::int64_t> shape = spec.shape;
+    shape.back() = int8_groups(shape.back());
+    const std::string path = scale_path(spec);
+    const H5Dataset scales = open(path, shape, fmt::format("the int8 dataset {}", spec.path));
+    check_shape(scales, path, shape);
+    if (scales.info().type != H5Type::float16)
+      throw_bad_input("{}: dataset {}: expected float16, found {}", locate(path).file->path(), path,
+                      scales.info().type_name);
+    return stat(scales, path);
+  }
+
   std::unique_ptr<DatasetReader> reader(const StoredDataset& stored) {
-    if (stored.offset) return std::make_unique<DatasetReader>(stored, bytes_read);
+    if (stored.offset) {
+      FileMap& map = maps.try_emplace(stored.descriptor, stored.descriptor, stored.file).first->second;
+      return std::make_unique<DatasetReader>(stored, bytes_read, map);
+    }
     const Place place = locate(stored.name);
     const H5Dataset dataset = place.file->dataset(place.path, stored.name);
     std::vector<std::byte> content(stored.bytes);
@@ -182,7 +255,9 @@ struct ModelFile::Impl {
 
   H5File main;
   ModelConfig config;
-  std::map<std::string, H5File> shards;  // opened so far, by path
+  std::map<std::string, H5File> shards;                                // opened so far, by path
+  std::map<int, FileMap> maps;                                         // of the files, by descriptor
+  std::map<std::pair<std::string, WeightRole>, StoredTensor> tensors;  // looked up so far
   std::vector<std::string> files;
   std::atomic<std::size_t> bytes_read = 0;
 };
@@ -232,23 +307,14 @@ TokenizerBlob ModelFile::tokenizer() const {
 }
 
 StoredTensor ModelFile::stat(const TensorSpec& spec) const {
-  const H5Dataset dataset = impl_->open(spec.path, spec.shape, "the config");
-  const DType dtype = element_type(dataset, spec, impl_->locate(spec.path).file->path());
-  StoredTensor stored{impl_->stat(dataset, spec.path), dtype, spec.shape, {}};
-  if (dtype != DType::int8) return stored;
-  std::vector<std::int64_t> shape = spec.shape;
-  shape.back() = int8_groups(shape.back());
-  const std::string path = scale_path(spec);
-  const H5Dataset scales = impl_->open(path, shape, fmt::format("the int8 dataset {}", spec.path));
-  if (scales.info().type != H5Type::float16)
-    throw_bad_input("{}: dataset {}: expected float16, found {}", stored.file, path, scales.info().type_name);
-  stored.scales = impl_->stat(scales, path);
-  return stored;
+  return impl_->stat(spec);
 }
 
 std::unique_ptr<TensorReader> ModelFile::open(const StoredTensor& stored) const {
-  return std::make_unique<TensorReader>(stored, impl_->reader(stored),
-                                        stored.scales ? impl_->reader(*stored.scales) : nullptr);
+  if (stored.layout == WeightLayout::panels)
+    return std::make_unique<PanelsReader>(stored, impl_->reader(stored));
+  return std::make_unique<RowsReader>(stored, impl_->reader(stored),
+                                      stored.scales ? impl_->reader(*stored.scales) : nullptr);
 }
 
 }  // namespace ptrt

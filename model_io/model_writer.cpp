@@ -16,6 +16,7 @@
 #include "kernels/int8.h"
 #include "model_io/crc32c.h"
 #include "model_io/h5_file.h"
+#include "model_io/panels_reader.h"
 
 namespace ptrt {
 namespace {
@@ -43,8 +44,10 @@ const char* const kTemporarySuffix = ".partial";
 // A file that takes its name only when it is whole.
 class PendingFile {
  public:
-  explicit PendingFile(std::string name)
-      : name_(std::move(name)), temporary_(name_ + kTemporarySuffix), file_(H5File::create(temporary_)) {}
+  PendingFile(std::string name, std::size_t alignment)
+      : name_(std::move(name)),
+        temporary_(name_ + kTemporarySuffix),
+        file_(H5File::create(temporary_, alignment)) {}
   ~PendingFile() {
     if (temporary_.empty()) return;
     file_.reset();
@@ -87,23 +90,31 @@ std::string track_file_name(const std::string& path, std::int64_t track) {
 // A dataset on its way into a file, from its first element to its last.
 class DatasetWriter {
  public:
-  DatasetWriter(H5File& file, const std::string& path, DType dtype, const std::vector<std::int64_t>& shape)
-      : dataset_(file.create_dataset(path, stored_type(dtype), shape)), dtype_(dtype) {}
+  DatasetWriter(H5File& file, const std::string& path, DType dtype, const std::vector<std::int64_t>& shape,
+                std::optional<WeightLayout> layout = {})
+      : dataset_(file.create_dataset(
+            path, layout == WeightLayout::panels ? H5Type::uint8 : stored_type(dtype), shape)),
+        dtype_(dtype),
+        layout_(layout) {}
 
   void append(std::span<const std::byte> bytes) {
     crc_ = crc32c(crc_, bytes);
     dataset_.write(next_, bytes);
-    next_ += static_cast<std::int64_t>(bytes.size() / size_of(dtype_));
+    next_ += static_cast<std::int64_t>(bytes.size() / dataset_.element_bytes());
   }
 
   void finish() {
     dataset_.write_attribute("crc32c", crc_);
-    if (dtype_ == DType::bfloat16) dataset_.write_attribute("dtype", std::string("bfloat16"));
+    const bool panels = layout_ == WeightLayout::panels;
+    if (layout_) dataset_.write_attribute("layout", std::string(panels ? kPanelLayoutName : kRowLayoutName));
+    if (panels || dtype_ == DType::bfloat16)
+      dataset_.write_attribute("dtype", std::string(to_string(dtype_)));
   }
 
  private:
   H5Dataset dataset_;
   DType dtype_;
+  std::optional<WeightLayout> layout_;  // that the dataset names
   std::int64_t next_ = 0;
   std::uint32_t crc_ = 0;
 };
@@ -119,10 +130,11 @@ std::set<std::string> all_paths(const ModelConfig& config) {
 }  // namespace
 
 struct ModelWriter::Impl {
-  Impl(const std::string& path, const ModelConfig& config) : missing(all_paths(config)) {
+  Impl(const std::string& path, const ModelConfig& config, std::size_t file_alignment)
+      : alignment(file_alignment), missing(all_paths(config)) {
     if (std::error_code error; fs::is_directory(path, error))
       throw_bad_input("{}: cannot create: it is a directory", path);
-    files.emplace_back(path);
+    files.emplace_back(path, alignment);
     H5Object root = files[0].file().group("/");
     root.write_attribute("format", std::string("ptrt"));
     root.write_attribute("format_version", std::int64_t{1});
@@ -130,7 +142,7 @@ struct ModelWriter::Impl {
   }
 
   void add_track_file(std::int64_t track) {
-    files.emplace_back(track_file_name(files[0].name(), track));
+    files.emplace_back(track_file_name(files[0].name(), track), alignment);
     const std::string group = track_group(track);
     files[0].file().create_external_link(group, {fs::path(files.back().name()).filename().string(), group});
   }
@@ -141,6 +153,21 @@ struct ModelWriter::Impl {
     return files[1 + std::stoul(path.substr(kTracks.size(), 2))].file();
   }
 
+  // Appends pieces of `unit` bytes times what fits kPieceBytes; fill(number of the first unit, where to).
+  void write_pieces(DatasetWriter& dataset, std::size_t unit, std::int64_t units,
+                    const ModelWriter::Fill& fill) {
+    const auto step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kPieceBytes / unit));
+    for (std::int64_t first = 0; first < units; first += step) {
+      const std::size_t bytes = static_cast<std::size_t>(std::min(step, units - first)) * unit;
+      piece.resize(std::max(piece.size(), bytes));
+      fill(first, std::span(piece).first(bytes));
+      dataset.append(std::span(piece).first(bytes));
+      bytes_written += bytes;
+    }
+    dataset.finish();
+  }
+
+  std::size_t alignment;
   std::vector<PendingFile> files;  // the main one; where split, one a track
   std::set<std::string> missing;   // tensors that are still to be written
   std::size_t bytes_written = 0;
@@ -155,8 +182,9 @@ std::vector<std::string> files_written(const std::string& path, const ModelConfi
   return names;
 }
 
-ModelWriter::ModelWriter(const std::string& path, const ModelConfig& config, bool split)
-    : impl_(std::make_unique<Impl>(path, config)) {
+ModelWriter::ModelWriter(const std::string& path, const ModelConfig& config, bool split,
+                         std::size_t alignment)
+    : impl_(std::make_unique<Impl>(path, config, alignment)) {
   for (std::int64_t track = 0; split && track < config.tracks; ++track) impl_->add_track_file(track);
 }
 
@@ -164,17 +192,21 @@ ModelWriter::~ModelWriter() = default;
 
 void ModelWriter::write(const TensorSpec& spec, DType dtype, const Fill& fill) {
   PTRT_CHECK(impl_->missing.erase(spec.path) == 1);
-  DatasetWriter dataset(impl_->file_of(spec.path), spec.path, dtype, spec.shape);
-  const auto piece_elements = static_cast<std::int64_t>(kPieceBytes / size_of(dtype));
-  for (std::int64_t first = 0; first < spec.elements(); first += piece_elements) {
-    const auto elements = static_cast<std::size_t>(std::min(piece_elements, spec.elements() - first));
-    impl_->piece.resize(std::max(impl_->piece.size(), elements * size_of(dtype)));
-    const std::span<std::byte> piece(impl_->piece.data(), elements * size_of(dtype));
-    fill(first, piece);
-    dataset.append(piece);
-    impl_->bytes_written += piece.size();
-  }
-  dataset.finish();
+  std::optional<WeightLayout> named;
+  if (impl_->alignment > 1 && spec.role == WeightRole::embedding) named = WeightLayout::rows;
+  DatasetWriter dataset(impl_->file_of(spec.path), spec.path, dtype, spec.shape, named);
+  const std::int64_t in = spec.shape.back();
+  impl_->write_pieces(dataset, static_cast<std::size_t>(in) * size_of(dtype), spec.elements() / in,
+                      [&](std::int64_t row, std::span<std::byte> bytes) { fill(row * in, bytes); });
+}
+
+void ModelWriter::write_panels(const TensorSpec& spec, DType dtype, const Fill& fill) {
+  PTRT_CHECK(is_multiplied(spec.role) && impl_->missing.erase(spec.path) == 1);
+  const std::vector<std::int64_t> shape = panels_shape(spec.shape, dtype);
+  std::int64_t panels = 1;
+  for (const std::int64_t extent : std::span(shape).first(shape.size() - 1)) panels *= extent;
+  DatasetWriter dataset(impl_->file_of(spec.path), spec.path, dtype, shape, WeightLayout::panels);
+  impl_->write_pieces(dataset, static_cast<std::size_t>(shape.back()), panels, fill);
 }
 
 void ModelWriter::write_int8(const TensorSpec& spec, const FillInt8& fill) {

@@ -21,7 +21,8 @@ std::vector<std::string> files_written(const std::string& path, const ModelConfi
 
 class ModelWriter {
  public:
-  // Gives the elements first, first + 1, ... of a tensor in C order, as many as fit `bytes`. Called in order.
+  // Gives the elements first, first + 1, ... of a tensor in C order, as many as fit `bytes`: whole rows.
+  // Called in order.
   using Fill = std::function<void(std::int64_t first, std::span<std::byte> bytes)>;
   // One piece of an int8 matrix: whole rows of q, and of the scales of their groups.
   struct Int8Piece {
@@ -34,14 +35,18 @@ class ModelWriter {
   // The files lie under temporary names beside `path` until commit(). `split` puts each track into a file of
   // its own,
   // `<stem>.trackTT.h5` beside the main one, behind an external link of relative name, so that the folder can
-  // move. Throws bad_input when `path` cannot be written.
-  ModelWriter(const std::string& path, const ModelConfig& config, bool split);
+  // move. Datasets of at least `alignment` bytes begin at multiples of it. Throws bad_input when `path`
+  // cannot be written.
+  ModelWriter(const std::string& path, const ModelConfig& config, bool split, std::size_t alignment = 1);
   ~ModelWriter();  // removes what was written unless it was committed
 
-  // One tensor of the config, with its crc32c. Throws failure, e.g. on a full disk.
+  // One tensor of the config, with its crc32c; a table that a backend may map, if it is aligned. Throws
+  // failure, e.g. on a full disk.
   void write(const TensorSpec& spec, DType dtype, const Fill& fill);
   // The same for a matrix as int8, with its scales beside it.
   void write_int8(const TensorSpec& spec, const FillInt8& fill);
+  // The same for a tensor in panels; the fill gives whole ones, and `first` counts panels.
+  void write_panels(const TensorSpec& spec, DType dtype, const Fill& fill);
   void write_tokenizer(const TokenizerBlob& blob);
   // Everything is on disk and appears under its name, the main file last. Throws when a tensor was not
   // written.

@@ -115,4 +115,11 @@ std::vector<TensorSpec> track_tensors(const ModelConfig& config, std::int64_t tr
   return tensors;
 }
 
+std::vector<TensorSpec> model_tensors(const ModelConfig& config) {
+  std::vector<TensorSpec> tensors = shared_tensors(config);
+  for (std::int64_t track = 0; track < config.tracks; ++track)
+    for (TensorSpec& spec : track_tensors(config, track)) tensors.push_back(std::move(spec));
+  return tensors;
+}
+
 }  // namespace ptrt

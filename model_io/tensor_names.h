@@ -29,6 +29,7 @@ std::string block_path(std::int64_t track, std::int64_t block);  // "/tracks/03/
 std::vector<TensorSpec> shared_tensors(const ModelConfig& config);
 // All of a track: its blocks', then its layers'.
 std::vector<TensorSpec> track_tensors(const ModelConfig& config, std::int64_t track);
+std::vector<TensorSpec> model_tensors(const ModelConfig& config);  // shared, then track by track
 std::vector<TensorSpec> block_tensors(const ModelConfig& config, std::int64_t track, std::int64_t block);
 std::vector<TensorSpec> layer_tensors(const ModelConfig& config, std::int64_t track, std::int64_t layer);
 

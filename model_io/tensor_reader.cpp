@@ -9,19 +9,17 @@
 #include <utility>
 
 #include "kernels/error.h"
-#include "kernels/int8.h"
 #include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {
 
 constexpr std::size_t kPieceBytes = std::size_t{128} << 10;  // read, then checksummed while in the cache
-constexpr std::uint16_t kFloat16Infinity = 0x7C00;           // finite and not negative: any below it
 
 }  // namespace
 
-DatasetReader::DatasetReader(const StoredDataset& stored, std::atomic<std::size_t>& bytes_read)
-    : stored_(stored), bytes_read_(&bytes_read), pieces_(stored.bytes) {
+DatasetReader::DatasetReader(const StoredDataset& stored, std::atomic<std::size_t>& bytes_read, FileMap& map)
+    : stored_(stored), bytes_read_(&bytes_read), map_(&map), pieces_(stored.bytes) {
   PTRT_CHECK(stored.offset && stored.descriptor >= 0);
 }
 
@@ -80,6 +78,16 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
   }
 }
 
+std::shared_ptr<const std::byte> DatasetReader::map() {
+  if (map_ == nullptr || *stored_.offset % kMapAlignment != 0) return nullptr;
+  return map_->bytes(*stored_.offset, stored_.bytes);
+}
+
+void DatasetReader::account(std::size_t at, std::span<const std::byte> mapped) {
+  pieces_.add(at, mapped);
+  *bytes_read_ += mapped.size();
+}
+
 void DatasetReader::scan() {
   std::vector<std::byte> buffer(std::min(kPieceBytes, stored_.bytes));
   for (std::size_t at = 0; at < stored_.bytes; at += buffer.size())
@@ -104,57 +112,35 @@ void DatasetReader::verify() const {
 
 TensorReader::TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content,
                            std::unique_ptr<DatasetReader> scales)
-    : stored_(stored),
-      content_(std::move(content)),
-      scales_(std::move(scales)),
-      row_bytes_(static_cast<std::size_t>(stored.shape.back()) * size_of(stored.dtype)),
-      row_groups_(static_cast<std::size_t>(int8_groups(stored.shape.back()))) {
-  PTRT_CHECK((stored.dtype == DType::int8) == (scales_ != nullptr));
-}
-
-void TensorReader::read(std::int64_t first, std::span<std::byte> rows) {
-  content_->read(static_cast<std::size_t>(first) * row_bytes_, rows);
-}
-
-void TensorReader::read_columns(std::int64_t first, std::int64_t count, std::int64_t column,
-                                std::int64_t columns, std::span<std::byte> out) {
-  const std::size_t element = size_of(stored_.dtype);
-  content_->read_strided(
-      static_cast<std::size_t>(first) * row_bytes_ + static_cast<std::size_t>(column) * element,
-      static_cast<std::size_t>(columns) * element, row_bytes_, static_cast<std::size_t>(count), out);
-}
-
-void TensorReader::read_scales(std::int64_t first, std::span<std::byte> scales) {
-  PTRT_CHECK(scales_ != nullptr);
-  scales_->read(static_cast<std::size_t>(first) * row_groups_ * sizeof(std::uint16_t), scales);
-  check_scales(first, 0, row_groups_, scales);
+    : stored_(stored), content_(std::move(content)), scales_(std::move(scales)) {
+  const bool apart = stored.dtype == DType::int8 && stored.layout == WeightLayout::rows;
+  PTRT_CHECK(apart == (scales_ != nullptr));
 }
 
 void TensorReader::read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
                                       std::int64_t columns, std::span<std::byte> out) {
-  PTRT_CHECK(scales_ != nullptr);
+  PTRT_CHECK(stored_.dtype == DType::int8);
   if (column % kInt8Group != 0 || columns % kInt8Group != 0)
     throw_bad_input(
         "{}: dataset {}: columns {} to {} do not lie in whole groups of {}: with int8 weights fewer ranks "
         "must share a track",
         stored_.file, stored_.name, column, column + columns, kInt8Group);
-  const auto begin = static_cast<std::size_t>(column / kInt8Group);
+  const auto group = static_cast<std::size_t>(column / kInt8Group);
   const auto groups = static_cast<std::size_t>(columns / kInt8Group);
-  constexpr std::size_t kBytes = sizeof(std::uint16_t);
-  scales_->read_strided((static_cast<std::size_t>(first) * row_groups_ + begin) * kBytes, groups * kBytes,
-                        row_groups_ * kBytes, static_cast<std::size_t>(count), out);
-  check_scales(first, begin, groups, out);
+  read_scale_groups(first, count, group, groups, out);
+  check_scales(first, group, groups, out);
 }
 
-void TensorReader::check_scales(std::int64_t first, std::size_t column, std::size_t columns,
+void TensorReader::check_scales(std::int64_t first, std::size_t group, std::size_t groups,
                                 std::span<const std::byte> scales) const {
+  const StoredDataset& holder = stored_.scales ? *stored_.scales : stored_;
   for (std::size_t i = 0; i < scales.size() / sizeof(std::uint16_t); ++i) {
     std::uint16_t bits = 0;
     std::memcpy(&bits, scales.data() + i * sizeof(bits), sizeof(bits));
-    if (bits < kFloat16Infinity) continue;
+    if (bits < kFirstBadScale) continue;
     throw_bad_input("{}: dataset {}: row {}, group {}: expected a finite scale of 0 or more, found {}",
-                    stored_.scales->file, stored_.scales->name, static_cast<std::size_t>(first) + i / columns,
-                    column + i % columns, from_float16(bits));
+                    holder.file, holder.name, static_cast<std::size_t>(first) + i / groups,
+                    group + i % groups, from_float16(bits));
   }
 }
 
@@ -169,6 +155,43 @@ std::string TensorReader::claim() const {
   if (!stored_.crc32c) return "";
   if (!stored_.scales) return fmt::format("{:08x}", *stored_.crc32c);
   return stored_.scales->crc32c ? fmt::format("{:08x} {:08x}", *stored_.crc32c, *stored_.scales->crc32c) : "";
+}
+
+void RowsReader::read(std::int64_t first, std::span<std::byte> rows) {
+  content_->read(static_cast<std::size_t>(first) * row_bytes(), rows);
+}
+
+void RowsReader::read_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                              std::int64_t columns, std::span<std::byte> out) {
+  const std::size_t element = size_of(stored_.dtype);
+  content_->read_strided(
+      static_cast<std::size_t>(first) * row_bytes() + static_cast<std::size_t>(column) * element,
+      static_cast<std::size_t>(columns) * element, row_bytes(), static_cast<std::size_t>(count), out);
+}
+
+void RowsReader::read_scales(std::int64_t first, std::span<std::byte> scales) {
+  PTRT_CHECK(scales_ != nullptr);
+  scales_->read(static_cast<std::size_t>(first) * row_groups() * sizeof(std::uint16_t), scales);
+  check_scales(first, 0, row_groups(), scales);
+}
+
+void RowsReader::read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group,
+                                   std::size_t groups, std::span<std::byte> out) {
+  constexpr std::size_t kBytes = sizeof(std::uint16_t);
+  scales_->read_strided((static_cast<std::size_t>(first) * row_groups() + group) * kBytes, groups * kBytes,
+                        row_groups() * kBytes, static_cast<std::size_t>(count), out);
+}
+
+std::optional<WeightImage> RowsReader::image() {
+  if (stored_.dtype == DType::int8 || !stored_.names_layout) return std::nullopt;
+  image_ = content_->map();
+  if (image_ == nullptr) return std::nullopt;
+  return WeightImage{image_, stored_.bytes, WeightLayout::rows};
+}
+
+void RowsReader::check_image(std::int64_t first, std::int64_t rows) {
+  const std::size_t at = static_cast<std::size_t>(first) * row_bytes();
+  content_->account(at, {image_.get() + at, static_cast<std::size_t>(rows) * row_bytes()});
 }
 
 }  // namespace ptrt

@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/int8.h"
 #include "model_io/crc32c.h"
+#include "model_io/file_map.h"
 #include "model_io/tensor_names.h"
 
 namespace ptrt {
@@ -26,11 +28,14 @@ struct StoredDataset {
   std::optional<std::uint64_t> offset;
 };
 
-// A tensor is the dataset of its elements and, where they are int8, the one of its scales.
+// A tensor is the dataset of its elements and, where they are int8, the one of its scales; in panels it is
+// one dataset in any case.
 struct StoredTensor : StoredDataset {
   DType dtype = DType::float32;
-  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> shape;  // of the tensor, whatever the layout
   std::optional<StoredDataset> scales;
+  WeightLayout layout = WeightLayout::rows;
+  bool names_layout = false;  // the writer laid it out to be mapped
 };
 
 // A weight on its way into a backend, which tells afterwards what was taken.
@@ -53,8 +58,8 @@ class TensorContent : public WeightSource {
 // Reads a dataset straight from its file, or hands on what was read before.
 class DatasetReader {
  public:
-  // Counts in `bytes_read` what it reads.
-  DatasetReader(const StoredDataset& stored, std::atomic<std::size_t>& bytes_read);
+  // Counts in `bytes_read` what it reads. `map` is of the file, and outlives this object.
+  DatasetReader(const StoredDataset& stored, std::atomic<std::size_t>& bytes_read, FileMap& map);
   // `content` in this machine's byte order; `crc` of the bytes as the file has them.
   DatasetReader(const StoredDataset& stored, std::vector<std::byte> content, std::uint32_t crc);
 
@@ -63,6 +68,10 @@ class DatasetReader {
   // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
   void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
                     std::span<std::byte> out);
+  // The whole dataset mapped; null where it does not begin at a multiple of kMapAlignment in the file.
+  std::shared_ptr<const std::byte> map();
+  // These bytes of the map have been used: takes them into the checksum.
+  void account(std::size_t at, std::span<const std::byte> mapped);
   // Reads everything into a small buffer, for the checksum.
   void scan();
   // Of the whole, once each byte was read.
@@ -76,39 +85,61 @@ class DatasetReader {
 
   const StoredDataset& stored_;
   std::atomic<std::size_t>* bytes_read_ = nullptr;  // null: all is in memory
+  FileMap* map_ = nullptr;                          // null likewise
   std::vector<std::byte> content_;
   Crc32cOfPieces pieces_;
   std::uint32_t content_crc_ = 0;
 };
 
-class TensorReader final : public TensorContent {
+// Reads a tensor, in whatever layout it is stored; RowsReader and PanelsReader know theirs.
+class TensorReader : public TensorContent {
  public:
-  // `content` and `scales` (int8 alone) read the datasets of `stored`; all of them outlive this object.
+  // `content` and `scales` (int8 in rows alone) read the datasets of `stored`; all of them outlive this
+  // object.
   TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content,
                std::unique_ptr<DatasetReader> scales);
 
   DType dtype() const override { return stored_.dtype; }
+  std::string verify() const override;
+  std::string claim() const override;
+  // Throws bad_input on a scale that is negative or not finite, and where columns cut a group.
+  void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                          std::span<std::byte> out) final;
+
+  DatasetReader& content() { return *content_; }
+  DatasetReader* scales() { return scales_.get(); }  // null but for int8 in rows
+
+ protected:
+  virtual void read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group,
+                                 std::size_t groups, std::span<std::byte> out) = 0;
+  // Throws bad_input where one is negative or not finite; the first is that of group `group` of row `first`.
+  void check_scales(std::int64_t first, std::size_t group, std::size_t groups,
+                    std::span<const std::byte> scales) const;
+  std::int64_t columns() const { return stored_.shape.back(); }
+  std::size_t row_bytes() const { return static_cast<std::size_t>(columns()) * size_of(stored_.dtype); }
+  std::size_t row_groups() const { return static_cast<std::size_t>(int8_groups(columns())); }
+
+  const StoredTensor& stored_;
+  std::unique_ptr<DatasetReader> content_, scales_;
+};
+
+class RowsReader final : public TensorReader {
+ public:
+  using TensorReader::TensorReader;
+
   void read(std::int64_t first, std::span<std::byte> rows) override;
   // Throws bad_input on a scale that is negative or not finite.
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
   void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                     std::span<std::byte> out) override;
-  void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
-                          std::span<std::byte> out) override;
-  std::string verify() const override;
-  std::string claim() const override;
-
-  DatasetReader& content() { return *content_; }
-  DatasetReader* scales() { return scales_.get(); }  // null but for int8
+  std::optional<WeightImage> image() override;  // of floating types
+  void check_image(std::int64_t first, std::int64_t rows) override;
 
  private:
-  // Throws bad_input where one is negative or not finite; the first is that of group `column` of row `first`.
-  void check_scales(std::int64_t first, std::size_t column, std::size_t columns,
-                    std::span<const std::byte> scales) const;
+  void read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group, std::size_t groups,
+                         std::span<std::byte> out) override;
 
-  const StoredTensor& stored_;
-  std::unique_ptr<DatasetReader> content_, scales_;
-  std::size_t row_bytes_, row_groups_;
+  std::shared_ptr<const std::byte> image_;
 };
 
 }  // namespace ptrt

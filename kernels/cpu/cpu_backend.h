@@ -24,6 +24,7 @@ class CpuBackend final : public Backend {
   Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
   std::vector<Weight> load_weights(std::span<const WeightLoad> loads) override;
   std::size_t weight_bytes() const override { return loader_.bytes(); }
+  std::size_t mapped_bytes() const override { return loader_.mapped_bytes(); }
 
   bool runs_tracks_apart(std::int64_t tracks) const override;
   void run_tracks_apart(std::int64_t tracks,

@@ -91,6 +91,7 @@ HWY_EXPORT(transpose_lines_simd);
 HWY_EXPORT(transpose_half_lines_simd);
 
 constexpr std::int64_t kLine = 64;
+constexpr std::uint32_t kInt8Flip = 0x80808080u;  // q ^ 0x80 is q + 128 as an unsigned byte
 
 std::int64_t whole_lines(std::int64_t bytes) {
   return (bytes + kLine - 1) / kLine * kLine;
@@ -153,14 +154,14 @@ std::int64_t words_at(std::int64_t group) {
 
 void pack_int8(const PackedLayout& layout, const std::byte* from, const std::uint16_t* scales,
                std::int64_t rows, std::byte* panel) {
-  constexpr std::uint32_t kFlip = 0x80808080u;  // q ^ 0x80 is q + 128 as an unsigned byte
   const std::int64_t groups = layout.groups();
   const std::int64_t pairs = rows == kPanelOuts ? layout.in / (2 * kInt8Group) : 0;  // of whole groups
-  HWY_DYNAMIC_DISPATCH(transpose_lines_simd)(from, layout.in, pairs, kFlip, panel + kScaleLine, kGroupPair);
+  HWY_DYNAMIC_DISPATCH(transpose_lines_simd)
+  (from, layout.in, pairs, kInt8Flip, panel + kScaleLine, kGroupPair);
   for (std::int64_t g = 2 * pairs; g < groups; ++g) {
     const std::int64_t begin = g * kInt8Group, bytes = std::min(kInt8Group, layout.in - begin);
     std::byte* words = panel + words_at(g);
-    pack_words<std::uint32_t>(from + begin, rows, bytes, layout.in, kFlip, words);
+    pack_words<std::uint32_t>(from + begin, rows, bytes, layout.in, kInt8Flip, words);
     const std::int64_t packed = (bytes + 3) / 4 * 4 * kPanelOuts;
     std::memset(words + packed, kInt8Offset, static_cast<std::size_t>(kGroupWords - packed));
   }
@@ -171,6 +172,30 @@ void pack_int8(const PackedLayout& layout, const std::byte* from, const std::uin
     }
   if (groups % 2 != 0)
     std::memset(panel + scales_at(groups - 1) + kGroupScales, 0, static_cast<std::size_t>(kGroupScales));
+}
+
+// The inverse of pack_words(); what a word has beyond a row's bytes is dropped.
+template <typename Word>
+void unpack_words(const std::byte* from, std::int64_t rows, std::int64_t bytes, std::int64_t row_bytes,
+                  Word flip, std::byte* to) {
+  constexpr auto kWord = static_cast<std::int64_t>(sizeof(Word));
+  for (std::int64_t at = 0; at < bytes; at += kWord, from += kPanelOuts * kWord) {
+    const auto size = static_cast<std::size_t>(std::min(kWord, bytes - at));
+    for (std::int64_t o = 0; o < rows; ++o) {
+      const Word value = load<Word>(from + o * kWord) ^ flip;
+      std::memcpy(to + o * row_bytes + at, &value, size);
+    }
+  }
+}
+
+void unpack_int8(const PackedLayout& layout, const std::byte* panel, std::int64_t rows, std::byte* to,
+                 std::uint16_t* scales) {
+  for (std::int64_t g = 0; g < layout.groups(); ++g) {
+    const std::int64_t begin = g * kInt8Group, bytes = std::min(kInt8Group, layout.in - begin);
+    unpack_words<std::uint32_t>(panel + words_at(g), rows, bytes, layout.in, kInt8Flip, to + begin);
+    for (std::int64_t o = 0; o < rows; ++o)
+      scales[o * layout.groups() + g] = load<std::uint16_t>(panel + scales_at(g) + o * 2);
+  }
 }
 
 }  // namespace
@@ -207,6 +232,29 @@ void pack_panel(const PackedLayout& layout, const std::byte* from, const std::ui
   if (layout.dtype == DType::int8) return pack_int8(layout, from, scales, rows, panel);
   if (layout.dtype == DType::float16) return pack_words_of_16(from, rows, row_bytes, panel);
   pack_words_of_32(from, rows, row_bytes, panel);
+}
+
+PanelColumn panel_column(const PackedLayout& layout, std::int64_t column) {
+  switch (layout.dtype) {
+    case DType::float32:
+      return {column, column * kPanelOuts * 4};
+    case DType::float16:
+    case DType::bfloat16:
+      return {column / 2 * 2, column / 2 * kPanelOuts * 4};
+    case DType::int8:
+      break;
+  }
+  const std::int64_t pair = column / (2 * kInt8Group);
+  return {pair * 2 * kInt8Group, pair * kGroupPair};
+}
+
+void unpack_panel(const PackedLayout& layout, const std::byte* panel, std::int64_t rows, std::byte* to,
+                  std::uint16_t* scales) {
+  const std::int64_t row_bytes = layout.in * static_cast<std::int64_t>(size_of(layout.dtype));
+  if (layout.dtype == DType::int8) return unpack_int8(layout, panel, rows, to, scales);
+  if (layout.dtype == DType::float16)
+    return unpack_words<std::uint16_t>(panel, rows, row_bytes, row_bytes, 0, to);
+  unpack_words<std::uint32_t>(panel, rows, row_bytes, row_bytes, 0, to);
 }
 
 void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to) {

@@ -15,7 +15,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 
 #include "kernels/tensor.h"
 
@@ -42,10 +41,26 @@ inline PackedLayout packed_layout(const Weight& w) {
   return {w.dtype, w.out, w.in};
 }
 
+// The version of the layout above, as model files name it; panels with another name are laid out otherwise.
+inline constexpr const char* kRowLayoutName = "rows";
+inline constexpr const char* kPanelLayoutName = "panels16.v1";
+
 // Writes one panel from its outs' rows, `rows` <= kPanelOuts of them, row-major in the layout's type (int8: q
 // as stored). `scales` [rows][groups] is for int8 alone.
 void pack_panel(const PackedLayout& layout, const std::byte* from, const std::uint16_t* scales,
                 std::int64_t rows, std::byte* panel);
+
+// Where the columns from some `column` on begin in a panel: at a whole word, or a whole pair of groups. From
+// there on it is a panel of fewer columns.
+struct PanelColumn {
+  std::int64_t column = 0;  // the last one that is not after the one asked for and begins like that
+  std::int64_t byte = 0;
+};
+PanelColumn panel_column(const PackedLayout& layout, std::int64_t column);
+
+// The inverse of pack_panel(): `rows` rows of a panel, row-major. `scales` is for int8 alone.
+void unpack_panel(const PackedLayout& layout, const std::byte* panel, std::int64_t rows, std::byte* to,
+                  std::uint16_t* scales);
 
 // to[i] = element i of row `out` of a packed matrix of a floating type, widened to float32.
 void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to);

@@ -1,6 +1,8 @@
 #include "kernels/cpu/weight_loader.h"
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "kernels/error.h"
 
@@ -8,6 +10,7 @@ namespace ptrt {
 namespace {
 
 constexpr std::int64_t kPieceBytes = std::int64_t{128} << 10;
+constexpr std::int64_t kImagePieceBytes = std::int64_t{512} << 10;  // no buffer has to stay in a cache
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -61,6 +64,7 @@ std::vector<Weight> WeightLoader::load(std::span<const WeightLoad> loads) {
   for (const Job& job : jobs) {
     weights.push_back(job.weight);
     bytes_ += kept_bytes(job.weight);
+    if (job.to == nullptr) mapped_bytes_ += kept_bytes(job.weight);
   }
   return weights;
 }
@@ -68,18 +72,33 @@ std::vector<Weight> WeightLoader::load(std::span<const WeightLoad> loads) {
 WeightLoader::Job WeightLoader::plan(const WeightLoad& load) {
   const WeightSpec& spec = load.spec;
   PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
-  const bool packed = spec.role != WeightRole::vector && spec.role != WeightRole::embedding;
+  const bool packed = is_multiplied(spec.role);
   Job job;
   job.spec = spec;
   job.source = load.source;
   job.weight = {nullptr, kept_type(spec), spec.count, spec.out, spec.in, packed};
-  job.to = arena_.take(kept_bytes(job.weight), spec.name);
-  job.weight.data = job.to;
+  if (!map(job)) {
+    job.to = arena_.take(kept_bytes(job.weight), spec.name);
+    job.weight.data = job.to;
+  }
   const std::int64_t unit = packed ? kPanelOuts : 1;
-  job.rows_per_task = std::max<std::int64_t>(1, kPieceBytes / (row_bytes(spec) * unit)) * unit;
+  const std::int64_t piece = job.to == nullptr ? kImagePieceBytes : kPieceBytes;
+  job.rows_per_task = std::max<std::int64_t>(1, piece / (row_bytes(spec) * unit)) * unit;
   if (spec.role == WeightRole::vector) job.rows_per_task = spec.out;
   job.tasks_per_matrix = divide_up(spec.out, job.rows_per_task);
   return job;
+}
+
+bool WeightLoader::map(Job& job) {
+  const WeightSpec& spec = job.spec;
+  if (spec.role == WeightRole::vector || job.weight.dtype != spec.dtype) return false;
+  std::optional<WeightImage> image = job.source->image();
+  if (!image || image->layout != (job.weight.packed ? WeightLayout::panels : WeightLayout::rows))
+    return false;
+  PTRT_CHECK(image->bytes == kept_bytes(job.weight));
+  job.weight.data = image->data.get();
+  images_.push_back(std::move(image->data));
+  return true;
 }
 
 void WeightLoader::run_task(const Job& job, std::int64_t task, Buffers& buffers) {
@@ -88,6 +107,7 @@ void WeightLoader::run_task(const Job& job, std::int64_t task, Buffers& buffers)
   const std::int64_t matrix = task / job.tasks_per_matrix,
                      row = task % job.tasks_per_matrix * job.rows_per_task;
   const std::int64_t count = std::min(job.rows_per_task, spec.out - row);
+  if (job.to == nullptr) return job.source->check_image(matrix * spec.out + row, count);
   if (job.weight.packed) return load_packed(job, matrix, row, count, buffers);
   const std::int64_t first = matrix * spec.out + row, bytes = row_bytes(spec);
   job.source->read(first, {job.to + first * bytes, static_cast<std::size_t>(count * bytes)});

@@ -1,8 +1,9 @@
 // Takes weights into the memory of the CPU backend: decides the type each is kept in and packs matrices on
-// the way.
+// the way. What lies packed in a mapped file is used there.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -22,7 +23,8 @@ class WeightLoader {
   // Reads the sources from every thread, in pieces that stay in a thread's second-level cache until they are
   // packed. Throws bad_input on a type that does not go with the options, before it reads anything.
   std::vector<Weight> load(std::span<const WeightLoad> loads);
-  std::size_t bytes() const { return bytes_; }  // of weights loaded so far
+  std::size_t bytes() const { return bytes_; }                // of weights loaded so far
+  std::size_t mapped_bytes() const { return mapped_bytes_; }  // of these, what was not copied
 
  private:
   // What a thread reads a piece into and converts it in.
@@ -39,13 +41,15 @@ class WeightLoader {
     WeightSpec spec;
     WeightSource* source = nullptr;
     Weight weight;
-    std::byte* to = nullptr;
+    std::byte* to = nullptr;  // null: the weight is the source's image
     std::int64_t rows_per_task = 0, tasks_per_matrix = 0;
     std::int64_t first_task = 0;  // among those of all jobs
   };
 
   DType kept_type(const WeightSpec& spec) const;
   Job plan(const WeightLoad& load);
+  // Takes the source's image as the weight, if it has one that the ops can use.
+  bool map(Job& job);
   void run_task(const Job& job, std::int64_t task, Buffers& buffers);
   void load_vector(const Job& job, Buffers& buffers);
   void load_packed(const Job& job, std::int64_t matrix, std::int64_t row, std::int64_t count,
@@ -58,7 +62,8 @@ class WeightLoader {
   CpuOptions options_;
   ThreadPool& pool_;
   WeightArena arena_;
-  std::size_t bytes_ = 0;
+  std::vector<std::shared_ptr<const std::byte>> images_;
+  std::size_t bytes_ = 0, mapped_bytes_ = 0;
   std::vector<Buffers> buffers_;  // [threads]
 };
 

@@ -1,0 +1,274 @@
+// Models in panels: the same weights as from rows, mapped where they can be, read where not, and damage
+// found.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+
+#include "h5_edit.h"
+#include "kernels/cpu/packed.h"
+#include "kernels/cpu/reference_backend.h"
+#include "model_fixture.h"
+#include "model_io/file_map.h"
+#include "model_io/tensor_copy.h"
+#include "model_io/track_shard.h"
+#include "shard_content.h"
+
+namespace ptrt {
+namespace {
+
+void rewrite(const std::string& from, const std::string& to, WeightLayout layout, bool split = false) {
+  const ModelFile model(from);
+  ModelWriter writer(to, model.config(), split, layout == WeightLayout::panels ? kMapAlignment : 1);
+  TensorCopy copy(model, writer);
+  for (const TensorSpec& spec : model_tensors(model.config())) copy.copy(spec, model.stat(spec), layout);
+  writer.write_tokenizer(model.tokenizer());
+  writer.commit();
+}
+
+void write_typed(const std::string& path, const ModelConfig& config, DType dtype) {
+  if (dtype == DType::int8) return write_int8_model(path, config, 8);
+  write_model(path, config, 8, dtype);
+}
+
+// Two tracks that two ranks can share, at columns that lie within a pair of groups.
+ModelConfig for_two_ranks() {
+  return small_config(
+      {{"hidden_size", 224},
+       {"head_dim", 32},
+       {"ffn_size", 320},
+       {"vocab_size", 1003},
+       {"moe", {{"experts", 3}, {"top_k", 2}, {"ffn_size", 64}, {"router_logit_cap", nullptr}}}});
+}
+
+class PackedFile : public testing::TestWithParam<DType> {
+ protected:
+  PackedFile() : rows_(folder_ / "m.h5"), panels_(folder_ / "p.h5") {}
+  void write(const ModelConfig& config, bool split = false) {
+    write_typed(rows_, config, GetParam());
+    rewrite(rows_, panels_, WeightLayout::panels, split);
+  }
+  bool int8() const { return GetParam() == DType::int8; }
+
+  TempFolder folder_;
+  std::string rows_, panels_;
+};
+
+TEST_P(PackedFile, IsMappedAndHoldsTheSame) {
+  for (const bool tied : {false, true})
+    for (const bool split : {false, true}) {
+      SCOPED_TRACE(testing::Message() << (tied ? "tied " : "") << (split ? "split" : ""));
+      ModelConfig config = many_pieces();
+      config.tie_embeddings = tied;
+      write(config, split);
+      const CpuOptions options{.threads = 2, .compute = int8() ? Compute::int8 : Compute::float32};
+      const auto plain = make_cpu_backend(options), mapped = make_cpu_backend(options);
+      const auto expected = all_weights(load_shard(ModelFile(rows_), 0, 1, *plain));
+      const TrackShard shard = load_shard(ModelFile(panels_), 0, 1, *mapped);  // the file is closed by then
+      EXPECT_EQ(all_weights(shard), expected);
+      EXPECT_EQ(mapped->weight_bytes(), plain->weight_bytes());
+      EXPECT_EQ(plain->mapped_bytes(), 0u);
+      std::size_t copied = 0;  // vectors are widened, and what is small is not aligned
+      const ModelFile file(panels_);
+      for (const TensorSpec& spec : model_tensors(config)) {
+        const std::size_t bytes = file.stat(spec).bytes;
+        if (spec.role == WeightRole::vector)
+          copied += static_cast<std::size_t>(spec.elements()) * sizeof(float);
+        else if (bytes < kMapAlignment)
+          copied += bytes;
+      }
+      EXPECT_EQ(mapped->mapped_bytes(), mapped->weight_bytes() - copied);
+      EXPECT_GT(mapped->mapped_bytes(), mapped->weight_bytes() / 10 * 9);
+    }
+}
+
+// Where the weights are kept in another type, they are read and packed as from rows.
+TEST_P(PackedFile, IsReadWhereWeightsAreConverted) {
+  if (int8()) return;
+  write(many_pieces());
+  const CpuOptions cases[] = {{.threads = 2, .compute = Compute::bfloat16},
+                              {.threads = 2, .compute = Compute::int8, .quantize_int8 = true}};
+  for (const CpuOptions& options : cases) {
+    const auto plain = make_cpu_backend(options), packed = make_cpu_backend(options);
+    const auto expected = all_weights(load_shard(ModelFile(rows_), 0, 1, *plain));
+    EXPECT_EQ(all_weights(load_shard(ModelFile(panels_), 0, 1, *packed)), expected);
+    // bfloat16 products take bfloat16 as it is; all else is converted but for routers and the table.
+    const bool as_stored = GetParam() == DType::bfloat16 && !options.quantize_int8;
+    EXPECT_EQ(packed->mapped_bytes() > packed->weight_bytes() / 2, as_stored);
+  }
+}
+
+TEST_P(PackedFile, GivesItsRowsToOtherBackends) {
+  write(small_config());
+  ReferenceBackend plain, packed;
+  const TrackShard expected = load_shard(ModelFile(rows_), 0, 2, plain);
+  const TrackShard found = load_shard(ModelFile(panels_), 0, 2, packed);
+  const auto expect_same = [](const Weight& a, const Weight& b) {
+    ASSERT_EQ(a.count * a.out * a.in, b.count * b.out * b.in);
+    for (std::int64_t i = 0; i < a.count * a.out * a.in; ++i)
+      ASSERT_EQ(weight_element(a, i), weight_element(b, i)) << i;
+  };
+  expect_same(found.lm_head, expected.lm_head);
+  for (std::size_t t = 0; t < 2; ++t) {
+    expect_same(found.layers[0].wk[t], expected.layers[0].wk[t]);
+    expect_same(found.layers[2].w_down[t], expected.layers[2].w_down[t]);
+    expect_same(found.layers[1].router[t], expected.layers[1].router[t]);
+    expect_same(found.layers[1].expert_up[t], expected.layers[1].expert_up[t]);
+  }
+}
+
+TEST_P(PackedFile, GivesPartsToRanksThatShareTracksAndTheHead) {
+  for (const bool tied : {false, true}) {
+    ModelConfig config = for_two_ranks();
+    config.tie_embeddings = tied;
+    write(config);
+    const CpuOptions options{.threads = 2, .compute = int8() ? Compute::int8 : Compute::float32};
+    for (const std::int64_t rank : {0, 1}) {
+      const auto plain = make_cpu_backend(options), packed = make_cpu_backend(options);
+      const HeadRows head{rank * 501, rank == 0 ? 501 : 502};
+      const auto load = [&](const std::string& path, Backend& backend) {
+        return all_weights(load_shard(ModelFile(path), 0, 2, backend, head, {.ranks = 2, .rank = rank}));
+      };
+      EXPECT_EQ(load(panels_, *packed), load(rows_, *plain)) << (tied ? "tied" : "");
+      EXPECT_EQ(packed->weight_bytes(), plain->weight_bytes());
+    }
+  }
+}
+
+TEST_P(PackedFile, BecomesThePlainFileAgain) {
+  write(many_pieces());
+  rewrite(panels_, folder_ / "again.h5", WeightLayout::rows);
+  std::ifstream first(rows_, std::ios::binary), second(folder_ / "again.h5", std::ios::binary);
+  const std::string a{std::istreambuf_iterator<char>(first), {}},
+      b{std::istreambuf_iterator<char>(second), {}};
+  EXPECT_EQ(a.size(), b.size());
+  EXPECT_TRUE(a == b);
+}
+
+TEST_P(PackedFile, TellsOfDamageWhereverItIs) {
+  write(many_pieces());
+  const CpuOptions options{.threads = 2, .compute = int8() ? Compute::int8 : Compute::float32};
+  const auto backend = make_cpu_backend(options);
+  ReferenceBackend reader;
+  const std::string name = "/tracks/00/layers/000/w_down";
+  const std::size_t bytes = ModelFile(panels_).stat({name, {210, 1001}, WeightRole::matrix}).bytes;
+  for (const std::size_t at : {std::size_t{40}, bytes / 2, bytes - 1}) {
+    flip_bit(panels_, name, at);
+    for (Backend* taker : {&*backend, static_cast<Backend*>(&reader)})
+      expect_words(message_of([&] { load_shard(ModelFile(panels_), 0, 1, *taker); }),
+                   {"p.h5", name, "expected crc32c", "damaged"});
+    flip_bit(panels_, name, at);
+  }
+  flip_bit(panels_, "/shared/embedding", 4097);
+  expect_words(message_of([&] { load_shard(ModelFile(panels_), 0, 1, *backend); }),
+               {"/shared/embedding", "crc32c"});
+  flip_bit(panels_, "/shared/embedding", 4097);
+  EXPECT_NO_THROW(load_shard(ModelFile(panels_), 0, 1, *backend));
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, PackedFile,
+                         testing::Values(DType::float32, DType::float16, DType::bfloat16, DType::int8),
+                         [](const auto& p) { return std::string(to_string(p.param)); });
+
+struct BadPanels {
+  const char* what;
+  std::function<void(const std::string& path)> damage;
+  std::vector<std::string> words;
+};
+
+TEST(BadPackedFile, IsRefused) {
+  using P = const std::string&;
+  const std::string name = "/tracks/01/layers/002/wk";  // [12, 24]: one panel of 768 bytes in bfloat16
+  const auto bytes = [&](P p, std::vector<std::int64_t> shape, std::size_t n, const char* layout,
+                         const char* dtype) {
+    replace_dataset(p, name, ForeignType::uint8, shape, std::vector<double>(n));
+    set_fixed_string(p, name, "layout", layout);
+    if (dtype != nullptr) set_fixed_string(p, name, "dtype", dtype);
+  };
+  const BadPanels cases[] = {
+      {"cut short",
+       [](P p) { std::filesystem::resize_file(p, std::filesystem::file_size(p) - 100); },
+       {"p.h5", "truncated"}},
+      {"half",
+       [](P p) { std::filesystem::resize_file(p, std::filesystem::file_size(p) / 2); },
+       {"p.h5", "truncated"}},
+      {"of another version",
+       [&](P p) {
+         bytes(p, {1, 768}, 768, "panels16.v2", "bfloat16");
+       },
+       {name, "panels16.v2", "panels16.v1", "ptrt pack"}},
+      {"no type",
+       [&](P p) {
+         bytes(p, {1, 768}, 768, kPanelLayoutName, nullptr);
+       },
+       {name, "dtype", "found none"}},
+      {"unknown type",
+       [&](P p) {
+         bytes(p, {1, 768}, 768, kPanelLayoutName, "int4");
+       },
+       {name, "dtype", "int4"}},
+      {"misshapen",
+       [&](P p) {
+         bytes(p, {1, 767}, 767, kPanelLayoutName, "bfloat16");
+       },
+       {name, "[1, 768]", "[1, 767]"}},
+      {"not bytes",
+       [&](P p) {
+         replace_dataset(p, name, ForeignType::uint16, {1, 768}, std::vector<double>(768));
+         set_fixed_string(p, name, "layout", kPanelLayoutName);
+       },
+       {name, "uint8", "found uint16"}},
+      {"a vector",
+       [](P p) { set_fixed_string(p, "/shared/final_norm", "layout", kPanelLayoutName); },
+       {"/shared/final_norm", "products"}},
+      {"an int8 router",
+       [&](P p) {
+         const std::string router = "/tracks/00/layers/001/router";
+         replace_dataset(p, router, ForeignType::uint8, {1, 576}, std::vector<double>(576));
+         set_fixed_string(p, router, "layout", kPanelLayoutName);
+         set_fixed_string(p, router, "dtype", "int8");
+       },
+       {"router", "dtype", "int8"}},
+      {"a bad scale",
+       [&](P p) {
+         replace_dataset(p, name, ForeignType::uint8, {1, 576}, std::vector<double>(576, 255));
+         set_fixed_string(p, name, "layout", kPanelLayoutName);
+         set_fixed_string(p, name, "dtype", "int8");
+       },
+       {name, "row 0, group 0", "scale"}},
+  };
+  for (const BadPanels& c : cases) {
+    SCOPED_TRACE(c.what);
+    TempFolder folder;
+    write_model(folder / "m.h5", small_config(), 3, DType::bfloat16);
+    rewrite(folder / "m.h5", folder / "p.h5", WeightLayout::panels);
+    c.damage(folder / "p.h5");
+    const auto backend = make_cpu_backend({.threads = 2});
+    ReferenceBackend reader;
+    for (Backend* taker : {&*backend, static_cast<Backend*>(&reader)})
+      expect_words(message_of([&] { load_shard(ModelFile(folder / "p.h5"), 0, 2, *taker); }), c.words);
+  }
+}
+
+// The mapping stays when the file is closed, and what was there when it was mapped is there as long.
+TEST(FileMaps, OutliveTheirFileAndKnowItsEnd) {
+  TempFolder folder;
+  std::ofstream(folder / "f") << std::string(5000, 'a') << "end";
+  std::shared_ptr<const std::byte> bytes;
+  {
+    std::FILE* file = std::fopen((folder / "f").c_str(), "rb");
+    FileMap map(::fileno(file), folder / "f");
+    bytes = map.bytes(4096, 907);
+    EXPECT_EQ(map.bytes(5003, 0).get(), bytes.get() + 907);
+    expect_words(message_of([&] { map.bytes(4096, 908); }), {"f", "truncated", "5003"});
+    expect_words(message_of([&] { map.bytes(5004, 0); }), {"truncated"});
+    std::fclose(file);
+  }
+  std::filesystem::remove(folder / "f");
+  EXPECT_EQ(static_cast<char>(bytes.get()[904]), 'e');
+}
+
+}  // namespace
+}  // namespace ptrt
