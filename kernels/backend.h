@@ -25,67 +25,11 @@
 #include "kernels/device_collectives.h"
 #include "kernels/host_cores.h"
 #include "kernels/tensor.h"
+#include "kernels/weight_source.h"
 
 namespace ptrt {
 
 inline constexpr std::int64_t kPageTokens = 16;  // tokens of one KV page
-
-// What a tensor is used as; lets a backend choose how to keep it.
-enum class WeightRole : std::uint8_t {
-  matrix,     // right-hand side of linear() or moe_ffn(); kept in its storage type, or in the one that the
-              // products take: rounded to bfloat16 or quantised on load
-  router,     // of a mixture of experts: a matrix whose products always take float32
-  embedding,  // looked up by row, nothing else; kept in its storage type
-  tied_embedding,  // the head's matrix, looked up by row too; never int8, else kept as a matrix is. Where the
-                   // other products take int8, its own take bfloat16 if it is stored so and the processor
-                   // multiplies that natively, else float32
-  vector,          // norm weights; widened to float32 at load
-};
-
-// Whether products multiply by it, so that the CPU keeps it in panels.
-constexpr bool is_multiplied(WeightRole role) {
-  return role == WeightRole::matrix || role == WeightRole::router || role == WeightRole::tied_embedding;
-}
-
-struct WeightSpec {
-  std::string name;  // as in the file; for messages
-  WeightRole role = WeightRole::matrix;
-  DType dtype = DType::float32;  // as stored in the file
-  std::int64_t count = 1, out = 0, in = 0;
-};
-
-// How the elements of a weight lie in memory or in a file.
-enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in kernels/cpu/packed.h
-
-// The whole content of a weight in memory that a backend may use as it is, for as long as it holds `data`.
-struct WeightImage {
-  std::shared_ptr<const std::byte> data;  // 64-byte aligned, read-only
-  std::size_t bytes = 0;
-  WeightLayout layout = WeightLayout::rows;  // in the weight's stored type
-};
-
-// Where a weight's content comes from while it is loaded: count · out rows of `in` elements as stored.
-class WeightSource {
- public:
-  virtual ~WeightSource() = default;
-  // Fills `rows` with whole rows from `first` on (C order, this machine's byte order). A backend asks for
-  // every row exactly once; several threads may ask at the same time.
-  virtual void read(std::int64_t first, std::span<std::byte> rows) = 0;
-  // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row.
-  virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
-
-  // The content mapped from its file, where it lies there so that it can be used. A backend that takes it
-  // reads no rows, and asks for each of its bytes to be checked exactly once: rows [first, first + rows), of
-  // panels whole ones. Several threads may ask at the same time.
-  virtual std::optional<WeightImage> image() { return std::nullopt; }
-  virtual void check_image(std::int64_t /*first*/, std::int64_t /*rows*/) {}
-};
-
-// A weight to be taken in, and where its content comes from.
-struct WeightLoad {
-  WeightSpec spec;
-  WeightSource* source = nullptr;
-};
 
 // One matrix product for every local track: y[t] = x[t] · w[t]ᵀ, x [tracks, rows, in], y [tracks, rows, out].
 struct LinearJob {
