@@ -75,9 +75,12 @@ def start_cells(args, folder):
     model, requests = os.path.join(folder, "dense.h5"), os.path.join(folder, "one.jsonl")
     output_of([args.ptrt, "init", config("dense_125m"), "-o", model, "--dtype", "bfloat16"])
     Path(requests).write_text('{"tokens": [1], "max_tokens": 1}\n', encoding="utf-8")
-    os.sync()  # else writing the model out goes on beside the first cells
-    ours = [args.ptrt, "generate", model, requests, "-o", os.path.join(folder, "out.jsonl"), "--quiet", "--threads", "2"]
-    yield "ptrt start to first token [s]", (ours, lambda: wall_seconds(ours))
+    packed = os.path.join(folder, "packed.h5")
+    output_of([args.ptrt, "pack", model, "-o", packed])
+    os.sync()  # else writing the models out goes on beside the first cells
+    for name, path in (("plain", model), ("packed", packed)):
+        ours = [args.ptrt, "generate", path, requests, "-o", os.path.join(folder, "out.jsonl"), "--quiet", "--threads", "2"]
+        yield f"ptrt start to first token, {name} [s]", (ours, lambda ours=ours: wall_seconds(ours))
     if args.llama and args.gguf_bf16:
         peer = [f"{args.llama}/llama-bench", "-m", args.gguf_bf16, "-t", "2", "-p", "0", "-n", "1", "-r", "1", "--no-warmup"]
         yield "llama.cpp start to first token [s]", (peer, lambda: wall_seconds(peer))
