@@ -155,21 +155,37 @@ class Model {
   Share share_;
 };
 
+void add(Step& all, const Step& step) {
+  all.time.compute_us += step.time.compute_us;
+  all.time.sync_us += step.time.sync_us;
+  all.counts.weight_bytes += step.counts.weight_bytes;
+  all.counts.kv_bytes += step.counts.kv_bytes;
+  all.counts.ops += step.counts.ops;
+  all.counts.attention_ops += step.counts.attention_ops;
+  add(all.counts, 1, step.counts);
+}
+
 // A prompt in steps of at most step_tokens.
 Step prefill(const Model& model, const Workload& work) {
   Step all;
   for (std::int64_t done = 0; done < work.input_len; done += work.step_tokens) {
     const auto rows = static_cast<double>(std::min(work.step_tokens, work.input_len - done));
-    const Step step = model.step(Kind::prefill, rows, 1, static_cast<double>(done) + rows / 2);
-    all.time.compute_us += step.time.compute_us;
-    all.time.sync_us += step.time.sync_us;
-    all.counts.weight_bytes += step.counts.weight_bytes;
-    all.counts.kv_bytes += step.counts.kv_bytes;
-    all.counts.ops += step.counts.ops;
-    all.counts.attention_ops += step.counts.attention_ops;
-    add(all.counts, 1, step.counts);
+    add(all, model.step(Kind::prefill, rows, 1, static_cast<double>(done) + rows / 2));
   }
   return all;
+}
+
+// All prompts of a batch: short ones share steps.
+double prefill_us(const Model& model, const Workload& work) {
+  const std::int64_t together = std::clamp<std::int64_t>(work.step_tokens / work.input_len, 1, work.batch);
+  if (together == 1) return static_cast<double>(work.batch) * prefill(model, work).time.total_us();
+  Step all;
+  for (std::int64_t done = 0; done < work.batch; done += together) {
+    const auto prompts = static_cast<double>(std::min(together, work.batch - done));
+    const auto length = static_cast<double>(work.input_len);
+    add(all, model.step(Kind::prefill, prompts * length, prompts, length / 2));
+  }
+  return all.time.total_us();
 }
 
 }  // namespace
@@ -191,13 +207,12 @@ Prediction predict(const ModelConfig& config, const Layout& layout, const Worklo
   p.fits = p.weight_bytes + p.kv_bytes <= kMemoryShare * gpu.memory_gib * 1073741824.0;
   const Step prompt = prefill(model, work),
              token = model.step(Kind::decode, batch, batch, input + output / 2);
-  const double prefill = prompt.time.total_us();
   const StepTime& decode = token.time;
   p.prefill = prompt.counts;
   p.decode = token.counts;
-  p.ttft_ms = 1e-3 * prefill;
+  p.ttft_ms = 1e-3 * prompt.time.total_us();
   p.tpot_ms = 1e-3 * decode.total_us();
-  const double batch_us = batch * prefill + (output - 1) * decode.total_us();
+  const double batch_us = prefill_us(model, work) + (output - 1) * decode.total_us();
   p.output_tokens_per_s = static_cast<double>(layout.replicas) * batch * output / (1e-6 * batch_us);
   p.sync_points = model.sync_points();
   p.sync_fraction = decode.sync_us / decode.total_us();

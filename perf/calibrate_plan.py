@@ -6,11 +6,13 @@
 
 Takes files of `ptrt bench --json`, each with the place where it ran (files of one setup are rounds: medians), and files of
 perf/pt_vs_tp.py. `ptrt plan` counts what each run takes of every resource (bytes read, operations, hops, bytes moved); the
-time of a token, and to the first one of lone requests, is a sum of these counts times a price each, and of waiting for the
-slowest rank at each sync point. The prices that fit best (least squares of relative errors) become DIR/machine.json (--gpu) and DIR/link_*.json (--link), one for every place whose
-ranks met. A hop's price is a constant and a share of the network's delay, taken from the place's name ("100 us, …"; none: 0).
-Runs whose label contains a --hold-out text ("place / model / ranks / batch / lengths") are not fitted; `ptrt plan` predicts
-them from the files. DIR/check.json has all errors.
+time between tokens, and to the first one of lone requests, is a sum of these counts times a price each, and of waiting for
+the slowest rank at each sync point. The prices that fit best (least squares of relative errors) become DIR/machine.json
+(--gpu) and DIR/link_*.json (--link), one for every place whose ranks met. A hop's price is a constant and a share of the
+network's delay, taken from the place's name ("100 us, …"; none: 0). Runs whose label contains a --hold-out text ("place /
+model / ranks / batch / lengths") are not fitted; `ptrt plan` predicts them from the files. DIR/check.json has all errors, and
+those of the throughput ("all / token": the run's time divided by its tokens), which is predicted from the same prices and
+never fitted.
 """
 import argparse
 import json
@@ -46,7 +48,7 @@ def plan_row(args, run, gpu, link):
         write(config, run.config)
         command = [args.ptrt, "plan", str(config), "--gpus", str(run.ranks), "--gpu", str(gpu), "--link", str(link), "--json",
                    str(table), "--batch", str(run.batch), "--input-len", str(run.input_len), "--output-len",
-                   str(run.output_len)]
+                   str(run.output_len), "--max-step-tokens", str(run.step_tokens)]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
         if done.returncode != 0:
             fail(f"{run.label}: {' '.join(command)}: {done.stderr.strip()}")
@@ -86,7 +88,7 @@ def points_of(run, row):
     delay = delay_of(run.place)
     waits = row["sync_points_per_forward"] / run.config["layers"] if run.ranks > 1 else 0.0
     if run.output_len > 1:
-        yield Point("TPOT", run.tpot_ms, row["tpot_ms"], row["decode"], delay, waits)
+        yield Point("ITL", run.itl_ms, row["tpot_ms"], row["decode"], delay, waits)
     if run.ttft_ms is not None:
         yield Point("TTFT", run.ttft_ms, row["ttft_ms"], row["prefill"], delay, waits)
 
@@ -131,10 +133,10 @@ def fit(points):
     """Prices and the layers' time that ranks wait at a sync point. Which products of decode steps are bound by reading is
     asked again after every fit, until the answer stays."""
     def fit_with(wait_layers):
-        reads = [p.what == "TPOT" and p.step["ops"] < 8 * p.step["weight_bytes"] for p in points]
+        reads = [p.what == "ITL" and p.step["ops"] < 8 * p.step["weight_bytes"] for p in points]
         for _ in range(10):
             prices, off = least_squares([p.counts(r, wait_layers) for p, r in zip(points, reads)], [p.measured for p in points])
-            now = [p.what == "TPOT" and prices[READ] * p.step["weight_bytes"] >= prices[TOKEN] * p.step["ops"] for p in points]
+            now = [p.what == "ITL" and prices[READ] * p.step["weight_bytes"] >= prices[TOKEN] * p.step["ops"] for p in points]
             if now == reads or not prices[READ] or not prices[TOKEN]:
                 break
             reads = now
@@ -200,10 +202,13 @@ def os_relative(path):
 def check(args, runs, held_out, machine, links):
     rows = []
     for run in runs:
-        for point in points_of(run, plan_row(args, run, machine, links[run.place])):
+        row = plan_row(args, run, machine, links[run.place])
+        per_token = Point("all / token", 1e3 / run.tokens_per_s, 1e3 / row["output_tokens_per_s"], {}, 0, 0)
+        for point in [*points_of(run, row), per_token]:
             rows.append({"place": run.place, "model": run.model, "ranks": run.ranks, "batch": run.batch,
                          "input_len": run.input_len, "output_len": run.output_len, "emulated": run.emulated,
-                         "what": point.what, "held_out": held_out(run), "measured_ms": point.measured,
+                         "what": point.what, "use": point is per_token and "never fitted" or
+                         held_out(run) and "held out" or "fitted", "measured_ms": point.measured,
                          "predicted_ms": point.predicted, "error": point.predicted / point.measured - 1})
     return rows
 
@@ -236,13 +241,14 @@ def read_runs(args):
 def report(rows):
     for row in rows:
         setup = f"{row['place']:22} {row['model']:14} batch {row['batch']:<4}{row['input_len']:>5} in {row['output_len']:>4} out"
-        print(f"{setup}  {row['what']}  measured {row['measured_ms']:8.2f} ms  predicted {row['predicted_ms']:8.2f}"
-              f"  {100 * row['error']:+6.1f} %{'  held out' if row['held_out'] else ''}")
-    worst = {kind: max((abs(r["error"]) for r in rows if r["held_out"] == kind), default=None) for kind in (False, True)}
-    for kind, text in ((False, "fitted"), (True, "held out")):
-        if worst[kind] is not None:
-            errors = [abs(r["error"]) for r in rows if r["held_out"] == kind]
-            print(f"{text}: {len(errors)} points, largest error {100 * worst[kind]:.1f} %, mean {100 * sum(errors) / len(errors):.1f} %")
+        print(f"{setup}  {row['what']:11}  measured {row['measured_ms']:8.2f} ms  predicted {row['predicted_ms']:8.2f}"
+              f"  {100 * row['error']:+6.1f} %  {row['use']}")
+    worst = {}
+    for use in ("fitted", "held out", "never fitted"):
+        errors = [abs(row["error"]) for row in rows if row["use"] == use]
+        worst[use] = max(errors, default=None)
+        if errors:
+            print(f"{use}: {len(errors)} points, largest error {100 * worst[use]:.1f} %, mean {100 * sum(errors) / len(errors):.1f} %")
     return worst
 
 
@@ -268,8 +274,7 @@ def main():
     worst = report(rows)
     write(Path(args.out) / "check.json", {"measured": files, "measured_at": commits, "commit": commit(),
                                           "command": "perf/calibrate_plan.py " + " ".join(sys.argv[1:]),
-                                          "largest_error_fitted": worst[False], "largest_error_held_out": worst[True],
-                                          "points": rows})
+                                          "largest_errors": worst, "points": rows})
 
 
 if __name__ == "__main__":

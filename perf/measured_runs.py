@@ -17,8 +17,10 @@ class Run:
     batch: int       # requests together
     input_len: int
     output_len: int
-    tpot_ms: float
+    itl_ms: float          # median between two tokens: a decode step, where a TPOT counts in steps with others' prompts
     ttft_ms: float | None  # only where the request was alone: others wait in a queue
+    tokens_per_s: float    # of output
+    step_tokens: int       # rows a step takes at most
     emulated: bool = False
 
     @property
@@ -37,8 +39,9 @@ def runs_of_comparison(data):
         config = json.loads((ROOT / option(words, "--random-weights", "")).read_text(encoding="utf-8"))
         median = cell["median"]
         yield Run(cell["place"], cell["model"], config, data["ranks"], int(option(words, "--tensor-parallel", 1)),
-                  cell["batch"], cell["input_len"], cell["output_len"], median["tpot_ms"],
-                  median["ttft_ms"] if cell["batch"] == 1 else None)
+                  cell["batch"], cell["input_len"], cell["output_len"], median["itl_ms"],
+                  median["ttft_ms"] if cell["batch"] == 1 else None, median["output_tokens_per_s"],
+                  int(median["max_step_tokens"]))
 
 
 def run_of_bench(place, found):
@@ -48,13 +51,15 @@ def run_of_bench(place, found):
     ranks = found["emulate_ranks"] if found["emulated"] else found["world_size"] // found["replicas"]
     together = -(-found["requests"] // found["replicas"])
     return Run(place, found["model"], found["config"], ranks, found["tensor_parallel"], min(together, found["max_batch"]),
-               found["input_len"], found["output_len"], found["tpot_ms"]["p50"],
-               found["ttft_ms"]["p50"] if together == 1 else None, found["emulated"])
+               found["input_len"], found["output_len"], found["itl_ms"]["p50"],
+               found["ttft_ms"]["p50"] if together == 1 else None, found["output_tokens_per_s"] / found["replicas"],
+               found["max_step_tokens"], found["emulated"])
 
 
 def median_of(runs):
     first = runs[0]
-    first.tpot_ms = statistics.median(run.tpot_ms for run in runs)
+    first.itl_ms = statistics.median(run.itl_ms for run in runs)
+    first.tokens_per_s = statistics.median(run.tokens_per_s for run in runs)
     if first.ttft_ms is not None:
         first.ttft_ms = statistics.median(run.ttft_ms for run in runs)
     return first

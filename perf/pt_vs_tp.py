@@ -32,7 +32,7 @@ MODELS = {"TP": ("dense_123m", ["--tensor-parallel", str(RANKS)]), "PT D=2": ("p
           "PT D=4": ("pt4_123m_d4", []), "PT D=8": ("pt4_123m_d8", [])}
 KEPT = ("output_tokens_per_s", "decode_tokens_per_s", "prefill_tokens_per_s", "sync_points_per_forward",
         "fusions_per_forward", "track_sums_per_forward", "sync_bytes_per_forward", "sync_time_fraction",
-        "sync_wait_fraction", "sync_move_fraction", "head_time_fraction")
+        "sync_wait_fraction", "sync_move_fraction", "head_time_fraction", "max_step_tokens")
 
 
 def parse_lengths(text):
@@ -57,7 +57,7 @@ def run(command, place):
             raise SystemExit(f"exit status {done.returncode} of {' '.join(command)}:\n{done.stderr}")
         found = json.loads(Path(path).read_text(encoding="utf-8"))
     return {"ttft_ms": found["ttft_ms"]["p50"], "tpot_ms": found["tpot_ms"]["p50"],
-            **{key: found[key] for key in KEPT}}
+            "itl_ms": found["itl_ms"]["p50"], **{key: found[key] for key in KEPT}}
 
 
 @contextlib.contextmanager
@@ -108,11 +108,11 @@ def group(data):
 
 
 def print_table(data):
-    print(f"{'place':24}{'batch':>6}{'in x out':>12}  {'model':8}{'TTFT ms':>9}{'TPOT ms':>9}{'out tok/s':>10}"
+    print(f"{'place':24}{'batch':>6}{'in x out':>12}  {'model':8}{'TTFT ms':>9}{'TPOT ms':>9}{'ITL ms':>8}{'out tok/s':>10}"
           f"{'syncs':>7}{'wait %':>8}{'move %':>8}{'TPOT/TP':>9}")
     for (place, batch, given, wanted), models in group(data).items():
         for model, m in models.items():
-            print(f"{place:24}{batch:>6}{f'{given} x {wanted}':>12}  {model:8}{m['ttft_ms']:>9.1f}{m['tpot_ms']:>9.2f}"
+            print(f"{place:24}{batch:>6}{f'{given} x {wanted}':>12}  {model:8}{m['ttft_ms']:>9.1f}{m['tpot_ms']:>9.2f}{m['itl_ms']:>8.2f}"
                   f"{m['output_tokens_per_s']:>10.1f}{m['sync_points_per_forward']:>7.0f}"
                   f"{100 * m['sync_wait_fraction']:>8.1f}{100 * m['sync_move_fraction']:>8.1f}"
                   f"{m['tpot_ms'] / models['TP']['tpot_ms']:>9.2f}")

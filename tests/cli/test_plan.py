@@ -40,7 +40,7 @@ class PlanTest(CliTest):
         """What a described machine would take for four ranks."""
         table = self.fresh(".json")
         self.assert_done(ptrt("plan", config, "--gpus", "4", "--gpu", machine, "--link", link, "--input-len", length,
-                              "--output-len", "32", "--batch", batch, "--json", table))
+                              "--output-len", "32", "--batch", batch, "--max-step-tokens", "512", "--json", table))
         return next(row for row in json.loads(table.read_text())["runs"] if row["layout"] == "PT 4 ranks")
 
     def known_machine(self) -> Path:
@@ -63,7 +63,8 @@ class PlanTest(CliTest):
                     row = self.known_times(config, machine, link, batch, length)
                     cells.append({"place": f"{delay} us, 10 Gbit/s", "model": f"PT D={depth}", "batch": batch,
                                   "input_len": length, "output_len": 32, "command": f"ptrt bench --random-weights {config}",
-                                  "median": {"tpot_ms": row["tpot_ms"], "ttft_ms": row["ttft_ms"]}})
+                                  "median": {"itl_ms": row["tpot_ms"], "ttft_ms": row["ttft_ms"], "max_step_tokens": 512,
+                                             "output_tokens_per_s": row["output_tokens_per_s"]}})
         return cells
 
     def assert_known(self, out: Path, link: str) -> None:
@@ -85,11 +86,12 @@ class PlanTest(CliTest):
         self.assertEqual(told.returncode, 0, told.stderr)
         self.assert_known(out, "link_100_us_10_Gbit_s.json")
         check = json.loads((out / "check.json").read_text())
-        self.assertLess(check["largest_error_held_out"], 1e-3)
-        self.assertEqual(sum(point["held_out"] for point in check["points"]), 12)
-        cells[-1]["median"]["tpot_ms"] *= 2  # times that the model cannot explain show in the check
+        self.assertLess(check["largest_errors"]["held out"], 1e-3)
+        self.assertLess(check["largest_errors"]["never fitted"], 1e-3)
+        self.assertEqual(sum(point["use"] == "held out" for point in check["points"]), 12)
+        cells[-1]["median"]["itl_ms"] *= 2  # times that the model cannot explain show in the check
         calibrate()
-        self.assertGreater(json.loads((out / "check.json").read_text())["largest_error_fitted"], 0.1)
+        self.assertGreater(json.loads((out / "check.json").read_text())["largest_errors"]["fitted"], 0.1)
         for cells, words in ((cells[:1], "measured times for"), ([{"place": "x"}], "no file of"), ([], "no measured runs")):
             told = calibrate()
             self.assertEqual(told.returncode, 1, told.stderr)
@@ -103,8 +105,9 @@ class PlanTest(CliTest):
         path.write_text(json.dumps({
             "model": cell["model"], "config": config, "world_size": 8, "replicas": 2, "tensor_parallel": 1, "emulated": False,
             "requests": 2 * cell["batch"], "max_batch": 64, "request_rate": "inf", "input_len": cell["input_len"],
-            "output_len": cell["output_len"], "tpot_ms": {"p50": noise * median["tpot_ms"]},
-            "ttft_ms": {"p50": noise * median["ttft_ms"]}}))
+            "output_len": cell["output_len"], "itl_ms": {"p50": noise * median["itl_ms"]},
+            "ttft_ms": {"p50": noise * median["ttft_ms"]}, "max_step_tokens": 512,
+            "output_tokens_per_s": 2 * median["output_tokens_per_s"] / noise}))
         return path
 
     def test_plan_calibrated_by_bench_files(self) -> None:
@@ -117,7 +120,7 @@ class PlanTest(CliTest):
         told = self.calibrate("--shared", "--hold-out", "100 us", "--out", out, *options)
         self.assertEqual(told.returncode, 0, told.stderr)
         self.assert_known(out, "link_100_us.json")
-        self.assertLess(json.loads((out / "check.json").read_text())["largest_error_held_out"], 1e-3)
+        self.assertLess(json.loads((out / "check.json").read_text())["largest_errors"]["held out"], 1e-3)
 
         report = self.fresh(".json")  # a real one is read, but does not suffice
         config = self.fresh("-config.json")
@@ -128,7 +131,7 @@ class PlanTest(CliTest):
         self.assertIn("measured times for", told.stderr)
         found = json.loads(report.read_text())
         self.assertEqual(found["config"]["sync_layers"], [1, 2])
-        for change, words in (({"request_rate": "2"}, "all there at the start"), ({"tpot_ms": None}, "no files of")):
+        for change, words in (({"request_rate": "2"}, "all there at the start"), ({"itl_ms": None}, "no files of")):
             report.write_text(json.dumps({**found, **change}))
             told = self.calibrate("--out", out, "--bench", "here", report)
             self.assertEqual(told.returncode, 1, told.stderr)
