@@ -112,7 +112,8 @@ ordered_json bench_json(const BenchOptions& options, ModelSession& session, cons
   json["requests"] = cell.requests.size();
   json["request_rate"] = options.request_rate;
   json["max_batch"] = options.run.max_batch;
-  json["max_step_tokens"] = std::max(options.run.max_step_tokens, options.run.max_batch);  // as the engine takes it
+  json["max_step_tokens"] =
+      std::max(options.run.max_step_tokens, options.run.max_batch);  // as the engine takes it
   json["seed"] = options.seed;
   json["prompt_tokens"] = s.prompt_tokens;
   json["output_tokens"] = s.output_tokens;
