@@ -117,9 +117,12 @@ class Model {
     step.time.sync_us = price_us(link_, counts);
     if (layout_.fusion_ranks * layout_.tensor_parallel > 1)
       step.time.sync_us +=
-          sync_points() * gpu_.wait_layers * step.time.compute_us / static_cast<double>(config_.layers);
+          gpu_.wait_layers * walks() * step.time.compute_us / static_cast<double>(config_.layers);
     return step;
   }
+
+  // The sum over all sync points of the square roots of the layers before each.
+  double walks() const { return std::sqrt(sync_points() * static_cast<double>(config_.layers)); }
 
   double sync_points() const {
     const double fusions = config_.tracks > 1 ? static_cast<double>(config_.blocks()) : 0;

@@ -22,7 +22,8 @@ struct GpuSpec {
   double step_overhead_us = 0;         // the engine's own: scheduling, sampling, launching
   double decode_gemm_efficiency = 0;   // of products of few rows; 0: as gemm_efficiency
   double kv_bandwidth_efficiency = 0;  // of reading keys and values; 0: as bandwidth_efficiency
-  // At each sync point the slowest rank is so many layers' time behind.
+  // The slowest rank is so much of a layer's compute behind after one layer. Delays of layers are
+  // independent, so they add up as a random walk: after n layers without a sync point √n of it.
   double wait_layers = 0;
 };
 

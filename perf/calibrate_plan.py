@@ -67,7 +67,7 @@ class Point:
     predicted: float
     step: dict        # counts of the plan
     delay: float
-    waits: float      # sync points a layer
+    waits: float      # waiting for the slowest, in shares of the compute, at a wait of one layer after one layer
 
     def counts(self, reads, wait_layers):
         """In the order of PRICES. A decode step's products are priced by what they read or by what they work; attention by
@@ -86,7 +86,7 @@ class Point:
 
 def points_of(run, row):
     delay = delay_of(run.place)
-    waits = row["sync_points_per_forward"] / run.config["layers"] if run.ranks > 1 else 0.0
+    waits = (row["sync_points_per_forward"] / run.config["layers"]) ** 0.5 if run.ranks > 1 else 0.0
     if run.output_len > 1:
         yield Point("ITL", run.itl_ms, row["tpot_ms"], row["decode"], delay, waits)
     if run.ttft_ms is not None:
@@ -130,7 +130,7 @@ def solve(rows, values, used):
 
 
 def fit(points):
-    """Prices and the layers' time that ranks wait at a sync point. Which products of decode steps are bound by reading is
+    """Prices, and how many layers' time ranks wait after one layer. Which products of decode steps are bound by reading is
     asked again after every fit, until the answer stays."""
     def fit_with(wait_layers):
         reads = [p.what == "ITL" and p.step["ops"] < 8 * p.step["weight_bytes"] for p in points]

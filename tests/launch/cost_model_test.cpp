@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 
 #include "kernels/error.h"
@@ -86,7 +87,8 @@ TEST(CostModel, EverySyncPointWaitsForTheSlowest) {
   const double even = predict(config, {4, 1, 1}, work, kGpu, kLink).tpot_ms;
   const Prediction late = predict(config, {4, 1, 1}, work, gpu, kLink);
   const double compute = even - even * predict(config, {4, 1, 1}, work, kGpu, kLink).sync_fraction;
-  EXPECT_NEAR(late.tpot_ms - even, 2 * 0.5 * compute / 8, 1e-9) << "two fusions";
+  EXPECT_NEAR(late.tpot_ms - even, 0.5 * 2 * std::sqrt(4) * compute / 8, 1e-9)
+      << "two fusions, four layers before each";
   EXPECT_EQ(predict(config, {1, 1, 1}, work, gpu, kLink).tpot_ms,
             predict(config, {1, 1, 1}, work, kGpu, kLink).tpot_ms)
       << "a lone rank waits for nobody";
