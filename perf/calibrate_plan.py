@@ -17,6 +17,7 @@ never fitted.
 import argparse
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -273,7 +274,7 @@ def main():
     rows = check(args, runs, held_out, *calibrate(args, runs, held_out, source))
     worst = report(rows)
     write(Path(args.out) / "check.json", {"measured": files, "measured_at": commits, "commit": commit(),
-                                          "command": "perf/calibrate_plan.py " + " ".join(sys.argv[1:]),
+                                          "command": "perf/calibrate_plan.py " + shlex.join(sys.argv[1:]),
                                           "largest_errors": worst, "points": rows})
 
 
