@@ -200,6 +200,8 @@ class Backend {
     ops();
     return true;
   }
+  // Gives up all recorded work. What it queues into (collectives of other ranks' devices) ends only after it.
+  virtual void forget_recorded() noexcept {}
   // Times of the replays since the last call, by the device's clock; waits for them. None where nothing is
   // recorded.
   virtual std::optional<ReplayTimes> take_replay_times() { return std::nullopt; }

@@ -27,6 +27,9 @@ def load(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except ValueError as why:  # its stage was ended while it wrote
+        print(f"cuda_report: {path.name} is left out: {why}", file=sys.stderr)
+        return None
 
 
 def runs_of(bench):

@@ -20,6 +20,11 @@ class StepRecorder {
  public:
   // `reductions`: those inside the steps; null entries are left out.
   StepRecorder(Backend& backend, const std::vector<Reduction*>& reductions);
+  // The recorded steps go before the reductions inside them: NCCL ends a communicator only once no graph
+  // holds a collective of it.
+  ~StepRecorder() { backend_.forget_recorded(); }
+  StepRecorder(const StepRecorder&) = delete;
+  StepRecorder& operator=(const StepRecorder&) = delete;
 
   // Whether the backend records, and every reduction is work on the device alone.
   bool records() const { return records_; }

@@ -12,7 +12,7 @@
 #                   both, a DIR that ends in .tar.gz is such a file
 #   --bundle DIR    on a machine without a GPU: collect the programs of a build folder (--build, default build) that was
 #                   configured with -DPTRT_BUILD_PERF=ON, and the shared libraries they need but for glibc and cuBLAS
-#   --time-limit S  of all stages together (default 590 with --prebuilt, else 3600); what finds no time left has failed
+#   --time-limit S  of all stages together (default 540 with --prebuilt, else 3600); what finds no time left has failed
 #   --dry-run       print the stages, their time limits and what they do, only
 #   OUT_DIR         default gpu-check
 set -euo pipefail
@@ -56,14 +56,16 @@ else
   PROGRAMS=${build:-build-gpu}
   commit=$(git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown)
 fi
-: "${time_limit:=$([ -n "$prebuilt" ] && echo 590 || echo 3600)}"
+: "${time_limit:=$([ -n "$prebuilt" ] && echo 540 || echo 3600)}"
 
 if [ $dry_run = 0 ]; then
   nvidia-smi -L 2>/dev/null | grep -q GPU ||
     die "no GPU here (nvidia-smi lists none); nothing was run. --dry-run shows what would be"
   command -v python3 >/dev/null || die "python3 is needed"
+  [ -z "$prebuilt" ] || missing=$("$PROGRAMS/run" --missing) || die "the bundle's programs do not find:"$'\n'"$missing"
   mkdir -p "$out/log" "$PROGRAMS"
   out=$(cd "$out" && pwd) PROGRAMS=$(cd "$PROGRAMS" && pwd)
+  rm -f "$out"/*.json "$out/summary.md"  # of an earlier call
   : >"$out/stages.jsonl"
 fi
 SANITIZER=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)

@@ -100,6 +100,11 @@ bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& op
   return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, clock_, ops);
 }
 
+// Without waiting: a replay that is under way, perhaps for a peer that is gone, keeps what it needs.
+void CudaBackend::forget_recorded() noexcept {
+  if (scratch_) scratch_->graphs.clear();
+}
+
 std::optional<ReplayTimes> CudaBackend::take_replay_times() {
   if (!graphs_) return std::nullopt;
   return clock_.take_times();

@@ -42,6 +42,7 @@ class CudaBackend final : public Backend {
   bool takes_part_of_step() const override { return false; }
   void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
   bool records_steps() const override { return graphs_; }
+  void forget_recorded() noexcept override;
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override;
   std::optional<ReplayTimes> take_replay_times() override;
   void rest() override { clock_.rest(); }

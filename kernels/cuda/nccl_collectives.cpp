@@ -160,6 +160,8 @@ class NcclCollectives final : public DeviceCollectives {
   // the end of a graph's recording, must wait for that.
   void settle(ncclResult_t status, const char* call) {
     const auto start = Clock::now();
+    // Some calls say success while they go on (ncclCommWindowRegister of 2.28), so the state decides.
+    if (status == ncclSuccess) status = ncclInProgress;
     for (; status == ncclInProgress; pause(call, start)) {
       const std::lock_guard lock(mutex_);
       if (comm_ == nullptr || aborted_) throw_failure("NCCL: {} was given up", call);
@@ -201,15 +203,13 @@ class NcclCollectives final : public DeviceCollectives {
   }
 
 #ifdef PTRT_NCCL_WINDOWS
-  // The window lives as long as the communicator, which gives it up.
+  // The window lives as long as the communicator, which gives it up. Where the ranks cannot have one, NCCL
+  // succeeds without it; an error stays with the communicator, which serves for nothing more.
   bool register_window(void* data, std::size_t bytes) {
     ncclWindow_t window = nullptr;
-    ncclResult_t status = ncclCommWindowRegister(comm_, data, bytes, &window, NCCL_WIN_COLL_SYMMETRIC);
-    if (status == ncclInProgress) {
-      settle(status, "ncclCommWindowRegister");
-      status = ncclSuccess;
-    }
-    return everywhere(status == ncclSuccess && window != nullptr);
+    settle(ncclCommWindowRegister(comm_, data, bytes, &window, NCCL_WIN_COLL_SYMMETRIC),
+           "ncclCommWindowRegister (NCCL_WIN_ENABLE=0 does without)");
+    return everywhere(window != nullptr);
   }
 #else
   bool register_window(void*, std::size_t) {

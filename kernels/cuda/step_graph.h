@@ -44,6 +44,7 @@ class StepGraphs {
   // turn, without calling them where there is one. True when `ops` were called.
   bool run(const Key& key, const Stream& stream, ReplayClock& clock, const std::function<void()>& ops);
   std::size_t recorded() const;
+  void clear() noexcept { graphs_.clear(); }
 
  private:
   using Turns = std::array<std::unique_ptr<StepGraph>, ReplayClock::kTurns>;  // null: not yet

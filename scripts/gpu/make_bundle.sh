@@ -35,17 +35,29 @@ git describe --always --abbrev=40 --dirty --exclude '*' >"$bundle/COMMIT" 2>/dev
 
 cat >"$bundle/run" <<'RUN'
 #!/bin/bash
-# run PROGRAM ARGUMENT…; CUDA's libraries come from the toolkit or from Python's packages of it.
+# run PROGRAM ARGUMENT…, or run --missing; CUDA's libraries come from the toolkit or from Python's packages of it.
 here=${BASH_SOURCE[0]%/*}
 libraries=$here/lib
+wanted=(WANTED)
 for folder in "${CUDA_HOME:-/usr/local/cuda}"/lib64 /usr/local/cuda*/targets/x86_64-linux/lib \
   /opt/*/.venv/lib/python3*/site-packages/nvidia/*/lib /usr/local/lib/python3*/*-packages/nvidia/*/lib; do
-  for library in "$folder"/libcublasLt.so.*; do
-    [ ! -e "$library" ] || { libraries+=:$folder; break 2; }
+  for library in "${wanted[@]}"; do
+    [ ! -e "$folder/$library" ] || { libraries+=:$folder; break; }
   done
 done
-PTRT_PLUGIN_DIR=$here/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH} exec "$here/bin/$1" "${@:2}"
+export PTRT_PLUGIN_DIR=$here/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+if [ "$1" = --missing ]; then  # names the libraries that are not found; status 0 when there are none
+  missing=$(ldd "$here"/bin/* | grep 'not found' | sort -u)
+  [ -z "$missing" ] || echo "$missing"
+  [ -z "$missing" ]
+  exit
+fi
+exec "$here/bin/$1" "${@:2}"
 RUN
+# What the programs name of CUDA's large libraries.
+wanted=$(for program in "${programs[@]}"; do readelf -d "$bundle/bin/$program"; done |
+  sed -nE 's/.*NEEDED.*\[(lib(cublas(Lt)?|nccl)\.so[^]]*)\].*/\1/p' | sort -u | tr '\n' ' ')
+sed -i "s/WANTED/$wanted/" "$bundle/run"
 chmod +x "$bundle/run"
 [ "$bundle" = "$target" ] || tar -czf "$target" -C "$bundle" .
 echo "gpu_check: $target, $(du -sh "$target" | cut -f1)"

@@ -19,11 +19,12 @@ gpu_tests() {
   if grep -q SKIPPED "$OUT/log/$1.txt"; then echo "tests were skipped"; return 1; fi
 }
 
-# Follows the programs that a wrapper starts. In float16 the same sources make the same accesses.
+# Follows the programs that a wrapper starts. In float16 the same sources make the same accesses. NCCL's own kernels, and
+# the calls by which it tries what a machine can do, are not ours to check.
 checker() {
   local command=("$PROGRAMS/cuda_gpu_tests")
   [ ! -x "$PROGRAMS/run" ] || command=("$PROGRAMS/run" cuda_gpu_tests)
-  "$SANITIZER" --tool "$1" --target-processes all --error-exitcode 9 "${command[@]}" --gtest_filter='*/cuda'
+  "$SANITIZER" --tool "$1" --target-processes all --error-exitcode 9 "${command[@]}" --gtest_filter='*/cuda:-*DeviceCollective*'
 }
 
 demo() {

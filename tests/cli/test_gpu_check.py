@@ -97,10 +97,12 @@ class GpuCheck(CliTest):
         folder = self.fresh("-report")
         folder.mkdir()
         (folder / "stages.jsonl").write_text('{"stage": "op_tests", "status": 1, "seconds": 2, "what": "gpu_tests"}\n')
+        (folder / "ops.json").write_text('{"ceilings": {"read')  # of a stage that was ended while it wrote
         told = subprocess.run([sys.executable, str(ROOT / "perf" / "cuda_report.py"), str(folder), "--commit", "abc", "--json",
                                str(folder / "cuda.json")], capture_output=True, text=True, check=False)
         self.assertEqual(told.returncode, 0, told.stderr)
         self.assertIn("FAILED (1)", told.stdout)
+        self.assertIn("ops.json is left out", told.stderr)
         self.assertEqual(told.stdout.count("not measured"), 7)
         found = json.loads((folder / "cuda.json").read_text())
         self.assertEqual(found["commit"], "abc")

@@ -79,9 +79,13 @@ class CudaModels : public ::testing::TestWithParam<DType> {
 INSTANTIATE_TEST_SUITE_P(Every, CudaModels, ::testing::Values(DType::bfloat16, DType::float16),
                          [](const auto& inner) { return std::string(to_string(inner.param)); });
 
-TEST_P(CudaModels, DemoModelAnswersAsOnTheCpu) {
+std::string demo_model() {
   const char* elsewhere = std::getenv("PTRT_DEMO_MODEL");  // of programs that were moved
-  std::string path = elsewhere != nullptr ? elsewhere : PTRT_DEMO_MODEL;
+  return elsewhere != nullptr ? elsewhere : PTRT_DEMO_MODEL;
+}
+
+TEST_P(CudaModels, DemoModelAnswersAsOnTheCpu) {
+  std::string path = demo_model();
   const TempFolder folder;
   if (GetParam() == DType::float16) {
     write_as_float16(ModelFile(path), folder / "float16.h5");
@@ -257,7 +261,7 @@ TEST_F(CudaSteps, SmallModelByEveryWay) {
 }
 
 TEST_F(CudaSteps, DemoModelByEveryWay) {
-  const ModelFile file(PTRT_DEMO_MODEL);
+  const ModelFile file(demo_model());
   const TokenizerChoice tokenizer = make_tokenizer(file.tokenizer(), file.config());
   std::vector<Request> requests;
   for (const char* text : {"Add 36 and 72.\n", "Add 1 and 2.\n", "Is 3 odd?\n"}) {

@@ -4,6 +4,8 @@
 #include "cuda_emulation/nccl_host.h"
 
 #include <condition_variable>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <list>
@@ -86,6 +88,13 @@ class HostCollectives final : public DeviceCollectives {
  public:
   HostCollectives(std::shared_ptr<Meeting> meeting, int rank, const Stream& stream)
       : meeting_(std::move(meeting)), rank_(rank), stream_(stream) {}
+  // NCCL would wait for ever.
+  ~HostCollectives() override {
+    if (captured_.use_count() == 1) return;
+    std::fprintf(stderr, "a group of %d ranks ends while graphs hold %ld of its collectives\n", size(),
+                 captured_.use_count() - 1);
+    std::abort();
+  }
   int size() const override { return meeting_->size(); }
   int rank() const override { return rank_; }
   std::string describe() const override { return "host twin of NCCL"; }
@@ -118,13 +127,22 @@ class HostCollectives final : public DeviceCollectives {
 
  private:
   void exchange(const float* send, std::function<void(const std::vector<const float*>&)> take) {
-    emulation::submit(stream_.get(), [meeting = meeting_, memory = memory_, rank = rank_, send,
-                                      take = std::move(take)] { meeting->exchange(rank, send, take); });
+    emulation::submit(stream_.get(),
+                      [meeting = meeting_, memory = memory_, rank = rank_, send, take = std::move(take),
+                       held = held_by_graph()] { meeting->exchange(rank, send, take); });
+  }
+
+  // A share of captured_ while the stream is recorded: it lives as long as the graph.
+  std::shared_ptr<int> held_by_graph() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    cudaStreamIsCapturing(stream_.get(), &status);
+    return status == cudaStreamCaptureStatusActive ? captured_ : nullptr;
   }
 
   std::shared_ptr<Meeting> meeting_;
   int rank_;
   const Stream& stream_;
+  std::shared_ptr<int> captured_ = std::make_shared<int>(0);
   // Work that is still to run writes there.
   std::shared_ptr<std::list<std::vector<float>>> memory_ = std::make_shared<std::list<std::vector<float>>>();
 };
