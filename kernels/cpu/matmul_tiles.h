@@ -36,9 +36,9 @@ struct MatmulTile {
 
 // Tile::kRows rows by Tile::kPanels panels for many rows; what is left over by single panels. Up to
 // Tile::kStreamRows rows, which wait for memory, take as few panels side by side as have Tile::kStreamChains
-// sums under way, so that no sum waits for itself; with a single panel the whole block is one ascending
-// stream, which the processor's prefetchers follow across the ends of short panels.
-// Tile::run<rows, panels>(tile) computes one.
+// sums under way, so that no sum waits for itself; with a single panel (or short ones) the whole block is one
+// ascending stream, which the processor's prefetchers follow across the ends of short panels. Tile::run<rows,
+// panels>(tile) computes one.
 namespace {
 
 template <class Tile, int kPanels, int kLines, int kRows = Tile::kRows>
@@ -104,10 +104,15 @@ void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels
   }
 }
 
+// Where a panel is so short that the processor begins the sums of the next one while it waits for those of
+// the last, one at a time is enough, and what is read is one stream: bytes.
+constexpr std::int64_t kShortPanel = 8192;
+
 // Panels side by side for that many rows that wait for memory.
 template <class Tile>
-std::int64_t stream_panels(std::int64_t rows, std::int64_t left) {
+std::int64_t stream_panels(std::int64_t rows, std::int64_t left, std::int64_t panel_bytes) {
   std::int64_t panels = 1;
+  if (panel_bytes <= kShortPanel) return panels;
   while (panels * rows < Tile::kStreamChains && 2 * panels <= left) panels *= 2;
   return panels;
 }
@@ -122,7 +127,7 @@ void run_block(const MatmulBlock& block) {
   const bool stream = rows <= Tile::kStreamRows;
   for (std::int64_t panel = block.panel_begin; panel < block.panel_end;) {
     const std::int64_t left = block.panel_end - panel;
-    const std::int64_t panels = stream                  ? stream_panels<Tile>(rows, left)
+    const std::int64_t panels = stream                  ? stream_panels<Tile>(rows, left, tile.panel_bytes)
                                 : left >= Tile::kPanels ? Tile::kPanels
                                                         : 1;
     run_strip<Tile>(block, panel, panels, tile);
