@@ -80,7 +80,7 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
 
 std::shared_ptr<const std::byte> DatasetReader::map() {
   if (map_ == nullptr || *stored_.offset % kMapAlignment != 0) return nullptr;
-  return map_->bytes(*stored_.offset, stored_.bytes);
+  return map_->bytes(*stored_.offset, stored_.bytes, stored_.name);
 }
 
 void DatasetReader::account(std::size_t at, std::span<const std::byte> mapped) {

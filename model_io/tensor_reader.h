@@ -68,7 +68,8 @@ class DatasetReader {
   // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
   void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
                     std::span<std::byte> out);
-  // The whole dataset mapped; null where it does not begin at a multiple of kMapAlignment in the file.
+  // The whole dataset mapped; null where it does not begin at a multiple of kMapAlignment in the file, and
+  // where the file cannot be mapped.
   std::shared_ptr<const std::byte> map();
   // These bytes of the map have been used: takes them into the checksum.
   void account(std::size_t at, std::span<const std::byte> mapped);

@@ -1,6 +1,9 @@
 // Models in panels: the same weights as from rows, mapped where they can be, read where not, and damage
 // found.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -260,14 +263,58 @@ TEST(FileMaps, OutliveTheirFileAndKnowItsEnd) {
   {
     std::FILE* file = std::fopen((folder / "f").c_str(), "rb");
     FileMap map(::fileno(file), folder / "f");
-    bytes = map.bytes(4096, 907);
-    EXPECT_EQ(map.bytes(5003, 0).get(), bytes.get() + 907);
-    expect_words(message_of([&] { map.bytes(4096, 908); }), {"f", "truncated", "5003"});
-    expect_words(message_of([&] { map.bytes(5004, 0); }), {"truncated"});
+    bytes = map.bytes(4096, 907, "/d");
+    EXPECT_EQ(map.bytes(5003, 0, "/d").get(), bytes.get() + 907);
+    expect_words(message_of([&] { map.bytes(4096, 908, "/d"); }), {"f", "truncated", "5003", "/d"});
+    expect_words(message_of([&] { map.bytes(5004, 0, "/d"); }), {"truncated"});
     std::fclose(file);
   }
   std::filesystem::remove(folder / "f");
   EXPECT_EQ(static_cast<char>(bytes.get()[904]), 'e');
+}
+
+TEST(FileMaps, AreNullWhereAFileCannotBeMapped) {
+  TempFolder folder;
+  const int descriptor = ::open(folder.path().c_str(), O_RDONLY | O_DIRECTORY);
+  ASSERT_GE(descriptor, 0);
+  FileMap map(descriptor, folder.path());
+  EXPECT_EQ(map.bytes(0, 0, "/d"), nullptr);
+  EXPECT_EQ(map.bytes(0, 0, "/d"), nullptr);
+  ::close(descriptor);
+}
+
+// Lets the process take so many more bytes of addresses, as long as this lives.
+class AddressLimit {
+ public:
+  explicit AddressLimit(rlim_t more) {
+    std::ifstream file("/proc/self/statm");
+    rlim_t pages = 0;
+    file >> pages;
+    EXPECT_EQ(::getrlimit(RLIMIT_AS, &before_), 0);
+    rlimit limit = before_;
+    limit.rlim_cur = pages * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)) + more;
+    EXPECT_EQ(::setrlimit(RLIMIT_AS, &limit), 0);
+  }
+  ~AddressLimit() { ::setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+// The file is too long for the addresses that are left, though nearly all of it is a hole.
+TEST(FileMaps, ThatCannotBeAreReadInstead) {
+  TempFolder folder;
+  const std::string rows = folder / "m.h5", panels = folder / "p.h5";
+  write_model(rows, many_pieces(), 8, DType::bfloat16);
+  rewrite(rows, panels, WeightLayout::panels);
+  std::filesystem::resize_file(panels, std::uintmax_t{1} << 40);
+  const auto plain = make_cpu_backend({.threads = 2}), packed = make_cpu_backend({.threads = 2});
+  const auto expected = all_weights(load_shard(ModelFile(rows), 0, 1, *plain));
+  {
+    const AddressLimit limit(rlim_t{4} << 30);
+    EXPECT_EQ(all_weights(load_shard(ModelFile(panels), 0, 1, *packed)), expected);
+  }
+  EXPECT_EQ(packed->mapped_bytes(), 0u);
 }
 
 }  // namespace
