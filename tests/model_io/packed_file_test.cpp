@@ -256,6 +256,45 @@ TEST(BadPackedFile, IsRefused) {
   }
 }
 
+struct BadScale {
+  std::int64_t row, group;
+  std::vector<std::string> words;
+};
+
+// In place, where the panels are mapped and only looked at. Rows of 210 columns: three pairs of groups and
+// one without a partner.
+TEST(BadPackedFile, ScalesOfMappedPanelsAreLookedAt) {
+  const std::string name = "/tracks/00/layers/000/w_gate";
+  const TensorSpec spec{name, {1001, 210}, WeightRole::matrix};
+  const BadScale cases[] = {{37, 0, {"row 37, group 0", "inf"}},
+                            {37, 3, {"row 37, group 3", "inf"}},
+                            {37, 6, {"row 37, group 6", "inf"}},
+                            {1000, 5, {"row 1000, group 5", "inf"}},
+                            {1001, 5, {"beside the matrix", "from row 992 on", "not finite"}}};
+  for (const BadScale& c : cases) {
+    SCOPED_TRACE(testing::Message() << "row " << c.row << ", group " << c.group);
+    TempFolder folder;
+    const std::string panels = folder / "p.h5";
+    write_int8_model(folder / "m.h5", many_pieces(), 8);
+    rewrite(folder / "m.h5", panels, WeightLayout::panels);
+    remove_attribute(panels, name, "crc32c");
+    const StoredTensor stored = ModelFile(panels).stat(spec);
+    ASSERT_EQ(stored.offset.value() % kMapAlignment, 0u) << "it would not be mapped";
+    const std::int64_t panel = 3 * kGroupPair + kScaleLine + kGroupWords;
+    ASSERT_EQ(stored.bytes, static_cast<std::size_t>(63 * panel));
+    const auto backend = make_cpu_backend({.threads = 2, .compute = Compute::int8});
+    EXPECT_NO_THROW(load_shard(ModelFile(panels), 0, 1, *backend));
+    std::fstream file(panels, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(static_cast<std::int64_t>(*stored.offset) + c.row / kPanelOuts * panel +
+               c.group / 2 * kGroupPair + c.group % 2 * kGroupScales + c.row % kPanelOuts * 2);
+    file.write("\x00\x7C", 2);
+    file.close();
+    const std::string message = message_of([&] { load_shard(ModelFile(panels), 0, 1, *backend); });
+    expect_words(message, {"p.h5", name});
+    expect_words(message, c.words);
+  }
+}
+
 // The mapping stays when the file is closed, and what was there when it was mapped is there as long.
 TEST(FileMaps, OutliveTheirFileAndKnowItsEnd) {
   TempFolder folder;
