@@ -145,6 +145,20 @@ class Pack(CliTest):
             share = figures["mapped_weight_bytes"] / figures["weight_bytes"]
             self.assertTrue(least <= share <= (1 if least else 0.5), f"{compute}: {share}")
 
+    def test_the_share_that_is_mapped_is_told(self) -> None:
+        """Also where the head lies in rows."""
+        config = make_config(hidden_size=256, head_dim=64, heads=4, ffn_size=512, tie_embeddings=False)
+        model = write_random(self.fresh(".h5"), config, 77, dtype="bfloat16")
+        packed, name = self.pack(model), "/shared/lm_head"
+        with h5py.File(packed, "r+") as file, h5py.File(model) as original:
+            del file[name]
+            original.copy(name, file, name)
+        sizes = ("--input-len", "2", "--output-len", "2", "--requests", "1", "--warmup", "0")
+        for path, told in ((packed, True), (model, False)):
+            outcome = ptrt("bench", path, *sizes)
+            self.assert_done(outcome)
+            self.assertEqual("% mapped)" in outcome.output, told, outcome.output)
+
     def test_damage(self) -> None:
         config = mixed_config()
         for dtype in ("bfloat16", "int8"):
