@@ -173,6 +173,22 @@ TEST(Hardware, FilesAreChecked) {
     write(text);
     EXPECT_THROW(gpu_of(path), Error) << text;
   }
+  const auto expect_message = [&](const std::string& text, const std::string& words) {
+    write(text);
+    try {
+      link_of(path);
+      ADD_FAILURE() << text << " was taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::bad_input);
+      EXPECT_EQ(error.what(), path + ": " + words);
+    }
+  };
+  expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "name": 7})",
+                 "name: expected text, found 7");
+  expect_message(R"({"latency_us": -5, "gb_per_s": 1, "ranks": 0})",
+                 "latency_us: expected a number of 0 or more, found -5");
+  expect_message(R"({"latency_us": 5, "gb_per_s": 0, "ranks": 0})",
+                 "gb_per_s: expected a number above 0, found 0");
   EXPECT_THROW(link_of("no-such-link"), Error);
   write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0})");
   EXPECT_EQ(link_of(path).sum_bytes, 4);
