@@ -87,7 +87,7 @@ class Point:
 
 def points_of(run, row):
     delay = delay_of(run.place)
-    waits = (row["sync_points_per_forward"] / run.config["layers"]) ** 0.5 if run.ranks > 1 else 0.0
+    waits = row["waits"] / run.config["layers"]
     if run.output_len > 1:
         yield Point("ITL", run.itl_ms, row["tpot_ms"], row["decode"], delay, waits)
     if run.ttft_ms is not None:

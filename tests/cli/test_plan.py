@@ -26,6 +26,8 @@ class PlanTest(CliTest):
         shared = next(row for row in rows if row["layout"] == "TP 4" and row["gpus"] == 4)
         self.assertEqual((tracks["sync_points_per_forward"], shared["sync_points_per_forward"]), (2, 16))
         self.assertLess(tracks["tpot_ms"], shared["tpot_ms"])
+        self.assertAlmostEqual(tracks["waits"], 2 * 2)
+        self.assertAlmostEqual(shared["waits"], 8 * 2 ** 0.5)
         for options, words in ((("--gpu", "h1000"), "h1000"), (("--gpus", "0"), "gpus"), (("--link", text), "unknown key"),
                                (("--gpus", "3", "--link", "nvlink"), None)):
             outcome = ptrt("plan", text, *options)

@@ -94,6 +94,23 @@ TEST(CostModel, EverySyncPointWaitsForTheSlowest) {
       << "a lone rank waits for nobody";
 }
 
+TEST(CostModel, WaitsGrowWithTheLayersBetweenSyncPoints) {
+  ModelConfig config = four_tracks();
+  const Workload work{64, 2, 1, 8192};
+  const auto waits = [&](const Layout& layout) { return predict(config, layout, work, kGpu, kLink).waits; };
+  EXPECT_EQ(waits({1, 1, 1}), 0);
+  EXPECT_DOUBLE_EQ(waits({4, 1, 1}), 2 * std::sqrt(4));
+  EXPECT_DOUBLE_EQ(waits({1, 2, 1}), 16 * std::sqrt(0.5)) << "tracks of one rank do not wait for each other";
+  EXPECT_DOUBLE_EQ(waits({2, 2, 1}), 2 * std::sqrt(4) + 16 * std::sqrt(0.5));
+  config.sync_layers = {1, 3, 8};
+  EXPECT_DOUBLE_EQ(waits({4, 1, 1}), 1 + std::sqrt(2) + std::sqrt(5));
+  GpuSpec gpu = kGpu;
+  gpu.wait_layers = 0.5;
+  const Prediction even = predict(config, {4, 1, 1}, work, kGpu, kLink);
+  EXPECT_NEAR(predict(config, {4, 1, 1}, work, gpu, kLink).tpot_ms - even.tpot_ms,
+              0.5 * (1 + std::sqrt(2) + std::sqrt(5)) / 8 * even.tpot_ms * (1 - even.sync_fraction), 1e-9);
+}
+
 TEST(CostModel, CountsAndPricesMakeTheTime) {
   const ModelConfig config = four_tracks();
   GpuSpec gpu{"g", 1, 1000, 100, 0.5, 0.5, 2};
