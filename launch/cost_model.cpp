@@ -186,17 +186,18 @@ Step prefill(const Model& model, const Workload& work) {
   return all;
 }
 
-// All prompts of a batch: short ones share steps.
+// All prompts of a batch, one after the other cut into steps as the scheduler does: all of them are full but
+// the last. A row sees half a prompt on average, wherever the cuts are.
 double prefill_us(const Model& model, const Workload& work) {
-  const std::int64_t together = std::clamp<std::int64_t>(work.step_tokens / work.input_len, 1, work.batch);
-  if (together == 1) return static_cast<double>(work.batch) * prefill(model, work).time.total_us();
-  Step all;
-  for (std::int64_t done = 0; done < work.batch; done += together) {
-    const auto prompts = static_cast<double>(std::min(together, work.batch - done));
-    const auto length = static_cast<double>(work.input_len);
-    add(all, model.step(Kind::prefill, prompts * length, prompts, length / 2));
-  }
-  return all.time.total_us();
+  if (work.batch == 1) return prefill(model, work).time.total_us();
+  const auto length = static_cast<double>(work.input_len);
+  const auto step_us = [&](std::int64_t tokens) {
+    const auto rows = static_cast<double>(tokens);
+    return model.step(Kind::prefill, rows, std::max(1.0, rows / length), length / 2).time.total_us();
+  };
+  const std::int64_t rows = work.batch * work.input_len, rest = rows % work.step_tokens;
+  const auto full = static_cast<double>(rows / work.step_tokens);
+  return (full > 0 ? full * step_us(work.step_tokens) : 0) + (rest > 0 ? step_us(rest) : 0);
 }
 
 }  // namespace

@@ -111,6 +111,33 @@ TEST(CostModel, WaitsGrowWithTheLayersBetweenSyncPoints) {
               0.5 * (1 + std::sqrt(2) + std::sqrt(5)) / 8 * even.tpot_ms * (1 - even.sync_fraction), 1e-9);
 }
 
+// Three prompts of 64: in steps of 40 rows four full ones and one of 32, in longer ones several prompts in
+// one.
+TEST(CostModel, PromptsOfABatchFillSteps) {
+  const ModelConfig config = four_tracks();
+  const Layout layout{4, 1, 1};
+  const auto batch_us = [&](const Workload& work) {
+    const Prediction p = predict(config, layout, work, kGpu, kLink);
+    return 1e6 * static_cast<double>(work.batch * work.output_len) / p.output_tokens_per_s;
+  };
+  const auto step_us = [](double rows, double sequences, double context) {
+    const double weights = 2 * (8 * kLayer + 100000 / 4.0),
+                 ops = 2 * rows * 8 * kLayer + 2 * sequences * 25000;
+    const double kv = sequences * context * 8 * 2 * 50 * 2, attention = rows * context * 8 * 4 * 100;
+    const auto greater = [](double bytes, double work) {
+      return std::max(bytes / (1e3 * 1000 * 0.5), work / (1e6 * 100 * 0.5));
+    };
+    return greater(weights, ops) + greater(kv, attention) + 8 * 2 + 2 * sum_us(kLink, 4, rows * 400) + 10 +
+           3 * sequences * 8 / 1000;
+  };
+  EXPECT_NEAR(batch_us({64, 1, 3, 40}), 4 * step_us(40, 1, 32) + step_us(32, 1, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 3, 160}), step_us(160, 2.5, 32) + step_us(32, 1, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 3, 192}), step_us(192, 3, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 3, 1000}), step_us(192, 3, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 1, 40}), step_us(40, 1, 20) + step_us(24, 1, 52), 1e-6)
+      << "a lone prompt as for its first token";
+}
+
 TEST(CostModel, CountsAndPricesMakeTheTime) {
   const ModelConfig config = four_tracks();
   GpuSpec gpu{"g", 1, 1000, 100, 0.5, 0.5, 2};
