@@ -197,7 +197,7 @@ double prefill_us(const Model& model, const Workload& work) {
   };
   const std::int64_t rows = work.batch * work.input_len, rest = rows % work.step_tokens;
   const auto full = static_cast<double>(rows / work.step_tokens);
-  return (full > 0 ? full * step_us(work.step_tokens) : 0) + (rest > 0 ? step_us(rest) : 0);
+  return full * step_us(work.step_tokens) + (rest > 0 ? step_us(rest) : 0);
 }
 
 }  // namespace

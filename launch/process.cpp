@@ -35,9 +35,8 @@ void note_signal(int number) {
 
 // What a SIGBUS says, made beforehand: a handler may only write it. Full shared memory raises it too.
 constexpr const char* kBusError =
-    "a mapped model file could not be read: an I/O error, or it was made shorter while in use (or /dev/shm "
-    "is "
-    "full)";
+    "a mapped model file could not be read: an I/O error, or it was made shorter while in use "
+    "(or /dev/shm is full)";
 char g_bus_error[512];
 std::size_t g_bus_error_bytes = 0;
 

@@ -42,8 +42,8 @@ struct StoredTensor : StoredDataset {
 class TensorContent : public WeightSource {
  public:
   virtual DType dtype() const = 0;
-  // Of `count` rows from `first` on the elements [column, column + columns); int8: whole groups. What is read
-  // so is not in verify()'s account.
+  // Of `count` rows from `first` on the elements [column, column + columns); int8: whole groups, the last
+  // one as long as it is. What is read so is not in verify()'s account.
   virtual void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                             std::span<std::byte> out) = 0;
   virtual void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
