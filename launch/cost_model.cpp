@@ -114,15 +114,23 @@ class Model {
     counts.attention_ops = rows * context * share_.attention_ops;
     step.time.compute_us = compute_us(kind, counts);
     count_syncs(rows, sequences, counts);
-    step.time.sync_us = price_us(link_, counts);
-    if (layout_.fusion_ranks * layout_.tensor_parallel > 1)
-      step.time.sync_us +=
-          gpu_.wait_layers * walks() * step.time.compute_us / static_cast<double>(config_.layers);
+    const double layer_us = step.time.compute_us / static_cast<double>(config_.layers);
+    step.time.sync_us = price_us(link_, counts) + gpu_.wait_layers * waits() * layer_us;
     return step;
   }
 
-  // The sum over all sync points of the square roots of the layers before each.
-  double walks() const { return std::sqrt(sync_points() * static_cast<double>(config_.layers)); }
+  // The sum over the points where ranks meet of the square roots of the layers since the one before. Two sums
+  // a layer are half a layer apart.
+  double waits() const {
+    double sum = 0;
+    if (layout_.fusion_ranks > 1)
+      for (std::int64_t before = 0; const std::int64_t layer : config_.sync_layers) {
+        sum += std::sqrt(static_cast<double>(layer - before));
+        before = layer;
+      }
+    if (layout_.tensor_parallel > 1) sum += static_cast<double>(config_.layers) * std::sqrt(2.0);
+    return sum;
+  }
 
   double sync_points() const {
     const double fusions = config_.tracks > 1 ? static_cast<double>(config_.blocks()) : 0;
@@ -178,17 +186,18 @@ Step prefill(const Model& model, const Workload& work) {
   return all;
 }
 
-// All prompts of a batch: short ones share steps.
+// All prompts of a batch, one after the other cut into steps as the scheduler does: all of them are full but
+// the last. A row sees half a prompt on average, wherever the cuts are.
 double prefill_us(const Model& model, const Workload& work) {
-  const std::int64_t together = std::clamp<std::int64_t>(work.step_tokens / work.input_len, 1, work.batch);
-  if (together == 1) return static_cast<double>(work.batch) * prefill(model, work).time.total_us();
-  Step all;
-  for (std::int64_t done = 0; done < work.batch; done += together) {
-    const auto prompts = static_cast<double>(std::min(together, work.batch - done));
-    const auto length = static_cast<double>(work.input_len);
-    add(all, model.step(Kind::prefill, prompts * length, prompts, length / 2));
-  }
-  return all.time.total_us();
+  if (work.batch == 1) return prefill(model, work).time.total_us();
+  const auto length = static_cast<double>(work.input_len);
+  const auto step_us = [&](std::int64_t tokens) {
+    const auto rows = static_cast<double>(tokens);
+    return model.step(Kind::prefill, rows, std::max(1.0, rows / length), length / 2).time.total_us();
+  };
+  const std::int64_t rows = work.batch * work.input_len, rest = rows % work.step_tokens;
+  const auto full = static_cast<double>(rows / work.step_tokens);
+  return full * step_us(work.step_tokens) + (rest > 0 ? step_us(rest) : 0);
 }
 
 }  // namespace
@@ -218,6 +227,7 @@ Prediction predict(const ModelConfig& config, const Layout& layout, const Worklo
   const double batch_us = prefill_us(model, work) + (output - 1) * decode.total_us();
   p.output_tokens_per_s = static_cast<double>(layout.replicas) * batch * output / (1e-6 * batch_us);
   p.sync_points = model.sync_points();
+  p.waits = model.waits();
   p.sync_fraction = decode.sync_us / decode.total_us();
   return p;
 }

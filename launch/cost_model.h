@@ -77,6 +77,7 @@ struct Prediction {
   double tpot_ms = 0;  // with the whole batch
   double output_tokens_per_s = 0;
   double sync_points = 0;    // a forward pass
+  double waits = 0;          // of one, in delays of wait_layers: the sum of √layers between sync points
   double sync_fraction = 0;  // of the time of a decode step
   StepCounts prefill;        // all steps of a lone prompt
   StepCounts decode;         // a step of the whole batch

@@ -41,13 +41,19 @@ class Reader {
       if (key != "name" && key != "source" && std::ranges::count(keys, key) == 0)
         throw_bad_input("{}: unknown key {}", path, key);
   }
-  std::string name() const { return object_.value("name", path_); }
+  std::string name() const {
+    if (!object_.contains("name")) return path_;
+    const json& value = object_["name"];
+    if (!value.is_string()) throw_bad_input("{}: name: expected text, found {}", path_, value.dump());
+    return value.get<std::string>();
+  }
   double number(const std::string& key, bool zero = false, std::optional<double> otherwise = {}) const {
     if (!object_.contains(key) && otherwise) return *otherwise;
     if (!object_.contains(key)) throw_bad_input("{}: {} is missing", path_, key);
     const json& value = object_[key];
     if (!value.is_number() || value.get<double>() < 0 || (!zero && value.get<double>() == 0))
-      throw_bad_input("{}: {}: expected a number above 0, found {}", path_, key, value.dump());
+      throw_bad_input("{}: {}: expected a number {}, found {}", path_, key, zero ? "of 0 or more" : "above 0",
+                      value.dump());
     return value.get<double>();
   }
 

@@ -16,7 +16,7 @@ void run_command(const Command& command, JobComm& job) {
   arm_faults(job.rank());
   // Only the engine can end in order; anything else ends at once, as usual.
   if (std::holds_alternative<BatchOptions>(command) || std::holds_alternative<BenchOptions>(command))
-    install_signal_handlers();
+    install_signal_handlers(job);
   if (const auto* batch = std::get_if<BatchOptions>(&command)) run_batch(*batch, job);
   if (const auto* bench = std::get_if<BenchOptions>(&command)) run_bench(*bench, job);
   if (job.rank() != 0) return;

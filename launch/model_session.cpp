@@ -367,9 +367,9 @@ std::string ModelSession::describe() const {
   return emulation() + line + devices;
 }
 
-// Of the weights, where the file has some in panels.
+// Of the weights, where the file has some in panels: its head, or any that are mapped.
 std::string ModelSession::mapped_part() const {
-  if (!file_ || device_ == "cuda" || !has_panels(*file_)) return "";
+  if (!file_ || device_ == "cuda" || (backend_->mapped_bytes() == 0 && !has_panels(*file_))) return "";
   return fmt::format(" ({:.0f} % mapped)", 100.0 * static_cast<double>(backend_->mapped_bytes()) /
                                                static_cast<double>(backend_->weight_bytes()));
 }

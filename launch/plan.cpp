@@ -92,6 +92,7 @@ ordered_json to_json(const Row& row, const ModelConfig& config) {
   json["tpot_ms"] = p.tpot_ms;
   json["output_tokens_per_s"] = p.output_tokens_per_s;
   json["sync_points_per_forward"] = p.sync_points;
+  json["waits"] = p.waits;
   json["sync_time_fraction"] = p.sync_fraction;
   json["prefill"] = to_json(p.prefill);
   json["decode"] = to_json(p.decode);

@@ -33,6 +33,18 @@ void note_signal(int number) {
   std::raise(number);
 }
 
+// What a SIGBUS says, made beforehand: a handler may only write it. Full shared memory raises it too.
+constexpr const char* kBusError =
+    "a mapped model file could not be read: an I/O error, or it was made shorter while in use "
+    "(or /dev/shm is full)";
+char g_bus_error[512];
+std::size_t g_bus_error_bytes = 0;
+
+void tell_bus_error(int) {
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, g_bus_error, g_bus_error_bytes);
+  _exit(static_cast<int>(ExitCode::failure));
+}
+
 }  // namespace
 
 std::unique_ptr<JobComm> make_job_comm() {
@@ -62,11 +74,15 @@ void all_or_none(JobComm& job, const std::function<void()>& stage) {
   throw OtherRankFailed(agreed);
 }
 
-void install_signal_handlers() {
+void install_signal_handlers(const JobComm& job) {
+  const std::string line = error_line(&job, kBusError);
+  g_bus_error_bytes = line.copy(g_bus_error, sizeof(g_bus_error));
   struct sigaction action = {};
   action.sa_handler = note_signal;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
+  action.sa_handler = tell_bus_error;
+  sigaction(SIGBUS, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
 }
 

@@ -32,8 +32,8 @@ class OtherRankFailed : public Error {
 void all_or_none(JobComm& job, const std::function<void()>& stage);
 
 // SIGTERM, SIGINT, SIGUSR1: noted, to end in order between two steps. A second SIGINT or SIGTERM kills at
-// once.
-void install_signal_handlers();
+// once. SIGBUS, which a page of a mapped file that cannot be read raises, is told as an error of this rank.
+void install_signal_handlers(const JobComm& job);
 bool stop_signal_received();
 
 // Memory of the host that this rank may plan with: physical memory over the ranks on the host.

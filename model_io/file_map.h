@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace ptrt {
@@ -18,17 +19,18 @@ class FileMap {
   FileMap(int descriptor, std::string path) : descriptor_(descriptor), path_(std::move(path)) {}
 
   // [offset, offset + bytes) of the file, read-only; the mapping lives as long as any such pointer. The first
-  // call maps the file as a whole, which touches none of its pages. Throws bad_input where the file ends
-  // before, failure where it cannot be mapped. A file that is made shorter while it is mapped ends the
-  // process (SIGBUS). One thread at a time.
-  std::shared_ptr<const std::byte> bytes(std::size_t offset, std::size_t bytes);
+  // call maps the file as a whole, which touches none of its pages. Null where the file cannot be mapped: it
+  // may still be read. Throws bad_input where it ends before; `dataset` is for that message. A file that is
+  // made shorter while it is mapped ends the process (SIGBUS). One thread at a time.
+  std::shared_ptr<const std::byte> bytes(std::size_t offset, std::size_t bytes, std::string_view dataset);
 
  private:
   void map();
 
   int descriptor_;
   std::string path_;
-  std::shared_ptr<const std::byte> data_;
+  bool tried_ = false;
+  std::shared_ptr<const std::byte> data_;  // null before, and where it cannot be mapped
   std::size_t size_ = 0;
 };
 

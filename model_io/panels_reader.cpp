@@ -128,8 +128,8 @@ void PanelsReader::check_image(std::int64_t first, std::int64_t rows) {
     const auto here = static_cast<std::size_t>(std::min(kPanelOuts, rows - row));
     std::vector<std::byte> scales(here * row_groups() * sizeof(std::uint16_t));
     read_scales(first + row, scales);
-    throw_bad_input("{}: dataset {}: scales beside the matrix, from row {} on, are not zero", stored_.file,
-                    stored_.name, first + row);
+    throw_bad_input("{}: dataset {}: scales beside the matrix, from row {} on, are negative or not finite",
+                    stored_.file, stored_.name, first + row);
   }
 }
 

@@ -80,7 +80,7 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
 
 std::shared_ptr<const std::byte> DatasetReader::map() {
   if (map_ == nullptr || *stored_.offset % kMapAlignment != 0) return nullptr;
-  return map_->bytes(*stored_.offset, stored_.bytes);
+  return map_->bytes(*stored_.offset, stored_.bytes, stored_.name);
 }
 
 void DatasetReader::account(std::size_t at, std::span<const std::byte> mapped) {
@@ -120,13 +120,14 @@ TensorReader::TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetRe
 void TensorReader::read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
                                       std::int64_t columns, std::span<std::byte> out) {
   PTRT_CHECK(stored_.dtype == DType::int8);
-  if (column % kInt8Group != 0 || columns % kInt8Group != 0)
+  const bool to_the_end = column + columns == this->columns();  // where the last group may be shorter
+  if (column % kInt8Group != 0 || (columns % kInt8Group != 0 && !to_the_end))
     throw_bad_input(
         "{}: dataset {}: columns {} to {} do not lie in whole groups of {}: with int8 weights fewer ranks "
         "must share a track",
         stored_.file, stored_.name, column, column + columns, kInt8Group);
   const auto group = static_cast<std::size_t>(column / kInt8Group);
-  const auto groups = static_cast<std::size_t>(columns / kInt8Group);
+  const auto groups = static_cast<std::size_t>(int8_groups(columns));
   read_scale_groups(first, count, group, groups, out);
   check_scales(first, group, groups, out);
 }

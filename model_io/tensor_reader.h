@@ -42,8 +42,8 @@ struct StoredTensor : StoredDataset {
 class TensorContent : public WeightSource {
  public:
   virtual DType dtype() const = 0;
-  // Of `count` rows from `first` on the elements [column, column + columns); int8: whole groups. What is read
-  // so is not in verify()'s account.
+  // Of `count` rows from `first` on the elements [column, column + columns); int8: whole groups, the last
+  // one as long as it is. What is read so is not in verify()'s account.
   virtual void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                             std::span<std::byte> out) = 0;
   virtual void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
@@ -68,7 +68,8 @@ class DatasetReader {
   // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
   void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
                     std::span<std::byte> out);
-  // The whole dataset mapped; null where it does not begin at a multiple of kMapAlignment in the file.
+  // The whole dataset mapped; null where it does not begin at a multiple of kMapAlignment in the file, and
+  // where the file cannot be mapped.
   std::shared_ptr<const std::byte> map();
   // These bytes of the map have been used: takes them into the checksum.
   void account(std::size_t at, std::span<const std::byte> mapped);

@@ -87,7 +87,7 @@ class Point:
 
 def points_of(run, row):
     delay = delay_of(run.place)
-    waits = (row["sync_points_per_forward"] / run.config["layers"]) ** 0.5 if run.ranks > 1 else 0.0
+    waits = row["waits"] / run.config["layers"]
     if run.output_len > 1:
         yield Point("ITL", run.itl_ms, row["tpot_ms"], row["decode"], delay, waits)
     if run.ttft_ms is not None:
@@ -239,6 +239,15 @@ def read_runs(args):
     return runs, [os_relative(path) for path in files], commits
 
 
+def warn(runs):
+    """Half the tokens or more may come out of steps with others' prompts: then the median between two is no decode step."""
+    for run in runs:
+        steps = -(-run.batch * run.input_len // run.step_tokens)
+        if run.batch > 1 and run.output_len > 1 and 2 * steps > run.output_len:
+            print(f"calibrate_plan: warning: {run.label}: the prompts take {steps} steps of {run.step_tokens} rows: with so few "
+                  "tokens of output the time between two may be none of a decode step", file=sys.stderr)
+
+
 def report(rows):
     for row in rows:
         setup = f"{row['place']:22} {row['model']:14} batch {row['batch']:<4}{row['input_len']:>5} in {row['output_len']:>4} out"
@@ -267,6 +276,7 @@ def main():
     parser.add_argument("--out", required=True, help="folder for the descriptions and the check")
     args = parser.parse_args()
     runs, files, commits = read_runs(args)
+    warn(runs)
 
     def held_out(run):
         return any(text in run.label for text in args.hold_out)

@@ -22,6 +22,7 @@ class Run:
     tokens_per_s: float    # of output
     step_tokens: int       # rows a step takes at most
     emulated: bool = False
+    settings: dict | None = None  # of the program, which files must share to be rounds of one setup
 
     @property
     def label(self):
@@ -53,7 +54,8 @@ def run_of_bench(place, found):
     return Run(place, found["model"], found["config"], ranks, found["tensor_parallel"], min(together, found["max_batch"]),
                found["input_len"], found["output_len"], found["itl_ms"]["p50"],
                found["ttft_ms"]["p50"] if together == 1 else None, found["output_tokens_per_s"] / found["replicas"],
-               found["max_step_tokens"], found["emulated"])
+               found["max_step_tokens"], found["emulated"],
+               {name: found[name] for name in ("threads", "compute", "kv_dtype", "max_step_tokens")})
 
 
 def median_of(runs):
@@ -66,14 +68,19 @@ def median_of(runs):
 
 
 def runs_of_benches(place, paths):
-    """Files of the same setup are rounds of it: medians."""
+    """Files of the same setup are rounds of it: medians. Files that differ in settings alone are refused: their times would
+    be mixed up."""
     found = {}
     for path in paths:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         try:
             for one in data.get("runs", [data]):
                 run = run_of_bench(place, one)
-                found.setdefault((run.label, run.split, run.emulated), []).append(run)
+                rounds = found.setdefault((run.label, run.split, run.emulated), [])
+                rounds.append(run)
+                for name, value in run.settings.items():
+                    if value != rounds[0].settings[name]:
+                        raise ValueError(f"{run.label}: {name} is {value}, in a file before {rounds[0].settings[name]}")
         except ValueError as why:
             raise ValueError(f"{path}: {why}") from why
     return [median_of(runs) for runs in found.values()]

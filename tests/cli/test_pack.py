@@ -4,13 +4,14 @@
 import json
 import os
 import shutil
+import time
 import unittest
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from ptrt_cli import CliTest, Outcome, ptrt
+from ptrt_cli import SLOWNESS, CliTest, Outcome, Running, ptrt, write_requests
 from test_quantize import mixed_config, peak_bytes, requests
 
 from crc32c import crc32c
@@ -145,6 +146,20 @@ class Pack(CliTest):
             share = figures["mapped_weight_bytes"] / figures["weight_bytes"]
             self.assertTrue(least <= share <= (1 if least else 0.5), f"{compute}: {share}")
 
+    def test_the_share_that_is_mapped_is_told(self) -> None:
+        """Also where the head lies in rows."""
+        config = make_config(hidden_size=256, head_dim=64, heads=4, ffn_size=512, tie_embeddings=False)
+        model = write_random(self.fresh(".h5"), config, 77, dtype="bfloat16")
+        packed, name = self.pack(model), "/shared/lm_head"
+        with h5py.File(packed, "r+") as file, h5py.File(model) as original:
+            del file[name]
+            original.copy(name, file, name)
+        sizes = ("--input-len", "2", "--output-len", "2", "--requests", "1", "--warmup", "0")
+        for path, told in ((packed, True), (model, False)):
+            outcome = ptrt("bench", path, *sizes)
+            self.assert_done(outcome)
+            self.assertEqual("% mapped)" in outcome.output, told, outcome.output)
+
     def test_damage(self) -> None:
         config = mixed_config()
         for dtype in ("bfloat16", "int8"):
@@ -168,6 +183,31 @@ class Pack(CliTest):
                 os.truncate(cut, bytes_left)
                 rows = write_requests_of_one(self.fresh(".jsonl"))
                 self.assert_refused(ptrt("generate", cut, rows, "-o", self.fresh(".jsonl")), cut.name)
+
+    def test_damage_while_mapped(self) -> None:
+        """A file that is made shorter under a run ends it with a message."""
+        config = make_config(tracks=2, layers=2, sync_layers=[1, 2], hidden_size=256, head_dim=64, ffn_size=512)
+        model = write_random(self.fresh(".h5"), config, 76, dtype="bfloat16")
+        rows = write_requests(self.fresh(".jsonl"), [{"tokens": [index, 3], "max_tokens": 200} for index in range(100)])
+        for ranks in (None, 2):
+            packed, results = self.pack(model), self.fresh(".jsonl")
+            journal = Path(f"{results}.partial")
+            running = Running(["generate", packed, rows, "-o", results, "--max-batch", "2"], ranks,
+                              {"PTRT_FAULT": "rank=0,at=step,pause_ms=3"})
+            deadline = time.monotonic() + 60 * SLOWNESS
+            while time.monotonic() < deadline and running.process.poll() is None:
+                if journal.exists() and journal.read_bytes().count(b"\n") > 2:
+                    break
+                time.sleep(0.01)
+            os.truncate(packed, 4096)
+            outcome = running.finish(timeout=30)
+            self.assertFalse(outcome.timed_out, outcome.output)
+            self.assertGreater(outcome.status, 0, outcome.output)
+            self.assertTrue(outcome.errors, outcome.output)
+            expected = "ptrt: error: a mapped" if ranks is None else r"ptrt: rank [01] of 2 \(.*\): error: a mapped"
+            for line in outcome.errors:
+                self.assertRegex(line, f"^{expected} model file could not be read")
+            self.assertFalse(results.exists())
 
     def test_an_unknown_layout(self) -> None:
         packed = self.pack(write_random(self.fresh(".h5"), mixed_config(), 74))

@@ -26,6 +26,8 @@ class PlanTest(CliTest):
         shared = next(row for row in rows if row["layout"] == "TP 4" and row["gpus"] == 4)
         self.assertEqual((tracks["sync_points_per_forward"], shared["sync_points_per_forward"]), (2, 16))
         self.assertLess(tracks["tpot_ms"], shared["tpot_ms"])
+        self.assertAlmostEqual(tracks["waits"], 2 * 2)
+        self.assertAlmostEqual(shared["waits"], 8 * 2 ** 0.5)
         for options, words in ((("--gpu", "h1000"), "h1000"), (("--gpus", "0"), "gpus"), (("--link", text), "unknown key"),
                                (("--gpus", "3", "--link", "nvlink"), None)):
             outcome = ptrt("plan", text, *options)
@@ -106,7 +108,8 @@ class PlanTest(CliTest):
             "model": cell["model"], "config": config, "world_size": 8, "replicas": 2, "tensor_parallel": 1, "emulated": False,
             "requests": 2 * cell["batch"], "max_batch": 64, "request_rate": "inf", "input_len": cell["input_len"],
             "output_len": cell["output_len"], "itl_ms": {"p50": noise * median["itl_ms"]},
-            "ttft_ms": {"p50": noise * median["ttft_ms"]}, "max_step_tokens": 512,
+            "ttft_ms": {"p50": noise * median["ttft_ms"]}, "max_step_tokens": 512, "threads": 1, "compute": "bfloat16",
+            "kv_dtype": "bfloat16",
             "output_tokens_per_s": 2 * median["output_tokens_per_s"] / noise}))
         return path
 
@@ -122,6 +125,15 @@ class PlanTest(CliTest):
         self.assert_known(out, "link_100_us.json")
         self.assertLess(json.loads((out / "check.json").read_text())["largest_errors"]["held out"], 1e-3)
 
+        self.assertNotIn("warning", told.stderr)
+        for name, value in (("threads", 2), ("compute", "float32"), ("kv_dtype", "float32"), ("max_step_tokens", 256)):
+            other = self.fresh(".json")  # a round that is none
+            other.write_text(json.dumps({**json.loads(files[0].read_text()), name: value}))
+            told = self.calibrate("--out", out, "--bench", "50 us", files[0], other)
+            self.assertEqual(told.returncode, 1, told.stderr)
+            self.assertIn(f"{other}: ", told.stderr)
+            self.assertIn(f"{name} is {value}, in a file before", told.stderr)
+
         report = self.fresh(".json")  # a real one is read, but does not suffice
         config = self.fresh("-config.json")
         config.write_text(json.dumps(make_config(tracks=2, layers=2, sync_layers=[1, 2])))
@@ -129,6 +141,7 @@ class PlanTest(CliTest):
                               "--json", report))
         told = self.calibrate("--out", out, "--bench", "here", report)
         self.assertIn("measured times for", told.stderr)
+        self.assertNotIn("warning", told.stderr)
         found = json.loads(report.read_text())
         self.assertEqual(found["config"]["sync_layers"], [1, 2])
         for change, words in (({"request_rate": "2"}, "all there at the start"), ({"itl_ms": None}, "no files of")):
@@ -137,6 +150,9 @@ class PlanTest(CliTest):
             self.assertEqual(told.returncode, 1, told.stderr)
             self.assertIn(words, told.stderr)
             self.assertNotIn("Traceback", told.stderr)
+        report.write_text(json.dumps({**found, "requests": 16, "max_batch": 16, "input_len": 70, "max_step_tokens": 512}))
+        told = self.calibrate("--out", out, "--bench", "here", report)  # three steps of prompts, three tokens
+        self.assertRegex(told.stderr, "warning: .*the prompts take 3 steps of 512 rows")
 
 
 if __name__ == "__main__":

@@ -99,6 +99,21 @@ class TensorParallel(CliTest):
             if not good:
                 self.assertIn("groups of 32", outcome.stderr)
 
+    def test_int8_rows_may_end_within_a_group(self) -> None:
+        """Ranks that share a track take whole rows of most matrices: those need not fill their last group."""
+        config = make_config(hidden_size=72, heads=4, kv_heads=2, head_dim=16, ffn_size=128)
+        model, small = write_random(self.fresh(".h5"), config, 35), self.fresh(".h5")
+        self.assert_done(ptrt("quantize", model, "-o", small, "--weights", "int8"))
+        packed = self.fresh(".h5")
+        self.assert_done(ptrt("pack", small, "-o", packed))
+        rows = [{"tokens": [7 * index % 250 for index in range(length)]} for length in (5, 40)]
+        alone = self.lines("score", small, rows, "--compute", "float32")
+        for path in (small, packed):
+            shared = self.lines("score", path, rows, "--compute", "float32", "--tensor-parallel", "2", ranks=2)
+            for one, other in zip(alone, shared, strict=True):
+                np.testing.assert_allclose(np.array(other["logprobs"][1:], dtype=float),
+                                           np.array(one["logprobs"][1:], dtype=float), atol=1e-4)
+
 
 if __name__ == "__main__":
     unittest.main(verbosity=1)

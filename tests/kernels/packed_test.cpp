@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 #include <vector>
@@ -29,7 +30,9 @@ Matrix random_rows(const PackedLayout& layout, std::int64_t rows) {
 }
 
 Matrix unpack(const PackedLayout& layout, const std::byte* panel, std::int64_t rows) {
-  Matrix m = random_rows(layout, rows);
+  Matrix m = random_rows(layout, rows);  // of the right size, but nothing that could be expected
+  std::ranges::fill(m.elements, std::byte{0xEE});
+  std::ranges::fill(m.scales, std::uint16_t{0xEEEE});
   unpack_panel(layout, panel, rows, m.elements.data(), m.scales.data());
   return m;
 }

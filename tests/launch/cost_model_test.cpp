@@ -94,6 +94,50 @@ TEST(CostModel, EverySyncPointWaitsForTheSlowest) {
       << "a lone rank waits for nobody";
 }
 
+TEST(CostModel, WaitsGrowWithTheLayersBetweenSyncPoints) {
+  ModelConfig config = four_tracks();
+  const Workload work{64, 2, 1, 8192};
+  const auto waits = [&](const Layout& layout) { return predict(config, layout, work, kGpu, kLink).waits; };
+  EXPECT_EQ(waits({1, 1, 1}), 0);
+  EXPECT_DOUBLE_EQ(waits({4, 1, 1}), 2 * std::sqrt(4));
+  EXPECT_DOUBLE_EQ(waits({1, 2, 1}), 16 * std::sqrt(0.5)) << "tracks of one rank do not wait for each other";
+  EXPECT_DOUBLE_EQ(waits({2, 2, 1}), 2 * std::sqrt(4) + 16 * std::sqrt(0.5));
+  config.sync_layers = {1, 3, 8};
+  EXPECT_DOUBLE_EQ(waits({4, 1, 1}), 1 + std::sqrt(2) + std::sqrt(5));
+  GpuSpec gpu = kGpu;
+  gpu.wait_layers = 0.5;
+  const Prediction even = predict(config, {4, 1, 1}, work, kGpu, kLink);
+  EXPECT_NEAR(predict(config, {4, 1, 1}, work, gpu, kLink).tpot_ms - even.tpot_ms,
+              0.5 * (1 + std::sqrt(2) + std::sqrt(5)) / 8 * even.tpot_ms * (1 - even.sync_fraction), 1e-9);
+}
+
+// Three prompts of 64: in steps of 40 rows four full ones and one of 32, in longer ones several prompts in
+// one.
+TEST(CostModel, PromptsOfABatchFillSteps) {
+  const ModelConfig config = four_tracks();
+  const Layout layout{4, 1, 1};
+  const auto batch_us = [&](const Workload& work) {
+    const Prediction p = predict(config, layout, work, kGpu, kLink);
+    return 1e6 * static_cast<double>(work.batch * work.output_len) / p.output_tokens_per_s;
+  };
+  const auto step_us = [](double rows, double sequences, double context) {
+    const double weights = 2 * (8 * kLayer + 100000 / 4.0),
+                 ops = 2 * rows * 8 * kLayer + 2 * sequences * 25000;
+    const double kv = sequences * context * 8 * 2 * 50 * 2, attention = rows * context * 8 * 4 * 100;
+    const auto greater = [](double bytes, double work) {
+      return std::max(bytes / (1e3 * 1000 * 0.5), work / (1e6 * 100 * 0.5));
+    };
+    return greater(weights, ops) + greater(kv, attention) + 8 * 2 + 2 * sum_us(kLink, 4, rows * 400) + 10 +
+           3 * sequences * 8 / 1000;
+  };
+  EXPECT_NEAR(batch_us({64, 1, 3, 40}), 4 * step_us(40, 1, 32) + step_us(32, 1, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 3, 160}), step_us(160, 2.5, 32) + step_us(32, 1, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 3, 192}), step_us(192, 3, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 3, 1000}), step_us(192, 3, 32), 1e-6);
+  EXPECT_NEAR(batch_us({64, 1, 1, 40}), step_us(40, 1, 20) + step_us(24, 1, 52), 1e-6)
+      << "a lone prompt as for its first token";
+}
+
 TEST(CostModel, CountsAndPricesMakeTheTime) {
   const ModelConfig config = four_tracks();
   GpuSpec gpu{"g", 1, 1000, 100, 0.5, 0.5, 2};
@@ -173,6 +217,22 @@ TEST(Hardware, FilesAreChecked) {
     write(text);
     EXPECT_THROW(gpu_of(path), Error) << text;
   }
+  const auto expect_message = [&](const std::string& text, const std::string& words) {
+    write(text);
+    try {
+      link_of(path);
+      ADD_FAILURE() << text << " was taken";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::bad_input);
+      EXPECT_EQ(error.what(), path + ": " + words);
+    }
+  };
+  expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "name": 7})",
+                 "name: expected text, found 7");
+  expect_message(R"({"latency_us": -5, "gb_per_s": 1, "ranks": 0})",
+                 "latency_us: expected a number of 0 or more, found -5");
+  expect_message(R"({"latency_us": 5, "gb_per_s": 0, "ranks": 0})",
+                 "gb_per_s: expected a number above 0, found 0");
   EXPECT_THROW(link_of("no-such-link"), Error);
   write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0})");
   EXPECT_EQ(link_of(path).sum_bytes, 4);

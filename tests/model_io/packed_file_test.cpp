@@ -1,6 +1,9 @@
 // Models in panels: the same weights as from rows, mapped where they can be, read where not, and damage
 // found.
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cstdio>
 #include <filesystem>
@@ -33,10 +36,11 @@ void write_typed(const std::string& path, const ModelConfig& config, DType dtype
   write_model(path, config, 8, dtype);
 }
 
-// Two tracks that two ranks can share, at columns that lie within a pair of groups.
+// Two tracks that two ranks can share, at columns that lie within a pair of groups; where ranks take whole
+// rows, those do not fill their last group.
 ModelConfig for_two_ranks() {
   return small_config(
-      {{"hidden_size", 224},
+      {{"hidden_size", 232},
        {"head_dim", 32},
        {"ffn_size", 320},
        {"vocab_size", 1003},
@@ -252,6 +256,45 @@ TEST(BadPackedFile, IsRefused) {
   }
 }
 
+struct BadScale {
+  std::int64_t row, group;
+  std::vector<std::string> words;
+};
+
+// In place, where the panels are mapped and only looked at. Rows of 210 columns: three pairs of groups and
+// one without a partner.
+TEST(BadPackedFile, ScalesOfMappedPanelsAreLookedAt) {
+  const std::string name = "/tracks/00/layers/000/w_gate";
+  const TensorSpec spec{name, {1001, 210}, WeightRole::matrix};
+  const BadScale cases[] = {{37, 0, {"row 37, group 0", "inf"}},
+                            {37, 3, {"row 37, group 3", "inf"}},
+                            {37, 6, {"row 37, group 6", "inf"}},
+                            {1000, 5, {"row 1000, group 5", "inf"}},
+                            {1001, 5, {"beside the matrix", "from row 992 on", "not finite"}}};
+  for (const BadScale& c : cases) {
+    SCOPED_TRACE(testing::Message() << "row " << c.row << ", group " << c.group);
+    TempFolder folder;
+    const std::string panels = folder / "p.h5";
+    write_int8_model(folder / "m.h5", many_pieces(), 8);
+    rewrite(folder / "m.h5", panels, WeightLayout::panels);
+    remove_attribute(panels, name, "crc32c");
+    const StoredTensor stored = ModelFile(panels).stat(spec);
+    ASSERT_EQ(stored.offset.value() % kMapAlignment, 0u) << "it would not be mapped";
+    const std::int64_t panel = 3 * kGroupPair + kScaleLine + kGroupWords;
+    ASSERT_EQ(stored.bytes, static_cast<std::size_t>(63 * panel));
+    const auto backend = make_cpu_backend({.threads = 2, .compute = Compute::int8});
+    EXPECT_NO_THROW(load_shard(ModelFile(panels), 0, 1, *backend));
+    std::fstream file(panels, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(static_cast<std::int64_t>(*stored.offset) + c.row / kPanelOuts * panel +
+               c.group / 2 * kGroupPair + c.group % 2 * kGroupScales + c.row % kPanelOuts * 2);
+    file.write("\x00\x7C", 2);
+    file.close();
+    const std::string message = message_of([&] { load_shard(ModelFile(panels), 0, 1, *backend); });
+    expect_words(message, {"p.h5", name});
+    expect_words(message, c.words);
+  }
+}
+
 // The mapping stays when the file is closed, and what was there when it was mapped is there as long.
 TEST(FileMaps, OutliveTheirFileAndKnowItsEnd) {
   TempFolder folder;
@@ -260,14 +303,58 @@ TEST(FileMaps, OutliveTheirFileAndKnowItsEnd) {
   {
     std::FILE* file = std::fopen((folder / "f").c_str(), "rb");
     FileMap map(::fileno(file), folder / "f");
-    bytes = map.bytes(4096, 907);
-    EXPECT_EQ(map.bytes(5003, 0).get(), bytes.get() + 907);
-    expect_words(message_of([&] { map.bytes(4096, 908); }), {"f", "truncated", "5003"});
-    expect_words(message_of([&] { map.bytes(5004, 0); }), {"truncated"});
+    bytes = map.bytes(4096, 907, "/d");
+    EXPECT_EQ(map.bytes(5003, 0, "/d").get(), bytes.get() + 907);
+    expect_words(message_of([&] { map.bytes(4096, 908, "/d"); }), {"f", "truncated", "5003", "/d"});
+    expect_words(message_of([&] { map.bytes(5004, 0, "/d"); }), {"truncated"});
     std::fclose(file);
   }
   std::filesystem::remove(folder / "f");
   EXPECT_EQ(static_cast<char>(bytes.get()[904]), 'e');
+}
+
+TEST(FileMaps, AreNullWhereAFileCannotBeMapped) {
+  TempFolder folder;
+  const int descriptor = ::open(folder.path().c_str(), O_RDONLY | O_DIRECTORY);
+  ASSERT_GE(descriptor, 0);
+  FileMap map(descriptor, folder.path());
+  EXPECT_EQ(map.bytes(0, 0, "/d"), nullptr);
+  EXPECT_EQ(map.bytes(0, 0, "/d"), nullptr);
+  ::close(descriptor);
+}
+
+// Lets the process take so many more bytes of addresses, as long as this lives.
+class AddressLimit {
+ public:
+  explicit AddressLimit(rlim_t more) {
+    std::ifstream file("/proc/self/statm");
+    rlim_t pages = 0;
+    file >> pages;
+    EXPECT_EQ(::getrlimit(RLIMIT_AS, &before_), 0);
+    rlimit limit = before_;
+    limit.rlim_cur = pages * static_cast<rlim_t>(::sysconf(_SC_PAGESIZE)) + more;
+    EXPECT_EQ(::setrlimit(RLIMIT_AS, &limit), 0);
+  }
+  ~AddressLimit() { ::setrlimit(RLIMIT_AS, &before_); }
+
+ private:
+  rlimit before_{};
+};
+
+// The file is too long for the addresses that are left, though nearly all of it is a hole.
+TEST(FileMaps, ThatCannotBeAreReadInstead) {
+  TempFolder folder;
+  const std::string rows = folder / "m.h5", panels = folder / "p.h5";
+  write_model(rows, many_pieces(), 8, DType::bfloat16);
+  rewrite(rows, panels, WeightLayout::panels);
+  std::filesystem::resize_file(panels, std::uintmax_t{1} << 40);
+  const auto plain = make_cpu_backend({.threads = 2}), packed = make_cpu_backend({.threads = 2});
+  const auto expected = all_weights(load_shard(ModelFile(rows), 0, 1, *plain));
+  {
+    const AddressLimit limit(rlim_t{4} << 30);
+    EXPECT_EQ(all_weights(load_shard(ModelFile(panels), 0, 1, *packed)), expected);
+  }
+  EXPECT_EQ(packed->mapped_bytes(), 0u);
 }
 
 }  // namespace
