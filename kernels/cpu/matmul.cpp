@@ -19,9 +19,22 @@ constexpr std::int64_t kTileRows = 6;               // a multiple of every tile'
 constexpr std::int64_t kRowBlock = 42 * kTileRows;  // the most rows of a task
 constexpr std::int64_t kSmallConversion = 16 * 1024;  // elements
 constexpr std::int64_t kPanelsPerStep = 8;            // a task's panels are a multiple: whole tiles
+constexpr std::int64_t kFewRows = kTileRows;          // up to so many, products wait for memory
+constexpr std::int64_t kPanelsPerStream = 4;          // the most that one row reads side by side
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
+}
+
+// Few rows, and panels that take equal times: each thread reads one run of them, through as many matrices as
+// it takes, which memory gives faster than many short ones.
+bool is_stream(std::span<const Product> products) {
+  const auto works = [](const Product& p) { return p.rows > 0; };
+  const auto first = std::ranges::find_if(products, works);
+  return std::ranges::all_of(products, [&](const Product& p) {
+    return !works(p) || (p.rows <= kFewRows && p.rows == first->rows &&
+                         p.layout.panel_bytes() == first->layout.panel_bytes());
+  });
 }
 
 double panel_work(const Product& p, std::int64_t rows) {
@@ -89,12 +102,13 @@ void Matmul::plan_tasks(std::span<const Product> products) {
   small_ = work < kSmallWork;
   const double target = std::clamp(work / (kTasksPerThread * pool_.threads()), kMinTask, kMaxTask);
   plans_.clear();
-  tasks_ = 0;
+  tasks_ = panels_ = 0;
   for (const Product& p : products) {
     Plan plan;
     plan.first_task = tasks_;
     if (p.rows > 0) {
       plan.input = input_of(p);
+      panels_ += p.layout.panels();
       plan.row_blocks = divide_up(p.rows, kRowBlock);
       plan.rows_per_block = plan.row_blocks == 1
                                 ? p.rows
@@ -108,9 +122,31 @@ void Matmul::plan_tasks(std::span<const Product> products) {
 }
 
 void Matmul::run_task(const Product& p, const Plan& plan, std::int64_t task) const {
-  const Input& input = inputs_[plan.input];
   const std::int64_t runs = divide_up(p.layout.panels(), plan.panels_per_task);
   const std::int64_t panel = task % runs * plan.panels_per_task, row = task / runs * plan.rows_per_block;
+  run_block(p, inputs_[plan.input],
+            {panel, std::min(panel + plan.panels_per_task, p.layout.panels()), row,
+             std::min(row + plan.rows_per_block, p.rows)});
+}
+
+// Share `share` of the panels of all products, one for each thread.
+void Matmul::run_share(std::span<const Product> products, std::int64_t share) const {
+  const auto edge = [&](std::int64_t s) {
+    return std::min(panels_, divide_up(panels_ * s, pool_.threads() * kPanelsPerStream) * kPanelsPerStream);
+  };
+  std::int64_t begin = edge(share), end = edge(share + 1);
+  for (std::size_t i = 0; i < products.size(); ++i) {
+    const Product& p = products[i];
+    if (p.rows == 0) continue;
+    const std::int64_t count = p.layout.panels();
+    if (begin < count && end > 0)
+      run_block(p, inputs_[plans_[i].input],
+                {std::max<std::int64_t>(begin, 0), std::min(end, count), 0, p.rows});
+    begin -= count, end -= count;
+  }
+}
+
+void Matmul::run_block(const Product& p, const Input& input, const Part& part) const {
   MatmulBlock block{p.layout, p.matrix};
   block.x = input.format == RowFormat::plain ? reinterpret_cast<const std::byte*>(input.x)
                                              : records_ + input.offset;
@@ -118,10 +154,10 @@ void Matmul::run_task(const Product& p, const Plan& plan, std::int64_t task) con
   block.y = p.y;
   block.x_rows = p.x_rows;
   block.y_rows = p.y_rows;
-  block.panel_begin = panel;
-  block.panel_end = std::min(panel + plan.panels_per_task, p.layout.panels());
-  block.row_begin = row;
-  block.row_end = std::min(row + plan.rows_per_block, p.rows);
+  block.panel_begin = part.panel_begin;
+  block.panel_end = part.panel_end;
+  block.row_begin = part.row_begin;
+  block.row_end = part.row_end;
   switch (input.format) {
     case RowFormat::plain:
     case RowFormat::rounded:
@@ -151,6 +187,12 @@ void Matmul::run(std::span<const Product> products) {
   scratch_bytes_ = converted_rows_ = converted_elements_ = 0;
   plan_tasks(products);
   convert_inputs();
+  if (is_stream(products)) {
+    const auto run_next = [&](std::int64_t share, int) { run_share(products, share); };
+    if (!small_) return pool_.parallel_for(pool_.threads(), run_next);
+    for (std::int64_t share = 0; share < pool_.threads(); ++share) run_next(share, 0);
+    return;
+  }
   const auto run_one = [&](std::int64_t task, int) {
     const auto after = std::upper_bound(plans_.begin(), plans_.end(), task,
                                         [](std::int64_t t, const Plan& plan) { return t < plan.first_task; });

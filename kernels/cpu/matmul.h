@@ -68,19 +68,25 @@ class Matmul {
     std::int64_t first_task = 0, row_blocks = 0, rows_per_block = 0, panels_per_task = 0;
   };
 
+  struct Part {
+    std::int64_t panel_begin, panel_end, row_begin, row_end;
+  };
+
   RowFormat format_of(const Product& p) const;
   std::size_t input_of(const Product& p);
   void convert_inputs();
   void plan_tasks(std::span<const Product> products);
   void run_task(const Product& p, const Plan& plan, std::int64_t task) const;
+  void run_share(std::span<const Product> products, std::int64_t share) const;
+  void run_block(const Product& p, const Input& input, const Part& part) const;
 
   ThreadPool& pool_;
   Compute compute_;
   std::vector<Input> inputs_;
   std::vector<Plan> plans_;
   std::int64_t scratch_bytes_ = 0, converted_rows_ = 0, converted_elements_ = 0;
-  std::int64_t tasks_ = 0;
-  bool small_ = false;  // not worth waking other threads
+  std::int64_t tasks_ = 0, panels_ = 0;  // of a list
+  bool small_ = false;                   // not worth waking other threads
   ScratchFloats scratch_;
   std::byte* records_ = nullptr;
 };
