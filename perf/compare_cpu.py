@@ -7,7 +7,7 @@
 
 DIR holds llama-bench and llama-batched-bench of a build; models come from perf/peer_models.py (quantised by
 llama-quantize). What is not given is left out. The machine's read bandwidth and peaks (bench_ops --ceilings) are
-measured in every round too, between the cells.
+measured in every round too, between the cells, and before and after those of one row, which read all the time.
 """
 import argparse
 import json
@@ -182,12 +182,17 @@ def main():
                                          start_cells(args, folder)) for cell in source)
         cells = {name: cells[name] for name in sorted(cells, key=likeness) if re.search(args.only, name)}
         seen = {name: [] for name in cells}
-        ceilings = []
+        ceilings, reads = [], {}
         for _ in range(args.rounds):
             for i, (name, (_, run)) in enumerate(cells.items()):
-                if i % 4 == 0:
+                bound = re.fullmatch(r"ptrt dense \w+ decode 1", name)
+                if i % 4 == 0 or bound:
                     ceilings.append(ceiling_cell(args)[1]())
                 seen[name].append(run())
+                if bound:
+                    before = ceilings[-1]["read_gb_per_s"]
+                    ceilings.append(ceiling_cell(args)[1]())
+                    reads.setdefault(name, []).append((before + ceilings[-1]["read_gb_per_s"]) / 2)
 
     best = {key: round(statistics.median(c[key] for c in ceilings), 2) for key in ceilings[0]}
     for name, value in best.items():
@@ -197,6 +202,8 @@ def main():
         print(f"{name:55} {statistics.median(seen[name]):10.3f}")
         shown = " ".join(os.path.basename(word) if os.path.isabs(word) else word for word in command)
         result.append({"cell": name, "command": shown, "median": statistics.median(seen[name]), "rounds": seen[name]})
+        if name in reads:  # GB/s, mean of before and after each round
+            result[-1]["read_gb_per_s"] = reads[name]
     if args.out:
         Path(args.out).write_text(json.dumps({"machine": machine(), "commit": commit(), "ceilings_median": best,
                                               "ceilings": ceilings, "cells": result}, indent=1) + "\n", encoding="utf-8")
