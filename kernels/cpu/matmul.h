@@ -68,6 +68,7 @@ class Matmul {
     std::int64_t first_task = 0, row_blocks = 0, rows_per_block = 0, panels_per_task = 0;
   };
 
+  // Of a product, for one thread.
   struct Part {
     std::int64_t panel_begin, panel_end, row_begin, row_end;
   };
