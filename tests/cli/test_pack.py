@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptrt_cli import SLOWNESS, CliTest, Outcome, Running, ptrt, write_requests
+from ptrt_cli import SANITIZERS, SLOWNESS, CliTest, Outcome, Running, ptrt, write_requests
 from test_quantize import mixed_config, peak_bytes, requests
 
 from crc32c import crc32c
@@ -221,6 +221,7 @@ class Pack(CliTest):
         self.assert_refused(ptrt("pack", model, "-o", model), "overwrite", model.name)
         self.assertEqual(model.read_bytes(), before)
 
+    @unittest.skipIf(SANITIZERS, "sanitizers keep memory of their own")
     def test_memory(self) -> None:
         """Neither packing nor mapping takes the model twice."""
         text = self.fresh(".json")
