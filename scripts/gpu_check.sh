@@ -8,10 +8,10 @@
 #   scripts/gpu_check.sh --bundle DIR [--build DIR]
 #
 #   --build DIR     build folder (default build-gpu), configured and built first; needs the packages of install_deps.sh
-#   --prebuilt DIR  take what --bundle made, build nothing; needs the driver, cuBLASLt and python3 on this machine. For
-#                   both, a DIR that ends in .tar.gz is such a file
+#   --prebuilt DIR  take what --bundle made, build nothing; needs the driver, cuBLASLt, NCCL and python3 on this
+#                   machine. For both, a DIR that ends in .tar.gz is such a file
 #   --bundle DIR    on a machine without a GPU: collect the programs of a build folder (--build, default build) that was
-#                   configured with -DPTRT_BUILD_PERF=ON, and the shared libraries they need but for glibc and cuBLAS
+#                   configured with -DPTRT_BUILD_PERF=ON, and the shared libraries they need but for glibc, cuBLAS, NCCL
 #   --time-limit S  of all stages together (default 540 with --prebuilt, else 3600); what finds no time left has failed
 #   --dry-run       print the stages, their time limits and what they do, only
 #   OUT_DIR         default gpu-check
@@ -65,7 +65,7 @@ if [ $dry_run = 0 ]; then
   [ -z "$prebuilt" ] || missing=$("$PROGRAMS/run" --missing) || die "the bundle's programs do not find:"$'\n'"$missing"
   mkdir -p "$out/log" "$PROGRAMS"
   out=$(cd "$out" && pwd) PROGRAMS=$(cd "$PROGRAMS" && pwd)
-  rm -f "$out"/*.json "$out/summary.md"  # of an earlier call
+  rm -f "$out"/{ops,bench_one,bench_batch,demo,hf,cuda}.json "$out/summary.md"  # of an earlier call
   : >"$out/stages.jsonl"
 fi
 SANITIZER=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
