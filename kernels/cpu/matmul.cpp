@@ -37,6 +37,20 @@ bool is_stream(std::span<const Product> products) {
   });
 }
 
+void multiply(RowFormat format, const MatmulBlock& block) {
+  switch (format) {
+    case RowFormat::plain:
+    case RowFormat::rounded:
+      return multiply_float(block);
+    case RowFormat::quantised:
+      return multiply_quantised(block);
+    case RowFormat::bfloat16:
+      return multiply_avx512_bfloat16(block);
+    case RowFormat::int8:
+      return multiply_avx512_int8(block);
+  }
+}
+
 double panel_work(const Product& p, std::int64_t rows) {
   return static_cast<double>(p.layout.panel_bytes()) / kBytesPerNs +
          static_cast<double>(p.layout.in * kPanelOuts * rows) / kProductsPerNs;
@@ -123,30 +137,36 @@ void Matmul::plan_tasks(std::span<const Product> products) {
 
 void Matmul::run_task(const Product& p, const Plan& plan, std::int64_t task) const {
   const std::int64_t runs = divide_up(p.layout.panels(), plan.panels_per_task);
-  const std::int64_t panel = task % runs * plan.panels_per_task, row = task / runs * plan.rows_per_block;
-  run_block(p, inputs_[plan.input],
-            {panel, std::min(panel + plan.panels_per_task, p.layout.panels()), row,
-             std::min(row + plan.rows_per_block, p.rows)});
+  MatmulBlock block = block_of(p, plan);
+  block.panel_begin = task % runs * plan.panels_per_task;
+  block.panel_end = std::min(block.panel_begin + plan.panels_per_task, p.layout.panels());
+  block.row_begin = task / runs * plan.rows_per_block;
+  block.row_end = std::min(block.row_begin + plan.rows_per_block, p.rows);
+  multiply(inputs_[plan.input].format, block);
 }
 
-// Share `share` of the panels of all products, one for each thread.
-void Matmul::run_share(std::span<const Product> products, std::int64_t share) const {
-  const auto edge = [&](std::int64_t s) {
-    return std::min(panels_, divide_up(panels_ * s, pool_.threads() * kPanelsPerStream) * kPanelsPerStream);
-  };
-  std::int64_t begin = edge(share), end = edge(share + 1);
+// Panels [begin, end), counted through all products.
+void Matmul::run_panels(std::span<const Product> products, std::int64_t begin, std::int64_t end) const {
   for (std::size_t i = 0; i < products.size(); ++i) {
     const Product& p = products[i];
     if (p.rows == 0) continue;
     const std::int64_t count = p.layout.panels();
-    if (begin < count && end > 0)
-      run_block(p, inputs_[plans_[i].input],
-                {std::max<std::int64_t>(begin, 0), std::min(end, count), 0, p.rows});
+    if (begin < count && end > 0) {
+      MatmulBlock block = block_of(p, plans_[i]);
+      block.panel_begin = std::max<std::int64_t>(begin, 0);
+      block.panel_end = std::min(end, count);
+      block.row_end = p.rows;
+      multiply(inputs_[plans_[i].input].format, block);
+    }
     begin -= count, end -= count;
   }
 }
 
-void Matmul::run_block(const Product& p, const Input& input, const Part& part) const {
+// Of the whole product, but for the panels and rows. Those are then set one by one, as the kernels read them:
+// a wide load of what narrower stores have just written waits until all loads before it are done, that is for
+// memory.
+MatmulBlock Matmul::block_of(const Product& p, const Plan& plan) const {
+  const Input& input = inputs_[plan.input];
   MatmulBlock block{p.layout, p.matrix};
   block.x = input.format == RowFormat::plain ? reinterpret_cast<const std::byte*>(input.x)
                                              : records_ + input.offset;
@@ -154,21 +174,7 @@ void Matmul::run_block(const Product& p, const Input& input, const Part& part) c
   block.y = p.y;
   block.x_rows = p.x_rows;
   block.y_rows = p.y_rows;
-  block.panel_begin = part.panel_begin;
-  block.panel_end = part.panel_end;
-  block.row_begin = part.row_begin;
-  block.row_end = part.row_end;
-  switch (input.format) {
-    case RowFormat::plain:
-    case RowFormat::rounded:
-      return multiply_float(block);
-    case RowFormat::quantised:
-      return multiply_quantised(block);
-    case RowFormat::bfloat16:
-      return multiply_avx512_bfloat16(block);
-    case RowFormat::int8:
-      return multiply_avx512_int8(block);
-  }
+  return block;
 }
 
 bool multiplies_natively(Compute compute) {
@@ -188,10 +194,14 @@ void Matmul::run(std::span<const Product> products) {
   plan_tasks(products);
   convert_inputs();
   if (is_stream(products)) {
-    const auto run_next = [&](std::int64_t share, int) { run_share(products, share); };
-    if (!small_) return pool_.parallel_for(pool_.threads(), run_next);
-    for (std::int64_t share = 0; share < pool_.threads(); ++share) run_next(share, 0);
-    return;
+    if (small_) return run_panels(products, 0, panels_);
+    const auto edge = [&](std::int64_t share) {
+      return std::min(panels_,
+                      divide_up(panels_ * share, pool_.threads() * kPanelsPerStream) * kPanelsPerStream);
+    };
+    return pool_.parallel_for(pool_.threads(), [&](std::int64_t share, int) {
+      run_panels(products, edge(share), edge(share + 1));
+    });
   }
   const auto run_one = [&](std::int64_t task, int) {
     const auto after = std::upper_bound(plans_.begin(), plans_.end(), task,

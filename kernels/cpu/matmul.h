@@ -68,18 +68,13 @@ class Matmul {
     std::int64_t first_task = 0, row_blocks = 0, rows_per_block = 0, panels_per_task = 0;
   };
 
-  // Of a product, for one thread.
-  struct Part {
-    std::int64_t panel_begin, panel_end, row_begin, row_end;
-  };
-
   RowFormat format_of(const Product& p) const;
   std::size_t input_of(const Product& p);
   void convert_inputs();
   void plan_tasks(std::span<const Product> products);
   void run_task(const Product& p, const Plan& plan, std::int64_t task) const;
-  void run_share(std::span<const Product> products, std::int64_t share) const;
-  void run_block(const Product& p, const Input& input, const Part& part) const;
+  void run_panels(std::span<const Product> products, std::int64_t begin, std::int64_t end) const;
+  MatmulBlock block_of(const Product& p, const Plan& plan) const;
 
   ThreadPool& pool_;
   Compute compute_;

@@ -18,7 +18,8 @@ __attribute__((always_inline)) inline void store_sums(const __m512 (&sums)[kRows
     const std::int64_t left = tile.outs - p * kPanelOuts;
     const __mmask16 mask = left >= kPanelOuts ? 0xFFFF : static_cast<__mmask16>((1u << left) - 1);
     PTRT_UNROLL
-    for (int r = 0; r < kRows; ++r) _mm512_mask_storeu_ps(tile.y[r] + p * kPanelOuts, mask, sums[r][p]);
+    for (int r = 0; r < kRows; ++r)
+      _mm512_mask_storeu_ps(tile.y[r] + tile.y_offset + p * kPanelOuts, mask, sums[r][p]);
   }
 }
 
@@ -36,36 +37,73 @@ __attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
   return _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(word));
 }
 
+// Few rows wait for memory: the fewer instructions a line of weights takes, the more lines are within the
+// processor's window and asked for at once. So these have a load in them, which GCC 12 makes an instruction
+// of its own, and loops over single rows are unrolled.
+
+// sums += the pairs of x times those of the line of weights at `w`.
+__attribute__((always_inline)) inline void add_pairs_at(const std::byte* w, __m512i x, __m512& sums) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(x), "m"(*reinterpret_cast<const __m512i*>(w)));
+}
+
+// sums += the quads of w times the quad at `x`.
+__attribute__((always_inline)) inline void add_quad_at(__m512i w, const std::byte* x, __m512i& sums) {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+}
+
 struct Bfloat16Tile {
   static constexpr int kRows = 6, kPanels = 4, kStreamRows = 6;
   static constexpr int kStreamChains =
       4;  // a line of one panel every six cycles would be less than memory gives
   static constexpr bool kFetches = true;
+  template <int kR>
+  static constexpr int kUnroll = kR <= 2 ? 4 : 1;
 
   template <int kR, int kP, int kLines>
-  __attribute__((noinline)) static void run(const MatmulTile& tile) {
+  __attribute__((noinline)) static void run(MatmulTile& tile) {
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP, kLines>(tile);
+  }
+
+  template <int kR, int kP, int kLines>
+  __attribute__((always_inline)) static void run_one(const MatmulTile& tile) {
     __m512 sums[kR][kP];
     PTRT_UNROLL
     for (int r = 0; r < kR; ++r) {
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_setzero_ps();
     }
-    const std::int64_t pairs = (tile.in + 1) / 2, panel_bytes = tile.panel_bytes;
+    const std::int64_t pairs = (tile.in + 1) / 2, whole = pairs / kUnroll<kR> * kUnroll<kR>;
     const std::byte* at = tile.panel;
-    for (std::int64_t i = 0; i < pairs; ++i, at += 64) {
-      prefetch_lines<kLines>(tile, at);
-      __m512bh w[kP];
+    std::int64_t i = 0;
+    for (; i < whole; i += kUnroll<kR>) {
       PTRT_UNROLL
-      for (int p = 0; p < kP; ++p)
-        w[p] = (__m512bh)_mm512_load_si512(reinterpret_cast<const __m512i*>(at + p * panel_bytes));
-      PTRT_UNROLL
-      for (int r = 0; r < kR; ++r) {
-        const auto x = (__m512bh)broadcast(tile.x[r] + i * 4);
-        PTRT_UNROLL
-        for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_dpbf16_ps(sums[r][p], w[p], x);
-      }
+      for (int u = 0; u < kUnroll<kR>; ++u, at += 64) multiply_pair<kLines>(tile, at, i + u, sums);
     }
+    for (; i < pairs; ++i, at += 64) multiply_pair<kLines>(tile, at, i, sums);
     store_sums(sums, tile);
+  }
+
+  // sums += pair i of x times that of the panels.
+  template <int kLines, int kR, int kP>
+  __attribute__((always_inline)) static void multiply_pair(const MatmulTile& tile, const std::byte* at,
+                                                           std::int64_t i, __m512 (&sums)[kR][kP]) {
+    prefetch_lines<kLines>(tile, at);
+    if constexpr (kR == 1) {
+      const __m512i x = broadcast(tile.x[0] + i * 4);
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p) add_pairs_at(at + p * tile.panel_bytes, x, sums[0][p]);
+      return;
+    }
+    __m512bh w[kP];
+    PTRT_UNROLL
+    for (int p = 0; p < kP; ++p)
+      w[p] = (__m512bh)_mm512_load_si512(reinterpret_cast<const __m512i*>(at + p * tile.panel_bytes));
+    PTRT_UNROLL
+    for (int r = 0; r < kR; ++r) {
+      const auto x = (__m512bh)broadcast(tile.x[r] + i * 4);
+      PTRT_UNROLL
+      for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_dpbf16_ps(sums[r][p], w[p], x);
+    }
   }
 };
 
@@ -75,7 +113,12 @@ struct Int8Tile {
   static constexpr bool kFetches = true;
 
   template <int kR, int kP, int kLines>
-  __attribute__((noinline)) static void run(const MatmulTile& tile) {
+  __attribute__((noinline)) static void run(MatmulTile& tile) {
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP, kLines>(tile);
+  }
+
+  template <int kR, int kP, int kLines>
+  __attribute__((always_inline)) static void run_one(const MatmulTile& tile) {
     const float* scales[kR];
     const std::int32_t* offsets[kR];
     __m512 sums[kR][kP];
@@ -133,7 +176,12 @@ struct Int8Tile {
         w[p] = _mm512_load_si512(reinterpret_cast<const __m512i*>(at + p * tile.panel_bytes + quad * 64));
       PTRT_UNROLL
       for (int r = 0; r < kR; ++r) {
-        const __m512i x = broadcast(tile.x[r] + g * kInt8Group + quad * 4);
+        const std::byte* word = tile.x[r] + g * kInt8Group + quad * 4;
+        if constexpr (kP == 1) {
+          add_quad_at(w[0], word, group[r][0]);
+          continue;
+        }
+        const __m512i x = broadcast(word);
         PTRT_UNROLL
         for (int p = 0; p < kP; ++p) group[r][p] = _mm512_dpbusd_epi32(group[r][p], w[p], x);
       }

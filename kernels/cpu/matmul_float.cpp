@@ -156,9 +156,9 @@ HWY_INLINE void store_sums(const Sums<kRows, kPanels>& sums, const MatmulTile& t
       for (int i = 0; i < kPanelVectors; ++i) {
         const std::int64_t out = p * kPanelOuts + i * kLanes, left = tile.outs - out;
         if (left >= kLanes) {
-          hn::StoreU(sums.v[r][p][i], kFloats, tile.y[r] + out);
+          hn::StoreU(sums.v[r][p][i], kFloats, tile.y[r] + tile.y_offset + out);
         } else if (left > 0) {
-          store_part(sums.v[r][p][i], tile.y[r] + out, left);
+          store_part(sums.v[r][p][i], tile.y[r] + tile.y_offset + out, left);
         }
       }
     }
@@ -172,11 +172,17 @@ HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
 
 template <class Words>
 struct FloatTile {
-  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = 2, kStreamChains = 1;
+  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = std::min(2, kRows),
+                       kStreamChains = 1;
   static constexpr bool kFetches = false;
 
   template <int kR, int kP, int kLines>
-  static HWY_NOINLINE void run(const MatmulTile& tile) {
+  static HWY_NOINLINE void run(MatmulTile& tile) {
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP>(tile);
+  }
+
+  template <int kR, int kP>
+  static HWY_INLINE void run_one(const MatmulTile& tile) {
     const float* x[kR];
     float_rows(tile, x);
     Sums<kR, kP> sums;
@@ -190,12 +196,17 @@ struct FloatTile {
 // are quantised and bring scales of their own.
 template <bool kScaled>
 struct GroupTile {
-  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels, kStreamRows = 2,
-                       kStreamChains = 1;
+  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels,
+                       kStreamRows = std::min(2, kRows), kStreamChains = 1;
   static constexpr bool kFetches = false;
 
   template <int kR, int kP, int kLines>
-  static HWY_NOINLINE void run(const MatmulTile& tile) {
+  static HWY_NOINLINE void run(MatmulTile& tile) {
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP>(tile);
+  }
+
+  template <int kR, int kP>
+  static HWY_INLINE void run_one(const MatmulTile& tile) {
     const float* x[kR];
     float_rows(tile, x);
     Sums<kR, kP> sums, group;

@@ -31,18 +31,28 @@ struct MatmulTile {
   std::int64_t panel_bytes = 0, in = 0, groups = 0;
   std::int64_t outs = 0;  // that exist from the first panel on, possibly more than the tile's
   const std::byte* x[kMaxTileRows] = {};
-  float* y[kMaxTileRows] = {};
+  float* y[kMaxTileRows] = {};  // from y_offset on
+  std::int64_t y_offset = 0;
+  std::int64_t count = 1;  // of equal tiles side by side, this one the first
+
+  // To the tile beside this one.
+  __attribute__((always_inline)) void advance(std::int64_t panels) {
+    panel += panels * panel_bytes;
+    outs -= panels * kPanelOuts;
+    y_offset += panels * kPanelOuts;
+  }
 };
 
 // Tile::kRows rows by Tile::kPanels panels for many rows; what is left over by single panels. Up to
 // Tile::kStreamRows rows, which wait for memory, take as few panels side by side as have Tile::kStreamChains
 // sums under way, so that no sum waits for itself; with a single panel (or short ones) the whole block is one
 // ascending stream, which the processor's prefetchers follow across the ends of short panels. Tile::run<rows,
-// panels>(tile) computes one.
+// panels>(tile) computes tile.count of them: what comes between two tiles takes the processor's room for
+// loads under way.
 namespace {
 
 template <class Tile, int kPanels, int kLines, int kRows = Tile::kRows>
-void run_rows(std::int64_t rows, const MatmulTile& tile) {
+void run_rows(std::int64_t rows, MatmulTile& tile) {
   if constexpr (kRows > 1) {
     if (rows < kRows) return run_rows<Tile, kPanels, kLines, kRows - 1>(rows, tile);
   }
@@ -67,7 +77,7 @@ void run_tile(std::int64_t rows, [[maybe_unused]] std::int64_t index, [[maybe_un
 
 // Without fetching ahead: one panel, or the few side by side that stream_panels() says.
 template <class Tile>
-void run_few(std::int64_t rows, std::int64_t panels, const MatmulTile& tile) {
+void run_few(std::int64_t rows, std::int64_t panels, MatmulTile& tile) {
   if constexpr (Tile::kStreamChains >= 4) {
     if (panels == 4) return run_rows<Tile, 4, 0, 1>(rows, tile);
   }
@@ -77,25 +87,30 @@ void run_few(std::int64_t rows, std::int64_t panels, const MatmulTile& tile) {
   run_rows<Tile, 1, 0>(rows, tile);
 }
 
+// Points the tile at rows [begin, begin + n) of the block and at `panel`.
+inline void place_tile(const MatmulBlock& block, std::int64_t panel, std::int64_t begin, std::int64_t n,
+                       MatmulTile& tile) {
+  tile.panel = block.matrix + panel * tile.panel_bytes;
+  tile.outs = block.layout.out - panel * kPanelOuts;
+  tile.y_offset = panel * kPanelOuts;
+  for (std::int64_t r = 0; r < n; ++r) {
+    const std::int64_t x_row = block.x_rows != nullptr ? block.x_rows[begin + r] : begin + r;
+    const std::int64_t y_row = block.y_rows != nullptr ? block.y_rows[begin + r] : begin + r;
+    tile.x[r] = block.x + x_row * block.x_stride;
+    tile.y[r] = block.y + y_row * block.layout.out;
+  }
+}
+
 // All rows over panels of one strip, as equal groups as can be: the strip stays in the second-level cache.
 template <class Tile>
 void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels, MatmulTile& tile) {
   const bool follows = panel + 2 * panels <= block.panel_end;
-
   const std::int64_t rows = block.row_end - block.row_begin;
   const std::int64_t groups = (rows + Tile::kRows - 1) / Tile::kRows, step = (rows + groups - 1) / groups;
-  tile.panel = block.matrix + panel * tile.panel_bytes;
-  tile.outs = block.layout.out - panel * kPanelOuts;
-  float* const y = block.y + panel * kPanelOuts;
   for (std::int64_t begin = block.row_begin; begin < block.row_end; begin += step) {
     const std::int64_t n = block.row_end - begin < step ? block.row_end - begin : step;
-    for (std::int64_t r = 0; r < n; ++r) {
-      const std::int64_t x_row = block.x_rows != nullptr ? block.x_rows[begin + r] : begin + r;
-      const std::int64_t y_row = block.y_rows != nullptr ? block.y_rows[begin + r] : begin + r;
-      tile.x[r] = block.x + x_row * block.x_stride;
-      tile.y[r] = y + y_row * block.layout.out;
-    }
-    if (panels == Tile::kPanels && panels > 1 && rows > Tile::kStreamRows) {
+    place_tile(block, panel, begin, n, tile);
+    if (panels == Tile::kPanels) {
       run_tile<Tile>(n, (begin - block.row_begin) / step, groups,
                      follows ? tile.panel + panels * tile.panel_bytes : nullptr, tile);
     } else {
@@ -118,18 +133,28 @@ std::int64_t stream_panels(std::int64_t rows, std::int64_t left, std::int64_t pa
 }
 
 template <class Tile>
+void run_stream(const MatmulBlock& block, MatmulTile& tile) {
+  const std::int64_t rows = block.row_end - block.row_begin;
+  for (std::int64_t panel = block.panel_begin; panel < block.panel_end;) {
+    const std::int64_t left = block.panel_end - panel;
+    const std::int64_t panels = stream_panels<Tile>(rows, left, tile.panel_bytes);
+    place_tile(block, panel, block.row_begin, rows, tile);
+    tile.count = left / panels;
+    run_few<Tile>(rows, panels, tile);
+    panel += tile.count * panels;
+  }
+}
+
+template <class Tile>
 void run_block(const MatmulBlock& block) {
+  static_assert(Tile::kStreamRows <= Tile::kRows);
   MatmulTile tile;
   tile.panel_bytes = block.layout.panel_bytes();
   tile.in = block.layout.in;
   if (block.layout.dtype == DType::int8) tile.groups = block.layout.groups();
-  const std::int64_t rows = block.row_end - block.row_begin;
-  const bool stream = rows <= Tile::kStreamRows;
+  if (block.row_end - block.row_begin <= Tile::kStreamRows) return run_stream<Tile>(block, tile);
   for (std::int64_t panel = block.panel_begin; panel < block.panel_end;) {
-    const std::int64_t left = block.panel_end - panel;
-    const std::int64_t panels = stream                  ? stream_panels<Tile>(rows, left, tile.panel_bytes)
-                                : left >= Tile::kPanels ? Tile::kPanels
-                                                        : 1;
+    const std::int64_t panels = block.panel_end - panel >= Tile::kPanels ? Tile::kPanels : 1;
     run_strip<Tile>(block, panel, panels, tile);
     panel += panels;
   }
