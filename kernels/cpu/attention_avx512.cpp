@@ -62,7 +62,7 @@ PTRT_INLINE void add_scores(const std::uint32_t* element, std::int64_t stride, c
 // scores[query][page · kPageTokens …] = q[query] · keys, for kPages pages.
 template <int kQueries, int kPages>
 PTRT_INLINE void score_pages(const std::uint32_t* q, std::int64_t head_dim, const std::uint16_t* const* keys,
-                             float* scores) {
+                             const std::uint16_t* const* next, float* scores) {
   __m512 sums[kQueries][kPages];
   PTRT_UNROLL
   for (int i = 0; i < kQueries; ++i) {
@@ -74,6 +74,10 @@ PTRT_INLINE void score_pages(const std::uint32_t* q, std::int64_t head_dim, cons
   for (std::int64_t j = 0; j < head_dim / 2; ++j) {
     PTRT_UNROLL
     for (int p = 0; p < kPages; ++p) key[p] = _mm512_loadu_si512(keys[p] + j * 2 * kPageTokens);
+    if (next != nullptr) {
+      PTRT_UNROLL
+      for (int p = 0; p < kPages; ++p) _mm_prefetch(next[p] + j * 2 * kPageTokens, _MM_HINT_T0);
+    }
     add_scores(q + j, words, key, sums);
   }
   if (head_dim % 2 != 0) {
@@ -102,21 +106,28 @@ struct TileWeights {
 // latter with the weights as they are before rounding.
 template <int kQueries>
 PTRT_INLINE void update_softmax(const float* scores, const TileState& state, TileWeights<kQueries>& weights) {
-  alignas(64) float max[16] = {};
+  // One lane a query. Put together in registers, as a load of what narrower stores have just written would
+  // wait for these to leave the pipeline.
+  __m512 old_max = _mm512_setzero_ps(), new_max = _mm512_setzero_ps();
+  float max[kQueries];
+  PTRT_UNROLL
   for (int i = 0; i < kQueries; ++i) {
-    __m512 largest = _mm512_set1_ps(state.max[i]);
+    const __m512 old = _mm512_set1_ps(state.max[i]);
+    __m512 largest = old;
     PTRT_UNROLL
     for (int v = 0; v < kVectors; ++v)
       largest = _mm512_mask_max_ps(largest, static_cast<__mmask16>(weights.seen[i] >> 16 * v),
                                    _mm512_load_ps(scores + i * kSpanTokens + v * 16), largest);
     max[i] = _mm512_reduce_max_ps(largest);
+    const auto lane = static_cast<__mmask16>(1u << i);
+    old_max = _mm512_mask_mov_ps(old_max, lane, old);
+    new_max = _mm512_mask_mov_ps(new_max, lane, _mm512_set1_ps(max[i]));
+    state.max[i] = max[i];
   }
-  const __m512 old_max = _mm512_maskz_loadu_ps(first_lanes(kQueries), state.max),
-               new_max = _mm512_load_ps(max);
   const __mmask16 same = _mm512_cmp_ps_mask(old_max, new_max, _CMP_EQ_OQ);
   const __m512 shrink = exp_nonpositive(_mm512_sub_ps(old_max, new_max));
   _mm512_store_ps(weights.rescale, _mm512_mask_mov_ps(shrink, same, _mm512_set1_ps(1.0f)));
-  _mm512_mask_storeu_ps(state.max, first_lanes(kQueries), new_max);
+  PTRT_UNROLL
   for (int i = 0; i < kQueries; ++i) {
     const __m512 shift = _mm512_set1_ps(max[i]);
     __m512 weight[kVectors];
@@ -179,8 +190,13 @@ PTRT_INLINE void add_values(const TileWeights<kQueries>& weights, const SpanPage
       sums[i][c] = _mm512_mul_ps(_mm512_loadu_ps(state.acc + i * state.stride + column + c * 16), rescale);
   }
   for (std::int64_t pair = range.begin; pair < range.end; ++pair) {
-    const std::uint16_t* const at =
-        span.values[pair / kPagePairs] + (pair % kPagePairs * head_dim + column) * 2;
+    const std::int64_t place = (pair % kPagePairs * head_dim + column) * 2;
+    const std::uint16_t* const at = span.values[pair / kPagePairs] + place;
+    if (span.next_values != nullptr) {
+      PTRT_UNROLL
+      for (int c = 0; c < kColumns; ++c)
+        _mm_prefetch(span.next_values[pair / kPagePairs] + place + c * 32, _MM_HINT_T0);
+    }
     PTRT_UNROLL
     for (int c = 0; c < kColumns; ++c)
       value[c] = kColumns > 1 ? _mm512_loadu_si512(at + c * 32) : _mm512_maskz_loadu_epi32(lanes, at);
@@ -214,10 +230,10 @@ __attribute__((noinline)) void attend_tile(const std::uint32_t* q, std::int64_t 
   for (int i = 0; i < kQueries; ++i) weights.seen[i] = token_mask(seen[i]);
   const std::int64_t pages = (seen[kQueries - 1].end + kPageTokens - 1) / kPageTokens;
   if (pages == kSpanPages) {
-    score_pages<kQueries, kSpanPages>(q, head_dim, span.keys, scores);
+    score_pages<kQueries, kSpanPages>(q, head_dim, span.keys, span.next_keys, scores);
   } else {
     for (std::int64_t p = 0; p < pages; ++p)
-      score_pages<kQueries, 1>(q, head_dim, span.keys + p, scores + p * kPageTokens);
+      score_pages<kQueries, 1>(q, head_dim, span.keys + p, nullptr, scores + p * kPageTokens);
   }
   update_softmax(scores, state, weights);
 

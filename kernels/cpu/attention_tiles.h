@@ -23,6 +23,10 @@ struct SpanPages {
   const T* keys[kSpanPages];
   const T* values[kSpanPages];
   std::int64_t pages = 0;
+  // The same places of the span that comes after this one, to be fetched along the way: pages lie far apart,
+  // each too short for the processor's own prefetchers. Null where nothing follows.
+  const T* const* next_keys = nullptr;
+  const T* const* next_values = nullptr;
 };
 
 // Tokens of a span, [begin, end).
