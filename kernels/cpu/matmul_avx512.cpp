@@ -108,7 +108,7 @@ struct Bfloat16Tile {
 };
 
 struct Int8Tile {
-  static constexpr int kRows = 6, kPanels = 2, kStreamRows = 4;
+  static constexpr int kRows = 6, kPanels = 2, kStreamRows = 6;
   static constexpr int kStreamChains = 1;  // the integer sums of groups do not wait for each other
   static constexpr bool kFetches = true;
 
