@@ -19,7 +19,7 @@ constexpr std::int64_t kTileRows = 6;               // a multiple of every tile'
 constexpr std::int64_t kRowBlock = 42 * kTileRows;  // the most rows of a task
 constexpr std::int64_t kSmallConversion = 16 * 1024;  // elements
 constexpr std::int64_t kPanelsPerStep = 8;            // a task's panels are a multiple: whole tiles
-constexpr std::int64_t kFewRows = kTileRows;          // up to so many, products wait for memory
+constexpr std::int64_t kFewRows = kMaxTileRows;       // up to so many, products wait for memory
 constexpr std::int64_t kPanelsPerStream = 4;          // the most that one row reads side by side
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {

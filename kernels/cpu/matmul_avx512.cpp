@@ -46,13 +46,18 @@ __attribute__((always_inline)) inline void add_pairs_at(const std::byte* w, __m5
   asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(x), "m"(*reinterpret_cast<const __m512i*>(w)));
 }
 
+// sums += the pairs of w times the pair at `x`.
+__attribute__((always_inline)) inline void add_pair_at(__m512i w, const std::byte* x, __m512& sums) {
+  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+}
+
 // sums += the quads of w times the quad at `x`.
 __attribute__((always_inline)) inline void add_quad_at(__m512i w, const std::byte* x, __m512i& sums) {
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
 }
 
 struct Bfloat16Tile {
-  static constexpr int kRows = 6, kPanels = 4, kStreamRows = 6;
+  static constexpr int kRows = 6, kPanels = 4, kStreamRows = 8;
   static constexpr int kStreamChains =
       4;  // a line of one panel every six cycles would be less than memory gives
   static constexpr bool kFetches = true;
@@ -94,6 +99,12 @@ struct Bfloat16Tile {
       for (int p = 0; p < kP; ++p) add_pairs_at(at + p * tile.panel_bytes, x, sums[0][p]);
       return;
     }
+    if constexpr (kP == 1) {
+      const __m512i w = _mm512_load_si512(reinterpret_cast<const __m512i*>(at));
+      PTRT_UNROLL
+      for (int r = 0; r < kR; ++r) add_pair_at(w, tile.x[r] + i * 4, sums[r][0]);
+      return;
+    }
     __m512bh w[kP];
     PTRT_UNROLL
     for (int p = 0; p < kP; ++p)
@@ -108,7 +119,7 @@ struct Bfloat16Tile {
 };
 
 struct Int8Tile {
-  static constexpr int kRows = 6, kPanels = 2, kStreamRows = 6;
+  static constexpr int kRows = 6, kPanels = 2, kStreamRows = 8;
   static constexpr int kStreamChains = 1;  // the integer sums of groups do not wait for each other
   static constexpr bool kFetches = true;
 

@@ -2,6 +2,7 @@
 // it. A tile goes through the whole of `in`, so that one sum is one chain whatever the tile.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -84,7 +85,7 @@ void run_few(std::int64_t rows, std::int64_t panels, MatmulTile& tile) {
   if constexpr (Tile::kStreamChains >= 2) {
     if (panels == 2) return run_rows<Tile, 2, 0, Tile::kStreamChains - 1>(rows, tile);
   }
-  run_rows<Tile, 1, 0>(rows, tile);
+  run_rows<Tile, 1, 0, std::max(Tile::kRows, Tile::kStreamRows)>(rows, tile);
 }
 
 // Points the tile at rows [begin, begin + n) of the block and at `panel`.
@@ -147,7 +148,7 @@ void run_stream(const MatmulBlock& block, MatmulTile& tile) {
 
 template <class Tile>
 void run_block(const MatmulBlock& block) {
-  static_assert(Tile::kStreamRows <= Tile::kRows);
+  static_assert(Tile::kStreamRows <= kMaxTileRows);
   MatmulTile tile;
   tile.panel_bytes = block.layout.panel_bytes();
   tile.in = block.layout.in;
