@@ -132,7 +132,7 @@ TEST_P(LinearBits, AgreesWithTheReference) {
 // A row's result is the same alone and at any place in a batch, on any number of threads.
 TEST_P(LinearBits, HangOnTheRowAlone) {
   for (const ComputeCase& c : kComputeCases)
-    for (const std::int64_t in : {37, 128, 2200}) {
+    for (const std::int64_t in : {37, 128, 550, 2200}) {
       Random random(static_cast<unsigned>(in));
       constexpr std::int64_t kOut = kSanitized ? 53 : 213, kMaxRows = 80;
       const RandomWeights w(c.dtype, 1, 1, kOut, in, random);
@@ -150,7 +150,7 @@ TEST_P(LinearBits, HangOnTheRowAlone) {
         options.threads = threads;
         const auto backend = make_backend(options);
         const TrackWeights weights = w.load(*backend, c.role);
-        for (const std::int64_t rows : thinned<std::int64_t>({2, 3, 4, 5, 6, 7, 12, 33, 80})) {
+        for (const std::int64_t rows : thinned<std::int64_t>({2, 3, 4, 5, 6, 7, 8, 9, 12, 33, 80})) {
           Activation y(1, rows, kOut);
           const LinearJob job{&weights, x.tensor.first_rows(rows), y.tensor};
           backend->linear({&job, 1});
