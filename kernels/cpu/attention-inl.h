@@ -15,6 +15,7 @@
 #include <algorithm>
 #include <limits>
 
+#include "hwy/cache_control.h"
 #include "kernels/cpu/attention_tiles.h"
 #include "kernels/cpu/simd-inl.h"
 
@@ -22,6 +23,7 @@ HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 
 constexpr std::int64_t kPageVectors = kPageTokens / kLanes;
+constexpr int kLineVectors = std::max(1, static_cast<int>(16 / kLanes));  // of floats in a cache line
 static_assert(kPageTokens % kLanes == 0);
 
 // Vectors of sums that a tile keeps in registers; a few more hold what it loads.
@@ -88,7 +90,7 @@ HWY_INLINE void add_element(const float* factor, std::int64_t stride, const Word
 // [head_dim][kTileQueries].
 template <int kQueries, int kPages, typename T>
 HWY_INLINE void score_tile(const float* HWY_RESTRICT q, std::int64_t head_dim, const T* const* keys,
-                           float* HWY_RESTRICT weights) {
+                           const T* const* next, float* HWY_RESTRICT weights) {
   constexpr int kVectors = kPages * static_cast<int>(kPageVectors);
   FloatVec sum[kQueries][kVectors];
   PTRT_UNROLL
@@ -101,6 +103,10 @@ HWY_INLINE void score_tile(const float* HWY_RESTRICT q, std::int64_t head_dim, c
   for (int p = 0; p < kPages; ++p) from[p] = keys[p];
   const std::int64_t whole = head_dim - head_dim % kElements<T>;
   for (std::int64_t j = 0; j < whole; j += kElements<T>) {
+    if (next != nullptr) {  // a line of every page, as is loaded here
+      PTRT_UNROLL
+      for (int p = 0; p < kPages; ++p) hwy::Prefetch(next[p] + j * kPageTokens);
+    }
     decltype(load_page(from[0])) key[kVectors];
     PTRT_UNROLL
     for (int c = 0; c < kVectors; ++c)
@@ -128,12 +134,14 @@ HWY_INLINE void score_tile(const float* HWY_RESTRICT q, std::int64_t head_dim, c
 template <int kQueries, typename T>
 HWY_INLINE void score_span(const float* q, std::int64_t head_dim, const SpanPages<T>& span, float* weights) {
   constexpr int kPages = pages_of_tile(kQueries);
+  const auto next = [&](std::int64_t page)
+                        HWY_ATTR { return span.next_keys == nullptr ? nullptr : span.next_keys + page; };
   std::int64_t page = 0;
   for (; page + kPages <= span.pages; page += kPages)
-    score_tile<kQueries, kPages>(q, head_dim, span.keys + page, weights + page * kPageTokens);
+    score_tile<kQueries, kPages>(q, head_dim, span.keys + page, next(page), weights + page * kPageTokens);
   if constexpr (kPages > 1) {
     for (; page < span.pages; ++page)
-      score_tile<kQueries, 1>(q, head_dim, span.keys + page, weights + page * kPageTokens);
+      score_tile<kQueries, 1>(q, head_dim, span.keys + page, next(page), weights + page * kPageTokens);
   }
 }
 
@@ -198,9 +206,16 @@ HWY_INLINE void value_tile(const float* HWY_RESTRICT weights, const float* resca
           hn::Mul(hn::LoadU(kFloats, acc + i * acc_stride + c * kLanes), hn::Set(kFloats, rescale[i]));
   }
   for (std::int64_t t = seen.begin - seen.begin % kElements<T>; t < seen.end;) {
-    const T* from = span.values[t / kPageTokens] + t % kPageTokens * head_dim + column * kElements<T>;
+    const std::int64_t place = t % kPageTokens * head_dim + column * kElements<T>;
+    const T* from = span.values[t / kPageTokens] + place;
+    const T* next = span.next_values == nullptr ? nullptr : span.next_values[t / kPageTokens] + place;
     const std::int64_t page_end = std::min(seen.end, (t / kPageTokens + 1) * kPageTokens);
     for (; t < page_end; t += kElements<T>, from += head_dim * kElements<T>) {
+      if (next != nullptr) {
+        PTRT_UNROLL
+        for (int c = 0; c < kVectors; c += kLineVectors) hwy::Prefetch(next + c * kLanes * kElements<T>);
+        next += head_dim * kElements<T>;
+      }
       if (kElements<T> == 1 || t >= seen.begin) add_value<0>(weights + t, from, load, sum);
       if constexpr (kElements<T> == 2) {
         asm(""
