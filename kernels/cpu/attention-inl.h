@@ -86,8 +86,8 @@ HWY_INLINE void add_element(const float* factor, std::int64_t stride, const Word
   }
 }
 
-// weights[query][page · kPageTokens …] = q[query] · keys, for kPages pages from `page` on. q is
-// [head_dim][kTileQueries].
+// weights[query][page · kPageTokens …] = q[query] · keys, for kPages pages; fetches those at `next` unless
+// null. q is [head_dim][kTileQueries].
 template <int kQueries, int kPages, typename T>
 HWY_INLINE void score_tile(const float* HWY_RESTRICT q, std::int64_t head_dim, const T* const* keys,
                            const T* const* next, float* HWY_RESTRICT weights) {

@@ -134,10 +134,10 @@ template <typename T, class AttendTile>
 void attend_spans(const AttentionTask& task, std::int64_t begin, std::int64_t end,
                   const AttentionState& state, const AttendTile& attend_tile) {
   const std::int64_t group = task.group(), queries = task.queries();
-  SpanPages<T> span = pages_of_span<T>(task, begin), next;
+  SpanPages<T> span = pages_of_span<T>(task, begin), next{};
   for (std::int64_t base = begin; base < end; base += kSpanTokens, span = next) {
-    const bool follows = base + kSpanTokens < end;
-    if (follows) next = pages_of_span<T>(task, base + kSpanTokens);
+    bool fetches = base + kSpanTokens < end;
+    if (fetches) next = pages_of_span<T>(task, base + kSpanTokens);
     for (std::int64_t query = 0; query < queries; query += kTileQueries) {
       const std::int64_t count = std::min<std::int64_t>(kTileQueries, queries - query);
       TokenRange seen[kTileQueries];
@@ -149,12 +149,12 @@ void attend_spans(const AttentionTask& task, std::int64_t begin, std::int64_t en
         any = any || !seen[i].empty();
       }
       if (!any) continue;
-      const bool fetches = follows && query == 0;
       span.next_keys = fetches ? next.keys : nullptr;
       span.next_values = fetches ? next.values : nullptr;
       const TileState tile{state.acc + query * state.stride, state.sums + query * kSumLanes,
                            state.max + query, state.stride};
       attend_tile(query, count, span, seen, tile);
+      fetches = false;  // once for all tiles
     }
   }
 }

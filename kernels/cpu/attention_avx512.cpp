@@ -59,7 +59,8 @@ PTRT_INLINE void add_scores(const std::uint32_t* element, std::int64_t stride, c
   }
 }
 
-// scores[query][page · kPageTokens …] = q[query] · keys, for kPages pages.
+// scores[query][page · kPageTokens …] = q[query] · keys, for kPages pages; fetches those at `next` unless
+// null.
 template <int kQueries, int kPages>
 PTRT_INLINE void score_pages(const std::uint32_t* q, std::int64_t head_dim, const std::uint16_t* const* keys,
                              const std::uint16_t* const* next, float* scores) {
@@ -233,7 +234,9 @@ __attribute__((noinline)) void attend_tile(const std::uint32_t* q, std::int64_t 
     score_pages<kQueries, kSpanPages>(q, head_dim, span.keys, span.next_keys, scores);
   } else {
     for (std::int64_t p = 0; p < pages; ++p)
-      score_pages<kQueries, 1>(q, head_dim, span.keys + p, nullptr, scores + p * kPageTokens);
+      score_pages<kQueries, 1>(q, head_dim, span.keys + p,
+                               span.next_keys == nullptr ? nullptr : span.next_keys + p,
+                               scores + p * kPageTokens);
   }
   update_softmax(scores, state, weights);
 

@@ -24,7 +24,8 @@ struct SpanPages {
   const T* values[kSpanPages];
   std::int64_t pages = 0;
   // The same places of the span that comes after this one, to be fetched along the way: pages lie far apart,
-  // each too short for the processor's own prefetchers. Null where nothing follows.
+  // each too short for the processor's own prefetchers. Null at the end of a piece, and for all tiles of a
+  // span but one.
   const T* const* next_keys = nullptr;
   const T* const* next_values = nullptr;
 };

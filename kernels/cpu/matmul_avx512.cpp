@@ -38,22 +38,42 @@ __attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
 }
 
 // Few rows wait for memory: the fewer instructions a line of weights takes, the more lines are within the
-// processor's window and asked for at once. So these have a load in them, which GCC 12 makes an instruction
-// of its own, and loops over single rows are unrolled.
+// processor's window and asked for at once. So the instructions below have a load in them, which GCC 12 makes
+// one of its own, and loops over lines are unrolled. Sanitizers do not see into them and get the intrinsics.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kLoadsWithin = false;
+#else
+constexpr bool kLoadsWithin = true;
+#endif
+
+__attribute__((always_inline)) inline __m512i line_at(const std::byte* at) {
+  return _mm512_load_si512(reinterpret_cast<const __m512i*>(at));
+}
 
 // sums += the pairs of x times those of the line of weights at `w`.
 __attribute__((always_inline)) inline void add_pairs_at(const std::byte* w, __m512i x, __m512& sums) {
-  asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(x), "m"(*reinterpret_cast<const __m512i*>(w)));
+  if constexpr (kLoadsWithin)
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sums) : "v"(x), "m"(*reinterpret_cast<const __m512i*>(w)));
+  else
+    sums = _mm512_dpbf16_ps(sums, (__m512bh)x, (__m512bh)line_at(w));
 }
 
 // sums += the pairs of w times the pair at `x`.
 __attribute__((always_inline)) inline void add_pair_at(__m512i w, const std::byte* x, __m512& sums) {
-  asm("vdpbf16ps %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+  if constexpr (kLoadsWithin)
+    asm("vdpbf16ps %2%{1to16%}, %1, %0"
+        : "+v"(sums)
+        : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+  else
+    sums = _mm512_dpbf16_ps(sums, (__m512bh)w, (__m512bh)broadcast(x));
 }
 
 // sums += the quads of w times the quad at `x`.
 __attribute__((always_inline)) inline void add_quad_at(__m512i w, const std::byte* x, __m512i& sums) {
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+  if constexpr (kLoadsWithin)
+    asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(w), "m"(*reinterpret_cast<const std::int32_t*>(x)));
+  else
+    sums = _mm512_dpbusd_epi32(sums, w, broadcast(x));
 }
 
 struct Bfloat16Tile {
@@ -61,8 +81,8 @@ struct Bfloat16Tile {
   static constexpr int kStreamChains =
       4;  // a line of one panel every six cycles would be less than memory gives
   static constexpr bool kFetches = true;
-  template <int kR>
-  static constexpr int kUnroll = kR <= 2 ? 4 : 1;
+  template <int kR, int kP>
+  static constexpr int kUnroll = kR <= 2 || kP == 1 ? 4 : 1;
 
   template <int kR, int kP, int kLines>
   __attribute__((noinline)) static void run(MatmulTile& tile) {
@@ -77,12 +97,12 @@ struct Bfloat16Tile {
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_setzero_ps();
     }
-    const std::int64_t pairs = (tile.in + 1) / 2, whole = pairs / kUnroll<kR> * kUnroll<kR>;
+    const std::int64_t pairs = (tile.in + 1) / 2, whole = pairs - pairs % kUnroll<kR, kP>;
     const std::byte* at = tile.panel;
     std::int64_t i = 0;
-    for (; i < whole; i += kUnroll<kR>) {
+    for (; i < whole; i += kUnroll<kR, kP>) {
       PTRT_UNROLL
-      for (int u = 0; u < kUnroll<kR>; ++u, at += 64) multiply_pair<kLines>(tile, at, i + u, sums);
+      for (int u = 0; u < kUnroll<kR, kP>; ++u, at += 64) multiply_pair<kLines>(tile, at, i + u, sums);
     }
     for (; i < pairs; ++i, at += 64) multiply_pair<kLines>(tile, at, i, sums);
     store_sums(sums, tile);
@@ -97,23 +117,20 @@ struct Bfloat16Tile {
       const __m512i x = broadcast(tile.x[0] + i * 4);
       PTRT_UNROLL
       for (int p = 0; p < kP; ++p) add_pairs_at(at + p * tile.panel_bytes, x, sums[0][p]);
-      return;
-    }
-    if constexpr (kP == 1) {
-      const __m512i w = _mm512_load_si512(reinterpret_cast<const __m512i*>(at));
+    } else if constexpr (kP == 1) {
+      const __m512i w = line_at(at);
       PTRT_UNROLL
       for (int r = 0; r < kR; ++r) add_pair_at(w, tile.x[r] + i * 4, sums[r][0]);
-      return;
-    }
-    __m512bh w[kP];
-    PTRT_UNROLL
-    for (int p = 0; p < kP; ++p)
-      w[p] = (__m512bh)_mm512_load_si512(reinterpret_cast<const __m512i*>(at + p * tile.panel_bytes));
-    PTRT_UNROLL
-    for (int r = 0; r < kR; ++r) {
-      const auto x = (__m512bh)broadcast(tile.x[r] + i * 4);
+    } else {
+      __m512bh w[kP];
       PTRT_UNROLL
-      for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_dpbf16_ps(sums[r][p], w[p], x);
+      for (int p = 0; p < kP; ++p) w[p] = (__m512bh)line_at(at + p * tile.panel_bytes);
+      PTRT_UNROLL
+      for (int r = 0; r < kR; ++r) {
+        const auto x = (__m512bh)broadcast(tile.x[r] + i * 4);
+        PTRT_UNROLL
+        for (int p = 0; p < kP; ++p) sums[r][p] = _mm512_dpbf16_ps(sums[r][p], w[p], x);
+      }
     }
   }
 };
@@ -183,18 +200,17 @@ struct Int8Tile {
       prefetch_lines<kLines>(tile, at + quad * 64);
       __m512i w[kP];
       PTRT_UNROLL
-      for (int p = 0; p < kP; ++p)
-        w[p] = _mm512_load_si512(reinterpret_cast<const __m512i*>(at + p * tile.panel_bytes + quad * 64));
+      for (int p = 0; p < kP; ++p) w[p] = line_at(at + p * tile.panel_bytes + quad * 64);
       PTRT_UNROLL
       for (int r = 0; r < kR; ++r) {
         const std::byte* word = tile.x[r] + g * kInt8Group + quad * 4;
         if constexpr (kP == 1) {
           add_quad_at(w[0], word, group[r][0]);
-          continue;
+        } else {
+          const __m512i x = broadcast(word);
+          PTRT_UNROLL
+          for (int p = 0; p < kP; ++p) group[r][p] = _mm512_dpbusd_epi32(group[r][p], w[p], x);
         }
-        const __m512i x = broadcast(word);
-        PTRT_UNROLL
-        for (int p = 0; p < kP; ++p) group[r][p] = _mm512_dpbusd_epi32(group[r][p], w[p], x);
       }
     }
   }

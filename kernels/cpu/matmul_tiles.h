@@ -10,7 +10,7 @@
 
 namespace ptrt {
 
-inline constexpr int kMaxTileRows = 8;
+inline constexpr int kMaxTileRows = 8;  // also the most that any kernel reads the weights as a stream for
 
 // Panels [panel_begin, panel_end) of a matrix by rows [row_begin, row_end). Row r reads the record x +
 // x_rows[r] · x_stride and writes y + y_rows[r] · out; without the indices, row r itself. What a record of x
@@ -32,11 +32,11 @@ struct MatmulTile {
   std::int64_t panel_bytes = 0, in = 0, groups = 0;
   std::int64_t outs = 0;  // that exist from the first panel on, possibly more than the tile's
   const std::byte* x[kMaxTileRows] = {};
-  float* y[kMaxTileRows] = {};  // from y_offset on
-  std::int64_t y_offset = 0;
-  std::int64_t count = 1;  // of equal tiles side by side, this one the first
+  float* y[kMaxTileRows] = {};  // whole rows
+  std::int64_t y_offset = 0;    // in them, of the first panel's outs
+  std::int64_t count = 1;       // of equal tiles side by side, this one the first
 
-  // To the tile beside this one.
+  // To the tile beside this one; not for tiles that fetch.
   __attribute__((always_inline)) void advance(std::int64_t panels) {
     panel += panels * panel_bytes;
     outs -= panels * kPanelOuts;
@@ -48,8 +48,8 @@ struct MatmulTile {
 // Tile::kStreamRows rows, which wait for memory, take as few panels side by side as have Tile::kStreamChains
 // sums under way, so that no sum waits for itself; with a single panel (or short ones) the whole block is one
 // ascending stream, which the processor's prefetchers follow across the ends of short panels. Tile::run<rows,
-// panels>(tile) computes tile.count of them: what comes between two tiles takes the processor's room for
-// loads under way.
+// panels, lines to fetch>(tile) computes tile.count of them and leaves the tile behind the last: what comes
+// between two tiles takes the processor's room for loads under way.
 namespace {
 
 template <class Tile, int kPanels, int kLines, int kRows = Tile::kRows>
@@ -148,7 +148,7 @@ void run_stream(const MatmulBlock& block, MatmulTile& tile) {
 
 template <class Tile>
 void run_block(const MatmulBlock& block) {
-  static_assert(Tile::kStreamRows <= kMaxTileRows);
+  static_assert(Tile::kStreamRows <= kMaxTileRows && Tile::kRows <= kMaxTileRows);
   MatmulTile tile;
   tile.panel_bytes = block.layout.panel_bytes();
   tile.in = block.layout.in;

@@ -161,6 +161,42 @@ TEST_P(LinearBits, HangOnTheRowAlone) {
     }
 }
 
+// A thread's run of panels begins and ends anywhere in a list of matrices, at several panels side by side
+// too.
+TEST_P(LinearBits, HangOnTheMatrixAlone) {
+  constexpr std::int64_t kIn = 550, kOuts[] = {90, 213, 53};
+  for (const ComputeCase& c : kComputeCases) {
+    Random random(17);
+    std::vector<RandomWeights> matrices;
+    for (const std::int64_t out : kOuts) matrices.emplace_back(c.dtype, 1, 1, out, kIn, random);
+    const Activation x(1, 8, kIn, random);
+    for (const int threads : {1, 2, 3}) {
+      CpuOptions options = c.options;
+      options.threads = threads;
+      const auto backend = make_backend(options);
+      std::vector<TrackWeights> weights;
+      for (const RandomWeights& matrix : matrices) weights.push_back(matrix.load(*backend, c.role));
+      for (const std::int64_t rows : {1, 2, 3, 8}) {
+        std::vector<Activation> together, alone;
+        std::vector<LinearJob> jobs;
+        for (const std::int64_t out : kOuts) {
+          together.emplace_back(1, rows, out);
+          alone.emplace_back(1, rows, out);
+        }
+        for (std::size_t i = 0; i < std::size(kOuts); ++i) {
+          jobs.push_back({&weights[i], x.tensor.first_rows(rows), together[i].tensor});
+          const LinearJob job{&weights[i], x.tensor.first_rows(rows), alone[i].tensor};
+          backend->linear({&job, 1});
+        }
+        backend->linear(jobs);
+        for (std::size_t i = 0; i < std::size(kOuts); ++i)
+          ASSERT_TRUE(same_bits(together[i].values.data(), alone[i].values.data(), rows * kOuts[i]))
+              << name_of(c) << " matrix " << i << " rows " << rows << " threads " << threads;
+      }
+    }
+  }
+}
+
 // More rows than a task takes.
 TEST_P(LinearBits, CutManyRows) {
   Random random(4);

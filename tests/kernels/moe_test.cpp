@@ -120,22 +120,23 @@ TEST_P(MoeBits, AgreeWithTheReference) {
 
 TEST_P(MoeBits, HangOnTheRowAlone) {
   Random random(1);
-  constexpr std::int64_t kRows = 60, kWidth = 48;
-  for (const auto& [compute, dtype] : kComputes) {
-    const Layer layer({6, 2, 40, 5}, dtype, 2, kWidth, random);
-    const Activation x(2, kRows, kWidth, random);
-    for (const int threads : {1, 2, 3}) {
-      const auto backend = make_backend({.threads = threads, .compute = compute});
-      const Activation batch = layer.run(*backend, x.tensor);
-      for (std::int64_t r = 0; r < kRows; ++r) {
-        const Activation alone =
-            layer.run(*backend, {x.tensor.row(0, r), 2, 1, kWidth, x.tensor.track_stride});
-        for (std::int64_t t = 0; t < 2; ++t)
-          ASSERT_TRUE(same_bits(alone.tensor.row(t, 0), batch.tensor.row(t, r), kWidth))
-              << to_string(compute) << " row " << r;
+  // At the second width products of few rows take several panels side by side.
+  for (const auto& [width, rows] : {std::pair<std::int64_t, std::int64_t>{48, 60}, {520, 9}})
+    for (const auto& [compute, dtype] : kComputes) {
+      const Layer layer({6, 2, 40, 5}, dtype, 2, width, random);
+      const Activation x(2, rows, width, random);
+      for (const int threads : {1, 2, 3}) {
+        const auto backend = make_backend({.threads = threads, .compute = compute});
+        const Activation batch = layer.run(*backend, x.tensor);
+        for (std::int64_t r = 0; r < rows; ++r) {
+          const Activation alone =
+              layer.run(*backend, {x.tensor.row(0, r), 2, 1, width, x.tensor.track_stride});
+          for (std::int64_t t = 0; t < 2; ++t)
+            ASSERT_TRUE(same_bits(alone.tensor.row(t, 0), batch.tensor.row(t, r), width))
+                << to_string(compute) << " width " << width << " row " << r;
+        }
       }
     }
-  }
 }
 
 TEST(MoeRouting, TakesTheLowerIndexOfEquals) {
