@@ -56,14 +56,20 @@ double on_threads(int threads, const std::function<void(int)>& body) {
   });
 }
 
-double best_rate(int threads, double work, const std::function<void(int)>& body) {
-  double best = 0;
-  for (int i = 0; i < kRepeats; ++i) best = std::max(best, work / on_threads(threads, body));
-  return best;
+// Of kRepeats runs.
+struct Rate {
+  double best = 0, median = 0;
+};
+
+Rate rate_of(int threads, double work, const std::function<void(int)>& body) {
+  std::vector<double> rates;
+  for (int i = 0; i < kRepeats; ++i) rates.push_back(work / on_threads(threads, body));
+  std::ranges::sort(rates);
+  return {rates.back(), rates[kRepeats / 2]};
 }
 
 struct Ceilings {
-  double read = 0, float32 = 0, bfloat16 = 0, int8 = 0;  // bytes/s, operations/s
+  double read = 0, read_median = 0, float32 = 0, bfloat16 = 0, int8 = 0;  // bytes/s, operations/s
 
   double of(Compute compute) const {
     if (compute == Compute::float32) return float32;
@@ -118,12 +124,15 @@ Ceilings measure_ceilings(Backend& backend, int threads) {
   const std::size_t share = kStreamBytes / static_cast<std::size_t>(threads) / 512 * 512;
   const double vectors = static_cast<double>(kPeakSteps) * kChains * threads;
   Ceilings c;
-  if (touched)
-    c.read = best_rate(threads, static_cast<double>(share) * threads,
-                       [&](int t) { read_all(memory.get() + static_cast<std::size_t>(t) * share, share); });
-  c.float32 = best_rate(threads, vectors * 32, [](int) { multiply_float32(); });
-  c.bfloat16 = best_rate(threads, vectors * 64, [](int) { multiply_bfloat16(); });
-  c.int8 = best_rate(threads, vectors * 128, [](int) { multiply_int8(); });
+  if (touched) {
+    const Rate read = rate_of(threads, static_cast<double>(share) * threads, [&](int t) {
+      read_all(memory.get() + static_cast<std::size_t>(t) * share, share);
+    });
+    c.read = read.best, c.read_median = read.median;
+  }
+  c.float32 = rate_of(threads, vectors * 32, [](int) { multiply_float32(); }).best;
+  c.bfloat16 = rate_of(threads, vectors * 64, [](int) { multiply_bfloat16(); }).best;
+  c.int8 = rate_of(threads, vectors * 128, [](int) { multiply_int8(); }).best;
   return c;
 }
 #else
@@ -181,9 +190,10 @@ void bench(Compute compute, const Shape& shape, int threads, const Ceilings& cei
 
 void print_ceilings(const Ceilings& c) {
   fmt::print(
-      "{{\"read_gb_per_s\": {:.2f}, \"float32_gop_per_s\": {:.1f}, \"bfloat16_gop_per_s\": {:.1f}, "
+      "{{\"read_gb_per_s\": {:.2f}, \"read_median_gb_per_s\": {:.2f}, \"float32_gop_per_s\": {:.1f}, "
+      "\"bfloat16_gop_per_s\": {:.1f}, "
       "\"int8_gop_per_s\": {:.1f}}}\n",
-      c.read * 1e-9, c.float32 * 1e-9, c.bfloat16 * 1e-9, c.int8 * 1e-9);
+      c.read * 1e-9, c.read_median * 1e-9, c.float32 * 1e-9, c.bfloat16 * 1e-9, c.int8 * 1e-9);
 }
 
 void print_table(Backend& backend, int threads) {

@@ -26,6 +26,9 @@ ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIR
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
 TCP = ["--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo", "--mca", "pml", "ob1"]
 
+# The best and the median of the reads just before and behind a cell, GB/s; kept as the mean of both.
+READS = ("read_gb_per_s", "read_median_gb_per_s")
+
 
 def output_of(command, seconds=300):
     return subprocess.run(command, check=True, capture_output=True, text=True, env=ENV, timeout=seconds).stdout
@@ -190,9 +193,10 @@ def main():
                     ceilings.append(ceiling_cell(args)[1]())
                 seen[name].append(run())
                 if bound:
-                    before = ceilings[-1]["read_gb_per_s"]
                     ceilings.append(ceiling_cell(args)[1]())
-                    reads.setdefault(name, []).append((before + ceilings[-1]["read_gb_per_s"]) / 2)
+                    for key in READS:
+                        mean = statistics.mean(c[key] for c in ceilings[-2:])
+                        reads.setdefault(name, {}).setdefault(key, []).append(mean)
 
     best = {key: round(statistics.median(c[key] for c in ceilings), 2) for key in ceilings[0]}
     for name, value in best.items():
@@ -202,8 +206,7 @@ def main():
         print(f"{name:55} {statistics.median(seen[name]):10.3f}")
         shown = " ".join(os.path.basename(word) if os.path.isabs(word) else word for word in command)
         result.append({"cell": name, "command": shown, "median": statistics.median(seen[name]), "rounds": seen[name]})
-        if name in reads:  # GB/s, mean of before and after each round
-            result[-1]["read_gb_per_s"] = reads[name]
+        result[-1].update(reads.get(name, {}))
     if args.out:
         Path(args.out).write_text(json.dumps({"machine": machine(), "commit": commit(), "ceilings_median": best,
                                               "ceilings": ceilings, "cells": result}, indent=1) + "\n", encoding="utf-8")
