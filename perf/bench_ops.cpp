@@ -6,8 +6,8 @@
 // Few rows (decode): GB/s of packed weights read, and its share of the read bandwidth. 512 rows (prefill):
 // GFLOP/s (2 a multiply-add; int8: the same count of integer operations) and its share of the peak of the
 // instruction that the compute type uses. Weights are several copies, larger together than the caches, taken
-// in turn. Each figure is the median of kRepeats; ceilings are the best of as many, measured before each
-// line.
+// in turn. Each figure is the median of kRepeats; ceilings are the best of as many (of the read bandwidth
+// --ceilings tells the median too), measured before each line.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -190,9 +190,8 @@ void bench(Compute compute, const Shape& shape, int threads, const Ceilings& cei
 
 void print_ceilings(const Ceilings& c) {
   fmt::print(
-      "{{\"read_gb_per_s\": {:.2f}, \"read_median_gb_per_s\": {:.2f}, \"float32_gop_per_s\": {:.1f}, "
-      "\"bfloat16_gop_per_s\": {:.1f}, "
-      "\"int8_gop_per_s\": {:.1f}}}\n",
+      "{{\"read_gb_per_s\": {:.2f}, \"read_median_gb_per_s\": {:.2f}, "
+      "\"float32_gop_per_s\": {:.1f}, \"bfloat16_gop_per_s\": {:.1f}, \"int8_gop_per_s\": {:.1f}}}\n",
       c.read * 1e-9, c.read_median * 1e-9, c.float32 * 1e-9, c.bfloat16 * 1e-9, c.int8 * 1e-9);
 }
 

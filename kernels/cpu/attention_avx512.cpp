@@ -107,28 +107,21 @@ struct TileWeights {
 // latter with the weights as they are before rounding.
 template <int kQueries>
 PTRT_INLINE void update_softmax(const float* scores, const TileState& state, TileWeights<kQueries>& weights) {
-  // One lane a query. Put together in registers, as a load of what narrower stores have just written would
-  // wait for these to leave the pipeline.
-  __m512 old_max = _mm512_setzero_ps(), new_max = _mm512_setzero_ps();
-  float max[kQueries];
-  PTRT_UNROLL
+  alignas(64) float max[16] = {};
   for (int i = 0; i < kQueries; ++i) {
-    const __m512 old = _mm512_set1_ps(state.max[i]);
-    __m512 largest = old;
+    __m512 largest = _mm512_set1_ps(state.max[i]);
     PTRT_UNROLL
     for (int v = 0; v < kVectors; ++v)
       largest = _mm512_mask_max_ps(largest, static_cast<__mmask16>(weights.seen[i] >> 16 * v),
                                    _mm512_load_ps(scores + i * kSpanTokens + v * 16), largest);
     max[i] = _mm512_reduce_max_ps(largest);
-    const auto lane = static_cast<__mmask16>(1u << i);
-    old_max = _mm512_mask_mov_ps(old_max, lane, old);
-    new_max = _mm512_mask_mov_ps(new_max, lane, _mm512_set1_ps(max[i]));
-    state.max[i] = max[i];
   }
+  const __m512 old_max = _mm512_maskz_loadu_ps(first_lanes(kQueries), state.max),
+               new_max = _mm512_load_ps(max);
   const __mmask16 same = _mm512_cmp_ps_mask(old_max, new_max, _CMP_EQ_OQ);
   const __m512 shrink = exp_nonpositive(_mm512_sub_ps(old_max, new_max));
   _mm512_store_ps(weights.rescale, _mm512_mask_mov_ps(shrink, same, _mm512_set1_ps(1.0f)));
-  PTRT_UNROLL
+  _mm512_mask_storeu_ps(state.max, first_lanes(kQueries), new_max);
   for (int i = 0; i < kQueries; ++i) {
     const __m512 shift = _mm512_set1_ps(max[i]);
     __m512 weight[kVectors];
