@@ -41,7 +41,7 @@ enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in ke
 
 // The whole content of a weight in memory that a backend may use as it is, for as long as it holds `data`.
 struct WeightImage {
-  std::shared_ptr<const std::byte> data;  // 64-byte aligned, read-only
+  std::shared_ptr<const std::byte> data;  // read-only; panels 64-byte aligned, rows as their elements need
   std::size_t bytes = 0;
   WeightLayout layout = WeightLayout::rows;  // in the weight's stored type
 };

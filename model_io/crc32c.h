@@ -9,11 +9,8 @@
 namespace ptrt {
 
 // Checksum of the bytes whose checksum so far is `crc` followed by `bytes`; start with 0. crc32c of
-// "123456789" is 0xe3069283. Uses the processor's instruction where it has one (SSE4.2).
+// "123456789" is 0xe3069283. By ISA-L, with what instructions the processor has.
 std::uint32_t crc32c(std::uint32_t crc, std::span<const std::byte> bytes);
-
-// The same by tables, on any processor.
-std::uint32_t crc32c_portable(std::uint32_t crc, std::span<const std::byte> bytes);
 
 // What `crc`, of a first part, becomes in the checksum of the whole when `bytes` more follow: crc32c(0, a +
 // b) is crc32c_before(crc32c(0, a), size of b) ^ crc32c(0, b).

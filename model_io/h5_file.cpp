@@ -83,14 +83,13 @@ std::string name_of_type(hid_t type) {
 }
 
 // Whether every byte has its place in the file. A dataset that was created but never written has none.
-bool is_stored(hid_t dataset, hid_t space, const std::vector<std::int64_t>& shape,
+bool is_stored(hid_t dataset, hid_t properties, hid_t space, const std::vector<std::int64_t>& shape,
                std::size_t element_bytes) {
   std::size_t bytes = element_bytes;
   for (const std::int64_t extent : shape) bytes *= static_cast<std::size_t>(extent);
-  const H5Handle properties(H5Dget_create_plist(dataset), H5Pclose);
-  if (H5Pget_layout(properties.id()) != H5D_CHUNKED) return H5Dget_storage_size(dataset) >= bytes;
+  if (H5Pget_layout(properties) != H5D_CHUNKED) return H5Dget_storage_size(dataset) >= bytes;
   std::vector<hsize_t> chunk(shape.size());
-  H5Pget_chunk(properties.id(), static_cast<int>(chunk.size()), chunk.data());
+  H5Pget_chunk(properties, static_cast<int>(chunk.size()), chunk.data());
   hsize_t expected = 1, found = 0;
   for (std::size_t i = 0; i < shape.size(); ++i)
     expected *= (static_cast<hsize_t>(shape[i]) + chunk[i] - 1) / chunk[i];
@@ -108,7 +107,7 @@ H5DatasetInfo read_info(hid_t dataset, hid_t type, hid_t space) {
   const H5Handle properties(H5Dget_create_plist(dataset), H5Pclose);
   const haddr_t offset = H5Dget_offset(dataset);  // undefined where the bytes lie in a file of their own
   if (H5Pget_layout(properties.id()) == H5D_CONTIGUOUS && offset != HADDR_UNDEF) info.offset = offset;
-  info.stored = is_stored(dataset, space, info.shape, H5Tget_size(type));
+  info.stored = is_stored(dataset, properties.id(), space, info.shape, H5Tget_size(type));
   return info;
 }
 
@@ -348,12 +347,21 @@ H5Object H5File::group(const std::string& path) const {
   return {std::move(handle), path_, path};
 }
 
-H5Dataset H5File::dataset(const std::string& path, const std::string& name) const {
+// Looks whether it is there only once it cannot be opened: a model has hundreds of datasets, and each link of
+// a path takes as long to look up as the dataset to open.
+std::optional<H5Dataset> H5File::find_dataset(const std::string& path, const std::string& name) const {
   const std::string& shown = name.empty() ? path : name;
   H5Handle handle(H5Dopen2(handle_.id(), path.c_str(), H5P_DEFAULT), H5Dclose);
-  if (!handle.valid())
-    throw_bad_input("{}: {} cannot be opened as a dataset: {}", path_, shown, library_reason());
-  return {std::move(handle), path_, shown};
+  if (handle.valid()) return H5Dataset(std::move(handle), path_, shown);
+  const std::string reason = library_reason();
+  if (!exists(path)) return std::nullopt;
+  throw_bad_input("{}: {} cannot be opened as a dataset: {}", path_, shown, reason);
+}
+
+H5Dataset H5File::dataset(const std::string& path, const std::string& name) const {
+  auto found = find_dataset(path, name);
+  if (!found) throw_bad_input("{}: dataset {} is missing", path_, name.empty() ? path : name);
+  return *std::move(found);
 }
 
 H5Object H5File::create_group(const std::string& path) {

@@ -103,7 +103,9 @@ class H5File {
   bool exists(const std::string& object) const;  // each link of the path, and what the last one points at
   std::optional<H5ExternalLink> external_link(const std::string& path) const;
   H5Object group(const std::string& path) const;
-  // `name` is what messages call it (by default its path).
+  // `name` is what messages call it (by default its path). Throws bad_input where there is one, or something
+  // else of that path, that cannot be opened as a dataset; dataset() also where there is none.
+  std::optional<H5Dataset> find_dataset(const std::string& path, const std::string& name = "") const;
   H5Dataset dataset(const std::string& path, const std::string& name = "") const;
 
   // Groups on the way are created as needed.

@@ -155,10 +155,14 @@ struct ModelFile::Impl {
   Place locate(const std::string& path) {
     constexpr std::size_t kTracksLength = sizeof("/tracks/") - 1, kGroupLength = kTracksLength + 2;
     if (path.compare(0, kTracksLength, "/tracks/") != 0) return {&main, path};
-    const TrackPlace place = find_track(main, std::stoll(path.substr(kTracksLength, 2)));
+    const std::string group = path.substr(0, kGroupLength);
+    auto found = tracks.find(group);
+    if (found == tracks.end())
+      found = tracks.emplace(group, find_track(main, std::stoll(group.substr(kTracksLength)))).first;
+    const TrackPlace& place = found->second;
     const std::string inner = place.group + path.substr(kGroupLength);
     if (place.file == main.path()) return {&main, inner};
-    return {&shard(place.file, path.substr(0, kGroupLength)), inner};
+    return {&shard(place.file, group), inner};
   }
 
   const H5File& shard(const std::string& file, const std::string& group) {
@@ -174,10 +178,11 @@ struct ModelFile::Impl {
   // The dataset with the name `path` in the model; `why` it must be there is for messages.
   H5Dataset open(const std::string& path, const std::vector<std::int64_t>& shape, const std::string& why) {
     const Place place = locate(path);
-    if (!place.file->exists(place.path))
+    auto found = place.file->find_dataset(place.path, path);
+    if (!found)
       throw_bad_input("{}: dataset {} is missing; {} asks for it with shape {}", place.file->path(), path,
                       why, shape_text(shape));
-    return place.file->dataset(place.path, path);
+    return *std::move(found);
   }
 
   void check_shape(const H5Dataset& dataset, const std::string& path,
@@ -220,8 +225,7 @@ struct ModelFile::Impl {
     if (!panels) check_shape(dataset, spec.path, spec.shape);
     const DType dtype = panels ? panel_type(dataset, spec, file) : element_type(dataset, spec, file);
     if (panels) check_shape(dataset, spec.path, panels_shape(spec.shape, dtype));
-    StoredTensor stored{stat(dataset, spec.path), dtype, spec.shape, {}, layout.value_or(WeightLayout::rows),
-                        layout.has_value()};
+    StoredTensor stored{stat(dataset, spec.path), dtype, spec.shape, {}, layout.value_or(WeightLayout::rows)};
     if (dtype == DType::int8 && !panels) stored.scales = look_up_scales(spec);
     return stored;
   }
@@ -255,6 +259,7 @@ struct ModelFile::Impl {
 
   H5File main;
   ModelConfig config;
+  std::map<std::string, TrackPlace> tracks;                            // looked up so far, by group
   std::map<std::string, H5File> shards;                                // opened so far, by path
   std::map<int, FileMap> maps;                                         // of the files, by descriptor
   std::map<std::pair<std::string, WeightRole>, StoredTensor> tensors;  // looked up so far
@@ -289,8 +294,6 @@ TokenizerBlob ModelFile::tokenizer() const {
   if (!kind) throw_bad_input("{}: attribute \"kind\" of /tokenizer is missing", file.path());
   TokenizerBlob blob{*kind, {}, file.path()};
   if (*kind != "sentencepiece" && *kind != "huggingface") return blob;
-  if (!file.exists("/tokenizer/model"))
-    throw_bad_input("{}: dataset /tokenizer/model is missing", file.path());
   const H5Dataset dataset = file.dataset("/tokenizer/model");
   const H5DatasetInfo& info = dataset.info();
   if (info.type != H5Type::uint8 || info.shape.size() != 1)

@@ -112,7 +112,7 @@ void PanelsReader::read_scale_groups(std::int64_t first, std::int64_t count, std
 }
 
 std::optional<WeightImage> PanelsReader::image() {
-  image_ = content_->map();
+  image_ = content_->map(kMapAlignment);
   if (image_ == nullptr) return std::nullopt;
   return WeightImage{image_, stored_.bytes, WeightLayout::panels};
 }

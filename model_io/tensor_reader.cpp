@@ -78,8 +78,8 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
   }
 }
 
-std::shared_ptr<const std::byte> DatasetReader::map() {
-  if (map_ == nullptr || *stored_.offset % kMapAlignment != 0) return nullptr;
+std::shared_ptr<const std::byte> DatasetReader::map(std::size_t alignment) {
+  if (map_ == nullptr || *stored_.offset % alignment != 0) return nullptr;
   return map_->bytes(*stored_.offset, stored_.bytes, stored_.name);
 }
 
@@ -184,8 +184,8 @@ void RowsReader::read_scale_groups(std::int64_t first, std::int64_t count, std::
 }
 
 std::optional<WeightImage> RowsReader::image() {
-  if (stored_.dtype == DType::int8 || !stored_.names_layout) return std::nullopt;
-  image_ = content_->map();
+  if (stored_.dtype == DType::int8) return std::nullopt;
+  image_ = content_->map(size_of(stored_.dtype));
   if (image_ == nullptr) return std::nullopt;
   return WeightImage{image_, stored_.bytes, WeightLayout::rows};
 }

@@ -35,7 +35,6 @@ struct StoredTensor : StoredDataset {
   std::vector<std::int64_t> shape;  // of the tensor, whatever the layout
   std::optional<StoredDataset> scales;
   WeightLayout layout = WeightLayout::rows;
-  bool names_layout = false;  // the writer laid it out to be mapped
 };
 
 // A weight on its way into a backend, which tells afterwards what was taken.
@@ -68,9 +67,9 @@ class DatasetReader {
   // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
   void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
                     std::span<std::byte> out);
-  // The whole dataset mapped; null where it does not begin at a multiple of kMapAlignment in the file, and
-  // where the file cannot be mapped.
-  std::shared_ptr<const std::byte> map();
+  // The whole dataset mapped; null where it does not begin at a multiple of `alignment` bytes in the file,
+  // and where the file cannot be mapped.
+  std::shared_ptr<const std::byte> map(std::size_t alignment);
   // These bytes of the map have been used: takes them into the checksum.
   void account(std::size_t at, std::span<const std::byte> mapped);
   // Reads everything into a small buffer, for the checksum.

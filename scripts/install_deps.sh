@@ -8,7 +8,8 @@ packages=(
   libopenmpi-dev openmpi-bin                     # ranks
   libhdf5-dev                                    # model files
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
-  libhwy-dev libhwloc-dev libxxhash-dev          # SIMD, cores of the host, digests
+  libhwy-dev libhwloc-dev                        # SIMD, cores of the host
+  libisal-dev libxxhash-dev                      # checksums, digests
   libsentencepiece-dev libicu-dev                # tokenizers
   libgtest-dev libboost-context-dev python3 python3-numpy python3-h5py  # tests
 )

@@ -155,10 +155,42 @@ class Pack(CliTest):
             del file[name]
             original.copy(name, file, name)
         sizes = ("--input-len", "2", "--output-len", "2", "--requests", "1", "--warmup", "0")
-        for path, told in ((packed, True), (model, False)):
+        tied = write_random(self.fresh(".h5"), config | {"tie_embeddings": True}, 77, dtype="bfloat16")
+        for path, told in ((packed, True), (model, True), (tied, False)):
             outcome = ptrt("bench", path, *sizes)
             self.assert_done(outcome)
             self.assertEqual("% mapped)" in outcome.output, told, outcome.output)
+
+    def test_a_plain_table_is_mapped(self) -> None:
+        """Wherever its elements lie as a processor reads them; else it is read, with the same results."""
+        config = make_config(hidden_size=256, head_dim=64, heads=4, ffn_size=512, tie_embeddings=False)
+        model, odd = write_random(self.fresh(".h5"), config, 78, dtype="bfloat16"), self.fresh(".h5")
+        name = "/shared/embedding"
+        shutil.copy(model, odd)
+        with h5py.File(odd, "r+") as file, h5py.File(model) as original:
+            file.move(name, "old")  # deleted, it would make room for the copy
+            file.create_dataset("filler", data=np.zeros(1, np.uint8))
+            original.copy(name, file, name)
+            self.assertEqual(file[name].id.get_offset() % 2, 1)
+        sizes = ("--input-len", "2", "--output-len", "2", "--requests", "1", "--warmup", "0", "--json")
+        rows, lines = write_requests_of_one(self.fresh(".jsonl")), []
+        for path, mapped in ((model, True), (odd, False)):
+            report, results = self.fresh(".json"), self.fresh(".jsonl")
+            self.assert_done(ptrt("bench", path, *sizes, report))
+            table = config["vocab_size"] * config["hidden_size"] * 2
+            self.assertEqual(json.loads(report.read_text())["mapped_weight_bytes"], table if mapped else 0)
+            self.assert_done(ptrt("generate", path, rows, "-o", results))
+            lines.append(results.read_text())
+        self.assertEqual(*lines)
+
+    def test_damage_in_a_plain_table(self) -> None:
+        config = make_config(tie_embeddings=False)
+        model = write_random(self.fresh(".h5"), config, 79, dtype="bfloat16")
+        with h5py.File(model) as file:
+            at = file["/shared/embedding"].id.get_offset() + file["/shared/embedding"].nbytes - 3
+        flip_bit(model, at)
+        rows = write_requests_of_one(self.fresh(".jsonl"))
+        self.assert_refused(ptrt("generate", model, rows, "-o", self.fresh(".jsonl")), "/shared/embedding", "crc32c")
 
     def test_damage(self) -> None:
         config = mixed_config()
@@ -169,11 +201,7 @@ class Pack(CliTest):
                 shutil.copy(packed, damaged)
                 with h5py.File(damaged) as file:
                     at = file[name].id.get_offset() + file[name].nbytes - 70
-                with damaged.open("r+b") as file:
-                    file.seek(at)
-                    byte = file.read(1)[0]
-                    file.seek(at)
-                    file.write(bytes([byte ^ 1]))
+                flip_bit(damaged, at)
                 rows = write_requests_of_one(self.fresh(".jsonl"))
                 self.assert_refused(ptrt("generate", damaged, rows, "-o", self.fresh(".jsonl")), name, "crc32c")
                 self.assertIn(f"{name}: expected crc32c", ptrt("inspect", damaged, "--verify").output)
@@ -233,6 +261,14 @@ class Pack(CliTest):
         sizes = ("--input-len", "1", "--output-len", "1", "--requests", "1", "--warmup", "0", "--max-batch", "1", "--quiet")
         peaks = [peak_bytes("bench", file, *sizes) for file in (model, packed)]
         self.assertLess(peaks[1], peaks[0] + weights // 10)
+
+
+def flip_bit(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
 
 
 def write_requests_of_one(path: Path) -> Path:
