@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "stream_read.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -83,16 +84,6 @@ constexpr int kChains = 16;
 
 #define PTRT_BENCH_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx512vnni"), noinline))
 
-PTRT_BENCH_AVX512 void read_all(const std::byte* from, std::size_t bytes) {
-  __m512i sum[8] = {};
-  for (const std::byte* end = from + bytes; from < end; from += 512) {
-#pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i)
-      sum[i] = _mm512_xor_si512(sum[i], _mm512_load_si512(reinterpret_cast<const __m512i*>(from + 64 * i)));
-  }
-  for (__m512i& s : sum) asm volatile("" : : "v"(s));
-}
-
 PTRT_BENCH_AVX512 void multiply_float32() {
   __m512 sums[kChains] = {}, a = _mm512_set1_ps(0.5f);
   for (std::int64_t i = 0; i < kPeakSteps; ++i) {
@@ -121,12 +112,12 @@ Ceilings measure_ceilings(Backend& backend, int threads) {
   if (!cpu_computes(Compute::bfloat16) || !cpu_computes(Compute::int8)) return {};
   static const auto memory = backend.allocate(kStreamBytes, "the stream");
   static const bool touched = (std::fill_n(memory.get(), kStreamBytes, std::byte{1}), true);
-  const std::size_t share = kStreamBytes / static_cast<std::size_t>(threads) / 512 * 512;
+  const std::size_t share = kStreamBytes / static_cast<std::size_t>(threads) / kStreamPiece * kStreamPiece;
   const double vectors = static_cast<double>(kPeakSteps) * kChains * threads;
   Ceilings c;
   if (touched) {
     const Rate read = rate_of(threads, static_cast<double>(share) * threads, [&](int t) {
-      read_all(memory.get() + static_cast<std::size_t>(t) * share, share);
+      read_stream(memory.get() + static_cast<std::size_t>(t) * share, share);
     });
     c.read = read.best, c.read_median = read.median;
   }
