@@ -53,9 +53,10 @@ double seconds(Clock::duration d) {
 // Reads as many bytes again and again, an equal share a thread.
 class Reader {
  public:
-  Reader(Backend& backend, int threads, std::size_t bytes)
-      : pool_(threads),
-        share_(bytes / static_cast<std::size_t>(threads) / kStreamPiece * kStreamPiece),
+  // Its threads run where the backend's do, and sleep as soon as there is nothing to read.
+  Reader(Backend& backend, const CpuOptions& options, std::size_t bytes)
+      : pool_(options.threads, options.worker_cores, true),
+        share_(bytes / static_cast<std::size_t>(options.threads) / kStreamPiece * kStreamPiece),
         memory_(backend.allocate(this->bytes(), "the stream")) {
     std::fill_n(memory_.get(), this->bytes(), std::byte{1});
   }
@@ -183,9 +184,14 @@ void run(const Options& options) {
   if (!file) throw_bad_input("{}: cannot open", options.config);
   const ModelConfig config =
       parse_config({std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()}, options.config);
-  const auto backend = make_cpu_backend({.threads = options.threads,
-                                         .compute = options.int8 ? Compute::int8 : Compute::bfloat16,
-                                         .quantize_int8 = options.int8});
+  CpuOptions cpu{.threads = options.threads,
+                 .compute = options.int8 ? Compute::int8 : Compute::bfloat16,
+                 .quantize_int8 = options.int8};
+  if (const auto cores = allowed_cores(); cores.size() >= static_cast<std::size_t>(options.threads)) {
+    cpu.worker_cores.assign(cores.begin(), cores.begin() + options.threads);
+    bind_this_thread(cores.front());
+  }
+  const auto backend = make_cpu_backend(cpu);
   const TrackShard shard = random_shard(config, 1, DType::bfloat16, 0, config.tracks, *backend);
   const auto comm = make_solo_track_comm();
   const EngineOptions engine_options{.max_batch = 1,
@@ -194,7 +200,7 @@ void run(const Options& options) {
                                      .kv_dtype = DType::bfloat16};
   Engine engine(config, config, shard, *backend, {*comm, *comm}, make_placement(1, 0, config.tracks), nullptr,
                 engine_options);
-  Reader reader(*backend, options.threads, streamed_bytes(*backend, shard));
+  Reader reader(*backend, cpu, streamed_bytes(*backend, shard));
   WakeUp wake(*backend);
   run_once(engine, reader, wake);  // first touches
   std::vector<Sample> samples;

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Takes turns between bfloat16 and int8 with bench_step_read; writes one JSON with machine, commit and commands.
+
+    perf/step_read.py --bench build/bench_step_read --out perf/results/step_read_cpu.json
+
+bench_step_read takes turns between decode steps and reads of as many bytes. Each block it tells (248 steps, about two
+seconds) is of one state of the machine's memory: fast from --fast GB/s of the reads on, slow below --slow, between
+them where it changed amid the block. For each state the median, the quartiles and the ends of the blocks' medians.
+"""
+import argparse
+import json
+import os
+import statistics
+import subprocess
+from pathlib import Path
+
+from bench_end_to_end import commit, machine
+
+ROOT = Path(__file__).resolve().parent.parent
+WEIGHTS = {"bfloat16": [], "int8": ["--int8"]}
+
+
+def spread(values):
+    values = sorted(values)
+    quartile = [values[round(q * (len(values) - 1) / 4)] for q in (1, 3)]
+    return {"median": statistics.median(values), "quartiles": quartile, "ends": [values[0], values[-1]]}
+
+
+def by_state(blocks, args):
+    states = {f"fast, {args.fast} GB/s or more": lambda read: read >= args.fast,
+              "between": lambda read: args.slow <= read < args.fast,
+              f"slow, less than {args.slow} GB/s": lambda read: read < args.slow}
+    found = {}
+    for name, is_in in states.items():
+        mine = [block for block in blocks if is_in(block["read_gb_per_s"])]
+        if mine:
+            found[name] = {"blocks": len(mine)} | {key: spread([block[key] for block in mine])
+                                                   for key in ("read_gb_per_s", "step_ms", "of_read", "of_read_weights")}
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bench", default="build/bench_step_read")
+    parser.add_argument("--config", default=str(ROOT / "perf/configs/dense_125m.json"))
+    parser.add_argument("--threads", default="2")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--fast", type=float, default=60)
+    parser.add_argument("--slow", type=float, default=55)
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    blocks, first = {name: [] for name in WEIGHTS}, {}
+    commands = {name: [args.bench, args.config, "--threads", args.threads, "--runs", "6", *options]
+                for name, options in WEIGHTS.items()}
+    for _ in range(args.rounds):
+        for name, command in commands.items():
+            told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+            first.setdefault(name, {key: told[key] for key in ("model", "instruction_set", "weight_bytes",
+                                                               "kv_bytes_per_token")})
+            blocks[name] += told["blocks"]
+            print(name, " ".join(f"{block['read_gb_per_s']:.0f}:{block['of_read']:.3f}" for block in told["blocks"]),
+                  flush=True)
+    cells = []
+    for name, command in commands.items():
+        told = [os.path.basename(word) if os.path.isabs(word) else word for word in command]
+        cells.append({"weights": name, "command": " ".join(told)} | first[name] |
+                     {"all": spread([block["of_read"] for block in blocks[name]]),
+                      "states": by_state(blocks[name], args), "blocks": blocks[name]})
+        for state, found in cells[-1]["states"].items():
+            print(f"{name}, {state}: {found['blocks']} blocks, of_read {found['of_read']}")
+    if args.out:
+        result = {"machine": machine(), "commit": commit(), "cells": cells}
+        Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
