@@ -20,7 +20,7 @@ constexpr std::int64_t kRowBlock = 42 * kTileRows;  // the most rows of a task
 constexpr std::int64_t kSmallConversion = 16 * 1024;  // elements
 constexpr std::int64_t kPanelsPerStep = 8;            // a task's panels are a multiple: whole tiles
 constexpr std::int64_t kFewRows = kMaxTileRows;       // up to so many, products wait for memory
-constexpr std::int64_t kPanelsPerStream = 4;          // the most that one row reads side by side
+constexpr std::int64_t kPanelsPerCut = 2;             // between threads that read a stream
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
@@ -195,13 +195,12 @@ void Matmul::run(std::span<const Product> products) {
   convert_inputs();
   if (is_stream(products)) {
     if (small_) return run_panels(products, 0, panels_);
-    const auto edge = [&](std::int64_t share) {
-      return std::min(panels_,
-                      divide_up(panels_ * share, pool_.threads() * kPanelsPerStream) * kPanelsPerStream);
-    };
-    return pool_.parallel_for(pool_.threads(), [&](std::int64_t share, int) {
-      run_panels(products, edge(share), edge(share + 1));
+    shares_.split(panels_, kPanelsPerCut);
+    pool_.parallel_for(pool_.threads(), [&](std::int64_t, int worker) {
+      shares_.run_one(worker,
+                      [&](std::int64_t begin, std::int64_t end) { run_panels(products, begin, end); });
     });
+    return shares_.finish();
   }
   const auto run_one = [&](std::int64_t task, int) {
     const auto after = std::upper_bound(plans_.begin(), plans_.end(), task,

@@ -16,6 +16,7 @@
 #include "kernels/cpu/matmul_tiles.h"
 #include "kernels/cpu/memory.h"
 #include "kernels/cpu/packed.h"
+#include "kernels/cpu/stream_shares.h"
 #include "kernels/cpu/thread_pool.h"
 #include "kernels/tensor.h"
 
@@ -47,7 +48,7 @@ struct Product {
 // Runs lists of products, all of a list in one parallel region. Keeps the scratch.
 class Matmul {
  public:
-  Matmul(ThreadPool& pool, Compute compute) : pool_(pool), compute_(compute) {}
+  Matmul(ThreadPool& pool, Compute compute) : pool_(pool), compute_(compute), shares_(pool.threads()) {}
 
   // The products must not overlap in what they write. `products` are processed in no particular order.
   void run(std::span<const Product> products);
@@ -78,6 +79,7 @@ class Matmul {
 
   ThreadPool& pool_;
   Compute compute_;
+  StreamShares shares_;
   std::vector<Input> inputs_;
   std::vector<Plan> plans_;
   std::int64_t scratch_bytes_ = 0, converted_rows_ = 0, converted_elements_ = 0;

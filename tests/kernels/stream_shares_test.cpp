@@ -1,0 +1,146 @@
+// Runs of a stream: all of it, once, and longer for those who are faster.
+#include "kernels/cpu/stream_shares.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "kernels/cpu/thread_pool.h"
+
+namespace ptrt {
+namespace {
+
+void expect_whole(const StreamShares& shares, int workers, std::int64_t total, std::int64_t quantum) {
+  std::int64_t at = 0;
+  for (int w = 0; w < workers; ++w) {
+    EXPECT_EQ(shares.begin(w), at);
+    EXPECT_GE(shares.end(w), at);
+    at = shares.end(w);
+    EXPECT_TRUE(at % quantum == 0 || at == total) << "worker " << w;
+  }
+  EXPECT_EQ(at, total);
+}
+
+// Tells of so many jobs in which worker w takes seconds[w] a unit.
+void observe(StreamShares& shares, const std::vector<double>& seconds, int jobs) {
+  for (int job = 0; job < jobs; ++job) {
+    shares.split(1000, 1);
+    for (std::size_t w = 0; w < seconds.size(); ++w) {
+      const int worker = static_cast<int>(w);
+      shares.set_seconds(worker, seconds[w] * static_cast<double>(shares.end(worker) - shares.begin(worker)));
+    }
+    shares.finish();
+  }
+}
+
+TEST(StreamShares, AreEqualAtFirst) {
+  for (const int workers : {1, 2, 3, 7})
+    for (const std::int64_t total : {0, 1, 2, 5, 48, 49, 256, 2000}) {
+      StreamShares shares(workers);
+      shares.split(total, 2);
+      expect_whole(shares, workers, total, 2);
+      for (int w = 0; w < workers; ++w)
+        EXPECT_NEAR(static_cast<double>(shares.end(w) - shares.begin(w)),
+                    static_cast<double>(total) / workers, 3)
+            << workers << " workers, " << total;
+    }
+}
+
+TEST(StreamShares, FollowThePace) {
+  StreamShares shares(2);
+  observe(shares, {1.2e-6, 1e-6}, 400);
+  shares.split(2200, 1);
+  expect_whole(shares, 2, 2200, 1);
+  EXPECT_NEAR(static_cast<double>(shares.end(0)), 1000, 2);
+  observe(shares, {1e-6, 1e-6}, 400);  // and back
+  shares.split(2000, 1);
+  EXPECT_NEAR(static_cast<double>(shares.end(0)), 1000, 2);
+}
+
+TEST(StreamShares, FollowThePaceOfMany) {
+  StreamShares shares(4);
+  const std::vector<double> seconds{1e-6, 1.25e-6, 0.9e-6, 1e-6};
+  observe(shares, seconds, 400);
+  shares.split(100000, 2);
+  expect_whole(shares, 4, 100000, 2);
+  double speed = 0;
+  for (const double s : seconds) speed += 1 / s;
+  for (int w = 0; w < 4; ++w)
+    EXPECT_NEAR(static_cast<double>(shares.end(w) - shares.begin(w)),
+                100000 / seconds[static_cast<std::size_t>(w)] / speed, 200)
+        << w;
+}
+
+// One worker that stands still must not leave the others all the work for long, nor a single pause.
+TEST(StreamShares, DoNotRunAway) {
+  StreamShares shares(2);
+  observe(shares, {1.0, 1e-9}, 1000);
+  shares.split(1000, 1);
+  EXPECT_GT(shares.end(0), 250);
+  StreamShares calm(2);
+  observe(calm, {100e-6, 1e-6}, 1);
+  calm.split(1000, 1);
+  EXPECT_GT(calm.end(0), 480);
+}
+
+// Where a run was taken by somebody else there is nothing to learn.
+TEST(StreamShares, LearnFromWholeJobsAlone) {
+  StreamShares shares(2);
+  for (int job = 0; job < 100; ++job) {
+    shares.split(1000, 1);
+    shares.set_seconds(0, 1e-3);
+    shares.finish();
+  }
+  shares.split(1000, 1);
+  EXPECT_EQ(shares.end(0), 500);
+}
+
+TEST(StreamShares, GiveEachRunOnce) {
+  constexpr int kWorkers = 4;
+  ThreadPool pool(kWorkers);
+  StreamShares shares(kWorkers);
+  for (int job = 0; job < 200; ++job) {
+    const std::int64_t total = 37 + job % 5;
+    std::vector<std::atomic<int>> taken(static_cast<std::size_t>(total));
+    shares.split(total, 2);
+    pool.parallel_for(kWorkers, [&](std::int64_t, int worker) {
+      shares.run_one(worker, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) ++taken[static_cast<std::size_t>(i)];
+      });
+    });
+    shares.finish();
+    for (const auto& count : taken) EXPECT_EQ(count, 1);
+  }
+}
+
+// Also when one worker does the work of all.
+TEST(StreamShares, TakeOverFromThoseWhoAreLate) {
+  StreamShares shares(3);
+  shares.split(300, 1);
+  std::vector<std::int64_t> begins;
+  for (int call = 0; call < 3; ++call)
+    shares.run_one(1, [&](std::int64_t begin, std::int64_t) { begins.push_back(begin); });
+  EXPECT_EQ(begins, (std::vector<std::int64_t>{100, 0, 200}));
+}
+
+// The clock is looked at in some jobs only; over many, a worker that is slow has less to do.
+TEST(StreamShares, MeasureByThemselves) {
+  StreamShares shares(2);
+  for (int job = 0; job < 200; ++job) {
+    shares.split(100, 1);
+    for (const int worker : {0, 1})
+      shares.run_one(worker, [&](std::int64_t begin, std::int64_t end) {
+        const auto until = std::chrono::steady_clock::now() +
+                           std::chrono::microseconds((worker == 0 ? 6 : 2) * (end - begin));
+        while (std::chrono::steady_clock::now() < until) std::this_thread::yield();
+      });
+    shares.finish();
+  }
+  shares.split(100, 1);
+  EXPECT_LT(shares.end(0), 47);
+}
+
+}  // namespace
+}  // namespace ptrt
