@@ -62,7 +62,7 @@ def ptrt_cells(args, folder):
                    bench(args, model="dense_125m", lens=(16, 65), batch=batch, options=options))
         yield (f"ptrt dense {name} prefill 512",
                bench(args, model="dense_125m", lens=(512, 1), options=options, key="prefill_tokens_per_s"))
-    for model in ("pt8_125m", "pt8_wide_125m", "dense_100m_tied", "pt8_100m_tied"):
+    for model in ("dense_125m", "pt8_125m", "pt8_wide_125m", "dense_100m_tied", "pt8_100m_tied"):
         yield f"ptrt {model} decode 1", bench(args, model=model, lens=(1, 129), options=two)
     for model in ("pt8_125m", "pt8_wide_125m"):
         yield (f"ptrt {model} decode 1, 2 ranks x 1 thread",
