@@ -195,12 +195,12 @@ void Matmul::run(std::span<const Product> products) {
   convert_inputs();
   if (is_stream(products)) {
     if (small_) return run_panels(products, 0, panels_);
-    shares_.split(panels_, kPanelsPerCut);
+    shares_.begin_job(panels_, kPanelsPerCut);
     pool_.parallel_for(pool_.threads(), [&](std::int64_t, int worker) {
       shares_.run_one(worker,
                       [&](std::int64_t begin, std::int64_t end) { run_panels(products, begin, end); });
     });
-    return shares_.finish();
+    return shares_.end_job();
   }
   const auto run_one = [&](std::int64_t task, int) {
     const auto after = std::upper_bound(plans_.begin(), plans_.end(), task,

@@ -13,46 +13,60 @@ constexpr double kSlowest = 1.4, kFastest = 0.7;
 
 }  // namespace
 
-StreamShares::StreamShares(int workers) : shares_(static_cast<std::size_t>(workers)) {
+StreamShares::StreamShares(int workers) : workers_(static_cast<std::size_t>(workers)) {
   PTRT_CHECK(workers >= 1);
+  set_runs();
 }
 
-void StreamShares::split(std::int64_t total, std::int64_t quantum) {
-  observes_ = ++jobs_ % kJobsPerLook == 0;
+void StreamShares::set_runs() {
   double speed = 0, before = 0;
-  for (const Share& share : shares_) speed += 1 / share.pace;
-  std::int64_t begin = 0;
-  for (Share& share : shares_) {
-    before += 1 / share.pace;
-    const double end = static_cast<double>(total) * before / speed / static_cast<double>(quantum);
-    share.begin = begin;
-    share.end = std::clamp(static_cast<std::int64_t>(end + 0.5) * quantum, begin, total);
-    share.seconds = 0;
-    share.taken.store(false, std::memory_order_relaxed);
-    begin = share.end;
-  }
-  shares_.back().end = total;
+  for (const Worker& worker : workers_) speed += 1 / worker.pace;
+  for (Worker& worker : workers_) worker.upto = (before += 1 / worker.pace) / speed;
 }
 
-StreamShares::Share& StreamShares::claim(int worker) {
-  Share& own = shares_[static_cast<std::size_t>(worker)];
-  if (!own.taken.exchange(true, std::memory_order_relaxed)) return own;
-  for (Share& share : shares_)
-    if (!share.taken.exchange(true, std::memory_order_relaxed)) return share;
-  throw_failure("internal error: more runs than workers");
+void StreamShares::begin_job(std::int64_t total, std::int64_t quantum) {
+  looks_ = ++job_ % kJobsPerLook == 0;
+  total_ = total;
+  quantum_ = quantum;
 }
 
-void StreamShares::finish() {
+std::int64_t StreamShares::end_of(int run) const {
+  if (run + 1 == static_cast<int>(workers_.size())) return total_;
+  const double end = static_cast<double>(total_) * workers_[static_cast<std::size_t>(run)].upto;
+  return std::min(static_cast<std::int64_t>(end / static_cast<double>(quantum_) + 0.5) * quantum_, total_);
+}
+
+int StreamShares::claim(int worker) {
+  const auto takes = [this](Worker& w) { return w.taken.exchange(job_, std::memory_order_relaxed) != job_; };
+  if (takes(workers_[static_cast<std::size_t>(worker)])) return worker;
+  const auto late = std::ranges::find_if(workers_, takes);
+  PTRT_CHECK(late != workers_.end());
+  return static_cast<int>(late - workers_.begin());
+}
+
+void StreamShares::tell(int run, double seconds) {
+  Worker& worker = workers_[static_cast<std::size_t>(run)];
+  worker.seconds = seconds;
+  worker.told = job_;
+}
+
+void StreamShares::end_job() {
+  if (!looks_) return;
+  const auto count = static_cast<int>(workers_.size());
+  const auto seconds_a_unit = [this](int run) {
+    return workers_[static_cast<std::size_t>(run)].seconds / static_cast<double>(end_of(run) - begin_of(run));
+  };
   double mean = 0;
-  for (const Share& share : shares_) {
-    if (share.seconds <= 0 || share.begin == share.end) return;
-    mean += share.seconds / static_cast<double>(share.end - share.begin);
+  for (int run = 0; run < count; ++run) {
+    if (workers_[static_cast<std::size_t>(run)].told != job_ || begin_of(run) == end_of(run)) return;
+    mean += seconds_a_unit(run) / count;
   }
-  mean /= static_cast<double>(shares_.size());
-  for (Share& share : shares_) {
-    const double pace = share.seconds / static_cast<double>(share.end - share.begin) / mean;
-    share.pace += kGain * (std::clamp(pace, kFastest, kSlowest) - share.pace);
+  if (!(mean > 0)) return;
+  for (int run = 0; run < count; ++run) {
+    double& pace = workers_[static_cast<std::size_t>(run)].pace;
+    pace += kGain * (std::clamp(seconds_a_unit(run) / mean, kFastest, kSlowest) - pace);
   }
+  set_runs();
 }
 
 }  // namespace ptrt

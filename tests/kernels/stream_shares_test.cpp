@@ -15,23 +15,25 @@ namespace {
 void expect_whole(const StreamShares& shares, int workers, std::int64_t total, std::int64_t quantum) {
   std::int64_t at = 0;
   for (int w = 0; w < workers; ++w) {
-    EXPECT_EQ(shares.begin(w), at);
-    EXPECT_GE(shares.end(w), at);
-    at = shares.end(w);
+    EXPECT_EQ(shares.begin_of(w), at);
+    EXPECT_GE(shares.end_of(w), at);
+    at = shares.end_of(w);
     EXPECT_TRUE(at % quantum == 0 || at == total) << "worker " << w;
   }
   EXPECT_EQ(at, total);
 }
 
-// Tells of so many jobs in which worker w takes seconds[w] a unit.
-void observe(StreamShares& shares, const std::vector<double>& seconds, int jobs) {
-  for (int job = 0; job < jobs; ++job) {
-    shares.split(1000, 1);
+constexpr int kJobsPerLook = 4;
+
+// Tells of so many looks at jobs in which worker w takes seconds[w] a unit.
+void observe(StreamShares& shares, const std::vector<double>& seconds, int looks) {
+  for (int job = 0; job < looks * kJobsPerLook; ++job) {
+    shares.begin_job(1000, 1);
     for (std::size_t w = 0; w < seconds.size(); ++w) {
       const int worker = static_cast<int>(w);
-      shares.set_seconds(worker, seconds[w] * static_cast<double>(shares.end(worker) - shares.begin(worker)));
+      shares.tell(worker, seconds[w] * static_cast<double>(shares.end_of(worker) - shares.begin_of(worker)));
     }
-    shares.finish();
+    shares.end_job();
   }
 }
 
@@ -39,10 +41,10 @@ TEST(StreamShares, AreEqualAtFirst) {
   for (const int workers : {1, 2, 3, 7})
     for (const std::int64_t total : {0, 1, 2, 5, 48, 49, 256, 2000}) {
       StreamShares shares(workers);
-      shares.split(total, 2);
+      shares.begin_job(total, 2);
       expect_whole(shares, workers, total, 2);
       for (int w = 0; w < workers; ++w)
-        EXPECT_NEAR(static_cast<double>(shares.end(w) - shares.begin(w)),
+        EXPECT_NEAR(static_cast<double>(shares.end_of(w) - shares.begin_of(w)),
                     static_cast<double>(total) / workers, 3)
             << workers << " workers, " << total;
     }
@@ -51,24 +53,24 @@ TEST(StreamShares, AreEqualAtFirst) {
 TEST(StreamShares, FollowThePace) {
   StreamShares shares(2);
   observe(shares, {1.2e-6, 1e-6}, 400);
-  shares.split(2200, 1);
+  shares.begin_job(2200, 1);
   expect_whole(shares, 2, 2200, 1);
-  EXPECT_NEAR(static_cast<double>(shares.end(0)), 1000, 2);
+  EXPECT_NEAR(static_cast<double>(shares.end_of(0)), 1000, 2);
   observe(shares, {1e-6, 1e-6}, 400);  // and back
-  shares.split(2000, 1);
-  EXPECT_NEAR(static_cast<double>(shares.end(0)), 1000, 2);
+  shares.begin_job(2000, 1);
+  EXPECT_NEAR(static_cast<double>(shares.end_of(0)), 1000, 2);
 }
 
 TEST(StreamShares, FollowThePaceOfMany) {
   StreamShares shares(4);
   const std::vector<double> seconds{1e-6, 1.25e-6, 0.9e-6, 1e-6};
   observe(shares, seconds, 400);
-  shares.split(100000, 2);
+  shares.begin_job(100000, 2);
   expect_whole(shares, 4, 100000, 2);
   double speed = 0;
   for (const double s : seconds) speed += 1 / s;
   for (int w = 0; w < 4; ++w)
-    EXPECT_NEAR(static_cast<double>(shares.end(w) - shares.begin(w)),
+    EXPECT_NEAR(static_cast<double>(shares.end_of(w) - shares.begin_of(w)),
                 100000 / seconds[static_cast<std::size_t>(w)] / speed, 200)
         << w;
 }
@@ -77,24 +79,24 @@ TEST(StreamShares, FollowThePaceOfMany) {
 TEST(StreamShares, DoNotRunAway) {
   StreamShares shares(2);
   observe(shares, {1.0, 1e-9}, 1000);
-  shares.split(1000, 1);
-  EXPECT_GT(shares.end(0), 250);
+  shares.begin_job(1000, 1);
+  EXPECT_GT(shares.end_of(0), 250);
   StreamShares calm(2);
   observe(calm, {100e-6, 1e-6}, 1);
-  calm.split(1000, 1);
-  EXPECT_GT(calm.end(0), 480);
+  calm.begin_job(1000, 1);
+  EXPECT_GT(calm.end_of(0), 480);
 }
 
 // Where a run was taken by somebody else there is nothing to learn.
 TEST(StreamShares, LearnFromWholeJobsAlone) {
   StreamShares shares(2);
-  for (int job = 0; job < 100; ++job) {
-    shares.split(1000, 1);
-    shares.set_seconds(0, 1e-3);
-    shares.finish();
+  for (int job = 0; job < 100 * kJobsPerLook; ++job) {
+    shares.begin_job(1000, 1);
+    shares.tell(0, 1e-3);
+    shares.end_job();
   }
-  shares.split(1000, 1);
-  EXPECT_EQ(shares.end(0), 500);
+  shares.begin_job(1000, 1);
+  EXPECT_EQ(shares.end_of(0), 500);
 }
 
 TEST(StreamShares, GiveEachRunOnce) {
@@ -104,13 +106,13 @@ TEST(StreamShares, GiveEachRunOnce) {
   for (int job = 0; job < 200; ++job) {
     const std::int64_t total = 37 + job % 5;
     std::vector<std::atomic<int>> taken(static_cast<std::size_t>(total));
-    shares.split(total, 2);
+    shares.begin_job(total, 2);
     pool.parallel_for(kWorkers, [&](std::int64_t, int worker) {
       shares.run_one(worker, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; ++i) ++taken[static_cast<std::size_t>(i)];
       });
     });
-    shares.finish();
+    shares.end_job();
     for (const auto& count : taken) EXPECT_EQ(count, 1);
   }
 }
@@ -118,7 +120,7 @@ TEST(StreamShares, GiveEachRunOnce) {
 // Also when one worker does the work of all.
 TEST(StreamShares, TakeOverFromThoseWhoAreLate) {
   StreamShares shares(3);
-  shares.split(300, 1);
+  shares.begin_job(300, 1);
   std::vector<std::int64_t> begins;
   for (int call = 0; call < 3; ++call)
     shares.run_one(1, [&](std::int64_t begin, std::int64_t) { begins.push_back(begin); });
@@ -129,17 +131,17 @@ TEST(StreamShares, TakeOverFromThoseWhoAreLate) {
 TEST(StreamShares, MeasureByThemselves) {
   StreamShares shares(2);
   for (int job = 0; job < 200; ++job) {
-    shares.split(100, 1);
+    shares.begin_job(100, 1);
     for (const int worker : {0, 1})
       shares.run_one(worker, [&](std::int64_t begin, std::int64_t end) {
         const auto until = std::chrono::steady_clock::now() +
                            std::chrono::microseconds((worker == 0 ? 6 : 2) * (end - begin));
         while (std::chrono::steady_clock::now() < until) std::this_thread::yield();
       });
-    shares.finish();
+    shares.end_job();
   }
-  shares.split(100, 1);
-  EXPECT_LT(shares.end(0), 47);
+  shares.begin_job(100, 1);
+  EXPECT_LT(shares.end_of(0), 47);
 }
 
 }  // namespace
