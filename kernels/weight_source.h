@@ -42,8 +42,7 @@ enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in ke
 // The whole content of a weight in memory that a backend may use as it is, for as long as it holds `data`.
 struct WeightImage {
   std::shared_ptr<const std::byte> data;  // read-only; panels 64-byte aligned, rows as their elements need
-  std::size_t bytes = 0;
-  WeightLayout layout = WeightLayout::rows;  // in the weight's stored type
+  std::size_t bytes = 0;                  // in the weight's stored type
 };
 
 // Where a weight's content comes from while it is loaded: count · out rows of `in` elements as stored.
@@ -56,10 +55,11 @@ class WeightSource {
   // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row.
   virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
 
-  // The content mapped from its file, where it lies there so that it can be used. A backend that takes it
-  // reads no rows, and asks for each of its bytes to be checked exactly once: rows [first, first + rows), of
-  // panels whole ones. Several threads may ask at the same time.
-  virtual std::optional<WeightImage> image() { return std::nullopt; }
+  // The content mapped from its file, where it lies there in that layout so that it can be used. A backend
+  // that takes it reads no rows, and asks for each of its bytes to be checked exactly once: rows [first,
+  // first
+  // + rows), of panels whole ones. Several threads may ask at the same time.
+  virtual std::optional<WeightImage> image(WeightLayout /*layout*/) { return std::nullopt; }
   virtual void check_image(std::int64_t /*first*/, std::int64_t /*rows*/) {}
 };
 

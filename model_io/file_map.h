@@ -23,13 +23,16 @@ class FileMap {
   // may still be read. Throws bad_input where it ends before; `dataset` is for that message. A file that is
   // made shorter while it is mapped ends the process (SIGBUS). One thread at a time.
   std::shared_ptr<const std::byte> bytes(std::size_t offset, std::size_t bytes, std::string_view dataset);
+  // The same in a mapping of its own, which takes no more addresses than the pages of these bytes.
+  std::shared_ptr<const std::byte> part(std::size_t offset, std::size_t bytes, std::string_view dataset);
 
  private:
-  void map();
+  void find_size();
+  void check(std::size_t offset, std::size_t bytes, std::string_view dataset) const;
 
   int descriptor_;
   std::string path_;
-  bool tried_ = false;
+  bool sized_ = false, tried_ = false;
   std::shared_ptr<const std::byte> data_;  // null before, and where it cannot be mapped
   std::size_t size_ = 0;
 };

@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "kernels/error.h"
+#include "model_io/h5_types.h"
 
 namespace ptrt {
 namespace {
@@ -47,41 +48,6 @@ H5Handle property_list(hid_t list_class) {
   return {H5Pcreate(list_class), H5Pclose};
 }
 
-bool is_float(hid_t type, std::size_t bytes, std::size_t exponent_bits, std::size_t mantissa_bits) {
-  if (H5Tget_class(type) != H5T_FLOAT || H5Tget_size(type) != bytes) return false;
-  std::size_t sign = 0, exponent_at = 0, exponent = 0, mantissa_at = 0, mantissa = 0;
-  H5Tget_fields(type, &sign, &exponent_at, &exponent, &mantissa_at, &mantissa);
-  return sign == 8 * bytes - 1 && exponent == exponent_bits && mantissa == mantissa_bits &&
-         mantissa_at == 0 && exponent_at == mantissa_bits &&
-         H5Tget_ebias(type) == (std::size_t{1} << (exponent_bits - 1)) - 1;
-}
-
-H5Type classify(hid_t type) {
-  if (is_float(type, 4, 8, 23)) return H5Type::float32;
-  if (is_float(type, 2, 5, 10)) return H5Type::float16;
-  if (H5Tget_class(type) != H5T_INTEGER) return H5Type::other;
-  const bool is_unsigned = H5Tget_sign(type) == H5T_SGN_NONE;
-  if (H5Tget_size(type) == 1) return is_unsigned ? H5Type::uint8 : H5Type::int8;
-  return is_unsigned && H5Tget_size(type) == 2 ? H5Type::uint16 : H5Type::other;
-}
-
-std::string name_of_type(hid_t type) {
-  const std::size_t bits = 8 * H5Tget_size(type);
-  const char* order = bits > 8 && H5Tget_order(type) == H5T_ORDER_BE ? " (big-endian)" : "";
-  switch (H5Tget_class(type)) {
-    case H5T_FLOAT:
-      return fmt::format("float{}{}", bits, order);
-    case H5T_INTEGER:
-      return fmt::format("{}int{}{}", H5Tget_sign(type) == H5T_SGN_NONE ? "u" : "", bits, order);
-    case H5T_STRING:
-      return "strings";
-    case H5T_COMPOUND:
-      return "a compound type";
-    default:
-      return "another type";
-  }
-}
-
 // Whether every byte has its place in the file. A dataset that was created but never written has none.
 bool is_stored(hid_t dataset, hid_t properties, hid_t space, const std::vector<std::int64_t>& shape,
                std::size_t element_bytes) {
@@ -96,7 +62,14 @@ bool is_stored(hid_t dataset, hid_t properties, hid_t space, const std::vector<s
   return H5Dget_num_chunks(dataset, space, &found) >= 0 && found == expected;
 }
 
-H5DatasetInfo read_info(hid_t dataset, hid_t type, hid_t space) {
+// The name of the file that holds an object, which a link may have led to.
+std::string file_of(hid_t object) {
+  std::string name(static_cast<std::size_t>(std::max<ssize_t>(0, H5Fget_name(object, nullptr, 0))), '\0');
+  H5Fget_name(object, name.data(), name.size() + 1);
+  return name;
+}
+
+H5DatasetInfo read_info(hid_t dataset, hid_t type, hid_t space, const std::string& file) {
   H5DatasetInfo info;
   info.type = classify(type);
   info.big_endian = H5Tget_order(type) == H5T_ORDER_BE;
@@ -106,32 +79,10 @@ H5DatasetInfo read_info(hid_t dataset, hid_t type, hid_t space) {
   info.shape.assign(extents.begin(), extents.end());
   const H5Handle properties(H5Dget_create_plist(dataset), H5Pclose);
   const haddr_t offset = H5Dget_offset(dataset);  // undefined where the bytes lie in a file of their own
-  if (H5Pget_layout(properties.id()) == H5D_CONTIGUOUS && offset != HADDR_UNDEF) info.offset = offset;
+  if (H5Pget_layout(properties.id()) == H5D_CONTIGUOUS && offset != HADDR_UNDEF && file_of(dataset) == file)
+    info.offset = offset;
   info.stored = is_stored(dataset, properties.id(), space, info.shape, H5Tget_size(type));
   return info;
-}
-
-hid_t file_type(H5Type type) {
-  switch (type) {
-    case H5Type::float32:
-      return H5Tcopy(H5T_IEEE_F32LE);
-    case H5Type::uint16:
-      return H5Tcopy(H5T_STD_U16LE);
-    case H5Type::uint8:
-      return H5Tcopy(H5T_STD_U8LE);
-    case H5Type::int8:
-      return H5Tcopy(H5T_STD_I8LE);
-    case H5Type::float16: {
-      const hid_t half = H5Tcopy(H5T_IEEE_F32LE);  // the library has no half of its own
-      H5Tset_fields(half, 15, 10, 5, 0, 10);
-      H5Tset_size(half, 2);
-      H5Tset_ebias(half, 15);
-      return half;
-    }
-    case H5Type::other:
-      break;
-  }
-  throw_failure("internal error: a dataset of no known element type");
 }
 
 std::optional<std::string> read_string(hid_t attribute, hid_t type, hid_t space) {
@@ -223,7 +174,7 @@ H5Dataset::H5Dataset(H5Handle handle, std::string file, std::string path)
       type_(H5Dget_type(handle_.id()), H5Tclose),
       space_(H5Dget_space(handle_.id()), H5Sclose),
       element_bytes_(H5Tget_size(type_.id())),
-      info_(read_info(handle_.id(), type_.id(), space_.id())) {}
+      info_(read_info(handle_.id(), type_.id(), space_.id(), file_)) {}
 
 // A run of elements is cut into boxes that the library can select: of each dimension but one it takes a
 // single index or all of them. transfer(memory_space, file_space, byte offset in the run).

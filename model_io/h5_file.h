@@ -1,5 +1,5 @@
-// HDF5 files behind handles that close themselves. h5_file.cpp is the only source that knows the HDF5
-// library.
+// HDF5 files behind handles that close themselves. h5_file.cpp and h5_types.cpp are the only sources that
+// know the HDF5 library.
 //
 // Every complaint names the file and the object. What is wrong with a file that is read is bad input; what
 // goes wrong while one is written is a failure. The library is used from one thread at a time.
@@ -23,7 +23,8 @@ struct H5DatasetInfo {
   bool big_endian = false;
   std::string type_name;            // for messages, also of other types: "int64", "float64 (big-endian)"
   std::vector<std::int64_t> shape;  // empty for a scalar
-  // Where its first byte lies, if its bytes are one run in the file, in C order and as they are.
+  // Where its first byte lies, if its bytes are one run in the file that was opened, in C order and as they
+  // are.
   std::optional<std::uint64_t> offset;
   bool stored = false;  // all of it has been written; where not, the library would read zeros
 };

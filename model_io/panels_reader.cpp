@@ -111,10 +111,11 @@ void PanelsReader::read_scale_groups(std::int64_t first, std::int64_t count, std
   unpack(first, count, {column, columns}, false, {{}, out});
 }
 
-std::optional<WeightImage> PanelsReader::image() {
-  image_ = content_->map(kMapAlignment);
+std::optional<WeightImage> PanelsReader::image(WeightLayout layout) {
+  if (layout != WeightLayout::panels) return std::nullopt;
+  image_ = content_->map_with_file();
   if (image_ == nullptr) return std::nullopt;
-  return WeightImage{image_, stored_.bytes, WeightLayout::panels};
+  return WeightImage{image_, stored_.bytes};
 }
 
 void PanelsReader::check_image(std::int64_t first, std::int64_t rows) {

@@ -23,7 +23,7 @@ class PanelsReader final : public TensorReader {
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
   void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                     std::span<std::byte> out) override;
-  std::optional<WeightImage> image() override;
+  std::optional<WeightImage> image(WeightLayout layout) override;
   // Throws bad_input on a scale that is negative or not finite.
   void check_image(std::int64_t first, std::int64_t rows) override;
 

@@ -78,8 +78,13 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
   }
 }
 
-std::shared_ptr<const std::byte> DatasetReader::map(std::size_t alignment) {
+std::shared_ptr<const std::byte> DatasetReader::map_alone(std::size_t alignment) {
   if (map_ == nullptr || *stored_.offset % alignment != 0) return nullptr;
+  return map_->part(*stored_.offset, stored_.bytes, stored_.name);
+}
+
+std::shared_ptr<const std::byte> DatasetReader::map_with_file() {
+  if (map_ == nullptr || *stored_.offset % kMapAlignment != 0) return nullptr;
   return map_->bytes(*stored_.offset, stored_.bytes, stored_.name);
 }
 
@@ -183,11 +188,11 @@ void RowsReader::read_scale_groups(std::int64_t first, std::int64_t count, std::
                         row_groups() * kBytes, static_cast<std::size_t>(count), out);
 }
 
-std::optional<WeightImage> RowsReader::image() {
-  if (stored_.dtype == DType::int8) return std::nullopt;
-  image_ = content_->map(size_of(stored_.dtype));
+std::optional<WeightImage> RowsReader::image(WeightLayout layout) {
+  if (layout != WeightLayout::rows || stored_.dtype == DType::int8) return std::nullopt;
+  image_ = content_->map_alone(size_of(stored_.dtype));
   if (image_ == nullptr) return std::nullopt;
-  return WeightImage{image_, stored_.bytes, WeightLayout::rows};
+  return WeightImage{image_, stored_.bytes};
 }
 
 void RowsReader::check_image(std::int64_t first, std::int64_t rows) {

@@ -67,9 +67,10 @@ class DatasetReader {
   // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
   void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
                     std::span<std::byte> out);
-  // The whole dataset mapped; null where it does not begin at a multiple of `alignment` bytes in the file,
-  // and where the file cannot be mapped.
-  std::shared_ptr<const std::byte> map(std::size_t alignment);
+  // The whole dataset mapped. Null where it does not begin at a multiple of `alignment` bytes in the file,
+  // with the file at one of kMapAlignment; and where it cannot be mapped.
+  std::shared_ptr<const std::byte> map_alone(std::size_t alignment);
+  std::shared_ptr<const std::byte> map_with_file();
   // These bytes of the map have been used: takes them into the checksum.
   void account(std::size_t at, std::span<const std::byte> mapped);
   // Reads everything into a small buffer, for the checksum.
@@ -132,7 +133,7 @@ class RowsReader final : public TensorReader {
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
   void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                     std::span<std::byte> out) override;
-  std::optional<WeightImage> image() override;  // of floating types
+  std::optional<WeightImage> image(WeightLayout layout) override;  // of floating types
   void check_image(std::int64_t first, std::int64_t rows) override;
 
  private:

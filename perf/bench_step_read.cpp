@@ -37,8 +37,8 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t kSteps = 128;
-constexpr std::size_t kLeftOut = 4;  // first steps of a run
-constexpr std::size_t kBlock = 248;  // steps, of two runs
+constexpr std::size_t kLeftOut = 4;                          // first steps of a run
+constexpr std::size_t kBlock = 2 * (kSteps - 1 - kLeftOut);  // steps, of two runs
 
 struct Options {
   std::string config;

@@ -3,7 +3,7 @@
 
     perf/step_read.py --bench build/bench_step_read --out perf/results/step_read_cpu.json
 
-bench_step_read takes turns between decode steps and reads of as many bytes. Each block it tells (248 steps, about two
+bench_step_read takes turns between decode steps and reads of as many bytes. Each block it tells (246 steps, about two
 seconds) is of one state of the machine's memory: fast from --fast GB/s of the reads on, slow below --slow, between
 them where it changed amid the block. For each state the median, the quartiles and the ends of the blocks' medians.
 """
@@ -69,7 +69,7 @@ def main():
         for state, found in cells[-1]["states"].items():
             print(f"{name}, {state}: {found['blocks']} blocks, of_read {found['of_read']}")
     if args.out:
-        result = {"machine": machine(), "commit": commit(), "cells": cells}
+        result = {"machine": machine(), "commit": commit(), "rounds": args.rounds, "cells": cells}
         Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

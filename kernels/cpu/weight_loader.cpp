@@ -92,9 +92,9 @@ WeightLoader::Job WeightLoader::plan(const WeightLoad& load) {
 bool WeightLoader::map(Job& job) {
   const WeightSpec& spec = job.spec;
   if (spec.role == WeightRole::vector || job.weight.dtype != spec.dtype) return false;
-  std::optional<WeightImage> image = job.source->image();
-  if (!image || image->layout != (job.weight.packed ? WeightLayout::panels : WeightLayout::rows))
-    return false;
+  std::optional<WeightImage> image =
+      job.source->image(job.weight.packed ? WeightLayout::panels : WeightLayout::rows);
+  if (!image) return false;
   PTRT_CHECK(image->bytes == kept_bytes(job.weight));
   job.weight.data = image->data.get();
   images_.push_back(std::move(image->data));

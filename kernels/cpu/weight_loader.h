@@ -1,5 +1,5 @@
 // Takes weights into the memory of the CPU backend: decides the type each is kept in and packs matrices on
-// the way. What lies packed in a mapped file is used there.
+// the way. What lies in a file as it would be kept is mapped and used there.
 #pragma once
 
 #include <cstdint>

@@ -183,6 +183,25 @@ class Pack(CliTest):
             lines.append(results.read_text())
         self.assertEqual(*lines)
 
+    def test_a_dataset_in_another_file(self) -> None:
+        """A link to a dataset is followed, and its bytes are those of its own file."""
+        config = make_config(hidden_size=64, tie_embeddings=False)
+        whole, linked, other = (self.fresh(".h5") for _ in range(3))
+        write_random(whole, config, 80)
+        shutil.copy(whole, linked)
+        names = ("/shared/embedding", "/tracks/00/layers/000/wq")
+        with h5py.File(whole) as source, h5py.File(linked, "r+") as file, h5py.File(other, "w") as target:
+            for number, name in enumerate(names):
+                source.copy(name, target, f"d{number}")
+                del file[name]
+                file[name] = h5py.ExternalLink(other.name, f"/d{number}")
+        rows, lines = write_requests_of_one(self.fresh(".jsonl")), []
+        for path in (whole, linked):
+            results = self.fresh(".jsonl")
+            self.assert_done(ptrt("generate", path, rows, "-o", results))
+            lines.append(results.read_text())
+        self.assertEqual(*lines)
+
     def test_damage_in_a_plain_table(self) -> None:
         config = make_config(tie_embeddings=False)
         model = write_random(self.fresh(".h5"), config, 79, dtype="bfloat16")

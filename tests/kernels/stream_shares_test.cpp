@@ -130,18 +130,16 @@ TEST(StreamShares, TakeOverFromThoseWhoAreLate) {
 // The clock is looked at in some jobs only; over many, a worker that is slow has less to do.
 TEST(StreamShares, MeasureByThemselves) {
   StreamShares shares(2);
-  for (int job = 0; job < 200; ++job) {
+  for (int job = 0; job < 20 * kJobsPerLook; ++job) {
     shares.begin_job(100, 1);
     for (const int worker : {0, 1})
-      shares.run_one(worker, [&](std::int64_t begin, std::int64_t end) {
-        const auto until = std::chrono::steady_clock::now() +
-                           std::chrono::microseconds((worker == 0 ? 6 : 2) * (end - begin));
-        while (std::chrono::steady_clock::now() < until) std::this_thread::yield();
+      shares.run_one(worker, [&](std::int64_t, std::int64_t) {
+        if (worker == 0) std::this_thread::sleep_for(std::chrono::milliseconds(2));
       });
     shares.end_job();
   }
   shares.begin_job(100, 1);
-  EXPECT_LT(shares.end_of(0), 47);
+  EXPECT_LT(shares.end_of(0), 45);
 }
 
 }  // namespace
