@@ -1,5 +1,5 @@
-// How a stream of weights is shared out among the workers of a pool: one run for each, the longer the faster it
-// has lately been. A core whose neighbours use the memory much may be slower than the others for seconds,
+// How a stream of weights is shared out among the workers of a pool: one run for each, the longer the faster
+// it has lately been. A core whose neighbours use the memory much may be slower than the others for seconds,
 // and all of them wait for it at the end of every product.
 //
 // Only times decide what a worker takes, so no result may hang on it.
