@@ -11,7 +11,6 @@
 #include "kernels/error.h"
 
 namespace ptrt {
-
 namespace {
 
 // [offset, offset + bytes), `offset` a multiple of the page size; null where that cannot be mapped: file

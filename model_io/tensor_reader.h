@@ -67,8 +67,8 @@ class DatasetReader {
   // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
   void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
                     std::span<std::byte> out);
-  // The whole dataset mapped. Null where it does not begin at a multiple of `alignment` bytes in the file,
-  // with the file at one of kMapAlignment; and where it cannot be mapped.
+  // The whole dataset mapped, by itself or within its whole file. Null where it does not begin at a multiple
+  // of `alignment` bytes in the file, or of kMapAlignment; and where it cannot be mapped.
   std::shared_ptr<const std::byte> map_alone(std::size_t alignment);
   std::shared_ptr<const std::byte> map_with_file();
   // These bytes of the map have been used: takes them into the checksum.

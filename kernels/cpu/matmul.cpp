@@ -20,7 +20,8 @@ constexpr std::int64_t kRowBlock = 42 * kTileRows;  // the most rows of a task
 constexpr std::int64_t kSmallConversion = 16 * 1024;  // elements
 constexpr std::int64_t kPanelsPerStep = 8;            // a task's panels are a multiple: whole tiles
 constexpr std::int64_t kFewRows = kMaxTileRows;       // up to so many, products wait for memory
-constexpr std::int64_t kPanelsPerCut = 2;             // between threads that read a stream
+// Of a stream, where one thread's run may end: small beside a run, and still two panels side by side.
+constexpr std::int64_t kPanelsPerCut = 2;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;

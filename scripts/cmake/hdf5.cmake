@@ -1,5 +1,5 @@
 # HDF5, linked statically where its archive lies beside the shared library: that one brings some thirty others along
-# (Debian's, for files on web servers), half the time that the program takes to start.
+# (Debian's, for files on web servers), which every start would have to link.
 option(PTRT_STATIC_HDF5 "Link HDF5's archive where there is one" ON)
 find_package(HDF5 REQUIRED COMPONENTS C)
 
