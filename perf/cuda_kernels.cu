@@ -21,6 +21,7 @@ __device__ __forceinline__ void each_run(std::size_t count, const Each& each) {
 }
 
 __global__ void __launch_bounds__(kThreads) copy_kernel(const uint4* from, uint4* to, std::size_t count) {
+  begin_kernel();
   each_run(count, [&](std::size_t at) {
     uint4 unit[kUnroll];
 #pragma unroll
@@ -34,6 +35,7 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(const uint4* from, uint4
 
 __global__ void __launch_bounds__(kThreads)
     read_kernel(const uint4* from, std::size_t count, std::uint32_t* sink) {
+  begin_kernel();
   std::uint32_t sum = 0;
   each_run(count, [&](std::size_t at) {
 #pragma unroll
@@ -56,6 +58,7 @@ __device__ __forceinline__ float spread(std::size_t i, float size) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) fill_kernel(T* to, std::size_t count, float size) {
+  begin_kernel();
   each_run(count, [&](std::size_t at) {
     for (int u = 0; u < kUnroll; ++u)
       if (at + u * kThreads < count) store(&to[at + u * kThreads], spread(at + u * kThreads, size));

@@ -237,6 +237,7 @@ __device__ __forceinline__ void finish(const DecodeArgs<T>& args, const float* s
 // of its KV head, kHeads at a time; its warps take pages in turn.
 template <typename T, int kChunks, bool kWhole>
 __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 2 : 3) decode_kernel(DecodeArgs<T> args) {
+  begin_kernel();
   using Warp = WarpAttention<T, kChunks, kWhole>;
   __shared__ float2 statistics[kWarps * kHeads];
   const int item = static_cast<int>(blockIdx.x) / args.splits;
@@ -279,6 +280,7 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 2 : 3) decode_kernel(D
 // One block an item and head.
 template <typename T>
 __global__ void combine_splits_kernel(DecodeArgs<T> args) {
+  begin_kernel();
   const int item = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y);
   const int track = item / args.singles, head_dim = args.head_dim;
   const Range range = range_of(args, item % args.singles);

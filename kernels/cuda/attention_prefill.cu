@@ -264,6 +264,7 @@ struct WarpState {
 // Grid: x over blocks of queries of the longest segment, y over segments, z over tracks and KV heads.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs<T> args) {
+  begin_kernel();
   using Tile = Tiles<T, kHeadDim>;
   Work work;
   if (!find_work<Tile::kQueries>(args, work)) return;

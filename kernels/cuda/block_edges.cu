@@ -47,6 +47,7 @@ struct EndArgs {
 // Grid: x over rows, y over tracks.
 template <int kElements, typename Added>
 __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added> args) {
+  begin_kernel();
   __shared__ float scratch[kMaxRowThreads / kWarp];
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
@@ -126,6 +127,7 @@ __device__ __forceinline__ void load_x(const BeginArgs<Normed>& args, bool sum, 
 // has written. Blocks of other tracks than the first add the parts for themselves. Unrolled, its loops spill.
 template <int kElements, typename Normed>
 __global__ void __launch_bounds__(kMaxRowThreads) begin_block_kernel(BeginArgs<Normed> args) {
+  begin_kernel();
   __shared__ float scratch[kMaxRowThreads / kWarp];
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
   const int first = static_cast<int>(threadIdx.x) * kElements;

@@ -176,7 +176,7 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
 }
 
 void CudaBackend::gated_linear(const LinearJob& gate, const LinearJob& up) {
-  if (gate.x.rows > cuda::kSkinnyRows) return Backend::gated_linear(gate, up);
+  if (gate.x.rows > cuda::kSkinnyRows || gate.x.width % 8 != 0) return Backend::gated_linear(gate, up);
   for (const LinearJob* job : {&gate, &up}) {
     check_weights(*job->weights, job->y.tracks, inner_, job->y.width, job->x.width);
     check_inner(job->x);

@@ -33,6 +33,7 @@ struct Swiglu {
 template <class Op, typename From, typename To>
 __global__ void elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
                                    std::int64_t count) {
+  begin_kernel();
   from += blockIdx.y * from_stride;
   to += blockIdx.y * to_stride;
   const std::int64_t first =
@@ -56,6 +57,7 @@ void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t st
 template <typename T>
 __global__ void embed_kernel(const T* table, const std::int32_t* tokens, const Sampled* sampled, float* x,
                              int width) {
+  begin_kernel();
   std::int32_t token = tokens[blockIdx.x];
   if (token < 0) token = sampled[token_of_sample(token)].token;  // it is its own inverse
   const T* from = table + static_cast<std::int64_t>(token) * width;
@@ -80,6 +82,7 @@ struct GatherArgs {
 
 // One block a row.
 __global__ void gather_rows_kernel(GatherArgs args) {
+  begin_kernel();
   const float* from = args.x + static_cast<std::int64_t>(args.rows[blockIdx.x]) * args.width;
   float* to = args.out + static_cast<std::int64_t>(blockIdx.x) * args.width;
   for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kThreads) to[i] = from[i];
@@ -94,6 +97,7 @@ struct TreeArgs {
 };
 
 __global__ void tree_sum_kernel(TreeArgs args) {
+  begin_kernel();
   const std::int64_t first =
       static_cast<std::int64_t>(blockIdx.x) * kThreads * kElementsPerThread + threadIdx.x;
   for (int n = 0; n < kElementsPerThread; ++n) {

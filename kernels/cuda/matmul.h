@@ -19,7 +19,8 @@ inline constexpr std::size_t kSkinnyJobs = 3;
 // All jobs (of equal rows) and tracks in one launch, for any number of rows and any sizes; meant for few
 // rows.
 void skinny_products(std::span<const LinearJob> jobs, cudaStream_t stream);
-// Backend::gated_linear() in one launch, for few rows: neither product is rounded or written.
+// Backend::gated_linear() in one launch, for up to kSkinnyRows rows of a width that is a multiple of 8:
+// neither product is rounded or written.
 void skinny_gated_product(const LinearJob& gate, const LinearJob& up, cudaStream_t stream);
 
 }  // namespace ptrt::cuda

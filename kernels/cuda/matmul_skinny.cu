@@ -1,6 +1,8 @@
+#include <algorithm>
+
 #include "kernels/cuda/matmul.h"
-#include "kernels/cuda/matmul_tile.cuh"
 #include "kernels/cuda/per_track.h"
+#include "kernels/cuda/product_ring.cuh"
 
 namespace ptrt::cuda {
 namespace {
@@ -18,7 +20,7 @@ struct Job {
 template <typename T>
 struct SkinnyArgs {
   Job<T> jobs[kSkinnyJobs];
-  int rows;
+  int rows = 0, tiles = 0, warps = 1;  // tiles: of a track
 };
 
 // Rows of x that a block takes from `first_row` on, as product_tile() asks for them.
@@ -36,50 +38,115 @@ template <typename T>
 __device__ __forceinline__ std::int64_t place_of(const Job<T>& job, int track, int row, int out) {
   return track * job.y_stride + static_cast<std::int64_t>(row) * job.outs + out;
 }
+template <typename T>
+__device__ __forceinline__ void put_sum(const Job<T>& job, int track, int row, int out, float sum) {
+  const std::int64_t at = place_of(job, track, row, out);
+  if (job.exact)
+    static_cast<float*>(job.y)[at] = sum;
+  else
+    store(static_cast<T*>(job.y) + at, sum);
+}
 
-// Grid: x over tiles of 16 outputs of all jobs, y over tracks, z over groups of 8 · kColumns rows.
+// Few rows: blocks go through the tiles of all jobs and tracks.
+template <typename T, int kColumns>
+struct RingWork {
+  const SkinnyArgs<T>& args;
+  int units;  // tiles of all jobs and tracks
+  const Job<T>* job = nullptr;
+  int track = 0;
+
+  // The job that tile `tile` of a track is of; `tile` becomes its number within the job.
+  __device__ __forceinline__ const Job<T>& find(int& tile) const {
+    int index = 0, before = 0;
+    while (tile >= args.jobs[index].end_tile) before = args.jobs[index++].end_tile;
+    tile -= before;
+    return args.jobs[index];
+  }
+  __device__ __forceinline__ int unit_of(int n) const {
+    return static_cast<int>(blockIdx.x) + n * static_cast<int>(gridDim.x);
+  }
+  __device__ __forceinline__ WeightTile<T> tile(int n) const {
+    const int unit = unit_of(n);
+    if (unit >= units) return {};
+    int within = unit % args.tiles;
+    const Job<T>& of = find(within);
+    return {of.weights.at[unit / args.tiles], of.in, of.outs, within * kTileOuts};
+  }
+  __device__ __forceinline__ void begin(int n) {
+    int within = unit_of(n) % args.tiles;
+    job = &find(within);
+    track = unit_of(n) / args.tiles;
+  }
+  __device__ __forceinline__ const T* row(int i) const {
+    return Rows<T>{job->x + track * job->x_stride, 0, args.rows, job->in}(i);
+  }
+  __device__ __forceinline__ void put(int out, int i, float sum) const { put_sum(*job, track, i, out, sum); }
+};
+
+template <typename T, int kColumns, int kStages>
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, kRingBlocks)
+    ring_kernel(SkinnyArgs<T> args, int units) {
+  RingWork<T, kColumns> work{args, units};
+  ring_products<kColumns, kStages, T>(work);
+}
+
+// As RingWork, of a pair of products: the tile of the gate, then that of up with the same outputs.
+template <typename T, int kColumns>
+struct GatedWork {
+  const SkinnyArgs<T>& args;
+  int units;     // tiles of one product and all tracks
+  float* gates;  // [8 · kColumns][kTileOuts]
+  int number = 0, track = 0, first_out = 0;
+
+  __device__ __forceinline__ int unit_of(int n) const {
+    return static_cast<int>(blockIdx.x) + n / 2 * static_cast<int>(gridDim.x);
+  }
+  __device__ __forceinline__ WeightTile<T> tile(int n) const {
+    const int unit = unit_of(n);
+    if (unit >= units) return {};
+    const Job<T>& of = args.jobs[n % 2];
+    return {of.weights.at[unit / args.tiles], of.in, of.outs, unit % args.tiles * kTileOuts};
+  }
+  __device__ __forceinline__ void begin(int n) {
+    number = n;
+    track = unit_of(n) / args.tiles;
+    first_out = unit_of(n) % args.tiles * kTileOuts;
+  }
+  __device__ __forceinline__ const T* row(int i) const {
+    const Job<T>& gate = args.jobs[0];
+    return Rows<T>{gate.x + track * gate.x_stride, 0, args.rows, gate.in}(i);
+  }
+  __device__ __forceinline__ void put(int out, int i, float sum) const {
+    float& gate = gates[i * kTileOuts + out - first_out];
+    if (number % 2 == 0)
+      gate = silu(sum);
+    else
+      put_sum(args.jobs[0], track, i, out, gate * sum);
+  }
+};
+
+template <typename T, int kColumns, int kStages>
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, kRingBlocks)
+    gated_kernel(SkinnyArgs<T> args, int units) {
+  __shared__ float gates[8 * kColumns * kTileOuts];
+  GatedWork<T, kColumns> work{args, units, gates};
+  ring_products<kColumns, kStages, T>(work);
+}
+
+// Many rows, or sizes that are no multiples of 8. Grid: x over tiles of 16 outputs of all jobs, y over
+// tracks, z over groups of 8 · kColumns rows.
 template <typename T, int kColumns, bool kWhole>
-__global__ void __launch_bounds__(kMaxProductWarps* kWarp, kColumns == 1 ? 3 : 1)
-    skinny_kernel(SkinnyArgs<T> args) {
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) tile_kernel(SkinnyArgs<T> args) {
+  begin_kernel();
   const int tile = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int first_row = static_cast<int>(blockIdx.z) * 8 * kColumns;
   int index = 0, first_tile = 0;
   while (tile >= args.jobs[index].end_tile) first_tile = args.jobs[index++].end_tile;
   const Job<T>& job = args.jobs[index];
   const Rows<T> row{job.x + track * job.x_stride, first_row, args.rows, job.in};
-  const auto put = [&](int out, int i, float sum) {
-    const std::int64_t at = place_of(job, track, first_row + i, out);
-    if (job.exact)
-      static_cast<float*>(job.y)[at] = sum;
-    else
-      store(static_cast<T*>(job.y) + at, sum);
-  };
+  const auto put = [&](int out, int i, float sum) { put_sum(job, track, first_row + i, out, sum); };
   product_tile<kColumns, kWhole>(job.weights.at[track], job.in, job.outs, (tile - first_tile) * kTileOuts,
                                  row, static_cast<float*>(shared_memory()), put);
-}
-
-template <typename T>
-struct GatedArgs {
-  Job<T> gate, up;
-  int rows;
-};
-
-// As skinny_kernel(), of two products whose tiles the same block takes one after the other.
-template <typename T, int kColumns, bool kWhole>
-__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) gated_kernel(GatedArgs<T> args) {
-  __shared__ float gates[8 * kColumns][kTileOuts];
-  const int first_out = static_cast<int>(blockIdx.x) * kTileOuts, track = static_cast<int>(blockIdx.y);
-  const int first_row = static_cast<int>(blockIdx.z) * 8 * kColumns;
-  const Job<T>&gate = args.gate, &up = args.up;
-  const Rows<T> row{gate.x + track * gate.x_stride, first_row, args.rows, gate.in};
-  auto* partial = static_cast<float*>(shared_memory());
-  product_tile<kColumns, kWhole>(gate.weights.at[track], gate.in, gate.outs, first_out, row, partial,
-                                 [&](int out, int i, float sum) { gates[i][out - first_out] = silu(sum); });
-  product_tile<kColumns, kWhole>(up.weights.at[track], up.in, up.outs, first_out, row, partial,
-                                 [&](int out, int i, float sum) {
-                                   store(static_cast<T*>(gate.y) + place_of(gate, track, first_row + i, out),
-                                         gates[i][out - first_out] * sum);
-                                 });
 }
 
 template <typename T>
@@ -98,77 +165,86 @@ Job<T> make_job(const LinearJob& job, std::int64_t first_track, std::int64_t tra
   return made;
 }
 
-// The instance for that many rows: launches kernel<kColumns, kWhole>(args).
-template <class Launch>
-void for_columns(int rows, bool whole, const Launch& launch_with) {
-  if (!whole)
-    launch_with.template run<4, false>();
-  else if (rows <= 8)
-    launch_with.template run<1, true>();
-  else if (rows <= 16)
-    launch_with.template run<2, true>();
-  else
-    launch_with.template run<8, true>();
+template <typename T>
+SkinnyArgs<T> make_args(std::span<const LinearJob> jobs, std::int64_t first_track, std::int64_t tracks) {
+  SkinnyArgs<T> args{};
+  args.rows = static_cast<int>(jobs[0].y.rows);
+  for (std::size_t i = 0; i < jobs.size(); ++i) {
+    args.jobs[i] = make_job<T>(jobs[i], first_track, tracks, args.tiles);
+    args.tiles = args.jobs[i].end_tile;
+    args.warps = std::max(args.warps, product_warps(args.jobs[i].in));
+  }
+  return args;
 }
 
-struct Grid {
-  int rows, tiles, warps;
-  std::int64_t tracks;
-  cudaStream_t stream;
-
-  template <int kColumns>
-  LaunchShape of(const char* kernel) const {
-    const dim3 blocks(static_cast<unsigned>(tiles), static_cast<unsigned>(tracks),
-                      static_cast<unsigned>(ceil_div(rows, 8 * kColumns)));
-    return {kernel, blocks, dim3(static_cast<unsigned>(warps * kWarp)), stream,
-            product_shared_bytes<kColumns>(warps)};
-  }
-};
-
-template <typename T>
-struct LaunchSkinny {
-  const SkinnyArgs<T>& args;
-  Grid grid;
-  template <int kColumns, bool kWhole>
-  void run() const {
-    launch(grid.of<kColumns>("skinny_product"), skinny_kernel<T, kColumns, kWhole>, args);
-  }
-};
+// Launches Kernels::of<kColumns, kStages>(), as many blocks as have work and find room.
+template <class Kernels, typename T>
+void launch_ring(const SkinnyArgs<T>& args, int units, cudaStream_t stream) {
+  const auto run = [&]<int kColumns, int kStages>() {
+    const std::size_t shared_bytes = ring_shared_bytes<kColumns, kStages>(args.warps);
+    constexpr std::size_t kReserved = 2 << 10;  // by the system for each block, and static memory
+    const int on_each = static_cast<int>(device_traits().shared_bytes / (shared_bytes + kReserved));
+    const int blocks = std::min(units, device_traits().multiprocessors * std::clamp(on_each, 1, kRingBlocks));
+    launch({Kernels::kName, dim3(static_cast<unsigned>(blocks)),
+            dim3(static_cast<unsigned>(args.warps * kWarp)), stream, shared_bytes},
+           Kernels::template of<kColumns, kStages>(), args, units);
+  };
+  const auto with_columns = [&]<int kStages>() {
+    args.rows <= 8 ? run.template operator()<1, kStages>() : run.template operator()<2, kStages>();
+  };
+  // GPUs with little shared memory take two stages.
+  if (ring_shared_bytes<2, 3>(kMaxProductWarps) <= device_traits().block_shared_bytes)
+    with_columns.template operator()<3>();
+  else
+    with_columns.template operator()<2>();
+}
 
 template <typename T>
-struct LaunchGated {
-  const GatedArgs<T>& args;
-  Grid grid;
-  template <int kColumns, bool kWhole>
-  void run() const {
-    launch(grid.of<kColumns>("gated_product"), gated_kernel<T, kColumns, kWhole>, args);
+struct RingKernels {
+  static constexpr const char* kName = "ring_product";
+  template <int kColumns, int kStages>
+  static auto of() {
+    return ring_kernel<T, kColumns, kStages>;
   }
 };
+template <typename T>
+struct GatedKernels {
+  static constexpr const char* kName = "gated_product";
+  template <int kColumns, int kStages>
+  static auto of() {
+    return gated_kernel<T, kColumns, kStages>;
+  }
+};
+
+template <int kColumns, bool kWhole, typename T>
+void launch_tiles(const SkinnyArgs<T>& args, std::int64_t tracks, cudaStream_t stream) {
+  const dim3 blocks(static_cast<unsigned>(args.tiles), static_cast<unsigned>(tracks),
+                    static_cast<unsigned>(ceil_div(args.rows, 8 * kColumns)));
+  launch({"tile_product", blocks, dim3(static_cast<unsigned>(args.warps * kWarp)), stream,
+          product_shared_bytes<kColumns>(args.warps)},
+         tile_kernel<T, kColumns, kWhole>, args);
+}
 
 template <typename T>
 void run_products(std::span<const LinearJob> jobs, cudaStream_t stream) {
+  const bool whole = std::ranges::all_of(jobs, [](const LinearJob& job) { return job.x.width % 8 == 0; });
   for_track_groups(jobs[0].y.tracks, [&](std::int64_t first, std::int64_t count) {
-    SkinnyArgs<T> args{};
-    args.rows = static_cast<int>(jobs[0].y.rows);
-    int tiles = 0, warps = 1;
-    bool whole = true;
-    for (std::size_t i = 0; i < jobs.size(); ++i) {
-      args.jobs[i] = make_job<T>(jobs[i], first, count, tiles);
-      tiles = args.jobs[i].end_tile;
-      warps = std::max(warps, product_warps(args.jobs[i].in));
-      whole = whole && args.jobs[i].in % 8 == 0;
-    }
-    for_columns(args.rows, whole, LaunchSkinny<T>{args, {args.rows, tiles, warps, count, stream}});
+    const SkinnyArgs<T> args = make_args<T>(jobs, first, count);
+    if (!whole)
+      launch_tiles<4, false>(args, count, stream);
+    else if (args.rows <= kSkinnyRows)
+      launch_ring<RingKernels<T>>(args, args.tiles * static_cast<int>(count), stream);
+    else
+      launch_tiles<8, true>(args, count, stream);
   });
 }
 
 template <typename T>
-void run_gated(const LinearJob& gate, const LinearJob& up, cudaStream_t stream) {
-  for_track_groups(gate.y.tracks, [&](std::int64_t first, std::int64_t count) {
-    const GatedArgs<T> args{make_job<T>(gate, first, count, 0), make_job<T>(up, first, count, 0),
-                            static_cast<int>(gate.y.rows)};
-    const Grid grid{args.rows, args.gate.end_tile, product_warps(args.gate.in), count, stream};
-    for_columns(args.rows, args.gate.in % 8 == 0, LaunchGated<T>{args, grid});
+void run_gated(std::span<const LinearJob> gate_and_up, cudaStream_t stream) {
+  for_track_groups(gate_and_up[0].y.tracks, [&](std::int64_t first, std::int64_t count) {
+    SkinnyArgs<T> args = make_args<T>(gate_and_up, first, count);
+    args.tiles = args.jobs[0].end_tile;
+    launch_ring<GatedKernels<T>>(args, args.tiles * static_cast<int>(count), stream);
   });
 }
 
@@ -179,7 +255,8 @@ void skinny_products(std::span<const LinearJob> jobs, cudaStream_t stream) {
 }
 
 void skinny_gated_product(const LinearJob& gate, const LinearJob& up, cudaStream_t stream) {
-  with_element(gate.x.dtype, [&]<typename T>(Element<T>) { run_gated<T>(gate, up, stream); });
+  const LinearJob jobs[] = {gate, up};
+  with_element(gate.x.dtype, [&]<typename T>(Element<T>) { run_gated<T>(jobs, stream); });
 }
 
 }  // namespace ptrt::cuda

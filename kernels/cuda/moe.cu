@@ -47,6 +47,7 @@ __device__ __forceinline__ int largest_expert(const float* logits, int experts, 
 // One block a row and track: the logits by all warps, the choice by the first.
 template <typename T>
 __global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(RouteArgs<T> args) {
+  begin_kernel();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
   const T* x = args.x + track * args.x_stride + static_cast<std::int64_t>(row) * args.in;
@@ -84,6 +85,7 @@ struct GroupArgs {
 // A warp an expert: where its slots begin is how many slots go to lower experts; then it lists its own in
 // ascending order. Warps need nothing of each other. Grid: x over experts, y over tracks.
 __global__ void __launch_bounds__(kGroupWarps* kWarp) group_kernel(GroupArgs args) {
+  begin_kernel();
   const int track = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x) % kWarp;
   const int expert = static_cast<int>(blockIdx.x) * kGroupWarps + static_cast<int>(threadIdx.x) / kWarp;
   if (expert >= args.experts) return;
@@ -127,6 +129,7 @@ struct ExpertArgs {
 // of its expert, 8 · kColumns at a time.
 template <typename T, int kColumns, bool kWhole>
 __global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) expert_kernel(ExpertArgs<T> args) {
+  begin_kernel();
   const int expert = static_cast<int>(blockIdx.y), track = static_cast<int>(blockIdx.z);
   const std::int32_t* begins = args.expert_begin + track * (args.experts + 1);
   const int begin = begins[expert], end = begins[expert + 1];
@@ -180,6 +183,7 @@ struct CombineArgs {
 // y[r] = Σ_slot weight · expert_out[slot], in the order of choice. One block a row and track.
 template <typename T, typename Out>
 __global__ void combine_kernel(CombineArgs<T, Out> args) {
+  begin_kernel();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const std::int64_t slot = static_cast<std::int64_t>(row) * args.top_k;
   const ExpertChoice* choices =

@@ -23,6 +23,7 @@ struct NormArgs {
 // One block a row. A thread reads back only what it wrote itself, so the sum needs no barrier of its own.
 template <int kElements, typename Added, typename In, typename Out>
 __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
+  begin_kernel();
   __shared__ float scratch[kMaxRowThreads / kWarp];
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;

@@ -14,6 +14,7 @@ constexpr std::int64_t kBlocksWanted = 512;      // a few on every multiprocesso
 constexpr int kPairs = kMaxHeadDim / 2 / kWarp;  // of elements j, j + head_dim / 2 that a lane holds
 
 __global__ void rope_angles_kernel(const std::int32_t* positions, double theta, float* cos_sin, int width) {
+  begin_kernel();
   const int half = width / 2;
   float* row = cos_sin + static_cast<std::int64_t>(blockIdx.x) * width;
   for (int j = static_cast<int>(threadIdx.x); j < half; j += static_cast<int>(blockDim.x)) {
@@ -99,6 +100,7 @@ __device__ __forceinline__ void rotate_head(Head& head, const float* cos_sin, in
 // of q, then k, then v.
 template <typename T>
 __global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendArgs<T> args) {
+  begin_kernel();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int head_dim = args.head_dim, kv_heads = args.kv_heads;
   const float* angles =

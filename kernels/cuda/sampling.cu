@@ -47,6 +47,7 @@ __device__ __forceinline__ int largest_token(const VocabPart* parts, int count) 
 
 // Grid: x over parts, y over rows. Without `params` every row wants its sum.
 __global__ void __launch_bounds__(kThreads) part_stats_kernel(Parts parts, const SampleParams* params) {
+  begin_kernel();
   __shared__ Shared shared;
   Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
   VocabPart& mine = parts.of(blockIdx.y)[blockIdx.x];
@@ -79,6 +80,7 @@ __device__ __forceinline__ Mass mass_of_row(const VocabPart* parts, int count) {
 // The same grid, behind it: the masses of the rows that are drawn from and, of those that are cut, how many
 // tokens or how much mass there is by distance from the largest logit.
 __global__ void __launch_bounds__(kThreads) part_mass_kernel(Parts parts, const SampleParams* params) {
+  begin_kernel();
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.y];
   if (!(mine.temperature > 0)) return;
@@ -105,6 +107,7 @@ __global__ void __launch_bounds__(kThreads) part_mass_kernel(Parts parts, const 
 // The same grid, behind that: the tokens of the bins up to the one where the run for top_k, or without it
 // for top_p, ends. So all that is kept is among them, and all that top_k keeps.
 __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const SampleParams* params) {
+  begin_kernel();
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.y];
   if (!(mine.temperature > 0) || !cuts(mine, parts.vocab)) return;
@@ -187,6 +190,7 @@ __device__ __forceinline__ int draw(const Parts& parts, const Row& row, const Sa
 // One block a row, behind those of its parts.
 __global__ void __launch_bounds__(kThreads)
     sample_kernel(Parts parts, const SampleParams* params, Sampled* out) {
+  begin_kernel();
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.x];
   const VocabPart* of_row = parts.of(blockIdx.x);
@@ -204,6 +208,7 @@ __global__ void __launch_bounds__(kThreads)
 // One thread a row.
 __global__ void __launch_bounds__(kWarp)
     log_probs_kernel(Parts parts, int rows, const std::int32_t* targets, Sampled* out) {
+  begin_kernel();
   const unsigned number = blockIdx.x * kWarp + threadIdx.x;
   if (number >= static_cast<unsigned>(rows)) return;
   const VocabPart* of_row = parts.of(number);

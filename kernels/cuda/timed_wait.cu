@@ -6,6 +6,7 @@ namespace {
 
 // One thread; the rest of the device is free, as it is while a collective moves few bytes.
 __global__ void timed_wait_kernel(std::int64_t nanoseconds) {
+  begin_kernel();
   const std::int64_t end = global_timer_ns() + nanoseconds;
   while (global_timer_ns() < end) {
   }

@@ -41,7 +41,8 @@ struct PendingCopy {
 
 struct Thread {
   Place place;
-  int index = 0;  // in the block
+  int index = 0;            // in the block
+  bool has_waited = false;  // for the kernels before this one
   State state = State::ready;
   context::fcontext_t at = nullptr;  // where it goes on
   // What it waits for.
@@ -105,7 +106,7 @@ class Block {
       const auto in_state = [&](State state) {
         return std::ranges::all_of(threads_, [&](const Thread& thread) { return thread.state == state; });
       };
-      if (in_state(State::done)) return check_copies();
+      if (in_state(State::done)) return check_end();
       if (!in_state(State::at_barrier)) throw std::runtime_error(describe_deadlock());
       for (Thread& thread : threads_) thread.state = State::ready;
     }
@@ -149,6 +150,7 @@ class Block {
     std::byte* stack = stack_of(thread.index);
     forget_frames(stack);
     thread.place.block = index;
+    thread.has_waited = false;
     thread.state = State::ready;
     thread.at = context::make_fcontext(stack + kStackBytes, kStackBytes, &Block::enter);
   }
@@ -220,12 +222,17 @@ class Block {
     return true;
   }
 
-  void check_copies() const {
-    for (const Thread& thread : threads_)
+  void check_end() const {
+    for (const Thread& thread : threads_) {
+      if (!thread.has_waited)
+        throw std::runtime_error(
+            fmt::format("kernel {}: a thread returned before it waited for the kernels before its own, {}",
+                        kernel_, place_of(thread, thread.where)));
       if (!thread.open_copies.empty() || !thread.copy_groups.empty())
         throw std::runtime_error(
             fmt::format("kernel {}: a thread returned before its asynchronous copies were waited for, {}",
                         kernel_, place_of(thread, thread.where)));
+    }
   }
 
   std::string place_of(const Thread& thread, const Location& where) const {
@@ -306,6 +313,10 @@ void* dynamic_shared_memory() {
 
 void barrier(const Location& where) {
   running->yield(State::at_barrier, where);
+}
+
+void wait_for_previous_grid() {
+  running->current().has_waited = true;
 }
 
 int lane() {

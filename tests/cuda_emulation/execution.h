@@ -6,7 +6,8 @@
 // What it finds and reports as std::runtime_error, with kernel, block, threads and source lines:
 //  * a barrier that some thread of the block never reaches (it waits elsewhere, or has returned);
 //  * a shuffle, vote or __syncwarp whose mask names lanes that do not come, or come with another operation;
-//  * a shuffle that reads a lane outside its mask.
+//  * a shuffle that reads a lane outside its mask;
+//  * a thread that ends without having waited for the kernels before its own (launch.h).
 // Dynamic shared memory is a heap block of exactly the asked size, filled with NaN before every block;
 // together with AddressSanitizer, steps over the end of shared and global memory are found. Warps and lanes
 // run in ascending order up to one barrier and in descending order up to the next, so that a missing barrier
@@ -58,6 +59,8 @@ class WarpValues {
 // then sees what the others gave, until its own next operation.
 WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const char* operation,
                     const Location& where);
+
+void wait_for_previous_grid();
 
 int lane();  // of the running thread in its warp
 

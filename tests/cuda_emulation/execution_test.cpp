@@ -14,7 +14,10 @@ namespace ptrt {
 namespace {
 
 void run(dim3 grid, dim3 block, const std::function<void()>& kernel, std::size_t shared_bytes = 0) {
-  emulation::run_grid("tested", grid, block, shared_bytes, kernel);
+  emulation::run_grid("tested", grid, block, shared_bytes, [&] {
+    begin_kernel();
+    kernel();
+  });
 }
 
 std::string error_of(dim3 block, const std::function<void()>& kernel) {
@@ -258,6 +261,21 @@ TEST(EmulationDeathTest, AddressSanitizerSeesSharedMemory) {
                "heap-buffer-overflow");
 }
 #endif
+
+TEST(Emulation, ReportsThreadsThatEndWithoutWaitingForThePreviousKernel) {
+  const auto kernel = [] {
+    if (threadIdx.x != 3) wait_for_previous();
+  };
+  try {
+    emulation::run_grid("hasty", dim3(1), dim3(8), 0, kernel);
+    FAIL() << "nothing was reported";
+  } catch (const std::exception& error) {
+    EXPECT_NE(std::string(error.what()).find("kernel hasty: a thread returned before it waited"),
+              std::string::npos)
+        << error.what();
+    EXPECT_NE(std::string(error.what()).find("thread (3, 0, 0)"), std::string::npos) << error.what();
+  }
+}
 
 }  // namespace
 }  // namespace ptrt

@@ -159,6 +159,29 @@ cudaError_t cudaGetLastError() {
 cudaError_t cudaSetDevice(int device) {
   return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
 }
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+// Few multiprocessors, so that blocks that stay have several pieces of work each.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
+  switch (name) {
+    case cudaDevAttrMultiProcessorCount:
+      *value = 2;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+      *value = 228 << 10;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = 227 << 10;
+      return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 9;
+      return cudaSuccess;
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *total = kDeviceBytes;
   *free = kDeviceBytes - std::min(kDeviceBytes, taken.sum());

@@ -18,6 +18,7 @@ namespace ptrt {
 namespace {
 
 void add_kernel(int* to, int value) {
+  begin_kernel();
   *to += value;
 }
 void launch_add(const Stream& stream, int* to, int value) {
@@ -85,6 +86,7 @@ TEST(StepGraph, RecordsAKeyAfterItsFirstTime) {
 }
 
 void sleep_kernel(int milliseconds) {
+  begin_kernel();
   std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
 }
 void launch_sleep(const Stream& stream, int milliseconds) {

@@ -1,0 +1,31 @@
+#include "kernels/cuda/device_traits.h"
+
+#include "kernels/cuda/cuda_check.h"
+
+namespace ptrt {
+namespace {
+
+DeviceTraits ask_device() {
+  int device = 0;
+  PTRT_CUDA_CHECK(cudaGetDevice(&device));
+  const auto attribute = [device](cudaDeviceAttr name) {
+    int value = 0;
+    PTRT_CUDA_CHECK(cudaDeviceGetAttribute(&value, name, device));
+    return value;
+  };
+  DeviceTraits traits;
+  traits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  traits.shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor));
+  traits.block_shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
+  traits.kernels_overlap = attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  return traits;
+}
+
+}  // namespace
+
+const DeviceTraits& device_traits() {
+  static const DeviceTraits traits = ask_device();
+  return traits;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,18 @@
+// What launches are fitted to, of the device that the process uses.
+#pragma once
+
+#include <cstddef>
+
+namespace ptrt {
+
+struct DeviceTraits {
+  int multiprocessors = 0;
+  std::size_t shared_bytes = 0;        // of a multiprocessor
+  std::size_t block_shared_bytes = 0;  // that a block can ask for
+  bool kernels_overlap = false;        // programmatic dependent launch: sm_90 and later
+};
+
+// Of the current device when first called.
+const DeviceTraits& device_traits();
+
+}  // namespace ptrt
