@@ -2,10 +2,13 @@
 
 #include <xxhash.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <string_view>
+#include <thread>
+#include <vector>
 
 #include "kernels/error.h"
 #include "kernels/scalar_types.h"
@@ -44,11 +47,21 @@ double deviation(const ModelConfig& config, const TensorSpec& spec) {
   return writes_residual ? xavier / std::sqrt(2.0 * static_cast<double>(config.layers)) : xavier;
 }
 
+// Every element is made for itself, so that threads can share them out; they are whole models' worth.
 template <typename Element, typename Convert>
 void fill(std::span<std::byte> out, const Convert& value_of) {
+  constexpr std::size_t kWorthAThread = 1 << 17;
   auto* elements = reinterpret_cast<Element*>(out.data());
   const std::size_t n = out.size() / sizeof(Element);
-  for (std::size_t i = 0; i < n; ++i) elements[i] = value_of(i);
+  const auto fill_part = [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) elements[i] = value_of(i);
+  };
+  const std::size_t threads =
+      std::clamp<std::size_t>(n / kWorthAThread, 1, std::max(1u, std::thread::hardware_concurrency()));
+  std::vector<std::jthread> others;
+  for (std::size_t t = 1; t < threads; ++t)
+    others.emplace_back(fill_part, n * t / threads, n * (t + 1) / threads);
+  fill_part(0, n / threads);
 }
 
 template <typename ValueOf>

@@ -21,21 +21,19 @@ struct AttentionJob {
   cudaStream_t stream = nullptr;
 };
 
-// Decoding: a row's context is cut into splits of kSplitTokens, whatever the batch, one block each; a second
-// kernel puts them together.
-inline constexpr std::int64_t kSplitTokens = 256;
-
+// Decoding, in splits (scratch_size.h).
 class DecodeAttention {
  public:
-  explicit DecodeAttention(const WorkLimits& limits);
+  DecodeAttention(const WorkLimits& limits, const Stream& stream);
   void run(const AttentionJob& job, const StepInput& step) const;
-  // The splits that launches count with: a power of two, or all that a context can have, so that steps whose
+  // The context that launches count with: a power of two, or the longest there can be, so that steps whose
   // contexts differ little are launched alike. Blocks beyond a row's own splits end at once.
-  std::int64_t splits_of(const StepInput& step) const;
+  std::int64_t context_of(const StepInput& step) const;
 
  private:
-  std::int64_t max_splits_;
+  std::int64_t max_context_;
   DevicePointer<float> partial_;  // of each track, single row, head and split: Σ p·v [head_dim], max, Σ p
+  DevicePointer<std::int32_t> finished_;  // splits, of each track, single row and KV head
 };
 
 // Prefill on tensor cores: 128 query vectors a block (64 beyond a head_dim of 128), the heads of a KV head's

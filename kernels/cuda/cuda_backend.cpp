@@ -37,7 +37,7 @@ void check_like(const Tensor& x, const Tensor& out) {
 CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& stream)
     : limits(work_limits),
       step(work_limits, stream),
-      decode_attention(work_limits),
+      decode_attention(work_limits, stream),
       moe(work_limits),
       sampler(work_limits, stream) {}
 
@@ -89,7 +89,7 @@ void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRow
   scratch().step.set(tokens, rows);
 }
 
-// Of what kernels are launched with, the step alone decides how many splits decode attention counts with.
+// Of what kernels are launched with, the step alone decides the context that decode attention counts with.
 bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& ops) {
   if (!graphs_) {
     ops();
@@ -97,7 +97,7 @@ bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& op
   }
   Scratch& s = scratch();
   PTRT_CHECK(s.step.segment_count() == 0);
-  return s.graphs.run({key, s.decode_attention.splits_of(s.step)}, stream_, clock_, ops);
+  return s.graphs.run({key, s.decode_attention.context_of(s.step)}, stream_, clock_, ops);
 }
 
 // Without waiting: a replay that is under way, perhaps for a peer that is gone, keeps what it needs.

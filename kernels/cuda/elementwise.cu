@@ -2,17 +2,18 @@
 
 #include "kernels/cuda/elementwise.h"
 #include "kernels/cuda/numbers.cuh"
+#include "kernels/cuda/row_vector.cuh"
 #include "kernels/cuda/tree_sum.cuh"
 
 namespace ptrt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kElementsPerThread = 4;
+constexpr int kPerThread = 4;  // elements, or vectors of them
 
-// Grid: x over the elements of a track, y over tracks.
+// Grid: x over the elements (or vectors) of a track, y over tracks.
 dim3 grid_of(std::int64_t elements, std::int64_t tracks) {
-  const std::int64_t blocks = ceil_div<std::int64_t>(elements, kThreads * kElementsPerThread);
+  const std::int64_t blocks = ceil_div<std::int64_t>(elements, kThreads * kPerThread);
   return {static_cast<unsigned>(blocks), static_cast<unsigned>(tracks)};
 }
 
@@ -29,28 +30,50 @@ struct Swiglu {
   static __device__ __forceinline__ float run(float gate, float up) { return silu(gate) * up; }
 };
 
-// to = Op(to, from), element by element.
-template <class Op, typename From, typename To>
-__global__ void elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
-                                   std::int64_t count) {
+// to = Op(to, from), kElements neighbours at once; count: of such groups, in a track.
+template <class Op, int kElements, typename From, typename To>
+__global__ void __launch_bounds__(kThreads)
+    elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
+                       std::int64_t count) {
   begin_kernel();
   from += blockIdx.y * from_stride;
   to += blockIdx.y * to_stride;
-  const std::int64_t first =
-      static_cast<std::int64_t>(blockIdx.x) * kThreads * kElementsPerThread + threadIdx.x;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kPerThread + threadIdx.x;
+  float a[kPerThread][kElements] = {}, b[kPerThread][kElements] = {};
 #pragma unroll
-  for (int n = 0; n < kElementsPerThread; ++n) {
-    const std::int64_t i = first + n * kThreads;
-    if (i < count) store(&to[i], Op::run(widen(to[i]), widen(from[i])));
-  }
+  for (int n = 0; n < kPerThread; ++n)
+    if (const std::int64_t i = first + n * kThreads; i < count) {
+      load(to + i * kElements, a[n]);
+      load(from + i * kElements, b[n]);
+    }
+#pragma unroll
+  for (int n = 0; n < kPerThread; ++n)
+    if (const std::int64_t i = first + n * kThreads; i < count) {
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) a[n][j] = Op::run(a[n][j], b[n][j]);
+      save(to + i * kElements, a[n]);
+    }
+}
+
+// Whether every track's elements can be taken kVector at a time.
+bool vectors_fit(const Tensor& x) {
+  const auto bytes = static_cast<std::int64_t>(kVector * size_of(x.dtype));
+  return x.rows * x.width % kVector == 0 && x.track_stride % kVector == 0 &&
+         reinterpret_cast<std::intptr_t>(x.data) % bytes == 0;
 }
 
 template <class Op, typename From, typename To>
 void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t stream) {
-  const std::int64_t count = to.rows * to.width;
-  const LaunchShape shape{name, grid_of(count, to.tracks), dim3(kThreads), stream};
-  launch(shape, elementwise_kernel<Op, From, To>, static_cast<const From*>(from.data),
-         from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
+  const auto run_groups = [&]<int kElements>() {
+    const std::int64_t count = to.rows * to.width / kElements;
+    launch({name, grid_of(count, to.tracks), dim3(kThreads), stream},
+           elementwise_kernel<Op, kElements, From, To>, static_cast<const From*>(from.data),
+           from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
+  };
+  if (vectors_fit(from) && vectors_fit(to))
+    run_groups.template operator()<kVector>();
+  else
+    run_groups.template operator()<1>();
 }
 
 // One block a row.
@@ -98,9 +121,8 @@ struct TreeArgs {
 
 __global__ void tree_sum_kernel(TreeArgs args) {
   begin_kernel();
-  const std::int64_t first =
-      static_cast<std::int64_t>(blockIdx.x) * kThreads * kElementsPerThread + threadIdx.x;
-  for (int n = 0; n < kElementsPerThread; ++n) {
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kPerThread + threadIdx.x;
+  for (int n = 0; n < kPerThread; ++n) {
     const std::int64_t i = first + n * kThreads;
     if (i >= args.count) return;
     float total[1];

@@ -3,8 +3,7 @@
 namespace ptrt {
 namespace {
 
-constexpr std::int64_t kSplitTokens = 256;   // as cuda/attention.h; a test compares with what is really taken
-constexpr std::int64_t kMaxVocabParts = 32;  // as cuda/sampling.h
+constexpr std::int64_t kMaxVocabParts = 32;  // as cuda/sampling.h; a test compares with what is really taken
 constexpr std::size_t kVocabPartBytes = 24;
 constexpr std::size_t kCandidatesBytes = 2048 * 8 + 4096 * 4 + 8;
 constexpr std::int64_t kGranule = 512;
@@ -31,10 +30,11 @@ std::size_t cuda_scratch_bytes(const WorkLimits& limits) {
   sum.add(limits.sequences * limits.page_table_stride(), kIndex);
   sum.add(limits.sequences, kIndex);
   sum.add(limits.sequences, 2 * kIndex);
-  // Decode attention: Σ p·v, the largest score and Σ p of every split.
-  const std::int64_t splits = (limits.context + kSplitTokens - 1) / kSplitTokens;
-  if (splits > 1)
-    sum.add(limits.tracks * limits.sequences * limits.heads * splits * (limits.head_dim + 2), sizeof(float));
+  // Decode attention: Σ p·v, the largest score and Σ p of every split, and how many splits are finished.
+  if (const std::int64_t splits = most_head_splits(limits); splits > 0) {
+    sum.add(splits * (limits.head_dim + 2), sizeof(float));
+    sum.add(limits.tracks * limits.sequences * limits.heads, kIndex);
+  }
   // Mixture of experts: the choices, the slots by expert, where an expert's slots begin.
   if (limits.experts > 0) {
     const std::int64_t slots = limits.rows * limits.top_k;

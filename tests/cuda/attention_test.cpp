@@ -167,6 +167,13 @@ TEST_P(DeviceAttention, LongContexts) {
   }
 }
 
+// So many heads that splits are longer than the shortest: 3 rows, 18 tracks and 8 heads.
+TEST_P(DeviceAttention, ManyHeadsHaveLongerSplits) {
+  Twin twin(backend(), {{8, 8, 8, 0, false}, 18, false}, 260, 300);
+  twin.run({{0, 255}, {1, 5}}, tolerance());
+  for (int i = 0; i < 3; ++i) twin.run({{0, 1}, {1, 1}, {2, 1}}, tolerance());  // across a split's end
+}
+
 // Prefill over a past by several blocks of queries, of every shape of tiles.
 TEST_P(DeviceAttention, SeveralBlocksOfQueries) {
   for (const std::int64_t head_dim : {64, 80, 128, 256}) {

@@ -82,12 +82,31 @@ TEST(MemoryPlan, ScratchGrowsWithBatchAndRows) {
   const std::int64_t few = device_needs(config, 0, 2, {}, 4, 64).scratch;
   EXPECT_GT(device_needs(config, 0, 2, {}, 64, 64).scratch, few);
   EXPECT_GT(device_needs(config, 0, 2, {}, 4, 512).scratch, few);
-  // Splits of decode attention: 1024 tokens are 4, of head_dim + 2 floats each.
+  // Splits of decode attention: 1024 tokens are up to 8, of head_dim + 2 floats each, 256 are 2.
   WorkLimits limits;
   limits.tracks = 2, limits.sequences = 8, limits.heads = 4, limits.head_dim = 30, limits.context = 1024;
   const std::size_t long_context = cuda_scratch_bytes(limits);
   limits.context = 256;
-  EXPECT_GT(long_context, cuda_scratch_bytes(limits) + 2 * 8 * 4 * 4 * 32 * sizeof(float) - 1);
+  EXPECT_GT(long_context, cuda_scratch_bytes(limits) + 2 * 8 * 4 * 6 * 32 * sizeof(float) - 1);
+}
+
+// What decode attention launches never needs more than the plan counts with.
+TEST(MemoryPlan, SplitsFitTheirMemory) {
+  WorkLimits limits;
+  limits.heads = 8;
+  for (const std::int64_t context : {100, 128, 129, 600, 2048, 5000, 100000})
+    for (const std::int64_t sequences : {1, 3, 64, 500})
+      for (const std::int64_t kv_heads : {1, 2, 8})
+        for (const std::int64_t window : {0, 1, 128, 129, 4000}) {
+          limits.context = context, limits.sequences = sequences;
+          for (std::int64_t rows = 1; rows <= sequences; rows *= 2) {
+            const Splits splits = decode_splits(rows * kv_heads, context, window);
+            ASSERT_GE(splits.tokens * splits.count, window > 0 ? std::min(window, context) : context);
+            if (splits.count == 1) continue;
+            ASSERT_LE(rows * limits.heads * splits.count, most_head_splits(limits))
+                << context << ' ' << sequences << ' ' << kv_heads << ' ' << window << ' ' << rows;
+          }
+        }
 }
 
 TEST(MemoryPlan, TheCacheTakesWhatIsLeft) {
