@@ -22,6 +22,7 @@
 #include <numeric>
 
 #include "cuda_kernels.h"
+#include "cuda_layer.h"
 #include "graph_timer.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/error.h"
@@ -73,6 +74,7 @@ class Bench {
   void decode_attention(std::int64_t batch, std::int64_t context);
   void prefill_attention(std::int64_t rows, std::int64_t past);
   void row_ops(std::int64_t rows);
+  void layer(std::int64_t rows, std::int64_t context);
   void sampling(std::int64_t rows, const char* name, const SampleParams& params);
 
   const Ceilings& ceilings() const { return ceilings_; }
@@ -237,6 +239,9 @@ void Bench::row_ops(std::int64_t rows) {
     backend_.add_rms_norm(inner(0, rows, kHidden), stream(1, rows), norm, 1e-5f, inner(1, rows, kHidden));
   });
   bound_by_memory("add and norm", rows, norm_us, row_count * kHidden * (2 + 4 + 4 + 2));
+  // It works in place, again and again: up is such that gates neither vanish nor overflow.
+  PTRT_CUDA_CHECK(cudaMemsetAsync(inner(3, rows, kFfn).data, 0x40, static_cast<std::size_t>(rows * kFfn) * 2,
+                                  backend_.stream()));
   const double swiglu_us =
       timer_.median_us(launches, [&](int) { backend_.swiglu(inner(2, rows, kFfn), inner(3, rows, kFfn)); });
   bound_by_memory("swiglu", rows, swiglu_us, row_count * kFfn * 3 * 2);
@@ -255,6 +260,16 @@ void Bench::row_ops(std::int64_t rows) {
   bound_by_memory("rope and append", rows, rope_us,
                   row_count * kHeadDim * (2 * 2 * (kHeads + 2 * kKvHeads) + 4));
   fill_inner();  // rotated and multiplied many times
+  fill_arena();
+}
+
+void Bench::layer(std::int64_t rows, std::int64_t context) {
+  for (const auto& [parts, name] : {std::pair{LayerParts::products, "layer, products alone"},
+                                    {LayerParts::with_norms, "layer, products and norms"},
+                                    {LayerParts::whole, "layer"}}) {
+    const LayerTime time = measure_layer(backend_, timer_, arena_.get(), kArenaBytes, rows, context, parts);
+    bound_by_memory(fmt::format("{} over {}", name, context), rows, time.us, time.bytes);
+  }
   fill_arena();
 }
 
@@ -290,6 +305,7 @@ void run_all(Bench& bench) {
   for (const auto& [rows, past] : {std::pair{4096, 0}, {512, 3584}, {512, 0}})
     bench.prefill_attention(rows, past);
   for (const std::int64_t rows : {1, 16, 128, 4096}) bench.row_ops(rows);
+  for (const std::int64_t rows : {1, 8, 16}) bench.layer(rows, 192);
   SampleParams greedy, top_p;
   top_p.temperature = 0.8f;
   top_p.top_p = 0.95f;

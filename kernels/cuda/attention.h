@@ -40,4 +40,9 @@ class DecodeAttention {
 // group side by side.
 void prefill_attention(const AttentionJob& job, const StepInput& step);
 
+// The same by Hopper's warpgroup products, for the head sizes that it takes, on GPUs of compute
+// capability 9.0.
+bool wgmma_takes(const AttentionShape& shape);
+void wgmma_prefill_attention(const AttentionJob& job, const StepInput& step);
+
 }  // namespace ptrt::cuda

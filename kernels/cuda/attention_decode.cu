@@ -142,30 +142,36 @@ __device__ __forceinline__ void finish(const DecodeArgs<T>& args, const unsigned
   if (element == 0) partial[args.head_dim] = largest, partial[args.head_dim + 1] = total;
 }
 
-// Puts the splits of one head together, by one warp.
+// Puts the splits of one head together, by one warp. What other blocks have written is read from the L2
+// cache.
 template <typename T>
 __device__ __forceinline__ void combine_splits(const DecodeArgs<T>& args, int item, int head, int splits,
                                                T* out) {
+  constexpr int kPerLane = static_cast<int>(kMaxHeadDim) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, head_dim = args.head_dim;
   const float* first = partial_of(args, item, head, 0);
   const std::int64_t pitch = head_dim + 2;
   float largest = -INFINITY;
   for (int s = lane; s < splits; s += kWarp) largest = fmaxf(largest, __ldcg(first + s * pitch + head_dim));
   largest = warp_max(largest);
-  float total = 0;
-  for (int s = lane; s < splits; s += kWarp)
-    total += __ldcg(first + s * pitch + head_dim + 1) * exp2f(__ldcg(first + s * pitch + head_dim) - largest);
-  total = warp_sum(total);
-  constexpr int kPerLane = static_cast<int>(kMaxHeadDim) / kWarp;
-  float sum[kPerLane] = {};
-#pragma unroll 4
-  for (int s = 0; s < splits; ++s) {
-    const float* partial = first + s * pitch;
-    const float weight = exp2f(__ldcg(partial + head_dim) - largest);
+  float total = 0, sum[kPerLane] = {};
+  for (int begin = 0; begin < splits; begin += kWarp) {
+    float weight = 0;  // of split begin + lane
+    if (const float* mine = first + (begin + lane) * pitch + head_dim; begin + lane < splits) {
+      weight = exp2f(__ldcg(mine) - largest);
+      total += __ldcg(mine + 1) * weight;
+    }
+    const int count = min(splits - begin, kWarp);
+#pragma unroll 8
+    for (int s = 0; s < count; ++s) {
+      const float* partial = first + (begin + s) * pitch;
+      const float of_split = __shfl_sync(kAllLanes, weight, s);
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i)
-      if (lane + i * kWarp < head_dim) sum[i] += __ldcg(partial + lane + i * kWarp) * weight;
+      for (int i = 0; i < kPerLane; ++i)
+        if (lane + i * kWarp < head_dim) sum[i] += __ldcg(partial + lane + i * kWarp) * of_split;
+    }
   }
+  total = warp_sum(total);
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i)
     if (lane + i * kWarp < head_dim) store(out + lane + i * kWarp, sum[i] / total);
@@ -181,9 +187,10 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
   constexpr std::size_t kWarpBytes = warp_bytes<T, kChunks, kStages>();
   __shared__ float2 statistics[kWarps * kHeads];
   __shared__ bool is_last;
-  const int item = static_cast<int>(blockIdx.x) / args.splits;
-  const int split_index = static_cast<int>(blockIdx.x) % args.splits;
-  const int track = item / args.singles, kv_head = static_cast<int>(blockIdx.y);
+  const int kv_head = static_cast<int>(blockIdx.x) % args.kv_heads;
+  const int split_index = static_cast<int>(blockIdx.x) / args.kv_heads % args.splits;
+  const int item = static_cast<int>(blockIdx.x) / args.kv_heads / args.splits;
+  const int track = item / args.singles;
   // What a step says of its rows no kernel writes.
   const Range range = range_of(args, item % args.singles);
   const int first_split = range.first / args.split_tokens;
@@ -241,8 +248,7 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
 
 template <int kChunks, bool kWhole, int kStages, typename T>
 void launch_stages(const DecodeArgs<T>& args, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(args.tracks * args.singles * args.splits),
-                  static_cast<unsigned>(args.kv_heads));
+  const dim3 grid(static_cast<unsigned>(args.tracks * args.singles * args.splits * args.kv_heads));
   launch({"decode_attention", grid, dim3(kThreads), stream, kWarps * warp_bytes<T, kChunks, kStages>()},
          decode_kernel<T, kChunks, kWhole, kStages>, args);
 }

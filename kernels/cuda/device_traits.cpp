@@ -17,7 +17,9 @@ DeviceTraits ask_device() {
   traits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   traits.shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor));
   traits.block_shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-  traits.kernels_overlap = attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+  const int major = attribute(cudaDevAttrComputeCapabilityMajor);
+  traits.kernels_overlap = major >= 9;
+  traits.has_wgmma = major == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
   return traits;
 }
 

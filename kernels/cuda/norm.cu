@@ -20,41 +20,54 @@ struct NormArgs {
   float eps;
 };
 
-// One block a row. A thread reads back only what it wrote itself, so the sum needs no barrier of its own.
+// One block a row. A thread keeps its first elements, all it has of rows up to kMaxRowThreads · kElements; of
+// longer rows it reads back the rest, which only it has written.
 template <int kElements, typename Added, typename In, typename Out>
 __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
-  begin_kernel();
   __shared__ float scratch[kMaxRowThreads / kWarp];
+  let_next_start();
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
   In* x = args.x + track * args.x_stride + row;
+  const Added* added = args.added == nullptr ? nullptr : args.added + track * args.added_stride + row;
+  const float* weights = args.weights.at[track];
   const int first = static_cast<int>(threadIdx.x) * kElements;
   const int step = static_cast<int>(blockDim.x) * kElements;
+  float weight[kElements] = {};
+  if (first < args.width) load(weights + first, weight);
+  wait_for_previous();
 
-  float squares = 0;
+  const auto sum_at = [&](int i, float(&value)[kElements]) {
+    load(x + i, value);
+    if (added == nullptr) return;
+    float more[kElements];
+    load(added + i, more);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) value[j] += more[j];
+    save(x + i, value);
+  };
+  float squares = 0, kept[kElements] = {};
   for (int i = first; i < args.width; i += step) {
     float value[kElements];
-    load(x + i, value);
-    if (args.added != nullptr) {
-      float more[kElements];
-      load(args.added + track * args.added_stride + row + i, more);
+    sum_at(i, value);
 #pragma unroll
-      for (int j = 0; j < kElements; ++j) value[j] += more[j];
-      save(x + i, value);
+    for (int j = 0; j < kElements; ++j) {
+      squares += value[j] * value[j];
+      if (i == first) kept[j] = value[j];
     }
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) squares += value[j] * value[j];
   }
   const float mean = block_sum(squares, scratch) / static_cast<float>(args.width);
   const float scale = 1.0f / sqrtf(mean + args.eps);
 
   Out* out = args.out + track * args.out_stride + row;
   for (int i = first; i < args.width; i += step) {
-    float value[kElements], weight[kElements];
-    load(x + i, value);
-    load(args.weights.at[track] + i, weight);
+    if (i > first) {
+      load(x + i, kept);
+      load(weights + i, weight);
+    }
+    float value[kElements];
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) value[j] = value[j] * scale * weight[j];
+    for (int j = 0; j < kElements; ++j) value[j] = kept[j] * scale * weight[j];
     save(out + i, value);
   }
 }

@@ -100,7 +100,7 @@ __device__ __forceinline__ void rotate_head(Head& head, const float* cos_sin, in
 // of q, then k, then v.
 template <typename T>
 __global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendArgs<T> args) {
-  begin_kernel();
+  let_next_start();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int head_dim = args.head_dim, kv_heads = args.kv_heads;
   const float* angles =
@@ -110,6 +110,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendAr
   const int position = args.step.positions[row];
   const std::int64_t page = page_of(args.step, row, position);
   const int place = position % kTokensOfPage * head_dim;
+  wait_for_previous();  // what a step says of its rows no kernel writes
 
   const int first_head = static_cast<int>(blockIdx.z) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
   for (int i = first_head; i < args.heads + 2 * kv_heads; i += static_cast<int>(gridDim.z) * kWarps) {

@@ -157,10 +157,39 @@ __device__ __forceinline__ int draw_by_id(const Parts& parts, Row row, Mass targ
   return Row::id_of(end_of_run<false>(row, 0, true, target, shared).key);
 }
 
+// As end_of_run() of masses over the whole row, of which the masses by bin are known: only the tokens of the
+// bin where the run ends are looked at.
+__device__ RunEnd end_in_bin(Candidates& candidates, const Row& row, Mass target, Shared& shared) {
+  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) shared.bins[i] = candidates.bins[i];
+  __syncthreads();
+  find_bin(target, shared);
+  const Mass before = shared.before;
+  const int count = gather_bin(row, shared.bin, candidates.ids, kMaxCandidates, shared);
+  Row looked_at = row;
+  Mass skipped = 0;
+  if (count <= kMaxCandidates) {
+    looked_at.list = candidates.ids;
+    looked_at.end = count;
+    skipped = before;
+  }
+  RunEnd end = end_of_run<false>(looked_at, 0, false, target - skipped, shared);
+  end.up_to += skipped;
+  return end;
+}
+
 // Where the candidates have their place, they stand for the whole row.
 __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, const SampleParams& params,
                                                  Mass mass, Shared& shared) {
-  const Candidates& candidates = parts.candidates[blockIdx.x];
+  Candidates& candidates = parts.candidates[blockIdx.x];
+  if (candidates.count > kMaxCandidates && !cuts_at_top_k(params, row.vocab)) {
+    RunEnd end{};
+#pragma unroll 1
+    for (int draws = 0; draws < 2; ++draws) {
+      const Mass target = draws == 0 ? top_p_target(params.top_p, mass) : draw_target(params, end.up_to);
+      end = end_in_bin(candidates, row, target, shared);
+    }
+    return Row::id_of(end.key);
+  }
   if (candidates.count <= kMaxCandidates) {
     row.list = candidates.ids;
     row.end = candidates.count;

@@ -11,8 +11,8 @@ namespace ptrt {
 
 // Decode attention cuts a row's context into splits, one block each, so that few rows with long contexts fill
 // the device and many rows have few splits to put together.
-inline constexpr std::int64_t kMinSplitTokens = 128, kMaxSplitTokens = 2048;
-inline constexpr std::int64_t kSplitBlocks = 1024;  // wanted at most; a few on every multiprocessor
+inline constexpr std::int64_t kMinSplitTokens = 256, kMaxSplitTokens = 2048;
+inline constexpr std::int64_t kSplitBlocks = 512;  // wanted at most; a few on every multiprocessor
 
 struct Splits {
   std::int64_t tokens = 0, count = 1;

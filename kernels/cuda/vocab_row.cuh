@@ -27,7 +27,7 @@ struct Shared {
   Mass partial[kThreads / kWarp];
   float sums[kThreads / kWarp];
   Mass before;
-  int bin;
+  int bin, count;
 };
 
 struct Row {
@@ -205,6 +205,34 @@ __device__ RunEnd end_of_run(const Row& row, Key cut, bool by_id, Mass target, S
     __syncthreads();
   }
   return {value, reached + in_bin};
+}
+
+// Lists the tokens of one bin of distance_bin(), in any order, as many as `ids` takes; returns how many there
+// are.
+__device__ int gather_bin(const Row& row, int bin, int* ids, int most, Shared& shared) {
+  constexpr int kAhead = 8;  // loads on their way
+  if (threadIdx.x == 0) shared.count = 0;
+  __syncthreads();
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  for (int base = row.begin; base < row.end; base += kThreads * kAhead) {
+    float logit[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j)
+      if (const int id = base + j * kThreads + static_cast<int>(threadIdx.x); id < row.end)
+        logit[j] = row.logits[id];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int id = base + j * kThreads + static_cast<int>(threadIdx.x);
+      const bool mine = id < row.end && row.distance_bin(logit[j]) == bin;
+      const unsigned all = __ballot_sync(kAllLanes, mine ? 1 : 0);
+      if (all == 0) continue;
+      int place = lane == 0 ? atomicAdd(&shared.count, __popc(all)) : 0;
+      place = __shfl_sync(kAllLanes, place, 0) + __popc(all & ((1u << lane) - 1));
+      if (mine && place < most) ids[place] = id;
+    }
+  }
+  __syncthreads();
+  return shared.count;
 }
 
 }  // namespace

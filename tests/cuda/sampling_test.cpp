@@ -93,7 +93,7 @@ TEST_P(DeviceSampling, PartsOfALargeVocabulary) {
   std::vector<Sampled> actual(3), expected(3);
   // Top_k of 6000 and top_p of 0.95 keep more than the candidates that have a place of their own.
   for (SampleParams params : std::vector<SampleParams>{
-           {}, {0.8f}, {1.0f, 50}, {1.0f, 0, 0.5f}, {1.0f, 6000, 0.3f}, {0.9f, 0, 0.95f}})
+           {}, {0.8f}, {1.0f, 50}, {1.0f, 0, 0.5f}, {1.0f, 6000, 0.3f}, {0.9f, 0, 0.95f}, {3.0f, 0, 0.95f}})
     for (std::uint64_t position = 0; position < (params.top_k == 0 && params.top_p == 1 ? 2 : 1);
          ++position) {
       params.position = position;
@@ -114,6 +114,22 @@ TEST_P(DeviceSampling, PartsOfALargeVocabulary) {
 }
 
 // Whatever the logits are, a token of the vocabulary comes out.
+// More tokens than have a place of their own, all at one distance from the largest.
+TEST_P(DeviceSampling, CutsAmongEqualLogits) {
+  constexpr std::int64_t kVocab = 9001;
+  reserve(1);
+  OnDevice logits(backend(), 1, 1, kVocab, DType::float32);
+  std::ranges::fill(logits.host.values, 1.5f);
+  logits.put();
+  for (SampleParams params : {SampleParams{1.0f, 0, 0.5f}, {1.0f, 0, 0.95f}, {0.5f, 5000, 0.9f}})
+    for (params.position = 0; params.position < 3; ++params.position) {
+      Sampled actual{-1, 0}, expected{-2, 0};
+      backend().sample(logits.tensor, {&params, 1}, {&actual, 1});
+      ReferenceBackend().sample(logits.host.tensor, {&params, 1}, {&expected, 1});
+      EXPECT_EQ(actual.token, expected.token) << "top_k " << params.top_k << " top_p " << params.top_p;
+    }
+}
+
 TEST_P(DeviceSampling, SurvivesBadLogits) {
   constexpr std::int64_t kVocab = 700;
   reserve(1);

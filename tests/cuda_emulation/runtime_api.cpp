@@ -178,6 +178,9 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
     case cudaDevAttrComputeCapabilityMajor:
       *value = 9;
       return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor:
+      *value = 0;
+      return cudaSuccess;
     default:
       return cudaErrorInvalidValue;
   }

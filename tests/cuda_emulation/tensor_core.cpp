@@ -52,4 +52,56 @@ void load_matrices(std::uint32_t (&out)[4], const void* row, bool transposed) {
                         : element(m, group, 2 * quad) | element(m, group, 2 * quad + 1) << 16;
 }
 
+namespace {
+
+// Element at `byte` of a tile as it would be without the exchange of 16-byte pieces, which goes by address.
+std::uint16_t swizzled_element(const char* tile, int byte) {
+  auto address = reinterpret_cast<std::uintptr_t>(tile) + static_cast<std::uintptr_t>(byte);
+  address ^= (address >> 7 & 7) << 4;
+  std::uint16_t bits;
+  std::memcpy(&bits, reinterpret_cast<const void*>(address), sizeof bits);
+  return bits;
+}
+
+// The place in the result of this thread's i-th sum.
+int result_row(int i) {
+  return static_cast<int>(current_place->thread.x) / kWarpLanes % 4 * 16 + lane() / 4 + i / 2 % 2 * 8;
+}
+int result_column(int i) {
+  return i / 4 * 8 + lane() % 4 * 2 + i % 2;
+}
+
+}  // namespace
+
+void product_of_tiles(float* d, int sums, SharedMatrix a, SharedMatrix b, bool add,
+                      float (*widen)(std::uint16_t)) {
+  exchange(0xFFFFFFFFu, nullptr, 0, "wgmma", Location::current());
+  const auto factor = [widen](const SharedMatrix& x, int row, int k) {
+    return widen(swizzled_element(x.tile, row / 8 * 1024 + row % 8 * 128 + 2 * k));
+  };
+  for (int i = 0; i < sums; ++i) {
+    float sum = 0;
+    for (int k = 0; k < 16; ++k) sum += factor(a, result_row(i), k) * factor(b, result_column(i), k);
+    d[i] = add ? d[i] + sum : sum;
+  }
+}
+
+void product_of_rows(float* d, int sums, const std::uint32_t (&a)[4], SharedMatrix b,
+                     float (*widen)(std::uint16_t)) {
+  const WarpValues all = exchange(0xFFFFFFFFu, a, sizeof a, "wgmma", Location::current());
+  const int group = lane() / 4;
+  for (int i = 0; i < sums; ++i) {
+    const int column = result_column(i), half = i / 2 % 2;
+    float sum = 0;
+    for (int k = 0; k < 16; ++k) {
+      const auto* row = static_cast<const std::uint32_t*>(all.of(group * 4 + k % 8 / 2));
+      const std::uint32_t pair = row[half + k / 8 * 2];
+      const float x = widen(static_cast<std::uint16_t>(k % 2 == 0 ? pair : pair >> 16));
+      sum += x * widen(swizzled_element(
+                     b.tile, column / 64 * b.next_columns + column % 64 * 2 + k / 8 * 1024 + k % 8 * 128));
+    }
+    d[i] += sum;
+  }
+}
+
 }  // namespace ptrt::emulation

@@ -82,12 +82,12 @@ TEST(MemoryPlan, ScratchGrowsWithBatchAndRows) {
   const std::int64_t few = device_needs(config, 0, 2, {}, 4, 64).scratch;
   EXPECT_GT(device_needs(config, 0, 2, {}, 64, 64).scratch, few);
   EXPECT_GT(device_needs(config, 0, 2, {}, 4, 512).scratch, few);
-  // Splits of decode attention: 1024 tokens are up to 8, of head_dim + 2 floats each, 256 are 2.
+  // Splits of decode attention: 1024 tokens are up to 4, of head_dim + 2 floats each, 256 are one.
   WorkLimits limits;
   limits.tracks = 2, limits.sequences = 8, limits.heads = 4, limits.head_dim = 30, limits.context = 1024;
   const std::size_t long_context = cuda_scratch_bytes(limits);
   limits.context = 256;
-  EXPECT_GT(long_context, cuda_scratch_bytes(limits) + 2 * 8 * 4 * 6 * 32 * sizeof(float) - 1);
+  EXPECT_GT(long_context, cuda_scratch_bytes(limits) + 2 * 8 * 4 * 4 * 32 * sizeof(float) - 1);
 }
 
 // What decode attention launches never needs more than the plan counts with.
