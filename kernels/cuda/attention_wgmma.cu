@@ -52,23 +52,67 @@ __device__ __forceinline__ void load_queries(const PrefillArgs<T>& args, const W
   }
 }
 
-// Starts the copy of the keys, or values, of tokens [first, first + kTokens); zeros where there is none, so
-// that a weight of zero meets no NaN.
-template <int kHeadDim, typename T>
-__device__ __forceinline__ void start_tile(const PrefillArgs<T>& args, const Work& work, int first,
-                                           std::int64_t offset, char* to) {
-  constexpr int kParts = kHeadDim / 8, kEach = kThreads / kParts;  // tokens of one round
-  const int at = static_cast<int>(threadIdx.x) % kParts * 8;
+// The copies of keys and values that a thread starts: of each page of a tile the same sixteen bytes of one
+// token.
+template <typename T, int kHeadDim>
+class TileCopies {
+ public:
+  __device__ __forceinline__ TileCopies(const PrefillArgs<T>& args, const Work& work)
+      : keys_(args.pool.keys(0, work.track, work.kv_head) + token() * kHeadDim + column()),
+        page_stride_(args.pool.page_stride),
+        values_offset_(args.pool.values_offset),
+        pages_(work.pages),
+        end_(work.end) {}
+
+  // The keys of tokens [first, first + kTokens); zeros where there is none.
+  __device__ __forceinline__ void start_keys(int first, char* to) {
 #pragma unroll
-  for (int token = static_cast<int>(threadIdx.x) / kParts; token < kTokens; token += kEach) {
-    const int position = first + token;
-    const bool valid = position < work.end;
-    const std::int64_t page = valid ? work.pages[position / kTokensOfPage] : 0;
-    const T* from =
-        args.pool.keys(page, work.track, work.kv_head) + offset + position % kTokensOfPage * kHeadDim + at;
-    copy_async(to + SharedTiles<kHeadDim>::place(token, at), from, valid);
+    for (int i = 0; i < kRounds; ++i) {
+      const int page = first / kTokensOfPage + i * kPagesAtOnce + page_of_thread();
+      page_[i] = page * kTokensOfPage < end_ ? pages_[page] : 0;
+    }
+    start(keys_, first, to);
   }
-}
+  // The values of the tokens whose keys were started last, so that a weight of zero meets no NaN.
+  __device__ __forceinline__ void start_values(int first, char* to) {
+    start(keys_ + values_offset_, first, to);
+  }
+
+ private:
+  static constexpr int kParts = kHeadDim / 8;  // threads of a token
+  static constexpr int kPagesAtOnce = kThreads / kParts / kTokensOfPage;
+  static constexpr int kRounds = kTokens / kTokensOfPage / kPagesAtOnce;
+  static_assert(kPagesAtOnce >= 1);
+
+  static __device__ __forceinline__ int thread() {
+    return static_cast<int>(threadIdx.x);
+  }
+  static __device__ __forceinline__ int page_of_thread() {
+    return thread() / kParts / kTokensOfPage;
+  }
+  static __device__ __forceinline__ int token() {
+    return thread() / kParts % kTokensOfPage;
+  }
+  static __device__ __forceinline__ int column() {
+    return thread() % kParts * 8;
+  }
+
+  __device__ __forceinline__ void start(const T* from, int first, char* to) const {
+    to += SharedTiles<kHeadDim>::place(page_of_thread() * kTokensOfPage + token(), column());
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int position = first + (i * kPagesAtOnce + page_of_thread()) * kTokensOfPage + token();
+      // Rows that are multiples of 8 apart have their pieces exchanged alike.
+      copy_async(to + i * kPagesAtOnce * kTokensOfPage * 128, from + page_[i] * page_stride_,
+                 position < end_);
+    }
+  }
+
+  const T* keys_;
+  std::int64_t page_stride_, values_offset_;
+  const std::int32_t* pages_;
+  int end_, page_[kRounds] = {};
+};
 
 // 2^x; far below zero it is zero.
 __device__ __forceinline__ float power_of_two(float x) {
@@ -188,17 +232,18 @@ __global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T
   if (!find_work<kQueries>(args, work)) return;
   const auto tiles = shared_tiles<kHeadDim>();
   const int begin = work.begin / kTokens * kTokens, count = ceil_div(work.end - begin, kTokens);
-  const std::int64_t to_values = args.pool.values_offset;
-  const auto start = [&](int n, bool values) {
-    if (n < count)
-      start_tile<kHeadDim>(args, work, begin + n * kTokens, values ? to_values : 0,
-                           values ? tiles.values(n) : tiles.keys(n));
+  TileCopies<T, kHeadDim> copies(args, work);
+  const auto start_keys = [&](int n) {
+    if (n < count) copies.start_keys(begin + n * kTokens, tiles.keys(n));
   };
-  // Groups of copies: keys 0; keys 1 and values 0; then, behind step n, keys n + 3 and values n + 2.
-  start(0, false);
+  const auto start_values = [&](int n) {
+    if (n < count) copies.start_values(begin + n * kTokens, tiles.values(n));
+  };
+  // Groups of copies: keys 0; values 0 and keys 1; then, behind step n, values n + 2 and keys n + 3.
+  start_keys(0);
   commit_copies();
-  start(1, false);
-  start(0, true);
+  start_values(0);
+  start_keys(1);
   commit_copies();
   load_queries<kHeadDim>(args, work, tiles.queries());
 
@@ -222,8 +267,8 @@ __global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T
   soften(0, shrink);
   state.take_weights(shrink);
   __syncthreads();  // keys 0 have been read
-  start(2, false);
-  start(1, true);
+  start_values(1);
+  start_keys(2);
   commit_copies();
 
   for (int n = 0; n + 1 < count; ++n) {
@@ -239,8 +284,8 @@ __global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T
     hold(state.sums);
     state.take_weights(shrink);
     __syncthreads();  // keys n + 1 and values n have been read
-    start(n + 3, false);
-    start(n + 2, true);
+    start_values(n + 2);
+    start_keys(n + 3);
     commit_copies();
   }
   wait_copies<0>();

@@ -7,20 +7,23 @@
 namespace ptrt::cuda {
 namespace {
 
+// Arguments lie in memory that a kernel's first look at is slow, line by line: what every block needs comes
+// first.
 template <typename T>
 struct Job {
-  PerTrack<T> weights;
   const T* x;
   void* y;
   std::int64_t x_stride, y_stride;  // between tracks
-  int in, outs, end_tile;           // end_tile: of this job, counted over the jobs before it too
-  bool exact;                       // y is float32
+  int in, outs;
+  bool exact;  // y is float32
+  PerTrack<T> weights;
 };
 
 template <typename T>
 struct SkinnyArgs {
-  Job<T> jobs[kSkinnyJobs];
   int rows = 0, tiles = 0, warps = 1;  // tiles: of a track
+  int end_tile[kSkinnyJobs] = {};      // of a job, counted over the jobs before it too
+  Job<T> jobs[kSkinnyJobs];
 };
 
 // Rows of x that a block takes from `first_row` on, as product_tile() asks for them.
@@ -58,7 +61,7 @@ struct RingWork {
   // The job that tile `tile` of a track is of; `tile` becomes its number within the job.
   __device__ __forceinline__ const Job<T>& find(int& tile) const {
     int index = 0, before = 0;
-    while (tile >= args.jobs[index].end_tile) before = args.jobs[index++].end_tile;
+    while (tile >= args.end_tile[index]) before = args.end_tile[index++];
     tile -= before;
     return args.jobs[index];
   }
@@ -141,7 +144,7 @@ __global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) tile_kernel(Skinny
   const int tile = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int first_row = static_cast<int>(blockIdx.z) * 8 * kColumns;
   int index = 0, first_tile = 0;
-  while (tile >= args.jobs[index].end_tile) first_tile = args.jobs[index++].end_tile;
+  while (tile >= args.end_tile[index]) first_tile = args.end_tile[index++];
   const Job<T>& job = args.jobs[index];
   const Rows<T> row{job.x + track * job.x_stride, first_row, args.rows, job.in};
   const auto put = [&](int out, int i, float sum) { put_sum(job, track, first_row + i, out, sum); };
@@ -150,7 +153,7 @@ __global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) tile_kernel(Skinny
 }
 
 template <typename T>
-Job<T> make_job(const LinearJob& job, std::int64_t first_track, std::int64_t tracks, int tiles_before) {
+Job<T> make_job(const LinearJob& job, std::int64_t first_track, std::int64_t tracks) {
   Job<T> made{};
   made.weights = per_track<T>(*job.weights, first_track, tracks);
   made.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
@@ -161,7 +164,6 @@ Job<T> make_job(const LinearJob& job, std::int64_t first_track, std::int64_t tra
            first_track * made.y_stride * static_cast<std::int64_t>(size_of(job.y.dtype));
   made.in = static_cast<int>(job.x.width);
   made.outs = static_cast<int>(job.y.width);
-  made.end_tile = tiles_before + ceil_div(made.outs, kTileOuts);
   return made;
 }
 
@@ -170,8 +172,9 @@ SkinnyArgs<T> make_args(std::span<const LinearJob> jobs, std::int64_t first_trac
   SkinnyArgs<T> args{};
   args.rows = static_cast<int>(jobs[0].y.rows);
   for (std::size_t i = 0; i < jobs.size(); ++i) {
-    args.jobs[i] = make_job<T>(jobs[i], first_track, tracks, args.tiles);
-    args.tiles = args.jobs[i].end_tile;
+    args.jobs[i] = make_job<T>(jobs[i], first_track, tracks);
+    args.tiles += ceil_div(args.jobs[i].outs, kTileOuts);
+    args.end_tile[i] = args.tiles;
     args.warps = std::max(args.warps, product_warps(args.jobs[i].in));
   }
   return args;
@@ -243,7 +246,7 @@ template <typename T>
 void run_gated(std::span<const LinearJob> gate_and_up, cudaStream_t stream) {
   for_track_groups(gate_and_up[0].y.tracks, [&](std::int64_t first, std::int64_t count) {
     SkinnyArgs<T> args = make_args<T>(gate_and_up, first, count);
-    args.tiles = args.jobs[0].end_tile;
+    args.tiles = args.end_tile[0];
     launch_ring<GatedKernels<T>>(args, args.tiles * static_cast<int>(count), stream);
   });
 }

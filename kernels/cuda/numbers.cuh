@@ -4,6 +4,8 @@
 
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "kernels/cuda/launch.h"
 #include "kernels/tensor.h"
 
@@ -59,10 +61,13 @@ __device__ __forceinline__ std::uint32_t bits_of(f16 x) {
 // Two floats rounded to T, the first in the lower half.
 template <typename T>
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
-  T first, second;
-  store(&first, low);
-  store(&second, high);
-  return bits_of(first) | bits_of(second) << 16;
+  if constexpr (std::is_same_v<T, f16>) {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return bits_of(pair.x) | bits_of(pair.y) << 16;
+  } else {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return bits_of(pair.x) | bits_of(pair.y) << 16;
+  }
 }
 
 __device__ __forceinline__ float silu(float x) {

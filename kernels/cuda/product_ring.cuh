@@ -121,12 +121,11 @@ __device__ __forceinline__ void ring_products(Work& work) {
   auto* partials = reinterpret_cast<float*>(memory + warps * kStages * kStageBytes);
   const auto tile_at = [&work](int n) { return work.tile(n); };
   WeightRing<T, kStages, decltype(tile_at)> ring(tile_at, memory + warp * kStages * kStageBytes);
+  WeightTile<T> tile = work.tile(0);
+  work.begin(0);
   wait_for_previous();
 
-  for (int n = 0;; ++n) {
-    const WeightTile<T> tile = work.tile(n);
-    if (tile.w == nullptr) break;
-    work.begin(n);
+  for (int n = 0; tile.w != nullptr;) {
     const T* x[kColumns];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
@@ -164,6 +163,8 @@ __device__ __forceinline__ void ring_products(Work& work) {
       for (int other = 0; other < warps; ++other) total += all[other * kSums + i];
       work.put(out, r, total);
     }
+    tile = work.tile(++n);
+    if (tile.w != nullptr) work.begin(n);
   }
   wait_copies<0>();
 }
