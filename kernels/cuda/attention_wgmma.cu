@@ -40,15 +40,17 @@ __device__ __forceinline__ SharedTiles<kHeadDim> shared_tiles() {
   return {memory + (kSwizzledBytes - over) % kSwizzledBytes};
 }
 
+// Starts the copy of the queries; zeros where there is none.
 template <int kHeadDim, typename T>
-__device__ __forceinline__ void load_queries(const PrefillArgs<T>& args, const Work& work, char* to) {
+__device__ __forceinline__ void start_queries(const PrefillArgs<T>& args, const Work& work, char* to) {
   constexpr int kParts = kHeadDim / 8;
   const T* q = args.q + work.track * args.q_stride;
+#pragma unroll
   for (int i = static_cast<int>(threadIdx.x); i < kQueries * kParts; i += kThreads) {
     const int query = i / kParts, at = i % kParts * 8;
-    Eight part = zeros8();
-    if (work.there(query)) part = load8<true>(q + work.offset(args, query), at, kHeadDim);
-    *reinterpret_cast<Eight*>(to + SharedTiles<kHeadDim>::place(query, at)) = part;
+    const bool valid = work.there(query);
+    copy_async(to + SharedTiles<kHeadDim>::place(query, at), valid ? q + work.offset(args, query) + at : q,
+               valid);
   }
 }
 
@@ -57,25 +59,30 @@ __device__ __forceinline__ void load_queries(const PrefillArgs<T>& args, const W
 template <typename T, int kHeadDim>
 class TileCopies {
  public:
-  __device__ __forceinline__ TileCopies(const PrefillArgs<T>& args, const Work& work)
+  // Of tiles from token `first` on.
+  __device__ __forceinline__ TileCopies(const PrefillArgs<T>& args, const Work& work, int first)
       : keys_(args.pool.keys(0, work.track, work.kv_head) + token() * kHeadDim + column()),
-        page_stride_(args.pool.page_stride),
         values_offset_(args.pool.values_offset),
+        page_stride_(static_cast<unsigned>(args.pool.page_stride)),
         pages_(work.pages),
-        end_(work.end) {}
-
-  // The keys of tokens [first, first + kTokens); zeros where there is none.
-  __device__ __forceinline__ void start_keys(int first, char* to) {
-#pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int page = first / kTokensOfPage + i * kPagesAtOnce + page_of_thread();
-      page_[i] = page * kTokensOfPage < end_ ? pages_[page] : 0;
-    }
-    start(keys_, first, to);
+        end_(work.end),
+        first_(first) {
+    look_up();
   }
-  // The values of the tokens whose keys were started last, so that a weight of zero meets no NaN.
-  __device__ __forceinline__ void start_values(int first, char* to) {
-    start(keys_ + values_offset_, first, to);
+
+  // The keys of the next tile; zeros where there is no token.
+  __device__ __forceinline__ void start_keys(char* to) {
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) page_[i] = next_page_[i];
+    start(keys_, to);
+    first_ += kTokens;
+    look_up();
+  }
+  // The values of the tile whose keys were started last; zeros, so that a weight of zero meets no NaN.
+  __device__ __forceinline__ void start_values(char* to) {
+    first_ -= kTokens;
+    start(keys_ + values_offset_, to);
+    first_ += kTokens;
   }
 
  private:
@@ -97,21 +104,33 @@ class TileCopies {
     return thread() % kParts * 8;
   }
 
-  __device__ __forceinline__ void start(const T* from, int first, char* to) const {
-    to += SharedTiles<kHeadDim>::place(page_of_thread() * kTokensOfPage + token(), column());
+  // Asks for the pages of the tile to come, long before they are used.
+  __device__ __forceinline__ void look_up() {
 #pragma unroll
     for (int i = 0; i < kRounds; ++i) {
-      const int position = first + (i * kPagesAtOnce + page_of_thread()) * kTokensOfPage + token();
+      const int page = first_ / kTokensOfPage + i * kPagesAtOnce + page_of_thread();
+      next_page_[i] = page * kTokensOfPage < end_ ? pages_[page] : 0;
+    }
+  }
+
+  __device__ __forceinline__ void start(const T* from, char* to) const {
+    to += SharedTiles<kHeadDim>::place(page_of_thread() * kTokensOfPage + token(), column());
+    const bool whole = first_ + kTokens <= end_;
+#pragma unroll
+    for (int i = 0; i < kRounds; ++i) {
+      const int position = first_ + (i * kPagesAtOnce + page_of_thread()) * kTokensOfPage + token();
       // Rows that are multiples of 8 apart have their pieces exchanged alike.
-      copy_async(to + i * kPagesAtOnce * kTokensOfPage * 128, from + page_[i] * page_stride_,
-                 position < end_);
+      copy_async(to + i * kPagesAtOnce * kTokensOfPage * 128,
+                 from + static_cast<std::uint64_t>(page_[i]) * page_stride_, whole || position < end_);
     }
   }
 
   const T* keys_;
-  std::int64_t page_stride_, values_offset_;
+  std::int64_t values_offset_;
+  unsigned page_stride_;
   const std::int32_t* pages_;
-  int end_, page_[kRounds] = {};
+  int end_, first_;
+  unsigned page_[kRounds] = {}, next_page_[kRounds] = {};
 };
 
 // 2^x; far below zero it is zero.
@@ -232,20 +251,16 @@ __global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T
   if (!find_work<kQueries>(args, work)) return;
   const auto tiles = shared_tiles<kHeadDim>();
   const int begin = work.begin / kTokens * kTokens, count = ceil_div(work.end - begin, kTokens);
-  TileCopies<T, kHeadDim> copies(args, work);
+  TileCopies<T, kHeadDim> copies(args, work, begin);
   const auto start_keys = [&](int n) {
-    if (n < count) copies.start_keys(begin + n * kTokens, tiles.keys(n));
+    if (n < count) copies.start_keys(tiles.keys(n));
   };
-  const auto start_values = [&](int n) {
-    if (n < count) copies.start_values(begin + n * kTokens, tiles.values(n));
-  };
-  // Groups of copies: keys 0; values 0 and keys 1; then, behind step n, values n + 2 and keys n + 3.
+  start_queries<kHeadDim>(args, work, tiles.queries());
   start_keys(0);
   commit_copies();
-  start_values(0);
+  copies.start_values(tiles.values(0));
   start_keys(1);
   commit_copies();
-  load_queries<kHeadDim>(args, work, tiles.queries());
 
   GroupState<T, kHeadDim> state;
   // Rows of this block see all of the tiles but the last ones and, within a window, the first.
@@ -266,27 +281,21 @@ __global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T
   float shrink[2];
   soften(0, shrink);
   state.take_weights(shrink);
-  __syncthreads();  // keys 0 have been read
-  start_values(1);
-  start_keys(2);
-  commit_copies();
-
   for (int n = 0; n + 1 < count; ++n) {
-    wait_copies<1>();  // keys n + 1 and values n
+    wait_copies<0>();  // keys n + 1 and values n
     show_to_products();
-    __syncthreads();
+    __syncthreads();  // keys n and values n - 1 have been read
     state.score(tiles, n + 1);
     state.mix(tiles, n);
+    copies.start_values(tiles.values(n + 1));
+    start_keys(n + 2);
+    commit_copies();
     wait_products<1>();
     hold(state.scores);
     soften(n + 1, shrink);
     wait_products<0>();
     hold(state.sums);
     state.take_weights(shrink);
-    __syncthreads();  // keys n + 1 and values n have been read
-    start_values(n + 2);
-    start_keys(n + 3);
-    commit_copies();
   }
   wait_copies<0>();
   show_to_products();
