@@ -3,18 +3,37 @@
 #include "kernels/cuda/reduce.cuh"
 #include "kernels/cuda/wgmma.cuh"
 
-// Prefill attention by warpgroup products: two warpgroups with 64 query vectors each go through the tokens
-// they see in tiles of 128, with a running softmax in registers. The scores of a tile are on their way while
-// the weights of the one before multiply its values, and the softmax is computed meanwhile; two tiles of keys
-// and values take turns in shared memory, filled by cp.async.
+// Prefill attention by warpgroup products. Two warpgroups with 64 query vectors each go through the tokens
+// they see in tiles of 128, with a running softmax in registers; one more warp copies keys and values, two
+// tiles of each in turns. A warpgroup queues the scores of a tile and, behind them, the product of the
+// weights of the tile before with its values; the softmax is computed while that runs, and while the other
+// warpgroup, whose turn it then is, has the tensor cores (Shah et al., FlashAttention-3, section 3).
 namespace ptrt::cuda {
 namespace {
 
 constexpr int kGroups = 2;
-constexpr int kThreads = 128 * kGroups;
+constexpr int kConsumers = 128 * kGroups;
+constexpr int kCopiers = 128;
+constexpr int kThreads = kConsumers + kCopiers;
+// Of a thread; together no more than all had at the start, 168 of each.
+constexpr int kConsumerRegisters = 216, kCopierRegisters = 72;
 constexpr int kQueries = 64 * kGroups;
 constexpr int kTokens = 128;
 constexpr int kScores = kTokens / 2;  // of a thread: two rows
+
+// Barriers. A tile has come (copying warp and one warpgroup), a tile has been read (copying warp and both),
+// and whose turn it is (both warpgroups).
+enum class Tile { keys, values };
+struct Barriers {
+  static constexpr int kCome = kCopiers + 128, kRead = kCopiers + kConsumers, kTurn = kConsumers;
+  static __device__ __forceinline__ int come(Tile tile, int n, int group) {
+    return 1 + (tile == Tile::values ? 4 : 0) + n % 2 * 2 + group;
+  }
+  static __device__ __forceinline__ int read(Tile tile, int n) {
+    return 9 + (tile == Tile::values ? 2 : 0) + n % 2;
+  }
+  static __device__ __forceinline__ int turn(int group) { return 13 + group; }
+};
 
 // Shared memory: queries, two tiles of keys, two of values, each [kHeadDim / 64][128][64] elements, swizzled.
 template <int kHeadDim>
@@ -46,7 +65,7 @@ __device__ __forceinline__ void start_queries(const PrefillArgs<T>& args, const 
   constexpr int kParts = kHeadDim / 8;
   const T* q = args.q + work.track * args.q_stride;
 #pragma unroll
-  for (int i = static_cast<int>(threadIdx.x); i < kQueries * kParts; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < kQueries * kParts; i += kConsumers) {
     const int query = i / kParts, at = i % kParts * 8;
     const bool valid = work.there(query);
     copy_async(to + SharedTiles<kHeadDim>::place(query, at), valid ? q + work.offset(args, query) + at : q,
@@ -54,83 +73,103 @@ __device__ __forceinline__ void start_queries(const PrefillArgs<T>& args, const 
   }
 }
 
-// The copies of keys and values that a thread starts: of each page of a tile the same sixteen bytes of one
-// token.
+// What the copying warps do; each copies some pages of every tile.
 template <typename T, int kHeadDim>
-class TileCopies {
+class Copier {
  public:
-  // Of tiles from token `first` on.
-  __device__ __forceinline__ TileCopies(const PrefillArgs<T>& args, const Work& work, int first)
-      : keys_(args.pool.keys(0, work.track, work.kv_head) + token() * kHeadDim + column()),
+  using Tiles = SharedTiles<kHeadDim>;
+
+  __device__ __forceinline__ Copier(const PrefillArgs<T>& args, const Work& work, const Tiles& tiles,
+                                    int first, int count)
+      : keys_(args.pool.keys(0, work.track, work.kv_head) + row() * kHeadDim + column()),
         values_offset_(args.pool.values_offset),
         page_stride_(static_cast<unsigned>(args.pool.page_stride)),
         pages_(work.pages),
         end_(work.end),
-        first_(first) {
-    look_up();
-  }
+        tiles_(tiles),
+        first_(first),
+        count_(count) {}
 
-  // The keys of the next tile; zeros where there is no token.
-  __device__ __forceinline__ void start_keys(char* to) {
-#pragma unroll
-    for (int i = 0; i < kRounds; ++i) page_[i] = next_page_[i];
-    start(keys_, to);
-    first_ += kTokens;
-    look_up();
+  // The first two tiles, for which there is room.
+  __device__ __forceinline__ void begin() {
+    for (int n = 0; n < min(2, count_); ++n) {
+      start(Tile::keys, n);
+      start(Tile::values, n);
+    }
   }
-  // The values of the tile whose keys were started last; zeros, so that a weight of zero meets no NaN.
-  __device__ __forceinline__ void start_values(char* to) {
-    first_ -= kTokens;
-    start(keys_ + values_offset_, to);
-    first_ += kTokens;
+  // All others, each as soon as there is room, and word of what has come.
+  __device__ __forceinline__ void run() {
+    int told = 0;  // copies, keys and values by turns
+    if (count_ > 2) {
+      wait_copies<3>();
+      tell(told++);
+      wait_copies<2>();
+      tell(told++);
+    }
+    for (int n = 2; n < count_; ++n) {
+      refill(Tile::keys, n, told++);
+      refill(Tile::values, n, told++);
+    }
+    wait_copies<0>();
+    while (told < 2 * count_) tell(told++);
   }
 
  private:
-  static constexpr int kParts = kHeadDim / 8;  // threads of a token
-  static constexpr int kPagesAtOnce = kThreads / kParts / kTokensOfPage;
-  static constexpr int kRounds = kTokens / kTokensOfPage / kPagesAtOnce;
-  static_assert(kPagesAtOnce >= 1);
+  static constexpr int kParts = kHeadDim / 8, kRows = kWarp / kParts;  // a warp copies kRows tokens at once
+  static constexpr int kPages = kTokens / kTokensOfPage / (kCopiers / kWarp);  // of a warp
+  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+  static __device__ __forceinline__ int first_page() {
+    return static_cast<int>(threadIdx.x) % kCopiers / kWarp * kPages;
+  }
+  static __device__ __forceinline__ int row() { return lane() / kParts; }
+  static __device__ __forceinline__ int column() { return lane() % kParts * 8; }
 
-  static __device__ __forceinline__ int thread() {
-    return static_cast<int>(threadIdx.x);
-  }
-  static __device__ __forceinline__ int page_of_thread() {
-    return thread() / kParts / kTokensOfPage;
-  }
-  static __device__ __forceinline__ int token() {
-    return thread() / kParts % kTokensOfPage;
-  }
-  static __device__ __forceinline__ int column() {
-    return thread() % kParts * 8;
+  // Before the copying warps wait for room, which the slower warpgroup makes, they have told of all copies
+  // but the last: the faster one goes on with these.
+  __device__ __forceinline__ void refill(Tile tile, int n, int next_to_tell) const {
+    wait_copies<1>();
+    tell(next_to_tell);
+    named_barrier(Barriers::read(tile, n), Barriers::kRead);
+    start(tile, n);
   }
 
-  // Asks for the pages of the tile to come, long before they are used.
-  __device__ __forceinline__ void look_up() {
+  // Zeros where there is no token, so that a weight of zero meets no NaN.
+  __device__ __forceinline__ void start(Tile tile, int n) const {
+    const T* from = keys_ + (tile == Tile::values ? values_offset_ : 0);
+    char* to = tile == Tile::values ? tiles_.values(n) : tiles_.keys(n);
+    int pages[kPages];
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int page = first_ / kTokensOfPage + i * kPagesAtOnce + page_of_thread();
-      next_page_[i] = page * kTokensOfPage < end_ ? pages_[page] : 0;
+    for (int i = 0; i < kPages; ++i) {
+      const int page = (first_ + n * kTokens) / kTokensOfPage + first_page() + i;
+      pages[i] = page * kTokensOfPage < end_ ? pages_[page] : 0;
     }
-  }
-
-  __device__ __forceinline__ void start(const T* from, char* to) const {
-    to += SharedTiles<kHeadDim>::place(page_of_thread() * kTokensOfPage + token(), column());
-    const bool whole = first_ + kTokens <= end_;
 #pragma unroll
-    for (int i = 0; i < kRounds; ++i) {
-      const int position = first_ + (i * kPagesAtOnce + page_of_thread()) * kTokensOfPage + token();
-      // Rows that are multiples of 8 apart have their pieces exchanged alike.
-      copy_async(to + i * kPagesAtOnce * kTokensOfPage * 128,
-                 from + static_cast<std::uint64_t>(page_[i]) * page_stride_, whole || position < end_);
+    for (int i = 0; i < kPages; ++i) {
+      const T* rows = from + static_cast<std::uint64_t>(static_cast<unsigned>(pages[i])) * page_stride_;
+#pragma unroll
+      for (int r = 0; r < kTokensOfPage; r += kRows) {
+        const int token = (first_page() + i) * kTokensOfPage + r + row();
+        copy_async(to + Tiles::place(token, column()), rows + r * kHeadDim,
+                   first_ + n * kTokens + token < end_);
+      }
     }
+    commit_copies();
+  }
+  __device__ __forceinline__ void tell(int number) const {
+    show_to_products();
+    const Tile tile = number % 2 == 0 ? Tile::keys : Tile::values;
+#pragma unroll
+    for (int group = 0; group < kGroups; ++group)
+      named_barrier_arrive(Barriers::come(tile, number / 2, group), Barriers::kCome);
   }
 
   const T* keys_;
   std::int64_t values_offset_;
   unsigned page_stride_;
   const std::int32_t* pages_;
-  int end_, first_;
-  unsigned page_[kRounds] = {}, next_page_[kRounds] = {};
+  int end_;
+  Tiles tiles_;
+  int first_, count_;
 };
 
 // 2^x; far below zero it is zero.
@@ -243,6 +282,85 @@ struct GroupState {
   }
 };
 
+// A warpgroup's work, turn by turn with the other's.
+template <typename T, int kHeadDim>
+class Consumer {
+ public:
+  using Tiles = SharedTiles<kHeadDim>;
+
+  __device__ __forceinline__ Consumer(const PrefillArgs<T>& args, const Work& work, const Tiles& tiles,
+                                      int first, int count)
+      : args_(args), work_(work), tiles_(tiles), first_(first), count_(count) {
+    // All rows of this block see the tokens between these.
+    const int last_row = min(work.row_of(kQueries - 1), work.rows - 1);
+    all_see_ = work.first_position + work.row_of(0);
+    none_hides_ = args.window > 0 ? work.first_position + last_row - args.window + 1 : 0;
+  }
+
+  __device__ __forceinline__ void run() {
+    if (group() == 1) named_barrier_arrive(Barriers::turn(0), Barriers::kTurn);
+    await(Tile::keys, 0);
+    take_turn();
+    state_.score(tiles_, 0);
+    pass_turn(true);
+    wait_products<0>();
+    hold(state_.scores);
+    has_read(Tile::keys, 0);
+    float shrink[2];
+    soften(0, shrink);
+    state_.take_weights(shrink);
+    for (int n = 0; n + 1 < count_; ++n) {
+      await(Tile::keys, n + 1);
+      await(Tile::values, n);
+      take_turn();
+      state_.score(tiles_, n + 1);
+      state_.mix(tiles_, n);
+      pass_turn(true);
+      wait_products<1>();
+      hold(state_.scores);
+      has_read(Tile::keys, n + 1);
+      soften(n + 1, shrink);
+      wait_products<0>();
+      hold(state_.sums);
+      has_read(Tile::values, n);
+      state_.take_weights(shrink);
+    }
+    await(Tile::values, count_ - 1);
+    take_turn();
+    state_.mix(tiles_, count_ - 1);
+    pass_turn(group() == 0);  // the other's last is the last of all
+    wait_products<0>();
+    hold(state_.sums);
+    state_.save(args_, work_);
+  }
+
+ private:
+  static __device__ __forceinline__ int group() { return static_cast<int>(threadIdx.x) / 128; }
+  __device__ __forceinline__ void await(Tile tile, int n) const {
+    named_barrier(Barriers::come(tile, n, group()), Barriers::kCome);
+  }
+  // The copying warps ask only for the room of tiles that others follow.
+  __device__ __forceinline__ void has_read(Tile tile, int n) const {
+    if (n + 2 < count_) named_barrier_arrive(Barriers::read(tile, n), Barriers::kRead);
+  }
+  __device__ __forceinline__ void take_turn() const {
+    named_barrier(Barriers::turn(group()), Barriers::kTurn);
+  }
+  __device__ __forceinline__ void pass_turn(bool pass) const {
+    if (pass) named_barrier_arrive(Barriers::turn(1 - group()), Barriers::kTurn);
+  }
+  __device__ __forceinline__ void soften(int n, float (&shrink)[2]) {
+    const int first = first_ + n * kTokens;
+    state_.soften(args_, work_, first, first + kTokens - 1 > all_see_ || first < none_hides_, shrink);
+  }
+
+  const PrefillArgs<T>& args_;
+  const Work& work_;
+  Tiles tiles_;
+  int first_, count_, all_see_, none_hides_;
+  GroupState<T, kHeadDim> state_;
+};
+
 // Grid: x over blocks of queries of the longest segment, y over segments, z over tracks and KV heads.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T> args) {
@@ -250,60 +368,22 @@ __global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T
   Work work;
   if (!find_work<kQueries>(args, work)) return;
   const auto tiles = shared_tiles<kHeadDim>();
-  const int begin = work.begin / kTokens * kTokens, count = ceil_div(work.end - begin, kTokens);
-  TileCopies<T, kHeadDim> copies(args, work, begin);
-  const auto start_keys = [&](int n) {
-    if (n < count) copies.start_keys(tiles.keys(n));
-  };
-  start_queries<kHeadDim>(args, work, tiles.queries());
-  start_keys(0);
-  commit_copies();
-  copies.start_values(tiles.values(0));
-  start_keys(1);
-  commit_copies();
-
-  GroupState<T, kHeadDim> state;
-  // Rows of this block see all of the tiles but the last ones and, within a window, the first.
-  const int all_see = work.first_position + work.row_of(0);
-  const int last_row = min(work.row_of(kQueries - 1), work.rows - 1);
-  const int none_hides = args.window > 0 ? work.first_position + last_row - args.window + 1 : 0;
-  const auto soften = [&](int n, float(&shrink)[2]) {
-    const int first = begin + n * kTokens;
-    state.soften(args, work, first, first + kTokens - 1 > all_see || first < none_hides, shrink);
-  };
-
-  wait_copies<1>();
-  show_to_products();
-  __syncthreads();
-  state.score(tiles, 0);
-  wait_products<0>();
-  hold(state.scores);
-  float shrink[2];
-  soften(0, shrink);
-  state.take_weights(shrink);
-  for (int n = 0; n + 1 < count; ++n) {
-    wait_copies<0>();  // keys n + 1 and values n
-    show_to_products();
-    __syncthreads();  // keys n and values n - 1 have been read
-    state.score(tiles, n + 1);
-    state.mix(tiles, n);
-    copies.start_values(tiles.values(n + 1));
-    start_keys(n + 2);
+  const int first = work.begin / kTokens * kTokens, count = ceil_div(work.end - first, kTokens);
+  if (threadIdx.x >= kConsumers) {
+    give_registers<kCopierRegisters>();
+    Copier<T, kHeadDim> copier(args, work, tiles, first, count);
+    copier.begin();
+    __syncthreads();
+    copier.run();
+  } else {
+    take_registers<kConsumerRegisters>();
+    start_queries<kHeadDim>(args, work, tiles.queries());
     commit_copies();
-    wait_products<1>();
-    hold(state.scores);
-    soften(n + 1, shrink);
-    wait_products<0>();
-    hold(state.sums);
-    state.take_weights(shrink);
+    wait_copies<0>();
+    show_to_products();
+    __syncthreads();
+    Consumer<T, kHeadDim>(args, work, tiles, first, count).run();
   }
-  wait_copies<0>();
-  show_to_products();
-  __syncthreads();
-  state.mix(tiles, count - 1);
-  wait_products<0>();
-  hold(state.sums);
-  state.save(args, work);
 }
 
 template <int kHeadDim, typename T>

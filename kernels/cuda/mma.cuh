@@ -66,15 +66,16 @@ __device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&out)[4]
 #endif
 }
 
-// Starts a copy of 16 bytes from global to shared memory, both aligned to 16; zeros where `valid` is false. The
-// L2 cache is asked for 128 bytes: the others copy the rest.
+// Starts a copy of 16 bytes from global to shared memory, both aligned to 16; zeros where `valid` is false.
+// The L2 cache is asked for 128 bytes: the others copy the rest.
 __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
 #ifdef PTRT_CUDA_EMULATION
   emulation::copy_async(to, from, valid ? 16 : 0);
 #else
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
   const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from), "r"(bytes)
+  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from),
+               "r"(bytes)
                : "memory");
 #endif
 }

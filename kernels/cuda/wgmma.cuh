@@ -68,6 +68,37 @@ __device__ __forceinline__ void wait_products() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kLeft) : "memory");
 #endif
 }
+// A barrier of `threads` threads, whole warps, out of the block's sixteen (__syncthreads() is number 0); who
+// only arrives counts and goes on.
+__device__ __forceinline__ void named_barrier(int number, int threads) {
+#ifdef PTRT_CUDA_EMULATION
+  emulation::named_barrier(number, threads, true);
+#else
+  asm volatile("bar.sync %0, %1;" ::"r"(number), "r"(threads) : "memory");
+#endif
+}
+__device__ __forceinline__ void named_barrier_arrive(int number, int threads) {
+#ifdef PTRT_CUDA_EMULATION
+  emulation::named_barrier(number, threads, false);
+#else
+  asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
+#endif
+}
+
+// A warpgroup gives registers of its threads away, or takes such, to have kCount a thread.
+template <int kCount>
+__device__ __forceinline__ void give_registers() {
+#ifndef PTRT_CUDA_EMULATION
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+template <int kCount>
+__device__ __forceinline__ void take_registers() {
+#ifndef PTRT_CUDA_EMULATION
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kCount));
+#endif
+}
+
 // Keeps the compiler from moving what it does with registers over this point.
 template <int kCount>
 __device__ __forceinline__ void hold([[maybe_unused]] float (&registers)[kCount]) {

@@ -184,6 +184,17 @@ TEST_P(DeviceAttention, SeveralBlocksOfQueries) {
   }
 }
 
+// So many tiles of tokens that their places in shared memory are used again and again.
+TEST_P(DeviceAttention, LongPrefill) {
+  for (const std::int64_t head_dim : {64, 80, 128}) {
+    Twin twin(backend(), {{2, 1, head_dim, 0, true}, 1, false}, 720, 140);
+    for (const std::int32_t rows : {140, 140, 140, 140, 70, 70}) twin.run({{0, rows}}, tolerance());
+    Twin windowed(backend(), {{2, 1, head_dim, 300, true}, 1, false}, 560, 140);
+    for (int i = 0; i < 4; ++i) windowed.run({{0, 140}}, tolerance());
+    if (::testing::Test::HasFatalFailure()) return;
+  }
+}
+
 // Many tracks: more than one launch takes.
 TEST_P(DeviceAttention, ManyTracks) {
   Twin twin(backend(), {{2, 1, 16, 0, true}, 18, true}, 32, 10);

@@ -31,7 +31,7 @@ namespace context = boost::context::detail;
 
 constexpr std::size_t kStackBytes = 128 << 10;  // AddressSanitizer's frames are large
 
-enum class State : std::uint8_t { ready, at_barrier, in_warp_operation, done };
+enum class State : std::uint8_t { ready, at_barrier, at_named_barrier, in_warp_operation, done };
 
 struct PendingCopy {
   void* to;
@@ -49,6 +49,7 @@ struct Thread {
   Location where;
   const char* operation = "__syncthreads";
   unsigned mask = 0;
+  int barrier = 0;  // its number
   std::size_t bytes = 0;
   alignas(16) std::array<std::byte, kSlotBytes> given;  // by the lane to the operation it waits in
   alignas(16) std::array<std::byte, kSlotBytes> seen;   // by the others, since the operation was complete
@@ -99,6 +100,7 @@ class Block {
 
   void run(uint3 index) {
     take_shared_memory();
+    arrived_.fill(0);
     for (Thread& thread : threads_) start(thread, index);
     for (bool descending = false;; descending = !descending) {
       const int warps = (static_cast<int>(threads_.size()) + kWarpLanes - 1) / kWarpLanes;
@@ -106,6 +108,7 @@ class Block {
       const auto in_state = [&](State state) {
         return std::ranges::all_of(threads_, [&](const Thread& thread) { return thread.state == state; });
       };
+      if (std::ranges::any_of(threads_, [](const Thread& t) { return t.state == State::ready; })) continue;
       if (in_state(State::done)) return check_end();
       if (!in_state(State::at_barrier)) throw std::runtime_error(describe_deadlock());
       for (Thread& thread : threads_) thread.state = State::ready;
@@ -127,6 +130,19 @@ class Block {
     leave_stack(&fake_stack, scheduler_stack_, scheduler_stack_bytes_);
     scheduler_ = context::jump_fcontext(scheduler_, nullptr).fctx;
     enter_stack(fake_stack, nullptr, nullptr);
+  }
+
+  // Counts the running thread; the last to come releases those that wait.
+  void arrive(int number, int threads, bool waits, const Location& where) {
+    int& arrived = arrived_.at(static_cast<std::size_t>(number));
+    if (++arrived < threads) {
+      current_->barrier = number;
+      if (waits) yield(State::at_named_barrier, where);
+      return;
+    }
+    arrived = 0;
+    for (Thread& thread : threads_)
+      if (thread.state == State::at_named_barrier && thread.barrier == number) thread.state = State::ready;
   }
 
   // Takes the text away from the caller, whose frame is never left.
@@ -250,8 +266,10 @@ class Block {
       const std::string kind =
           done ? "returned"
                : fmt::format("waits in {} (mask {:#x}) at line {}",
-                             thread.state == State::at_barrier ? "__syncthreads" : thread.operation,
-                             thread.state == State::at_barrier ? 0 : thread.mask, thread.where.line());
+                             thread.state == State::at_barrier         ? "__syncthreads"
+                             : thread.state == State::at_named_barrier ? "a named barrier"
+                                                                       : thread.operation,
+                             thread.state == State::in_warp_operation ? thread.mask : 0, thread.where.line());
       if (std::ranges::count(told, kind) > 0) continue;
       told.push_back(kind);
       const auto& t = thread.place.thread;
@@ -266,6 +284,7 @@ class Block {
   std::size_t shared_bytes_;
   std::unique_ptr<std::byte, decltype(&std::free)> shared_;
   std::vector<Thread> threads_;
+  std::array<int, 16> arrived_{};  // at named barriers
   Thread* current_ = nullptr;
   context::fcontext_t scheduler_ = nullptr;
   const void* scheduler_stack_ = nullptr;
@@ -317,6 +336,10 @@ void barrier(const Location& where) {
 
 void wait_for_previous_grid() {
   running->current().has_waited = true;
+}
+
+void named_barrier(int number, int threads, bool waits, const Location& where) {
+  running->arrive(number, threads, waits, where);
 }
 
 int lane() {

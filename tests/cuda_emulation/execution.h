@@ -43,6 +43,8 @@ void* dynamic_shared_memory();
 
 // __syncthreads()
 void barrier(const Location& where);
+// bar.sync and, without waiting, bar.arrive.
+void named_barrier(int number, int threads, bool waits, const Location& where = Location::current());
 
 // What the lanes of a warp have given to one operation.
 class WarpValues {
