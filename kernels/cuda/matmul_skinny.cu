@@ -53,6 +53,7 @@ __device__ __forceinline__ void put_sum(const Job<T>& job, int track, int row, i
 // Few rows: blocks go through the tiles of all jobs and tracks.
 template <typename T, int kColumns>
 struct RingWork {
+  static constexpr bool kPaired = false;
   const SkinnyArgs<T>& args;
   int units;  // tiles of all jobs and tracks
   const Job<T>* job = nullptr;
@@ -73,7 +74,7 @@ struct RingWork {
     if (unit >= units) return {};
     int within = unit % args.tiles;
     const Job<T>& of = find(within);
-    return {of.weights.at[unit / args.tiles], of.in, of.outs, within * kTileOuts};
+    return tile_of(of.weights.at[unit / args.tiles], of.in, of.outs, within * kTileOuts);
   }
   __device__ __forceinline__ void begin(int n) {
     int within = unit_of(n) % args.tiles;
@@ -83,7 +84,9 @@ struct RingWork {
   __device__ __forceinline__ const T* row(int i) const {
     return Rows<T>{job->x + track * job->x_stride, 0, args.rows, job->in}(i);
   }
-  __device__ __forceinline__ void put(int out, int i, float sum) const { put_sum(*job, track, i, out, sum); }
+  __device__ __forceinline__ void put(int out, int i, float sum, float) const {
+    put_sum(*job, track, i, out, sum);
+  }
 };
 
 template <typename T, int kColumns, int kStages>
@@ -93,46 +96,39 @@ __global__ void __launch_bounds__(kMaxProductWarps* kWarp, kRingBlocks)
   ring_products<kColumns, kStages, T>(work);
 }
 
-// As RingWork, of a pair of products: the tile of the gate, then that of up with the same outputs.
+// As RingWork, of a pair of products: tiles have as many outputs of the one as of the other.
 template <typename T, int kColumns>
 struct GatedWork {
+  static constexpr bool kPaired = true;
   const SkinnyArgs<T>& args;
-  int units;     // tiles of one product and all tracks
-  float* gates;  // [8 · kColumns][kTileOuts]
-  int number = 0, track = 0, first_out = 0;
+  int units;  // tiles of all tracks
+  int track = 0;
 
   __device__ __forceinline__ int unit_of(int n) const {
-    return static_cast<int>(blockIdx.x) + n / 2 * static_cast<int>(gridDim.x);
+    return static_cast<int>(blockIdx.x) + n * static_cast<int>(gridDim.x);
   }
   __device__ __forceinline__ WeightTile<T> tile(int n) const {
     const int unit = unit_of(n);
     if (unit >= units) return {};
-    const Job<T>& of = args.jobs[n % 2];
-    return {of.weights.at[unit / args.tiles], of.in, of.outs, unit % args.tiles * kTileOuts};
+    const int of_track = unit / args.tiles;
+    const Job<T>&gate = args.jobs[0], &up = args.jobs[1];
+    return tile_of_pair(gate.weights.at[of_track], up.weights.at[of_track], gate.in, gate.outs,
+                        unit % args.tiles * (kTileOuts / 2));
   }
-  __device__ __forceinline__ void begin(int n) {
-    number = n;
-    track = unit_of(n) / args.tiles;
-    first_out = unit_of(n) % args.tiles * kTileOuts;
-  }
+  __device__ __forceinline__ void begin(int n) { track = unit_of(n) / args.tiles; }
   __device__ __forceinline__ const T* row(int i) const {
     const Job<T>& gate = args.jobs[0];
     return Rows<T>{gate.x + track * gate.x_stride, 0, args.rows, gate.in}(i);
   }
-  __device__ __forceinline__ void put(int out, int i, float sum) const {
-    float& gate = gates[i * kTileOuts + out - first_out];
-    if (number % 2 == 0)
-      gate = silu(sum);
-    else
-      put_sum(args.jobs[0], track, i, out, gate * sum);
+  __device__ __forceinline__ void put(int out, int i, float gate, float up) const {
+    put_sum(args.jobs[0], track, i, out, silu(gate) * up);
   }
 };
 
 template <typename T, int kColumns, int kStages>
 __global__ void __launch_bounds__(kMaxProductWarps* kWarp, kRingBlocks)
     gated_kernel(SkinnyArgs<T> args, int units) {
-  __shared__ float gates[8 * kColumns * kTileOuts];
-  GatedWork<T, kColumns> work{args, units, gates};
+  GatedWork<T, kColumns> work{args, units};
   ring_products<kColumns, kStages, T>(work);
 }
 
@@ -246,7 +242,7 @@ template <typename T>
 void run_gated(std::span<const LinearJob> gate_and_up, cudaStream_t stream) {
   for_track_groups(gate_and_up[0].y.tracks, [&](std::int64_t first, std::int64_t count) {
     SkinnyArgs<T> args = make_args<T>(gate_and_up, first, count);
-    args.tiles = args.end_tile[0];
+    args.tiles = ceil_div(args.jobs[0].outs, kTileOuts / 2);
     launch_ring<GatedKernels<T>>(args, args.tiles * static_cast<int>(count), stream);
   });
 }

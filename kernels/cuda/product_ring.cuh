@@ -1,9 +1,9 @@
-// The bandwidth-bound product over many tiles: matmul_tile.cuh's tiles of 16 outputs, one after the other in
-// blocks that stay, with weights on their way all the time. Each warp has a ring of stages in shared memory,
-// filled by cp.async in the order in which it takes them, across the ends of tiles; the first are asked for
-// before the kernels before this one have ended, for nobody writes weights.
+// The bandwidth-bound product over many tiles: matmul_tile.cuh's tiles of 16 rows of weights, one after the
+// other in blocks that stay, with weights on their way all the time. Each warp has a ring of stages in shared
+// memory, filled by cp.async in the order in which it takes them, across the ends of tiles; the first are
+// asked for before the kernels before this one have ended, for nobody writes weights.
 //
-// A stage is 16 outputs × 128 inputs, rows of 256 bytes, in pieces of 16. Odd rows have the two halves of
+// A stage is 16 rows × 128 inputs, rows of 256 bytes, in pieces of 16. Odd rows have the two halves of
 // each 128 bytes exchanged, so that two rows' pieces, which a quarter of a warp reads at once, lie in
 // different banks.
 #pragma once
@@ -17,12 +17,32 @@ inline constexpr int kStageBytes = kTileOuts * kSliceInputs * 2;
 inline constexpr int kPieces = kSliceInputs / 8;  // of a row of a stage
 inline constexpr int kRingBlocks = 2;             // on a multiprocessor
 
-// 16 outputs of one matrix.
+// Sixteen rows of weights, eight of one place and eight of another: 16 outputs of a matrix, or 8 of each of
+// two.
 template <typename T>
 struct WeightTile {
-  const T* w = nullptr;  // [outs, in], in a multiple of 8; null: there is no such tile
-  int in = 0, outs = 0, first_out = 0;
+  const T* w[2] = {};  // [rows[i], in], in a multiple of 8; null: there is no such tile
+  int rows[2] = {};    // 1 to 8; the last stands for those that are not there
+  int in = 0;
+  int first_out = 0, outs = 0;  // what is put
 };
+
+// Outputs [first_out, first_out + 16) of w [outs, in], as far as they go.
+template <typename T>
+__device__ __forceinline__ WeightTile<T> tile_of(const T* w, int in, int outs, int first_out) {
+  const T* first = w + static_cast<std::int64_t>(first_out) * in;
+  const int there = min(outs - first_out, kTileOuts);
+  if (there <= 8) return {{first, first}, {there, there}, in, first_out, there};
+  return {{first, first + 8 * static_cast<std::int64_t>(in)}, {8, there - 8}, in, first_out, there};
+}
+// Outputs [first_out, first_out + 8) of two matrices of one size.
+template <typename T>
+__device__ __forceinline__ WeightTile<T> tile_of_pair(const T* a, const T* b, int in, int outs,
+                                                      int first_out) {
+  const std::int64_t begin = static_cast<std::int64_t>(first_out) * in;
+  const int there = min(outs - first_out, kTileOuts / 2);
+  return {{a + begin, b + begin}, {there, there}, in, first_out, there};
+}
 
 // The stages, and the warps' sums of two tiles.
 template <int kColumns, int kStages>
@@ -72,7 +92,7 @@ class WeightRing {
   }
 
   __device__ __forceinline__ void find_slice() {
-    while (tile_.w != nullptr && at_ >= tile_.in) {
+    while (tile_.w[0] != nullptr && at_ >= tile_.in) {
       tile_ = tile_at_(++tile_number_);
       at_ = first_input();
     }
@@ -80,16 +100,15 @@ class WeightRing {
 
   // Half a warp copies a row: lanes 0-15 the even ones, the others the odd ones.
   __device__ __forceinline__ void fill(int stage) {
-    if (tile_.w != nullptr) {
+    if (tile_.w[0] != nullptr) {
       const int odd = lane() / kPieces, piece = lane() % kPieces, input = at_ + 8 * piece;
       const bool valid = input < tile_.in;
-      const T* from = tile_.w + (valid ? input : 0);
       unsigned char* to = memory_ + stage * kStageBytes + odd * kPieces * 16 + place(odd, piece);
 #pragma unroll
       for (int pair = 0; pair < kTileOuts / 2; ++pair) {
-        // Outputs beyond the last repeat it; their sums are not put.
-        const int out = min(tile_.first_out + 2 * pair + odd, tile_.outs - 1);
-        copy_async(to + pair * 2 * kPieces * 16, from + static_cast<std::int64_t>(out) * tile_.in, valid);
+        const int half = pair / 4, row = min(pair % 4 * 2 + odd, tile_.rows[half] - 1);
+        const T* from = tile_.w[half] + static_cast<std::int64_t>(row) * tile_.in + (valid ? input : 0);
+        copy_async(to + pair * 2 * kPieces * 16, from, valid);
       }
       at_ += static_cast<int>(blockDim.x) / kWarp * kSliceInputs;
       find_slice();
@@ -104,12 +123,11 @@ class WeightRing {
 };
 
 // All tiles of the block. Work has
+//   kPaired                     whether its tiles are of two matrices
 //   WeightTile<T> tile(n)       the n-th tile of the block
 //   void begin(n)               what follows is of tile n
 //   const T* row(i)             of x, i < 8 · kColumns, null where there is none (the first is there)
-//   void put(out, i, sum)       for each output and row that exists, by the same thread for the same place of
-//   a
-//                               tile
+//   void put(out, i, sum, other)  for each output and row that exists; other: of the second matrix
 // Shared memory: ring_shared_bytes(). Includes what a kernel begins with.
 template <int kColumns, int kStages, typename T, class Work>
 __device__ __forceinline__ void ring_products(Work& work) {
@@ -125,7 +143,7 @@ __device__ __forceinline__ void ring_products(Work& work) {
   work.begin(0);
   wait_for_previous();
 
-  for (int n = 0; tile.w != nullptr;) {
+  for (int n = 0; tile.w[0] != nullptr;) {
     const T* x[kColumns];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
@@ -156,15 +174,20 @@ __device__ __forceinline__ void ring_products(Work& work) {
       for (int i = 0; i < 4; ++i)
         mine[(8 * c + 2 * quad + i % 2) * kTileOuts + group + i / 2 * 8] = sum[c][i];
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < kSums; i += static_cast<int>(blockDim.x)) {
-      const int out = tile.first_out + i % kTileOuts, r = i / kTileOuts;
+    constexpr int kOuts = Work::kPaired ? kTileOuts / 2 : kTileOuts;
+    for (int i = static_cast<int>(threadIdx.x); i < kOuts * kRows; i += static_cast<int>(blockDim.x)) {
+      const int out = i % kOuts, r = i / kOuts;
       if (out >= tile.outs || work.row(r) == nullptr) continue;
-      float total = 0;
-      for (int other = 0; other < warps; ++other) total += all[other * kSums + i];
-      work.put(out, r, total);
+      const float* parts = all + r * kTileOuts + out;
+      float total = 0, paired = 0;
+      for (int other = 0; other < warps; ++other) {
+        total += parts[other * kSums];
+        if constexpr (Work::kPaired) paired += parts[other * kSums + kOuts];
+      }
+      work.put(tile.first_out + out, r, total, paired);
     }
     tile = work.tile(++n);
-    if (tile.w != nullptr) work.begin(n);
+    if (tile.w[0] != nullptr) work.begin(n);
   }
   wait_copies<0>();
 }

@@ -79,10 +79,18 @@ __device__ __forceinline__ T block_reduce(T x, T* scratch, const Combine& combin
 }
 
 __device__ __forceinline__ Key largest_key(const Row& row, Shared& shared) {
+  constexpr int kAhead = 8;  // loads on their way
   Key best = 0;
-  for (int id = row.begin + static_cast<int>(threadIdx.x); id < row.end; id += kThreads) {
-    const Key key = row.key_of(id);
-    if (key > best) best = key;
+  for (int base = row.begin; base < row.end; base += kThreads * kAhead) {
+    Key key[kAhead];
+#pragma unroll
+    for (int j = 0; j < kAhead; ++j) {
+      const int id = base + j * kThreads + static_cast<int>(threadIdx.x);
+      key[j] = id < row.end ? row.key_of(id) : 0;
+    }
+#pragma unroll
+    for (const Key one : key)
+      if (one > best) best = one;
   }
   return block_reduce(best, shared.partial, [](Key a, Key b) { return a > b ? a : b; });
 }
