@@ -167,9 +167,10 @@ TEST_P(DeviceAttention, LongContexts) {
   }
 }
 
-// So many heads that splits are longer than the shortest: 3 rows, 18 tracks and 4 heads.
+// So many heads that splits are longer than the shortest: 3 rows, 12 tracks and 5 heads.
 TEST_P(DeviceAttention, ManyHeadsHaveLongerSplits) {
-  Twin twin(backend(), {{4, 4, 8, 0, false}, 18, false}, 516, 300);
+  if (inner() == DType::float16) return;  // how they are cut does not hang on the type
+  Twin twin(backend(), {{5, 5, 8, 0, false}, 12, false}, 516, 300);
   twin.run({{0, 255}, {1, 5}}, tolerance());
   twin.run({{0, 255}, {1, 1}}, tolerance());
   for (int i = 0; i < 3; ++i) twin.run({{0, 1}, {1, 1}, {2, 1}}, tolerance());  // across a split's end
@@ -186,10 +187,10 @@ TEST_P(DeviceAttention, SeveralBlocksOfQueries) {
 
 // So many tiles of tokens that their places in shared memory are used again and again.
 TEST_P(DeviceAttention, LongPrefill) {
-  for (const std::int64_t head_dim : {64, 80, 128}) {
-    Twin twin(backend(), {{2, 1, head_dim, 0, true}, 1, false}, 720, 140);
-    for (const std::int32_t rows : {140, 140, 140, 140, 70, 70}) twin.run({{0, rows}}, tolerance());
-    Twin windowed(backend(), {{2, 1, head_dim, 300, true}, 1, false}, 560, 140);
+  for (const std::int64_t head_dim : {64, 128}) {
+    Twin twin(backend(), {{1, 1, head_dim, 0, true}, 1, false}, 560, 140);
+    for (int i = 0; i < 4; ++i) twin.run({{0, 140}}, tolerance());
+    Twin windowed(backend(), {{1, 1, head_dim, 300, true}, 1, false}, 560, 140);
     for (int i = 0; i < 4; ++i) windowed.run({{0, 140}}, tolerance());
     if (::testing::Test::HasFatalFailure()) return;
   }

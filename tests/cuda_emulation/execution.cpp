@@ -303,11 +303,21 @@ void land(const PendingCopy& copy) {
 
 }  // namespace
 
+const EmulatedDevice& emulated_device() {
+  static const EmulatedDevice device = [] {
+    const char* name = std::getenv("PTRT_EMULATED_DEVICE");
+    const bool small = name != nullptr && std::string(name) == "sm_89";
+    return small ? EmulatedDevice{8, 9, 2, 100 << 10, 99 << 10} : EmulatedDevice{};
+  }();
+  return device;
+}
+
 void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
               const std::function<void()>& body) {
   if (grid.x * grid.y * grid.z == 0 || block.x * block.y * block.z == 0)
     throw std::runtime_error(fmt::format("kernel {}: an empty grid or block", kernel));
-  if (grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024 || shared_bytes > 227u << 10)
+  if (grid.y > 65535 || grid.z > 65535 || block.x * block.y * block.z > 1024 ||
+      shared_bytes > emulated_device().block_shared_bytes)
     throw std::runtime_error(
         fmt::format("kernel {}: a grid, block or shared memory beyond the limits", kernel));
   // Shared memory is static data of the kernels, and stacks are kept.

@@ -25,6 +25,15 @@ namespace ptrt::emulation {
 
 using Location = std::source_location;
 
+// What is emulated: an sm_90 with few multiprocessors, so that blocks that stay have several pieces of work
+// each; with PTRT_EMULATED_DEVICE=sm_89 in the environment, a GPU with less shared memory and without what
+// sm_90 has.
+struct EmulatedDevice {
+  int major = 9, minor = 0, multiprocessors = 2;
+  std::size_t shared_bytes = 228 << 10, block_shared_bytes = 227 << 10;
+};
+const EmulatedDevice& emulated_device();
+
 inline constexpr int kWarpLanes = 32;
 inline constexpr std::size_t kSlotBytes = 64;
 

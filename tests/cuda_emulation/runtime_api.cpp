@@ -12,9 +12,11 @@
 #include <exception>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <vector>
 
+#include "cuda_emulation/execution.h"
 #include "cuda_emulation/stream.h"
 
 // What the runtime's handles point to.
@@ -163,27 +165,27 @@ cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
-// Few multiprocessors, so that blocks that stay have several pieces of work each.
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
-  switch (name) {
-    case cudaDevAttrMultiProcessorCount:
-      *value = 2;
-      return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
-      *value = 228 << 10;
-      return cudaSuccess;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-      *value = 227 << 10;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
-      return cudaSuccess;
-    default:
-      return cudaErrorInvalidValue;
-  }
+  const auto& device = ptrt::emulation::emulated_device();
+  const auto found = [&]() -> std::optional<std::size_t> {
+    switch (name) {
+      case cudaDevAttrMultiProcessorCount:
+        return device.multiprocessors;
+      case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        return device.shared_bytes;
+      case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        return device.block_shared_bytes;
+      case cudaDevAttrComputeCapabilityMajor:
+        return device.major;
+      case cudaDevAttrComputeCapabilityMinor:
+        return device.minor;
+      default:
+        return std::nullopt;
+    }
+  }();
+  if (!found) return cudaErrorInvalidValue;
+  *value = static_cast<int>(*found);
+  return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *total = kDeviceBytes;
