@@ -72,7 +72,8 @@ struct KvPool {
 };
 
 // The rows of one step. Row r is the token at `positions[r]` of the sequence in slot `slots[r]`, whose pages
-// are page_table[slot · page_table_stride + position / kPageTokens].
+// are page_table[slot · page_table_stride + position / kPageTokens]. Rows of one sequence are neighbours with
+// consecutive positions.
 struct StepRows {
   std::span<const std::int32_t> positions;   // [rows]
   std::span<const std::int32_t> slots;       // [rows]

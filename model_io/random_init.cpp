@@ -56,8 +56,9 @@ void fill(std::span<std::byte> out, const Convert& value_of) {
   const auto fill_part = [&](std::size_t begin, std::size_t end) {
     for (std::size_t i = begin; i < end; ++i) elements[i] = value_of(i);
   };
-  const std::size_t threads =
-      std::clamp<std::size_t>(n / kWorthAThread, 1, std::max(1u, std::thread::hardware_concurrency()));
+  constexpr unsigned kMostThreads = 16;  // of each rank
+  const std::size_t threads = std::clamp<std::size_t>(
+      n / kWorthAThread, 1, std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads));
   std::vector<std::jthread> others;
   for (std::size_t t = 1; t < threads; ++t)
     others.emplace_back(fill_part, n * t / threads, n * (t + 1) / threads);

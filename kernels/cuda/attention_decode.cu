@@ -255,8 +255,9 @@ void launch_stages(const DecodeArgs<T>& args, cudaStream_t stream) {
 
 template <int kChunks, bool kWhole, typename T>
 void launch_decode(const DecodeArgs<T>& args, cudaStream_t stream) {
-  constexpr int kMost = kChunks > 4 ? 2 : 3;
-  if (kWarps * warp_bytes<T, kChunks, kMost>() <= device_traits().block_shared_bytes)
+  constexpr int kMost = kChunks > 4 ? 2 : 3, kBlocks = kChunks > 4 ? 1 : 2;
+  constexpr std::size_t kReserved = 2 << 10;  // by the system for each block, and static memory
+  if (kBlocks * (kWarps * warp_bytes<T, kChunks, kMost>() + kReserved) <= device_traits().shared_bytes)
     launch_stages<kChunks, kWhole, kMost>(args, stream);
   else
     launch_stages<kChunks, kWhole, kMost - 1>(args, stream);

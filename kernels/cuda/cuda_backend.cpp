@@ -261,6 +261,7 @@ void CudaBackend::attention(const AttentionShape& shape, Tensor q, const StepRow
   PTRT_CHECK(q.rows == s.step.rows() && out.rows == q.rows && out.width == q.width);
   PTRT_CHECK(q.tracks <= s.limits.tracks && shape.heads <= s.limits.heads &&
              shape.head_dim <= s.limits.head_dim && pool.dtype == inner_);
+  PTRT_CHECK(s.step.longest_context() <= s.limits.context);
   for (const Tensor& x : {q, out}) check_inner(x);
   const cuda::AttentionJob job{shape, q, out, layer, pool, stream_.get()};
   s.decode_attention.run(job, s.step);

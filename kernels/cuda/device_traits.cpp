@@ -1,6 +1,7 @@
 #include "kernels/cuda/device_traits.h"
 
 #include "kernels/cuda/cuda_check.h"
+#include "kernels/cuda/timed_wait.h"
 
 namespace ptrt {
 namespace {
@@ -18,7 +19,7 @@ DeviceTraits ask_device() {
   traits.shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor));
   traits.block_shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
   const int major = attribute(cudaDevAttrComputeCapabilityMajor);
-  traits.kernels_overlap = major >= 9;
+  traits.kernels_overlap = major >= 9 && cuda::code_architecture() >= 90;
   traits.has_wgmma = major == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
   return traits;
 }

@@ -9,7 +9,7 @@ struct DeviceTraits {
   int multiprocessors = 0;
   std::size_t shared_bytes = 0;        // of a multiprocessor
   std::size_t block_shared_bytes = 0;  // that a block can ask for
-  bool kernels_overlap = false;        // programmatic dependent launch: sm_90 and later
+  bool kernels_overlap = false;        // programmatic dependent launch: code of sm_90 and later
   bool has_wgmma = false;              // products of warpgroups: 9.0 alone
 };
 

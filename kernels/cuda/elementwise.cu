@@ -9,11 +9,11 @@ namespace ptrt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPerThread = 4;  // elements, or vectors of them
+constexpr int kPerThread = 4;  // elements, or vectors of them, where there are many
 
 // Grid: x over the elements (or vectors) of a track, y over tracks.
-dim3 grid_of(std::int64_t elements, std::int64_t tracks) {
-  const std::int64_t blocks = ceil_div<std::int64_t>(elements, kThreads * kPerThread);
+dim3 grid_of(std::int64_t elements, std::int64_t tracks, int per_thread = kPerThread) {
+  const std::int64_t blocks = ceil_div<std::int64_t>(elements, kThreads * per_thread);
   return {static_cast<unsigned>(blocks), static_cast<unsigned>(tracks)};
 }
 
@@ -31,23 +31,23 @@ struct Swiglu {
 };
 
 // to = Op(to, from), kElements neighbours at once; count: of such groups, in a track.
-template <class Op, int kElements, typename From, typename To>
+template <class Op, int kElements, int kGroups, typename From, typename To>
 __global__ void __launch_bounds__(kThreads)
     elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
                        std::int64_t count) {
   begin_kernel();
   from += blockIdx.y * from_stride;
   to += blockIdx.y * to_stride;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kPerThread + threadIdx.x;
-  float a[kPerThread][kElements] = {}, b[kPerThread][kElements] = {};
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kGroups + threadIdx.x;
+  float a[kGroups][kElements] = {}, b[kGroups][kElements] = {};
 #pragma unroll
-  for (int n = 0; n < kPerThread; ++n)
+  for (int n = 0; n < kGroups; ++n)
     if (const std::int64_t i = first + n * kThreads; i < count) {
       load(to + i * kElements, a[n]);
       load(from + i * kElements, b[n]);
     }
 #pragma unroll
-  for (int n = 0; n < kPerThread; ++n)
+  for (int n = 0; n < kGroups; ++n)
     if (const std::int64_t i = first + n * kThreads; i < count) {
 #pragma unroll
       for (int j = 0; j < kElements; ++j) a[n][j] = Op::run(a[n][j], b[n][j]);
@@ -64,16 +64,21 @@ bool vectors_fit(const Tensor& x) {
 
 template <class Op, typename From, typename To>
 void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t stream) {
-  const auto run_groups = [&]<int kElements>() {
+  const auto run_groups = [&]<int kElements, int kGroups>() {
     const std::int64_t count = to.rows * to.width / kElements;
-    launch({name, grid_of(count, to.tracks), dim3(kThreads), stream},
-           elementwise_kernel<Op, kElements, From, To>, static_cast<const From*>(from.data),
+    launch({name, grid_of(count, to.tracks, kGroups), dim3(kThreads), stream},
+           elementwise_kernel<Op, kElements, kGroups, From, To>, static_cast<const From*>(from.data),
            from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
   };
-  if (vectors_fit(from) && vectors_fit(to))
-    run_groups.template operator()<kVector>();
+  // Few rows: rather more blocks than more for each.
+  const bool few = to.rows * to.width * to.tracks <
+                   std::int64_t{4} * kVector * kThreads * kPerThread * device_traits().multiprocessors;
+  if (!vectors_fit(from) || !vectors_fit(to))
+    run_groups.template operator()<1, kPerThread>();
+  else if (few)
+    run_groups.template operator()<kVector, 1>();
   else
-    run_groups.template operator()<1>();
+    run_groups.template operator()<kVector, kPerThread>();
 }
 
 // One block a row.

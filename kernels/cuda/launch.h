@@ -26,7 +26,8 @@ inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 // A kernel may start while the one before it in its stream still runs: what it does before
 // wait_for_previous() must neither read what a kernel writes nor write anything. Every thread of every kernel
 // calls it, or begin_kernel(), for a kernel that ended early would let the next but one overtake its
-// predecessor. (On devices before sm_90 a kernel starts when the one before it has ended.)
+// predecessor. (On devices before sm_90, and with code for such, a kernel starts when the one before it has
+// ended.)
 struct LaunchShape {
   const char* kernel = "";  // its name, for messages
   dim3 grid, block;

@@ -179,9 +179,9 @@ SkinnyArgs<T> make_args(std::span<const LinearJob> jobs, std::int64_t first_trac
 // Launches Kernels::of<kColumns, kStages>(), as many blocks as have work and find room.
 template <class Kernels, typename T>
 void launch_ring(const SkinnyArgs<T>& args, int units, cudaStream_t stream) {
+  constexpr std::size_t kReserved = 2 << 10;  // by the system for each block, and static memory
   const auto run = [&]<int kColumns, int kStages>() {
     const std::size_t shared_bytes = ring_shared_bytes<kColumns, kStages>(args.warps);
-    constexpr std::size_t kReserved = 2 << 10;  // by the system for each block, and static memory
     const int on_each = static_cast<int>(device_traits().shared_bytes / (shared_bytes + kReserved));
     const int blocks = std::min(units, device_traits().multiprocessors * std::clamp(on_each, 1, kRingBlocks));
     launch({Kernels::kName, dim3(static_cast<unsigned>(blocks)),
@@ -191,8 +191,8 @@ void launch_ring(const SkinnyArgs<T>& args, int units, cudaStream_t stream) {
   const auto with_columns = [&]<int kStages>() {
     args.rows <= 8 ? run.template operator()<1, kStages>() : run.template operator()<2, kStages>();
   };
-  // GPUs with little shared memory take two stages.
-  if (ring_shared_bytes<2, 3>(kMaxProductWarps) <= device_traits().block_shared_bytes)
+  // Rather two stages than one block on a multiprocessor.
+  if (kRingBlocks * (ring_shared_bytes<2, 3>(kMaxProductWarps) + kReserved) <= device_traits().shared_bytes)
     with_columns.template operator()<3>();
   else
     with_columns.template operator()<2>();

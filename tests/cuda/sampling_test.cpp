@@ -113,7 +113,6 @@ TEST_P(DeviceSampling, PartsOfALargeVocabulary) {
     }
 }
 
-// Whatever the logits are, a token of the vocabulary comes out.
 // More tokens than have a place of their own, all at one distance from the largest.
 TEST_P(DeviceSampling, CutsAmongEqualLogits) {
   constexpr std::int64_t kVocab = 9001;
@@ -130,6 +129,7 @@ TEST_P(DeviceSampling, CutsAmongEqualLogits) {
     }
 }
 
+// Whatever the logits are, a token of the vocabulary comes out.
 TEST_P(DeviceSampling, SurvivesBadLogits) {
   constexpr std::int64_t kVocab = 700;
   reserve(1);

@@ -239,6 +239,9 @@ class Block {
   }
 
   void check_end() const {
+    if (std::ranges::any_of(arrived_, [](int count) { return count != 0; }))
+      throw std::runtime_error(
+          fmt::format("kernel {}: threads arrived at a barrier that nobody waits at", kernel_));
     for (const Thread& thread : threads_) {
       if (!thread.has_waited)
         throw std::runtime_error(

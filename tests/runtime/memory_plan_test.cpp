@@ -94,14 +94,18 @@ TEST(MemoryPlan, ScratchGrowsWithBatchAndRows) {
 TEST(MemoryPlan, SplitsFitTheirMemory) {
   WorkLimits limits;
   limits.heads = 8;
-  for (const std::int64_t context : {100, 128, 129, 600, 2048, 5000, 100000})
+  for (const std::int64_t context : {100, 256, 257, 600, 2048, 5000, 100000})
     for (const std::int64_t sequences : {1, 3, 64, 500})
       for (const std::int64_t kv_heads : {1, 2, 8})
-        for (const std::int64_t window : {0, 1, 128, 129, 4000}) {
+        for (const std::int64_t window : {0, 1, 256, 257, 258, 4000}) {
           limits.context = context, limits.sequences = sequences;
           for (std::int64_t rows = 1; rows <= sequences; rows *= 2) {
             const Splits splits = decode_splits(rows * kv_heads, context, window);
-            ASSERT_GE(splits.tokens * splits.count, window > 0 ? std::min(window, context) : context);
+            // Wherever a row is, its window touches no more splits.
+            for (std::int64_t last = 0; last < context; last += last < 3000 ? 1 : 997) {
+              const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, last - window + 1) : 0;
+              ASSERT_LE(last / splits.tokens - first / splits.tokens + 1, splits.count);
+            }
             if (splits.count == 1) continue;
             ASSERT_LE(rows * limits.heads * splits.count, most_head_splits(limits))
                 << context << ' ' << sequences << ' ' << kv_heads << ' ' << window << ' ' << rows;
