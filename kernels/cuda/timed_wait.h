@@ -1,4 +1,4 @@
-// A copy on the device that takes a given time, in the place of a collective whose other ranks are not there.
+// A wait on the device of a given time, in the place of a collective whose other ranks are not there.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,8 +7,7 @@
 
 namespace ptrt::cuda {
 
-void timed_copy(const float* from, float* to, std::int64_t count, std::int64_t nanoseconds,
-                cudaStream_t stream);
+void timed_wait(std::int64_t nanoseconds, cudaStream_t stream);
 
 // What the kernels that this device runs were compiled for, 80 or 90: it may be older than the device.
 int code_architecture();
