@@ -1,7 +1,6 @@
 #include "cuda_emulation/execution.h"
 
 #include <fmt/format.h>
-#include <sys/mman.h>
 
 #include <algorithm>
 #include <array>
@@ -16,10 +15,7 @@
 #include <string>
 #include <vector>
 
-#ifdef __SANITIZE_ADDRESS__
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "cuda_emulation/fiber_stacks.h"
 
 namespace ptrt::emulation {
 
@@ -28,8 +24,6 @@ const Place* current_place = nullptr;
 namespace {
 
 namespace context = boost::context::detail;
-
-constexpr std::size_t kStackBytes = 128 << 10;  // AddressSanitizer's frames are large
 
 enum class State : std::uint8_t { ready, at_barrier, at_named_barrier, in_warp_operation, done };
 
@@ -56,34 +50,6 @@ struct Thread {
   std::vector<PendingCopy> open_copies;
   std::deque<std::vector<PendingCopy>> copy_groups;
 };
-
-// AddressSanitizer must be told of every change of stacks.
-#ifdef __SANITIZE_ADDRESS__
-void leave_stack(void** fake_stack, const void* bottom, std::size_t bytes) {
-  __sanitizer_start_switch_fiber(fake_stack, bottom, bytes);
-}
-void enter_stack(void* fake_stack, const void** old_bottom, std::size_t* old_bytes) {
-  __sanitizer_finish_switch_fiber(fake_stack, old_bottom, old_bytes);
-}
-void forget_frames(void* stack) {
-  ASAN_UNPOISON_MEMORY_REGION(stack, kStackBytes);
-}
-#else
-void leave_stack(void**, const void*, std::size_t) {}
-void enter_stack(void*, const void**, std::size_t*) {}
-void forget_frames(void*) {}
-#endif
-
-// One stack for each thread of a block, kept from block to block.
-std::byte* stack_of(int index) {
-  static std::vector<std::byte*> stacks;
-  while (static_cast<int>(stacks.size()) <= index) {
-    void* base = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED) throw std::runtime_error("no memory for the stack of an emulated thread");
-    stacks.push_back(static_cast<std::byte*>(base));
-  }
-  return stacks[static_cast<std::size_t>(index)];
-}
 
 class Block {
  public:
