@@ -17,7 +17,8 @@ import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from bench_end_to_end import ROOT, commit
+
 MODELS = {"TP": ("dense_30b", ["--tensor-parallel", "8"]), "PT D=2": ("pt8_30b_d2", []), "PT D=4": ("pt8_30b_d4", []),
           "PT D=8": ("pt8_30b_d8", [])}
 # (batch, tokens in, tokens out)
@@ -78,11 +79,11 @@ def main():
     parser.add_argument("--latency-us", type=float, default=9, help="of one exchange (default 9: eight GPUs over NVLink)")
     parser.add_argument("--gb-per-s", type=float, default=450, help="of one GPU's links, one way")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--commit", default="unknown")
+    parser.add_argument("--commit", help="of the program (default: of this checkout)")
     parser.add_argument("--gpu", default="unknown")
     args = parser.parse_args()
     rows = table(measure(args))
-    result = {"emulated": True, "gpu": args.gpu, "commit": args.commit, "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    result = {"emulated": True, "gpu": args.gpu, "commit": args.commit or commit(), "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
               "command": "perf/emulated_gpus.py", "rounds": args.rounds,
               "link": {"latency_us": args.latency_us, "gb_per_s": args.gb_per_s}, "cells": rows}
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -81,8 +81,6 @@ class PageRing {
     while (filled_ < kStages) fill();
   }
 
-  __device__ __forceinline__ bool there(int i) const { return page_number(i) * kTokensOfPage < end_; }
-
   // All of the warp's pages, in order.
   template <class Take>
   __device__ __forceinline__ void each(const Take& take) {
@@ -101,6 +99,7 @@ class PageRing {
 
  private:
   __device__ __forceinline__ int page_number(int i) const { return first_page_ + i * kWarps; }
+  __device__ __forceinline__ bool there(int i) const { return page_number(i) * kTokensOfPage < end_; }
 
   __device__ __forceinline__ void fill() {
     if (there(filled_)) {
@@ -256,8 +255,7 @@ void launch_stages(const DecodeArgs<T>& args, cudaStream_t stream) {
 template <int kChunks, bool kWhole, typename T>
 void launch_decode(const DecodeArgs<T>& args, cudaStream_t stream) {
   constexpr int kMost = kChunks > 4 ? 2 : 3, kBlocks = kChunks > 4 ? 1 : 2;
-  constexpr std::size_t kReserved = 2 << 10;  // by the system for each block, and static memory
-  if (kBlocks * (kWarps * warp_bytes<T, kChunks, kMost>() + kReserved) <= device_traits().shared_bytes)
+  if (device_traits().blocks_with(kWarps * warp_bytes<T, kChunks, kMost>()) >= kBlocks)
     launch_stages<kChunks, kWhole, kMost>(args, stream);
   else
     launch_stages<kChunks, kWhole, kMost - 1>(args, stream);

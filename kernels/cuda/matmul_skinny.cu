@@ -51,7 +51,7 @@ __device__ __forceinline__ void put_sum(const Job<T>& job, int track, int row, i
 }
 
 // Few rows: blocks go through the tiles of all jobs and tracks.
-template <typename T, int kColumns>
+template <typename T>
 struct RingWork {
   static constexpr bool kPaired = false;
   const SkinnyArgs<T>& args;
@@ -92,12 +92,12 @@ struct RingWork {
 template <typename T, int kColumns, int kStages>
 __global__ void __launch_bounds__(kMaxProductWarps* kWarp, kRingBlocks)
     ring_kernel(SkinnyArgs<T> args, int units) {
-  RingWork<T, kColumns> work{args, units};
+  RingWork<T> work{args, units};
   ring_products<kColumns, kStages, T>(work);
 }
 
 // As RingWork, of a pair of products: tiles have as many outputs of the one as of the other.
-template <typename T, int kColumns>
+template <typename T>
 struct GatedWork {
   static constexpr bool kPaired = true;
   const SkinnyArgs<T>& args;
@@ -128,7 +128,7 @@ struct GatedWork {
 template <typename T, int kColumns, int kStages>
 __global__ void __launch_bounds__(kMaxProductWarps* kWarp, kRingBlocks)
     gated_kernel(SkinnyArgs<T> args, int units) {
-  GatedWork<T, kColumns> work{args, units};
+  GatedWork<T> work{args, units};
   ring_products<kColumns, kStages, T>(work);
 }
 
@@ -179,11 +179,10 @@ SkinnyArgs<T> make_args(std::span<const LinearJob> jobs, std::int64_t first_trac
 // Launches Kernels::of<kColumns, kStages>(), as many blocks as have work and find room.
 template <class Kernels, typename T>
 void launch_ring(const SkinnyArgs<T>& args, int units, cudaStream_t stream) {
-  constexpr std::size_t kReserved = 2 << 10;  // by the system for each block, and static memory
   const auto run = [&]<int kColumns, int kStages>() {
     const std::size_t shared_bytes = ring_shared_bytes<kColumns, kStages>(args.warps);
-    const int on_each = static_cast<int>(device_traits().shared_bytes / (shared_bytes + kReserved));
-    const int blocks = std::min(units, device_traits().multiprocessors * std::clamp(on_each, 1, kRingBlocks));
+    const int on_each = std::clamp(device_traits().blocks_with(shared_bytes), 1, kRingBlocks);
+    const int blocks = std::min(units, device_traits().multiprocessors * on_each);
     launch({Kernels::kName, dim3(static_cast<unsigned>(blocks)),
             dim3(static_cast<unsigned>(args.warps * kWarp)), stream, shared_bytes},
            Kernels::template of<kColumns, kStages>(), args, units);
@@ -192,7 +191,7 @@ void launch_ring(const SkinnyArgs<T>& args, int units, cudaStream_t stream) {
     args.rows <= 8 ? run.template operator()<1, kStages>() : run.template operator()<2, kStages>();
   };
   // Rather two stages than one block on a multiprocessor.
-  if (kRingBlocks * (ring_shared_bytes<2, 3>(kMaxProductWarps) + kReserved) <= device_traits().shared_bytes)
+  if (device_traits().blocks_with(ring_shared_bytes<2, 3>(kMaxProductWarps)) >= kRingBlocks)
     with_columns.template operator()<3>();
   else
     with_columns.template operator()<2>();

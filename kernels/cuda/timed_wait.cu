@@ -18,14 +18,4 @@ void timed_wait(std::int64_t nanoseconds, cudaStream_t stream) {
   launch({"timed_wait", dim3(1), dim3(1), stream}, timed_wait_kernel, nanoseconds);
 }
 
-int code_architecture() {
-#ifdef PTRT_CUDA_EMULATION
-  return 90;
-#else
-  cudaFuncAttributes attributes;
-  PTRT_CUDA_CHECK(cudaFuncGetAttributes(&attributes, timed_wait_kernel));
-  return attributes.ptxVersion;
-#endif
-}
-
 }  // namespace ptrt::cuda

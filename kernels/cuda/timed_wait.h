@@ -9,7 +9,4 @@ namespace ptrt::cuda {
 
 void timed_wait(std::int64_t nanoseconds, cudaStream_t stream);
 
-// What the kernels that this device runs were compiled for, 80 or 90: it may be older than the device.
-int code_architecture();
-
 }  // namespace ptrt::cuda

@@ -173,8 +173,6 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
         return device.multiprocessors;
       case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
         return device.shared_bytes;
-      case cudaDevAttrMaxSharedMemoryPerBlockOptin:
-        return device.block_shared_bytes;
       case cudaDevAttrComputeCapabilityMajor:
         return device.major;
       case cudaDevAttrComputeCapabilityMinor:

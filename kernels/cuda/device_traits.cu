@@ -1,10 +1,24 @@
 #include "kernels/cuda/device_traits.h"
-
-#include "kernels/cuda/cuda_check.h"
-#include "kernels/cuda/timed_wait.h"
+#include "kernels/cuda/launch.h"
 
 namespace ptrt {
 namespace {
+
+// What the code that this device runs was compiled for, 80 or 90: it may be older than the device.
+#ifdef PTRT_CUDA_EMULATION
+int code_architecture() {
+  return 90;
+}
+#else
+__global__ void probe_kernel() {
+  begin_kernel();
+}
+int code_architecture() {
+  cudaFuncAttributes attributes;
+  PTRT_CUDA_CHECK(cudaFuncGetAttributes(&attributes, probe_kernel));
+  return attributes.ptxVersion;
+}
+#endif
 
 DeviceTraits ask_device() {
   int device = 0;
@@ -17,9 +31,8 @@ DeviceTraits ask_device() {
   DeviceTraits traits;
   traits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   traits.shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor));
-  traits.block_shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
   const int major = attribute(cudaDevAttrComputeCapabilityMajor);
-  traits.kernels_overlap = major >= 9 && cuda::code_architecture() >= 90;
+  traits.kernels_overlap = major >= 9 && code_architecture() >= 90;
   traits.has_wgmma = major == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
   return traits;
 }
