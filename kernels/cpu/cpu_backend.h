@@ -15,6 +15,8 @@ namespace ptrt {
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const CpuOptions& options);
+  // Workers that wait may be reading weights: they end before the weights go.
+  ~CpuBackend() override { pool_.stop(); }
 
   std::string name() const override { return "cpu"; }
   std::string instruction_set() const override;

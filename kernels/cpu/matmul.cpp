@@ -57,6 +57,17 @@ double panel_work(const Product& p, std::int64_t rows) {
          static_cast<double>(p.layout.in * kPanelOuts * rows) / kProductsPerNs;
 }
 
+// The weights from panel `begin` on, counted through all products, that lie side by side in memory.
+std::span<const std::byte> panels_from(std::span<const Product> products, std::int64_t begin) {
+  for (const Product& p : products) {
+    if (p.rows == 0) continue;
+    const std::int64_t count = p.layout.panels(), bytes = p.layout.panel_bytes();
+    if (begin < count) return {p.matrix + begin * bytes, static_cast<std::size_t>((count - begin) * bytes)};
+    begin -= count;
+  }
+  return {};
+}
+
 }  // namespace
 
 RowFormat Matmul::format_of(const Product& p) const {
@@ -189,6 +200,23 @@ Compute product_type(Compute compute, DType weights) {
                                                                               : Compute::float32;
 }
 
+// A run for each thread, and behind it what the thread may read before the next list begins.
+void Matmul::run_stream(std::span<const Product> products) {
+  const auto first = std::ranges::find_if(products, [](const Product& p) { return p.rows > 0; });
+  const std::int64_t panel_bytes = first->layout.panel_bytes();
+  WeightOrder::List& list = order_.begin(first->matrix);
+  const WeightOrder::List* next = list.follower();
+  shares_.begin_job(panels_, kPanelsPerCut, panels_ * panel_bytes);
+  pool_.parallel_for(pool_.threads(), [&](std::int64_t, int worker) {
+    shares_.run_one(worker, [&](int run, std::int64_t begin, std::int64_t end) {
+      list.begins[static_cast<std::size_t>(run)] = panels_from(products, begin);
+      run_panels(products, begin, end);
+    });
+    if (next != nullptr) pool_.read_ahead(worker, next->begins[static_cast<std::size_t>(worker)]);
+  });
+  shares_.end_job();
+}
+
 void Matmul::run(std::span<const Product> products) {
   inputs_.clear();
   scratch_bytes_ = converted_rows_ = converted_elements_ = 0;
@@ -196,12 +224,7 @@ void Matmul::run(std::span<const Product> products) {
   convert_inputs();
   if (is_stream(products)) {
     if (small_) return run_panels(products, 0, panels_);
-    shares_.begin_job(panels_, kPanelsPerCut);
-    pool_.parallel_for(pool_.threads(), [&](std::int64_t, int worker) {
-      shares_.run_one(worker,
-                      [&](std::int64_t begin, std::int64_t end) { run_panels(products, begin, end); });
-    });
-    return shares_.end_job();
+    return run_stream(products);
   }
   const auto run_one = [&](std::int64_t task, int) {
     const auto after = std::upper_bound(plans_.begin(), plans_.end(), task,

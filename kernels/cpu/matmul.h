@@ -18,6 +18,7 @@
 #include "kernels/cpu/packed.h"
 #include "kernels/cpu/stream_shares.h"
 #include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/weight_order.h"
 #include "kernels/tensor.h"
 
 namespace ptrt {
@@ -48,9 +49,11 @@ struct Product {
 // Runs lists of products, all of a list in one parallel region. Keeps the scratch.
 class Matmul {
  public:
-  Matmul(ThreadPool& pool, Compute compute) : pool_(pool), compute_(compute), shares_(pool.threads()) {}
+  Matmul(ThreadPool& pool, Compute compute)
+      : pool_(pool), compute_(compute), shares_(pool.threads()), order_(pool.threads()) {}
 
-  // The products must not overlap in what they write. `products` are processed in no particular order.
+  // The products must not overlap in what they write. Matrices stay until the pool has ended or is stopped.
+  // `products` are processed in no particular order.
   void run(std::span<const Product> products);
 
  private:
@@ -73,6 +76,7 @@ class Matmul {
   std::size_t input_of(const Product& p);
   void convert_inputs();
   void plan_tasks(std::span<const Product> products);
+  void run_stream(std::span<const Product> products);
   void run_task(const Product& p, const Plan& plan, std::int64_t task) const;
   void run_panels(std::span<const Product> products, std::int64_t begin, std::int64_t end) const;
   MatmulBlock block_of(const Product& p, const Plan& plan) const;
@@ -80,6 +84,7 @@ class Matmul {
   ThreadPool& pool_;
   Compute compute_;
   StreamShares shares_;
+  WeightOrder order_;
   std::vector<Input> inputs_;
   std::vector<Plan> plans_;
   std::int64_t scratch_bytes_ = 0, converted_rows_ = 0, converted_elements_ = 0;

@@ -1,6 +1,7 @@
 #include "kernels/cpu/stream_shares.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "kernels/error.h"
 
@@ -9,22 +10,26 @@ namespace {
 
 constexpr std::uint32_t kJobsPerLook = 4;  // a look at the clock takes as long as some lines of weights
 constexpr double kGain = 0.05;             // of one look, so that a single pause does not count for much
+constexpr int kSizes = 65;                 // a size for each width of the number of bytes
 constexpr double kSlowest = 1.4, kFastest = 0.7;
 
 }  // namespace
 
-StreamShares::StreamShares(int workers) : workers_(static_cast<std::size_t>(workers)) {
+StreamShares::StreamShares(int workers)
+    : workers_(static_cast<std::size_t>(workers)), shares_(kSizes * workers_.size()) {
   PTRT_CHECK(workers >= 1);
-  set_runs();
+  for (int size = 0; size < kSizes; ++size) set_runs(shares_of(size));
+  now_ = shares_of(0);
 }
 
-void StreamShares::set_runs() {
+void StreamShares::set_runs(std::span<Share> shares) {
   double speed = 0, before = 0;
-  for (const Worker& worker : workers_) speed += 1 / worker.pace;
-  for (Worker& worker : workers_) worker.upto = (before += 1 / worker.pace) / speed;
+  for (const Share& share : shares) speed += 1 / share.pace;
+  for (Share& share : shares) share.upto = (before += 1 / share.pace) / speed;
 }
 
-void StreamShares::begin_job(std::int64_t total, std::int64_t quantum) {
+void StreamShares::begin_job(std::int64_t total, std::int64_t quantum, std::int64_t bytes) {
+  now_ = shares_of(std::bit_width(static_cast<std::uint64_t>(bytes)));
   looks_ = ++job_ % kJobsPerLook == 0;
   total_ = total;
   quantum_ = quantum;
@@ -32,7 +37,7 @@ void StreamShares::begin_job(std::int64_t total, std::int64_t quantum) {
 
 std::int64_t StreamShares::end_of(int run) const {
   if (run + 1 == static_cast<int>(workers_.size())) return total_;
-  const double end = static_cast<double>(total_) * workers_[static_cast<std::size_t>(run)].upto;
+  const double end = static_cast<double>(total_) * now_[static_cast<std::size_t>(run)].upto;
   return std::min(static_cast<std::int64_t>(end / static_cast<double>(quantum_) + 0.5) * quantum_, total_);
 }
 
@@ -63,10 +68,10 @@ void StreamShares::end_job() {
   }
   if (!(mean > 0)) return;
   for (int run = 0; run < count; ++run) {
-    double& pace = workers_[static_cast<std::size_t>(run)].pace;
+    double& pace = now_[static_cast<std::size_t>(run)].pace;
     pace += kGain * (std::clamp(seconds_a_unit(run) / mean, kFastest, kSlowest) - pace);
   }
-  set_runs();
+  set_runs(now_);
 }
 
 }  // namespace ptrt

@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <chrono>
 #include <system_error>
 #include <utility>
@@ -23,6 +24,16 @@ int usable_units() {
   return static_cast<int>(std::thread::hardware_concurrency());
 }
 
+constexpr std::size_t kLine = 64, kBurst = 8 * kLine;
+
+// Reads a little of it: by loads, as a processor drops prefetches when many are under way.
+void read_some(std::span<const std::byte>& bytes) {
+  const std::size_t count = std::min(bytes.size(), kBurst);
+  for (std::size_t at = 0; at < count; at += kLine)
+    static_cast<void>(*reinterpret_cast<const volatile std::byte*>(bytes.data() + at));
+  bytes = bytes.subspan(count);
+}
+
 template <typename Condition>
 bool spin_until(const Condition& condition) {
   const auto end = std::chrono::steady_clock::now() + kSpinTime;
@@ -39,7 +50,9 @@ bool spin_until(const Condition& condition) {
 
 // Bound workers have a core each; where nothing is said, the cores of this process are counted.
 ThreadPool::ThreadPool(int threads, const std::vector<CpuSet>& cores, bool oversubscribed)
-    : threads_(threads), spins_(!oversubscribed && (!cores.empty() || usable_units() >= threads)) {
+    : threads_(threads),
+      spins_(!oversubscribed && (!cores.empty() || usable_units() >= threads)),
+      ahead_(static_cast<std::size_t>(std::max(threads, 0))) {
   if (threads < 1 || threads > kMaxThreads)
     throw_bad_input("number of threads must be between 1 and {}, got {}", kMaxThreads, threads);
   PTRT_CHECK(cores.empty() || cores.size() == static_cast<std::size_t>(threads));
@@ -50,20 +63,22 @@ ThreadPool::ThreadPool(int threads, const std::vector<CpuSet>& cores, bool overs
           [this, worker, core = cores.empty() ? CpuSet() : cores[worker]] { worker_loop(worker, core); });
   } catch (const std::system_error& error) {
     const std::size_t started = workers_.size() + 1;
-    stop_workers();
+    stop();
     throw_failure("cannot start thread {} of {}: {}", started, threads, error.what());
   }
 }
 
 ThreadPool::~ThreadPool() {
-  stop_workers();
+  stop();
 }
 
-void ThreadPool::stop_workers() {
+void ThreadPool::stop() {
   stop_.store(true);
   epoch_.fetch_add(1);
   epoch_.notify_all();
   for (std::thread& worker : workers_) worker.join();
+  workers_.clear();
+  threads_ = 1;
 }
 
 void ThreadPool::run(std::int64_t tasks, Invoke invoke, void* context) {
@@ -81,7 +96,7 @@ void ThreadPool::run(std::int64_t tasks, Invoke invoke, void* context) {
 
   work(epoch, 0);
   const auto finished = [this] { return pending_.load(std::memory_order_acquire) == 0; };
-  if (!finished() && !(spins_ && spin_until(finished))) {
+  if (!finished() && !wait_awake(0, finished)) {
     for (std::int64_t left = pending_.load(); left != 0; left = pending_.load()) pending_.wait(left);
   }
   if (failed_.load(std::memory_order_relaxed)) {
@@ -109,6 +124,20 @@ void ThreadPool::work(std::uint32_t epoch, int worker) {
   if (done > 0 && pending_.fetch_sub(done, std::memory_order_acq_rel) == done) pending_.notify_one();
 }
 
+void ThreadPool::read_ahead(int worker, std::span<const std::byte> bytes) {
+  ahead_[static_cast<std::size_t>(worker)].bytes = bytes.first(std::min(bytes.size(), kAheadBytes));
+}
+
+// Whether the condition came true before it is time to sleep.
+template <typename Condition>
+bool ThreadPool::wait_awake(int worker, const Condition& condition) {
+  if (!spins_) return false;
+  for (std::span<const std::byte>& bytes = ahead_[static_cast<std::size_t>(worker)].bytes; !bytes.empty();
+       read_some(bytes))
+    if (condition()) return true;
+  return spin_until(condition);
+}
+
 void ThreadPool::execute(std::int64_t task, int worker) noexcept {
   if (failed_.load(std::memory_order_relaxed)) return;
   try {
@@ -125,7 +154,7 @@ void ThreadPool::worker_loop(int worker, const CpuSet& core) {
   std::uint32_t seen = 0;
   for (;;) {
     const auto called = [this, &seen] { return epoch_.load(std::memory_order_acquire) != seen; };
-    if (!(spins_ && spin_until(called))) epoch_.wait(seen);
+    if (!wait_awake(worker, called)) epoch_.wait(seen);
     seen = epoch_.load(std::memory_order_acquire);
     if (stop_.load(std::memory_order_relaxed)) return;
     work(seen, worker);

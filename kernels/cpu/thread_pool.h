@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <exception>
 #include <mutex>
+#include <span>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -15,6 +16,8 @@
 namespace ptrt {
 
 inline constexpr int kMaxThreads = 1024;
+// A part of a core's own cache that leaves room for what the ops in between take.
+inline constexpr std::size_t kAheadBytes = 256 << 10;
 
 class ThreadPool {
  public:
@@ -29,6 +32,13 @@ class ThreadPool {
 
   int threads() const { return threads_; }
   bool spins() const { return spins_; }
+
+  // By a task, for the worker that runs it: memory that the worker will want later, as weights of the next
+  // product. It reads that into its core's cache, from the beginning on and up to kAheadBytes, while it waits
+  // and would burn its core. The memory must stay until the pool has ended or is stopped.
+  void read_ahead(int worker, std::span<const std::byte> bytes);
+  // Ends the workers. From now on there is only the calling thread.
+  void stop();
 
   // Calls body(task, worker) for every task in [0, tasks), worker in [0, threads()), and returns when all are
   // done. The first exception a task throws is thrown again here, and the tasks not yet begun are skipped.
@@ -49,16 +59,22 @@ class ThreadPool {
   }
 
  private:
+  // What a worker has not read yet of what it was told; its alone.
+  struct alignas(64) Ahead {
+    std::span<const std::byte> bytes;
+  };
+
   using Invoke = void (*)(void* context, std::int64_t task, int worker);
 
   void run(std::int64_t tasks, Invoke invoke, void* context);
   void work(std::uint32_t epoch, int worker);
   void execute(std::int64_t task, int worker) noexcept;
   void worker_loop(int worker, const CpuSet& core);
-  void stop_workers();
+  template <typename Condition>
+  bool wait_awake(int worker, const Condition& condition);
 
-  int threads_;
-  bool spins_;  // whether waiting threads may burn their core for a moment
+  int threads_;  // worker threads, the calling one included
+  bool spins_;   // whether waiting threads may burn their core for a moment
 
   // The current job, read only by a thread that has claimed one of its tasks. The ticket carries the job's
   // epoch in its upper half and the number of tasks not yet claimed in its lower half: a job that is used up
@@ -76,6 +92,7 @@ class ThreadPool {
   std::mutex error_mutex_;
   std::exception_ptr error_;
 
+  std::vector<Ahead> ahead_;  // [threads]
   std::vector<std::thread> workers_;
 };
 
