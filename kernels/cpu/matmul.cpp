@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "hwy/cache_control.h"
 #include "kernels/cpu/matmul_avx512.h"
 #include "kernels/cpu/matmul_float.h"
 #include "kernels/cpu/simd_target.h"
@@ -204,15 +205,17 @@ Compute product_type(Compute compute, DType weights) {
 void Matmul::run_stream(std::span<const Product> products) {
   const auto first = std::ranges::find_if(products, [](const Product& p) { return p.rows > 0; });
   const std::int64_t panel_bytes = first->layout.panel_bytes();
-  WeightOrder::List& list = order_.begin(first->matrix);
-  const WeightOrder::List* next = list.follower();
+  const int list = order_.begin(first->matrix), next = order_.follower(list);
   shares_.begin_job(panels_, kPanelsPerCut, panels_ * panel_bytes);
   pool_.parallel_for(pool_.threads(), [&](std::int64_t, int worker) {
+    const WeightOrder::Bytes* ahead =
+        next == WeightOrder::kNone ? nullptr : &order_.begin_of_run(next, worker);
+    if (ahead != nullptr) hwy::Prefetch(ahead);
     shares_.run_one(worker, [&](int run, std::int64_t begin, std::int64_t end) {
-      list.begins[static_cast<std::size_t>(run)] = panels_from(products, begin);
+      order_.begin_of_run(list, run) = panels_from(products, begin);
       run_panels(products, begin, end);
     });
-    if (next != nullptr) pool_.read_ahead(worker, next->begins[static_cast<std::size_t>(worker)]);
+    if (ahead != nullptr) pool_.read_ahead(worker, *ahead);
   });
   shares_.end_job();
 }
@@ -223,7 +226,7 @@ void Matmul::run(std::span<const Product> products) {
   plan_tasks(products);
   convert_inputs();
   if (is_stream(products)) {
-    if (small_) return run_panels(products, 0, panels_);
+    if (small_ || pool_.threads() == 1) return run_panels(products, 0, panels_);
     return run_stream(products);
   }
   const auto run_one = [&](std::int64_t task, int) {

@@ -2,15 +2,30 @@
 
 namespace ptrt {
 
-WeightOrder::List& WeightOrder::begin(const std::byte* first_matrix) {
-  List& list = lists_[first_matrix];
-  list.begins.resize(workers_);
-  // Nothing follows itself: its workers set what they would read, and it is in their caches as it is.
-  if (last_ != nullptr && last_ != &list) {
-    last_->sure = last_->next == &list;
-    last_->next = &list;
+// Mostly what is expected; looking it up takes longer.
+int WeightOrder::find(const std::byte* first_matrix) {
+  if (last_ != kNone) {
+    const int expected = lists_[static_cast<std::size_t>(last_)].next;
+    if (expected != kNone && lists_[static_cast<std::size_t>(expected)].first_matrix == first_matrix)
+      return expected;
   }
-  last_ = &list;
+  const auto [place, is_new] = numbers_.try_emplace(first_matrix, static_cast<int>(lists_.size()));
+  if (is_new) {
+    lists_.push_back({first_matrix});
+    begins_.resize(lists_.size() * workers_);
+  }
+  return place->second;
+}
+
+int WeightOrder::begin(const std::byte* first_matrix) {
+  const int list = find(first_matrix);
+  // Nothing follows itself: its workers set what they would read, and it is in their caches as it is.
+  if (last_ != kNone && last_ != list) {
+    List& last = lists_[static_cast<std::size_t>(last_)];
+    last.sure = last.next == list;
+    last.next = list;
+  }
+  last_ = list;
   return list;
 }
 
