@@ -6,6 +6,9 @@
 bench_step_read takes turns between decode steps and reads of as many bytes. Each block it tells (246 steps, about two
 seconds) is of one state of the machine's memory: fast from --fast GB/s of the reads on, slow below --slow, between
 them where it changed amid the block. For each state the median, the quartiles and the ends of the blocks' medians.
+
+With --against another build's bench_step_read, each run of one build stands next to one of the other, and `step_ratio`
+tells this build's time of a step over the other's, of the blocks of a pair of runs that are of one state.
 """
 import argparse
 import json
@@ -39,9 +42,19 @@ def by_state(blocks, args):
     return found
 
 
+def step_ratio(mine, other, args):
+    def state(block):
+        return (block["read_gb_per_s"] >= args.fast) - (block["read_gb_per_s"] < args.slow)
+
+    ratios = [a["step_ms"] / b["step_ms"] for a, b in zip(mine, other) if state(a) == state(b) != 0]
+    return {"pairs": len(ratios)} | spread(ratios) if ratios else {"pairs": 0}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default="build/bench_step_read")
+    parser.add_argument("--against", help="bench_step_read of another build")
+    parser.add_argument("--against-commit", help="what that build is of")
     parser.add_argument("--config", default=str(ROOT / "perf/configs/dense_125m.json"))
     parser.add_argument("--threads", default="2")
     parser.add_argument("--rounds", type=int, default=20)
@@ -49,27 +62,31 @@ def main():
     parser.add_argument("--slow", type=float, default=55)
     parser.add_argument("--out")
     args = parser.parse_args()
-    blocks, first = {name: [] for name in WEIGHTS}, {}
-    commands = {name: [args.bench, args.config, "--threads", args.threads, "--runs", "6", *options]
-                for name, options in WEIGHTS.items()}
-    for _ in range(args.rounds):
-        for name, command in commands.items():
-            told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-            first.setdefault(name, {key: told[key] for key in ("model", "instruction_set", "weight_bytes",
-                                                               "kv_bytes_per_token")})
-            blocks[name] += told["blocks"]
-            print(name, " ".join(f"{block['read_gb_per_s']:.0f}:{block['of_read']:.3f}" for block in told["blocks"]),
-                  flush=True)
-    cells = []
-    for name, command in commands.items():
-        told = [os.path.basename(word) if os.path.isabs(word) else word for word in command]
-        cells.append({"weights": name, "command": " ".join(told)} | first[name] |
-                     {"all": spread([block["of_read"] for block in blocks[name]]),
-                      "states": by_state(blocks[name], args), "blocks": blocks[name]})
-        for state, found in cells[-1]["states"].items():
-            print(f"{name}, {state}: {found['blocks']} blocks, of_read {found['of_read']}")
+    builds = {"this": args.bench} | ({"other": args.against} if args.against else {})
+    cells = {(weights, build): {"weights": weights, "build": build,
+                                "command": [program, args.config, "--threads", args.threads, "--runs", "6", *options],
+                                "blocks": []}
+             for weights, options in WEIGHTS.items() for build, program in builds.items()}
+    for r in range(args.rounds):
+        for (weights, build), cell in sorted(cells.items(), key=lambda item: item[0], reverse=r % 2 == 1):
+            told = json.loads(subprocess.run(cell["command"], capture_output=True, text=True, check=True).stdout)
+            cell |= {key: told[key] for key in ("model", "instruction_set", "weight_bytes", "kv_bytes_per_token")}
+            cell["blocks"] += told["blocks"]
+            print(weights, build, " ".join(f"{block['read_gb_per_s']:.0f}:{block['of_read']:.3f}"
+                                           for block in told["blocks"]), flush=True)
+    for cell in cells.values():
+        cell["command"] = " ".join(os.path.basename(word) if os.path.isabs(word) else word for word in cell["command"])
+        cell["all"] = spread([block["of_read"] for block in cell["blocks"]])
+        cell["states"] = by_state(cell["blocks"], args)
+        for state, found in cell["states"].items():
+            print(f"{cell['weights']}, {cell['build']}, {state}: {found['blocks']} blocks, of_read {found['of_read']}")
+        if cell["build"] == "this" and args.against:
+            cell["step_ratio"] = step_ratio(cell["blocks"], cells[cell["weights"], "other"]["blocks"], args)
+            print(f"{cell['weights']}: step_ratio {cell['step_ratio']}")
     if args.out:
-        result = {"machine": machine(), "commit": commit(), "rounds": args.rounds, "cells": cells}
+        result = {"machine": machine(), "commit": commit(), "rounds": args.rounds, "cells": list(cells.values())}
+        if args.against:
+            result["against_commit"] = args.against_commit
         Path(args.out).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
