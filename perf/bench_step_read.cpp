@@ -22,6 +22,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "kernels/cpu/thread_pool.h"
@@ -37,6 +38,8 @@ using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t kSteps = 128;
+// The backend's workers spin and read ahead for a while behind a step, which must not fall into a read.
+constexpr auto kUntilAsleep = std::chrono::microseconds(300);
 constexpr std::size_t kLeftOut = 4;                          // first steps of a run
 constexpr std::size_t kBlock = 2 * (kSteps - 1 - kLeftOut);  // steps, of two runs
 
@@ -120,6 +123,7 @@ std::vector<Sample> run_once(Engine& engine, Reader& reader, WakeUp& wake) {
   Clock::time_point begin;
   const auto between = [&] {
     if (!reads.empty()) steps.push_back(seconds(Clock::now() - begin));
+    std::this_thread::sleep_for(kUntilAsleep);
     reads.push_back(reader.read());
     wake();
     begin = Clock::now();

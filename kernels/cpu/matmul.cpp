@@ -58,13 +58,15 @@ double panel_work(const Product& p, std::int64_t rows) {
          static_cast<double>(p.layout.in * kPanelOuts * rows) / kProductsPerNs;
 }
 
-// The weights from panel `begin` on, counted through all products, that lie side by side in memory.
-std::span<const std::byte> panels_from(std::span<const Product> products, std::int64_t begin) {
+// The first of panels [begin, end), counted through all products: those that lie side by side in memory.
+std::span<const std::byte> first_panels(std::span<const Product> products, std::int64_t begin,
+                                        std::int64_t end) {
   for (const Product& p : products) {
     if (p.rows == 0) continue;
     const std::int64_t count = p.layout.panels(), bytes = p.layout.panel_bytes();
-    if (begin < count) return {p.matrix + begin * bytes, static_cast<std::size_t>((count - begin) * bytes)};
-    begin -= count;
+    if (begin < count)
+      return {p.matrix + begin * bytes, static_cast<std::size_t>((std::min(count, end) - begin) * bytes)};
+    begin -= count, end -= count;
   }
   return {};
 }
@@ -208,14 +210,14 @@ void Matmul::run_stream(std::span<const Product> products) {
   const int list = order_.begin(first->matrix), next = order_.follower(list);
   shares_.begin_job(panels_, kPanelsPerCut, panels_ * panel_bytes);
   pool_.parallel_for(pool_.threads(), [&](std::int64_t, int worker) {
-    const WeightOrder::Bytes* ahead =
+    const WeightOrder::Bytes* const ahead =
         next == WeightOrder::kNone ? nullptr : &order_.begin_of_run(next, worker);
     if (ahead != nullptr) hwy::Prefetch(ahead);
     shares_.run_one(worker, [&](int run, std::int64_t begin, std::int64_t end) {
-      order_.begin_of_run(list, run) = panels_from(products, begin);
+      order_.begin_of_run(list, run) = first_panels(products, begin, end);
       run_panels(products, begin, end);
     });
-    if (ahead != nullptr) pool_.read_ahead(worker, *ahead);
+    pool_.read_ahead(worker, ahead != nullptr ? *ahead : WeightOrder::Bytes());
   });
   shares_.end_job();
 }
@@ -226,7 +228,7 @@ void Matmul::run(std::span<const Product> products) {
   plan_tasks(products);
   convert_inputs();
   if (is_stream(products)) {
-    if (small_ || pool_.threads() == 1) return run_panels(products, 0, panels_);
+    if (small_ || panels_ == 0 || pool_.threads() == 1) return run_panels(products, 0, panels_);
     return run_stream(products);
   }
   const auto run_one = [&](std::int64_t task, int) {

@@ -16,7 +16,7 @@ constexpr double kSlowest = 1.4, kFastest = 0.7;
 }  // namespace
 
 StreamShares::StreamShares(int workers)
-    : workers_(static_cast<std::size_t>(workers)), shares_(kSizes * workers_.size()) {
+    : workers_(static_cast<std::size_t>(workers)), shares_(kSizes * workers_.size()), jobs_(kSizes) {
   PTRT_CHECK(workers >= 1);
   for (int size = 0; size < kSizes; ++size) set_runs(shares_of(size));
   now_ = shares_of(0);
@@ -29,8 +29,11 @@ void StreamShares::set_runs(std::span<Share> shares) {
 }
 
 void StreamShares::begin_job(std::int64_t total, std::int64_t quantum, std::int64_t bytes) {
-  now_ = shares_of(std::bit_width(static_cast<std::uint64_t>(bytes)));
-  looks_ = ++job_ % kJobsPerLook == 0;
+  const int size = std::bit_width(static_cast<std::uint64_t>(bytes));
+  now_ = shares_of(size);
+  // Counted by size: a step has its lists in one order, and must not look at the same ones for ever.
+  looks_ = ++jobs_[static_cast<std::size_t>(size)] % kJobsPerLook == 0;
+  ++job_;
   total_ = total;
   quantum_ = quantum;
 }

@@ -64,8 +64,9 @@ class StreamShares {
   static void set_runs(std::span<Share> shares);
 
   std::vector<Worker> workers_;
-  std::vector<Share> shares_;  // [sizes, workers]
-  std::span<Share> now_;       // of the job's size
+  std::vector<Share> shares_;        // [sizes, workers]
+  std::span<Share> now_;             // of the job's size
+  std::vector<std::uint32_t> jobs_;  // [sizes] so far
   std::uint32_t job_ = 0;
   std::int64_t total_ = 0, quantum_ = 1;
   bool looks_ = false;  // at the clock, in this job

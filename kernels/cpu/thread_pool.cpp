@@ -50,12 +50,11 @@ bool spin_until(const Condition& condition) {
 
 // Bound workers have a core each; where nothing is said, the cores of this process are counted.
 ThreadPool::ThreadPool(int threads, const std::vector<CpuSet>& cores, bool oversubscribed)
-    : threads_(threads),
-      spins_(!oversubscribed && (!cores.empty() || usable_units() >= threads)),
-      ahead_(static_cast<std::size_t>(std::max(threads, 0))) {
+    : threads_(threads), spins_(!oversubscribed && (!cores.empty() || usable_units() >= threads)) {
   if (threads < 1 || threads > kMaxThreads)
     throw_bad_input("number of threads must be between 1 and {}, got {}", kMaxThreads, threads);
   PTRT_CHECK(cores.empty() || cores.size() == static_cast<std::size_t>(threads));
+  ahead_.resize(static_cast<std::size_t>(threads));
   workers_.reserve(static_cast<std::size_t>(threads - 1));
   try {
     for (int worker = 1; worker < threads; ++worker)

@@ -16,7 +16,8 @@
 namespace ptrt {
 
 inline constexpr int kMaxThreads = 1024;
-// A part of a core's own cache that leaves room for what the ops in between take.
+// A quarter of a core's own cache of 1 MiB, so that there is room for what the ops in between take; where
+// that is smaller, the cache behind it is still nearer than memory.
 inline constexpr std::size_t kAheadBytes = 256 << 10;
 
 class ThreadPool {
@@ -34,8 +35,9 @@ class ThreadPool {
   bool spins() const { return spins_; }
 
   // By a task, for the worker that runs it: memory that the worker will want later, as weights of the next
-  // product. It reads that into its core's cache, from the beginning on and up to kAheadBytes, while it waits
-  // and would burn its core. The memory must stay until the pool has ended or is stopped.
+  // product, in place of what it was told before. It reads that into its core's cache, from the beginning on
+  // and up to kAheadBytes, while it waits and would burn its core. The memory must stay until the pool has
+  // ended or is stopped.
   void read_ahead(int worker, std::span<const std::byte> bytes);
   // Ends the workers. From now on there is only the calling thread.
   void stop();

@@ -9,12 +9,10 @@ int WeightOrder::find(const std::byte* first_matrix) {
     if (expected != kNone && lists_[static_cast<std::size_t>(expected)].first_matrix == first_matrix)
       return expected;
   }
-  const auto [place, is_new] = numbers_.try_emplace(first_matrix, static_cast<int>(lists_.size()));
-  if (is_new) {
-    lists_.push_back({first_matrix});
-    begins_.resize(lists_.size() * workers_);
-  }
-  return place->second;
+  if (const auto known = numbers_.find(first_matrix); known != numbers_.end()) return known->second;
+  begins_.resize((lists_.size() + 1) * workers_);
+  lists_.push_back({first_matrix});
+  return numbers_[first_matrix] = static_cast<int>(lists_.size()) - 1;
 }
 
 int WeightOrder::begin(const std::byte* first_matrix) {

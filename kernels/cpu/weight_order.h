@@ -45,7 +45,7 @@ class WeightOrder {
   int find(const std::byte* first_matrix);
 
   std::size_t workers_;
-  std::vector<List> lists_;    // as many as the model has matrices at most
+  std::vector<List> lists_;    // as many as the model has matrices at most, experts counted
   std::vector<Bytes> begins_;  // [lists, workers]
   std::unordered_map<const std::byte*, int> numbers_;
   int last_ = kNone;

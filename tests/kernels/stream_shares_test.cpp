@@ -27,9 +27,10 @@ void expect_whole(const StreamShares& shares, int workers, std::int64_t total, s
 }
 
 // Tells of so many looks at jobs in which worker w takes seconds[w] a unit.
-void observe(StreamShares& shares, const std::vector<double>& seconds, int looks) {
+void observe(StreamShares& shares, const std::vector<double>& seconds, int looks,
+             std::int64_t bytes = kBytes) {
   for (int job = 0; job < looks * kJobsPerLook; ++job) {
-    shares.begin_job(1000, 1, kBytes);
+    shares.begin_job(1000, 1, bytes);
     for (std::size_t w = 0; w < seconds.size(); ++w) {
       const int worker = static_cast<int>(w);
       shares.tell(worker, seconds[w] * static_cast<double>(shares.end_of(worker) - shares.begin_of(worker)));
@@ -74,6 +75,35 @@ TEST(StreamShares, FollowThePaceOfMany) {
     EXPECT_NEAR(static_cast<double>(shares.end_of(w) - shares.begin_of(w)),
                 100000 / seconds[static_cast<std::size_t>(w)] / speed, 200)
         << w;
+}
+
+// What is learnt of streams of one size says nothing of others.
+TEST(StreamShares, LearnBySize) {
+  StreamShares shares(2);
+  observe(shares, {1.2e-6, 1e-6}, 400);
+  shares.begin_job(1000, 1, 64 * kBytes);
+  EXPECT_EQ(shares.end_of(0), 500);
+  observe(shares, {1e-6, 1.2e-6}, 400, 64 * kBytes);
+  shares.begin_job(2200, 1, kBytes);
+  EXPECT_NEAR(static_cast<double>(shares.end_of(0)), 1000, 2);
+  shares.begin_job(2200, 1, 64 * kBytes);
+  EXPECT_NEAR(static_cast<double>(shares.end_of(0)), 1200, 2);
+}
+
+// Also where every step has as many streams as lie between two looks.
+TEST(StreamShares, LookAtEverySizeInTime) {
+  StreamShares shares(2);
+  for (int step = 0; step < 400; ++step)
+    for (int list = 0; list < kJobsPerLook; ++list) {
+      shares.begin_job(1000, 1, kBytes << list);
+      shares.tell(0, 1.2e-6 * static_cast<double>(shares.end_of(0)));
+      shares.tell(1, 1e-6 * static_cast<double>(1000 - shares.end_of(0)));
+      shares.end_job();
+    }
+  for (int list = 0; list < kJobsPerLook; ++list) {
+    shares.begin_job(2200, 1, kBytes << list);
+    EXPECT_NEAR(static_cast<double>(shares.end_of(0)), 1000, 10) << list;
+  }
 }
 
 // One worker that stands still must not leave the others all the work for long, nor a single pause.

@@ -1,19 +1,13 @@
 #include "kernels/cpu/thread_pool.h"
 
 #include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <memory>
 #include <numeric>
-#include <span>
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
 #include "kernels/error.h"
@@ -118,74 +112,6 @@ TEST(ThreadPool, LateWorkersClaimNothing) {
     ASSERT_EQ(runs.load(), tasks) << "job " << job;
     ASSERT_EQ(beyond.load(), 0) << "job " << job;
   }
-}
-
-// Memory of which the system says what has been read: the pages of a file without contents.
-class WatchedMemory {
- public:
-  explicit WatchedMemory(std::size_t bytes) : bytes_(bytes) {
-    const int file = memfd_create("watched", 0);
-    if (file < 0 || ftruncate(file, static_cast<off_t>(bytes)) != 0) throw std::runtime_error("memfd");
-    at_ = mmap(nullptr, bytes, PROT_READ, MAP_SHARED, file, 0);
-    close(file);
-    if (at_ == MAP_FAILED) throw std::runtime_error("mmap");
-    madvise(at_, bytes, MADV_NOHUGEPAGE);
-  }
-  ~WatchedMemory() { munmap(at_, bytes_); }
-  WatchedMemory(const WatchedMemory&) = delete;
-  WatchedMemory& operator=(const WatchedMemory&) = delete;
-
-  std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(at_), bytes_}; }
-  std::size_t bytes_read() const {
-    const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-    std::vector<unsigned char> present(bytes_ / page);
-    mincore(at_, bytes_, present.data());
-    return static_cast<std::size_t>(
-               std::ranges::count_if(present, [](unsigned char p) { return (p & 1) != 0; })) *
-           page;
-  }
-
- private:
-  std::size_t bytes_;
-  void* at_;
-};
-
-// Tells all workers of memory of their own, and waits until they have read what they read of it.
-std::vector<std::size_t> read_ahead(ThreadPool& pool, std::size_t bytes) {
-  std::vector<std::unique_ptr<WatchedMemory>> memory;
-  for (int w = 0; w < pool.threads(); ++w) memory.push_back(std::make_unique<WatchedMemory>(bytes));
-  std::atomic<int> inside = 0;
-  pool.parallel_for(pool.threads(), [&](std::int64_t, int worker) {
-    for (++inside; inside < pool.threads();) std::this_thread::yield();  // so that each has one
-    pool.read_ahead(worker, memory[static_cast<std::size_t>(worker)]->bytes());
-  });
-  const auto read = [&] {
-    std::vector<std::size_t> counts;
-    for (const auto& m : memory) counts.push_back(m->bytes_read());
-    return counts;
-  };
-  std::vector<std::size_t> seen = read();
-  for (bool changes = true; changes;) {
-    std::this_thread::sleep_for(std::chrono::milliseconds(50));
-    changes = std::exchange(seen, read()) != seen;
-  }
-  pool.stop();
-  return seen;
-}
-
-TEST(ThreadPool, WorkersReadAheadWhileTheyWait) {
-  const std::vector<CpuSet> cores = allowed_cores();
-  if (cores.size() < 2) GTEST_SKIP() << "one core: workers sleep when they wait";
-  ThreadPool pool(2, {cores[0], cores[1]});
-  ASSERT_TRUE(pool.spins());
-  EXPECT_EQ(read_ahead(pool, 4 * kAheadBytes)[1], kAheadBytes);
-  ThreadPool short_of_memory(2, {cores[0], cores[1]});
-  EXPECT_EQ(read_ahead(short_of_memory, kAheadBytes / 4)[1], kAheadBytes / 4);
-}
-
-TEST(ThreadPool, NobodyReadsAheadWhereWorkersSleep) {
-  ThreadPool pool(2, {}, true);
-  EXPECT_EQ(read_ahead(pool, kAheadBytes), (std::vector<std::size_t>{0, 0}));
 }
 
 TEST(ThreadPool, GoesOnAloneOnceStopped) {
