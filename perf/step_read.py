@@ -7,8 +7,8 @@ bench_step_read takes turns between decode steps and reads of as many bytes. Eac
 seconds) is of one state of the machine's memory: fast from --fast GB/s of the reads on, slow below --slow, between
 them where it changed amid the block. For each state the median, the quartiles and the ends of the blocks' medians.
 
-With --against another build's bench_step_read, each run of one build stands next to one of the other, and `step_ratio`
-tells this build's time of a step over the other's, of the blocks of a pair of runs that are of one state.
+With --against another build's bench_step_read, each run of one build stands next to one of the other. Blocks of such a
+pair of runs that are of one state are compared: `step_ratio` is this build's time of a step over the other's.
 """
 import argparse
 import json
@@ -29,25 +29,31 @@ def spread(values):
     return {"median": statistics.median(values), "quartiles": quartile, "ends": [values[0], values[-1]]}
 
 
+def state_of(block, args):
+    if block["read_gb_per_s"] >= args.fast:
+        return f"fast, {args.fast:g} GB/s or more"
+    return "between" if block["read_gb_per_s"] >= args.slow else f"slow, less than {args.slow:g} GB/s"
+
+
 def by_state(blocks, args):
-    states = {f"fast, {args.fast} GB/s or more": lambda read: read >= args.fast,
-              "between": lambda read: args.slow <= read < args.fast,
-              f"slow, less than {args.slow} GB/s": lambda read: read < args.slow}
     found = {}
-    for name, is_in in states.items():
-        mine = [block for block in blocks if is_in(block["read_gb_per_s"])]
-        if mine:
-            found[name] = {"blocks": len(mine)} | {key: spread([block[key] for block in mine])
-                                                   for key in ("read_gb_per_s", "step_ms", "of_read", "of_read_weights")}
-    return found
+    for block in blocks:
+        found.setdefault(state_of(block, args), []).append(block)
+    return {state: {"blocks": len(mine)} | {key: spread([block[key] for block in mine])
+                                            for key in ("read_gb_per_s", "step_ms", "of_read", "of_read_weights")}
+            for state, mine in sorted(found.items())}
 
 
-def step_ratio(mine, other, args):
-    def state(block):
-        return (block["read_gb_per_s"] >= args.fast) - (block["read_gb_per_s"] < args.slow)
-
-    ratios = [a["step_ms"] / b["step_ms"] for a, b in zip(mine, other) if state(a) == state(b) != 0]
-    return {"pairs": len(ratios)} | spread(ratios) if ratios else {"pairs": 0}
+def compare(mine, other, args):
+    found = {}
+    for pair in zip(mine, other):
+        state = state_of(pair[0], args)
+        if state == state_of(pair[1], args):
+            found.setdefault(state, []).append(pair)
+    return {state: {"pairs": len(pairs), "step_ratio": spread([a["step_ms"] / b["step_ms"] for a, b in pairs]),
+                    "of_read": spread([a["of_read"] for a, _ in pairs]),
+                    "of_read_other": spread([b["of_read"] for _, b in pairs])}
+            for state, pairs in sorted(found.items())}
 
 
 def main():
@@ -81,8 +87,9 @@ def main():
         for state, found in cell["states"].items():
             print(f"{cell['weights']}, {cell['build']}, {state}: {found['blocks']} blocks, of_read {found['of_read']}")
         if cell["build"] == "this" and args.against:
-            cell["step_ratio"] = step_ratio(cell["blocks"], cells[cell["weights"], "other"]["blocks"], args)
-            print(f"{cell['weights']}: step_ratio {cell['step_ratio']}")
+            cell["compared"] = compare(cell["blocks"], cells[cell["weights"], "other"]["blocks"], args)
+            for state, found in cell["compared"].items():
+                print(f"{cell['weights']}, {state}: {found['pairs']} pairs, step_ratio {found['step_ratio']}")
     if args.out:
         result = {"machine": machine(), "commit": commit(), "rounds": args.rounds, "cells": list(cells.values())}
         if args.against:
