@@ -21,9 +21,9 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/host_cores.h"
 #include "kernels/block_edges.h"
 #include "kernels/device_collectives.h"
-#include "kernels/host_cores.h"
 #include "kernels/tensor.h"
 #include "kernels/weight_source.h"
 

@@ -4,7 +4,7 @@
 #define HWY_TARGET_INCLUDE "kernels/convert.cpp"
 #include "hwy/foreach_target.h"
 // foreach_target comes first
-#include "kernels/cpu/simd-inl.h"
+#include "kernels/cpu/simd/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
@@ -51,7 +51,7 @@ void round_simd(const float* from, std::int64_t n, std::uint16_t* to) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-#include "kernels/error.h"
+#include "kernels/base/error.h"
 #include "kernels/int8.h"
 
 namespace ptrt {

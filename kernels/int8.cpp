@@ -6,8 +6,8 @@
 #define HWY_TARGET_INCLUDE "kernels/int8.cpp"
 #include "hwy/foreach_target.h"
 // foreach_target comes first
-#include "kernels/cpu/simd-inl.h"
-#include "kernels/scalar_types.h"
+#include "kernels/base/scalar_types.h"
+#include "kernels/cpu/simd/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {

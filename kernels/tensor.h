@@ -58,7 +58,7 @@ struct Weight {
   std::int64_t count = 1;  // matrices stacked (experts); 1 otherwise
   std::int64_t out = 0;    // rows
   std::int64_t in = 0;     // columns
-  bool packed = false;     // in panels (kernels/cpu/packed.h), else row-major
+  bool packed = false;     // in panels (kernels/cpu/weights/packed.h), else row-major
 
   bool present() const { return data != nullptr; }
 };

@@ -37,7 +37,7 @@ struct WeightSpec {
 };
 
 // How the elements of a weight lie in memory or in a file.
-enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in kernels/cpu/packed.h
+enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in kernels/cpu/weights/packed.h
 
 // The whole content of a weight in memory that a backend may use as it is, for as long as it holds `data`.
 struct WeightImage {

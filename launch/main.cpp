@@ -4,10 +4,10 @@
 #include <exception>
 #include <thread>
 
-#include "launch/commands.h"
-#include "launch/options.h"
-#include "launch/process.h"
-#include "runtime/fault.h"
+#include "launch/job/process.h"
+#include "launch/options/commands.h"
+#include "launch/options/options.h"
+#include "runtime/comm/fault.h"
 
 namespace ptrt {
 namespace {

@@ -2,11 +2,11 @@
 
 #include <limits>
 
-#include "kernels/cpu/elementwise.h"
-#include "kernels/cpu/norm.h"
-#include "kernels/cpu/rope.h"
-#include "kernels/cpu/simd_target.h"
-#include "kernels/error.h"
+#include "kernels/base/error.h"
+#include "kernels/cpu/ops/elementwise.h"
+#include "kernels/cpu/ops/norm.h"
+#include "kernels/cpu/ops/rope.h"
+#include "kernels/cpu/simd/simd_target.h"
 
 namespace ptrt {
 

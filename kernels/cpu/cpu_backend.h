@@ -3,12 +3,12 @@
 #pragma once
 
 #include "kernels/backend.h"
-#include "kernels/cpu/attention.h"
-#include "kernels/cpu/matmul.h"
-#include "kernels/cpu/moe.h"
-#include "kernels/cpu/sampling.h"
-#include "kernels/cpu/thread_pool.h"
-#include "kernels/cpu/weight_loader.h"
+#include "kernels/cpu/attention/attention.h"
+#include "kernels/cpu/host/thread_pool.h"
+#include "kernels/cpu/matmul/matmul.h"
+#include "kernels/cpu/ops/moe.h"
+#include "kernels/cpu/ops/sampling.h"
+#include "kernels/cpu/weights/weight_loader.h"
 
 namespace ptrt {
 

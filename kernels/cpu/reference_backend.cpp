@@ -6,14 +6,14 @@
 #include <cstring>
 #include <numeric>
 
+#include "kernels/base/error.h"
+#include "kernels/base/philox.h"
+#include "kernels/base/scalar_types.h"
 #include "kernels/convert.h"
-#include "kernels/cpu/activations.h"
-#include "kernels/cpu/kv_layout.h"
-#include "kernels/cpu/matmul.h"
-#include "kernels/error.h"
+#include "kernels/cpu/attention/kv_layout.h"
+#include "kernels/cpu/matmul/activations.h"
+#include "kernels/cpu/matmul/matmul.h"
 #include "kernels/int8.h"
-#include "kernels/philox.h"
-#include "kernels/scalar_types.h"
 
 namespace ptrt {
 namespace {

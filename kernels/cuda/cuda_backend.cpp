@@ -3,15 +3,15 @@
 #include <algorithm>
 #include <cstring>
 
-#include "kernels/cuda/block_kernels.h"
-#include "kernels/cuda/cuda_check.h"
-#include "kernels/cuda/elementwise.h"
-#include "kernels/cuda/matmul.h"
-#include "kernels/cuda/norm.h"
+#include "kernels/base/error.h"
+#include "kernels/cuda/base/cuda_check.h"
+#include "kernels/cuda/matmul/matmul.h"
+#include "kernels/cuda/matmul/wide_products.h"
+#include "kernels/cuda/ops/block_kernels.h"
+#include "kernels/cuda/ops/elementwise.h"
+#include "kernels/cuda/ops/norm.h"
+#include "kernels/cuda/ops/rope.h"
 #include "kernels/cuda/plugin.h"
-#include "kernels/cuda/rope.h"
-#include "kernels/cuda/wide_products.h"
-#include "kernels/error.h"
 
 namespace ptrt {
 namespace {

@@ -7,15 +7,15 @@
 #include <memory>
 
 #include "kernels/backend.h"
-#include "kernels/cuda/attention.h"
-#include "kernels/cuda/device_groups.h"
-#include "kernels/cuda/matmul_lt.h"
-#include "kernels/cuda/moe.h"
-#include "kernels/cuda/replay_clock.h"
-#include "kernels/cuda/sampling.h"
-#include "kernels/cuda/step_graph.h"
-#include "kernels/cuda/step_input.h"
-#include "kernels/cuda/weight_loader.h"
+#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/host/device_groups.h"
+#include "kernels/cuda/host/replay_clock.h"
+#include "kernels/cuda/host/step_graph.h"
+#include "kernels/cuda/host/step_input.h"
+#include "kernels/cuda/host/weight_loader.h"
+#include "kernels/cuda/matmul/matmul_lt.h"
+#include "kernels/cuda/matmul/moe.h"
+#include "kernels/cuda/ops/sampling.h"
 
 namespace ptrt {
 

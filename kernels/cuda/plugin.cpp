@@ -3,9 +3,9 @@
 
 #include <cstring>
 
+#include "kernels/base/error.h"
+#include "kernels/cuda/base/cuda_check.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/cuda/cuda_check.h"
-#include "kernels/error.h"
 
 #ifndef PTRT_PLUGIN_INTERFACE
 #error "PTRT_PLUGIN_INTERFACE comes from CMake"

@@ -4,8 +4,8 @@
 
 #include <cstdlib>
 
+#include "kernels/base/error.h"
 #include "kernels/cuda/plugin.h"
-#include "kernels/error.h"
 
 #ifndef PTRT_PLUGIN_INTERFACE
 #error "PTRT_PLUGIN_INTERFACE comes from CMake"

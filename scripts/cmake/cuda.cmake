@@ -2,11 +2,14 @@
 # headers where they are (tests need no more), and PTRT_HAS_CUDA where kernels can be compiled. Beside it NCCL
 # (NCCL_HOME of Makefile.inc, $NCCL_HOME, the toolkit, the system's paths): PTRT_HAS_NCCL, PTRT_NCCL_INCLUDE,
 # PTRT_NCCL_LIBRARY.
+option(PTRT_CUDA "Build the CUDA backend where nvcc is found" ON)
 set(PTRT_HAS_CUDA OFF)
 find_program(PTRT_NVCC nvcc HINTS ${PTRT_SITE_CUDA_HOME}/bin $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
 find_path(PTRT_CUDA_INCLUDE cuda_bf16.h HINTS ${PTRT_SITE_CUDA_HOME}/include $ENV{CUDA_HOME}/include /usr/local/cuda/include)
 
-if(NOT PTRT_NVCC)
+if(NOT PTRT_CUDA)
+  message(STATUS "CUDA: left out (PTRT_CUDA=OFF)")
+elseif(NOT PTRT_NVCC)
   message(STATUS "CUDA: no nvcc found, the build has no CUDA backend (CUDA_HOME in Makefile.inc says where it is)")
 elseif(PTRT_SANITIZE)
   message(STATUS "CUDA: left out of a build with sanitizers, where the host emulation runs the same kernels")

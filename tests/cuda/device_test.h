@@ -13,9 +13,9 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/base/scalar_types.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cuda/plugin.h"
-#include "kernels/scalar_types.h"
 #include "op_test.h"
 
 namespace ptrt::testing {

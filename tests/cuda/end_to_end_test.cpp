@@ -3,10 +3,10 @@
 #include <nlohmann/json.hpp>
 
 #include "device_test.h"
-#include "model_io/model_file.h"
+#include "model_io/file/model_file.h"
 #include "model_io/model_fixture.h"
 #include "runtime/engine_fixture.h"
-#include "runtime/memory_plan.h"
+#include "runtime/serving/memory_plan.h"
 
 #ifndef PTRT_DEMO_MODEL
 #error "PTRT_DEMO_MODEL comes from CMake"

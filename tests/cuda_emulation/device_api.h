@@ -1,6 +1,6 @@
 // The device side of CUDA C++ for sources built by the C++ compiler: keywords, built-in variables, warp
 // operations, atomics and the few mathematical functions that the kernels use. Included by
-// kernels/cuda/launch.h.
+// kernels/cuda/base/launch.h.
 #pragma once
 
 #include <cuda_runtime_api.h>

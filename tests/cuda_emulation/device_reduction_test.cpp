@@ -1,6 +1,6 @@
 // Sums between ranks with an emulated device each: every kind against the host's tree, what is counted, and
 // that a rank which does not come ends the others through the watchdog.
-#include "runtime/device_reduction.h"
+#include "runtime/sync/device_reduction.h"
 
 #include <gtest/gtest.h>
 
@@ -11,10 +11,10 @@
 #include <random>
 
 #include "cuda_emulation/nccl_host.h"
+#include "kernels/base/error.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "kernels/error.h"
-#include "runtime/emulated_comm.h"
-#include "runtime/host_reduction.h"
+#include "runtime/comm/emulated_comm.h"
+#include "runtime/sync/host_reduction.h"
 #include "thread_comm.h"
 
 namespace ptrt {

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/numbers.cuh"
-#include "kernels/cuda/reduce.cuh"
+#include "kernels/cuda/base/numbers.cuh"
+#include "kernels/cuda/base/reduce.cuh"
+#include "kernels/cuda/ptx/mma.cuh"
 
 namespace ptrt {
 namespace {

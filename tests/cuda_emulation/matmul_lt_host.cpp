@@ -1,8 +1,8 @@
-// The host twin of kernels/cuda/matmul_lt.cpp.
+// The host twin of kernels/cuda/matmul/matmul_lt.cpp.
 #include "cuda_emulation/stream.h"
-#include "kernels/cuda/matmul_lt.h"
-#include "kernels/error.h"
-#include "kernels/scalar_types.h"
+#include "kernels/base/error.h"
+#include "kernels/base/scalar_types.h"
+#include "kernels/cuda/matmul/matmul_lt.h"
 
 namespace ptrt::cuda {
 namespace {

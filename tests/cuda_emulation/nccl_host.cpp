@@ -1,4 +1,4 @@
-// The host twin of kernels/cuda/nccl_collectives.cpp: ranks are threads of the test, which meet in this
+// The host twin of kernels/cuda/host/nccl_collectives.cpp: ranks are threads of the test, which meet in this
 // process's memory. A collective is work of the rank's stream and waits there for the other ranks; abort()
 // ends such a wait with an error.
 #include "cuda_emulation/nccl_host.h"
@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "cuda_emulation/stream.h"
-#include "kernels/cuda/nccl_collectives.h"
-#include "kernels/error.h"
+#include "kernels/base/error.h"
+#include "kernels/cuda/host/nccl_collectives.h"
 
 namespace ptrt {
 namespace {

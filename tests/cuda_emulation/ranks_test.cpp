@@ -8,11 +8,11 @@
 #include "cuda/device_test.h"
 #include "cuda_emulation/stream.h"
 #include "kernels/cuda/cuda_backend.h"
-#include "model_io/model_file.h"
-#include "model_io/tokenizer.h"
-#include "model_io/track_shard.h"
-#include "runtime/emulated_comm.h"
-#include "runtime/engine.h"
+#include "model_io/file/model_file.h"
+#include "model_io/shard/track_shard.h"
+#include "model_io/tokenizer/tokenizer.h"
+#include "runtime/comm/emulated_comm.h"
+#include "runtime/serving/engine.h"
 #include "thread_comm.h"
 
 #ifndef PTRT_DEMO_MODEL

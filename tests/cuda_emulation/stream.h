@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <functional>
 
-#include "kernels/error.h"
+#include "kernels/base/error.h"
 
 namespace ptrt::emulation {
 

@@ -8,11 +8,11 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/cuda/device_memory.h"
-#include "kernels/cuda/device_timer.h"
-#include "kernels/cuda/launch.h"
-#include "kernels/cuda/step_graph.h"
-#include "kernels/error.h"
+#include "kernels/base/error.h"
+#include "kernels/cuda/base/launch.h"
+#include "kernels/cuda/host/device_memory.h"
+#include "kernels/cuda/host/device_timer.h"
+#include "kernels/cuda/host/step_graph.h"
 
 namespace ptrt {
 namespace {

@@ -1,4 +1,4 @@
-// Host twins of the tensor-core products and of the loads for them from shared memory (kernels/cuda/mma.cuh).
+// Host twins of the tensor-core products and of the loads for them from shared memory (kernels/cuda/ptx/mma.cuh).
 #pragma once
 
 #include <cstdint>
@@ -10,7 +10,7 @@ void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t
                  float (*widen)(std::uint16_t));
 void load_matrices(std::uint32_t (&out)[4], const void* row, bool transposed);
 
-// Twins of a warpgroup's product (kernels/cuda/wgmma.cuh), done when they are queued. d: `sums` floats.
+// Twins of a warpgroup's product (kernels/cuda/ptx/wgmma.cuh), done when they are queued. d: `sums` floats.
 struct SharedMatrix {
   const char* tile;
   int next_columns;

@@ -2,8 +2,8 @@
 #include <array>
 #include <atomic>
 
-#include "kernels/cpu/packed.h"
-#include "kernels/error.h"
+#include "kernels/base/error.h"
+#include "kernels/cpu/weights/packed.h"
 #include "op_test.h"
 
 namespace ptrt::testing {

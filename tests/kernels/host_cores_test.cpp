@@ -1,4 +1,4 @@
-#include "kernels/host_cores.h"
+#include "kernels/base/host_cores.h"
 
 #include <gtest/gtest.h>
 #include <sched.h>

@@ -1,4 +1,4 @@
-#include "kernels/cpu/moe.h"
+#include "kernels/cpu/ops/moe.h"
 
 #include <algorithm>
 #include <numeric>

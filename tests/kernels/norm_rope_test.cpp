@@ -1,4 +1,4 @@
-#include "kernels/scalar_types.h"
+#include "kernels/base/scalar_types.h"
 #include "op_test.h"
 
 namespace ptrt::testing {

@@ -17,11 +17,11 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/base/error.h"
+#include "kernels/base/scalar_types.h"
 #include "kernels/cpu/reference_backend.h"
-#include "kernels/cpu/simd_target.h"
-#include "kernels/error.h"
+#include "kernels/cpu/simd/simd_target.h"
 #include "kernels/int8.h"
-#include "kernels/scalar_types.h"
 
 namespace ptrt::testing {
 

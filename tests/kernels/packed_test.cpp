@@ -1,5 +1,5 @@
 // Panels: what is unpacked is what was packed, whole or from a column on.
-#include "kernels/cpu/packed.h"
+#include "kernels/cpu/weights/packed.h"
 
 #include <gtest/gtest.h>
 

@@ -16,8 +16,8 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "kernels/cpu/packed.h"
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/host/thread_pool.h"
+#include "kernels/cpu/weights/packed.h"
 
 namespace ptrt {
 namespace {

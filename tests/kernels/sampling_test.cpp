@@ -1,7 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
-#include "kernels/philox.h"
+#include "kernels/base/philox.h"
 #include "op_test.h"
 
 namespace ptrt::testing {

@@ -1,5 +1,5 @@
 // Runs of a stream: all of it, once, and longer for those who are faster.
-#include "kernels/cpu/stream_shares.h"
+#include "kernels/cpu/matmul/stream_shares.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/cpu/thread_pool.h"
+#include "kernels/cpu/host/thread_pool.h"
 
 namespace ptrt {
 namespace {

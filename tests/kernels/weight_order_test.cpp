@@ -1,5 +1,5 @@
 // Which list of products follows which.
-#include "kernels/cpu/weight_order.h"
+#include "kernels/cpu/matmul/weight_order.h"
 
 #include <gtest/gtest.h>
 

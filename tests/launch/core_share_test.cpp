@@ -1,4 +1,4 @@
-#include "launch/core_share.h"
+#include "launch/session/core_share.h"
 
 #include <gtest/gtest.h>
 

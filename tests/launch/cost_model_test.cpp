@@ -1,5 +1,5 @@
 // The plan's arithmetic against sums done by hand.
-#include "launch/cost_model.h"
+#include "launch/plan/cost_model.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <cmath>
 #include <fstream>
 
-#include "kernels/error.h"
-#include "launch/hardware.h"
+#include "kernels/base/error.h"
+#include "launch/plan/hardware.h"
 
 namespace ptrt {
 namespace {

@@ -1,9 +1,9 @@
 // Ranks of a host and the GPUs they see: who takes which, and what is refused.
-#include "launch/device_binding.h"
+#include "launch/session/device_binding.h"
 
 #include <gtest/gtest.h>
 
-#include "kernels/error.h"
+#include "kernels/base/error.h"
 
 namespace ptrt {
 namespace {

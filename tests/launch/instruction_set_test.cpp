@@ -1,4 +1,4 @@
-#include "launch/instruction_set.h"
+#include "launch/session/instruction_set.h"
 
 #include <gtest/gtest.h>
 

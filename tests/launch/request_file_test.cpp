@@ -1,9 +1,9 @@
 // Request lines: defaults, both forms, and every way to be bad; a bad line harms no other.
-#include "launch/request_file.h"
+#include "launch/jsonl/request_file.h"
 
 #include <gtest/gtest.h>
 
-#include "kernels/error.h"
+#include "kernels/base/error.h"
 
 namespace ptrt {
 namespace {

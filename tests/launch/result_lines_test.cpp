@@ -1,11 +1,11 @@
-#include "launch/result_lines.h"
+#include "launch/jsonl/result_lines.h"
 
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
-#include "kernels/error.h"
-#include "launch/options.h"
+#include "kernels/base/error.h"
+#include "launch/options/options.h"
 
 namespace ptrt {
 namespace {

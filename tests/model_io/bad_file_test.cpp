@@ -8,9 +8,9 @@
 
 #include "h5_edit.h"
 #include "model_fixture.h"
-#include "model_io/model_file.h"
-#include "model_io/tokenizer.h"
-#include "model_io/track_shard.h"
+#include "model_io/file/model_file.h"
+#include "model_io/shard/track_shard.h"
+#include "model_io/tokenizer/tokenizer.h"
 
 namespace ptrt {
 namespace {

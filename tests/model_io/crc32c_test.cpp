@@ -1,4 +1,4 @@
-#include "model_io/crc32c.h"
+#include "model_io/file/crc32c.h"
 
 #include <gtest/gtest.h>
 

@@ -5,8 +5,8 @@
 
 #include "h5_edit.h"
 #include "model_fixture.h"
-#include "model_io/crc32c.h"
-#include "model_io/model_file.h"
+#include "model_io/file/crc32c.h"
+#include "model_io/file/model_file.h"
 
 namespace ptrt {
 namespace {

@@ -7,7 +7,7 @@
 #include <random>
 
 #include "model_fixture.h"
-#include "model_io/tokenizer.h"
+#include "model_io/tokenizer/tokenizer.h"
 
 namespace ptrt {
 namespace {

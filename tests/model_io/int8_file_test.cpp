@@ -4,12 +4,12 @@
 #include <cstring>
 
 #include "h5_edit.h"
-#include "kernels/cpu/packed.h"
 #include "kernels/cpu/reference_backend.h"
+#include "kernels/cpu/weights/packed.h"
 #include "kernels/int8.h"
 #include "model_fixture.h"
-#include "model_io/crc32c.h"
-#include "model_io/track_shard.h"
+#include "model_io/file/crc32c.h"
+#include "model_io/shard/track_shard.h"
 
 namespace ptrt {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "h5_edit.h"
 #include "model_fixture.h"
-#include "model_io/track_shard.h"
+#include "model_io/shard/track_shard.h"
 #include "shard_content.h"
 
 namespace ptrt {

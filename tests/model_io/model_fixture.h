@@ -9,12 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "kernels/base/error.h"
 #include "kernels/convert.h"
-#include "kernels/error.h"
-#include "model_io/model_config.h"
-#include "model_io/model_file.h"
-#include "model_io/model_writer.h"
-#include "model_io/random_init.h"
+#include "model_io/config/model_config.h"
+#include "model_io/file/model_file.h"
+#include "model_io/file/model_writer.h"
+#include "model_io/shard/random_init.h"
 
 namespace ptrt {
 

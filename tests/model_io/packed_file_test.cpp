@@ -11,12 +11,12 @@
 #include <functional>
 
 #include "h5_edit.h"
-#include "kernels/cpu/packed.h"
 #include "kernels/cpu/reference_backend.h"
+#include "kernels/cpu/weights/packed.h"
 #include "model_fixture.h"
-#include "model_io/file_map.h"
-#include "model_io/tensor_copy.h"
-#include "model_io/track_shard.h"
+#include "model_io/file/file_map.h"
+#include "model_io/file/tensor_copy.h"
+#include "model_io/shard/track_shard.h"
 #include "shard_content.h"
 
 namespace ptrt {

@@ -1,4 +1,4 @@
-#include "model_io/random_init.h"
+#include "model_io/shard/random_init.h"
 
 #include <gtest/gtest.h>
 

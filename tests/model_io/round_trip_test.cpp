@@ -8,9 +8,9 @@
 
 #include "kernels/cpu/reference_backend.h"
 #include "model_fixture.h"
-#include "model_io/crc32c.h"
-#include "model_io/model_file.h"
-#include "model_io/track_shard.h"
+#include "model_io/file/crc32c.h"
+#include "model_io/file/model_file.h"
+#include "model_io/shard/track_shard.h"
 
 namespace ptrt {
 namespace {

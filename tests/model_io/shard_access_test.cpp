@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "model_fixture.h"
-#include "model_io/model_file.h"
-#include "model_io/track_shard.h"
+#include "model_io/file/model_file.h"
+#include "model_io/shard/track_shard.h"
 
 namespace ptrt {
 namespace {

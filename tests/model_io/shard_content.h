@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cpu/packed.h"
+#include "kernels/cpu/weights/packed.h"
 #include "model_fixture.h"
-#include "model_io/track_shard.h"
+#include "model_io/shard/track_shard.h"
 
 namespace ptrt {
 

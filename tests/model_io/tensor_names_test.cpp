@@ -1,4 +1,4 @@
-#include "model_io/tensor_names.h"
+#include "model_io/config/tensor_names.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "model_io/tokenizer.h"
+#include "model_io/tokenizer/tokenizer.h"
 
 #include <gtest/gtest.h>
 #include <sentencepiece_processor.h>

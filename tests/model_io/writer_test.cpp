@@ -9,8 +9,8 @@
 #include <set>
 
 #include "model_fixture.h"
-#include "model_io/model_file.h"
-#include "model_io/model_writer.h"
+#include "model_io/file/model_file.h"
+#include "model_io/file/model_writer.h"
 
 namespace ptrt {
 namespace {

@@ -9,9 +9,9 @@
 #include <string>
 #include <vector>
 
-#include "model_io/tokenizer.h"
-#include "model_io/track_shard.h"
-#include "runtime/engine.h"
+#include "model_io/shard/track_shard.h"
+#include "model_io/tokenizer/tokenizer.h"
+#include "runtime/serving/engine.h"
 
 namespace ptrt::testing {
 

@@ -1,6 +1,6 @@
 // The engine's ways to run the same requests give the same results: tokens taken at once or a step late,
 // steps filled up or not, pages for all or for few. On the scalar reference, whose rows hang on nothing else.
-#include "runtime/engine.h"
+#include "runtime/serving/engine.h"
 
 #include <gtest/gtest.h>
 
@@ -9,9 +9,9 @@
 #include <numeric>
 
 #include "engine_fixture.h"
+#include "kernels/base/error.h"
 #include "kernels/cpu/reference_backend.h"
-#include "kernels/error.h"
-#include "runtime/step_recorder.h"
+#include "runtime/model/step_recorder.h"
 
 namespace ptrt::testing {
 namespace {

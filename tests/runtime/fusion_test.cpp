@@ -1,6 +1,6 @@
 // The fusion over ranks that are threads: the same bits for every placement, right against float64, and ranks
 // that went apart are caught.
-#include "runtime/fusion.h"
+#include "runtime/sync/fusion.h"
 
 #include <gtest/gtest.h>
 
@@ -10,8 +10,8 @@
 #include <cstring>
 #include <random>
 
-#include "kernels/error.h"
-#include "runtime/host_reduction.h"
+#include "kernels/base/error.h"
+#include "runtime/sync/host_reduction.h"
 #include "thread_comm.h"
 
 namespace ptrt {

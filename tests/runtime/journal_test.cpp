@@ -1,4 +1,4 @@
-#include "runtime/journal.h"
+#include "runtime/serving/journal.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@
 #include <fstream>
 #include <sstream>
 
-#include "kernels/error.h"
+#include "kernels/base/error.h"
 
 namespace fs = std::filesystem;
 

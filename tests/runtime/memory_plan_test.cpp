@@ -1,14 +1,14 @@
 // The plan's arithmetic against sums done by hand and against what an engine takes.
-#include "runtime/memory_plan.h"
+#include "runtime/serving/memory_plan.h"
 
 #include <gtest/gtest.h>
 
 #include <functional>
 
-#include "kernels/cuda/scratch_size.h"
-#include "kernels/error.h"
-#include "runtime/placement.h"
-#include "runtime/track_comm.h"
+#include "kernels/base/error.h"
+#include "kernels/cuda/host/scratch_size.h"
+#include "runtime/comm/placement.h"
+#include "runtime/comm/track_comm.h"
 
 namespace ptrt {
 namespace {

@@ -1,11 +1,11 @@
-#include "runtime/placement.h"
+#include "runtime/comm/placement.h"
 
 #include <gtest/gtest.h>
 
 #include <set>
 #include <tuple>
 
-#include "kernels/error.h"
+#include "kernels/base/error.h"
 
 namespace ptrt {
 namespace {

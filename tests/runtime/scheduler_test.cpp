@@ -1,5 +1,5 @@
 // The scheduler alone: every token is fed once and in order, pages are never shared, everything ends.
-#include "runtime/scheduler.h"
+#include "runtime/serving/scheduler.h"
 
 #include <gtest/gtest.h>
 
@@ -9,7 +9,7 @@
 #include <set>
 #include <utility>
 
-#include "kernels/error.h"
+#include "kernels/base/error.h"
 
 namespace ptrt {
 namespace {

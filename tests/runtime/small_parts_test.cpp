@@ -6,14 +6,14 @@
 #include <numeric>
 #include <set>
 
-#include "kernels/error.h"
-#include "runtime/engine.h"
-#include "runtime/fault.h"
-#include "runtime/kv_cache.h"
-#include "runtime/metrics.h"
-#include "runtime/output_text.h"
-#include "runtime/sync_schedule.h"
-#include "runtime/vocab_head.h"
+#include "kernels/base/error.h"
+#include "runtime/comm/fault.h"
+#include "runtime/model/kv_cache.h"
+#include "runtime/model/vocab_head.h"
+#include "runtime/serving/engine.h"
+#include "runtime/serving/metrics.h"
+#include "runtime/serving/output_text.h"
+#include "runtime/sync/sync_schedule.h"
 
 namespace ptrt {
 namespace {

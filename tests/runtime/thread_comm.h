@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "runtime/track_comm.h"
+#include "runtime/comm/track_comm.h"
 
 namespace ptrt {
 

@@ -1,13 +1,13 @@
 // The watchdog: who is told to be stuck, and that nobody is who goes on.
-#include "runtime/watchdog.h"
+#include "runtime/comm/watchdog.h"
 
 #include <gtest/gtest.h>
 
 #include <chrono>
 #include <future>
 
-#include "runtime/emulated_comm.h"
-#include "runtime/fusion.h"
+#include "runtime/comm/emulated_comm.h"
+#include "runtime/sync/fusion.h"
 
 namespace ptrt {
 namespace {

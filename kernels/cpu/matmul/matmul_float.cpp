@@ -1,0 +1,285 @@
+#include "kernels/cpu/matmul/matmul_float.h"
+
+#include <algorithm>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/cpu/matmul/matmul_float.cpp"
+#include "hwy/foreach_target.h"
+// foreach_target comes first
+#include "kernels/cpu/matmul/activations.h"
+#include "kernels/cpu/simd/simd-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace ptrt::HWY_NAMESPACE {
+namespace {
+
+constexpr int kPanelVectors = static_cast<int>(kPanelOuts / kLanes);
+static_assert(kPanelOuts % kLanes == 0);
+
+// Rows and panels of a tile, such that accumulators, one step of weights and an element of x fill the
+// registers.
+#if HWY_TARGET == HWY_AVX3
+constexpr int kTileRows = 6, kTilePanels = 4;
+#elif HWY_TARGET == HWY_AVX2
+constexpr int kTileRows = 6, kTilePanels = 1;
+#elif HWY_ARCH_ARM_A64
+constexpr int kTileRows = 6, kTilePanels = 1;
+#else
+constexpr int kTileRows = 2, kTilePanels = 1;
+#endif
+
+// How the words of a panel become floats: kElements of them, one at a time.
+struct Float32Words {
+  static constexpr int kElements = 1, kBytes = 4;
+  using Word = FloatVec;
+  static HWY_INLINE Word load(const std::byte* from) {
+    return hn::LoadU(kFloats, reinterpret_cast<const float*>(from));
+  }
+  template <int kElement>
+  static HWY_INLINE FloatVec element(Word w) {
+    return w;
+  }
+};
+
+struct Float16Words {
+  static constexpr int kElements = 1, kBytes = 2;
+  using Word = FloatVec;
+  static HWY_INLINE Word load(const std::byte* from) {
+    return load_wide(reinterpret_cast<const hwy::float16_t*>(from));
+  }
+  template <int kElement>
+  static HWY_INLINE FloatVec element(Word w) {
+    return w;
+  }
+};
+
+struct Bfloat16Words {
+  static constexpr int kElements = 2, kBytes = 4;
+  using Word = WordVec;
+  static HWY_INLINE Word load(const std::byte* from) { return load_words(from); }
+  template <int kElement>
+  static HWY_INLINE FloatVec element(Word w) {
+    return widen_element<kElement>(w);
+  }
+};
+
+struct Int8Words {
+  static constexpr int kElements = 4, kBytes = 4;
+  using Word = WordVec;
+  static HWY_INLINE Word load(const std::byte* from) { return load_words(from); }
+  template <int kElement>
+  static HWY_INLINE FloatVec element(Word w) {
+    const hn::Rebind<std::int32_t, FloatTag> ints;
+    const auto byte = hn::BitCast(ints, hn::And(hn::ShiftRight<8 * kElement>(w), hn::Set(kWords, 0xFF)));
+    return hn::ConvertTo(kFloats, hn::Sub(byte, hn::Set(ints, kInt8Offset)));
+  }
+};
+
+template <int kRows, int kPanels>
+struct Sums {
+  FloatVec v[kRows][kPanels][kPanelVectors];
+
+  HWY_INLINE void clear() {
+    PTRT_UNROLL
+    for (int r = 0; r < kRows; ++r) {
+      PTRT_UNROLL
+      for (int p = 0; p < kPanels; ++p) {
+        PTRT_UNROLL
+        for (int i = 0; i < kPanelVectors; ++i) v[r][p][i] = hn::Zero(kFloats);
+      }
+    }
+  }
+};
+
+// sums += x[.][k + element] · element of the words.
+template <class Words, int kElement, int kRows, int kPanels>
+HWY_INLINE void multiply_element(const typename Words::Word (&words)[kPanels][kPanelVectors],
+                                 const float* const (&x)[kRows], std::int64_t k, Sums<kRows, kPanels>& sums) {
+  FloatVec w[kPanels][kPanelVectors];
+  PTRT_UNROLL
+  for (int p = 0; p < kPanels; ++p) {
+    PTRT_UNROLL
+    for (int i = 0; i < kPanelVectors; ++i) w[p][i] = Words::template element<kElement>(words[p][i]);
+  }
+  PTRT_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    const FloatVec xv = hn::Set(kFloats, x[r][k + kElement]);
+    PTRT_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      PTRT_UNROLL
+      for (int i = 0; i < kPanelVectors; ++i) sums.v[r][p][i] = hn::MulAdd(w[p][i], xv, sums.v[r][p][i]);
+    }
+  }
+}
+
+// sums += the elements [k, k + n) of x times those of the panels; `at` is the word of element k.
+template <class Words, int kRows, int kPanels>
+HWY_INLINE void multiply_run(const std::byte* at, std::int64_t panel_bytes, const float* const (&x)[kRows],
+                             std::int64_t k, std::int64_t n, Sums<kRows, kPanels>& sums) {
+  constexpr int kElements = Words::kElements;
+  const auto load = [&](typename Words::Word(&words)[kPanels][kPanelVectors]) HWY_ATTR {
+    PTRT_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      PTRT_UNROLL
+      for (int i = 0; i < kPanelVectors; ++i)
+        words[p][i] = Words::load(at + p * panel_bytes + i * kLanes * Words::kBytes);
+    }
+    at += kPanelOuts * Words::kBytes;
+  };
+  const std::int64_t end = k + n, whole = end - n % kElements;
+  typename Words::Word words[kPanels][kPanelVectors];
+  for (; k < whole; k += kElements) {
+    load(words);
+    multiply_element<Words, 0>(words, x, k, sums);
+    if constexpr (kElements > 1) multiply_element<Words, 1>(words, x, k, sums);
+    if constexpr (kElements > 2) {
+      multiply_element<Words, 2>(words, x, k, sums);
+      multiply_element<Words, 3>(words, x, k, sums);
+    }
+  }
+  if (whole == end) return;
+  load(words);
+  multiply_element<Words, 0>(words, x, k, sums);
+  if constexpr (kElements > 2) {
+    if (k + 1 < end) multiply_element<Words, 1>(words, x, k, sums);
+    if (k + 2 < end) multiply_element<Words, 2>(words, x, k, sums);
+  }
+}
+
+template <int kRows, int kPanels>
+HWY_INLINE void store_sums(const Sums<kRows, kPanels>& sums, const MatmulTile& tile) {
+  PTRT_UNROLL
+  for (int r = 0; r < kRows; ++r) {
+    PTRT_UNROLL
+    for (int p = 0; p < kPanels; ++p) {
+      PTRT_UNROLL
+      for (int i = 0; i < kPanelVectors; ++i) {
+        const std::int64_t out = p * kPanelOuts + i * kLanes, left = tile.outs - out;
+        if (left >= kLanes) {
+          hn::StoreU(sums.v[r][p][i], kFloats, tile.y[r] + tile.y_offset + out);
+        } else if (left > 0) {
+          store_part(sums.v[r][p][i], tile.y[r] + tile.y_offset + out, left);
+        }
+      }
+    }
+  }
+}
+
+template <int kRows>
+HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
+  for (int r = 0; r < kRows; ++r) x[r] = reinterpret_cast<const float*>(tile.x[r]);
+}
+
+template <class Words>
+struct FloatTile {
+  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = std::min(2, kRows),
+                       kStreamChains = 1;
+  static constexpr bool kFetches = false;
+
+  template <int kR, int kP, int kLines>
+  static HWY_NOINLINE void run(MatmulTile& tile) {
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP>(tile);
+  }
+
+  template <int kR, int kP>
+  static HWY_INLINE void run_one(const MatmulTile& tile) {
+    const float* x[kR];
+    float_rows(tile, x);
+    Sums<kR, kP> sums;
+    sums.clear();
+    multiply_run<Words>(tile.panel, tile.panel_bytes, x, 0, tile.in, sums);
+    store_sums(sums, tile);
+  }
+};
+
+// int8 weights: the sum of a group of q · x, then one fused multiply-add with the scales. kScaled: rows of x
+// are quantised and bring scales of their own.
+template <bool kScaled>
+struct GroupTile {
+  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels,
+                       kStreamRows = std::min(2, kRows), kStreamChains = 1;
+  static constexpr bool kFetches = false;
+
+  template <int kR, int kP, int kLines>
+  static HWY_NOINLINE void run(MatmulTile& tile) {
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP>(tile);
+  }
+
+  template <int kR, int kP>
+  static HWY_INLINE void run_one(const MatmulTile& tile) {
+    const float* x[kR];
+    float_rows(tile, x);
+    Sums<kR, kP> sums, group;
+    sums.clear();
+    for (std::int64_t g = 0; g < tile.groups; ++g) {
+      const std::int64_t k = g * kInt8Group;
+      const std::byte* pair = tile.panel + g / 2 * kGroupPair;
+      group.clear();
+      multiply_run<Int8Words>(pair + kScaleLine + g % 2 * kGroupWords, tile.panel_bytes, x, k,
+                              std::min(kInt8Group, tile.in - k), group);
+      add_group(tile, pair + g % 2 * kGroupScales, x, g, group, sums);
+    }
+    store_sums(sums, tile);
+  }
+
+  template <int kR, int kP>
+  static HWY_INLINE void add_group(const MatmulTile& tile, const std::byte* scales,
+                                   const float* const (&x)[kR], std::int64_t g, const Sums<kR, kP>& group,
+                                   Sums<kR, kP>& sums) {
+    PTRT_UNROLL
+    for (int p = 0; p < kP; ++p) {
+      PTRT_UNROLL
+      for (int i = 0; i < kPanelVectors; ++i) {
+        const FloatVec w_scale = load_wide(
+            reinterpret_cast<const hwy::float16_t*>(scales + p * tile.panel_bytes + i * kLanes * 2));
+        PTRT_UNROLL
+        for (int r = 0; r < kR; ++r) {
+          FloatVec scale = w_scale;
+          if constexpr (kScaled) scale = hn::Mul(w_scale, hn::Set(kFloats, x[r][tile.in + g]));
+          sums.v[r][p][i] = hn::MulAdd(group.v[r][p][i], scale, sums.v[r][p][i]);
+        }
+      }
+    }
+  }
+};
+
+void multiply_float_simd(const MatmulBlock& block) {
+  switch (block.layout.dtype) {
+    case DType::float32:
+      return run_block<FloatTile<Float32Words>>(block);
+    case DType::float16:
+      return run_block<FloatTile<Float16Words>>(block);
+    case DType::bfloat16:
+      return run_block<FloatTile<Bfloat16Words>>(block);
+    case DType::int8:
+      return run_block<GroupTile<false>>(block);
+  }
+}
+
+void multiply_quantised_simd(const MatmulBlock& block) {
+  run_block<GroupTile<true>>(block);
+}
+
+}  // namespace
+}  // namespace ptrt::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace ptrt {
+namespace {
+
+HWY_EXPORT(multiply_float_simd);
+HWY_EXPORT(multiply_quantised_simd);
+
+}  // namespace
+
+void multiply_float(const MatmulBlock& block) {
+  HWY_DYNAMIC_DISPATCH(multiply_float_simd)(block);
+}
+
+void multiply_quantised(const MatmulBlock& block) {
+  HWY_DYNAMIC_DISPATCH(multiply_quantised_simd)(block);
+}
+
+}  // namespace ptrt
+#endif  // HWY_ONCE

@@ -1,0 +1,70 @@
+// Takes weights into the memory of the CPU backend: decides the type each is kept in and packs matrices on
+// the way. What lies in a file as it would be kept is mapped and used there.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/convert.h"
+#include "kernels/cpu/host/memory.h"
+#include "kernels/cpu/host/thread_pool.h"
+#include "kernels/cpu/weights/packed.h"
+
+namespace ptrt {
+
+class WeightLoader {
+ public:
+  WeightLoader(const CpuOptions& options, ThreadPool& pool)
+      : options_(options), pool_(pool), buffers_(static_cast<std::size_t>(pool.threads())) {}
+
+  // Reads the sources from every thread, in pieces that stay in a thread's second-level cache until they are
+  // packed. Throws bad_input on a type that does not go with the options, before it reads anything.
+  std::vector<Weight> load(std::span<const WeightLoad> loads);
+  std::size_t bytes() const { return bytes_; }                // of weights loaded so far
+  std::size_t mapped_bytes() const { return mapped_bytes_; }  // of these, what was not copied
+
+ private:
+  // What a thread reads a piece into and converts it in.
+  struct Buffers {
+    std::vector<std::byte> rows;
+    std::vector<std::uint16_t> scales;  // int8 alone
+    std::vector<float> wide;
+    std::vector<std::uint16_t> rounded;
+    Int8Rows quantized;
+  };
+
+  // A weight, its place in memory and how it is cut into tasks, runs of whole rows of one matrix.
+  struct Job {
+    WeightSpec spec;
+    WeightSource* source = nullptr;
+    Weight weight;
+    std::byte* to = nullptr;  // null: the weight is the source's image
+    std::int64_t rows_per_task = 0, tasks_per_matrix = 0;
+    std::int64_t first_task = 0;  // among those of all jobs
+  };
+
+  DType kept_type(const WeightSpec& spec) const;
+  Job plan(const WeightLoad& load);
+  // Takes the source's image as the weight, if it has one that the ops can use.
+  bool map(Job& job);
+  void run_task(const Job& job, std::int64_t task, Buffers& buffers);
+  void load_vector(const Job& job, Buffers& buffers);
+  void load_packed(const Job& job, std::int64_t matrix, std::int64_t row, std::int64_t count,
+                   Buffers& buffers);
+  // Rows [first, first + count) of the weight, of which buffers.rows holds from number `row` on, as one
+  // panel.
+  void pack_rows(const Job& job, std::int64_t first, std::int64_t row, std::int64_t count, Buffers& buffers,
+                 std::byte* to);
+
+  CpuOptions options_;
+  ThreadPool& pool_;
+  WeightArena arena_;
+  std::vector<std::shared_ptr<const std::byte>> images_;
+  std::size_t bytes_ = 0, mapped_bytes_ = 0;
+  std::vector<Buffers> buffers_;  // [threads]
+};
+
+}  // namespace ptrt

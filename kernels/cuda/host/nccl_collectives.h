@@ -1,0 +1,18 @@
+// Groups of devices over NCCL, behind functions that a test can stand in for.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kernels/cuda/host/device_memory.h"
+#include "kernels/device_collectives.h"
+
+namespace ptrt::cuda {
+
+std::string nccl_missing();  // why there is no NCCL; empty when there is
+std::size_t nccl_id_bytes();
+std::string make_nccl_id();
+// Collective. The stream must outlive the group.
+std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, int size, const Stream& stream);
+
+}  // namespace ptrt::cuda

@@ -1,0 +1,114 @@
+#include "kernels/cuda/host/step_input.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/base/error.h"
+#include "kernels/cuda/base/cuda_check.h"
+
+namespace ptrt::cuda {
+namespace {
+
+constexpr std::size_t kAlignment = 16;
+
+// Takes pieces of one block of memory; with a null base it only counts.
+class Pieces {
+ public:
+  explicit Pieces(std::byte* base) : base_(base) {}
+  template <typename T>
+  T* take(std::int64_t count) {
+    auto* piece = reinterpret_cast<T*>(base_ == nullptr ? nullptr : base_ + bytes_);
+    const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(T);
+    bytes_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    return piece;
+  }
+  std::size_t bytes() const { return bytes_; }
+
+ private:
+  std::byte* base_;
+  std::size_t bytes_ = 0;
+};
+
+StepView lay_out(const WorkLimits& limits, Pieces& pieces) {
+  StepView view;
+  view.tokens = pieces.take<std::int32_t>(limits.rows);
+  view.positions = pieces.take<std::int32_t>(limits.rows);
+  view.slots = pieces.take<std::int32_t>(limits.rows);
+  view.single_rows = pieces.take<std::int32_t>(limits.sequences);
+  view.segments = pieces.take<Segment>(limits.sequences);
+  // Last: what a step needs of it ends the one copy.
+  view.page_table = pieces.take<std::int32_t>(limits.sequences * limits.page_table_stride());
+  view.page_table_stride = limits.page_table_stride();
+  return view;
+}
+
+}  // namespace
+
+StepInput::StepInput(const WorkLimits& limits, const Stream& stream) : stream_(stream), limits_(limits) {
+  Pieces count(nullptr);
+  lay_out(limits, count);
+  device_ = allocate_device(count.bytes(), "the step's rows and page table");
+  for (Staging& staging : staging_)
+    staging.pinned = allocate_pinned(count.bytes(), "the step's rows and page table");
+  Pieces pieces(device_.get());
+  view_ = lay_out(limits, pieces);
+  single_rows_.reserve(static_cast<std::size_t>(limits.sequences));
+  segments_.reserve(static_cast<std::size_t>(limits.sequences));
+}
+
+void StepInput::set(std::span<const std::int32_t> tokens, const StepRows& rows) {
+  rows_ = static_cast<std::int64_t>(rows.positions.size());
+  PTRT_CHECK(rows_ <= limits_.rows && rows.slots.size() == rows.positions.size());
+  PTRT_CHECK(tokens.empty() || tokens.size() == rows.positions.size());
+  PTRT_CHECK(rows.page_table_stride <= limits_.page_table_stride());
+  PTRT_CHECK(static_cast<std::int64_t>(rows.page_table.size()) <=
+             limits_.sequences * limits_.page_table_stride());
+  find_segments(rows);
+  Staging& staging = staging_[turn_ ^= 1];
+  staging.copied.wait();  // of the step before the last
+  std::byte* pinned = staging.pinned.get();
+  stage(tokens, view_.tokens, pinned);
+  stage(rows.positions, view_.positions, pinned);
+  stage(rows.slots, view_.slots, pinned);
+  stage(std::span<const std::int32_t>(single_rows_), view_.single_rows, pinned);
+  stage(std::span<const Segment>(segments_), view_.segments, pinned);
+  stage(rows.page_table, view_.page_table, pinned);
+  view_.page_table_stride = rows.page_table_stride;
+  const auto* end = reinterpret_cast<const std::byte*>(view_.page_table + rows.page_table.size());
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(device_.get(), pinned, static_cast<std::size_t>(end - device_.get()),
+                                  cudaMemcpyHostToDevice, stream_.get()));
+  staging.copied.record(stream_);
+}
+
+template <typename T>
+void StepInput::stage(std::span<const T> values, const T* device, std::byte* pinned) {
+  if (values.empty()) return;
+  const auto offset = reinterpret_cast<const std::byte*>(device) - device_.get();
+  std::memcpy(pinned + offset, values.data(), values.size_bytes());
+}
+
+void StepInput::find_segments(const StepRows& rows) {
+  single_rows_.clear();
+  segments_.clear();
+  longest_segment_ = longest_context_ = 0;
+  const auto goes_on = [&](std::size_t r) {
+    return r < rows.slots.size() && rows.slots[r] == rows.slots[r - 1] &&
+           rows.positions[r] == rows.positions[r - 1] + 1;
+  };
+  for (std::size_t first = 0, next = 0; first < rows.slots.size(); first = next) {
+    for (next = first + 1; goes_on(next); ++next) {
+    }
+    const auto count = static_cast<std::int32_t>(next - first);
+    if (count == 1) {
+      single_rows_.push_back(static_cast<std::int32_t>(first));
+      longest_context_ = std::max<std::int64_t>(longest_context_, rows.positions[first] + 1);
+    } else {
+      segments_.push_back({static_cast<std::int32_t>(first), count});
+      longest_segment_ = std::max<std::int64_t>(longest_segment_, count);
+    }
+  }
+  PTRT_CHECK(static_cast<std::int64_t>(single_rows_.size()) <= limits_.sequences);
+  PTRT_CHECK(static_cast<std::int64_t>(segments_.size()) <= limits_.sequences);
+}
+
+}  // namespace ptrt::cuda

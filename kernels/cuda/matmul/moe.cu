@@ -1,0 +1,332 @@
+#include "kernels/cuda/base/per_track.h"
+#include "kernels/cuda/base/reduce.cuh"
+#include "kernels/cuda/matmul/matmul_tile.cuh"
+#include "kernels/cuda/matmul/moe.h"
+#include "kernels/cuda/ops/elementwise.h"
+
+namespace ptrt::cuda {
+namespace {
+
+constexpr int kRouteWarps = 4;
+constexpr int kGroupWarps = 8;
+constexpr int kCombineThreads = 256;
+
+template <typename T>
+struct RouteArgs {
+  PerTrack<float> router;  // [experts, in]
+  const T* x;
+  std::int64_t x_stride;
+  float* logits;  // [tracks, rows, experts]
+  std::int64_t logits_stride;
+  ExpertChoice* choices;  // [tracks, rows · top_k]
+  int rows, in, experts, top_k;
+  float cap;
+};
+
+// The expert with the largest logit among those not taken yet, ties to the lower index; by one warp.
+__device__ __forceinline__ int largest_expert(const float* logits, int experts, const ExpertChoice* taken,
+                                              int taken_count) {
+  float best = -INFINITY;
+  int best_expert = experts;
+  for (int e = static_cast<int>(threadIdx.x) % kWarp; e < experts; e += kWarp) {
+    bool free = true;
+    for (int i = 0; i < taken_count; ++i) free = free && taken[i].expert != e;
+    if (free && (best_expert == experts || logits[e] > best)) best = logits[e], best_expert = e;
+  }
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+    const float other = __shfl_xor_sync(kAllLanes, best, distance);
+    const int other_expert = __shfl_xor_sync(kAllLanes, best_expert, distance);
+    const bool none = best_expert == experts;
+    const bool better = other > best || (!(best > other) && other_expert < best_expert);
+    if (other_expert < experts && (none || better)) best = other, best_expert = other_expert;
+  }
+  return best_expert;
+}
+
+// One block a row and track: the logits by all warps, the choice by the first.
+template <typename T>
+__global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(RouteArgs<T> args) {
+  begin_kernel();
+  const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
+  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const T* x = args.x + track * args.x_stride + static_cast<std::int64_t>(row) * args.in;
+  float* logits = args.logits + track * args.logits_stride + static_cast<std::int64_t>(row) * args.experts;
+  for (int e = warp; e < args.experts; e += kRouteWarps) {
+    const float* w = args.router.at[track] + static_cast<std::int64_t>(e) * args.in;
+    float sum = 0;
+    for (int i = lane; i < args.in; i += kWarp) sum += widen(x[i]) * w[i];
+    sum = warp_sum(sum);
+    if (args.cap != 0) sum = args.cap * tanhf(sum / args.cap);
+    if (lane == 0) logits[e] = sum;
+  }
+  __syncthreads();
+  if (warp != 0) return;
+
+  ExpertChoice* choices = args.choices + (static_cast<std::int64_t>(track) * args.rows + row) * args.top_k;
+  for (int i = 0; i < args.top_k; ++i) {
+    const int expert = largest_expert(logits, args.experts, choices, i);
+    if (lane == 0) choices[i] = {expert, logits[expert]};
+    __syncwarp();
+  }
+  if (lane != 0) return;
+  const float largest = choices[0].weight;
+  float sum = 0;
+  for (int i = 0; i < args.top_k; ++i) sum += choices[i].weight = expf(choices[i].weight - largest);
+  for (int i = 0; i < args.top_k; ++i) choices[i].weight /= sum;
+}
+
+struct GroupArgs {
+  const ExpertChoice* choices;
+  std::int32_t *grouped_slots, *expert_begin;
+  int slots, experts;
+};
+
+// A warp an expert: where its slots begin is how many slots go to lower experts; then it lists its own in
+// ascending order. Warps need nothing of each other. Grid: x over experts, y over tracks.
+__global__ void __launch_bounds__(kGroupWarps* kWarp) group_kernel(GroupArgs args) {
+  begin_kernel();
+  const int track = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int expert = static_cast<int>(blockIdx.x) * kGroupWarps + static_cast<int>(threadIdx.x) / kWarp;
+  if (expert >= args.experts) return;
+  const ExpertChoice* choices = args.choices + static_cast<std::int64_t>(track) * args.slots;
+  std::int32_t* grouped = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
+  std::int32_t* begin = args.expert_begin + track * (args.experts + 1);
+  int place = 0;
+  for (int slot = lane; slot < args.slots; slot += kWarp) place += choices[slot].expert < expert ? 1 : 0;
+#pragma unroll
+  for (int distance = kWarp / 2; distance > 0; distance /= 2)
+    place += __shfl_xor_sync(kAllLanes, place, distance);
+  if (lane == 0) begin[expert] = place;
+  if (lane == 0 && expert == 0) begin[args.experts] = args.slots;
+  const unsigned lanes_before = (1u << lane) - 1;
+  for (int first = 0; first < args.slots; first += kWarp) {
+    const int slot = first + lane;
+    const bool mine = slot < args.slots && choices[slot].expert == expert;
+    const unsigned all = __ballot_sync(kAllLanes, mine ? 1 : 0);
+    if (mine) grouped[place + __popc(all & lanes_before)] = slot;
+    place += __popc(all);
+  }
+}
+
+template <typename T>
+struct ExpertJob {
+  PerTrack<T> weights;  // [experts, outs, in]
+  const T* x;
+  T* y;
+  std::int64_t x_stride, y_stride;
+};
+
+template <typename T>
+struct ExpertArgs {
+  ExpertJob<T> jobs[2];  // of equal sizes
+  const std::int32_t *grouped_slots, *expert_begin;
+  int in, outs, experts, slots, tiles;  // tiles: of one job
+  int slots_per_row;                    // slots that share a row of x
+};
+
+// Grid: x over tiles of 16 outputs of the jobs, y over experts, z over tracks. A block goes through all rows
+// of its expert, 8 · kColumns at a time.
+template <typename T, int kColumns, bool kWhole>
+__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) expert_kernel(ExpertArgs<T> args) {
+  begin_kernel();
+  const int expert = static_cast<int>(blockIdx.y), track = static_cast<int>(blockIdx.z);
+  const std::int32_t* begins = args.expert_begin + track * (args.experts + 1);
+  const int begin = begins[expert], end = begins[expert + 1];
+  if (begin == end) return;
+  const ExpertJob<T>& job = args.jobs[static_cast<int>(blockIdx.x) / args.tiles];
+  const int first_out = static_cast<int>(blockIdx.x) % args.tiles * kTileOuts;
+  const std::int32_t* slots = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
+  const T* w = job.weights.at[track] + static_cast<std::int64_t>(expert) * args.outs * args.in;
+  const T* x = job.x + track * job.x_stride;
+  T* y = job.y + track * job.y_stride;
+  for (int first = begin; first < end; first += 8 * kColumns) {
+    const auto row = [&](int i) -> const T* {
+      if (first + i >= end) return nullptr;
+      return x + static_cast<std::int64_t>(slots[first + i] / args.slots_per_row) * args.in;
+    };
+    const auto put = [&](int out, int i, float sum) {
+      store(y + static_cast<std::int64_t>(slots[first + i]) * args.outs + out, sum);
+    };
+    product_tile<kColumns, kWhole>(w, args.in, args.outs, first_out, row,
+                                   static_cast<float*>(shared_memory()), put);
+  }
+}
+
+template <int kColumns, bool kWhole, typename T>
+void launch_experts(const ExpertArgs<T>& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
+  const int warps = product_warps(args.in);
+  const dim3 grid(static_cast<unsigned>(args.tiles * jobs), static_cast<unsigned>(args.experts),
+                  static_cast<unsigned>(tracks));
+  launch({"expert_products", grid, dim3(static_cast<unsigned>(warps * kWarp)), stream,
+          product_shared_bytes<kColumns>(warps)},
+         expert_kernel<T, kColumns, kWhole>, args);
+}
+
+template <typename T>
+ExpertJob<T> expert_job(const TrackWeights& weights, const Tensor& x, const Tensor& y, std::int64_t first,
+                        std::int64_t count) {
+  const std::int64_t x_stride = x.tracks == 1 ? 0 : x.track_stride;
+  return {per_track<T>(weights, first, count), static_cast<const T*>(x.data) + first * x_stride,
+          static_cast<T*>(y.data) + first * y.track_stride, x_stride, y.track_stride};
+}
+
+template <typename T, typename Out>
+struct CombineArgs {
+  const ExpertChoice* choices;
+  const T* expert_out;
+  Out* y;
+  std::int64_t expert_stride, y_stride;
+  int rows, width, top_k;
+};
+
+// y[r] = Σ_slot weight · expert_out[slot], in the order of choice. One block a row and track.
+template <typename T, typename Out>
+__global__ void combine_kernel(CombineArgs<T, Out> args) {
+  begin_kernel();
+  const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
+  const std::int64_t slot = static_cast<std::int64_t>(row) * args.top_k;
+  const ExpertChoice* choices =
+      args.choices + static_cast<std::int64_t>(track) * args.rows * args.top_k + slot;
+  const T* from = args.expert_out + track * args.expert_stride + slot * args.width;
+  Out* y = args.y + track * args.y_stride + static_cast<std::int64_t>(row) * args.width;
+  for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kCombineThreads) {
+    float sum = 0;
+    for (int s = 0; s < args.top_k; ++s)
+      sum += choices[s].weight * widen(from[static_cast<std::int64_t>(s) * args.width + i]);
+    store(y + i, sum);
+  }
+}
+
+// The kernels of one group of tracks, first to last.
+template <typename T>
+class Launches {
+ public:
+  Launches(const MoeJob& job, std::int64_t first, std::int64_t count, ExpertChoice* choices,
+           std::int32_t* grouped_slots, std::int32_t* expert_begin, cudaStream_t stream)
+      : job_(job),
+        first_(first),
+        count_(count),
+        stream_(stream),
+        choices_(choices),
+        grouped_slots_(grouped_slots),
+        expert_begin_(expert_begin),
+        slots_(static_cast<int>(job.x.rows * job.shape.top_k)) {}
+
+  void route() const {
+    RouteArgs<T> args{};
+    args.router = per_track<float>(*job_.router, first_, count_);
+    args.x_stride = job_.x.tracks == 1 ? 0 : job_.x.track_stride;
+    args.x = static_cast<const T*>(job_.x.data) + first_ * args.x_stride;
+    args.logits = job_.router_logits.row(first_, 0);
+    args.logits_stride = job_.router_logits.track_stride;
+    args.choices = choices_;
+    args.rows = static_cast<int>(job_.x.rows);
+    args.in = static_cast<int>(job_.x.width);
+    args.experts = static_cast<int>(job_.shape.experts);
+    args.top_k = static_cast<int>(job_.shape.top_k);
+    args.cap = job_.shape.router_logit_cap;
+    launch({"route", rows_by_tracks(), dim3(kRouteWarps * kWarp), stream_}, route_kernel<T>, args);
+    const dim3 experts(static_cast<unsigned>(ceil_div(args.experts, kGroupWarps)),
+                       static_cast<unsigned>(count_));
+    launch({"group_by_expert", experts, dim3(kGroupWarps * kWarp), stream_}, group_kernel,
+           GroupArgs{choices_, grouped_slots_, expert_begin_, slots_, args.experts});
+  }
+
+  void widen_rows() const {
+    ExpertArgs<T> args = expert_args(job_.x.width, job_.gate_out.width, job_.shape.top_k);
+    args.jobs[0] = expert_job<T>(*job_.gate, job_.x, job_.gate_out, first_, count_);
+    args.jobs[1] = expert_job<T>(*job_.up, job_.x, job_.up_out, first_, count_);
+    products(args, 2);
+  }
+  void narrow_rows() const {
+    ExpertArgs<T> args = expert_args(job_.gate_out.width, job_.expert_out.width, 1);
+    args.jobs[0] = expert_job<T>(*job_.down, job_.gate_out, job_.expert_out, first_, count_);
+    products(args, 1);
+  }
+
+  void combine() const {
+    if (job_.y.dtype == DType::float32)
+      combine_into<float>();
+    else
+      combine_into<T>();
+  }
+
+ private:
+  template <typename Out>
+  void combine_into() const {
+    const CombineArgs<T, Out> args{choices_,
+                                   job_.expert_out.row_as<T>(first_, 0),
+                                   job_.y.row_as<Out>(first_, 0),
+                                   job_.expert_out.track_stride,
+                                   job_.y.track_stride,
+                                   static_cast<int>(job_.x.rows),
+                                   static_cast<int>(job_.y.width),
+                                   static_cast<int>(job_.shape.top_k)};
+    launch({"combine_experts", rows_by_tracks(), dim3(kCombineThreads), stream_}, combine_kernel<T, Out>,
+           args);
+  }
+  dim3 rows_by_tracks() const { return {static_cast<unsigned>(job_.x.rows), static_cast<unsigned>(count_)}; }
+  ExpertArgs<T> expert_args(std::int64_t in, std::int64_t outs, std::int64_t slots_per_row) const {
+    ExpertArgs<T> args{};
+    args.grouped_slots = grouped_slots_;
+    args.expert_begin = expert_begin_;
+    args.in = static_cast<int>(in);
+    args.outs = static_cast<int>(outs);
+    args.experts = static_cast<int>(job_.shape.experts);
+    args.slots = slots_;
+    args.tiles = ceil_div(args.outs, kTileOuts);
+    args.slots_per_row = static_cast<int>(slots_per_row);
+    return args;
+  }
+  void products(const ExpertArgs<T>& args, int jobs) const {
+    if (args.in % 8 != 0)
+      launch_experts<4, false>(args, jobs, count_, stream_);
+    else if (slots_ <= 16)
+      launch_experts<2, true>(args, jobs, count_, stream_);
+    else
+      launch_experts<8, true>(args, jobs, count_, stream_);
+  }
+
+  const MoeJob& job_;
+  std::int64_t first_, count_;
+  cudaStream_t stream_;
+  ExpertChoice* choices_;
+  std::int32_t *grouped_slots_, *expert_begin_;
+  int slots_;
+};
+
+}  // namespace
+
+Moe::Moe(const WorkLimits& limits) : max_slots_(limits.rows * limits.top_k), max_experts_(limits.experts) {
+  if (limits.experts == 0) return;
+  const auto tracks = static_cast<std::size_t>(limits.tracks), slots = static_cast<std::size_t>(max_slots_);
+  choices_ = allocate_device_array<ExpertChoice>(tracks * slots, "the choice of experts");
+  grouped_slots_ = allocate_device_array<std::int32_t>(tracks * slots, "the choice of experts");
+  expert_begin_ = allocate_device_array<std::int32_t>(tracks * static_cast<std::size_t>(limits.experts + 1),
+                                                      "the choice of experts");
+}
+
+void Moe::run(const MoeJob& job, cudaStream_t stream) const {
+  const std::int64_t slots = job.x.rows * job.shape.top_k, experts = job.shape.experts;
+  const auto each_group = [&](const auto& work) {
+    for_track_groups(job.y.tracks, [&](std::int64_t first, std::int64_t count) {
+      with_element(job.x.dtype, [&]<typename T>(Element<T>) {
+        work(Launches<T>(job, first, count, choices_.get() + first * slots,
+                         grouped_slots_.get() + first * slots, expert_begin_.get() + first * (experts + 1),
+                         stream));
+      });
+    });
+  };
+  each_group([](const auto& group) {
+    group.route();
+    group.widen_rows();
+  });
+  swiglu(job.gate_out, job.up_out, stream);
+  each_group([](const auto& group) {
+    group.narrow_rows();
+    group.combine();
+  });
+}
+
+}  // namespace ptrt::cuda

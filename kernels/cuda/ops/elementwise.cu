@@ -1,0 +1,191 @@
+#include <algorithm>
+
+#include "kernels/cuda/base/numbers.cuh"
+#include "kernels/cuda/base/row_vector.cuh"
+#include "kernels/cuda/ops/elementwise.h"
+#include "kernels/cuda/ops/tree_sum.cuh"
+
+namespace ptrt::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kPerThread = 4;  // elements, or vectors of them, where there are many
+
+// Grid: x over the elements (or vectors) of a track, y over tracks.
+dim3 grid_of(std::int64_t elements, std::int64_t tracks, int per_thread = kPerThread) {
+  const std::int64_t blocks = ceil_div<std::int64_t>(elements, kThreads * per_thread);
+  return {static_cast<unsigned>(blocks), static_cast<unsigned>(tracks)};
+}
+
+struct Add {
+  static __device__ __forceinline__ float run(float to, float from) { return to + from; }
+};
+struct Subtract {
+  static __device__ __forceinline__ float run(float to, float from) { return to - from; }
+};
+struct Copy {
+  static __device__ __forceinline__ float run(float, float from) { return from; }
+};
+struct Swiglu {
+  static __device__ __forceinline__ float run(float gate, float up) { return silu(gate) * up; }
+};
+
+// to = Op(to, from), kElements neighbours at once; count: of such groups, in a track.
+template <class Op, int kElements, int kGroups, typename From, typename To>
+__global__ void __launch_bounds__(kThreads)
+    elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
+                       std::int64_t count) {
+  begin_kernel();
+  from += blockIdx.y * from_stride;
+  to += blockIdx.y * to_stride;
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kGroups + threadIdx.x;
+  float a[kGroups][kElements] = {}, b[kGroups][kElements] = {};
+#pragma unroll
+  for (int n = 0; n < kGroups; ++n)
+    if (const std::int64_t i = first + n * kThreads; i < count) {
+      load(to + i * kElements, a[n]);
+      load(from + i * kElements, b[n]);
+    }
+#pragma unroll
+  for (int n = 0; n < kGroups; ++n)
+    if (const std::int64_t i = first + n * kThreads; i < count) {
+#pragma unroll
+      for (int j = 0; j < kElements; ++j) a[n][j] = Op::run(a[n][j], b[n][j]);
+      save(to + i * kElements, a[n]);
+    }
+}
+
+// Whether every track's elements can be taken kVector at a time.
+bool vectors_fit(const Tensor& x) {
+  const auto bytes = static_cast<std::int64_t>(kVector * size_of(x.dtype));
+  return x.rows * x.width % kVector == 0 && x.track_stride % kVector == 0 &&
+         reinterpret_cast<std::intptr_t>(x.data) % bytes == 0;
+}
+
+template <class Op, typename From, typename To>
+void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t stream) {
+  const auto run_groups = [&]<int kElements, int kGroups>() {
+    const std::int64_t count = to.rows * to.width / kElements;
+    launch({name, grid_of(count, to.tracks, kGroups), dim3(kThreads), stream},
+           elementwise_kernel<Op, kElements, kGroups, From, To>, static_cast<const From*>(from.data),
+           from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
+  };
+  // Few rows: rather more blocks than more for each.
+  const bool few = to.rows * to.width * to.tracks <
+                   std::int64_t{4} * kVector * kThreads * kPerThread * device_traits().multiprocessors;
+  if (!vectors_fit(from) || !vectors_fit(to))
+    run_groups.template operator()<1, kPerThread>();
+  else if (few)
+    run_groups.template operator()<kVector, 1>();
+  else
+    run_groups.template operator()<kVector, kPerThread>();
+}
+
+// One block a row.
+template <typename T>
+__global__ void embed_kernel(const T* table, const std::int32_t* tokens, const Sampled* sampled, float* x,
+                             int width) {
+  begin_kernel();
+  std::int32_t token = tokens[blockIdx.x];
+  if (token < 0) token = sampled[token_of_sample(token)].token;  // it is its own inverse
+  const T* from = table + static_cast<std::int64_t>(token) * width;
+  float* to = x + static_cast<std::int64_t>(blockIdx.x) * width;
+  for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) to[i] = widen(from[i]);
+}
+
+template <typename T>
+void run_embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
+               cudaStream_t stream) {
+  launch({"embed", dim3(static_cast<unsigned>(x.rows)), dim3(kThreads), stream}, embed_kernel<T>,
+         static_cast<const T*>(table.data), tokens, sampled, x.row(0, 0), static_cast<int>(x.width));
+}
+
+constexpr std::size_t kRowsPerGather = 512;
+struct GatherArgs {
+  const float* x;
+  float* out;
+  int width;
+  std::int32_t rows[kRowsPerGather];
+};
+
+// One block a row.
+__global__ void gather_rows_kernel(GatherArgs args) {
+  begin_kernel();
+  const float* from = args.x + static_cast<std::int64_t>(args.rows[blockIdx.x]) * args.width;
+  float* to = args.out + static_cast<std::int64_t>(blockIdx.x) * args.width;
+  for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kThreads) to[i] = from[i];
+}
+
+struct TreeArgs {
+  TreeParts parts;
+  std::int64_t count;
+  float scale;
+  const float* add_to;
+  float* out;
+};
+
+__global__ void tree_sum_kernel(TreeArgs args) {
+  begin_kernel();
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kPerThread + threadIdx.x;
+  for (int n = 0; n < kPerThread; ++n) {
+    const std::int64_t i = first + n * kThreads;
+    if (i >= args.count) return;
+    float total[1];
+    tree(args.parts, i, total);
+    const float sum = __fmul_rn(args.scale, total[0]);  // never fused into the addition
+    args.out[i] = args.add_to != nullptr ? __fadd_rn(args.add_to[i], sum) : sum;
+  }
+}
+
+}  // namespace
+
+void add(const Tensor& a, const Tensor& h, cudaStream_t stream) {
+  if (a.dtype == DType::float32) return run<Add, float, float>("add", a, h, stream);
+  with_element(a.dtype, [&]<typename T>(Element<T>) { run<Add, T, float>("add", a, h, stream); });
+}
+
+void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
+  run<Subtract, float, float>("subtract", x, y, stream);
+}
+
+void copy(const Tensor& x, const Tensor& out, cudaStream_t stream) {
+  if (out.dtype == DType::float32) return run<Copy, float, float>("copy", x, out, stream);
+  with_element(out.dtype, [&]<typename T>(Element<T>) { run<Copy, float, T>("copy", x, out, stream); });
+}
+
+void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream) {
+  with_element(gate.dtype, [&]<typename T>(Element<T>) { run<Swiglu, T, T>("swiglu", up, gate, stream); });
+}
+
+void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out,
+                 cudaStream_t stream) {
+  GatherArgs args{};
+  args.x = x.row(0, 0);
+  args.width = static_cast<int>(x.width);
+  for (std::size_t first = 0; first < rows.size(); first += kRowsPerGather) {
+    const auto some = rows.subspan(first, std::min(kRowsPerGather, rows.size() - first));
+    std::copy(some.begin(), some.end(), args.rows);
+    args.out = out.row(0, static_cast<std::int64_t>(first));
+    launch({"gather_rows", dim3(static_cast<unsigned>(some.size())), dim3(kThreads), stream},
+           gather_rows_kernel, args);
+  }
+}
+
+void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
+           cudaStream_t stream) {
+  if (table.dtype == DType::float32) return run_embed<float>(table, tokens, sampled, x, stream);
+  with_element(table.dtype, [&]<typename T>(Element<T>) { run_embed<T>(table, tokens, sampled, x, stream); });
+}
+
+void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
+              float* out, cudaStream_t stream) {
+  TreeArgs args{};
+  args.parts = tree_parts(parts);
+  args.count = count;
+  args.scale = scale;
+  args.add_to = add_to;
+  args.out = out;
+  launch({"tree_sum", grid_of(count, 1), dim3(kThreads), stream}, tree_sum_kernel, args);
+}
+
+}  // namespace ptrt::cuda

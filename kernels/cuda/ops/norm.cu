@@ -1,0 +1,128 @@
+#include "kernels/cuda/base/per_track.h"
+#include "kernels/cuda/base/reduce.cuh"
+#include "kernels/cuda/base/row_vector.cuh"
+#include "kernels/cuda/ops/norm.h"
+
+namespace ptrt::cuda {
+namespace {
+
+// Strides between tracks in elements; rows lie `width` apart.
+template <typename Added, typename In, typename Out>
+struct NormArgs {
+  const Added* added;  // null: nothing is added
+  std::int64_t added_stride;
+  In* x;  // in `add`, x += added is stored
+  std::int64_t x_stride;
+  Out* out;
+  std::int64_t out_stride;
+  PerTrack<float> weights;
+  int width;
+  float eps;
+};
+
+// One block a row. A thread keeps its first elements, all it has of rows up to kMaxRowThreads · kElements; of
+// longer rows it reads back the rest, which only it has written.
+template <int kElements, typename Added, typename In, typename Out>
+__global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
+  __shared__ float scratch[kMaxRowThreads / kWarp];
+  let_next_start();
+  const int track = static_cast<int>(blockIdx.y);
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
+  In* x = args.x + track * args.x_stride + row;
+  const Added* added = args.added == nullptr ? nullptr : args.added + track * args.added_stride + row;
+  const float* weights = args.weights.at[track];
+  const int first = static_cast<int>(threadIdx.x) * kElements;
+  const int step = static_cast<int>(blockDim.x) * kElements;
+  float weight[kElements] = {};
+  if (first < args.width) load(weights + first, weight);
+  wait_for_previous();
+
+  const auto sum_at = [&](int i, float(&value)[kElements]) {
+    load(x + i, value);
+    if (added == nullptr) return;
+    float more[kElements];
+    load(added + i, more);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) value[j] += more[j];
+    save(x + i, value);
+  };
+  float squares = 0, kept[kElements] = {};
+  for (int i = first; i < args.width; i += step) {
+    float value[kElements];
+    sum_at(i, value);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      squares += value[j] * value[j];
+      if (i == first) kept[j] = value[j];
+    }
+  }
+  const float mean = block_sum(squares, scratch) / static_cast<float>(args.width);
+  const float scale = 1.0f / sqrtf(mean + args.eps);
+
+  Out* out = args.out + track * args.out_stride + row;
+  for (int i = first; i < args.width; i += step) {
+    if (i > first) {
+      load(x + i, kept);
+      load(weights + i, weight);
+    }
+    float value[kElements];
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) value[j] = kept[j] * scale * weight[j];
+    save(out + i, value);
+  }
+}
+
+template <typename Added, typename In, typename Out>
+void run(const char* name, const Tensor* added, const TrackWeights& weights, float eps, const Tensor& x,
+         const Tensor& out, cudaStream_t stream) {
+  for_track_groups(out.tracks, [&](std::int64_t first, std::int64_t count) {
+    NormArgs<Added, In, Out> args{};
+    if (added != nullptr) {
+      args.added_stride = added->tracks == 1 ? 0 : added->track_stride;
+      args.added = static_cast<const Added*>(added->data) + first * args.added_stride;
+    }
+    args.x_stride = x.tracks == 1 ? 0 : x.track_stride;
+    args.x = static_cast<In*>(x.data) + first * args.x_stride;
+    args.out_stride = out.track_stride;
+    args.out = static_cast<Out*>(out.data) + first * args.out_stride;
+    args.weights = per_track<float>(weights, first, count);
+    args.width = static_cast<int>(x.width);
+    args.eps = eps;
+    const LaunchShape shape{name, dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(count)),
+                            row_threads(args.width), stream};
+    if (takes_vectors(args.width))
+      launch(shape, rms_norm_kernel<kVector, Added, In, Out>, args);
+    else
+      launch(shape, rms_norm_kernel<1, Added, In, Out>, args);
+  });
+}
+
+}  // namespace
+
+void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
+              cudaStream_t stream) {
+  constexpr const char* kName = "rms_norm";
+  if (out.dtype == DType::float32)
+    return run<float, float, float>(kName, nullptr, weights, eps, x, out, stream);
+  with_element(out.dtype, [&]<typename T>(Element<T>) {
+    (x.dtype == DType::float32 ? run<float, float, T> : run<float, T, T>)(kName, nullptr, weights, eps, x,
+                                                                          out, stream);
+  });
+}
+
+void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
+                  cudaStream_t stream) {
+  constexpr const char* kName = "add_rms_norm";
+  const bool exact = a.dtype == DType::float32;
+  if (exact && out.dtype == DType::float32)
+    return run<float, float, float>(kName, &a, weights, eps, h, out, stream);
+  with_element(exact ? out.dtype : a.dtype, [&]<typename T>(Element<T>) {
+    if (exact)
+      run<float, float, T>(kName, &a, weights, eps, h, out, stream);
+    else
+      (out.dtype == DType::float32 ? run<T, float, float> : run<T, float, T>)(kName, &a, weights, eps, h, out,
+                                                                              stream);
+  });
+}
+
+}  // namespace ptrt::cuda

@@ -1,0 +1,163 @@
+// `ptrt generate` and `ptrt score`: a file of requests in, a file of results out.
+#include <xxhash.h>
+
+#include <filesystem>
+#include <optional>
+
+#include "kernels/base/error.h"
+#include "launch/job/process.h"
+#include "launch/job/progress.h"
+#include "launch/jsonl/request_file.h"
+#include "launch/jsonl/result_collector.h"
+#include "launch/jsonl/result_lines.h"
+#include "launch/options/commands.h"
+#include "launch/session/model_session.h"
+#include "launch/session/summary.h"
+#include "runtime/comm/fault.h"
+#include "runtime/serving/journal.h"
+
+namespace ptrt {
+namespace {
+
+class Batch {
+ public:
+  Batch(const BatchOptions& options, JobComm& job)
+      : options_(options), job_(job), session_(options.run, job) {}
+
+  void run() {
+    read_requests();
+    session_.load();
+    open_journal();
+    if (job_.rank() == 0 && !options_.run.quiet) say(session_.describe() + "\n");
+    const RankReport report = run_requests();
+    const RunSummary summary = gather_summary(job_, report);
+    all_or_none(job_, [&] {
+      if (job_.rank() == 0) close(summary);
+    });
+  }
+
+ private:
+  // Rank 0 reads the file and checks where the results go, before anybody loads a model.
+  void read_requests() {
+    std::string text;
+    all_or_none(job_, [&] {
+      if (job_.rank() != 0) return;
+      Journal::check_output(options_.output, options_.resume);
+      for (const std::string& input : {options_.requests, options_.run.model})
+        if (std::error_code ignored; std::filesystem::equivalent(options_.output, input, ignored))
+          throw_bad_input("-o {} would overwrite the input {}", options_.output, input);
+      text = read_text_file(options_.requests, "the requests");
+    });
+    text = job_.broadcast(text);
+    all_or_none(job_, [&] {
+      file_ = parse_requests(text, options_.requests, options_.task, session_.config(), session_.tokenizer(),
+                             {session_.kv_tokens()});
+    });
+    requests_digest_ = XXH3_64bits(text.data(), text.size());
+    // The size of the KV pool counts where it turns a line down: with a larger one the line has a result.
+    for (std::size_t i = 0; i < file_.lines.size(); i++)
+      if (file_.lines[i].error.code == "kv_cache_exceeded")
+        requests_digest_ = XXH3_64bits_withSeed(&i, sizeof i, requests_digest_);
+  }
+
+  // Opens or goes on with the journal, writes the error lines, and tells all ranks which lines are done.
+  void open_journal() {
+    const std::string model = session_.digest();
+    const std::string digest = fmt::format(
+        "{}-{}-{:016x}", options_.task == Task::score ? "score" : "generate", model, requests_digest_);
+    std::string done;
+    all_or_none(job_, [&] {
+      if (job_.rank() != 0) return;
+      const auto lines = static_cast<std::int64_t>(file_.lines.size());
+      journal_.emplace(options_.output, digest, lines, options_.resume);
+      done_before_ = journal_->count();
+      for (std::int64_t i = 0; i < lines; i++) {
+        const RequestLine& line = file_.lines[static_cast<std::size_t>(i)];
+        if (line.request < 0 && !journal_->has(i)) journal_->append(i, error_result(line, i));
+        done += journal_->has(i) ? '1' : '0';
+      }
+      progress_.emplace(lines, journal_->count(), options_.run.quiet);
+    });
+    done = job_.broadcast(done);
+    for (std::size_t i = 0; i < file_.requests.size(); i++)
+      if (done[static_cast<std::size_t>(file_.requests[i].line)] == '0')
+        pending_.push_back(static_cast<std::int64_t>(i));
+  }
+
+  ResultCollector::Result format(const Completion& completion) const {
+    const Request& request = file_.requests[static_cast<std::size_t>(completion.request)];
+    const RequestLine& line = file_.lines[static_cast<std::size_t>(request.line)];
+    return {request.line,
+            options_.task == Task::score
+                ? score_result(line, request, completion)
+                : generate_result(line, request, completion, session_.tokenizer().tokenizer.get())};
+  }
+
+  RankReport run_requests() {
+    const Placement& placement = session_.placement();
+    RankReport report;
+    report.leads_replica = placement.leads_replica();
+    std::optional<ResultCollector> collector;
+    if (placement.leads_replica())
+      collector.emplace(
+          job_, [this](const Completion& completion) { return format(completion); },
+          journal_ ? &*journal_ : nullptr, progress_ ? &*progress_ : nullptr,
+          job_.rank() == 0 ? static_cast<int>(placement.replicas - 1) : 0, session_.core_share().units());
+
+    Engine::Hooks hooks;
+    hooks.stop_requested = stop_signal_received;
+    hooks.completed = [&](Completion&& completion) {
+      if (!collector) return;
+      report.timings.push_back(timing_of(completion));
+      collector->deliver(std::move(completion));
+    };
+    const auto mine = requests_of_replica(file_.requests, pending_, placement.replicas, placement.replica);
+    session_.run(options_.task, file_.requests, mine, hooks);
+    fault_point("finish");
+    if (collector) collector->finish();
+    job_.barrier();
+    report.counters = session_.engine().counters();
+    return report;
+  }
+
+  RequestTiming timing_of(const Completion& completion) const {
+    const Request& request = file_.requests[static_cast<std::size_t>(completion.request)];
+    return {static_cast<std::int64_t>(request.tokens.size()),
+            static_cast<std::int64_t>(completion.tokens.size()),
+            completion.first_token_s,
+            completion.finish_s,
+            {}};
+  }
+
+  void close(RunSummary summary) {
+    progress_->end();
+    const auto lines = static_cast<std::int64_t>(file_.lines.size());
+    if (journal_->count() < lines)
+      throw_failure("stopped by a signal with {} of {} results in {}: go on with --resume", journal_->count(),
+                    lines, journal_->path());
+    journal_->publish();
+    if (options_.run.quiet) return;
+    summary.failed = lines - static_cast<std::int64_t>(file_.requests.size());
+    const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
+    say(summary_table(summary, kind));
+    if (done_before_ > 0) say(fmt::format("  {} results were there from an earlier run\n", done_before_));
+  }
+
+  const BatchOptions& options_;
+  JobComm& job_;
+  ModelSession session_;
+  RequestFile file_;
+  std::uint64_t requests_digest_ = 0;
+  std::vector<std::int64_t> pending_;  // requests without a result yet
+  std::int64_t done_before_ = 0;
+  std::optional<Journal> journal_;    // rank 0
+  std::optional<Progress> progress_;  // rank 0
+};
+
+}  // namespace
+
+void run_batch(const BatchOptions& options, JobComm& job) {
+  Batch(options, job).run();
+}
+
+}  // namespace ptrt

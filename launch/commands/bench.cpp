@@ -1,0 +1,95 @@
+// `ptrt bench`: requests of given lengths or from a file, arriving at once or at a rate, and what they took.
+#include <cstdio>
+#include <numeric>
+
+#include "kernels/base/error.h"
+#include "launch/commands/bench_report.h"
+#include "launch/commands/bench_requests.h"
+#include "launch/job/process.h"
+#include "launch/job/progress.h"
+#include "launch/options/commands.h"
+#include "launch/session/model_session.h"
+#include "launch/session/summary.h"
+
+namespace ptrt {
+namespace {
+
+RankReport run_once(ModelSession& session, const std::vector<Request>& requests) {
+  const Placement& placement = session.placement();
+  RankReport report;
+  report.leads_replica = placement.leads_replica();
+  std::vector<std::int64_t> all(requests.size());
+  std::iota(all.begin(), all.end(), 0);
+  const auto mine = requests_of_replica(requests, all, placement.replicas, placement.replica);
+  Engine::Hooks hooks;
+  hooks.stop_requested = stop_signal_received;
+  hooks.completed = [&](Completion&& completion) {
+    if (!report.leads_replica) return;
+    const Request& request = requests[static_cast<std::size_t>(completion.request)];
+    report.timings.push_back({static_cast<std::int64_t>(request.tokens.size()),
+                              static_cast<std::int64_t>(completion.tokens.size()),
+                              completion.first_token_s - request.arrival_s,
+                              completion.finish_s - request.arrival_s, std::move(completion.gaps_s)});
+  };
+  if (!session.run(Task::generate, requests, mine, hooks)) throw_failure("stopped by a signal");
+  report.counters = session.engine().counters();
+  return report;
+}
+
+// Rank 0's file, on every rank.
+std::string read_dataset(const BenchOptions& options, JobComm& job) {
+  if (options.dataset.empty()) return "";
+  std::string text;
+  all_or_none(job, [&] {
+    if (job.rank() == 0) text = read_text_file(options.dataset, "the dataset");
+  });
+  return job.broadcast(text);
+}
+
+std::string heading(const BenchCell& cell) {
+  if (cell.input_len == 0) return "";
+  return fmt::format("{} requests, {} tokens in, {} out\n", cell.requests.size(), cell.input_len,
+                     cell.output_len);
+}
+
+void warm_up(const BenchOptions& options, ModelSession& session, const BenchCell& cell) {
+  if (options.warmup == 0) return;
+  std::vector<Request> requests;
+  for (std::int64_t i = 0; i < options.warmup; i++) {
+    requests.push_back(cell.requests[static_cast<std::size_t>(i) % cell.requests.size()]);
+    requests.back().arrival_s = 0;
+  }
+  run_once(session, requests);
+}
+
+}  // namespace
+
+void run_bench(const BenchOptions& options, JobComm& job) {
+  ModelSession session(options.run, job, options.random_weights);
+  const std::string dataset = read_dataset(options, job);
+  std::vector<BenchCell> cells;
+  all_or_none(job, [&] { cells = bench_cells(options, session, dataset); });
+  session.load(options.seed);
+  const bool tells = job.rank() == 0 && !options.run.quiet;
+  if (tells) say(session.describe() + "\n");
+
+  std::vector<nlohmann::ordered_json> runs;
+  for (const BenchCell& cell : cells) {
+    warm_up(options, session, cell);
+    job.barrier();
+    const RankReport report = run_once(session, cell.requests);
+    job.barrier();
+    const RunSummary summary = gather_summary(job, report);
+    if (tells) fmt::print("{}", session.emulation());
+    if (tells && cells.size() > 1) fmt::print("{}", heading(cell));
+    if (tells) fmt::print("{}", summary_table(summary, SummaryKind::bench));
+    if (job.rank() == 0) runs.push_back(bench_json(options, session, cell, summary));
+  }
+  all_or_none(job, [&] {
+    if (job.rank() != 0) return;
+    if (!options.json.empty()) write_json(options.json, runs);
+    if (!options.csv.empty()) write_csv(options.csv, runs);
+  });
+}
+
+}  // namespace ptrt

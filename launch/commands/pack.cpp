@@ -1,0 +1,44 @@
+// `ptrt pack`: the same model with its matrices in the layout of the CPU's products, or back in rows.
+#include <fmt/core.h>
+
+#include <chrono>
+#include <map>
+
+#include "launch/commands/model_output.h"
+#include "launch/options/commands.h"
+#include "model_io/file/file_map.h"
+#include "model_io/file/model_writer.h"
+#include "model_io/file/tensor_copy.h"
+#include "model_io/tokenizer/tokenizer.h"
+
+namespace ptrt {
+
+void run_pack(const PackOptions& options) {
+  const auto start = std::chrono::steady_clock::now();
+  const ModelFile model(options.model);
+  const ModelConfig& config = model.config();
+  const TokenizerBlob tokenizer = model.tokenizer();
+  make_tokenizer(tokenizer, config);  // else one of an unknown kind would be lost without a word
+  const std::vector<TensorSpec> tensors = model_tensors(config);
+  std::map<std::string, StoredTensor> stored;  // all is checked before anything is written
+  for (const TensorSpec& spec : tensors) stored.emplace(spec.path, model.stat(spec));
+  check_output(model, options.output, options.split);
+
+  const bool panels = options.layout == WeightLayout::panels;
+  ModelWriter writer(options.output, config, options.split, panels ? kMapAlignment : 1);
+  TensorCopy copy(model, writer);
+  std::int64_t matrices = 0;
+  for (const TensorSpec& spec : tensors) {
+    copy.copy(spec, stored.at(spec.path), options.layout);
+    matrices += is_multiplied(spec.role) ? 1 : 0;
+  }
+  writer.write_tokenizer(tokenizer);
+  writer.commit();
+  const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+  fmt::print("{}: {} of {} tensors in {}, {} bytes of weights ({} in {}), {:.1f} s\n", options.output,
+             panels ? matrices : static_cast<std::int64_t>(tensors.size()), tensors.size(),
+             panels ? "panels" : "rows", writer.bytes_written(), model.bytes_read(), options.model,
+             elapsed.count());
+}
+
+}  // namespace ptrt

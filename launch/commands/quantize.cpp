@@ -1,0 +1,90 @@
+// `ptrt quantize`: the same model with its matrices as int8.
+#include <fmt/core.h>
+
+#include <chrono>
+#include <map>
+
+#include "kernels/base/error.h"
+#include "kernels/convert.h"
+#include "launch/commands/model_output.h"
+#include "launch/options/commands.h"
+#include "model_io/file/model_file.h"
+#include "model_io/file/model_writer.h"
+#include "model_io/file/tensor_copy.h"
+#include "model_io/tokenizer/tokenizer.h"
+
+namespace ptrt {
+namespace {
+
+class Quantizer {
+ public:
+  explicit Quantizer(const QuantizeOptions& options) : options_(options), model_(options.model) {}
+
+  void run() {
+    const auto start = std::chrono::steady_clock::now();
+    const ModelConfig& config = model_.config();
+    const TokenizerBlob tokenizer = model_.tokenizer();
+    make_tokenizer(tokenizer, config);  // else one of an unknown kind would be lost without a word
+    const std::vector<TensorSpec> tensors = model_tensors(config);
+    check_tensors(tensors);
+    check_output(model_, options_.output, options_.split);
+
+    ModelWriter writer(options_.output, config, options_.split);
+    for (const TensorSpec& spec : tensors) convert(spec, writer);
+    writer.write_tokenizer(tokenizer);
+    writer.commit();
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    fmt::print("{}: {} of {} tensors as int8, {} bytes of weights ({} in {}), {:.1f} s\n", options_.output,
+               quantized_, tensors.size(), writer.bytes_written(), model_.bytes_read(), options_.model,
+               elapsed.count());
+  }
+
+ private:
+  // All is checked before anything is written.
+  void check_tensors(const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors) {
+      const auto& stored = stored_.emplace(spec.path, model_.stat(spec)).first->second;
+      if (stored.dtype == DType::int8)
+        throw_bad_input("{}: dataset {} is int8 already: expected a model of floating weights", stored.file,
+                        spec.path);
+    }
+  }
+
+  void convert(const TensorSpec& spec, ModelWriter& writer) {
+    const StoredTensor& stored = stored_.at(spec.path);
+    if (spec.role != WeightRole::matrix)
+      return TensorCopy(model_, writer).copy(spec, stored, WeightLayout::rows);
+    const auto reader = model_.open(stored);
+    quantize(spec, stored, *reader, writer);
+    reader->verify();
+    ++quantized_;
+  }
+
+  void quantize(const TensorSpec& spec, const StoredTensor& stored, TensorReader& reader,
+                ModelWriter& writer) {
+    WeightSpec weight = spec.weight(stored.dtype);
+    weight.name = fmt::format("{}: dataset {}", stored.file, spec.path);
+    const std::size_t row_bytes = static_cast<std::size_t>(weight.in) * size_of(stored.dtype);
+    writer.write_int8(spec, [&](std::int64_t first, std::int64_t rows) {
+      piece_.resize(static_cast<std::size_t>(rows) * row_bytes);
+      reader.read(first, piece_);
+      rows_.quantize(weight, first, piece_);
+      return ModelWriter::Int8Piece{rows_.q(), rows_.scales()};
+    });
+  }
+
+  const QuantizeOptions& options_;
+  ModelFile model_;
+  std::map<std::string, StoredTensor> stored_;  // by path
+  std::vector<std::byte> piece_;
+  Int8Rows rows_;
+  std::int64_t quantized_ = 0;
+};
+
+}  // namespace
+
+void run_quantize(const QuantizeOptions& options) {
+  Quantizer(options).run();
+}
+
+}  // namespace ptrt

@@ -1,0 +1,45 @@
+// The process as one rank of a job: start-up, errors that all ranks agree on, signals, memory.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "kernels/base/error.h"
+#include "runtime/comm/track_comm.h"
+
+namespace ptrt {
+
+// MPI when a launcher started this process, else a job of one rank without MPI.
+std::unique_ptr<JobComm> make_job_comm();
+
+// An error that every rank knows of, so that the job can end in order. Thrown on the rank that had it.
+class AgreedError : public Error {
+ public:
+  using Error::Error;
+};
+
+// Thrown on the other ranks: they end with the same exit code and say nothing.
+class OtherRankFailed : public Error {
+ public:
+  explicit OtherRankFailed(ExitCode code) : Error(code, "another rank failed") {}
+};
+
+// Runs one stage of start-up on every rank. When it throws on any of them, all ranks leave together: the
+// lowest rank that failed throws its error as an AgreedError, the others throw OtherRankFailed. So a bad
+// shard, or the same bad option seen by every rank, makes one message and an orderly end. When the others are
+// busy for more than seconds, the error is thrown as it is, and main() ends the job at once.
+void all_or_none(JobComm& job, const std::function<void()>& stage);
+
+// SIGTERM, SIGINT, SIGUSR1: noted, to end in order between two steps. A second SIGINT or SIGTERM kills at
+// once. SIGBUS, which a page of a mapped file that cannot be read raises, is told as an error of this rank.
+void install_signal_handlers(const JobComm& job);
+bool stop_signal_received();
+
+// Memory of the host that this rank may plan with: physical memory over the ranks on the host.
+std::int64_t host_memory_share(const JobComm& job);
+
+// "ptrt: error: …", under a launcher with rank and host.
+std::string error_line(const JobComm* job, const std::string& message);
+
+}  // namespace ptrt

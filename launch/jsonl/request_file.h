@@ -1,0 +1,43 @@
+// Requests as JSON lines: the plain form and the OpenAI batch form (contract, section 3).
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "model_io/config/model_config.h"
+#include "model_io/tokenizer/tokenizer.h"
+#include "runtime/serving/request.h"
+
+namespace ptrt {
+
+// Why a line cannot be run; it becomes an error line of the results and harms no other.
+struct RequestError {
+  std::string code;  // "context_length_exceeded", "invalid_json", …
+  std::string message;
+};
+
+// What is needed to answer a line, whether it can be run or not.
+struct RequestLine {
+  std::string id;             // of the request; the 0-based line number where it gives none
+  bool openai = false;        // answered by an OpenAI batch response line
+  std::string model;          // OpenAI: the model named by the request
+  std::int64_t request = -1;  // index into RequestFile::requests; -1: error
+  RequestError error;
+};
+
+struct RequestFile {
+  std::vector<RequestLine> lines;
+  std::vector<Request> requests;  // the sound ones, in order
+};
+
+struct RequestLimits {
+  std::int64_t cached_tokens = 0;  // that fit the KV pool
+};
+
+// `text` is the whole file. Throws bad_input when it holds no line at all. `tokenizer` may be without one.
+RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
+                           const ModelConfig& config, const TokenizerChoice& tokenizer,
+                           const RequestLimits& limits);
+
+}  // namespace ptrt

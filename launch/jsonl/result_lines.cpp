@@ -1,0 +1,102 @@
+#include "launch/jsonl/result_lines.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+
+namespace ptrt {
+namespace {
+
+using nlohmann::ordered_json;
+
+const char* name_of(FinishReason reason) {
+  return reason == FinishReason::stop ? "stop" : "length";
+}
+
+std::string dump(const ordered_json& object) {
+  return object.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+// The response line of an OpenAI batch; ids come from the line number, as the contract says.
+ordered_json openai_envelope(const RequestLine& line, std::int64_t number, int status, ordered_json body) {
+  ordered_json response{
+      {"status_code", status}, {"request_id", fmt::format("req_{}", number)}, {"body", std::move(body)}};
+  return {{"id", fmt::format("batch_req_{}", number)},
+          {"custom_id", line.id},
+          {"response", std::move(response)},
+          {"error", nullptr}};
+}
+
+ordered_json openai_logprobs(const Completion& completion, const Tokenizer* tokenizer) {
+  ordered_json tokens = ordered_json::array(), offsets = ordered_json::array();
+  std::size_t offset = 0;
+  for (const std::int32_t id : completion.tokens) {
+    const std::string piece = tokenizer != nullptr ? tokenizer->token_bytes(id) : std::string();
+    tokens.push_back(sanitize_utf8(piece));
+    offsets.push_back(offset);
+    offset += piece.size();
+  }
+  return {{"tokens", std::move(tokens)},
+          {"token_logprobs", completion.logprobs},
+          {"top_logprobs", nullptr},
+          {"text_offset", std::move(offsets)}};
+}
+
+}  // namespace
+
+std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
+                            const Tokenizer* tokenizer) {
+  const std::size_t prompt = request.tokens.size(), generated = completion.tokens.size();
+  if (!line.openai) {
+    ordered_json result{{"id", line.id}};
+    if (tokenizer != nullptr) result["text"] = sanitize_utf8(completion.text);
+    result["tokens"] = completion.tokens;
+    result["finish_reason"] = name_of(completion.finish_reason);
+    result["usage"] = {{"prompt_tokens", prompt}, {"completion_tokens", generated}};
+    if (request.logprobs) result["logprobs"] = completion.logprobs;
+    return dump(result);
+  }
+  ordered_json choice{{"index", 0}};
+  choice["text"] = tokenizer != nullptr ? sanitize_utf8(completion.text) : std::string();
+  if (tokenizer == nullptr) choice["token_ids"] = completion.tokens;
+  choice["logprobs"] = request.logprobs ? openai_logprobs(completion, tokenizer) : ordered_json(nullptr);
+  choice["finish_reason"] = name_of(completion.finish_reason);
+  ordered_json body{
+      {"id", fmt::format("cmpl-{}", request.line)}, {"object", "text_completion"}, {"created", 0}};
+  body["model"] = line.model;
+  body["choices"] = ordered_json::array({std::move(choice)});
+  body["usage"] = {
+      {"prompt_tokens", prompt}, {"completion_tokens", generated}, {"total_tokens", prompt + generated}};
+  return dump(openai_envelope(line, request.line, 200, std::move(body)));
+}
+
+std::string score_result(const RequestLine& line, const Request& request, const Completion& completion) {
+  ordered_json logprobs = ordered_json::array({nullptr});
+  double sum = 0;
+  for (const float lp : completion.logprobs) {
+    logprobs.push_back(lp);
+    sum += lp;
+  }
+  ordered_json result{
+      {"id", line.id}, {"tokens", request.tokens}, {"logprobs", std::move(logprobs)}, {"sum_logprob", sum}};
+  result["perplexity"] = completion.logprobs.empty()
+                             ? ordered_json(nullptr)
+                             : ordered_json(std::exp(-sum / static_cast<double>(completion.logprobs.size())));
+  return dump(result);
+}
+
+std::string error_result(const RequestLine& line, std::int64_t number) {
+  if (!line.openai)
+    return dump({{"id", line.id}, {"error", {{"code", line.error.code}, {"message", line.error.message}}}});
+  const ordered_json body{{"error",
+                           {{"message", line.error.message},
+                            {"type", "invalid_request_error"},
+                            {"param", nullptr},
+                            {"code", line.error.code}}}};
+  ordered_json result = openai_envelope(line, number, 400, body);
+  result["error"] = {{"code", line.error.code}, {"message", line.error.message}};
+  return dump(result);
+}
+
+}  // namespace ptrt

@@ -1,0 +1,18 @@
+// Results as JSON lines (contract, section 3). Every function returns one JSON object without a newline.
+#pragma once
+
+#include <string>
+
+#include "launch/jsonl/request_file.h"
+#include "model_io/tokenizer/tokenizer.h"
+#include "runtime/serving/request.h"
+
+namespace ptrt {
+
+// `tokenizer` null: there is no "text".
+std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
+                            const Tokenizer* tokenizer);
+std::string score_result(const RequestLine& line, const Request& request, const Completion& completion);
+std::string error_result(const RequestLine& line, std::int64_t number);
+
+}  // namespace ptrt

@@ -1,0 +1,99 @@
+#include "launch/plan/hardware.h"
+
+#include <algorithm>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "launch/session/model_session.h"
+
+namespace ptrt {
+namespace {
+
+using nlohmann::json;
+
+// Speeds and sizes of the makers' data sheets (SXM; bfloat16 without sparsity). Efficiencies and overhead are
+// assumptions: what well-made kernels reach, and a few gaps between kernels of a captured step.
+const std::map<std::string, GpuSpec> kGpus{
+    {"a100", {"a100", 80, 2039, 312, 0.85, 0.7, 5}},
+    {"h100", {"h100", 80, 3350, 989, 0.85, 0.7, 5}},
+    {"h200", {"h200", 141, 4800, 989, 0.85, 0.7, 5}},
+};
+// nvlink: 8 GPUs of a node; measured by others, 32 KiB over 8 H100 take 7.8 to 11.8 us in one step. ib: 400
+// Gbit/s a GPU.
+const std::map<std::string, LinkSpec> kLinks{
+    {"nvlink", {"nvlink", 9, 450, 8}},
+    {"ib", {"ib", 25, 50, 0}},
+};
+
+class Reader {
+ public:
+  Reader(const std::string& path, const std::vector<std::string>& keys) : path_(path) {
+    try {
+      object_ = json::parse(read_text_file(path, "the description"));
+    } catch (const json::parse_error& e) {
+      throw_bad_input("{}: no JSON: {}", path, e.what());
+    }
+    if (!object_.is_object()) throw_bad_input("{}: expected a JSON object", path);
+    for (const auto& [key, value] : object_.items())
+      if (key != "name" && key != "source" && std::ranges::count(keys, key) == 0)
+        throw_bad_input("{}: unknown key {}", path, key);
+  }
+  std::string name() const {
+    if (!object_.contains("name")) return path_;
+    const json& value = object_["name"];
+    if (!value.is_string()) throw_bad_input("{}: name: expected text, found {}", path_, value.dump());
+    return value.get<std::string>();
+  }
+  double number(const std::string& key, bool zero = false, std::optional<double> otherwise = {}) const {
+    if (!object_.contains(key) && otherwise) return *otherwise;
+    if (!object_.contains(key)) throw_bad_input("{}: {} is missing", path_, key);
+    const json& value = object_[key];
+    if (!value.is_number() || value.get<double>() < 0 || (!zero && value.get<double>() == 0))
+      throw_bad_input("{}: {}: expected a number {}, found {}", path_, key, zero ? "of 0 or more" : "above 0",
+                      value.dump());
+    return value.get<double>();
+  }
+
+ private:
+  std::string path_;
+  json object_;
+};
+
+}  // namespace
+
+GpuSpec gpu_of(const std::string& name) {
+  if (const auto known = kGpus.find(name); known != kGpus.end()) return known->second;
+  const Reader file(name, {"memory_gib", "memory_gb_per_s", "gemm_tflops", "bandwidth_efficiency",
+                           "gemm_efficiency", "layer_overhead_us", "step_overhead_us",
+                           "decode_gemm_efficiency", "kv_bandwidth_efficiency", "wait_layers"});
+  return {file.name(),
+          file.number("memory_gib"),
+          file.number("memory_gb_per_s"),
+          file.number("gemm_tflops"),
+          file.number("bandwidth_efficiency"),
+          file.number("gemm_efficiency"),
+          file.number("layer_overhead_us", true),
+          file.number("step_overhead_us", true, 0),
+          file.number("decode_gemm_efficiency", true, 0),
+          file.number("kv_bandwidth_efficiency", true, 0),
+          file.number("wait_layers", true, 0)};
+}
+
+LinkSpec link_of(const std::string& name) {
+  if (const auto known = kLinks.find(name); known != kLinks.end()) return known->second;
+  const Reader file(
+      name, {"latency_us", "gb_per_s", "ranks", "message_us", "sum_bytes", "two_step_bytes", "shared"});
+  return {file.name(),
+          file.number("latency_us", true),
+          file.number("gb_per_s"),
+          static_cast<std::int64_t>(file.number("ranks", true)),
+          file.number("message_us", true, 0),
+          file.number("sum_bytes", false, 4),
+          file.number("two_step_bytes", true, 0),
+          file.number("shared", true, 0) != 0};
+}
+
+}  // namespace ptrt

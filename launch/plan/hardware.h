@@ -1,0 +1,15 @@
+// Descriptions of processors and links for `ptrt plan`: by name, or from a JSON file.
+#pragma once
+
+#include <string>
+
+#include "launch/plan/cost_model.h"
+
+namespace ptrt {
+
+// h100, h200, a100, or a file; throws bad_input that names what is missing, unknown or no positive number.
+GpuSpec gpu_of(const std::string& name);
+// nvlink, ib, or a file.
+LinkSpec link_of(const std::string& name);
+
+}  // namespace ptrt

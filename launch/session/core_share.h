@@ -1,0 +1,47 @@
+// Which cores of the host a rank takes, how many threads it runs on them, and whether they are bound.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/base/host_cores.h"
+#include "runtime/comm/track_comm.h"
+
+namespace ptrt {
+
+// One rank of a host before the cores are divided.
+struct HostRank {
+  std::vector<CpuSet> cores;  // that it may run on: its launcher, taskset and cgroups set the limits
+  int threads = 0;            // asked for; 0: one a core of its share
+};
+
+struct CoreShare {
+  std::vector<CpuSet> cores;  // this rank's part of the host's cores
+  int threads = 1;
+  bool bound = false;  // worker w runs on cores[w] alone
+  // The ranks that share these cores run more threads than there are processing units: nobody should spin.
+  bool oversubscribed = false;
+  bool refused = false;  // the system did not let threads be bound
+
+  // Where each worker runs; empty when not bound.
+  std::vector<CpuSet> worker_cores() const;
+  // All units of the share, for threads beside the workers; empty when not bound.
+  CpuSet units() const;
+  // "bound to cores" and the like, for people.
+  std::string describe() const;
+};
+
+// Ranks that may run on the same cores divide them in the order of `ranks`, consecutive cores each, so that a
+// NUMA node is not split where the numbers divide. Ranks that a launcher has put on cores of their own keep
+// those. A rank is bound when each of its threads has a core of its own.
+CoreShare divide_cores(std::span<const HostRank> ranks, std::size_t mine);
+
+// Agrees with the other ranks on this host and, with `bind`, binds the calling thread, which is worker 0.
+// Before any large allocation: memory belongs to the NUMA node of the thread that first touches it. A job of
+// one rank is left to the system, which moves threads away from whatever else runs on the machine.
+// Collective.
+CoreShare take_core_share(JobComm& job, int threads, bool bind);
+
+}  // namespace ptrt

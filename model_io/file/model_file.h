@@ -1,0 +1,53 @@
+// A model file opened for reading: config, tokenizer and checked access to its tensors. One thread at a time,
+// but for the readers that open() gives.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model_io/config/model_config.h"
+#include "model_io/config/tensor_names.h"
+#include "model_io/file/tensor_reader.h"
+
+namespace ptrt {
+
+struct TokenizerBlob {
+  std::string kind;                 // "bytes", "sentencepiece", "huggingface"; "" when the file has none
+  std::vector<std::uint8_t> model;  // tokenizer.model / tokenizer.json bytes
+  std::string file;                 // it was read from; for messages
+};
+
+class ModelFile {
+ public:
+  // Opens the main file, checks format and version, parses the config. Opens no shard. Throws bad_input.
+  explicit ModelFile(const std::string& path);
+  ~ModelFile();
+  ModelFile(ModelFile&&) noexcept;
+
+  const std::string& path() const;
+  const ModelConfig& config() const;
+  TokenizerBlob tokenizer() const;
+
+  // Shape, type and checksums of one tensor from the file's metadata, checked against the spec: missing
+  // (names it, or the shard file that is not there), misshapen or of a type that its role does not have
+  // (expected and found), without its scales, truncated. Reads no data.
+  StoredTensor stat(const TensorSpec& spec) const;
+  // A reader of what stat() found; this object and `stored` outlive it. A dataset that does not lie in the
+  // file as one run of this machine's elements (chunked, compressed, big-endian) is read whole here.
+  std::unique_ptr<TensorReader> open(const StoredTensor& stored) const;
+
+  // Bytes of tensor data read through this object so far, and files it opened (the main one, then shards).
+  std::size_t bytes_read() const;
+  std::vector<std::string> files_opened() const;
+  // File that holds a track: the main file's path or the external link's target, resolved.
+  std::string track_file(std::int64_t track) const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace ptrt

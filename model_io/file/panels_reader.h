@@ -1,0 +1,51 @@
+// A tensor that is stored in the panels of kernels/cpu/weights/packed.h: the CPU's products take it as it is,
+// everyone else reads its rows.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+
+#include "kernels/cpu/weights/packed.h"
+#include "model_io/file/tensor_reader.h"
+
+namespace ptrt {
+
+class PanelsReader final : public TensorReader {
+ public:
+  PanelsReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content);
+
+  // A panel counts as read, for verify(), with its first row.
+  void read(std::int64_t first, std::span<std::byte> rows) override;
+  // Throws bad_input on a scale that is negative or not finite.
+  void read_scales(std::int64_t first, std::span<std::byte> scales) override;
+  void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                    std::span<std::byte> out) override;
+  std::optional<WeightImage> image(WeightLayout layout) override;
+  // Throws bad_input on a scale that is negative or not finite.
+  void check_image(std::int64_t first, std::int64_t rows) override;
+
+ private:
+  struct Columns {
+    std::int64_t first, count;
+  };
+  // Where the elements of the rows go, and their scales (int8); either may be empty.
+  struct Destination {
+    std::span<std::byte> elements, scales;
+  };
+
+  void read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group, std::size_t groups,
+                         std::span<std::byte> out) override;
+  void unpack(std::int64_t first, std::int64_t count, Columns columns, bool counts, Destination to);
+  std::size_t panel_at(std::int64_t row) const;  // of the tensor's rows; in bytes
+
+  PackedLayout layout_;  // of one matrix
+  std::shared_ptr<const std::byte> image_;
+};
+
+// Of the dataset of a tensor of that shape in panels, whose elements are bytes: [.., panels, bytes of one].
+std::vector<std::int64_t> panels_shape(const std::vector<std::int64_t>& shape, DType dtype);
+
+}  // namespace ptrt

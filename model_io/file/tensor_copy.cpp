@@ -1,0 +1,59 @@
+#include "model_io/file/tensor_copy.h"
+
+#include <algorithm>
+
+#include "kernels/cpu/weights/packed.h"
+#include "kernels/int8.h"
+
+namespace ptrt {
+
+void TensorCopy::copy(const TensorSpec& spec, const StoredTensor& stored, WeightLayout layout) {
+  const auto reader = from_.open(stored);
+  const std::int64_t in = spec.shape.back();
+  if (layout == WeightLayout::panels && is_multiplied(spec.role)) {
+    copy_panels(spec, stored, *reader);
+  } else if (stored.dtype == DType::int8) {
+    copy_int8_rows(spec, *reader);
+  } else {
+    to_.write(spec, stored.dtype,
+              [&](std::int64_t first, std::span<std::byte> bytes) { reader->read(first / in, bytes); });
+  }
+  reader->verify();
+}
+
+void TensorCopy::copy_int8_rows(const TensorSpec& spec, TensorReader& reader) {
+  const auto in = static_cast<std::size_t>(spec.shape.back());
+  const auto groups = static_cast<std::size_t>(int8_groups(spec.shape.back()));
+  to_.write_int8(spec, [&](std::int64_t first, std::int64_t rows) {
+    rows_.resize(static_cast<std::size_t>(rows) * in);
+    scales_.resize(static_cast<std::size_t>(rows) * groups);
+    reader.read(first, rows_);
+    reader.read_scales(first, std::as_writable_bytes(std::span(scales_)));
+    return ModelWriter::Int8Piece{{reinterpret_cast<const std::int8_t*>(rows_.data()), rows_.size()},
+                                  scales_};
+  });
+}
+
+void TensorCopy::copy_panels(const TensorSpec& spec, const StoredTensor& stored, TensorReader& reader) {
+  const WeightSpec weight = spec.weight(stored.dtype);
+  const PackedLayout layout{weight.dtype, weight.out, weight.in};
+  const std::size_t row_bytes = static_cast<std::size_t>(weight.in) * size_of(weight.dtype);
+  const auto panel_bytes = static_cast<std::size_t>(layout.panel_bytes());
+  to_.write_panels(spec, stored.dtype, [&](std::int64_t panel, std::span<std::byte> bytes) {
+    for (; !bytes.empty(); ++panel, bytes = bytes.subspan(panel_bytes)) {
+      const std::int64_t out = panel % layout.panels() * kPanelOuts;
+      const std::int64_t first = panel / layout.panels() * weight.out + out;
+      const std::int64_t rows = std::min(kPanelOuts, weight.out - out);
+      rows_.resize(static_cast<std::size_t>(rows) * row_bytes);
+      reader.read(first, rows_);
+      if (stored.dtype == DType::int8) {
+        scales_.resize(static_cast<std::size_t>(rows * layout.groups()));
+        reader.read_scales(first, std::as_writable_bytes(std::span(scales_)));
+      }
+      std::fill(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(panel_bytes), std::byte{0});
+      pack_panel(layout, rows_.data(), scales_.data(), rows, bytes.data());
+    }
+  });
+}
+
+}  // namespace ptrt

@@ -1,0 +1,203 @@
+#include "model_io/file/tensor_reader.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "kernels/base/scalar_types.h"
+
+namespace ptrt {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{128} << 10;  // read, then checksummed while in the cache
+
+}  // namespace
+
+DatasetReader::DatasetReader(const StoredDataset& stored, std::atomic<std::size_t>& bytes_read, FileMap& map)
+    : stored_(stored), bytes_read_(&bytes_read), map_(&map), pieces_(stored.bytes) {
+  PTRT_CHECK(stored.offset && stored.descriptor >= 0);
+}
+
+DatasetReader::DatasetReader(const StoredDataset& stored, std::vector<std::byte> content, std::uint32_t crc)
+    : stored_(stored), content_(std::move(content)), pieces_(stored.bytes), content_crc_(crc) {
+  PTRT_CHECK(content_.size() == stored.bytes);
+}
+
+void DatasetReader::read(std::size_t at, std::span<std::byte> out) {
+  PTRT_CHECK(at + out.size() <= stored_.bytes);
+  if (bytes_read_ == nullptr) {
+    std::copy_n(content_.begin() + static_cast<std::ptrdiff_t>(at), out.size(), out.begin());
+    return;
+  }
+  for (std::size_t done = 0; done < out.size(); done += kPieceBytes) {
+    const auto piece = out.subspan(done, std::min(kPieceBytes, out.size() - done));
+    read_file(at + done, piece);
+    pieces_.add(at + done, piece);
+  }
+  *bytes_read_ += out.size();
+}
+
+void DatasetReader::read_file(std::size_t at, std::span<std::byte> out) {
+  while (!out.empty()) {
+    const ssize_t got =
+        ::pread(stored_.descriptor, out.data(), out.size(), static_cast<off_t>(*stored_.offset + at));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0)
+      throw_bad_input("{}: cannot read dataset {}: {}", stored_.file, stored_.name, std::strerror(errno));
+    if (got == 0)
+      throw_bad_input("{}: truncated: it ends before byte {} of the {} of dataset {}", stored_.file, at,
+                      stored_.bytes, stored_.name);
+    at += static_cast<std::size_t>(got);
+    out = out.subspan(static_cast<std::size_t>(got));
+  }
+}
+
+// Long pieces are read by themselves, short ones with what lies between them.
+void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
+                                 std::span<std::byte> out) {
+  constexpr std::size_t kLong = 4096;
+  PTRT_CHECK(count >= 1 && width <= stride && out.size() == count * width);
+  PTRT_CHECK(at + (count - 1) * stride + width <= stored_.bytes);
+  if (bytes_read_ == nullptr) {
+    for (std::size_t i = 0; i < count; ++i) std::memcpy(&out[i * width], &content_[at + i * stride], width);
+    return;
+  }
+  const std::size_t together = width >= kLong ? 1 : std::max<std::size_t>(1, kPieceBytes / stride);
+  std::vector<std::byte> buffer;
+  for (std::size_t done = 0; done < count; done += together) {
+    const std::size_t n = std::min(together, count - done), bytes = (n - 1) * stride + width;
+    buffer.resize(bytes);
+    read_file(at + done * stride, buffer);
+    *bytes_read_ += bytes;
+    for (std::size_t i = 0; i < n; ++i) std::memcpy(&out[(done + i) * width], &buffer[i * stride], width);
+  }
+}
+
+std::shared_ptr<const std::byte> DatasetReader::map_alone(std::size_t alignment) {
+  if (map_ == nullptr || *stored_.offset % alignment != 0) return nullptr;
+  return map_->part(*stored_.offset, stored_.bytes, stored_.name);
+}
+
+std::shared_ptr<const std::byte> DatasetReader::map_with_file() {
+  if (map_ == nullptr || *stored_.offset % kMapAlignment != 0) return nullptr;
+  return map_->bytes(*stored_.offset, stored_.bytes, stored_.name);
+}
+
+void DatasetReader::account(std::size_t at, std::span<const std::byte> mapped) {
+  pieces_.add(at, mapped);
+  *bytes_read_ += mapped.size();
+}
+
+void DatasetReader::scan() {
+  std::vector<std::byte> buffer(std::min(kPieceBytes, stored_.bytes));
+  for (std::size_t at = 0; at < stored_.bytes; at += buffer.size())
+    read(at, std::span(buffer).first(std::min(buffer.size(), stored_.bytes - at)));
+}
+
+std::uint32_t DatasetReader::crc32c() const {
+  if (bytes_read_ == nullptr) return content_crc_;
+  PTRT_CHECK(pieces_.complete());
+  return pieces_.value();
+}
+
+std::string DatasetReader::mismatch() const {
+  if (!stored_.crc32c || *stored_.crc32c == crc32c()) return "";
+  return fmt::format("expected crc32c {:08x}, found {:08x}", *stored_.crc32c, crc32c());
+}
+
+void DatasetReader::verify() const {
+  if (const std::string what = mismatch(); !what.empty())
+    throw_bad_input("{}: dataset {}: {}: the data is damaged", stored_.file, stored_.name, what);
+}
+
+TensorReader::TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content,
+                           std::unique_ptr<DatasetReader> scales)
+    : stored_(stored), content_(std::move(content)), scales_(std::move(scales)) {
+  const bool apart = stored.dtype == DType::int8 && stored.layout == WeightLayout::rows;
+  PTRT_CHECK(apart == (scales_ != nullptr));
+}
+
+void TensorReader::read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                                      std::int64_t columns, std::span<std::byte> out) {
+  PTRT_CHECK(stored_.dtype == DType::int8);
+  const bool to_the_end = column + columns == this->columns();  // where the last group may be shorter
+  if (column % kInt8Group != 0 || (columns % kInt8Group != 0 && !to_the_end))
+    throw_bad_input(
+        "{}: dataset {}: columns {} to {} do not lie in whole groups of {}: with int8 weights fewer ranks "
+        "must share a track",
+        stored_.file, stored_.name, column, column + columns, kInt8Group);
+  const auto group = static_cast<std::size_t>(column / kInt8Group);
+  const auto groups = static_cast<std::size_t>(int8_groups(columns));
+  read_scale_groups(first, count, group, groups, out);
+  check_scales(first, group, groups, out);
+}
+
+void TensorReader::check_scales(std::int64_t first, std::size_t group, std::size_t groups,
+                                std::span<const std::byte> scales) const {
+  const StoredDataset& holder = stored_.scales ? *stored_.scales : stored_;
+  for (std::size_t i = 0; i < scales.size() / sizeof(std::uint16_t); ++i) {
+    std::uint16_t bits = 0;
+    std::memcpy(&bits, scales.data() + i * sizeof(bits), sizeof(bits));
+    if (bits < kFirstBadScale) continue;
+    throw_bad_input("{}: dataset {}: row {}, group {}: expected a finite scale of 0 or more, found {}",
+                    holder.file, holder.name, static_cast<std::size_t>(first) + i / groups,
+                    group + i % groups, from_float16(bits));
+  }
+}
+
+std::string TensorReader::verify() const {
+  content_->verify();
+  if (scales_ == nullptr) return fmt::format("{:08x}", content_->crc32c());
+  scales_->verify();
+  return fmt::format("{:08x} {:08x}", content_->crc32c(), scales_->crc32c());
+}
+
+std::string TensorReader::claim() const {
+  if (!stored_.crc32c) return "";
+  if (!stored_.scales) return fmt::format("{:08x}", *stored_.crc32c);
+  return stored_.scales->crc32c ? fmt::format("{:08x} {:08x}", *stored_.crc32c, *stored_.scales->crc32c) : "";
+}
+
+void RowsReader::read(std::int64_t first, std::span<std::byte> rows) {
+  content_->read(static_cast<std::size_t>(first) * row_bytes(), rows);
+}
+
+void RowsReader::read_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                              std::int64_t columns, std::span<std::byte> out) {
+  const std::size_t element = size_of(stored_.dtype);
+  content_->read_strided(
+      static_cast<std::size_t>(first) * row_bytes() + static_cast<std::size_t>(column) * element,
+      static_cast<std::size_t>(columns) * element, row_bytes(), static_cast<std::size_t>(count), out);
+}
+
+void RowsReader::read_scales(std::int64_t first, std::span<std::byte> scales) {
+  PTRT_CHECK(scales_ != nullptr);
+  scales_->read(static_cast<std::size_t>(first) * row_groups() * sizeof(std::uint16_t), scales);
+  check_scales(first, 0, row_groups(), scales);
+}
+
+void RowsReader::read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group,
+                                   std::size_t groups, std::span<std::byte> out) {
+  constexpr std::size_t kBytes = sizeof(std::uint16_t);
+  scales_->read_strided((static_cast<std::size_t>(first) * row_groups() + group) * kBytes, groups * kBytes,
+                        row_groups() * kBytes, static_cast<std::size_t>(count), out);
+}
+
+std::optional<WeightImage> RowsReader::image(WeightLayout layout) {
+  if (layout != WeightLayout::rows || stored_.dtype == DType::int8) return std::nullopt;
+  image_ = content_->map_alone(size_of(stored_.dtype));
+  if (image_ == nullptr) return std::nullopt;
+  return WeightImage{image_, stored_.bytes};
+}
+
+void RowsReader::check_image(std::int64_t first, std::int64_t rows) {
+  const std::size_t at = static_cast<std::size_t>(first) * row_bytes();
+  content_->account(at, {image_.get() + at, static_cast<std::size_t>(rows) * row_bytes()});
+}
+
+}  // namespace ptrt

@@ -1,0 +1,94 @@
+#include "model_io/shard/random_init.h"
+
+#include <xxhash.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "kernels/base/scalar_types.h"
+
+namespace ptrt {
+namespace {
+
+// The finalizer of splitmix64: bijective, every output bit hangs on every input bit.
+constexpr std::uint64_t mix(std::uint64_t z) {
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+constexpr std::uint64_t kGoldenGamma = 0x9e3779b97f4a7c15u;
+
+// The sum of four independent 16-bit uniforms, centred: near to normal, within ±3.46 standard deviations, and
+// an exact integer, so the same on every machine.
+constexpr float near_normal(std::uint64_t bits) {
+  const auto sum = static_cast<std::int32_t>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) +
+                                             (bits >> 48));
+  return static_cast<float>(sum - 2 * 0xffff);
+}
+
+// Its standard deviation: sqrt(4 · (2^32 - 1) / 12).
+constexpr double kNearNormalDeviation = 37837.22722;
+
+std::string_view last_name(std::string_view path) {
+  return path.substr(path.rfind('/') + 1);
+}
+
+double deviation(const ModelConfig& config, const TensorSpec& spec) {
+  const auto name = last_name(spec.path);
+  const double xavier = 1 / std::sqrt(static_cast<double>(spec.shape.back()));
+  const bool writes_residual = name == "wo" || name == "w_down";
+  return writes_residual ? xavier / std::sqrt(2.0 * static_cast<double>(config.layers)) : xavier;
+}
+
+// Every element is made for itself, so that threads can share them out; they are whole models' worth.
+template <typename Element, typename Convert>
+void fill(std::span<std::byte> out, const Convert& value_of) {
+  constexpr std::size_t kWorthAThread = 1 << 17;
+  auto* elements = reinterpret_cast<Element*>(out.data());
+  const std::size_t n = out.size() / sizeof(Element);
+  const auto fill_part = [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) elements[i] = value_of(i);
+  };
+  constexpr unsigned kMostThreads = 16;  // of each rank
+  const std::size_t threads = std::clamp<std::size_t>(
+      n / kWorthAThread, 1, std::clamp(std::thread::hardware_concurrency(), 1u, kMostThreads));
+  std::vector<std::jthread> others;
+  for (std::size_t t = 1; t < threads; ++t)
+    others.emplace_back(fill_part, n * t / threads, n * (t + 1) / threads);
+  fill_part(0, n / threads);
+}
+
+template <typename ValueOf>
+void fill_as(DType dtype, std::span<std::byte> out, const ValueOf& value_of) {
+  switch (dtype) {
+    case DType::float32:
+      return fill<float>(out, value_of);
+    case DType::bfloat16:
+      return fill<std::uint16_t>(out, [&](std::size_t i) { return to_bfloat16(value_of(i)); });
+    case DType::float16:
+      return fill<std::uint16_t>(out, [&](std::size_t i) { return to_float16(value_of(i)); });
+    case DType::int8:
+      throw_failure("random weights are of a floating type");
+  }
+}
+
+}  // namespace
+
+void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype,
+                     std::int64_t first, std::span<std::byte> out) {
+  PTRT_CHECK(out.size() % size_of(dtype) == 0);
+  if (spec.role == WeightRole::vector) return fill_as(dtype, out, [](std::size_t) { return 1.0f; });
+  const std::uint64_t stream = mix(XXH3_64bits_withSeed(spec.path.data(), spec.path.size(), seed));
+  const auto scale = static_cast<float>(deviation(config, spec) / kNearNormalDeviation);
+  const std::uint64_t origin = stream + static_cast<std::uint64_t>(first) * kGoldenGamma;
+  fill_as(dtype, out, [=](std::size_t i) { return scale * near_normal(mix(origin + i * kGoldenGamma)); });
+}
+
+}  // namespace ptrt

@@ -1,0 +1,33 @@
+// How K ranks share one track (Megatron-LM, arXiv 1909.08053): each takes its heads and its columns of the
+// FFN; the products behind them give partial sums that the ranks add (runtime/sync/reduction.h).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "model_io/config/model_config.h"
+#include "model_io/config/tensor_names.h"
+
+namespace ptrt {
+
+struct TrackSplit {
+  std::int64_t ranks = 1, rank = 0;  // K, and this rank's place among them
+};
+
+// The numbers of ranks that can share a track: they divide heads and FFN widths, and divide the KV heads or
+// are a multiple of them (each KV head is then on several ranks).
+std::vector<std::int64_t> fitting_splits(const ModelConfig& config);
+// Throws bad_input that says which fit.
+void check_split(const ModelConfig& config, std::int64_t ranks);
+
+// What one rank computes: `config` with its share of heads, KV heads and FFN widths.
+ModelConfig config_of_rank(const ModelConfig& config, const TrackSplit& split);
+
+// The part of each matrix of a tensor: rows [first_row, first_row + rows) by columns alike.
+struct TensorPart {
+  std::int64_t first_row = 0, rows = 0, first_column = 0, columns = 0;
+};
+// `whole` and `mine` are the same tensor of the model's config and of config_of_rank().
+TensorPart part_of(const TensorSpec& whole, const TensorSpec& mine, const TrackSplit& split);
+
+}  // namespace ptrt

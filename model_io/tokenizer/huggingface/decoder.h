@@ -1,0 +1,32 @@
+// From tokens back to text (a tokenizer.json's "decoder"), token by token.
+//
+// Generated text goes on behind a prompt, and is taken apart at any token. So what a decoder does to the
+// beginning of a whole text, such as taking its first space away, is not done: a token's bytes are those that
+// it adds behind other text.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "model_io/tokenizer/huggingface/component.h"
+
+namespace ptrt::huggingface {
+
+class Decoder {
+ public:
+  // Adds the steps of a component behind those that are there.
+  void add(const Component& component);
+  // Bytes of a token, as the vocabulary writes it.
+  std::string bytes_of(std::string token) const;
+
+ private:
+  using Step = std::function<std::string(std::string)>;
+
+  void add_strip(const Component& component);
+
+  std::vector<Step> steps_;
+  bool joined_ = false;  // the steps so far end with one text: what follows does not see tokens any more
+};
+
+}  // namespace ptrt::huggingface

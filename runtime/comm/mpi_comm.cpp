@@ -1,0 +1,209 @@
+#include "runtime/comm/mpi_comm.h"
+
+#include <mpi.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstddef>
+#include <cstdlib>
+#include <exception>
+#include <limits>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "runtime/comm/mpi_calls.h"
+#include "runtime/comm/mpi_track_comm.h"
+
+namespace ptrt {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits that are not worth a sleep
+constexpr Clock::duration kNap = std::chrono::microseconds(200);
+
+// Waits for a call outside the decode loop at little cost to whoever else runs on this core: gives way at
+// first, then sleeps between looks. False when it took longer than `seconds`.
+bool wait_politely(MPI_Request request, double seconds = std::numeric_limits<double>::infinity()) {
+  const auto start = Clock::now();
+  for (int done = 0;;) {
+    check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    if (done) return true;
+    const auto waited = Clock::now() - start;
+    if (std::chrono::duration<double>(waited).count() > seconds) return false;
+    if (waited < kBrief)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(kNap);
+  }
+}
+
+MPI_Comm duplicate(MPI_Comm comm) {
+  MPI_Comm copy = MPI_COMM_NULL;
+  check_mpi(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
+  return copy;
+}
+
+std::vector<std::string> gather_texts(const Communicator& comm, const std::string& mine) {
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  std::vector<int> counts(ranks), offsets(ranks);
+  const int count = to_mpi_count(mine.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Iallgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, comm.get(), &request),
+            "MPI_Iallgather");
+  wait_politely(request);
+  std::size_t total = 0;
+  for (std::size_t r = 0; r < ranks; r++) {
+    offsets[r] = to_mpi_count(total);
+    total += static_cast<std::size_t>(counts[r]);
+  }
+  to_mpi_count(total);
+  std::string joined(total, '\0');
+  check_mpi(MPI_Iallgatherv(mine.data(), count, MPI_BYTE, joined.data(), counts.data(), offsets.data(),
+                            MPI_BYTE, comm.get(), &request),
+            "MPI_Iallgatherv");
+  wait_politely(request);
+  std::vector<std::string> texts;
+  for (std::size_t r = 0; r < ranks; r++)
+    texts.push_back(joined.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
+  return texts;
+}
+
+class MpiJobComm final : public JobComm {
+ public:
+  MpiJobComm() : job_(duplicate(MPI_COMM_WORLD)), mail_(duplicate(MPI_COMM_WORLD)) {
+    MPI_Comm on_host = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split_type(job_.get(), MPI_COMM_TYPE_SHARED, job_.rank(), MPI_INFO_NULL, &on_host),
+              "MPI_Comm_split_type");
+    host_.emplace(on_host);
+  }
+
+  int size() const override { return job_.size(); }
+  int rank() const override { return job_.rank(); }
+  int host_ranks() const override { return host_->size(); }
+  int host_rank() const override { return host_->rank(); }
+  std::string host() const override {
+    char name[MPI_MAX_PROCESSOR_NAME] = {};
+    int length = 0;
+    MPI_Get_processor_name(name, &length);
+    return {name, static_cast<std::size_t>(length)};
+  }
+
+  void barrier() override { barrier_within(std::numeric_limits<double>::infinity()); }
+
+  bool barrier_within(double seconds) override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Ibarrier(job_.get(), &request), "MPI_Ibarrier");
+    return wait_politely(request, seconds);
+  }
+
+  std::string broadcast(const std::string& from_rank_0) override {
+    std::string text = rank() == 0 ? from_rank_0 : std::string();
+    unsigned long long length = text.size();
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Ibcast(&length, 1, MPI_UNSIGNED_LONG_LONG, 0, job_.get(), &request), "MPI_Ibcast");
+    wait_politely(request);
+    text.resize(length);
+    constexpr std::size_t kPiece = std::size_t{1} << 30;  // MPI counts are ints
+    for (std::size_t at = 0; at < text.size(); at += kPiece) {
+      const auto count = static_cast<int>(std::min(kPiece, text.size() - at));
+      check_mpi(MPI_Ibcast(text.data() + at, count, MPI_BYTE, 0, job_.get(), &request), "MPI_Ibcast");
+      wait_politely(request);
+    }
+    return text;
+  }
+
+  std::vector<std::string> gather(const std::string& mine) override {
+    auto all = all_gather(mine);
+    if (rank() != 0) all.clear();
+    return all;
+  }
+
+  std::vector<std::string> all_gather(const std::string& mine) override { return gather_texts(job_, mine); }
+  std::vector<std::string> all_gather_on_host(const std::string& mine) override {
+    return gather_texts(*host_, mine);
+  }
+
+  std::unique_ptr<TrackComm> split(int colour, Waiting waiting) override {
+    MPI_Comm part = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split(job_.get(), colour, rank(), &part), "MPI_Comm_split");
+    int ranks = 0;
+    check_mpi(MPI_Comm_size(part, &ranks), "MPI_Comm_size");
+    std::vector<int> job_ranks(static_cast<std::size_t>(ranks));
+    const int mine = rank();
+    check_mpi(MPI_Allgather(&mine, 1, MPI_INT, job_ranks.data(), 1, MPI_INT, part), "MPI_Allgather");
+    return make_mpi_track_comm(part, waiting, std::move(job_ranks));
+  }
+
+  void post(const std::string& message) override {
+    MPI_Request request = MPI_REQUEST_NULL;
+    check_mpi(MPI_Isend(message.data(), to_mpi_count(message.size()), MPI_BYTE, 0, 0, mail_.get(), &request),
+              "MPI_Isend");
+    wait_politely(request);
+  }
+
+  std::optional<std::string> poll_post() override {
+    int here = 0;
+    MPI_Status status;
+    check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, 0, mail_.get(), &here, &status), "MPI_Iprobe");
+    if (!here) return std::nullopt;
+    int count = 0;
+    check_mpi(MPI_Get_count(&status, MPI_BYTE, &count), "MPI_Get_count");
+    std::string message(static_cast<std::size_t>(count), '\0');
+    check_mpi(MPI_Recv(message.data(), count, MPI_BYTE, status.MPI_SOURCE, 0, mail_.get(), MPI_STATUS_IGNORE),
+              "MPI_Recv");
+    return message;
+  }
+
+  [[noreturn]] void abort(int exit_code) override {
+    MPI_Abort(MPI_COMM_WORLD, exit_code);
+    std::_Exit(exit_code);
+  }
+
+ private:
+  // First member, so that MPI ends after every communicator is freed.
+  struct Session {
+    Session() {
+      // In MPI's own waits, of its start and end: ranks that outnumber the cores must give way, or each
+      // message costs a time slice.
+      const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
+      if (local != nullptr && std::atoi(local) > static_cast<int>(std::thread::hardware_concurrency())) {
+        setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+        setenv("OMPI_MCA_btl_vader_single_copy_mechanism", "none", 0);
+      }
+      int provided = 0;
+      if (MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &provided) != MPI_SUCCESS)
+        throw_failure("MPI_Init_thread failed");
+      if (provided < MPI_THREAD_MULTIPLE)
+        throw_failure("this MPI library offers thread level {}, MPI_THREAD_MULTIPLE is needed", provided);
+    }
+    ~Session() {
+      if (std::uncaught_exceptions() == 0) MPI_Finalize();
+    }
+  } session_;
+  Communicator job_, mail_;
+  std::optional<Communicator> host_;  // the ranks on this host
+};
+
+}  // namespace
+
+bool started_by_mpi_launcher() {
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"})
+    if (std::getenv(name) != nullptr) return true;
+  return false;
+}
+
+std::unique_ptr<JobComm> make_mpi_job_comm() {
+  return std::make_unique<MpiJobComm>();
+}
+
+std::string mpi_library_version() {
+  char text[MPI_MAX_LIBRARY_VERSION_STRING] = {};
+  int length = 0;
+  MPI_Get_library_version(text, &length);
+  return {text, static_cast<std::size_t>(length)};
+}
+
+}  // namespace ptrt

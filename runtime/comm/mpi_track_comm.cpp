@@ -1,0 +1,242 @@
+#include "runtime/comm/mpi_track_comm.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <climits>
+#include <cstddef>
+#include <cstring>
+#include <exception>
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "kernels/base/error.h"
+#include "runtime/comm/mpi_calls.h"
+
+namespace ptrt {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A rank with a core of its own polls this long before it gives way: far longer than a message takes, far
+// shorter than a scheduler's time slice.
+constexpr Clock::duration kSpin = std::chrono::microseconds(100);
+constexpr Clock::duration kLate = std::chrono::milliseconds(200);  // a rank that is not slow, but missed
+
+// Less than libraries send to other hosts without asking first (Open MPI over TCP: 64 KiB).
+constexpr std::size_t kEagerBytes = 60 * 1024;
+
+class MpiSharedMemory final : public SharedMemory {
+ public:
+  // Takes over the window.
+  MpiSharedMemory(MPI_Win window, int ranks) : window_(window) {
+    for (int r = 0; r < ranks; r++) {
+      MPI_Aint size = 0;
+      int unit = 0;
+      void* base = nullptr;
+      check_mpi(MPI_Win_shared_query(window_, r, &size, &unit, &base), "MPI_Win_shared_query");
+      void* aligned = base;
+      std::size_t space = static_cast<std::size_t>(size);
+      bases_.push_back(static_cast<std::byte*>(std::align(kCacheLine, 1, aligned, space)));
+    }
+  }
+  ~MpiSharedMemory() override {
+    if (std::uncaught_exceptions() == 0) MPI_Win_free(&window_);
+  }
+  std::byte* of(int rank) override { return bases_[static_cast<std::size_t>(rank)]; }
+
+  static constexpr std::size_t kCacheLine = 64;
+
+ private:
+  MPI_Win window_;
+  std::vector<std::byte*> bases_;
+};
+
+// Every rank sends to others directly. Own requests rather than MPI's collectives, so that how to wait is
+// decided here, whatever the MPI library's settings. Messages to other hosts go in pieces that a library
+// sends off at once: of larger ones it first sends word, and waits for the answer.
+class MpiTrackComm final : public TrackComm {
+ public:
+  // `job_ranks`: of its ranks, in the job.
+  MpiTrackComm(MPI_Comm comm, Waiting waiting, std::vector<int> job_ranks)
+      : comm_(comm),
+        waiting_(waiting),
+        job_ranks_(std::move(job_ranks)),
+        on_host_(on_my_host(comm_)),
+        all_on_host_(std::ranges::count(on_host_, true) == size()) {
+    requests_.reserve(64);
+    peers_.reserve(64);
+  }
+  int size() const override { return comm_.size(); }
+  int rank() const override { return comm_.rank(); }
+  Waiting waiting() const override { return waiting_; }
+  // Any call makes the library look at its events, a lost launcher among them.
+  void listen(int from) override {
+    int here = 0;
+    check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &here, MPI_STATUS_IGNORE), "MPI_Iprobe");
+    const std::lock_guard lock(mutex_);
+    late_ = {from};
+  }
+  void listened() override {
+    const std::lock_guard lock(mutex_);
+    late_.clear();
+  }
+  std::string late_ranks() override {
+    const std::lock_guard lock(mutex_);
+    if (late_.empty()) return "";
+    std::vector<int> in_job;
+    for (const int rank_of_group : late_)
+      in_job.push_back(job_ranks_[static_cast<std::size_t>(rank_of_group)]);
+    std::ranges::sort(in_job);
+    return fmt::format("rank{} {}", in_job.size() > 1 ? "s" : "", fmt::join(in_job, ", "));
+  }
+
+  void all_gather(const void* send, void* recv, std::size_t bytes) override {
+    to_everyone(send, recv, bytes, 0);
+  }
+  void all_to_all(const void* send, void* recv, std::size_t bytes) override {
+    to_everyone(send, recv, bytes, bytes);
+  }
+  void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
+    for (const Incoming& message : receives) receive(message);
+    for (const Outgoing& message : sends) this->send(message);
+    wait_for_all();
+  }
+
+  std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
+    if (!all_on_host_) return nullptr;
+    std::byte* mine = nullptr;
+    MPI_Win window = MPI_WIN_NULL;
+    bytes += MpiSharedMemory::kCacheLine;  // for aligning
+    int made = MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL, comm_.get(), &mine,
+                                       &window) == MPI_SUCCESS;
+    check_mpi(MPI_Allreduce(MPI_IN_PLACE, &made, 1, MPI_INT, MPI_MIN, comm_.get()), "MPI_Allreduce");
+    if (made == 0) return nullptr;  // a window that some ranks have cannot be freed; it lasts as long as they
+    check_mpi(MPI_Win_set_errhandler(window, MPI_ERRORS_RETURN), "MPI_Win_set_errhandler");
+    std::memset(mine, 0, bytes);
+    check_mpi(MPI_Barrier(comm_.get()), "MPI_Barrier");
+    return std::make_unique<MpiSharedMemory>(window, size());
+  }
+
+ private:
+  // [rank] whether it runs on this rank's host.
+  static std::vector<bool> on_my_host(const Communicator& comm) {
+    MPI_Comm found = MPI_COMM_NULL;
+    check_mpi(MPI_Comm_split_type(comm.get(), MPI_COMM_TYPE_SHARED, comm.rank(), MPI_INFO_NULL, &found),
+              "MPI_Comm_split_type");
+    const Communicator host(found);
+    int name = comm.rank();  // the host's lowest rank names it
+    check_mpi(MPI_Bcast(&name, 1, MPI_INT, 0, host.get()), "MPI_Bcast");
+    std::vector<int> names(static_cast<std::size_t>(comm.size()));
+    check_mpi(MPI_Allgather(&name, 1, MPI_INT, names.data(), 1, MPI_INT, comm.get()), "MPI_Allgather");
+    std::vector<bool> mine;
+    for (const int other : names) mine.push_back(other == name);
+    return mine;
+  }
+
+  // Sends `bytes` from send + r · stride to each rank r. Two calls in a row cannot mix: messages between two
+  // ranks keep their order.
+  void to_everyone(const void* send, void* recv, std::size_t bytes, std::size_t stride) {
+    const int ranks = size();
+    const auto* from = static_cast<const std::byte*>(send);
+    auto* to = static_cast<std::byte*>(recv);
+    for (int distance = 1; distance < ranks; distance++) {
+      const int source = (rank() + ranks - distance) % ranks;
+      receive({source, to + static_cast<std::size_t>(source) * bytes, bytes});
+    }
+    for (int distance = 1; distance < ranks; distance++) {
+      const int target = (rank() + distance) % ranks;
+      this->send({target, from + static_cast<std::size_t>(target) * stride, bytes});
+    }
+    std::memcpy(to + static_cast<std::size_t>(rank()) * bytes,
+                from + static_cast<std::size_t>(rank()) * stride, bytes);
+    wait_for_all();
+  }
+
+  std::size_t piece_bytes(int rank) const {
+    return on_host_[static_cast<std::size_t>(rank)] ? std::size_t{INT_MAX} : kEagerBytes;
+  }
+
+  void receive(const Incoming& message) {
+    auto* to = static_cast<std::byte*>(message.data);
+    in_pieces(message.from, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
+      check_mpi(MPI_Irecv(to + at, count, MPI_BYTE, message.from, 0, comm_.get(), request), "MPI_Irecv");
+    });
+  }
+
+  void send(const Outgoing& message) {
+    const auto* from = static_cast<const std::byte*>(message.data);
+    in_pieces(message.to, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
+      check_mpi(MPI_Isend(from + at, count, MPI_BYTE, message.to, 0, comm_.get(), request), "MPI_Isend");
+    });
+  }
+
+  // begin(first byte, bytes, request) for each piece of a message from or to `peer`.
+  template <typename Begin>
+  void in_pieces(int peer, std::size_t bytes, const Begin& begin) {
+    const std::size_t piece = piece_bytes(peer);
+    for (std::size_t at = 0; at < bytes; at += piece) {
+      peers_.push_back(peer);
+      begin(at, to_mpi_count(std::min(piece, bytes - at)), &requests_.emplace_back(MPI_REQUEST_NULL));
+    }
+  }
+
+  void wait_for_all() {
+    const bool spins = waiting_ == Waiting::spinning && all_on_host_;
+    const auto start = Clock::now();
+    const auto give_way = start + (spins ? kSpin : Clock::duration::zero());
+    for (int done = 0;;) {
+      check_mpi(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+                "MPI_Testall");
+      if (done) break;
+      const auto now = Clock::now();
+      if (now >= start + kLate) {
+        wait_and_note_the_late();
+        break;
+      }
+      if (now >= give_way) std::this_thread::yield();
+    }
+    requests_.clear();
+    peers_.clear();
+  }
+
+  // Takes messages as they come, so that late_ranks() knows whose are missing: a rank that stands still also
+  // takes none.
+  void wait_and_note_the_late() {
+    std::vector<int> done(requests_.size());
+    for (int count = 0; count != MPI_UNDEFINED; std::this_thread::yield()) {
+      note_the_late();
+      check_mpi(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done.data(),
+                             MPI_STATUSES_IGNORE),
+                "MPI_Testsome");
+    }
+  }
+
+  void note_the_late() {
+    const std::lock_guard lock(mutex_);
+    late_.clear();
+    for (std::size_t i = 0; i < requests_.size(); i++)
+      if (requests_[i] != MPI_REQUEST_NULL) late_.insert(peers_[i]);
+  }
+
+  Communicator comm_;
+  Waiting waiting_;
+  std::vector<int> job_ranks_;
+  std::vector<bool> on_host_;  // [rank]
+  // Else a message takes so much longer than giving way that polling without a pause gains nothing.
+  bool all_on_host_;
+  std::vector<MPI_Request> requests_;  // of one exchange: receives, then sends
+  std::vector<int> peers_;             // whose each is
+  std::mutex mutex_;                   // of late_: a thread that watches asks for it
+  std::set<int> late_;
+};
+
+}  // namespace
+
+std::unique_ptr<TrackComm> make_mpi_track_comm(MPI_Comm comm, Waiting waiting, std::vector<int> job_ranks) {
+  return std::make_unique<MpiTrackComm>(comm, waiting, std::move(job_ranks));
+}
+
+}  // namespace ptrt

@@ -1,0 +1,16 @@
+// The ranks of one replica over MPI: messages, and memory that the ranks of one host share.
+#pragma once
+
+#include <mpi.h>
+
+#include <memory>
+#include <vector>
+
+#include "runtime/comm/track_comm.h"
+
+namespace ptrt {
+
+// Takes over `comm`. `job_ranks`: of its ranks, in the job. Collective.
+std::unique_ptr<TrackComm> make_mpi_track_comm(MPI_Comm comm, Waiting waiting, std::vector<int> job_ranks);
+
+}  // namespace ptrt

@@ -1,0 +1,38 @@
+#include "runtime/model/step_recorder.h"
+
+#include <algorithm>
+
+namespace ptrt {
+
+std::int64_t recorded_rows(std::int64_t rows, std::int64_t most) {
+  std::int64_t filled = 1;
+  while (filled < rows) filled = filled < 8 ? 2 * filled : filled + 8;
+  return std::min(filled, most);
+}
+
+StepRecorder::StepRecorder(Backend& backend, const std::vector<Reduction*>& reductions) : backend_(backend) {
+  std::ranges::copy_if(reductions, std::back_inserter(reductions_),
+                       [](const Reduction* r) { return r != nullptr; });
+  records_ = backend.records_steps() &&
+             std::ranges::all_of(reductions_, [](const Reduction* r) { return r->recordable(); });
+}
+
+void StepRecorder::run(std::int64_t rows, const std::function<void()>& ops) {
+  std::vector<SyncStats>& counted = counted_[rows];
+  const bool first = counted.empty();
+  if (first)
+    for (const Reduction* reduction : reductions_) counted.push_back(reduction->stats());
+  const bool ran = backend_.run_recorded(rows, ops);
+  for (std::size_t i = 0; i < reductions_.size(); i++) {
+    SyncStats& stats = reductions_[i]->stats();
+    if (first) {
+      counted[i].sync_points = stats.sync_points - counted[i].sync_points;
+      counted[i].bytes_sent = stats.bytes_sent - counted[i].bytes_sent;
+    } else if (!ran) {
+      stats.sync_points += counted[i].sync_points;
+      stats.bytes_sent += counted[i].bytes_sent;
+    }
+  }
+}
+
+}  // namespace ptrt

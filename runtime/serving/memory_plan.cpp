@@ -1,0 +1,113 @@
+#include "runtime/serving/memory_plan.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+#include "kernels/base/error.h"
+#include "kernels/cuda/host/scratch_size.h"
+#include "model_io/config/tensor_names.h"
+#include "runtime/model/kv_cache.h"
+
+namespace ptrt {
+namespace {
+
+constexpr std::int64_t kAlignment = 256;  // of each weight
+
+std::int64_t size(DType dtype) {
+  return static_cast<std::int64_t>(size_of(dtype));
+}
+
+std::int64_t weight_bytes(const TensorSpec& spec, const DeviceTypes& types) {
+  DType kept = types.inner;
+  if (spec.role == WeightRole::embedding) kept = types.embedding;
+  if (spec.role == WeightRole::router || spec.role == WeightRole::vector) kept = DType::float32;
+  return (spec.elements() * size(kept) + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+}  // namespace
+
+std::int64_t activation_bytes(const ModelConfig& mine, std::int64_t tracks, std::int64_t max_rows,
+                              std::int64_t logit_rows, DType inner, bool split_track) {
+  const std::int64_t exact = sizeof(float), narrow = size(inner), d = mine.hidden_size;
+  const auto uses = [&](FfnKind kind) { return std::ranges::count(mine.ffn_pattern, kind) > 0; };
+  std::int64_t ffn = uses(FfnKind::dense) ? mine.ffn_size : 0;
+  std::int64_t row = d * exact + d * narrow + d * (split_track ? exact : narrow);  // h, normed, out
+  row += 2 * (mine.heads + mine.kv_heads) * mine.head_dim * narrow;                // q, k, v, mixed
+  if (uses(FfnKind::moe)) {
+    const MoeConfig& moe = *mine.moe;
+    ffn = std::max(ffn, moe.top_k * moe.ffn_size);
+    row += moe.experts * exact + moe.top_k * d * narrow;
+  }
+  row += 2 * ffn * narrow;
+  const std::int64_t shared_row = (d + mine.head_dim) * exact;  // x, rope angles
+  const std::int64_t head_row = d * exact + (inner == DType::float32 ? 0 : d * narrow);
+  return max_rows * (tracks * row + shared_row) + logit_rows * head_row;
+}
+
+DType inner_type_on_device(std::optional<DType> stored) {
+  return stored == DType::float16 ? DType::float16 : DType::bfloat16;
+}
+
+DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std::int64_t tracks,
+                         const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows) {
+  DeviceNeeds needs;
+  for (const TensorSpec& spec : shared_tensors(mine)) needs.weights += weight_bytes(spec, types);
+  for (std::int64_t t = 0; t < tracks; t++)
+    for (const TensorSpec& spec : track_tensors(mine, first_track + t))
+      needs.weights += weight_bytes(spec, types);
+
+  EngineOptions options;
+  options.max_batch = max_batch;
+  options.max_rows = max_rows;
+  const WorkLimits limits = work_limits(mine, tracks, options);
+  needs.scratch = activation_bytes(mine, tracks, max_rows, limits.logit_rows, types.inner, false);
+  needs.scratch += limits.logit_rows * mine.vocab_size * static_cast<std::int64_t>(sizeof(float));
+  needs.scratch += static_cast<std::int64_t>(cuda_scratch_bytes(limits));
+  needs.kv_page = kv_page_bytes(mine, tracks, types.inner);
+  return needs;
+}
+
+DevicePlan plan_device_memory(const DeviceNeeds& needs, std::int64_t free, double fraction,
+                              std::optional<std::int64_t> kv_asked) {
+  DevicePlan plan{free, needs.weights, needs.scratch, kDeviceReserveBytes, 0};
+  const std::int64_t fixed = plan.weights + plan.scratch + plan.reserve;
+  if (plan.weights > free)
+    throw_bad_input("the weights of this rank take {}, the device has {} free", with_byte_unit(plan.weights),
+                    with_byte_unit(free));
+  if (kv_asked) {
+    if (fixed + *kv_asked > free)
+      throw_bad_input(
+          "--kv-cache-bytes {}: the device has {} free; weights take {}, scratch {}, {} stay free", *kv_asked,
+          with_byte_unit(free), with_byte_unit(plan.weights), with_byte_unit(plan.scratch),
+          with_byte_unit(plan.reserve));
+    plan.kv = *kv_asked;
+    return plan;
+  }
+  plan.kv = static_cast<std::int64_t>(fraction * static_cast<double>(free)) - fixed;
+  if (plan.kv < needs.kv_page)
+    throw_bad_input(
+        "no room for a KV page of {}: of the {} that the device has free, --gpu-memory-fraction {} may be "
+        "used; weights take {}, scratch {} (less with a smaller --max-batch or --max-step-tokens), {} stay "
+        "free",
+        with_byte_unit(needs.kv_page), with_byte_unit(free), fraction, with_byte_unit(plan.weights),
+        with_byte_unit(plan.scratch), with_byte_unit(plan.reserve));
+  return plan;
+}
+
+std::string DevicePlan::describe() const {
+  return fmt::format("device memory: {} free at start, weights {}, scratch {}, reserve {}, KV up to {}",
+                     with_byte_unit(free), with_byte_unit(weights), with_byte_unit(scratch),
+                     with_byte_unit(reserve), with_byte_unit(kv));
+}
+
+std::string with_byte_unit(std::int64_t bytes) {
+  constexpr std::array<const char*, 5> kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
+  auto value = static_cast<double>(bytes);
+  std::size_t unit = 0;
+  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
+  return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
+}
+
+}  // namespace ptrt

@@ -1,0 +1,61 @@
+// Device memory, counted before any of it is taken: what a rank's weights, scratch and pages need, and what
+// is left for the KV cache. Pure functions; sizes are bytes.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "kernels/backend.h"
+#include "model_io/config/model_config.h"
+#include "runtime/serving/engine.h"
+
+namespace ptrt {
+
+// Of what lies on a GPU.
+struct DeviceTypes {
+  DType inner = DType::bfloat16;      // of matrices, inner activations, keys and values
+  DType embedding = DType::bfloat16;  // as stored, of a table that is only looked up
+};
+
+// The inner type for matrices (a table that is the head too among them) that are all stored in one type, or
+// not: float16 for float16. Everything else takes bfloat16, into whose range all of them fit.
+DType inner_type_on_device(std::optional<DType> stored);
+
+struct DeviceNeeds {
+  std::int64_t weights = 0;
+  std::int64_t scratch = 0;  // activations, logits and what Backend::reserve() takes
+  std::int64_t kv_page = 0;  // kPageTokens tokens of every layer
+};
+
+// `mine`: what the rank computes of the model (config_of_rank), of so many tracks from `first_track` on.
+DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std::int64_t tracks,
+                         const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows);
+
+// Activations of a step, as Engine::scratch_bytes() counts them once they are there.
+std::int64_t activation_bytes(const ModelConfig& mine, std::int64_t tracks, std::int64_t max_rows,
+                              std::int64_t logit_rows, DType inner, bool split_track);
+
+// Left alone beside everything that is planned: CUDA graphs, modules that are loaded when first used, the
+// workspaces of libraries.
+inline constexpr std::int64_t kDeviceReserveBytes = std::int64_t{512} << 20;
+
+struct DevicePlan {
+  std::int64_t free = 0;  // on the device at start
+  std::int64_t weights = 0, scratch = 0, reserve = 0;
+  std::int64_t kv = 0;  // at most
+
+  // "weights 15.0 GiB, KV up to 50.6 GiB, ..."
+  std::string describe() const;
+};
+
+// The KV cache takes what was asked for, else fraction · free less weights, scratch and reserve. Throws
+// bad_input, with what is needed and what there is, when the weights alone do not fit, when not a page is
+// left beside them, or when what was asked for does not fit.
+DevicePlan plan_device_memory(const DeviceNeeds& needs, std::int64_t free, double fraction,
+                              std::optional<std::int64_t> kv_asked);
+
+// 1610612736 as "1.5 GiB".
+std::string with_byte_unit(std::int64_t bytes);
+
+}  // namespace ptrt

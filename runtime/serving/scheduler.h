@@ -1,0 +1,119 @@
+// Continuous batching: which tokens of which sequences one step runs. Pure bookkeeping, a function of the
+// requests and the sampled tokens alone, so every rank of a replica comes to the same plan without a message.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "runtime/model/kv_cache.h"
+#include "runtime/serving/request.h"
+
+namespace ptrt {
+
+struct Sequence {
+  std::int64_t request = 0;          // index into the requests
+  std::vector<std::int32_t> tokens;  // prompt, then generated; what is still expected as a placeholder
+  std::int64_t prompt_tokens = 0;
+  std::int64_t max_tokens = 0;  // to generate
+  std::int64_t cached = 0;      // tokens whose keys and values are in pages
+  std::int64_t admitted = 0;    // admission counter: the newest is preempted first
+  std::int32_t slot = -1;       // row of the page table while running
+  std::vector<std::int32_t> pages;
+  std::vector<float> logprobs;
+  std::int64_t place = 0;  // in the order of arrival
+  double first_token_s = -1, last_token_s = 0;
+  std::vector<float> gaps_s;
+
+  std::int64_t generated() const { return static_cast<std::int64_t>(tokens.size()) - prompt_tokens; }
+};
+
+struct SchedulerLimits {
+  std::int64_t max_batch = 1;    // sequences running at once
+  std::int64_t max_rows = 1;     // token rows of one step; >= max_batch
+  std::int64_t pages = 0;        // of the KV pool; the spare slot's is the one after these
+  std::int64_t max_context = 1;  // bounds the pages of a sequence
+};
+
+// A row whose logits are wanted.
+struct LogitRow {
+  std::int32_t row = 0;  // of the step
+  Sequence* sequence = nullptr;
+  std::int64_t position = 0;  // of the row's token in the sequence; the logits are of the token after it
+};
+
+struct StepPlan {
+  std::vector<std::int32_t> tokens, positions, slots;  // [rows]
+  std::vector<LogitRow> wanted;                        // rows ascending
+  // Rows of one token; prompt tokens; generated tokens fed again after a preemption. Together all rows.
+  std::int64_t decode_rows = 0, prefill_rows = 0, recomputed_rows = 0;
+
+  // Every row is one of its own sequence and its logits are wanted.
+  bool only_decodes() const { return decode_rows == static_cast<std::int64_t>(tokens.size()); }
+};
+
+// Steps may be planned ahead of the tokens: expect_token() puts a placeholder where a sampled token will be,
+// and the next step feeds that. A step planned so may hold a row of a sequence that turns out to have
+// finished: its result is to be dropped. A placeholder must be a token before the step after the next is
+// planned.
+//
+// Pages that a sequence gives back while a step that uses them is under way may be given to another at once:
+// a device runs steps in the order they were planned, so the other's rows are written after that step's.
+class Scheduler {
+ public:
+  // Runs requests[i] for i in `order`, in that order; each must fit limits.pages.
+  Scheduler(const SchedulerLimits& limits, Task task, std::span<const Request> requests,
+            std::span<const std::int64_t> order);
+
+  bool done() const { return waiting_.empty() && running_.empty() && ending_.empty(); }
+  // How many of the requests, in their order, have arrived so far; all of them unless told otherwise. Where
+  // it hangs on a clock, the ranks of a replica must have agreed on it.
+  void set_arrived(std::int64_t count) { arrived_ = count; }
+  // There is no step to plan, though not all is done: what is left has not arrived, or its last token is
+  // expected.
+  bool idle() const {
+    return running_.empty() && (waiting_.empty() || !has_arrived(*waiting_.front())) && !done();
+  }
+  // The next step; never empty while !done() && !idle(). Valid until the next call. Counts its rows as
+  // cached.
+  const StepPlan& next_step();
+  StepRows step_rows() const;
+  // The token after `sequence`'s last will be known later; `placeholder` is in its place until then. Where it
+  // is the last of max_tokens, the sequence gives its pages back: it is never fed.
+  void expect_token(Sequence& sequence, std::int32_t placeholder);
+  // Takes a finished sequence out and frees its pages.
+  void finish(Sequence& sequence);
+  std::int64_t preemptions() const { return preemptions_; }
+  std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
+
+ private:
+  void admit();
+  void plan_decode();
+  void plan_prefill();
+  void add_rows(Sequence& sequence, std::int64_t count);
+  bool has_arrived(const Sequence& sequence) const { return sequence.place < arrived_; }
+  bool in_prefill(const Sequence& sequence) const;
+  std::int64_t rows_to_cache(const Sequence& sequence) const;
+  void preempt_newest();
+  void release(Sequence& sequence);
+  std::unique_ptr<Sequence> take_out(Sequence& sequence);
+  bool grow(Sequence& sequence, std::int64_t tokens);
+
+  SchedulerLimits limits_;
+  Task task_;
+  std::int64_t table_stride_;
+  PageAllocator allocator_;
+  std::deque<std::unique_ptr<Sequence>> waiting_;
+  std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
+  std::vector<std::unique_ptr<Sequence>> ending_;   // without pages: the last token is expected
+  std::vector<std::int32_t> free_slots_;
+  std::vector<std::int32_t> page_table_;  // [max_batch + 1, table_stride_]; the last slot is spare
+  std::int64_t arrived_;
+  std::int64_t admissions_ = 0, preemptions_ = 0;
+  StepPlan plan_;
+};
+
+}  // namespace ptrt
