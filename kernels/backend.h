@@ -128,7 +128,7 @@ struct MoeJob {
   Tensor expert_out;     // [tracks, rows · top_k, d]        scratch
 };
 
-// How the next token of one row is chosen (contract, section 3).
+// How the next token of one row is chosen (docs/SPEC.md, Requests).
 struct SampleParams {
   float temperature = 0;       // 0: greedy
   std::int32_t top_k = 0;      // 0: all

@@ -9,7 +9,7 @@
 
 namespace ptrt {
 
-// What the process reports to its caller (the contract's exit status).
+// What the process reports to its caller (exit status: docs/SPEC.md, The command line).
 enum class ExitCode : int {
   ok = 0,
   failure = 1,    // something failed while running

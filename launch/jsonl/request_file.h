@@ -1,4 +1,4 @@
-// Requests as JSON lines: the plain form and the OpenAI batch form (contract, section 3).
+// Requests as JSON lines: the plain form and the OpenAI batch form (docs/SPEC.md, Requests).
 #pragma once
 
 #include <cstdint>

@@ -18,7 +18,7 @@ std::string dump(const ordered_json& object) {
   return object.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 
-// The response line of an OpenAI batch; ids come from the line number, as the contract says.
+// The response line of an OpenAI batch; ids come from the line number (docs/SPEC.md, Requests).
 ordered_json openai_envelope(const RequestLine& line, std::int64_t number, int status, ordered_json body) {
   ordered_json response{
       {"status_code", status}, {"request_id", fmt::format("req_{}", number)}, {"body", std::move(body)}};

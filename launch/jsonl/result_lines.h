@@ -1,4 +1,4 @@
-// Results as JSON lines (contract, section 3). Every function returns one JSON object without a newline.
+// Results as JSON lines (docs/SPEC.md, Results). Every function returns one JSON object without a newline.
 #pragma once
 
 #include <string>

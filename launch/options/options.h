@@ -1,4 +1,4 @@
-// The command line (contract, section 3).
+// The command line (docs/SPEC.md, The command line).
 #pragma once
 
 #include <optional>

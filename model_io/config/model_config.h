@@ -1,4 +1,4 @@
-// The model's configuration: the JSON of the contract's section 2, as a struct. All sizes are per track.
+// The model's configuration (docs/SPEC.md, The file) as a struct. All sizes are per track.
 #pragma once
 
 #include <cstdint>
@@ -67,7 +67,7 @@ struct ModelConfig {
 // was expected and what was found: unknown keys, missing keys, wrong types, sizes that do not divide or are
 // absurd.
 ModelConfig parse_config(const std::string& json_text, const std::string& where);
-std::string to_json(const ModelConfig& config);  // one line, every key, in the contract's order
+std::string to_json(const ModelConfig& config);  // one line, every key, in the order of docs/SPEC.md
 
 // Rules beyond single values (divisibility, sync layers, patterns that need other keys). Called by
 // parse_config.

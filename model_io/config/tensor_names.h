@@ -1,4 +1,4 @@
-// Every tensor of a model: its path in the file, its shape and who owns it (contract, section 2).
+// Every tensor of a model: its path in the file, its shape and who owns it (docs/SPEC.md, The file).
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Which rank serves which replica and which tracks (contract, section 3).
+// Which rank serves which replica and which tracks (docs/SPEC.md, The command line).
 #pragma once
 
 #include <cstdint>

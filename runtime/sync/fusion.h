@@ -1,5 +1,5 @@
 // The fusion: where tracks meet. Adds the tracks' outputs as one fixed binary tree over 0 … T-1, so the bits
-// do not depend on which rank holds which track (contract, sections 1 and 3; arXiv 2602.07306).
+// do not depend on which rank holds which track (docs/SPEC.md, Reproducibility; arXiv 2602.07306).
 #pragma once
 
 #include <cstdint>

@@ -45,7 +45,7 @@ struct SyncStats {
 };
 
 // out = scale · tree(the parts of all ranks) (+ add_to): the fixed binary tree over the parts in rank order;
-// the left part takes the largest power of two below the count (contract, section 3).
+// the left part takes the largest power of two below the count (docs/SPEC.md, Reproducibility).
 class Reduction {
  public:
   virtual ~Reduction() = default;

@@ -107,7 +107,7 @@ TEST_P(DeviceElementwise, GathersManyRows) {
   EXPECT_EQ(out.get(), expected.values);
 }
 
-// The tree's order is part of the contract: bits, not closeness.
+// The order of the tree is fixed (docs/SPEC.md, Reproducibility): bits, not closeness.
 TEST_P(DeviceElementwise, TreeSumAddsInTheFixedOrder) {
   for (const std::int64_t n : {1, 2, 3, 4, 5, 6, 7, 8, 11, 16, 21, 64})
     for (const std::int64_t count : {1, 130, 1300}) {

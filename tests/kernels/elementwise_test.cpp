@@ -88,7 +88,7 @@ float tree(const std::vector<std::vector<float>>& parts, std::size_t begin, std:
   return tree(parts, begin, begin + left, i) + tree(parts, begin + left, end, i);
 }
 
-// The tree's order is part of the contract: bits, not closeness.
+// The order of the tree is fixed (docs/SPEC.md, Reproducibility): bits, not closeness.
 TEST_P(Elementwise, TreeSumAddsInTheFixedOrder) {
   const auto backend = make_backend();
   for (std::size_t n = 1; n <= 20; ++n)

@@ -54,7 +54,7 @@ std::vector<double> softmax(std::vector<double> x) {
   return x;
 }
 
-// The probabilities that the contract gives each token.
+// The probability of each token (docs/SPEC.md, Requests).
 std::vector<double> expected_distribution(const float* logits, std::size_t vocab,
                                           const SampleParams& params) {
   std::vector<double> x(logits, logits + vocab);

@@ -1,4 +1,4 @@
-// The fixed tree over the tracks' parts (contract, section 3), element by element.
+// The fixed tree over the tracks' parts (docs/SPEC.md, Reproducibility), element by element.
 #pragma once
 
 #include <algorithm>
