@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
 #include "launch/jsonl/request_file.h"

@@ -3,6 +3,7 @@
 #include <numeric>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "launch/commands/bench_report.h"
 #include "launch/commands/bench_requests.h"
 #include "launch/job/process.h"

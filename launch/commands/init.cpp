@@ -1,15 +1,9 @@
 // `ptrt init`: a model file with random weights.
 #include <fmt/core.h>
 
-#include <cerrno>
 #include <chrono>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
-#include <iterator>
-#include <system_error>
 
-#include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "launch/options/commands.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/shard/random_init.h"
@@ -19,16 +13,6 @@ namespace {
 
 // A vocabulary of this size is the 256 bytes with a few special ids after them.
 constexpr std::int64_t kFirstByteVocabulary = 256, kLastByteVocabulary = 260;
-
-std::string read_text(const std::string& path) {
-  if (std::error_code error; std::filesystem::is_directory(path, error))
-    throw_bad_input("{}: not a regular file", path);
-  std::ifstream file(path, std::ios::binary);
-  if (!file) throw_bad_input("{}: cannot open: {}", path, std::strerror(errno));
-  std::string text{std::istreambuf_iterator<char>(file), {}};
-  if (file.bad()) throw_bad_input("{}: cannot read: {}", path, std::strerror(errno));
-  return text;
-}
 
 std::int64_t write_tensors(const ModelConfig& config, const std::vector<TensorSpec>& tensors,
                            const InitOptions& options, ModelWriter& writer) {
@@ -46,7 +30,8 @@ std::int64_t write_tensors(const ModelConfig& config, const std::vector<TensorSp
 
 void run_init(const InitOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const ModelConfig config = parse_config(read_text(options.config_path), options.config_path);
+  const ModelConfig config =
+      parse_config(read_text_file(options.config_path, "the configuration"), options.config_path);
   ModelWriter writer(options.output, config, options.split);
   std::int64_t parameters = write_tensors(config, shared_tensors(config), options, writer);
   for (std::int64_t track = 0; track < config.tracks; ++track)

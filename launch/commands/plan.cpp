@@ -4,11 +4,11 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "launch/commands/bench_report.h"
 #include "launch/options/commands.h"
 #include "launch/plan/cost_model.h"
 #include "launch/plan/hardware.h"
-#include "launch/session/model_session.h"
 
 namespace ptrt {
 namespace {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "launch/session/model_session.h"
+#include "kernels/base/files.h"
 
 namespace ptrt {
 namespace {

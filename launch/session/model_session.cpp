@@ -3,15 +3,12 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
-#include <fstream>
-#include <sstream>
 #include <thread>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "kernels/cuda/plugin.h"
 #include "launch/job/process.h"
 #include "launch/session/instruction_set.h"
@@ -33,20 +30,6 @@ bool has_panels(const ModelFile& file) {
 }
 
 }  // namespace
-
-std::string read_text_file(const std::string& path, const char* what) {
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw_bad_input("cannot read {} {}: {}", what, path, std::strerror(errno));
-  std::ostringstream text;
-  errno = 0;
-  if (!in || !(text << in.rdbuf())) {
-    // An empty file sets failbit too, but leaves no error.
-    if (!in.is_open() || errno != 0)
-      throw_bad_input("cannot read {} {}: {}", what, path, std::strerror(errno != 0 ? errno : EIO));
-  }
-  return std::move(text).str();
-}
 
 ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config)
     : options_(options), job_(job) {

@@ -107,6 +107,4 @@ class ModelSession {
   double load_seconds_ = 0;
 };
 
-std::string read_text_file(const std::string& path, const char* what);
-
 }  // namespace ptrt

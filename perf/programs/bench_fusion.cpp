@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/base/clock.h"
 #include "kernels/base/error.h"
 #include "runtime/comm/mpi_comm.h"
 #include "runtime/sync/host_reduction.h"

@@ -15,8 +15,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -26,6 +24,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "kernels/cpu/host/thread_pool.h"
 #include "model_io/shard/track_shard.h"
 #include "runtime/serving/engine.h"
@@ -184,10 +183,8 @@ std::size_t streamed_bytes(const Backend& backend, const TrackShard& shard) {
 }
 
 void run(const Options& options) {
-  std::ifstream file(options.config);
-  if (!file) throw_bad_input("{}: cannot open", options.config);
   const ModelConfig config =
-      parse_config({std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()}, options.config);
+      parse_config(read_text_file(options.config, "the configuration"), options.config);
   CpuOptions cpu{.threads = options.threads,
                  .compute = options.int8 ? Compute::int8 : Compute::bfloat16,
                  .quantize_int8 = options.int8};

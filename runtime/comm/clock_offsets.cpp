@@ -3,10 +3,11 @@
 #include <xxhash.h>
 
 #include <algorithm>
-#include <chrono>
 #include <fstream>
 #include <limits>
 #include <string>
+
+#include "kernels/base/clock.h"
 
 namespace ptrt {
 namespace {
@@ -22,12 +23,6 @@ std::uint64_t boot_id() {
 }
 
 }  // namespace
-
-std::int64_t now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(
-             std::chrono::steady_clock::now().time_since_epoch())
-      .count();
-}
 
 ClockOffsets::ClockOffsets(TrackComm& comm) : offsets_(static_cast<std::size_t>(comm.size()), 0) {
   if (comm.size() == 1) return;

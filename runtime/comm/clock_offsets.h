@@ -9,8 +9,6 @@
 
 namespace ptrt {
 
-std::int64_t now_ns();  // monotonic
-
 class ClockOffsets {
  public:
   // Collective. Ranks that run on one kernel share its clock; between others the offset is half the

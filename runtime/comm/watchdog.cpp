@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <chrono>
 
-#include "runtime/comm/clock_offsets.h"
+#include "kernels/base/clock.h"
 
 namespace ptrt {
 namespace {

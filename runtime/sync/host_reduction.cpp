@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/base/clock.h"
 #include "kernels/base/error.h"
 #include "runtime/comm/fault.h"
 

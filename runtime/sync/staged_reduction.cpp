@@ -1,7 +1,7 @@
 #include "runtime/sync/staged_reduction.h"
 
+#include "kernels/base/clock.h"
 #include "kernels/base/error.h"
-#include "runtime/comm/clock_offsets.h"
 
 namespace ptrt {
 namespace {
