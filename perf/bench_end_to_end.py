@@ -2,9 +2,9 @@
 """Runs `ptrt bench` over several numbers of ranks, interleaved, and writes one JSON with machine, commit and commands.
 
     perf/bench_end_to_end.py --model examples/demo/demo.h5 --ranks 1 2 4 8 --out perf/results/demo_cpu.json
-    perf/bench_end_to_end.py --config perf/configs/pt_125m.json --ranks 1 2 --input-len 128 --output-len 64
+    perf/bench_end_to_end.py --config perf/configs/pt8_125m.json --ranks 1 2 --input-len 128 --output-len 64
 
-Rounds are interleaved (every number of ranks once, then again), because a machine drifts; the table shows medians.
+Rounds are interleaved (every number of ranks once, then again), because machines drift. The table shows medians.
 """
 import argparse
 import json
@@ -28,7 +28,7 @@ COLUMNS = [
 
 
 def machine():
-    """What the figures hang on, without names of hosts or people."""
+    """What the figures depend on, without names of hosts or people."""
     info = {"system": f"{platform.system()} {platform.machine()}", "cores": os.cpu_count()}
     with open("/proc/cpuinfo", encoding="utf-8") as cpuinfo:
         for line in cpuinfo:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The fusion's reduction against MPI_Allreduce with each of Open MPI's algorithms, the best of them counting.
+"""The fusion's all-reduce against the best of Open MPI's algorithms for MPI_Allreduce.
 
     perf/bench_fusion.py --out perf/results/fusion_cpu.json                     # 2, 4, 8 ranks of this machine
-    perf/bench_fusion.py --out FILE --nodes 4 --delay-us 50 100 200             # and emulated clusters (needs root)
+    perf/bench_fusion.py --out FILE --nodes 4 --delay-us 50 100 200             # and on emulated clusters (needs root)
 
-Needs build/bench_fusion (-DPTRT_BUILD_PERF=ON). Rounds are interleaved over the algorithms; a cell is the median time of
-the slowest rank, ours over all rounds, MPI's by algorithm. The goal is a ratio of at most 1 in the median of the cells.
+Needs build/bench_fusion (-DPTRT_BUILD_PERF=ON). Rounds are interleaved over the algorithms. A cell is the median time of
+the slowest rank: ours over all rounds, MPI's by algorithm. The goal is a median ratio of at most 1 over the cells.
 """
 import argparse
 import json
@@ -62,7 +62,7 @@ def main():
     parser.add_argument("--delay-us", type=float, nargs="*", default=[], help="clusters to emulate, one for each delay")
     parser.add_argument("--gbit", type=float, default=10)
     parser.add_argument("--turns", type=int, default=100)
-    parser.add_argument("--cluster-turns", type=int, default=30, help="turns over a cluster, where each takes long")
+    parser.add_argument("--cluster-turns", type=int, default=30, help="turns over a cluster, where each is slow")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()

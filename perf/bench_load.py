@@ -3,17 +3,21 @@
 
     perf/bench_load.py MODEL.h5 --out perf/results/load_cpu.json
 
-Cells, each once a round, in turns:
+Cells, each once a round, in rotating order:
     plain                the model as given: matrices are packed while they are read
-    packed               what `ptrt pack` made of it, its pages in the cache as writing left them
+    packed               the output of `ptrt pack`, its pages in the cache as writing left them
     packed, huge pages   the same, dropped from the cache and read back through a mapping that asks for huge pages
-    packed, 4 KiB pages  a copy that was written in pieces of 4 KiB, so that its pages in the cache are such
+    packed, 4 KiB pages  a copy written in pieces of 4 KiB, so that its pages in the cache have that size
 
-A cell is `dd if=FILE of=/dev/null bs=1M` over its files, `ptrt generate` of one token twice (first_start_s and start_s,
-the program's whole time; the first may have to wait until a virtual machine's host finds it memory, the second finds
-what the first gave back), and `ptrt bench` of a batch of one (load_s: reading the weights and building the engine;
-decode tokens/s; the largest resident set). All of them find the files in the page cache. `ratio` is dd's time over
-load_s, so 1 is the speed of reading the file. `huge_bytes` tells what a mapping of the file has in huge pages.
+A cell runs three programs, with the files in the page cache:
+    dd                   `dd if=FILE of=/dev/null bs=1M` over its files
+    ptrt generate        of one token, twice: first_start_s and start_s are the program's whole time. The first may wait
+                         until a virtual machine's host provides memory; the second reuses it
+    ptrt bench           of a batch of one: load_s (reading the weights and building the engine), decode tokens/s, the
+                         largest resident set
+
+`ratio` is dd's time over load_s, so 1 is the speed of reading the file. `huge_bytes` is the part of a mapping of the file
+that is in huge pages.
 """
 import argparse
 import json
@@ -38,7 +42,7 @@ def inspect(args, model):
 
 
 def read_seconds(files):
-    """As dd's own clock has it, without starting the process."""
+    """By dd's own clock, without the start of the process."""
     total = 0.0
     for path in files:
         told = subprocess.run(["dd", f"if={path}", "of=/dev/null", "bs=1M"], capture_output=True, text=True, check=True,
@@ -48,7 +52,7 @@ def read_seconds(files):
 
 
 def read_through_mapping(path):
-    """Touches every page of a mapping that asks for huge pages; gives the bytes that have them."""
+    """Touches every page of a mapping that asks for huge pages; returns the bytes that have them."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as mapped:
         mapped.madvise(mmap.MADV_HUGEPAGE)
         for page in range(0, len(mapped), mmap.PAGESIZE):
@@ -118,7 +122,7 @@ def make_cells(args, folder):
         subprocess.run([args.ptrt, "pack", args.model, "-o", path], check=True, stdout=subprocess.DEVNULL)
     read_back_in_huge_pages(huge)
     copy_in_small_pages(packed, small)
-    os.sync()  # else writing the files out goes on beside the first cells
+    os.sync()  # else the first cells run while the files are still being written out
     named = {"plain": args.model, "packed": packed, "packed, huge pages": huge, "packed, 4 KiB pages": small}
     cells = [Cell(args, name, model, folder) for name, model in named.items()]
     for cell in cells:
@@ -136,7 +140,7 @@ def show(name, values):
 
 
 def compare(cells, key):
-    """Of each other cell to the first, round by round, because a machine drifts."""
+    """Ratios of each other cell to the first, round by round, because machines drift."""
     first = cells[0].rounds
     return {cell.name: statistics.median(row[key] / base[key] for row, base in zip(cell.rounds, first))
             for cell in cells[1:]}
@@ -156,7 +160,7 @@ def main():
     with tempfile.TemporaryDirectory(dir=Path(args.model).resolve().parent) as folder:
         cells = make_cells(args, folder)
         for number in range(args.rounds):
-            first = number % len(cells)  # no cell always follows the same one
+            first = number % len(cells)  # no cell always follows the same cell
             for cell in cells[first:] + cells[:first]:
                 cell.run()
                 show(cell.name, cell.rounds[-1])

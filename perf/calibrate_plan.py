@@ -1,18 +1,21 @@
 #!/usr/bin/env python3
-"""Finds the speeds of a machine and its links for `ptrt plan` from measured runs, and checks them against others.
+"""Fits the speeds of a machine and its links for `ptrt plan` to measured runs, and checks them against other runs.
 
     perf/calibrate_plan.py --bench "one host" A.json B.json --bench "50 us" C.json --hold-out "batch 4" --out DIR
     perf/calibrate_plan.py perf/results/pt_vs_tp/pt_vs_tp.json --hold-out "100 us" --out perf/results/plan_calibration
 
-Takes files of `ptrt bench --json`, each with the place where it ran (files of one setup are rounds: medians), and files of
-perf/pt_vs_tp.py. `ptrt plan` counts what each run takes of every resource (bytes read, operations, hops, bytes moved); the
-time between tokens, and to the first one of lone requests, is a sum of these counts times a price each, and of waiting for
-the slowest rank at each sync point. The prices that fit best (least squares of relative errors) become DIR/machine.json
-(--gpu) and DIR/link_*.json (--link), one for every place whose ranks met. A hop's price is a constant and a share of the
-network's delay, taken from the place's name ("100 us, …"; none: 0). Runs whose label contains a --hold-out text ("place /
-model / ranks / batch / lengths") are not fitted; `ptrt plan` predicts them from the files. DIR/check.json has all errors, and
-those of the throughput ("all / token": the run's time divided by its tokens), which is predicted from the same prices and
-never fitted.
+Input: files of `ptrt bench --json`, each with the place where it ran, and files of perf/pt_vs_tp.py. Files of one setup are
+rounds; their medians count.
+
+`ptrt plan` counts what each run needs of every resource (bytes read, operations, hops, bytes moved). The time between
+tokens, and the time to the first token of lone requests, is the sum of these counts times prices, plus waiting for the
+slowest rank at each sync point. The prices that fit best (least squares of relative errors) become DIR/machine.json (--gpu)
+and DIR/link_*.json (--link), one for every place with several ranks. A hop's price is a constant plus a share of the
+network's delay, which comes from the place's name ("100 us, …"; none: 0).
+
+Runs whose label ("place / model / ranks / batch / lengths") contains a --hold-out text are not fitted; `ptrt plan` predicts
+them from the files. DIR/check.json has all errors. It also has those of the throughput ("all / token": the run's time
+divided by its tokens), which is predicted from the same prices and never fitted.
 """
 import argparse
 import json
@@ -43,7 +46,7 @@ def delay_of(place):
 
 
 def plan_row(args, run, gpu, link):
-    """The row of `ptrt plan` for the layout that was measured."""
+    """The row of `ptrt plan` for the measured layout."""
     with tempfile.TemporaryDirectory() as folder:
         table, config = Path(folder) / "plan.json", Path(folder) / "config.json"
         write(config, run.config)
@@ -68,11 +71,11 @@ class Point:
     predicted: float
     step: dict        # counts of the plan
     delay: float
-    waits: float      # waiting for the slowest, in shares of the compute, at a wait of one layer after one layer
+    waits: float      # waiting for the slowest, as shares of the compute, if ranks wait one layer's time after one layer
 
     def counts(self, reads, wait_layers):
-        """In the order of PRICES. A decode step's products are priced by what they read or by what they work; attention by
-        what it reads in a decode step, by what it works in a prompt."""
+        """In the order of PRICES. A decode step's products are priced by the bytes they read or by their operations. Attention
+        is priced by bytes in a decode step and by operations in a prompt."""
         s, row = self.step, [0.0] * len(PRICES)
         if self.what == "TTFT":
             row[PROMPT] = s["ops"] + s["attention_ops"]
@@ -95,7 +98,7 @@ def points_of(run, row):
 
 
 def least_squares(rows, values):
-    """x ≥ 0 that makes the sum of ((row · x) / value - 1)² least, and that sum; columns that are all zero get 0."""
+    """The x ≥ 0 that minimises the sum of ((row · x) / value - 1)², and that sum; columns that are all zero get 0."""
     used = [j for j in range(len(PRICES)) if any(row[j] for row in rows)]
     if len(rows) < len(used):
         fail(f"{len(rows)} measured times for {len(used)} prices")
@@ -131,8 +134,8 @@ def solve(rows, values, used):
 
 
 def fit(points):
-    """Prices, and how many layers' time ranks wait after one layer. Which products of decode steps are bound by reading is
-    asked again after every fit, until the answer stays."""
+    """Prices, and how many layers' time ranks wait after one layer. After every fit it is decided again which products of
+    decode steps are bound by reading, until the answer no longer changes."""
     def fit_with(wait_layers):
         reads = [p.what == "ITL" and p.step["ops"] < 8 * p.step["weight_bytes"] for p in points]
         for _ in range(10):
@@ -215,7 +218,7 @@ def check(args, runs, held_out, machine, links):
 
 
 def read_runs(args):
-    """All runs, the files they are from, and the commits those name."""
+    """All runs, their files, and the commits that the files name."""
     runs, files, commits = [], [], []
     if args.measured:
         try:
@@ -240,7 +243,7 @@ def read_runs(args):
 
 
 def warn(runs):
-    """Half the tokens or more may come out of steps with others' prompts: then the median between two is no decode step."""
+    """If half the tokens or more come from steps with others' prompts, the median between two tokens is no decode step."""
     for run in runs:
         steps = -(-run.batch * run.input_len // run.step_tokens)
         if run.batch > 1 and run.output_len > 1 and 2 * steps > run.output_len:

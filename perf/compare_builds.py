@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Two builds of ptrt beside each other: each cell runs in both, in turns, and the ratio of each turn is kept.
+"""Compares two builds of ptrt: each cell runs in both, in turns, and the ratio of each turn is kept.
 
     perf/compare_builds.py --ptrt build/ptrt --against OTHER/build/ptrt --against-commit HASH \\
         --out perf/results/builds_cpu.json
@@ -19,7 +19,7 @@ from compare_cpu import ptrt_cells, start_cells
 
 
 def cells_of(program, folder):
-    """The cells of one build by name. Its model files lie in a folder of its own."""
+    """The cells of one build by name. Each build has its own folder of model files."""
     Path(folder).mkdir()
     args = argparse.Namespace(ptrt=program, llama=None, gguf_bf16=None)
     return {name: run for source in (ptrt_cells(args, folder), start_cells(args, folder)) for name, (_, run) in source}

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""ptrt beside other CPU runtimes on one machine: every cell of every program once a round, rounds repeated, medians.
+"""Compares ptrt with other CPU runtimes on one machine: each round runs every cell of every program once; medians.
 
     perf/compare_cpu.py --out perf/results/peers_cpu.json \\
         --llama DIR --ik DIR --dllama PROGRAM \\
         --gguf-bf16 dense_bf16.gguf --gguf-q8 dense_q8_0.gguf --dllama-model dense.m dense.t
 
 DIR holds llama-bench and llama-batched-bench of a build; models come from perf/peer_models.py (quantised by
-llama-quantize). What is not given is left out. The machine's read bandwidth and peaks (bench_ops --ceilings) are
-measured in every round too, between the cells, and before and after those of one row, which read all the time.
+llama-quantize). Programs that are not given are left out. Every round also measures the machine's read bandwidth and peaks
+(bench_ops --ceilings): between the cells, and before and after the cells of one row, which are bound by reading.
 """
 import argparse
 import json
@@ -26,7 +26,7 @@ ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIR
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
 TCP = ["--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo", "--mca", "pml", "ob1"]
 
-# The best and the median of the reads just before and behind a cell, GB/s; kept as the mean of both.
+# The best and the median of the reads just before and after a cell, GB/s; kept as the mean of both.
 READS = ("read_gb_per_s", "read_median_gb_per_s")
 
 
@@ -80,7 +80,7 @@ def start_cells(args, folder):
     Path(requests).write_text('{"tokens": [1], "max_tokens": 1}\n', encoding="utf-8")
     packed = os.path.join(folder, "packed.h5")
     output_of([args.ptrt, "pack", model, "-o", packed])
-    os.sync()  # else writing the models out goes on beside the first cells
+    os.sync()  # else the first cells run while the models are still being written out
     for name, path in (("plain", model), ("packed", packed)):
         ours = [args.ptrt, "generate", path, requests, "-o", os.path.join(folder, "out.jsonl"), "--quiet", "--threads", "2"]
         yield f"ptrt start to first token, {name} [s]", (ours, lambda ours=ours: wall_seconds(ours))
@@ -155,7 +155,7 @@ def dllama_cells(args):
 
 
 def likeness(name):
-    """Sorts cells that are compared next to each other, so that they see the machine in the same state."""
+    """Puts cells that are compared next to each other, so that they see the machine in the same state."""
     found = re.search(r"(bfloat16|int8|float32) (decode \d+|prefill \d+)", name)
     return found.groups() if found else ("", "start" if "start" in name else "tracks")
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Turns what scripts/gpu_check.sh measured into one result file and a table with the goals beside the figures.
+"""Turns the measurements of scripts/gpu_check.sh into one result file and a table of goals and figures.
 
     perf/cuda_report.py FOLDER [--commit HASH] [--json FILE] [--table FILE]
 
-FOLDER holds stages.jsonl, and ops.json, bench_one.json, bench_batch.json, demo.json, hf.json as far as their stages
-ended well. What was not measured stands in the table as such. Shares are of the ceilings of the same call: of the
-larger of copy and read bandwidth, or of the product of 8192 x 8192 x 8192. Counted are
+FOLDER holds stages.jsonl, and ops.json, bench_one.json, bench_batch.json, demo.json, hf.json of the stages that succeeded.
+The table marks what was not measured. Shares are of the ceilings of the same call: of the larger of copy and read
+bandwidth, or of the product of 8192 x 8192 x 8192. What counts:
 
   a decode step    the bytes of all weights but the embedding table, and of the keys and values of the batch at the
-                   middle of the output; its time is the median gap between two tokens, host and all
+                   middle of the output; its time is the median gap between two tokens, host included
   a prefill        2 operations a weight of the layers and token, 4 a token, head, element of it and token seen, and the
                    head for one row; its time is TTFT, from the request's arrival to its first token
 """
@@ -27,7 +27,7 @@ def load(path):
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except ValueError as why:  # its stage was ended while it wrote
+    except ValueError as why:  # its stage was stopped while it wrote
         print(f"cuda_report: {path.name} is left out: {why}", file=sys.stderr)
         return None
 

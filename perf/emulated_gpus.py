@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Parallel Tracks against tensor parallelism as one of eight GPUs sees it: its share runs, the links are waits.
+"""Parallel Tracks against tensor parallelism on one of eight GPUs: its share runs, the links are waits.
 
     perf/emulated_gpus.py --out perf/results/emulated_gpus.json [--ptrt build/ptrt] [--rounds 3]
 
-EMULATED: one GPU does what the first of eight ranks does (`ptrt bench --emulate-ranks 8`), and every exchange is a wait
-of the link's latency and bytes on the device. Models are perf/configs/pt8_30b_d2, _d4 and _d8 (8 tracks that meet every 2,
-4 or 8 of 64 layers) and dense_30b, of as many heads, layers and parameters, under --tensor-parallel 8. Rounds are
-interleaved; cells show medians. Nobody waits for a slower rank here, and no wait overlaps with work.
+EMULATED: one GPU runs the first of eight ranks (`ptrt bench --emulate-ranks 8`). Every exchange is a wait on the device, of
+the link's latency and bytes. The models are perf/configs/pt8_30b_d2, _d4 and _d8 (8 tracks that meet every 2, 4 or 8 of 64
+layers). Their baseline is dense_30b under --tensor-parallel 8, with the same number of heads, layers and parameters. Rounds
+are interleaved; cells show medians. Nobody waits for a slower rank here, and no wait overlaps with work.
 """
 import argparse
 import json

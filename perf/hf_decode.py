@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Decoding by Hugging Face transformers, static cache and torch.compile, with random weights of a dense configuration.
+"""Times decoding by Hugging Face transformers: static cache, torch.compile, random weights of a dense configuration.
 
     perf/hf_decode.py --config perf/configs/dense_8b.json --batch 128 --input-len 128 --json FILE
 
-One decode step of the whole batch at a time, greedy, compiled with mode "reduce-overhead" (CUDA graphs); the JSON has the
-median time of a step and tokens a second. Needs torch with CUDA, and transformers.
+It runs one greedy decode step of the whole batch at a time, compiled with mode "reduce-overhead" (CUDA graphs). The JSON has
+the median time of a step and tokens a second. Needs torch with CUDA, and transformers.
 """
 import argparse
 import inspect
@@ -18,7 +18,7 @@ import transformers
 
 def make_model(config):
     if config["tracks"] != 1 or config["norm_placement"] != ["pre"] or config["ffn_pattern"] != ["dense"]:
-        sys.exit("hf_decode: a dense model of one track with norms before its sublayers is needed")
+        sys.exit("hf_decode: needs a dense model of one track with norms before its sublayers")
     shape = transformers.LlamaConfig(
         hidden_size=config["hidden_size"], intermediate_size=config["ffn_size"],
         num_hidden_layers=config["layers"], num_attention_heads=config["heads"],
@@ -36,14 +36,14 @@ def measure(model, args):
     length = args.input_len + args.steps + args.warmup
     cache = transformers.StaticCache(config=model.config, max_batch_size=args.batch, max_cache_len=length,
                                      device="cuda", dtype=torch.bfloat16)
-    # Where tokens go in the cache: its own count in later releases of transformers, told by the caller in earlier ones.
+    # Where tokens go in the cache: later releases of transformers count by themselves, earlier ones get it from the caller.
     told = "cache_position" in inspect.signature(model.model.forward).parameters
 
     def forward(module, tokens, position):
         where = {"cache_position": position} if told else {}
         return module(tokens, past_key_values=cache, position_ids=position[None], use_cache=True, **where)
 
-    # Without the head, which only the last token's row is wanted of.
+    # Without the head: only the last token's row of it is needed.
     hidden = forward(model.model, tokens, torch.arange(args.input_len, device="cuda")).last_hidden_state
     token = model.lm_head(hidden[:, -1:]).argmax(-1)
 

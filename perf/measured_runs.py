@@ -17,8 +17,8 @@ class Run:
     batch: int       # requests together
     input_len: int
     output_len: int
-    itl_ms: float          # median between two tokens: a decode step, where a TPOT counts in steps with others' prompts
-    ttft_ms: float | None  # only where the request was alone: others wait in a queue
+    itl_ms: float          # median between two tokens: a decode step (a TPOT includes steps with others' prompts)
+    ttft_ms: float | None  # only of lone requests: others wait in a queue
     tokens_per_s: float    # of output
     step_tokens: int       # rows a step takes at most
     emulated: bool = False
@@ -68,8 +68,7 @@ def median_of(runs):
 
 
 def runs_of_benches(place, paths):
-    """Files of the same setup are rounds of it: medians. Files that differ in settings alone are refused: their times would
-    be mixed up."""
+    """Files of the same setup are rounds of it; their medians count. Files that differ only in settings are refused."""
     found = {}
     for path in paths:
         data = json.loads(Path(path).read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@
     perf/peer_models.py perf/configs/dense_125m.json --gguf dense.gguf            # float32; needs the PyPI package gguf
     perf/peer_models.py perf/configs/dense_125m.json --dllama dense.m dense.t     # float32 and a tokenizer
 
-Speed does not hang on the values: they are drawn from one normal distribution. Shapes are the configuration's.
+Speed does not depend on the values, so they are drawn from one normal distribution. Shapes are the configuration's.
 """
 import argparse
 import json
@@ -43,7 +43,7 @@ SPECIAL = [b"<unk>", b"<s>", b"</s>"]
 
 
 def words(count):
-    """Pieces that nobody writes, to fill a vocabulary."""
+    """Pieces that occur in no text, to fill a vocabulary."""
     return [b"\xe2\x96\x81w%d" % i for i in range(count)]
 
 

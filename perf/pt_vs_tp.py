@@ -2,14 +2,14 @@
 """Parallel Tracks against tensor parallelism: the same kernels, ranks and parameter count, other sync points.
 
     perf/pt_vs_tp.py --out perf/results/pt_vs_tp                       # this machine's ranks
-    perf/pt_vs_tp.py --out DIR --delay-us 50 100 200                   # and emulated clusters (needs root)
+    perf/pt_vs_tp.py --out DIR --delay-us 50 100 200                   # and on emulated clusters (needs root)
     perf/pt_vs_tp.py --out DIR --launcher "srun -n 4" --place slurm    # or any launcher that starts 4 ranks
     perf/pt_vs_tp.py --out DIR --figures-only                          # draw again from DIR/pt_vs_tp.json
 
-A dense model of 24 layers runs over 4 ranks with `--tensor-parallel 4` (48 sums a forward pass); models of 4 tracks with
-a quarter of its heads and FFN each run over the same 4 ranks, meeting every D = 2, 4 or 8 layers (12, 6 or 3 fusions).
-A rank reads the same bytes and does the same operations in all of them. Rounds are interleaved, cells show medians.
-Writes pt_vs_tp.json with machine, commit and commands, and figures of it (matplotlib).
+A dense model of 24 layers runs over 4 ranks with `--tensor-parallel 4` (48 all-reduces a forward pass). Models of 4 tracks,
+each with a quarter of its heads and FFN, run over the same 4 ranks and meet every D = 2, 4 or 8 layers (12, 6 or 3 fusions).
+A rank reads the same bytes and does the same operations in all of them. Rounds are interleaved, cells show medians. The
+script writes pt_vs_tp.json with machine, commit and commands, and draws figures of it (matplotlib).
 """
 import argparse
 import contextlib
@@ -62,7 +62,7 @@ def run(command, place):
 
 @contextlib.contextmanager
 def places(args):
-    """(name, how to start a command on RANKS ranks) one after the other; clusters come up and go."""
+    """Yields (name, how to start a command on RANKS ranks); a cluster exists while it is the current place."""
     with contextlib.ExitStack() as stack:
         found = []
         if args.launcher:
@@ -167,7 +167,7 @@ def main():
     parser.add_argument("--out", required=True, help="folder of pt_vs_tp.json and the figures")
     parser.add_argument("--delay-us", type=float, nargs="*", default=[], help="emulated clusters with that delay one way")
     parser.add_argument("--gbit", type=float, default=10)
-    parser.add_argument("--launcher", default="", help=f"starts {RANKS} ranks of the command behind it")
+    parser.add_argument("--launcher", default="", help=f"starts {RANKS} ranks of the command after it")
     parser.add_argument("--place", default="cluster", help="what to call the launcher's machines")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--lengths", type=parse_lengths, nargs="+", default=[(32, 32), (256, 32)], metavar="INxOUT")

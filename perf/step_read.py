@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Takes turns between bfloat16 and int8 with bench_step_read; writes one JSON with machine, commit and commands.
+"""Runs bench_step_read for bfloat16 and int8 in turns; writes one JSON with machine, commit and commands.
 
     perf/step_read.py --bench build/bench_step_read --out perf/results/step_read_cpu.json
 
-bench_step_read takes turns between decode steps and reads of as many bytes. Each block it tells (246 steps, about two
-seconds) is of one state of the machine's memory: fast from --fast GB/s of the reads on, slow below --slow, between
-them where it changed amid the block. For each state the median, the quartiles and the ends of the blocks' medians.
+bench_step_read alternates between decode steps and reads of as many bytes. Each block it reports (246 steps, about two
+seconds) belongs to one state of the machine's memory: fast from --fast GB/s of the reads on, slow below --slow, "between"
+if it changed within the block. For each state the file has the median, the quartiles and the ends of the blocks' medians.
 
-With --against another build's bench_step_read, each run of one build stands next to one of the other. Blocks of such a
-pair of runs that are of one state are compared: `step_ratio` is this build's time of a step over the other's.
+With --against another build's bench_step_read, runs of the two builds alternate. Blocks of such a pair of runs are compared
+if they have the same state: `step_ratio` is this build's time of a step over the other's.
 """
 import argparse
 import json
@@ -60,7 +60,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", default="build/bench_step_read")
     parser.add_argument("--against", help="bench_step_read of another build")
-    parser.add_argument("--against-commit", help="what that build is of")
+    parser.add_argument("--against-commit", help="the commit of that build")
     parser.add_argument("--config", default=str(ROOT / "perf/configs/dense_125m.json"))
     parser.add_argument("--threads", default="2")
     parser.add_argument("--rounds", type=int, default=20)

@@ -15,7 +15,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 for source in kernels/cuda/*.cu; do
   target=$architecture
-  if [[ $source == *wgmma* ]]; then  # of sm_90a alone, which sm_90 takes in
+  if [[ $source == *wgmma* ]]; then  # only for sm_90a
     [ "$architecture" = sm_90 ] || continue
     target=sm_90a
   fi
@@ -23,7 +23,7 @@ for source in kernels/cuda/*.cu; do
     -o "$scratch/cubin" "$source" 2>&1
 done | c++filt > "$scratch/report"
 
-# Template arguments tell instances of a kernel apart; namespaces and parameters do not help.
+# Template arguments identify the instances of a kernel; namespaces and parameters are left out.
 awk '
   BEGIN { printf "%-44s %9s %8s %7s %7s\n", "kernel (" ARGV[2] ")", "registers", "shared", "stack", "spilled"; ARGC = 2 }
   /Compiling entry function/ {

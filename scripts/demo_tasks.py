@@ -1,14 +1,14 @@
 """The questions that the demo model learns, and their split into training and graded ones.
 
-Six kinds of question, each with two wordings, all of which a person can check at a glance:
-sums, differences and comparisons of numbers from 1 to 99, and words reversed, sorted by letter
-or put in capitals.
+There are six kinds of question, each with two wordings: sums, differences and comparisons of
+numbers from 1 to 99, and words reversed, sorted by letter or put in capitals. A person can check
+each of them at a glance.
 
 The split is by content, not by wording:
 
-* Numbers: a pair of operands is graded or trained on, decided by a hash of the pair without its
-  order. A graded pair is in no training question of any kind, in neither order.
-* Words: the training words are made of random letters and syllables; all graded words are the
+* Numbers: a hash of the unordered pair of operands decides whether the pair is graded or trained
+  on. A graded pair is in no training question of any kind, in neither order.
+* Words: the training words are made of random letters and syllables. All graded words are the
   English words of ``GRADED_WORDS``, none of which is ever trained on.
 """
 
@@ -76,7 +76,7 @@ _CODAS = "b ck d f g k l ll m n nd ng nt p r rn rd rt s ss st t tch x".split() +
 
 
 def is_graded_pair(a, b):
-    """Whether the numbers a and b, in either order, are kept out of training: one pair in ten is."""
+    """Whether the numbers a and b, in either order, are held out of training: one pair in ten is."""
     low, high = min(a, b), max(a, b)
     return zlib.crc32(f"{low} {high}".encode()) % 10 == 0
 
@@ -109,7 +109,7 @@ def _draw_pair(rng, task, graded):
 
 
 def _draw_training_word(rng):
-    """Random letters (so that every order of letters is met) or syllables (as in English)."""
+    """Random letters (so that every order of letters occurs) or syllables (as in English)."""
     while True:
         if rng.random() < 0.5:
             # Longer words more often: they are the harder ones.

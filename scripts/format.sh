@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Formats every C++ and CUDA source with the pinned clang-format; --check only tells what differs and fails then.
+# Formats every C++ and CUDA source with the pinned clang-format; --check only prints the differences and fails if there are any.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 pinned=14

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Proves and measures the CUDA backend on a machine with a GPU, in one call: tests, the memory and race checkers, the
-# demo model beside the CPU, benchmarks of ops and of whole models. Every stage is tried, whatever became of the
-# others; results and logs go to OUT_DIR, a table to the end of the output. Exit status: 0, 1 when a stage failed, 2
-# when there is nothing to run on (no GPU) or the call is wrong.
+# Tests and measures the CUDA backend on a machine with a GPU, in one call: tests, the memory and race checkers, the
+# demo model beside the CPU, benchmarks of ops and of whole models. Every stage runs even if another failed. Results and
+# logs are written to OUT_DIR; the output ends with a table. Exit status: 0, 1 if a stage failed, 2 if there is no GPU or
+# the call is wrong.
 #
 #   scripts/gpu_check.sh [--build DIR | --prebuilt DIR] [--time-limit SECONDS] [--dry-run] [OUT_DIR]
 #   scripts/gpu_check.sh --bundle DIR [--build DIR]
 #
 #   --build DIR     build folder (default build-gpu), configured and built first; needs the packages of install_deps.sh
-#   --prebuilt DIR  take what --bundle made, build nothing; needs the driver, cuBLASLt, NCCL and python3 on this
-#                   machine. For both, a DIR that ends in .tar.gz is such a file
+#   --prebuilt DIR  use the output of --bundle and build nothing; needs the driver, cuBLASLt, NCCL and python3 on this
+#                   machine. For --prebuilt and --bundle, a DIR that ends in .tar.gz is an archive
 #   --bundle DIR    on a machine without a GPU: collect the programs of a build folder (--build, default build) that was
-#                   configured with -DPTRT_BUILD_PERF=ON, and the shared libraries they need but for glibc, cuBLAS, NCCL
-#   --time-limit S  of all stages together (default 540 with --prebuilt, else 3600); what finds no time left has failed
-#   --dry-run       print the stages, their time limits and what they do, only
+#                   configured with -DPTRT_BUILD_PERF=ON, and their shared libraries except glibc, cuBLAS and NCCL
+#   --time-limit S  of all stages together (default 540 with --prebuilt, else 3600); a stage without time left fails
+#   --dry-run       only print the stages, their time limits and commands
 #   OUT_DIR         default gpu-check
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -75,7 +75,7 @@ failed=()
 
 record() { python3 scripts/gpu/record.py "$out/stages.jsonl" "$@"; }
 
-# stage NAME SECONDS WORK [ARGUMENT…]: scripts/gpu/stages.sh does the work, at most that long; log in OUT_DIR/log.
+# stage NAME SECONDS WORK [ARGUMENT…]: runs WORK of scripts/gpu/stages.sh with that time limit; the log is in OUT_DIR/log.
 stage() {
   local name=$1 limit=$2 status=0 start=$SECONDS left=$((deadline - SECONDS)) verdict=ok
   shift 2

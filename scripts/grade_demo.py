@@ -4,7 +4,7 @@
     python scripts/grade_demo.py RESULTS.jsonl [--answers FILE] [--min PERCENT]
 
 Prints the share of right answers per task (the part of the id before its number) and in total. A
-question without a result, or with an error in its place, counts as wrong. Exit status: 0, or 1 if the
+question without a result, or with an error instead of one, counts as wrong. Exit status: 0, or 1 if the
 total is below --min, or 2 if a file cannot be used.
 """
 
@@ -23,7 +23,7 @@ def read_lines(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("results", help="a results file; other ids than the answers' are passed over")
+    parser.add_argument("results", help="a results file; ids without an answer are ignored")
     parser.add_argument("--answers", default=DEMO / "answers.jsonl", help="default: the demo's")
     parser.add_argument("--min", type=float, default=0.0, metavar="PERCENT", help="exit 1 below this total")
     parser.add_argument("--show", type=int, default=5, metavar="N", help="wrong answers to print (default 5)")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that ptrt is built from and tested with; does nothing when all are there.
+# Installs the Debian 12 packages that building and testing ptrt needs; does nothing if all are installed.
 # INSTALL_DEPS=0 only checks (other distributions, no root: install the same things your way).
 set -euo pipefail
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes tests/model_io/golden/: small tokenizers of the usual families, texts, and what the tokenizers library
-makes of them. Needs that library (pip install tokenizers); the tests only read what this leaves.
+"""Makes tests/model_io/golden/: small tokenizers of the usual families, texts, and the tokenizers library's output for
+them. Needs that library (pip install tokenizers); the tests only read the files.
 
-texts.json is the list of texts. Each other file holds a tokenizer.json and variants of it: components that take the
-place of its own (of the model: keys), and for each text the ids, and the text that they add behind other text where
-that is not the text itself: [ids] or [ids, text]; for variants whose decoder is that of the plain one, the ids alone.
+texts.json is the list of texts. Each other file holds a tokenizer.json and variants of it. A variant replaces components
+(of the model: keys). For each text there is [ids] or [ids, text]: the ids, and the text that they add after other text if
+that differs from the text itself. Variants with the decoder of the plain tokenizer have only the ids.
 """
 
 import json
@@ -89,7 +89,7 @@ def added(first: int, *tokens: tuple[str, dict]) -> list[dict]:
 
 
 def changed(base: dict, changes: dict) -> dict:
-    """The file with other components; of the model the keys that are given change."""
+    """The file with other components; of the model only the given keys change."""
     return base | changes | {"model": base["model"] | changes.get("model", {})}
 
 
@@ -114,7 +114,7 @@ def byte_fallback(normalizer, pre_tokenizer, decoder: dict) -> dict:
     if pre_tokenizer is not None:
         tokenizer.pre_tokenizer = pre_tokenizer
     special = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    # The library would choose among equally frequent characters in another way each time.
+    # The library would choose differently among equally frequent characters each time.
     counts = Counter("▁" + "".join(CORPUS).replace(" ", ""))
     alphabet = sorted(counts, key=lambda c: (c != "▁", -counts[c], c))[:90]
     made = train(tokenizer, 560, special_tokens=special, initial_alphabet=alphabet, limit_alphabet=90)
@@ -126,7 +126,7 @@ def byte_fallback(normalizer, pre_tokenizer, decoder: dict) -> dict:
 def families() -> dict[str, tuple[dict, dict[str, dict]]]:
     """For each file: its tokenizer and the changes that make the variants."""
     gpt2 = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), "<|endoftext|>")
-    for key in ("type", "byte_fallback", "ignore_merges"):  # as early versions wrote it
+    for key in ("type", "byte_fallback", "ignore_merges"):  # the format of early versions
         del gpt2["model"][key]
     gpt2["model"] |= {"continuing_subword_prefix": "", "end_of_word_suffix": ""}
     gpt2["model"]["merges"] = [" ".join(merge) for merge in gpt2["model"]["merges"]]

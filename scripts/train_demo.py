@@ -7,11 +7,11 @@ Needs torch, numpy and h5py; for --compile a C++ compiler as well.
     python scripts/train_demo.py --stages export     write them from the last checkpoint
 
 Training has two stages. First a single track learns alone, at an eighth of the cost. Then every track
-starts from a copy of it with much noise of its own, enough to spoil most answers, and all tracks are
-trained together, meeting at the sync layers as they will when served.
+starts from a copy of it with its own noise, strong enough to spoil most answers. All tracks are then
+trained together and meet at the sync layers as they do when served.
 
 Every weight is one tensor [layers, tracks, in, out], and a matrix product of all tracks is one batched
-product. Only the answers' tokens count for the loss.
+product. Only the answers' tokens count in the loss.
 
 Output in examples/demo: demo.h5 (the model), train.log, heldout.jsonl, answers.jsonl, prompts.jsonl.
 """
@@ -59,7 +59,7 @@ def rope(x, cos, sin):
 
 
 class ParallelTrack(torch.nn.Module):
-    """The PT model with all tracks stacked; it works in the type `compute`, weights are fp32."""
+    """The PT model with all tracks stacked; it computes in the type `compute`, weights are fp32."""
 
     def __init__(self, config, compute):
         super().__init__()
@@ -101,7 +101,7 @@ class ParallelTrack(torch.nn.Module):
         k = rope(qkv[:, q_heads:q_heads + kv_heads], cos, sin)
         v = qkv[:, q_heads + kv_heads:]
         k, v = (x.repeat_interleave(q_heads // kv_heads, dim=1) for x in (k, v))
-        # Written out: for sequences this short the library's attention is several times slower.
+        # Written out: for such short sequences the library's attention is several times slower.
         scores = (q @ k.mT).float() / math.sqrt(head_dim)
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
         a = scores.masked_fill(future, -1e9).softmax(-1).to(v.dtype) @ v
@@ -168,9 +168,9 @@ class Muon:
 
 
 def encode(questions):
-    """Tokens [batch, LENGTH], flat positions whose next token is of an answer, targets, question numbers.
+    """Tokens [batch, LENGTH], flat positions whose next token belongs to an answer, targets, question numbers.
 
-    Positions are filled up to MAX_REPLY a question, with -1 as the target of those that do not count.
+    Positions are padded to MAX_REPLY a question; the target of padding is -1.
     """
     tokens, positions, targets, owners = [], [], [], []
     for i, (question, reply) in enumerate(questions):
@@ -185,7 +185,7 @@ def encode(questions):
 
 
 def bfloat16_state(state):
-    """The weights as the file has them: matrices and embedding rounded to bfloat16, norms in fp32."""
+    """The weights as stored in the file: matrices and embedding rounded to bfloat16, norms in fp32."""
     return {name: w.detach() if "norm" in name else w.detach().bfloat16().float()
             for name, w in state.items()}
 
@@ -225,18 +225,18 @@ class Log:
 
 
 def schedule(step, progress, warmup):
-    """The share of the learning rate: linear warmup, constant, then linear to zero from 40 % on."""
+    """The share of the learning rate: linear warmup, constant, then linear to zero from 40 %."""
     return min(1.0, (step + 1) / warmup, (1 - progress) / 0.6)
 
 
 def train(config, state, minutes, checkpoint, args, log):
-    """Trains from a state, or from random weights, for a time; returns the trained state."""
+    """Trains from a state, or from random weights, for a given time; returns the trained state."""
     torch.manual_seed(args.seed)
     rng = random.Random(args.seed + config["tracks"])
     graded = demo_tasks.graded_questions()
     graded_prompts = {question for _, _, question, _ in graded}
     model = ParallelTrack(config, torch.bfloat16)
-    exact = ParallelTrack(config, torch.float32)  # judges the rounded weights in fp32
+    exact = ParallelTrack(config, torch.float32)  # grades the rounded weights in fp32
     if state is not None:
         model.load_state_dict(state)
     count = sum(p.numel() for p in model.parameters())
@@ -282,10 +282,10 @@ def train(config, state, minutes, checkpoint, args, log):
 
 
 def widen(state, seed, noise):
-    """The start of the PT model: each track is the single track with noise of its own in every matrix.
+    """The start of the PT model: each track is the single track with its own noise in every matrix.
 
     The noise has the given size relative to each matrix. Without it the tracks would have the same
-    gradients and stay the same for ever.
+    gradients and stay equal.
     """
     generator = torch.Generator().manual_seed(seed)
     wide = {}
@@ -310,7 +310,7 @@ def write_questions(folder):
     write("heldout.jsonl", requests)
     write("answers.jsonl", [{"id": i, "answer": a} for i, _, _, a in graded])
     by_task = {task: [r for r, g in zip(requests, graded) if g[1] == task] for task in demo_tasks.WORDINGS}
-    # Of each wording a long one: the wordings of a task take turns.
+    # A long one of each wording: the wordings of a task take turns.
     write("prompts.jsonl", [max(by_task[task][n + 2:40:2], key=lambda r: len(r["prompt"]))
                             for n in (0, 1) for task in by_task])
 
@@ -332,7 +332,7 @@ def main():
     parser.add_argument("--compile", action="store_true", help="faster steps by torch.compile")
     parser.add_argument("--stages", nargs="+", choices=("single", "tracks", "export"),
                         default=("single", "tracks", "export"),
-                        help="each goes on from the checkpoint of the one before")
+                        help="each continues from the checkpoint of the one before")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     args.out.mkdir(parents=True, exist_ok=True)

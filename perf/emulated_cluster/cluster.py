@@ -3,10 +3,10 @@
 
     perf/emulated_cluster/cluster.py --nodes 4 --delay-us 100 --gbit 10 -- build/ptrt bench --random-weights C.json
 
-Each host has a network, a hostname and a /dev/shm of its own, so Open MPI sends over TCP between them and through shared
-memory within one. `--delay-us` is one way, added by switch.cpp to what the kernel takes itself (about 30 microseconds a
-message here); `--gbit` is the rate of each host's link. All hosts share the machine's cores. Needs root (or the rights to
-make namespaces and TAP devices), iproute2, util-linux and g++; exit status 2 where they are missing, else the command's.
+Each host has its own network, hostname and /dev/shm, so Open MPI uses TCP between hosts and shared memory within one.
+`--delay-us` is one way; switch.cpp adds it to the kernel's own delay (about 30 microseconds a message). `--gbit` is the rate
+of each host's link. All hosts share the machine's cores. Needs root (or the rights to make namespaces and TAP devices),
+iproute2, util-linux and g++. The exit status is 2 if they are missing, else the command's.
 """
 import argparse
 import contextlib
@@ -33,7 +33,7 @@ def call(*words):
 
 
 class Cluster:
-    """N hosts, up on entry and gone on exit, whatever happens between. `tag` tells clusters of one process apart."""
+    """N hosts, up on entry and gone on exit, also after an error. `tag` distinguishes clusters of one process."""
 
     def __init__(self, nodes, delay_us, gbit, tag=""):
         self.nodes, self.delay_us, self.gbit = nodes, delay_us, gbit
@@ -120,7 +120,7 @@ exec {self.folder}/enter $i bash -c "$*"
 
 @contextlib.contextmanager
 def ended_by_signals():
-    """SIGTERM ends the program by an exception, so that everything made is taken down."""
+    """SIGTERM ends the program by an exception, so that all hosts are removed."""
     def stop(*_):
         raise KeyboardInterrupt
     before = signal.signal(signal.SIGTERM, stop)

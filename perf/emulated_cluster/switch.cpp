@@ -1,11 +1,11 @@
-// An Ethernet switch in user space, for kernels without netem: frames of TAP devices leave on the port of
-// their address after a fixed delay, each port at a fixed rate.
+// An Ethernet switch in user space, for kernels without netem. Frames of TAP devices leave on the port of
+// their address after a fixed delay; each port has a fixed rate.
 //
 //     switch NAME PORTS DELAY_US GBIT
 //
 // makes the devices NAME1 … NAMEn and prints "ready". Port i is for the address 02:70:74:72:74:ii; every
-// other destination goes to all ports. Polls without sleeping when a frame is due within kSpin, so that the
-// delay is kept to a few microseconds; it therefore takes up to one core while frames are under way.
+// other destination goes to all ports. The switch polls without sleeping if a frame is due within kSpin, so the
+// delay is exact to a few microseconds. It uses up to one core while frames are in flight.
 #include <fcntl.h>
 #include <linux/if.h>
 #include <linux/if_tun.h>

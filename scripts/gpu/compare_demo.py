@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""The demo model on the GPU beside the CPU.
+"""Compares the demo model on the GPU with the CPU.
 
     scripts/gpu/compare_demo.py texts FILE      writes the held-out questions with their answers, to be scored
     scripts/gpu/compare_demo.py compare FOLDER  compares scores_cpu.jsonl with scores_cuda.jsonl, and answers_*.jsonl
 
 Passes when log-probabilities differ by at most 0.03 a token in the mean and as many answers are right. FOLDER/demo.json
-has the figures. Exit status 0, 1 when it does not pass, 2 when files do not fit together.
+has the figures. Exit status: 0, 1 if the comparison fails, 2 if the files do not match.
 """
 import json
 import sys

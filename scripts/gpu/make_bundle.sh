@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# make_bundle.sh BUILD_DIR BUNDLE_DIR: the programs that gpu_check.sh runs and the shared libraries they need, for a
-# machine without packages. Left out are glibc, which must be at least as new there as here, the GPU's driver, and
-# CUDA's large libraries, which the toolkit there has. BUNDLE_DIR/run PROGRAM ARGUMENT… starts one. A BUNDLE_DIR that
-# ends in .tar.gz becomes such a file.
+# make_bundle.sh BUILD_DIR BUNDLE_DIR: packs the programs that gpu_check.sh runs and their shared libraries, for a machine
+# without packages. It leaves out glibc, which must be at least as new on that machine, the GPU's driver, and CUDA's
+# large libraries, which the toolkit there has. BUNDLE_DIR/run PROGRAM ARGUMENT… starts a program. A BUNDLE_DIR that ends
+# in .tar.gz becomes an archive.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 build=$1 target=$2
@@ -13,7 +13,7 @@ for program in "${programs[@]}"; do
     exit 2
   }
 done
-[ ! -e "$target" ] || { echo "gpu_check: $target is there already" >&2; exit 2; }
+[ ! -e "$target" ] || { echo "gpu_check: $target already exists" >&2; exit 2; }
 bundle=$target
 if [[ $target == *.tar.gz ]]; then
   bundle=$(mktemp -d)
@@ -35,7 +35,7 @@ git describe --always --abbrev=40 --dirty --exclude '*' >"$bundle/COMMIT" 2>/dev
 
 cat >"$bundle/run" <<'RUN'
 #!/bin/bash
-# run PROGRAM ARGUMENT…, or run --missing; CUDA's libraries come from the toolkit or from Python's packages of it.
+# run PROGRAM ARGUMENT…, or run --missing. CUDA's libraries come from the toolkit or from its Python packages.
 here=${BASH_SOURCE[0]%/*}
 libraries=$here/lib
 wanted=(WANTED)
@@ -46,7 +46,7 @@ for folder in "${CUDA_HOME:-/usr/local/cuda}"/lib64 /usr/local/cuda*/targets/x86
   done
 done
 export PTRT_PLUGIN_DIR=$here/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-if [ "$1" = --missing ]; then  # names the libraries that are not found; status 0 when there are none
+if [ "$1" = --missing ]; then  # prints the libraries that are not found; status 0 if there are none
   missing=$(ldd "$here"/bin/* | grep 'not found' | sort -u)
   [ -z "$missing" ] || echo "$missing"
   [ -z "$missing" ]
@@ -54,7 +54,7 @@ if [ "$1" = --missing ]; then  # names the libraries that are not found; status 
 fi
 exec "$here/bin/$1" "${@:2}"
 RUN
-# What the programs name of CUDA's large libraries.
+# CUDA's large libraries that the programs need.
 wanted=$(for program in "${programs[@]}"; do readelf -d "$bundle/bin/$program"; done |
   sed -nE 's/.*NEEDED.*\[(lib(cublas(Lt)?|nccl)\.so[^]]*)\].*/\1/p' | sort -u | tr '\n' ' ')
 sed -i "s/WANTED/$wanted/" "$bundle/run"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The stages of gpu_check.sh, one a call: stages.sh WORK [ARGUMENT…], from the repository's root. Environment:
+# Runs one stage of gpu_check.sh: stages.sh WORK [ARGUMENT…], from the repository's root. Environment:
 # PROGRAMS (a build folder or a bundle), OUT (absolute), COMMIT, SANITIZER.
 set -euo pipefail
 
@@ -12,15 +12,15 @@ build() {
   cmake --build "$PROGRAMS" -j "$(nproc)" --target ptrt ptrt_cuda cuda_gpu_tests cuda_gpu_model_tests bench_cuda
 }
 
-# Nothing may be skipped here.
+# A skipped test is a failure.
 gpu_tests() {
   export PTRT_DEMO_MODEL=$PWD/examples/demo/demo.h5
   program "$1" --gtest_filter='-*/cpu' | tee "$OUT/log/$1.txt"
   if grep -q SKIPPED "$OUT/log/$1.txt"; then echo "tests were skipped"; return 1; fi
 }
 
-# Follows the programs that a wrapper starts. In float16 the same sources make the same accesses. NCCL's own kernels, and
-# the calls by which it tries what a machine can do, are not ours to check.
+# The checker follows the programs that a wrapper starts. float16 is left out: the same sources make the same accesses.
+# NCCL is left out: its own kernels, and its probing of the machine, are not part of this project.
 checker() {
   local command=("$PROGRAMS/cuda_gpu_tests")
   [ ! -x "$PROGRAMS/run" ] || command=("$PROGRAMS/run" cuda_gpu_tests)

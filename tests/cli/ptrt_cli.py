@@ -1,4 +1,4 @@
-"""Runs the program under test as a user would, alone or under mpirun, and never for longer than told.
+"""Runs the program under test as a user would, alone or under mpirun, with a time limit.
 
 The program is $PTRT_BIN, or build/ptrt below the root of the repository.
 """
@@ -28,7 +28,7 @@ _MPI_ENV = {
     "OMPI_MCA_btl_vader_single_copy_mechanism": "none", "OMPI_MCA_rmaps_base_oversubscribe": "1",
 }
 
-# Open MPI's plugins are gone when leaks are looked for: theirs could not be told (see test_host.py).
+# Open MPI's plugins are unloaded before the check for leaks, so their leaks have no names (see test_host.py).
 MPI_LEAKS = {"ASAN_OPTIONS": os.environ.get("ASAN_OPTIONS", "detect_leaks=0")}
 
 _numbers = itertools.count()
@@ -36,7 +36,7 @@ _numbers = itertools.count()
 
 @dataclass
 class Outcome:
-    """What a finished run left: exit status, its two streams, seconds, and whether it had to be killed."""
+    """A finished run: exit status, its two streams, seconds, and whether it had to be killed."""
 
     status: int
     stdout: str
@@ -65,7 +65,7 @@ def under_mpirun(command: list[str], ranks: int, rank_env: dict[int, dict[str, s
 
 
 class Running:
-    """A run under way. Output goes to files: a pipe would stay open in any rank that outlives its job."""
+    """A run in progress. Output goes to files: a pipe would stay open in any rank that outlives its job."""
 
     def __init__(self, arguments: list[str], ranks: int | None = None, env: dict[str, str] | None = None,
                  cwd: Path | None = None, rank_env: dict[int, dict[str, str]] | None = None):
@@ -100,7 +100,7 @@ class Running:
         return sorted(found)
 
     def finish(self, timeout: float) -> Outcome:
-        """Waits for the end, with sanitizers SLOWNESS times as long; then ends the run."""
+        """Waits for the end, with sanitizers SLOWNESS times as long; ends a run that takes longer."""
         timed_out = False
         try:
             self.process.wait(timeout=timeout * SLOWNESS)
@@ -151,7 +151,7 @@ def read_results(path: Path) -> list[dict]:
 
 
 def error_code(line: dict) -> str:
-    """The code of an error line of either form, or "" where the line bears a result."""
+    """The code of an error line of either form, or "" if the line is a result."""
     if line.get("error"):
         return line["error"]["code"]
     response = line.get("response")
@@ -161,7 +161,7 @@ def error_code(line: dict) -> str:
 
 
 class CliTest(unittest.TestCase):
-    """A test with a folder of its own and short ways to run the two batch commands."""
+    """A test with its own folder and short ways to run the two batch commands."""
 
     longMessage = True
     dir: Path
@@ -184,7 +184,7 @@ class CliTest(unittest.TestCase):
 
     def batch(self, command: str, model: Path, rows: list, *options, ranks: int | None = None,
               timeout: float = 60, **keywords) -> bytes:
-        """Runs generate or score over the rows and gives the bytes of the results file."""
+        """Runs generate or score over the rows and returns the bytes of the results file."""
         requests = write_requests(self.fresh("-requests.jsonl"), rows)
         results = self.fresh("-results.jsonl")
         outcome = ptrt(command, model, requests, "-o", results, *options, ranks=ranks, timeout=timeout, **keywords)

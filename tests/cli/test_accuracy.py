@@ -12,13 +12,13 @@ from model_grid import GRID, GridModel, prompts
 from model_maker import write_random
 
 TOLERANCE = 1e-3
-# Two logits or router scores nearer than this may change places in float32; no model here needs it often.
+# Two logits or router scores closer than this may change order in float32; no model here needs it often.
 SAFE_MARGIN = 1e-5
 NEW_TOKENS = 24
 
 
 class Accuracy(CliTest):
-    """A table is the log-probabilities [n, V] that the reference gives after each token of a text."""
+    """A table holds the reference's log-probabilities [n, V] after each token of a text."""
 
     def check_score(self, table: np.ndarray, tokens: list[int], line: dict) -> None:
         self.assertEqual(line["tokens"], tokens)
@@ -67,7 +67,7 @@ class Accuracy(CliTest):
             self.check_greedy(table, grid_model.config["eos_token_ids"], row, line)
         self.assertGreater(model.router_margin, SAFE_MARGIN, "choose another seed: experts nearly tie")
 
-        # What decode said token by token from the cache, prefill says of the whole text.
+        # Prefill of the whole text gives what decode gave token by token from the cache.
         again = self.lines("score", path, [{"tokens": tokens} for tokens in whole], *precise)
         for row, line, scored_line in zip(rows, generated, again):
             self.assertEqual(line["logprobs"], scored_line["logprobs"][len(row):],

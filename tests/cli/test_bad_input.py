@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Bad usage, request files and single requests: right exit status, clear message, no harm to neighbours.
+"""Bad usage, request files and single requests: right exit status, clear message, no harm to other requests.
 
 Messages are matched by their essential words (regular expressions, any case), not by their wording.
 """
@@ -35,7 +35,7 @@ GOOD: list[dict] = [
     good("high seed", seed=2 ** 53, temperature=2),
 ]
 
-# What, the line, the code asked for (None: any), the words of the message.
+# Case, line, expected code (None: any), words of the message.
 BAD: list[tuple[str, object, str | None, list[str]]] = [
     ("cut off", '{"id": "x", "tokens": [1, 2', None, []),
     ("no JSON", "hello there", None, []),
@@ -130,7 +130,7 @@ class BadInput(CliTest):
             kept = [line for line in together if not error_code(json.loads(line))]
             ours = [json.loads(line) for line in alone]
             theirs = [json.loads(line) for line in kept]
-            for line in ours + theirs:  # of an OpenAI line the id may come from its number in the file
+            for line in ours + theirs:  # the id of an OpenAI line may come from its number in the file
                 if "custom_id" in line:
                     line.pop("id")
                     line["response"].pop("request_id")
@@ -332,7 +332,7 @@ class BadInput(CliTest):
             self.assertEqual(len(named), 1, outcome.output)
 
     def test_line_ends(self) -> None:
-        """A last line without its end and lines that end as on Windows are as good as others."""
+        """A last line without a newline and lines with Windows line ends are valid."""
         path = self.dir / "ends.jsonl"
         path.write_bytes(b'{"id": "a", "tokens": [1]}\r\n{"id": "b", "tokens": [2]}')
         results = self.dir / "ends-results.jsonl"

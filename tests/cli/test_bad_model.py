@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Model files that are damaged or make no sense: exit status 2, at once, and a message naming the culprit.
+"""Model files that are damaged or inconsistent: exit status 2, at once, and a message that names the cause.
 
 Messages are matched by their essential words (regular expressions, any case), not by their wording.
 """
@@ -190,7 +190,7 @@ CONFIGS: list[tuple[str, dict, list[str]]] = [
     ("eos out of range", {"eos_token_ids": [259]}, ["eos_token_ids", "259"]),
     ("negative eos", {"eos_token_ids": [-1]}, ["eos_token_ids"]),
     ("bos out of range", {"bos_token_id": 300}, ["bos_token_id", "300"]),
-    # Sizes are held against the file before memory is taken for them; products must not wrap around.
+    # Sizes are compared with the file before memory is allocated for them; products must not overflow.
     *((f"absurd {key} {value}", {key: value}, [rf"\b{key}\b|/shared/embedding|/tracks/"])
       for key in ("tracks", "hidden_size", "head_dim", "ffn_size", "vocab_size")
       for value in (HUGE, 1 << 62, 10 ** 30)),
@@ -255,7 +255,7 @@ class BadModel(CliTest):
     def test_init_refuses_senseless_configs(self) -> None:
         for what, changes, words in CONFIGS:
             if what.startswith("absurd"):
-                continue  # without a file to hold it against, a huge model is a wish like any other
+                continue  # without a file to compare it with, a huge model is valid
             with self.subTest(what):
                 config = changed_config(changes)
                 self.results = self.fresh("-model.h5")
@@ -274,7 +274,7 @@ class BadModel(CliTest):
         return write_random(folder / "model.h5", config, 32, split=True)
 
     def test_shards(self) -> None:
-        """Alone, and with a rank a track, where the one rank that sees the damage must end them all."""
+        """Alone, and with a rank a track, where the one rank that sees the damage must end all others."""
         # The dataset by its name in the model, or by file and name in that file.
         wq = "/tracks/05/layers/001/wq|model-05.h5.*/layers/001/wq"
         damages: list[tuple[str, Callable[[Path], None], list[str]]] = [

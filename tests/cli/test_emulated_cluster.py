@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Hosts that exist only in network namespaces: a run over them gives the same bytes, and nothing stays behind."""
+"""Hosts that exist only in network namespaces: a run over them gives the same bytes, and leaves nothing."""
 
 import os
 import subprocess

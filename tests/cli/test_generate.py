@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What generate and score make of a request, on models whose next token is dictated by the last one."""
+"""Results of generate and score, on models whose next token depends only on the last one."""
 
 import unittest
 from pathlib import Path
@@ -15,7 +15,7 @@ NAMELESS = 259  # a special token that ends nothing
 
 
 def chain_table(followers: dict[int, int]) -> np.ndarray:
-    """Logits that make each token's follower near certain; one not named is followed by the next byte."""
+    """Logits that make each token's successor near certain; by default it is the next byte."""
     table = np.zeros((VOCAB, VOCAB))
     for token in range(VOCAB):
         table[token, followers.get(token, (token + 1) % 256)] = 25.0
@@ -83,10 +83,10 @@ class Generate(CliTest):
             (["ghi"], "bcdef", "bcdefghi", "stop"),
             (["xyz", "ghi", "h"], "bcdefg", "bcdefgh", "stop"),
             (["fgh", "def"], "bc", "bcdef", "stop"),
-            (["ef", "def", "f"], "bc", "bcdef", "stop"),  # all end at once: the one that starts first
+            (["ef", "def", "f"], "bc", "bcdef", "stop"),  # all end at the same place: the one that starts first counts
             (["b"], "", "b", "stop"),
             (["ab"], "bcdefghijklmnopq", "bcdefghijklmnopq", "length"),  # the prompt is not searched
-            (["pqx"], "bcdefghijklmnopq", "bcdefghijklmnopq", "length"),  # begun, not ended
+            (["pqx"], "bcdefghijklmnopq", "bcdefghijklmnopq", "length"),  # started, not completed
             (["opq"], "bcdefghijklmn", "bcdefghijklmnopq", "stop"),  # ends with the last token allowed
             ([], "bcdefghijklmnopq", "bcdefghijklmnopq", "length"),
         ]
@@ -197,7 +197,7 @@ class Generate(CliTest):
         self.assertNotIn("logprobs", without)
 
     def test_streams(self) -> None:
-        """A run says what it took; a quiet one says nothing; no control characters where no terminal is."""
+        """A run prints its figures; a quiet one prints nothing; no control characters without a terminal."""
         requests = write_requests(self.fresh(".jsonl"), [{"prompt": "a"}] * 3)
         for ranks in (None, 2):
             told = ptrt("generate", self.alphabet, requests, "-o", self.fresh(".jsonl"), ranks=ranks)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The GPU check script and its reports, as far as they go without a GPU."""
+"""The GPU check script and its reports, as far as they work without a GPU."""
 
 import json
 import os
@@ -97,7 +97,7 @@ class GpuCheck(CliTest):
         folder = self.fresh("-report")
         folder.mkdir()
         (folder / "stages.jsonl").write_text('{"stage": "op_tests", "status": 1, "seconds": 2, "what": "gpu_tests"}\n')
-        (folder / "ops.json").write_text('{"ceilings": {"read')  # of a stage that was ended while it wrote
+        (folder / "ops.json").write_text('{"ceilings": {"read')  # of a stage that was stopped while it wrote
         told = subprocess.run([sys.executable, str(ROOT / "perf" / "cuda_report.py"), str(folder), "--commit", "abc", "--json",
                                str(folder / "cuda.json")], capture_output=True, text=True, check=False)
         self.assertEqual(told.returncode, 0, told.stderr)

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Whatever happens to one rank, the whole job ends soon, says which rank it was, and does not report success.
+"""If one rank fails or is stuck, the whole job ends soon, names the rank, and does not report success.
 
 PTRT_FAULT="rank=R,at=POINT[,after=STEPS]" makes the program throw on that rank at that point.
 """
@@ -21,8 +21,8 @@ TIMEOUT = SLOWNESS  # seconds of --step-timeout
 
 
 def is_running(process: int) -> bool:
-    """A process that has ended keeps its entry in /proc until its parent asks how. mpirun leaves before it asks, so
-    that is the machine's first process, which may take seconds or, in some containers, never does."""
+    """A process that has ended keeps its entry in /proc until its parent waits for it. mpirun exits before that, so the
+    parent is the machine's first process, which may take seconds or, in some containers, never waits."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -38,7 +38,7 @@ class NoRankHangs(CliTest):
         cls.model = write_random(cls.dir / "model.h5", config, 51)
         rows = [{"tokens": [index, 2, 3], "max_tokens": 40} for index in range(REQUESTS)]
         cls.requests = write_requests(cls.dir / "requests.jsonl", rows)
-        # Enough work to be in its midst for a long while.
+        # Enough work for a run of several seconds.
         rows = [{"tokens": [index % 256, 2, 3], "max_tokens": 500} for index in range(4000)]
         cls.endless = write_requests(cls.dir / "endless.jsonl", rows)
 
@@ -79,7 +79,7 @@ class NoRankHangs(CliTest):
                 self.check_fault(f"rank=0,at={point}", 0, ranks=None)
 
     def test_more_threads_than_cores(self) -> None:
-        """Threads that the scheduler wakes late must neither be lost nor take work of a later job."""
+        """Threads that the operating system wakes late must neither be lost nor take work of a later job."""
         rows = [{"tokens": [index, 2, 3], "max_tokens": 60} for index in range(120)]
         requests = write_requests(self.dir / "many.jsonl", rows)
         for _ in range(4):
@@ -115,7 +115,7 @@ class NoRankHangs(CliTest):
                               ranks=2, env={"PTRT_FAULT": "rank=1,at=step,after=118,pause_ms=500"}, timeout=40))
 
     def test_stopped_rank(self) -> None:
-        """A rank that cannot speak for itself: those that wait for it do."""
+        """A stopped rank cannot report; the ranks that wait for it do."""
         running = Running(["generate", self.model, self.endless, "-o", self.fresh("-results.jsonl"),
                            "--step-timeout", TIMEOUT], ranks=4)
         deadline = time.monotonic() + 15 * SLOWNESS

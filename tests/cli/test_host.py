@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""What the program makes of its host: instruction sets that differ between ranks, threads, cores."""
+"""How the program uses its host: instruction sets that differ between ranks, threads, cores."""
 
 import json
 import os
@@ -115,7 +115,7 @@ class Cores(Host):
 
 class Leaks(Host):
     def test_ranks_free_what_they_allocate(self) -> None:
-        """MPI's own leaks are told by the libraries on the stacks, whole ones, hence the slow way to walk them."""
+        """MPI's own leaks are recognised by the libraries on whole stacks, hence the slow unwinder."""
         if "address" not in SANITIZERS:
             self.skipTest("built without AddressSanitizer")
         env = {"LSAN_OPTIONS": f"suppressions={ROOT}/tests/lsan.supp:print_suppressions=0",

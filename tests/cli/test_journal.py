@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""The journal: a run that was cut off goes on where it stood and ends with the same bytes."""
+"""The journal: an interrupted run continues where it stopped and ends with the same bytes."""
 
 import shutil
 import signal
@@ -12,12 +12,12 @@ from ptrt_cli import SANITIZERS, SLOWNESS, CliTest, Running, ptrt, write_request
 from model_maker import make_config, write_random
 
 REQUESTS = 60 if SANITIZERS else 240
-# A run that is to be cut off takes seconds, however fast the machine: its first rank is slow.
+# An interrupted run takes seconds on any machine: its first rank is slow.
 SLOW = {"PTRT_FAULT": "rank=0,at=step,pause_ms=3"}
 
 
 def rows() -> list:
-    """Enough work to be interrupted, with a bad line among it."""
+    """Enough work to be interrupted, including a bad line."""
     made: list = [{"id": f"r{index}", "tokens": [index % 250, 3, 9], "max_tokens": 30 + index % 40,
                    "temperature": index % 3 * 0.5, "seed": index, "logprobs": index % 4 == 0}
                   for index in range(REQUESTS - 1)]
@@ -41,7 +41,7 @@ class Journal(CliTest):
 
     @classmethod
     def interrupt(cls, how: signal.Signals, ranks: int | None) -> Path:
-        """Starts a run, ends it when a few results are in the journal, and gives the journal."""
+        """Starts a run, ends it when a few results are in the journal, and returns the journal."""
         results = cls.fresh("-cut.jsonl")
         journal = Path(f"{results}.partial")
         running = Running(["generate", cls.model, cls.requests, "-o", results, "--max-batch", "4"], ranks, SLOW)
@@ -58,7 +58,7 @@ class Journal(CliTest):
 
     def resume(self, journal: bytes, *options, ranks: int | None = None, requests: Path | None = None,
                model: Path | None = None, command: str = "generate"):
-        """Puts a journal in the way of a new run and goes on from it."""
+        """Puts a journal in place for a new run and resumes from it."""
         results = self.fresh("-resumed.jsonl")
         self.partial = Path(f"{results}.partial")
         self.partial.write_bytes(journal)
@@ -100,7 +100,7 @@ class Journal(CliTest):
                 self.check_resumed(header[:kept])
 
     def test_twice_cut_off(self) -> None:
-        """A journal that was gone on with can itself be gone on with."""
+        """A run that was resumed can be interrupted and resumed again."""
         results = self.fresh("-twice.jsonl")
         partial = Path(f"{results}.partial")
         shutil.copy(self.cut_off, partial)

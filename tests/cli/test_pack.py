@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""pack: what it writes, that every command computes the same from it, and that damage is found."""
+"""pack: what it writes, that every command computes the same from it, and that it detects damage."""
 
 import json
 import os
@@ -21,13 +21,13 @@ LAYOUT = "panels16.v1"
 
 
 def is_multiplied(name: str, config: dict) -> bool:
-    """Whether products take the tensor, so that it lies in panels."""
+    """Whether the tensor is an operand of products, so that it is stored in panels."""
     embedding = name == "/shared/embedding"
     return len(tensor_shapes(config)[name]) > 1 and (not embedding or config["tie_embeddings"])
 
 
 def rows_of_panels(stored: np.ndarray, dtype: str, shape: list[int]) -> tuple[bytes, bytes]:
-    """The elements [.., out, in] of [.., panels, bytes], and the scales of int8, as docs/MODEL_FILE.md lays them out."""
+    """The elements [.., out, in] of [.., panels, bytes], and the scales of int8, as docs/MODEL_FILE.md defines them."""
     outs, width = shape[-2:]
 
     def rows(lanes: np.ndarray, columns: int) -> bytes:  # [.., panels, n, 16] -> [.., out, columns]
@@ -64,7 +64,7 @@ class Pack(CliTest):
             self.assertIn(word, outcome.errors[0])
 
     def models(self, *types: str):
-        """Of every type, tied and not."""
+        """Models of every type, tied and not."""
         for seed, dtype in enumerate(types or ("float32", "bfloat16", "float16", "mixed", "int8")):
             config = mixed_config(tie_embeddings=seed % 2 == 1)
             with self.subTest(dtype=dtype):
@@ -147,7 +147,7 @@ class Pack(CliTest):
             self.assertTrue(least <= share <= (1 if least else 0.5), f"{compute}: {share}")
 
     def test_the_share_that_is_mapped_is_told(self) -> None:
-        """Also where the head lies in rows."""
+        """Also if the head is stored in rows."""
         config = make_config(hidden_size=256, head_dim=64, heads=4, ffn_size=512, tie_embeddings=False)
         model = write_random(self.fresh(".h5"), config, 77, dtype="bfloat16")
         packed, name = self.pack(model), "/shared/lm_head"
@@ -162,7 +162,7 @@ class Pack(CliTest):
             self.assertEqual("% mapped)" in outcome.output, told, outcome.output)
 
     def test_a_plain_table_is_mapped(self) -> None:
-        """Wherever its elements lie as a processor reads them; else it is read, with the same results."""
+        """It is mapped if its elements are stored as a processor reads them; else it is read, with the same results."""
         config = make_config(hidden_size=256, head_dim=64, heads=4, ffn_size=512, tie_embeddings=False)
         model, odd = write_random(self.fresh(".h5"), config, 78, dtype="bfloat16"), self.fresh(".h5")
         name = "/shared/embedding"
@@ -232,7 +232,7 @@ class Pack(CliTest):
                 self.assert_refused(ptrt("generate", cut, rows, "-o", self.fresh(".jsonl")), cut.name)
 
     def test_damage_while_mapped(self) -> None:
-        """A file that is made shorter under a run ends it with a message."""
+        """A file that is truncated during a run ends it with a message."""
         config = make_config(tracks=2, layers=2, sync_layers=[1, 2], hidden_size=256, head_dim=64, ffn_size=512)
         model = write_random(self.fresh(".h5"), config, 76, dtype="bfloat16")
         rows = write_requests(self.fresh(".jsonl"), [{"tokens": [index, 3], "max_tokens": 200} for index in range(100)])
@@ -270,7 +270,7 @@ class Pack(CliTest):
 
     @unittest.skipIf(SANITIZERS, "sanitizers keep memory of their own")
     def test_memory(self) -> None:
-        """Neither packing nor mapping takes the model twice."""
+        """Neither packing nor mapping holds the model in memory twice."""
         text = self.fresh(".json")
         text.write_text(json.dumps(make_config(vocab_size=40000, hidden_size=288, ffn_size=20000, head_dim=32)))
         model, packed = self.fresh(".h5"), self.fresh(".h5")

@@ -39,7 +39,7 @@ class PlanTest(CliTest):
                               capture_output=True, text=True, timeout=60)
 
     def known_times(self, config: Path, machine: Path, link: Path, batch: int, length: int) -> dict:
-        """What a described machine would take for four ranks."""
+        """The times of a described machine for four ranks."""
         table = self.fresh(".json")
         self.assert_done(ptrt("plan", config, "--gpus", "4", "--gpu", machine, "--link", link, "--input-len", length,
                               "--output-len", "32", "--batch", batch, "--max-step-tokens", "512", "--json", table))
@@ -77,7 +77,7 @@ class PlanTest(CliTest):
         self.assertAlmostEqual(json.loads((out / link).read_text())["latency_us"], 200, delta=0.4)
 
     def test_calibrated_plan(self) -> None:
-        """From times that a known machine would take, the fit finds that machine again, also where it was not shown any."""
+        """From times of a known machine, the fit recovers that machine, also for runs that were held out."""
         cells, measured, out = self.known_cells(), self.fresh(".json"), self.fresh("-calibration")
         options = (measured, "--hold-out", "100 us", "--shared", "--out", out)
 
@@ -91,7 +91,7 @@ class PlanTest(CliTest):
         self.assertLess(check["largest_errors"]["held out"], 1e-3)
         self.assertLess(check["largest_errors"]["never fitted"], 1e-3)
         self.assertEqual(sum(point["use"] == "held out" for point in check["points"]), 12)
-        cells[-1]["median"]["itl_ms"] *= 2  # times that the model cannot explain show in the check
+        cells[-1]["median"]["itl_ms"] *= 2  # times that the model cannot explain appear in the check
         calibrate()
         self.assertGreater(json.loads((out / "check.json").read_text())["largest_errors"]["fitted"], 0.1)
         for cells, words in ((cells[:1], "measured times for"), ([{"place": "x"}], "no file of"), ([], "no measured runs")):
@@ -101,7 +101,7 @@ class PlanTest(CliTest):
             self.assertNotIn("Traceback", told.stderr)
 
     def bench_file(self, cell: dict, noise: float) -> Path:
-        """What `ptrt bench --json` would have written of such a run."""
+        """The output of `ptrt bench --json` for such a run."""
         path, median = self.fresh(".json"), cell["median"]
         config = json.loads(Path(cell["command"].split()[-1]).read_text())
         path.write_text(json.dumps({
@@ -114,7 +114,7 @@ class PlanTest(CliTest):
         return path
 
     def test_plan_calibrated_by_bench_files(self) -> None:
-        """Files of one place each, in rounds: the median round counts; two replicas are as one of half the requests."""
+        """Files of one place each, in rounds: the median round counts; two replicas equal one with half the requests."""
         out, options = self.fresh("-calibration"), []
         cells = self.known_cells()
         for place in ("50 us", "100 us", "200 us"):
@@ -127,7 +127,7 @@ class PlanTest(CliTest):
 
         self.assertNotIn("warning", told.stderr)
         for name, value in (("threads", 2), ("compute", "float32"), ("kv_dtype", "float32"), ("max_step_tokens", 256)):
-            other = self.fresh(".json")  # a round that is none
+            other = self.fresh(".json")  # not a round
             other.write_text(json.dumps({**json.loads(files[0].read_text()), name: value}))
             told = self.calibrate("--out", out, "--bench", "50 us", files[0], other)
             self.assertEqual(told.returncode, 1, told.stderr)

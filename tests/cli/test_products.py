@@ -1,6 +1,6 @@
 #!/usr/bin/python3
-"""What rounded products cost: the trained demo model's held-out text by bfloat16 and int8 products, beside the
-float64 reference on the same stored weights."""
+"""The error of rounded products: the demo model's held-out text with bfloat16 and int8 products, against the float64
+reference on the same stored weights."""
 
 import json
 import unittest

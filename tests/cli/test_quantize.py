@@ -22,7 +22,7 @@ INT8 = ("--weights", "int8")
 
 
 def mixed_config(**changes) -> dict:
-    """Groups that a row does not fill, experts, tracks."""
+    """Rows that do not fill their last group, experts, tracks."""
     return make_config(**{"tracks": 3, "layers": 3, "sync_layers": [1, 3], "hidden_size": 72, "head_dim": 18,
                           "ffn_size": 100, "qk_norm": True, "ffn_pattern": ["dense", "moe"],
                           "moe": {"experts": 3, "top_k": 2, "ffn_size": 50, "router_logit_cap": 4.0},
@@ -63,7 +63,7 @@ class Quantize(CliTest):
             self.assertRegex(outcome.errors[0], f"(?i){word}")
 
     def check_file(self, path: Path, source: Path, config: dict) -> None:
-        """Matrices as numpy quantises them, everything else as it was, each dataset with its checksum."""
+        """Matrices as numpy quantises them, everything else unchanged, each dataset with its checksum."""
         wide = ref.load(source)
         with h5py.File(path) as small, h5py.File(source) as original:
             self.assertEqual(json.loads(small.attrs["config"]), config)
@@ -167,7 +167,7 @@ class Quantize(CliTest):
         chosen = self.products(small)
         self.assertEqual(chosen, self.products(model, *INT8))
         self.assertEqual(chosen, "int8" if "avx512_vnni" in Path("/proc/cpuinfo").read_text() else "float32")
-        # Matrices of two types: none is rounded without being asked for.
+        # Matrices of two types: none is rounded unless requested.
         with h5py.File(small, "r+") as file:
             name = "/shared/lm_head"
             del file[name]

@@ -14,7 +14,7 @@ PAGE_TOKENS = 16
 
 
 def tight_cache(config: dict, rows: list[dict], local_tracks: int) -> int:
-    """Bytes of float32 keys and values on a rank that hold the largest request and one page more."""
+    """Bytes of float32 keys and values on a rank for the largest request and one more page."""
     tokens = max(1 + len(row.get("tokens", row.get("prompt"))) + row["max_tokens"] for row in rows)
     pages = -(-tokens // PAGE_TOKENS) + 1
     per_token = local_tracks * config["layers"] * 2 * config["kv_heads"] * config["head_dim"] * 4

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Sampling: it follows the distribution asked for, and hangs on seed and position in the output alone."""
+"""Sampling: it follows the requested distribution, and depends only on seed and position in the output."""
 
 import math
 import unittest
@@ -13,7 +13,7 @@ from pt_reference import log_softmax
 
 VOCAB = 67
 DRAWS = 4000
-# Seeds are fixed, so a passing build goes on passing; a right sampler meets such a value once in 10^6 cases.
+# Seeds are fixed, so a passing build keeps passing; a right sampler meets such a value once in 10^6 cases.
 LARGEST_Z = 5.0
 
 
@@ -41,7 +41,7 @@ def chi_square_z(counts: np.ndarray, chances: np.ndarray) -> float:
     common = chances * total >= 5
     seen = np.append(counts[common], counts[~common].sum()).astype(float)
     wanted = np.append(chances[common] * total, chances[~common].sum() * total)
-    if wanted[-1] < 1:  # too rare to judge by squares; impossible ones are checked elsewhere
+    if wanted[-1] < 1:  # too rare for the chi-square test; impossible ones are checked elsewhere
         seen, wanted = seen[:-1], wanted[:-1]
     freedom = len(seen) - 1
     if freedom == 0:
@@ -57,7 +57,7 @@ class Sampling(CliTest):
         super().setUpClass()
         rng = np.random.default_rng(9)
         cls.row = rng.standard_normal(VOCAB) * 1.5
-        # After every token the same distribution: draws at all positions are alike.
+        # The same distribution after every token: draws at all positions have it.
         config = table_config(VOCAB, max_context=256)
         flat = table_tensors(config, np.tile(cls.row, (VOCAB, 1)))
         cls.flat = write_model(cls.dir / "flat.h5", config, flat, tokenizer=None)
@@ -86,7 +86,7 @@ class Sampling(CliTest):
                 self.check(ours, expected(self.row, *setting), str(setting))
 
     def test_the_order_of_cuts_shows(self) -> None:
-        """Guards the test above: another order of temperature, top_k and top_p would keep other tokens."""
+        """Checks the test above: another order of temperature, top_k and top_p would keep other tokens."""
         kept = expected(self.row, 1.5, 12, 0.75) > 0
         cold_first = expected(self.row, 1.0, 12, 0.75) > 0
         nucleus_of_all = expected(self.row, 1.5, 0, 0.75) > 0

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Ranks that share tracks: right against the float64 reference, the same bytes wherever the parts lie."""
+"""Ranks that share tracks: right against the float64 reference, the same bytes for every placement of the parts."""
 
 import json
 import unittest
@@ -100,7 +100,7 @@ class TensorParallel(CliTest):
                 self.assertIn("groups of 32", outcome.stderr)
 
     def test_int8_rows_may_end_within_a_group(self) -> None:
-        """Ranks that share a track take whole rows of most matrices: those need not fill their last group."""
+        """Ranks that share a track have whole rows of most matrices, which need not fill their last group."""
         config = make_config(hidden_size=72, heads=4, kv_heads=2, head_dim=16, ffn_size=128)
         model, small = write_random(self.fresh(".h5"), config, 35), self.fresh(".h5")
         self.assert_done(ptrt("quantize", model, "-o", small, "--weights", "int8"))

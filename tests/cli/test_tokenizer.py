@@ -28,7 +28,7 @@ class Tokenizer(CliTest):
 
     @classmethod
     def make(cls, tokenizer: dict | bytes, chain: list[int], vocab: int = 600) -> Path:
-        """A model that goes from each token of the chain to the next one, and ends with the last."""
+        """A model that generates the chain of tokens, each after the one before, and ends with the last."""
         table = np.zeros((vocab, vocab))
         for token, follower in zip(chain, chain[1:]):
             table[token, follower] = 25.0

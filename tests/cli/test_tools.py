@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""init, inspect, bench, and the help: what they write and what they say."""
+"""init, inspect, bench, and the help: what they write and print."""
 
 import csv
 import json
@@ -27,7 +27,7 @@ def config_of_many_parts() -> dict:
 
 
 def datasets(path: Path) -> dict[str, h5py.Dataset]:
-    """Every dataset below /shared and /tracks, through links to other files."""
+    """Every dataset under /shared and /tracks, through links to other files."""
     found: dict[str, h5py.Dataset] = {}
 
     def collect(group: h5py.Group, prefix: str) -> None:
@@ -108,7 +108,7 @@ class Tools(CliTest):
         names = {link.filename for link in links}
         self.assertEqual(len(names), 3, "one file a track")
         self.assertEqual({file.name for file in path.parent.iterdir()}, names | {path.name})
-        # All of them moved elsewhere are still one model, from whatever folder it is called.
+        # All of them moved elsewhere are still one model, from any working directory.
         moved = self.fresh("-moved")
         shutil.move(path.parent, moved)
         requests = write_requests(self.fresh(".jsonl"), [{"tokens": [1, 2, 3]}])
@@ -143,7 +143,7 @@ class Tools(CliTest):
                                  rank["tracks"] * found["kv_bytes_per_token_per_track"]["bfloat16"])
 
     def test_type_on_a_gpu(self) -> None:
-        """float16 where every matrix is, a tied table among them; else bfloat16."""
+        """float16 if every matrix is, including a tied table; else bfloat16."""
         for tied in (False, True):
             config = make_config(tie_embeddings=tied)
             model = write_random(self.fresh(".h5"), config, 73, dtype="float16")
@@ -209,7 +209,7 @@ class Tools(CliTest):
 
     def test_bench(self) -> None:
         options = ("--threads", "2", "--compute", "float32")
-        # Nearly every token would end a sequence: bench goes on to the length it was given.
+        # Nearly every token would end a sequence: bench continues to the requested length.
         config = make_config(tracks=4, layers=6, sync_layers=[1, 3, 6], eos_token_ids=list(range(250)))
         model = write_random(self.fresh(".h5"), config, 73)
         self.check_bench(self.bench(model, *options), 4, 3, 1)
@@ -242,7 +242,7 @@ class Tools(CliTest):
             self.assert_done(ptrt("bench", model, "--input-len", "4", "--output-len", "3", "--requests", "20",
                                   "--request-rate", "20", "--json", report, ranks=ranks))
             found = json.loads(report.read_text())
-            # Twenty gaps of a twentieth of a second: about a second, whatever the machine can do.
+            # Twenty gaps of a twentieth of a second: about a second on any machine.
             self.assertTrue(0.4 < found["elapsed_s"] < 5, found["elapsed_s"])
             self.assertLess(found["ttft_ms"]["p50"], 1e3 * found["elapsed_s"] / 2, "counted from arrival")
             self.assertEqual(found["output_tokens"], 60)
@@ -274,7 +274,7 @@ class Tools(CliTest):
         self.check_bench(self.bench("--random-weights", text, *options), 2, 2, 1)
 
     def test_bench_of_emulated_ranks(self) -> None:
-        """One rank's share of eight: the link's time is in every token, and everything says EMULATED."""
+        """One rank's share of eight: every token includes the link's time, and all output says EMULATED."""
         config = make_config(tracks=8, layers=4, sync_layers=[2, 4])
         model = write_random(self.fresh(".h5"), config, 78)
         report, table = self.fresh(".json"), self.fresh(".csv")

@@ -9,7 +9,8 @@ import unittest
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 FOLDERS = ("kernels", "model_io", "runtime", "launch", "scripts", "perf", "tests", "docs", "examples")
 CODE = (".h", ".cpp", ".cu", ".cuh", ".py", ".sh", ".cmake", ".txt", ".inc")
-LONGEST_SENTENCE = 40  # words
+LONGEST_SENTENCE = 35  # words
+FOREIGN = {"output_throughput", "request_throughput", "total_token_throughput", "MADV_POPULATE_READ"}  # names of others
 FORBIDDEN = re.compile(
     r"\bhang(s|ing)? on\b|told apart|\bgo(es)? on\b|went apart|is to count|in the place of|under way|\blet in\b|"
     r"\btold of\b", re.IGNORECASE)
@@ -104,7 +105,7 @@ class Documents(unittest.TestCase):
             for quoted in in_backticks(read(document)):
                 named = re.fullmatch(r"((?:\w+::)*\w+)(\(\))?", quoted)
                 if named and ("_" in quoted or "::" in quoted or re.search(r"[a-z][A-Z]", quoted)):
-                    if not set(re.findall(r"\w+", named.group(1))) <= words:
+                    if not set(re.findall(r"\w+", named.group(1))) <= words | FOREIGN:
                         bad.append(f"{document}: {quoted}")
                 bad += [f"{document}: {option}" for option in re.findall(r"(?<!\S)--[a-z][\w-]*", quoted)
                         if option not in options]
@@ -131,7 +132,7 @@ class Documents(unittest.TestCase):
     def test_plain_english(self):
         bad = []
         this = os.path.relpath(os.path.abspath(__file__), ROOT)
-        for path in DOCUMENTS + [path for path in SOURCES if path != this]:
+        for path in DOCUMENTS + [path for path in SOURCES if path != this and path.endswith((".py", ".sh"))]:
             for number, line in enumerate(read(path).split("\n"), 1):
                 if found := FORBIDDEN.search(line):
                     bad.append(f"{path}:{number}: {found.group()}")

@@ -1,7 +1,7 @@
 """CRC-32C (Castagnoli) of long buffers in numpy.
 
-The buffer is cut into lanes of equal length whose remainders are taken side by side; lanes are then joined
-in pairs, the left one first moved on by the length of the right one, which is a linear map over GF(2).
+The buffer is cut into lanes of equal length, whose remainders are computed side by side. Lanes are then joined
+in pairs: the left one is shifted by the length of the right one, which is a linear map over GF(2).
 """
 
 import numpy as np

@@ -1,6 +1,6 @@
-"""Random small models that between them use every option of the model, in pairs, not as a full product.
+"""Random small models that together use every option of the model, in pairs, not as a full product.
 
-Where every block starts with a norm, mean and sum differ by the epsilon of norms alone, so it is wide there.
+If every block starts with a norm, mean and sum differ only by the epsilon of norms, so epsilon is large there.
 """
 
 from dataclasses import dataclass, field
@@ -103,7 +103,7 @@ GRID: tuple[GridModel, ...] = (
 
 
 def prompts(model: GridModel) -> list[list[int]]:
-    """Token ids of the prompts used with a model; some repeat themselves, which attention can pick up."""
+    """Token ids of the prompts used with a model; some repeat themselves, which attention can detect."""
     rng = np.random.default_rng(1000 + model.seed)
     rows = []
     for index, length in enumerate(PROMPT_LENGTHS):

@@ -1,4 +1,4 @@
-"""Small models in the file format, written by h5py alone: random ones, and ones told what to say next."""
+"""Small models in the file format, written by h5py alone: random ones, and ones with prescribed output."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ _GAINS = {"wq": 1.6, "wk": 1.6, "wv": 1.0, "wo": 1.0, "w_gate": 1.3, "w_up": 1.0
 
 
 def make_config(**changes) -> dict:
-    """A whole config: the defaults above, changed; the last layer is the one sync layer unless said."""
+    """A whole config: the defaults above with changes; by default the last layer is the only sync layer."""
     unknown = set(changes) - set(DEFAULTS)
     if unknown:
         raise ValueError(f"no such config keys: {sorted(unknown)}")
@@ -37,7 +37,7 @@ def make_config(**changes) -> dict:
 
 
 def tensor_shapes(config: dict) -> dict[str, tuple[int, ...]]:
-    """Every dataset that the config calls for, by path."""
+    """Every dataset that the config needs, by path."""
     d, vocab, c = config["hidden_size"], config["vocab_size"], config["head_dim"]
     q, kv = config["heads"] * c, config["kv_heads"] * c
     places = [place for place in ("pre", "output", "post") if place in config["norm_placement"]]
@@ -109,7 +109,7 @@ def quantize(values: Array) -> tuple[Array, Array]:
 
 
 def _stored(values: Array, dtype: str, index: int) -> tuple[Array, bool]:
-    """The array as it lies in the file, and whether it is bfloat16."""
+    """The array as stored in the file, and whether it is bfloat16."""
     if dtype == "mixed":
         dtype = ("float32", "bfloat16", "float16")[index % 3]
     if dtype == "bfloat16":
@@ -120,9 +120,9 @@ def _stored(values: Array, dtype: str, index: int) -> tuple[Array, bool]:
 def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dtype: str = "float32",
                 split: bool = False, crc: bool = True, tokenizer: str | None = "bytes",
                 tokenizer_model: bytes | None = None, fixed_strings: bool = False) -> Path:
-    """Writes a model file; split puts each track into a file of its own, behind an external link.
+    """Writes a model file; split puts each track into its own file, reached by an external link.
 
-    With dtype "int8" the matrices are, and everything else is float32.
+    With dtype "int8" the matrices are int8, and everything else is float32.
     """
     path = Path(path)
 
@@ -169,7 +169,7 @@ def write_random(path: str | Path, config: dict, seed: int = 0, **options) -> Pa
 
 
 def table_tensors(config: dict, next_logits: Array) -> dict[str, Array]:
-    """Weights of a model whose logits depend on the last token alone: row u holds those after token u.
+    """Weights of a model whose logits depend only on the last token: row u holds those after token u.
 
     The embedding is the identity and every layer adds nothing: the head's columns are the table's rows.
     """
@@ -181,7 +181,7 @@ def table_tensors(config: dict, next_logits: Array) -> dict[str, Array]:
         if path.endswith("norm"):
             values[...] = 1.0
     tensors["/shared/embedding"] = np.eye(vocab, dtype=np.float32)
-    # The final norm makes a one-hot row sqrt(vocab) high, near enough: its mean square is 1 / vocab.
+    # The final norm scales a one-hot row to about sqrt(vocab): its mean square is 1 / vocab.
     height = 1.0 / np.sqrt(1.0 / vocab + config["norm_eps"])
     tensors["/shared/lm_head"] = (np.asarray(next_logits).T / height).astype(np.float32)
     return tensors

@@ -1,7 +1,7 @@
-"""The Parallel Track model in float64, written from its definition and from nothing else.
+"""The Parallel Track model in float64, written only from its definition (docs/SPEC.md, The model).
 
-It shares no code with the program under test: weights come through h5py, the sums through numpy. A whole
-sequence is computed at once, without a cache: prefill, decode and batching of the program must agree with it.
+It shares no code with the program under test: h5py reads the weights, numpy computes the sums. A whole sequence
+is computed at once, without a cache; prefill, decode and batching of the program must agree with it.
 
 Shapes: n tokens, d hidden_size, H heads, G kv_heads, c head_dim, V vocab_size.
 """
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 @dataclass
 class Model:
-    """A config as SPEC gives it and the tensors by their path in the file, all float64."""
+    """A config (docs/SPEC.md, The file) and the tensors by their path in the file, all float64."""
 
     config: dict
     tensors: dict[str, Array]
@@ -33,7 +33,7 @@ class Model:
 
 
 def widen(dataset: h5py.Dataset) -> Array:
-    """The float64 values of a dataset of any of the four element types; int8 has its scales beside it."""
+    """The float64 values of a dataset of any of the four element types; the scales of int8 are another dataset."""
     raw = dataset[()]
     if raw.dtype == np.int8:
         scale = dataset.parent[dataset.name.rsplit("/", 1)[1] + ".scale"][()]
@@ -83,7 +83,7 @@ def silu(x: Array) -> Array:
 
 
 def rope(v: Array, theta: float) -> Array:
-    """Rotates v [n, heads, c]; element j of the first half goes with element j of the second."""
+    """Rotates v [n, heads, c]; element j of the first half is paired with element j of the second."""
     n, _, c = v.shape
     half = c // 2
     angle = np.arange(n)[:, None] * theta ** (-2.0 * np.arange(half) / c)
@@ -124,7 +124,7 @@ def gated(x: Array, gate: Array, up: Array, down: Array) -> Array:
 
 
 def mixture(model: Model, track: int, layer: int, x: Array) -> Array:
-    """Mixture of experts. Notes how near the closest choice of an expert was to going the other way."""
+    """Mixture of experts. Records the smallest margin by which an expert was chosen."""
     moe = model.config["moe"]
     logits = x @ model.track(track, layer, "router").T
     cap = moe["router_logit_cap"]

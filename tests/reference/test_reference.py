@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Checks the reference itself: against sums by hand, identities, and whether the grid is blind."""
+"""Checks the reference itself: against sums by hand, by identities, and that the grid detects misreadings."""
 
 import copy
 import math
@@ -205,7 +205,7 @@ class Identities(unittest.TestCase):
 
 
 def mutations(grid_model: GridModel) -> list[tuple[str, dict]]:
-    """Configs that misread one option each while every tensor they need is there."""
+    """Configs that misread one option each while every tensor they need is present."""
     config, found = grid_model.config, []
 
     def add(what: str, **changes) -> None:
@@ -234,7 +234,7 @@ def mutations(grid_model: GridModel) -> list[tuple[str, dict]]:
         for flip in flips:
             pattern = list(config["attention_pattern"])
             pattern[index] = flip
-            # Where one token sees itself alone no rotation shows.
+            # If a token sees only itself, rotations have no effect.
             if not (config["attention_window"] == 1 and flip == "local_nope"):
                 add(f"{kind} as {flip}", attention_pattern=pattern)
     if any("local" in kind for kind in config["attention_pattern"]):
@@ -255,7 +255,7 @@ def mutations(grid_model: GridModel) -> list[tuple[str, dict]]:
 
 
 class GridSees(unittest.TestCase):
-    """A wrong reading of any option must move some log-probability far beyond the tolerance."""
+    """A wrong reading of any option must change some log-probability far beyond the tolerance."""
 
     def test_every_misreading_shows(self):
         for grid_model in GRID:
