@@ -268,15 +268,15 @@ std::unique_ptr<TrackComm> ModelSession::join_group(std::int64_t colour, std::in
 EngineComms ModelSession::join_groups() {
   const Placement& p = placement_;
   watchdog_ = make_watchdog();
-  ReductionOptions reductions{.device_fusion = fusion_, .watchdog = &*watchdog_};
-  if (options_.emulated) reductions.emulated = options_.emulated->link;
+  AllReduceOptions all_reduce{.device_fusion = fusion_, .watchdog = &*watchdog_};
+  if (options_.emulated) all_reduce.emulated = options_.emulated->link;
   comm_ = join_group(p.replica, p.replica_ranks, "the other ranks of the replica");
-  if (p.tensor_parallel == 1) return {*comm_, *comm_, nullptr, reductions};
+  if (p.tensor_parallel == 1) return {*comm_, *comm_, nullptr, all_reduce};
   fusion_comm_ = join_group(p.replica * p.tensor_parallel + p.tensor_rank, p.fusion_ranks(),
                             "the ranks with the other tracks");
   track_comm_ = join_group(p.replica * p.fusion_ranks() + p.fusion_rank(), p.tensor_parallel,
                            "the ranks that share a track");
-  return {*comm_, *fusion_comm_, &*track_comm_, reductions};
+  return {*comm_, *fusion_comm_, &*track_comm_, all_reduce};
 }
 
 bool ModelSession::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,

@@ -1,10 +1,10 @@
-// The reduction of the fusion against MPI_Allreduce, rank by rank in one process each: medians of turns taken
-// one after the other, so that both see the machine in the same state. perf/bench_fusion.py drives it.
+// The fusion's all-reduce against MPI_Allreduce, one process a rank: medians of alternating turns, so that both
+// see the machine in the same state. perf/bench_fusion.py drives it.
 //
 //     mpirun -n N bench_fusion TURNS [every]
 //
 // prints, on rank 0, {"ranks": N, "cells": [{"bytes", "ours_us", "mpi_us"}]}, with `every` also "ways_us":
-// the times of each way to sum.
+// the times of each algorithm.
 //
 // Which algorithm MPI_Allreduce takes is Open MPI's choice or its settings' (OMPI_MCA_coll_tuned_*).
 #include <mpi.h>
@@ -21,7 +21,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
 #include "runtime/comm/mpi_comm.h"
-#include "runtime/sync/host_reduction.h"
+#include "runtime/sync/host_all_reduce.h"
 
 namespace ptrt {
 namespace {
@@ -45,29 +45,29 @@ double slowest_us(const Body& body) {
   return all;
 }
 
-void run(int turns, bool every_way) {
+void run(int turns, bool every_algorithm) {
   const auto job = make_mpi_job_comm();
   const bool oversubscribed = job->host_ranks() > static_cast<int>(std::thread::hardware_concurrency());
   const auto comm = job->split(0, oversubscribed ? Waiting::yielding : Waiting::spinning);
   const auto backend = make_cpu_backend({.threads = 1, .oversubscribed = oversubscribed});
   StepState state;
-  HostReduction reduction(*comm, *backend, state, 1, kLargest / 4,
-                          every_way ? std::optional(SumWay::one_hop) : std::nullopt);
-  std::vector<std::optional<SumWay>> ways{std::nullopt};
-  if (every_way)
-    for (const SumWay way : kSumWays)
-      if (reduction.shares_memory() || !needs_shared_memory(way)) ways.emplace_back(way);
+  HostAllReduce all_reduce(*comm, *backend, state, 1, kLargest / 4,
+                           every_algorithm ? std::optional(AllReduceAlgorithm::one_shot) : std::nullopt);
+  std::vector<std::optional<AllReduceAlgorithm>> algorithms{std::nullopt};
+  if (every_algorithm)
+    for (const AllReduceAlgorithm algorithm : kAllReduceAlgorithms)
+      if (all_reduce.shares_memory() || !needs_shared_memory(algorithm)) algorithms.emplace_back(algorithm);
   std::vector<float> part(kLargest / 4, 1.0f), ours(kLargest / 4), theirs(kLargest / 4);
   nlohmann::ordered_json cells = nlohmann::ordered_json::array();
   for (std::int64_t bytes = kSmallest; bytes <= kLargest; bytes *= 4) {
     const std::int64_t count = bytes / 4;
-    std::vector<std::vector<double>> ours_us(ways.size());
+    std::vector<std::vector<double>> ours_us(algorithms.size());
     std::vector<double> mpi_us;
     for (int turn = -kWarmup; turn < turns; turn++) {
       const float* parts[] = {part.data()};
-      for (std::size_t w = 0; w < ways.size(); w++) {
-        reduction.set_way(ways[w]);
-        const double a = slowest_us([&] { reduction.sum(parts, count, 1.0f, nullptr, ours.data()); });
+      for (std::size_t w = 0; w < algorithms.size(); w++) {
+        all_reduce.set_algorithm(algorithms[w]);
+        const double a = slowest_us([&] { all_reduce.sum(parts, count, 1.0f, nullptr, ours.data()); });
         if (turn >= 0) ours_us[w].push_back(a);
       }
       const double b = slowest_us([&] {
@@ -80,8 +80,8 @@ void run(int turns, bool every_way) {
     nlohmann::ordered_json cell;
     cell["bytes"] = bytes;
     cell["ours_us"] = median(ours_us[0]);
-    for (std::size_t w = 1; w < ways.size(); w++)
-      cell["ways_us"][std::string(to_string(*ways[w]))] = median(ours_us[w]);
+    for (std::size_t w = 1; w < algorithms.size(); w++)
+      cell["ways_us"][std::string(to_string(*algorithms[w]))] = median(ours_us[w]);
     cell["mpi_us"] = median(mpi_us);
     cells.push_back(cell);
   }

@@ -23,19 +23,20 @@ std::vector<BlockWeights> blocks_of_track(const TrackShard& shard, std::size_t t
 }  // namespace
 
 Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
-                 Reduction* track_sum, VocabHead& head, const KvCache& cache, std::int64_t max_rows,
-                 std::int64_t max_logit_rows)
+                 AllReduce* tensor_parallel_all_reduce, VocabHead& head, const KvCache& cache,
+                 std::int64_t max_rows, std::int64_t max_logit_rows)
     : config_(config),
       shard_(shard),
       backend_(backend),
       fusion_(fusion),
       schedule_(config),
       head_(head),
-      recorder_(backend, {&fusion.reduction(), track_sum}),
+      recorder_(backend, {&fusion.all_reduce(), tensor_parallel_all_reduce}),
       max_logit_rows_(max_logit_rows),
       eps_(static_cast<float>(config.norm_eps)),
-      scratch_(make_scratch(max_rows, track_sum != nullptr)),
-      together_(config, schedule_, shard.layers, shard.blocks, cache.pool(), scratch_, track_sum) {
+      scratch_(make_scratch(max_rows, tensor_parallel_all_reduce != nullptr)),
+      together_(config, schedule_, shard.layers, shard.blocks, cache.pool(), scratch_,
+                tensor_parallel_all_reduce) {
   const DType inner = backend.activation_type(), exact = DType::float32;
   x_all_ = make(1, max_rows, config.hidden_size, exact, "x");
   cos_sin_all_ = make(1, max_rows, config.head_dim, exact, "rope angles");
@@ -45,7 +46,7 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
                                           &filled_positions_, &filled_slots_})
     list->reserve(static_cast<std::size_t>(max_rows));
   // Inside a split track ranks meet, which they must do in one order.
-  if (track_sum != nullptr || !backend.runs_tracks_apart(shard.tracks)) return;
+  if (tensor_parallel_all_reduce != nullptr || !backend.runs_tracks_apart(shard.tracks)) return;
   for (std::int64_t t = 0; t < shard.tracks; t++) {
     layers_of_track_.push_back(layers_of_track(shard, static_cast<std::size_t>(t)));
     blocks_of_track_.push_back(blocks_of_track(shard, static_cast<std::size_t>(t)));

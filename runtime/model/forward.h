@@ -21,10 +21,10 @@ namespace ptrt {
 class Forward {
  public:
   // max_rows: rows of a step; max_logit_rows: rows that logits() takes at once. All scratch is sized here.
-  // `config`: what this rank computes; `track_sum` adds the parts of a track, null where the rank has it
+  // `config`: what this rank computes; `tensor_parallel_all_reduce` adds the parts of a track, null where the rank has it
   // whole.
   Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
-          Reduction* track_sum, VocabHead& head, const KvCache& cache, std::int64_t max_rows,
+          AllReduce* tensor_parallel_all_reduce, VocabHead& head, const KvCache& cache, std::int64_t max_rows,
           std::int64_t max_logit_rows);
 
   // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their keys and

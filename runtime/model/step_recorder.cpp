@@ -10,21 +10,21 @@ std::int64_t recorded_rows(std::int64_t rows, std::int64_t most) {
   return std::min(filled, most);
 }
 
-StepRecorder::StepRecorder(Backend& backend, const std::vector<Reduction*>& reductions) : backend_(backend) {
-  std::ranges::copy_if(reductions, std::back_inserter(reductions_),
-                       [](const Reduction* r) { return r != nullptr; });
+StepRecorder::StepRecorder(Backend& backend, const std::vector<AllReduce*>& all_reduces) : backend_(backend) {
+  std::ranges::copy_if(all_reduces, std::back_inserter(all_reduces_),
+                       [](const AllReduce* r) { return r != nullptr; });
   records_ = backend.records_steps() &&
-             std::ranges::all_of(reductions_, [](const Reduction* r) { return r->recordable(); });
+             std::ranges::all_of(all_reduces_, [](const AllReduce* r) { return r->recordable(); });
 }
 
 void StepRecorder::run(std::int64_t rows, const std::function<void()>& ops) {
   std::vector<SyncStats>& counted = counted_[rows];
   const bool first = counted.empty();
   if (first)
-    for (const Reduction* reduction : reductions_) counted.push_back(reduction->stats());
+    for (const AllReduce* all_reduce : all_reduces_) counted.push_back(all_reduce->stats());
   const bool ran = backend_.run_recorded(rows, ops);
-  for (std::size_t i = 0; i < reductions_.size(); i++) {
-    SyncStats& stats = reductions_[i]->stats();
+  for (std::size_t i = 0; i < all_reduces_.size(); i++) {
+    SyncStats& stats = all_reduces_[i]->stats();
     if (first) {
       counted[i].sync_points = stats.sync_points - counted[i].sync_points;
       counted[i].bytes_sent = stats.bytes_sent - counted[i].bytes_sent;

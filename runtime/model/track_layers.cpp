@@ -25,14 +25,15 @@ TrackScratch TrackScratch::track(std::int64_t t) const {
 
 TrackLayers::TrackLayers(const ModelConfig& config, const SyncSchedule& schedule,
                          const std::vector<LayerWeights>& layers, const std::vector<BlockWeights>& blocks,
-                         const KvPool& pool, const TrackScratch& scratch, Reduction* track_sum)
+                         const KvPool& pool, const TrackScratch& scratch,
+                         AllReduce* tensor_parallel_all_reduce)
     : config_(config),
       schedule_(schedule),
       layers_(layers),
       blocks_(blocks),
       pool_(pool),
       scratch_(scratch),
-      track_sum_(track_sum),
+      tensor_parallel_all_reduce_(tensor_parallel_all_reduce),
       eps_(static_cast<float>(config.norm_eps)) {}
 
 void TrackLayers::run_block(Backend& backend, std::int64_t index, const StepView& step) {
@@ -67,9 +68,9 @@ void TrackLayers::begin_step(const StepView& step) {
 
 // Parts of a sum of ranks go best where they are sent from.
 void TrackLayers::place_output() {
-  if (track_sum_ == nullptr) return;
+  if (tensor_parallel_all_reduce_ == nullptr) return;
   now_.out = one_run(now_.out);
-  float* send = track_sum_->send_buffer(now_.out.tracks * now_.out.track_stride);
+  float* send = tensor_parallel_all_reduce_->send_buffer(now_.out.tracks * now_.out.track_stride);
   now_.out.data = send != nullptr ? send : scratch_.out.data;
 }
 
@@ -167,9 +168,10 @@ void TrackLayers::moe(const LayerWeights& layer, Tensor input) {
 
 // The ranks that share the tracks each have a part of every sum behind wo or w_down.
 void TrackLayers::add_parts() {
-  if (track_sum_ == nullptr) return;
+  if (tensor_parallel_all_reduce_ == nullptr) return;
   const float* mine[] = {now_.out.row(0, 0)};
-  track_sum_->sum(mine, now_.out.tracks * now_.out.track_stride, 1.0f, nullptr, now_.out.row(0, 0));
+  tensor_parallel_all_reduce_->sum(mine, now_.out.tracks * now_.out.track_stride, 1.0f, nullptr,
+                                   now_.out.row(0, 0));
 }
 
 // h += out, normed where the model does; `next_norm`, where the model has it, is the pre-norm of the sublayer

@@ -8,8 +8,8 @@
 #include "kernels/backend.h"
 #include "model_io/config/model_config.h"
 #include "model_io/shard/track_shard.h"
+#include "runtime/sync/all_reduce.h"
 #include "runtime/sync/fusion.h"
-#include "runtime/sync/reduction.h"
 #include "runtime/sync/sync_schedule.h"
 
 namespace ptrt {
@@ -48,11 +48,12 @@ struct StepView {
 
 class TrackLayers {
  public:
-  // All local tracks, or one with its part of pool and scratch. `track_sum` adds the parts of a track that
+  // All local tracks, or one with its part of pool and scratch. `tensor_parallel_all_reduce` adds the parts of a track that
   // several ranks share: two sums a layer, behind wo and w_down.
   TrackLayers(const ModelConfig& config, const SyncSchedule& schedule,
               const std::vector<LayerWeights>& layers, const std::vector<BlockWeights>& blocks,
-              const KvPool& pool, const TrackScratch& scratch, Reduction* track_sum = nullptr);
+              const KvPool& pool, const TrackScratch& scratch,
+              AllReduce* tensor_parallel_all_reduce = nullptr);
 
   // Runs track block `index` on `backend`; appends keys and values. The tracks' outputs, normed where the
   // model does, are then in output(), or where step.entry says.
@@ -84,7 +85,7 @@ class TrackLayers {
   const std::vector<BlockWeights>& blocks_;
   KvPool pool_;
   TrackScratch scratch_, now_;  // now_: the views of the rows of this step
-  Reduction* track_sum_;
+  AllReduce* tensor_parallel_all_reduce_;
   float eps_;
   Backend* backend_ = nullptr;  // of this call
 };

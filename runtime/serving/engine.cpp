@@ -26,10 +26,10 @@ std::int64_t logit_rows(const EngineOptions& options) {
 }
 
 // The ranks that share a track bring one part each.
-std::unique_ptr<Reduction> make_track_sum(const EngineComms& comms, Backend& backend, StepState& state,
-                                          std::int64_t values) {
+std::unique_ptr<AllReduce> make_tensor_parallel_all_reduce(const EngineComms& comms, Backend& backend,
+                                                           StepState& state, std::int64_t values) {
   if (comms.track == nullptr) return nullptr;
-  return make_reduction(*comms.track, backend, state, 1, values, comms.reductions);
+  return make_all_reduce(*comms.track, backend, state, 1, values, comms.all_reduce);
 }
 
 std::uint64_t mix(std::uint64_t digest, std::uint64_t value) {
@@ -96,12 +96,12 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackSh
       cache_(backend, mine, shard.tracks, options.kv_pages + (backend.records_steps() ? 1 : 0),
              options.kv_dtype),
       replica_comm_(comms.replica),
-      fusion_(comms.fusion, backend, state_, config, placement, options.max_rows, comms.reductions),
-      track_sum_(
-          make_track_sum(comms, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
+      fusion_(comms.fusion, backend, state_, config, placement, options.max_rows, comms.all_reduce),
+      tensor_parallel_all_reduce_(make_tensor_parallel_all_reduce(
+          comms, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
       head_(config, shard, backend, comms.replica, logit_rows(options)),
-      forward_(mine, shard, backend, fusion_, track_sum_.get(), head_, cache_, options.max_rows,
-               logit_rows(options)),
+      forward_(mine, shard, backend, fusion_, tensor_parallel_all_reduce_.get(), head_, cache_,
+               options.max_rows, logit_rows(options)),
       leads_(placement.leads_replica()) {
   PTRT_CHECK(options.max_rows >= options.max_batch);
   backend.reserve(work_limits(mine, shard.tracks, options));
@@ -138,7 +138,7 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
     step.rows.reserve(static_cast<std::size_t>(options_.max_batch));
   counters_ = {};
   fusion_.reset_stats();
-  if (track_sum_) track_sum_->stats() = {};
+  if (tensor_parallel_all_reduce_) tensor_parallel_all_reduce_->stats() = {};
   head_.reset_stats();
   backend_.rest();
   backend_.take_replay_times();
@@ -156,8 +156,8 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
     const bool stop = leads_ && hooks.stop_requested && hooks.stop_requested();
     const auto arrived = static_cast<std::uint64_t>(leads_ ? arrivals(run) : 0);
     state_.header = {step_number_, digest_, 0, (stop ? kStopFlag : 0) | arrived << kArrivedShift};
-    fusion_.begin_step();
-    if (track_sum_) track_sum_->begin_step();
+    fusion_.start_step();
+    if (tensor_parallel_all_reduce_) tensor_parallel_all_reduce_->start_step();
     step(run);
     step_number_++;
     stopped = (state_.header.flags & kStopFlag) != 0;
@@ -200,12 +200,12 @@ void Engine::wait_for_arrivals(Run& run) {
 }
 
 std::string Engine::describe_syncs() const {
-  return track_sum_ ? track_sum_->describe() : fusion_.describe();
+  return tensor_parallel_all_reduce_ ? tensor_parallel_all_reduce_->describe() : fusion_.describe();
 }
 
 void Engine::count_syncs() {
   fusion_.settle();
-  if (track_sum_) track_sum_->settle();
+  if (tensor_parallel_all_reduce_) tensor_parallel_all_reduce_->settle();
   const auto add = [&](const SyncStats& stats) {
     counters_.sync_bytes += stats.bytes_sent;
     counters_.sync_s += stats.seconds;
@@ -214,9 +214,9 @@ void Engine::count_syncs() {
   };
   counters_.fusions = fusion_.stats().sync_points;
   add(fusion_.stats());
-  if (!track_sum_) return;
-  counters_.track_sums = track_sum_->stats().sync_points;
-  add(track_sum_->stats());
+  if (!tensor_parallel_all_reduce_) return;
+  counters_.track_sums = tensor_parallel_all_reduce_->stats().sync_points;
+  add(tensor_parallel_all_reduce_->stats());
 }
 
 void Engine::step(Run& run) {

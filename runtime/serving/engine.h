@@ -25,19 +25,19 @@
 #include "runtime/serving/output_text.h"
 #include "runtime/serving/request.h"
 #include "runtime/serving/scheduler.h"
+#include "runtime/sync/all_reduce.h"
 #include "runtime/sync/fusion.h"
-#include "runtime/sync/reduction.h"
 
 namespace ptrt {
 
 // The groups that a rank talks to inside a step. `replica`: all ranks of it. `fusion`: those that hold the
-// other tracks. `track`: those that share its tracks; null without tensor parallelism. `reductions`: how the
+// other tracks. `track`: those that share its tracks; null without tensor parallelism. `all_reduce`: how the
 // last two add up on devices.
 struct EngineComms {
   TrackComm& replica;
   TrackComm& fusion;
   TrackComm* track = nullptr;
-  ReductionOptions reductions = {};
+  AllReduceOptions all_reduce = {};
 };
 
 struct EngineOptions {
@@ -107,7 +107,7 @@ class Engine {
   TrackComm& replica_comm_;
   StepState state_;
   Fusion fusion_;
-  std::unique_ptr<Reduction> track_sum_;  // with tensor parallelism
+  std::unique_ptr<AllReduce> tensor_parallel_all_reduce_;  // with tensor parallelism
   VocabHead head_;
   Forward forward_;
   RunCounters counters_;

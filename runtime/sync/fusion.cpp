@@ -16,27 +16,27 @@ bool sends_partial_sums(const Placement& placement) {
 }  // namespace
 
 Fusion::Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelConfig& config,
-               const Placement& placement, std::int64_t max_rows, const ReductionOptions& options)
+               const Placement& placement, std::int64_t max_rows, const AllReduceOptions& options)
     : backend_(backend),
       op_(config.fusion.op),
       total_tracks_(config.tracks),
       local_tracks_(placement.tracks),
       partial_sums_(sends_partial_sums(placement)),
-      reduction_(make_reduction(comm, backend, state, partial_sums_ ? 1 : placement.tracks,
-                                max_rows * config.hidden_size, options)),
+      all_reduce_(make_all_reduce(comm, backend, state, partial_sums_ ? 1 : placement.tracks,
+                                  max_rows * config.hidden_size, options)),
       watchdog_(options.watchdog) {
   PTRT_CHECK(comm.size() == placement.fusion_ranks() && comm.rank() == placement.fusion_rank());
   local_.resize(static_cast<std::size_t>(local_tracks_));
 }
 
-void Fusion::begin_step() {
+void Fusion::start_step() {
   if (watchdog_ != nullptr) watchdog_->step_begins();
-  reduction_->begin_step();
+  all_reduce_->start_step();
 }
 
 SyncEntry Fusion::entry(Tensor x) {
   const std::int64_t count = x.rows * x.width;
-  float* send = reduction_->send_buffer(count);
+  float* send = all_reduce_->send_buffer(count);
   if (send == nullptr) return {};
   SyncEntry entry;
   if (op_ == FusionOp::delta_sum) entry.minus = x;
@@ -51,7 +51,7 @@ bool Fusion::fuse(Tensor x, Tensor y, const SyncEntry& entry, const BlockBegin* 
   for (std::int64_t t = 0; t < local_tracks_; t++) local_[static_cast<std::size_t>(t)] = y.row(t, 0);
   std::span<const float* const> parts = local_;
   if (partial_sums_ && local_tracks_ > 1) {
-    float* send = reduction_->send_buffer(count);
+    float* send = all_reduce_->send_buffer(count);
     float* sum = send != nullptr ? send : y.row(0, 0);
     backend_.tree_sum(local_, count, 1.0f, nullptr, sum);
     local_[0] = sum;
@@ -61,17 +61,17 @@ bool Fusion::fuse(Tensor x, Tensor y, const SyncEntry& entry, const BlockBegin* 
   float* out = x.row(0, 0);
   bool begun = false;
   if (next != nullptr)
-    if (const auto all = reduction_->begin_exchange(parts, count); !all.empty()) {
+    if (const auto all = all_reduce_->begin_exchange(parts, count); !all.empty()) {
       BlockBegin begin = *next;
       begin.parts = all;
       begin.scale = scale;
       begin.add_to_x = delta;
       backend_.begin_block(begin);
-      reduction_->end_exchange();
+      all_reduce_->end_exchange();
       begun = true;
     }
-  if (!begun) reduction_->sum(parts, count, scale, delta ? out : nullptr, out);
-  if (total_tracks_ == 1) reduction_->stats().sync_points = 0;
+  if (!begun) all_reduce_->sum(parts, count, scale, delta ? out : nullptr, out);
+  if (total_tracks_ == 1) all_reduce_->stats().sync_points = 0;
   return begun;
 }
 

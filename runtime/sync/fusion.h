@@ -11,7 +11,7 @@
 #include "model_io/config/model_config.h"
 #include "runtime/comm/placement.h"
 #include "runtime/comm/track_comm.h"
-#include "runtime/sync/reduction.h"
+#include "runtime/sync/all_reduce.h"
 
 namespace ptrt {
 
@@ -26,9 +26,9 @@ class Fusion {
   // `comm`: the ranks that hold the replica's other tracks. max_rows bounds the rows of a step; all buffers
   // are sized here.
   Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelConfig& config,
-         const Placement& placement, std::int64_t max_rows, const ReductionOptions& options = {});
+         const Placement& placement, std::int64_t max_rows, const AllReduceOptions& options = {});
 
-  void begin_step();
+  void start_step();
   // For the fuse() to come of x [1, rows, d].
   SyncEntry entry(Tensor x);
   // x [1, rows, d] = fuse(x, y) with y [local tracks, rows, d], which is overwritten; y is as `entry`, if
@@ -36,19 +36,19 @@ class Fusion {
   // can be; true when it did.
   bool fuse(Tensor x, Tensor y, const SyncEntry& entry = {}, const BlockBegin* next = nullptr);
 
-  Reduction& reduction() { return *reduction_; }
+  AllReduce& all_reduce() { return *all_reduce_; }
   // Sync points are counted also when the tracks share a rank; a dense model has none.
-  const SyncStats& stats() const { return reduction_->stats(); }
-  void reset_stats() { reduction_->stats() = {}; }
-  void settle() { reduction_->settle(); }
-  std::string describe() const { return reduction_->describe(); }
+  const SyncStats& stats() const { return all_reduce_->stats(); }
+  void reset_stats() { all_reduce_->stats() = {}; }
+  void settle() { all_reduce_->settle(); }
+  std::string describe() const { return all_reduce_->describe(); }
 
  private:
   Backend& backend_;
   FusionOp op_;
   std::int64_t total_tracks_, local_tracks_;
   bool partial_sums_;  // this rank's tracks form a subtree, so it sends their sum
-  std::unique_ptr<Reduction> reduction_;
+  std::unique_ptr<AllReduce> all_reduce_;
   Watchdog* watchdog_;
   std::vector<const float*> local_;
 };

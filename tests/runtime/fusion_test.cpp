@@ -1,5 +1,5 @@
-// The fusion over ranks that are threads: the same bits for every placement, right against float64, and ranks
-// that went apart are caught.
+// The fusion over ranks that are threads: the same bits for every placement, right against float64, and
+// diverged ranks are caught.
 #include "runtime/sync/fusion.h"
 
 #include <gtest/gtest.h>
@@ -11,7 +11,7 @@
 #include <random>
 
 #include "kernels/base/error.h"
-#include "runtime/sync/host_reduction.h"
+#include "runtime/sync/host_all_reduce.h"
 #include "thread_comm.h"
 
 namespace ptrt {
@@ -91,8 +91,8 @@ TEST(Fusion, SameBitsOnEveryPlacement) {
       }
 }
 
-TEST(Fusion, SlicesOfLargeSumsKeepTheBits) {
-  // More rows than the slicing threshold needs; sizes that do not divide by the ranks.
+TEST(Fusion, TwoShotSumsKeepTheBits) {
+  // More rows than the two-shot threshold; sizes that are no multiples of the ranks.
   for (const std::int64_t tracks : {6, 8}) {
     const Streams s = random_streams(tracks, 331, 131);
     const auto alone = fuse_over(1, s, FusionOp::delta_sum);
@@ -101,7 +101,7 @@ TEST(Fusion, SlicesOfLargeSumsKeepTheBits) {
       SyncStats stats;
       ASSERT_EQ(alone, fuse_over(static_cast<int>(ranks), s, FusionOp::delta_sum, &stats));
       if (ranks != 8) continue;
-      // Slices: about one part's worth leaves a rank, not one for each of the other seven ranks.
+      // In two shots a rank sends about one part in all, not one to each of the other seven ranks.
       EXPECT_LT(stats.bytes_sent, 3u * 331 * 131 * sizeof(float));
       EXPECT_GT(stats.bytes_sent, 331u * 131 * sizeof(float));
     }
@@ -117,7 +117,7 @@ TEST(Fusion, CountsSyncPointsAlsoInsideOneRank) {
   EXPECT_EQ(stats.sync_points, 0u) << "a dense model has no sync points";
 }
 
-TEST(Fusion, RanksThatWentApartAreCaught) {
+TEST(Fusion, DivergedRanksAreCaught) {
   const Streams s = random_streams(4, 1, 8);
   const ModelConfig config = config_for(s, FusionOp::mean);
   std::atomic<int> caught{0};
@@ -131,7 +131,7 @@ TEST(Fusion, RanksThatWentApartAreCaught) {
       fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
     } catch (const Error& error) {
       caught++;
-      EXPECT_NE(std::string(error.what()).find("went apart"), std::string::npos);
+      EXPECT_NE(std::string(error.what()).find("diverged"), std::string::npos);
     }
   });
   EXPECT_EQ(caught, 4);
@@ -152,10 +152,10 @@ TEST(Fusion, TheFirstRankDecidesTheFlags) {
     });
 }
 
-// Every way to sum over every number of ranks, against the tree on one rank: sizes below a vector, with
-// slices that are empty, and beyond a piece of shared memory; two sums in a row, the second over its own
-// part, added to what is there.
-TEST(Reduction, EveryWayGivesTheSameBits) {
+// Every algorithm over every number of ranks, against the tree on one rank: sizes below a vector, with empty
+// slices, and beyond a piece of shared memory. Two sums in a row: the first is added to its output, the second
+// overwrites its own part.
+TEST(AllReduce, EveryAlgorithmGivesTheSameBits) {
   for (const int ranks : {2, 3, 4, 5, 8})
     for (const std::int64_t parts : {1, 3})
       for (const std::int64_t count : {1, 3, 4097, 300001}) {
@@ -169,25 +169,25 @@ TEST(Reduction, EveryWayGivesTheSameBits) {
         reference->tree_sum(all, count, 0.5f, nullptr, plain.data());
         reference->tree_sum(all, count, 1.0f, s.x.data(), added.data());
         for (const bool shares : {true, false})
-          for (const SumWay way : kSumWays) {
-            if (!shares && needs_shared_memory(way)) continue;
+          for (const AllReduceAlgorithm algorithm : kAllReduceAlgorithms) {
+            if (!shares && needs_shared_memory(algorithm)) continue;
             SCOPED_TRACE(
-                fmt::format("{}: {} ranks, {} parts, {} values", to_string(way), ranks, parts, count));
+                fmt::format("{}: {} ranks, {} parts, {} values", to_string(algorithm), ranks, parts, count));
             ThreadCommGroup(ranks, shares).run([&](TrackComm& comm) {
               const auto backend = make_cpu_backend({.threads = 1});
               StepState state;
-              HostReduction reduction(comm, *backend, state, parts, count, way);
-              ASSERT_EQ(reduction.shares_memory(), shares);
+              HostAllReduce all_reduce(comm, *backend, state, parts, count, algorithm);
+              ASSERT_EQ(all_reduce.shares_memory(), shares);
               std::vector<float> mine(part(comm.rank() * parts), part((comm.rank() + 1) * parts));
               std::vector<const float*> local;
               for (std::int64_t p = 0; p < parts; p++) local.push_back(mine.data() + p * count);
               std::vector<float> out = s.x;
-              reduction.sum(local, count, 1.0f, out.data(), out.data());
+              all_reduce.sum(local, count, 1.0f, out.data(), out.data());
               EXPECT_EQ(out, added);
-              reduction.sum(local, count, 0.5f, nullptr, mine.data());
+              all_reduce.sum(local, count, 0.5f, nullptr, mine.data());
               EXPECT_EQ(0, std::memcmp(mine.data(), plain.data(), plain.size() * sizeof(float)));
-              EXPECT_EQ(reduction.stats().sync_points, 2u);
-              EXPECT_GT(reduction.stats().bytes_sent, 0u);
+              EXPECT_EQ(all_reduce.stats().sync_points, 2u);
+              EXPECT_GT(all_reduce.stats().bytes_sent, 0u);
             });
           }
       }
@@ -195,64 +195,66 @@ TEST(Reduction, EveryWayGivesTheSameBits) {
 
 // The two halves of the shared memory are used in turns: ranks that run ahead of others must not overwrite
 // what those still read.
-TEST(Reduction, ManySumsInSharedMemory) {
-  for (const SumWay way : {SumWay::shared_whole, SumWay::shared_slices})
+TEST(AllReduce, ManySumsInSharedMemory) {
+  for (const AllReduceAlgorithm algorithm :
+       {AllReduceAlgorithm::shm_one_shot, AllReduceAlgorithm::shm_two_shot})
     ThreadCommGroup(4).run([&](TrackComm& comm) {
       const auto backend = make_cpu_backend({.threads = 1});
       StepState state;
-      HostReduction reduction(comm, *backend, state, 1, 64, way);
+      HostAllReduce all_reduce(comm, *backend, state, 1, 64, algorithm);
       for (int turn = 0; turn < 2000; turn++) {
         std::vector<float> values(static_cast<std::size_t>(1 + turn % 64),
                                   static_cast<float>(turn * (comm.rank() + 1)));
         const float* part[] = {values.data()};
-        reduction.sum(part, std::ssize(values), 1.0f, nullptr, values.data());
+        all_reduce.sum(part, std::ssize(values), 1.0f, nullptr, values.data());
         ASSERT_EQ(values, std::vector<float>(values.size(), static_cast<float>(10 * turn)));
       }
     });
 }
 
-// Between hosts word of another token, and the first rank's flags, go the same ways as the parts.
-TEST(Reduction, HeadersTravelOnEveryWay) {
-  for (const SumWay way : {SumWay::one_hop, SumWay::slices, SumWay::shared_slices})
-    ThreadCommGroup(3, needs_shared_memory(way)).run([&](TrackComm& comm) {
+// A different token is detected, and the first rank's flags are adopted, with every algorithm.
+TEST(AllReduce, HeadersTravelWithEveryAlgorithm) {
+  for (const AllReduceAlgorithm algorithm :
+       {AllReduceAlgorithm::one_shot, AllReduceAlgorithm::two_shot, AllReduceAlgorithm::shm_two_shot})
+    ThreadCommGroup(3, needs_shared_memory(algorithm)).run([&](TrackComm& comm) {
       const auto backend = make_cpu_backend({.threads = 1});
       StepState state;
-      HostReduction reduction(comm, *backend, state, 1, 8, way);
+      HostAllReduce all_reduce(comm, *backend, state, 1, 8, algorithm);
       std::vector<float> values(8, 1);
       const float* part[] = {values.data()};
       state.header = {1, 5, 0, comm.rank() == 0 ? kStopFlag : 0, 0};
-      reduction.sum(part, 8, 1.0f, nullptr, values.data());
+      all_reduce.sum(part, 8, 1.0f, nullptr, values.data());
       EXPECT_EQ(state.header.flags, kStopFlag);
       state.header.digest = comm.rank() == 2 ? 6 : 5;
-      EXPECT_THROW(reduction.sum(part, 8, 1.0f, nullptr, values.data()), Error);
+      EXPECT_THROW(all_reduce.sum(part, 8, 1.0f, nullptr, values.data()), Error);
     });
-  // Here only the first rank hears from all; what the others get is the sum.
+  // With `root` only the first rank receives from all; the others receive the sum.
   ThreadCommGroup(3, false).run([](TrackComm& comm) {
     const auto backend = make_cpu_backend({.threads = 1});
     StepState state;
-    HostReduction reduction(comm, *backend, state, 1, 8, SumWay::at_first);
+    HostAllReduce all_reduce(comm, *backend, state, 1, 8, AllReduceAlgorithm::root);
     std::vector<float> values(8, 1);
     const float* part[] = {values.data()};
     state.header = {1, 5, 0, comm.rank() == 0 ? kStopFlag : 0, 0};
-    reduction.sum(part, 8, 1.0f, nullptr, values.data());
+    all_reduce.sum(part, 8, 1.0f, nullptr, values.data());
     EXPECT_EQ(state.header.flags, kStopFlag);
   });
 }
 
-// One rank comes late: the others wait for it, and say so; it does not.
-TEST(Reduction, TellsWaitingFromMoving) {
+// One rank is late: the others wait for it and count that; the late rank waits for none.
+TEST(AllReduce, DistinguishesWaitingFromMoving) {
   using namespace std::chrono_literals;
   constexpr int kLate = 1;
   ThreadCommGroup(3).run([&](TrackComm& comm) {
     const auto backend = make_cpu_backend({.threads = 1});
     StepState state;
-    HostReduction reduction(comm, *backend, state, 1, 4);
+    HostAllReduce all_reduce(comm, *backend, state, 1, 4);
     if (comm.rank() == kLate) std::this_thread::sleep_for(60ms);
     std::vector<float> values(4, static_cast<float>(comm.rank()));
     const float* part[] = {values.data()};
-    reduction.sum(part, 4, 1.0f, nullptr, values.data());
+    all_reduce.sum(part, 4, 1.0f, nullptr, values.data());
     EXPECT_EQ(values, std::vector<float>(4, 3.0f));
-    const SyncStats& stats = reduction.stats();
+    const SyncStats& stats = all_reduce.stats();
     EXPECT_LE(stats.wait_seconds, stats.seconds);
     if (comm.rank() == kLate)
       EXPECT_LT(stats.wait_seconds, 0.03);

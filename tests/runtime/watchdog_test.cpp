@@ -91,7 +91,7 @@ TEST(EmulatedComm, FusesAtTheLinksPace) {
   StepState state;
   Fusion fusion(*comm, *backend, state, config, make_placement(8, 0, 8), 1, {.emulated = kLink});
   std::vector<float> x(100, 0.0f), y(100, 3.0f);
-  fusion.begin_step();
+  fusion.start_step();
   fusion.fuse({x.data(), 1, 1, 100, 100}, {y.data(), 1, 1, 100, 100});
   EXPECT_EQ(x, std::vector<float>(100, 3.0f));
   const double least = kLink.gather_seconds(400 + sizeof(StepHeader), 8);

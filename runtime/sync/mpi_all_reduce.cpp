@@ -1,4 +1,4 @@
-#include "runtime/sync/message_sum.h"
+#include "runtime/sync/mpi_all_reduce.h"
 
 #include <algorithm>
 #include <cstring>
@@ -28,15 +28,15 @@ const float* offset(const float* values, std::int64_t by) {
 
 }  // namespace
 
-MessageSum::MessageSum(TrackComm& comm, Backend& backend, HeaderCheck& headers, std::int64_t parts,
-                       std::int64_t max_values)
+MpiAllReduce::MpiAllReduce(TrackComm& comm, Backend& backend, StepConsistency& consistency,
+                           std::int64_t parts, std::int64_t max_values)
     : comm_(comm),
       backend_(backend),
-      headers_(headers),
+      consistency_(consistency),
       parts_(parts),
       all_(static_cast<std::size_t>(parts * comm.size())) {
   const std::int64_t ranks = comm.size();
-  // Slices round up to whole values a rank and part.
+  // Slices are rounded up to whole values.
   const std::size_t whole = message_bytes(parts * max_values);
   const std::size_t sliced =
       static_cast<std::size_t>(ranks) * message_bytes(parts * slice_width(max_values, comm.size()));
@@ -47,8 +47,8 @@ MessageSum::MessageSum(TrackComm& comm, Backend& backend, HeaderCheck& headers, 
 }
 
 // [header][part 0's values][part 1's values]…
-void MessageSum::pack(const SumJob& job, Range values, std::byte* message) {
-  const StepHeader header = headers_.outgoing();
+void MpiAllReduce::pack(const AllReduceJob& job, Range values, std::byte* message) {
+  const StepHeader header = consistency_.outgoing();
   std::memcpy(message, &header, sizeof header);
   float* to = values_in(message);
   for (const float* part : job.local) {
@@ -57,14 +57,15 @@ void MessageSum::pack(const SumJob& job, Range values, std::byte* message) {
   }
 }
 
-void MessageSum::take(int rank, const std::byte* message, bool from_first) {
+void MpiAllReduce::check_header(int rank, const std::byte* message, bool from_first) {
   StepHeader other;
   std::memcpy(&other, message, sizeof other);
-  headers_.take(rank, other, from_first);
+  consistency_.receive(rank, other, from_first);
 }
 
-// all_: this rank's parts from value `mine` on in place, the others' where they were received.
-void MessageSum::point_at_parts(const SumJob& job, Range mine, std::int64_t stride, std::size_t bytes) {
+// Sets all_: this rank's parts, from value mine.begin, where they are; the others' where they were received.
+void MpiAllReduce::point_at_parts(const AllReduceJob& job, Range mine, std::int64_t stride,
+                                  std::size_t bytes) {
   for (std::int64_t r = 0; r < comm_.size(); r++)
     for (std::int64_t p = 0; p < parts_; p++)
       all_[static_cast<std::size_t>(r * parts_ + p)] =
@@ -72,8 +73,9 @@ void MessageSum::point_at_parts(const SumJob& job, Range mine, std::int64_t stri
                             : values_in(received(r, bytes)) + p * stride;
 }
 
-// Messages of send_, the same for all or one for each rank, into recv_; the ranks in between hear in turns.
-std::uint64_t MessageSum::to_everyone(std::size_t bytes, bool one_for_each) {
+// Sends the messages in send_ (the same to all ranks, or one for each) and receives into recv_. Ranks start
+// with different neighbours, so that none receives from all at once.
+std::uint64_t MpiAllReduce::exchange_with_all(std::size_t bytes, bool one_for_each) {
   const int ranks = comm_.size(), me = comm_.rank();
   sends_.clear();
   receives_.clear();
@@ -84,20 +86,20 @@ std::uint64_t MessageSum::to_everyone(std::size_t bytes, bool one_for_each) {
   }
   comm_.exchange(sends_, receives_);
   for (int r = 0; r < ranks; r++)
-    if (r != me) take(r, received(r, bytes), r == 0);
+    if (r != me) check_header(r, received(r, bytes), r == 0);
   return bytes * static_cast<std::size_t>(ranks - 1);
 }
 
-std::uint64_t MessageSum::one_hop(const SumJob& job) {
+std::uint64_t MpiAllReduce::one_shot(const AllReduceJob& job) {
   const std::size_t bytes = message_bytes(parts_ * job.count);
   pack(job, {0, job.count}, send_.data());
-  const std::uint64_t sent = to_everyone(bytes, false);
+  const std::uint64_t sent = exchange_with_all(bytes, false);
   point_at_parts(job, {0, job.count}, job.count, bytes);
   backend_.tree_sum(all_, job.count, job.scale, job.add_to, job.out);
   return sent;
 }
 
-std::uint64_t MessageSum::at_first(const SumJob& job) {
+std::uint64_t MpiAllReduce::root(const AllReduceJob& job) {
   const int ranks = comm_.size();
   const std::size_t bytes = message_bytes(parts_ * job.count), sum_bytes = message_bytes(job.count);
   sends_.clear();
@@ -107,13 +109,13 @@ std::uint64_t MessageSum::at_first(const SumJob& job) {
     const Outgoing part{0, send_.data(), bytes};
     const Incoming sum{0, recv_.data(), sum_bytes};
     comm_.exchange({&part, 1}, {&sum, 1});
-    take(0, recv_.data(), true);
+    check_header(0, recv_.data(), true);
     std::memcpy(job.out, values_in(recv_.data()), value_bytes(job.count));
     return bytes;
   }
   for (int r = 1; r < ranks; r++) receives_.push_back({r, received(r, bytes), bytes});
   comm_.exchange({}, receives_);
-  for (int r = 1; r < ranks; r++) take(r, received(r, bytes), false);
+  for (int r = 1; r < ranks; r++) check_header(r, received(r, bytes), false);
   point_at_parts(job, {0, job.count}, job.count, bytes);
   backend_.tree_sum(all_, job.count, job.scale, job.add_to, job.out);
   const float* sum[] = {job.out};
@@ -123,7 +125,7 @@ std::uint64_t MessageSum::at_first(const SumJob& job) {
   return sum_bytes * static_cast<std::size_t>(ranks - 1);
 }
 
-std::uint64_t MessageSum::slices(const SumJob& job) {
+std::uint64_t MpiAllReduce::two_shot(const AllReduceJob& job) {
   const int ranks = comm_.size(), me = comm_.rank();
   const std::int64_t width = slice_width(job.count, ranks);
   const auto slice = [&](std::int64_t r) {
@@ -132,11 +134,11 @@ std::uint64_t MessageSum::slices(const SumJob& job) {
   const std::size_t bytes = message_bytes(parts_ * width);
   for (int r = 0; r < ranks; r++)
     if (r != me) pack(job, slice(r), to_send(r, bytes));
-  std::uint64_t sent = to_everyone(bytes, true);
+  std::uint64_t sent = exchange_with_all(bytes, true);
 
   const Range mine = slice(me);
   point_at_parts(job, mine, mine.size(), bytes);
-  // The parts were sent off; the sum may lie over them.
+  // The parts have been sent, so the sum may overwrite them.
   if (mine.size() > 0)
     backend_.tree_sum(all_, mine.size(), job.scale, offset(job.add_to, mine.begin), job.out + mine.begin);
   sends_.clear();

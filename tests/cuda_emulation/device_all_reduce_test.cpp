@@ -1,6 +1,6 @@
-// Sums between ranks with an emulated device each: every kind against the host's tree, what is counted, and
-// that a rank which does not come ends the others through the watchdog.
-#include "runtime/sync/device_reduction.h"
+// All-reduce between ranks with an emulated device each: every kind against the host's tree, what is counted,
+// and that the watchdog ends ranks whose peer stays away.
+#include "runtime/sync/device_all_reduce.h"
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@
 #include "kernels/base/error.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "runtime/comm/emulated_comm.h"
-#include "runtime/sync/host_reduction.h"
+#include "runtime/sync/host_all_reduce.h"
 #include "thread_comm.h"
 
 namespace ptrt {
@@ -78,9 +78,9 @@ std::vector<float> device_sum(const Values& v, DeviceFusion kind, bool add, Sync
   ThreadCommGroup(static_cast<int>(v.ranks)).run([&](TrackComm& comm) {
     CudaBackend backend("host emulation");
     StepState state;
-    const auto reduction =
-        make_reduction(comm, backend, state, v.parts, v.count + 3, {.device_fusion = kind});
-    EXPECT_EQ(reduction->recordable(), kind != DeviceFusion::staged);
+    const auto all_reduce =
+        make_all_reduce(comm, backend, state, v.parts, v.count + 3, {.device_fusion = kind});
+    EXPECT_EQ(all_reduce->recordable(), kind != DeviceFusion::staged);
     const std::int64_t rank = comm.rank();
     std::vector<OnDevice> parts;
     std::vector<const float*> pointers;
@@ -89,19 +89,19 @@ std::vector<float> device_sum(const Values& v, DeviceFusion kind, bool add, Sync
       pointers.push_back(parts.back().data());
     }
     state.header = {3, 99};
-    reduction->begin_step();
+    all_reduce->start_step();
     const OnDevice other(backend, v.stream), out(backend, v.stream);
-    reduction->sum(pointers, v.count, 1.0f, nullptr, other.data());
-    reduction->sum(pointers, v.count, kScale, add ? out.data() : nullptr, out.data());
-    reduction->settle();
+    all_reduce->sum(pointers, v.count, 1.0f, nullptr, other.data());
+    all_reduce->sum(pointers, v.count, kScale, add ? out.data() : nullptr, out.data());
+    all_reduce->settle();
     results[static_cast<std::size_t>(rank)] = out.get();
-    if (rank == 0 && stats != nullptr) *stats = reduction->stats();
+    if (rank == 0 && stats != nullptr) *stats = all_reduce->stats();
   });
   for (const auto& result : results) EXPECT_EQ(result, results[0]);
   return results[0];
 }
 
-TEST(DeviceReduction, TreeAndStagedHaveTheBitsOfTheHost) {
+TEST(DeviceAllReduce, TreeAndStagedHaveTheBitsOfTheHost) {
   for (const std::int64_t ranks : {2, 3, 8})
     for (const std::int64_t parts : {1, 3})
       for (const bool add : {false, true}) {
@@ -113,7 +113,7 @@ TEST(DeviceReduction, TreeAndStagedHaveTheBitsOfTheHost) {
       }
 }
 
-TEST(DeviceReduction, AllReduceIsClose) {
+TEST(DeviceAllReduce, AllReduceIsClose) {
   const Values v = random_values(8, 3, 301);
   const auto expected = host_sum(v, true), summed = device_sum(v, DeviceFusion::nccl, true);
   EXPECT_NE(summed, expected) << "another order of additions would show";
@@ -124,7 +124,7 @@ TEST(DeviceReduction, AllReduceIsClose) {
   }
 }
 
-TEST(DeviceReduction, CountsPointsBytesAndTime) {
+TEST(DeviceAllReduce, CountsPointsBytesAndTime) {
   const Values v = random_values(4, 2, 100);
   SyncStats stats;
   const std::uint64_t header = 3 * sizeof(StepHeader), part = 100 * sizeof(float);
@@ -141,29 +141,30 @@ TEST(DeviceReduction, CountsPointsBytesAndTime) {
 }
 
 // A large sum takes the all-reduce.
-TEST(DeviceReduction, AutomaticChoosesBySize) {
-  const Values v = random_values(2, 1, DeviceReduction::kTreeBytes / 8 + 1);
+TEST(DeviceAllReduce, AutomaticChoosesBySize) {
+  const Values v = random_values(2, 1, DeviceAllReduce::kTreeBytes / 8 + 1);
   SyncStats stats;
   device_sum(v, DeviceFusion::automatic, false, &stats);
   const std::uint64_t part = static_cast<std::uint64_t>(v.count) * sizeof(float);
   EXPECT_EQ(stats.bytes_sent, sizeof(StepHeader) + 2 * (2 * part / 2));
 }
 
-TEST(DeviceReduction, RanksThatWentApartAreCaught) {
+TEST(DeviceAllReduce, DivergedRanksAreCaught) {
   std::atomic<int> caught{0};
   ThreadCommGroup(3).run([&](TrackComm& comm) {
     CudaBackend backend("host emulation");
     StepState state;
-    const auto reduction = make_reduction(comm, backend, state, 1, 4, {.device_fusion = DeviceFusion::tree});
+    const auto all_reduce =
+        make_all_reduce(comm, backend, state, 1, 4, {.device_fusion = DeviceFusion::tree});
     state.header = {7, comm.rank() == 2 ? 43u : 42u, 0, comm.rank() == 0 ? kStopFlag : 0};
     try {
-      reduction->begin_step();
+      all_reduce->start_step();
     } catch (const Error& error) {
       caught++;
-      EXPECT_NE(std::string(error.what()).find("went apart"), std::string::npos);
+      EXPECT_NE(std::string(error.what()).find("diverged"), std::string::npos);
     }
     state.header = {8, 42, 0, comm.rank() == 0 ? kStopFlag : 0};
-    reduction->begin_step();
+    all_reduce->start_step();
     EXPECT_EQ(state.header.flags, kStopFlag) << "the first rank's flags count";
   });
   EXPECT_EQ(caught, 3);
@@ -182,17 +183,17 @@ std::string heard_of_absent_peer(double timeout_s, const std::string& device_fai
     CudaBackend backend("host emulation");
     StepState state;
     const bool absent = comm.rank() == 1;
-    const auto reduction =
-        make_reduction(comm, backend, state, 1, 4,
-                       {.device_fusion = DeviceFusion::tree, .watchdog = absent ? nullptr : &watchdog});
-    reduction->begin_step();
+    const auto all_reduce =
+        make_all_reduce(comm, backend, state, 1, 4,
+                        {.device_fusion = DeviceFusion::tree, .watchdog = absent ? nullptr : &watchdog});
+    all_reduce->start_step();
     if (absent) return over.wait();
     watchdog.start();
     watchdog.step_begins();
     emulation::set_collective_failure(device_failure);
     const OnDevice values(backend, std::vector<float>(4, 1.0f));
     const float* part[] = {values.data()};
-    reduction->sum(part, 4, 1.0f, nullptr, values.data());
+    all_reduce->sum(part, 4, 1.0f, nullptr, values.data());
     EXPECT_THROW(values.get(), Error);
     over.count_down();
   });
@@ -200,35 +201,35 @@ std::string heard_of_absent_peer(double timeout_s, const std::string& device_fai
   return heard.get_future().get();
 }
 
-TEST(DeviceReduction, APeerThatHangsEndsInAnError) {
+TEST(DeviceAllReduce, APeerThatHangsEndsInAnError) {
   const std::string what = heard_of_absent_peer(0.3, "");
   EXPECT_NE(what.find("step 1: stuck for"), std::string::npos) << what;
 }
 
-TEST(DeviceReduction, APeerThatDiesEndsInAnError) {
+TEST(DeviceAllReduce, APeerThatDiesEndsInAnError) {
   const std::string what = heard_of_absent_peer(0, "NCCL: remote process exited");
   EXPECT_EQ(what, "in step 1: NCCL: remote process exited");
 }
 
 // Each collective takes the link's time on the device, and the host's message the same.
-TEST(DeviceReduction, EmulatedRanksTakeTheLinksTime) {
+TEST(DeviceAllReduce, EmulatedRanksTakeTheLinksTime) {
   constexpr LinkModel kLink{.latency_us = 20000, .gb_per_s = 0.001};
   EXPECT_NEAR(kLink.gather_seconds(1000, 8), 0.020 + 0.007, 1e-9);
   EXPECT_NEAR(kLink.reduce_seconds(1000, 8), 0.020 + 0.00175, 1e-9);
   const auto comm = make_emulated_comm(8, kLink);
   CudaBackend backend("host emulation");
   StepState state;
-  const auto reduction =
-      make_reduction(*comm, backend, state, 1, 250, {.device_fusion = DeviceFusion::tree, .emulated = kLink});
-  reduction->begin_step();
+  const auto all_reduce = make_all_reduce(*comm, backend, state, 1, 250,
+                                          {.device_fusion = DeviceFusion::tree, .emulated = kLink});
+  all_reduce->start_step();
   const OnDevice values(backend, std::vector<float>(250, 1.0f));
   const float* part[] = {values.data()};
-  reduction->sum(part, 250, 1.0f, nullptr, values.data());
-  reduction->settle();
-  EXPECT_GE(reduction->stats().seconds, 0.027);
-  EXPECT_LT(reduction->stats().seconds, 1.0);
+  all_reduce->sum(part, 250, 1.0f, nullptr, values.data());
+  all_reduce->settle();
+  EXPECT_GE(all_reduce->stats().seconds, 0.027);
+  EXPECT_LT(all_reduce->stats().seconds, 1.0);
   EXPECT_EQ(values.get(), std::vector<float>(250, 1.0f)) << "the absent ranks bring zeros";
-  EXPECT_EQ(reduction->describe().find("EMULATED"), 0u);
+  EXPECT_EQ(all_reduce->describe().find("EMULATED"), 0u);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "runtime/sync/device_reduction.h"
+#include "runtime/sync/device_all_reduce.h"
 
 #include <algorithm>
 
@@ -12,9 +12,9 @@ std::int64_t bytes_of(std::int64_t values) {
   return values * static_cast<std::int64_t>(sizeof(float));
 }
 
-// The group's first rank names it.
+// The group's first rank makes its id.
 std::unique_ptr<DeviceCollectives> join(TrackComm& comm, DeviceGroups& groups,
-                                        const ReductionOptions& options) {
+                                        const AllReduceOptions& options) {
   if (options.emulated) return groups.emulate(comm.size(), *options.emulated);
   if (const std::string missing = groups.missing(); !missing.empty()) throw_failure("{}", missing);
   const std::size_t bytes = groups.id_bytes();
@@ -27,8 +27,8 @@ std::unique_ptr<DeviceCollectives> join(TrackComm& comm, DeviceGroups& groups,
 
 }  // namespace
 
-DeviceReduction::DeviceReduction(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
-                                 std::int64_t max_values, const ReductionOptions& options)
+DeviceAllReduce::DeviceAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
+                                 std::int64_t max_values, const AllReduceOptions& options)
     : comm_(comm),
       backend_(backend),
       state_(state),
@@ -47,38 +47,38 @@ DeviceReduction::DeviceReduction(TrackComm& comm, Backend& backend, StepState& s
   if (watchdog_ != nullptr) watchdog_->watch(*group_);
 }
 
-DeviceReduction::~DeviceReduction() {
+DeviceAllReduce::~DeviceAllReduce() {
   if (watchdog_ != nullptr) watchdog_->forget(*group_);
 }
 
-std::int64_t DeviceReduction::gathered_values(std::int64_t max_values) const {
+std::int64_t DeviceAllReduce::gathered_values(std::int64_t max_values) const {
   const std::int64_t all = all_parts() * max_values;
   if (kind_ == DeviceFusion::tree) return all;
   if (kind_ == DeviceFusion::nccl) return max_values;
   return std::max(max_values, std::min(all, kTreeBytes / bytes_of(1)));
 }
 
-bool DeviceReduction::adds_in_tree(std::int64_t count) const {
+bool DeviceAllReduce::adds_in_tree(std::int64_t count) const {
   if (kind_ != DeviceFusion::automatic) return kind_ == DeviceFusion::tree;
   return bytes_of(all_parts() * count) <= kTreeBytes;
 }
 
-void DeviceReduction::begin_step() {
-  Reduction::begin_step();
+void DeviceAllReduce::start_step() {
+  AllReduce::start_step();
   state_.header.sum = 0;
   comm_.all_gather(&state_.header, headers_.data(), sizeof(StepHeader));
   for (int r = 0; r < comm_.size(); r++)
-    check_header(state_.header, comm_.rank(), headers_[static_cast<std::size_t>(r)], r);
+    check_step_header(state_.header, comm_.rank(), headers_[static_cast<std::size_t>(r)], r);
   state_.header.flags = headers_[0].flags;
   stats_.bytes_sent += sizeof(StepHeader) * static_cast<std::size_t>(comm_.size() - 1);
   stats_.seconds += timer_->take_seconds(false);
 }
 
-float* DeviceReduction::send_buffer(std::int64_t count) {
+float* DeviceAllReduce::send_buffer(std::int64_t count) {
   return parts_per_rank_ == 1 || adds_in_tree(count) ? send_ : nullptr;
 }
 
-std::span<const float* const> DeviceReduction::begin_exchange(std::span<const float* const> local,
+std::span<const float* const> DeviceAllReduce::begin_exchange(std::span<const float* const> local,
                                                               std::int64_t count) {
   fault_point("sync");
   PTRT_CHECK(static_cast<std::int64_t>(local.size()) == parts_per_rank_);
@@ -100,24 +100,24 @@ std::span<const float* const> DeviceReduction::begin_exchange(std::span<const fl
   return all_;
 }
 
-void DeviceReduction::end_exchange() {
+void DeviceAllReduce::end_exchange() {
   timer_->end();
   stats_.sync_points++;
   stats_.wait_known = false;
   stats_.bytes_sent += static_cast<std::uint64_t>(sent_bytes_);
 }
 
-void DeviceReduction::sum(std::span<const float* const> local, std::int64_t count, float scale,
+void DeviceAllReduce::sum(std::span<const float* const> local, std::int64_t count, float scale,
                           const float* add_to, float* out) {
   backend_.tree_sum(begin_exchange(local, count), count, scale, add_to, out);
   end_exchange();
 }
 
-void DeviceReduction::settle() {
+void DeviceAllReduce::settle() {
   stats_.seconds += timer_->take_seconds(true);
 }
 
-std::string DeviceReduction::describe() const {
+std::string DeviceAllReduce::describe() const {
   const char* how = kind_ == DeviceFusion::tree   ? "gather and tree sum"
                     : kind_ == DeviceFusion::nccl ? "all-reduce"
                                                   : "gather and tree sum up to 1 MiB, else all-reduce";

@@ -1,5 +1,5 @@
-// The reduction of ranks on devices that cannot meet (several ranks on one GPU, no NCCL): through pinned
-// memory of the hosts and the reduction between those. The same bits as the tree on the devices.
+// The all-reduce of ranks whose devices cannot communicate (several ranks on one GPU, no NCCL): through pinned
+// host memory and the all-reduce between the hosts. The same bits as the tree on the devices.
 #pragma once
 
 #include <cstdint>
@@ -7,17 +7,17 @@
 #include <string>
 #include <vector>
 
-#include "runtime/sync/host_reduction.h"
-#include "runtime/sync/reduction.h"
+#include "runtime/sync/all_reduce.h"
+#include "runtime/sync/host_all_reduce.h"
 
 namespace ptrt {
 
-class StagedReduction final : public Reduction {
+class StagedAllReduce final : public AllReduce {
  public:
-  StagedReduction(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
+  StagedAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
                   std::int64_t max_values);
 
-  void begin_step() override { host_sum_.begin_step(); }
+  void start_step() override { host_all_reduce_.start_step(); }
   void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
            float* out) override;
   bool recordable() const override { return false; }
@@ -28,7 +28,7 @@ class StagedReduction final : public Reduction {
   DeviceGroups& groups_;
   std::int64_t max_values_;
   std::unique_ptr<Backend> host_;  // adds on the CPU
-  HostReduction host_sum_;
+  HostAllReduce host_all_reduce_;
   std::shared_ptr<std::byte[]> pinned_;     // [parts, max_values]
   std::shared_ptr<std::byte[]> on_device_;  // [max_values]
   std::vector<const float*> parts_;         // in pinned_

@@ -1,5 +1,5 @@
-// The reduction between ranks with a device each: parts and sums never leave the devices, and sum() only
-// queues work. What the host needs of a step, its header, goes between the hosts once a step.
+// The all-reduce of ranks with a device each: parts and sums never leave the devices, and sum() only queues
+// work. The hosts exchange the step's header once a step.
 #pragma once
 
 #include <cstdint>
@@ -8,22 +8,22 @@
 #include <vector>
 
 #include "kernels/device_collectives.h"
-#include "runtime/sync/reduction.h"
+#include "runtime/sync/all_reduce.h"
 
 namespace ptrt {
 
-class DeviceReduction final : public Reduction {
+class DeviceAllReduce final : public AllReduce {
  public:
-  // With DeviceFusion::automatic, sums for which a device receives up to that much are gathered and added in
-  // the tree: there the time is the collective's latency, which is no less for an all-reduce. For more, what
-  // moves counts: 2 (n - 1) / n parts for the all-reduce, n - 1 for the gather.
+  // DeviceFusion::automatic gathers and adds in the tree as long as a device receives at most so many bytes:
+  // there latency dominates, and an all-reduce has no less of it. Beyond, the bytes moved count: the all-reduce
+  // moves 2 (n - 1) / n parts, the gather n - 1.
   static constexpr std::int64_t kTreeBytes = std::int64_t{1} << 20;
 
-  DeviceReduction(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
-                  std::int64_t max_values, const ReductionOptions& options);
-  ~DeviceReduction() override;
+  DeviceAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
+                  std::int64_t max_values, const AllReduceOptions& options);
+  ~DeviceAllReduce() override;
 
-  void begin_step() override;
+  void start_step() override;
   void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
            float* out) override;
   float* send_buffer(std::int64_t count) override;
@@ -47,7 +47,7 @@ class DeviceReduction final : public Reduction {
   Watchdog* watchdog_;
   std::unique_ptr<DeviceCollectives> group_;
   std::unique_ptr<DeviceTimer> timer_;
-  std::int64_t sent_bytes_ = 0;  // in the exchange under way
+  std::int64_t sent_bytes_ = 0;  // in the current exchange
   float* send_ = nullptr;        // tree: [parts, count]; nccl: [count]
   float* recv_ = nullptr;        // tree: [ranks, parts, count]; nccl: [count]
   std::vector<StepHeader> headers_;

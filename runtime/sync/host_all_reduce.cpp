@@ -1,0 +1,97 @@
+#include "runtime/sync/host_all_reduce.h"
+
+#include <algorithm>
+
+#include "kernels/base/clock.h"
+#include "kernels/base/error.h"
+#include "runtime/comm/fault.h"
+
+namespace ptrt {
+namespace {
+
+constexpr std::size_t kShmOneShotBytes = 32 * 1024;  // at most; larger sums take two shots
+// Between hosts a message costs processor time at both ends, whatever its size: up to this many bytes the
+// fewest messages are best, above it the fewest bytes a rank.
+constexpr std::size_t kRootBytes = 384 * 1024;
+
+double seconds(std::int64_t ns) {
+  return 1e-9 * static_cast<double>(ns);
+}
+
+}  // namespace
+
+std::string_view to_string(AllReduceAlgorithm algorithm) {
+  switch (algorithm) {
+    case AllReduceAlgorithm::shm_one_shot:
+      return "shm_one_shot";
+    case AllReduceAlgorithm::shm_two_shot:
+      return "shm_two_shot";
+    case AllReduceAlgorithm::one_shot:
+      return "one_shot";
+    case AllReduceAlgorithm::root:
+      return "root";
+    case AllReduceAlgorithm::two_shot:
+      return "two_shot";
+  }
+  return "?";
+}
+
+bool needs_shared_memory(AllReduceAlgorithm algorithm) {
+  return algorithm == AllReduceAlgorithm::shm_one_shot || algorithm == AllReduceAlgorithm::shm_two_shot;
+}
+
+AllReduceAlgorithm choose_algorithm(int ranks, std::size_t bytes, bool shares_memory) {
+  if (shares_memory)
+    return bytes <= kShmOneShotBytes ? AllReduceAlgorithm::shm_one_shot : AllReduceAlgorithm::shm_two_shot;
+  if (ranks == 2) return AllReduceAlgorithm::one_shot;
+  return bytes <= kRootBytes ? AllReduceAlgorithm::root : AllReduceAlgorithm::two_shot;
+}
+
+HostAllReduce::HostAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
+                             std::int64_t max_values, std::optional<AllReduceAlgorithm> algorithm)
+    : comm_(comm), backend_(backend), parts_(parts), algorithm_(algorithm), consistency_(comm, state) {
+  if (comm.size() == 1) return;
+  shm_ = ShmAllReduce::make(comm, backend, consistency_, parts, max_values);
+  if (shm_ == nullptr || algorithm) mpi_.emplace(comm, backend, consistency_, parts, max_values);
+}
+
+void HostAllReduce::sum(std::span<const float* const> local, std::int64_t count, float scale,
+                        const float* add_to, float* out) {
+  fault_point("sync");
+  const std::int64_t start = now_ns();
+  if (comm_.size() == 1) {
+    backend_.tree_sum(local, count, scale, add_to, out);
+    stats_.seconds += seconds(now_ns() - start);
+  } else {
+    PTRT_CHECK(static_cast<std::int64_t>(local.size()) == parts_);
+    consistency_.begin(++sums_, start);
+    const auto bytes = static_cast<std::size_t>(parts_ * count) * sizeof(float);
+    const AllReduceAlgorithm algorithm =
+        algorithm_.value_or(choose_algorithm(comm_.size(), bytes, shares_memory()));
+    stats_.bytes_sent += run(algorithm, {local, count, scale, add_to, out});
+    const std::int64_t end = now_ns();
+    stats_.seconds += seconds(end - start);
+    stats_.wait_seconds +=
+        seconds(std::clamp<std::int64_t>(consistency_.last_ready_ns() - start, 0, end - start));
+  }
+  stats_.sync_points++;
+}
+
+std::uint64_t HostAllReduce::run(AllReduceAlgorithm algorithm, const AllReduceJob& job) {
+  PTRT_CHECK(needs_shared_memory(algorithm) ? shm_ != nullptr : mpi_.has_value());
+  switch (algorithm) {
+    case AllReduceAlgorithm::shm_one_shot:
+      return shm_->one_shot(job);
+    case AllReduceAlgorithm::shm_two_shot:
+      return shm_->two_shot(job);
+    case AllReduceAlgorithm::one_shot:
+      return mpi_->one_shot(job);
+    case AllReduceAlgorithm::root:
+      return mpi_->root(job);
+    case AllReduceAlgorithm::two_shot:
+      return mpi_->two_shot(job);
+  }
+  throw_failure("no such all-reduce algorithm: {}", static_cast<int>(algorithm));
+}
+
+}  // namespace ptrt

@@ -1,0 +1,62 @@
+// The all-reduce of CPU ranks, or of one rank that has all parts: through memory that the ranks share where
+// they run on one host, else by messages, with the algorithm that suits the size and the number of ranks.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "runtime/sync/all_reduce.h"
+#include "runtime/sync/all_reduce_job.h"
+#include "runtime/sync/mpi_all_reduce.h"
+#include "runtime/sync/shm_all_reduce.h"
+
+namespace ptrt {
+
+// All give the same bits.
+enum class AllReduceAlgorithm : std::uint8_t {
+  shm_one_shot,  // in shared memory, every rank adds everything
+  shm_two_shot,  // in shared memory, every rank adds a slice and copies the others' slices
+  one_shot,      // by messages: all-gather, every rank adds everything
+  root,          // gather to rank 0, which adds and broadcasts
+  two_shot,      // reduce-scatter, then all-gather
+};
+inline constexpr AllReduceAlgorithm kAllReduceAlgorithms[] = {
+    AllReduceAlgorithm::shm_one_shot, AllReduceAlgorithm::shm_two_shot, AllReduceAlgorithm::one_shot,
+    AllReduceAlgorithm::root, AllReduceAlgorithm::two_shot};
+std::string_view to_string(AllReduceAlgorithm algorithm);
+bool needs_shared_memory(AllReduceAlgorithm algorithm);
+// The quickest where it was measured (perf/PERFORMANCE.md); the same choice on all ranks. `bytes`: of one
+// rank's parts.
+AllReduceAlgorithm choose_algorithm(int ranks, std::size_t bytes, bool shares_memory);
+
+class HostAllReduce final : public AllReduce {
+ public:
+  // `algorithm`: for tests and measurements, which may change it later; else the best one for each sum.
+  // Collective.
+  HostAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
+                std::int64_t max_values, std::optional<AllReduceAlgorithm> algorithm = {});
+
+  void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
+           float* out) override;
+  bool recordable() const override { return comm_.size() == 1; }
+  std::string describe() const override { return comm_.size() == 1 ? "within the rank" : "between hosts"; }
+
+  bool shares_memory() const { return shm_ != nullptr; }
+  void set_algorithm(std::optional<AllReduceAlgorithm> algorithm) { algorithm_ = algorithm; }
+
+ private:
+  std::uint64_t run(AllReduceAlgorithm algorithm, const AllReduceJob& job);
+
+  TrackComm& comm_;
+  Backend& backend_;
+  std::int64_t parts_;
+  std::optional<AllReduceAlgorithm> algorithm_;
+  StepConsistency consistency_;
+  std::unique_ptr<ShmAllReduce> shm_;  // null between hosts
+  std::optional<MpiAllReduce> mpi_;    // none where everything goes through shared memory
+};
+
+}  // namespace ptrt
