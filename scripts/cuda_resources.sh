@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Registers, static shared memory, stack and spills of every kernel, as ptxas reports them for one architecture
-# (default: the last of Makefile.inc); fails when a kernel spills. Needs nvcc, no GPU.
+# (default: the last of Makefile.inc). Fails if a kernel spills. Needs nvcc, but no GPU.
 #   scripts/cuda_resources.sh [sm_90]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,9 +13,13 @@ architecture=${1:-sm_$(setting CUDA_ARCHITECTURES | sed 's/.*;//')}
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-for source in kernels/cuda/*.cu; do
+for source in kernels/cuda/*/*.cu; do
   target=$architecture
+<<<<<<< HEAD
   if [[ $source == *wgmma* ]]; then  # only for sm_90a
+=======
+  if [[ $source == *wgmma* ]]; then  # sm_90a only
+>>>>>>> e0d41cb (CUDA kernels in the field's vocabulary)
     [ "$architecture" = sm_90 ] || continue
     target=sm_90a
   fi
@@ -23,7 +27,11 @@ for source in kernels/cuda/*.cu; do
     -o "$scratch/cubin" "$source" 2>&1
 done | c++filt > "$scratch/report"
 
+<<<<<<< HEAD
 # Template arguments identify the instances of a kernel; namespaces and parameters are left out.
+=======
+# Names keep the template arguments, which distinguish instances; namespaces and parameters are removed.
+>>>>>>> e0d41cb (CUDA kernels in the field's vocabulary)
 awk '
   BEGIN { printf "%-44s %9s %8s %7s %7s\n", "kernel (" ARGV[2] ")", "registers", "shared", "stack", "spilled"; ARGC = 2 }
   /Compiling entry function/ {

@@ -5,9 +5,9 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cuda/base/cuda_check.h"
-#include "kernels/cuda/matmul/matmul.h"
-#include "kernels/cuda/matmul/wide_products.h"
-#include "kernels/cuda/ops/block_kernels.h"
+#include "kernels/cuda/matmul/gemm_lt.h"
+#include "kernels/cuda/matmul/skinny_gemm.h"
+#include "kernels/cuda/ops/block_edges.h"
 #include "kernels/cuda/ops/elementwise.h"
 #include "kernels/cuda/ops/norm.h"
 #include "kernels/cuda/ops/rope.h"
@@ -24,10 +24,10 @@ void check_weights(const TrackWeights& weights, std::int64_t tracks, DType dtype
   for (const Weight& w : weights) PTRT_CHECK(w.dtype == dtype && w.out == out && w.in == in);
 }
 
-void check_exact(const Tensor& x) {
+void check_fp32(const Tensor& x) {
   PTRT_CHECK(x.dtype == DType::float32);
 }
-// Adding and copying take x as it is, or one for all tracks.
+// x has the shape of `out`, or has one track for all of them.
 void check_like(const Tensor& x, const Tensor& out) {
   PTRT_CHECK(x.rows == out.rows && x.width == out.width && (x.tracks == out.tracks || x.tracks == 1));
 }
@@ -41,21 +41,21 @@ CudaBackend::Scratch::Scratch(const WorkLimits& work_limits, const Stream& strea
       moe(work_limits),
       sampler(work_limits, stream) {}
 
-CudaBackend::CudaBackend(const std::string& device_name, bool graphs, DType inner)
+CudaBackend::CudaBackend(const std::string& device_name, bool graphs, DType activation_dtype)
     : device_name_(device_name),
       graphs_(graphs),
-      inner_(inner),
+      activation_dtype_(activation_dtype),
       clock_(stream_),
       groups_(stream_, clock_),
-      loader_(stream_, inner) {
-  PTRT_CHECK(inner == DType::bfloat16 || inner == DType::float16);
+      loader_(stream_, activation_dtype) {
+  PTRT_CHECK(activation_dtype == DType::bfloat16 || activation_dtype == DType::float16);
 }
 
-void CudaBackend::check_inner(const Tensor& x) const {
-  PTRT_CHECK(x.dtype == inner_);
+void CudaBackend::check_activation(const Tensor& x) const {
+  PTRT_CHECK(x.dtype == activation_dtype_);
 }
-void CudaBackend::check_inner_or_exact(const Tensor& x) const {
-  PTRT_CHECK(x.dtype == DType::float32 || x.dtype == inner_);
+void CudaBackend::check_activation_or_fp32(const Tensor& x) const {
+  PTRT_CHECK(x.dtype == DType::float32 || x.dtype == activation_dtype_);
 }
 
 CudaBackend::Scratch& CudaBackend::scratch() {
@@ -85,22 +85,22 @@ void CudaBackend::reserve(const WorkLimits& limits) {
 }
 
 void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) {
-  clock_.begin_step();
+  clock_.mark_step_start();
   scratch().step.set(tokens, rows);
 }
 
-// Of what kernels are launched with, the step alone decides the context that decode attention counts with.
+// Besides `key`, launches depend only on the context that decode attention is sized for.
 bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& ops) {
   if (!graphs_) {
     ops();
     return true;
   }
   Scratch& s = scratch();
-  PTRT_CHECK(s.step.segment_count() == 0);
+  PTRT_CHECK(s.step.prefill_chunk_count() == 0);
   return s.graphs.run({key, s.decode_attention.context_of(s.step)}, stream_, clock_, ops);
 }
 
-// Without waiting: a replay that is under way, perhaps for a peer that is gone, keeps what it needs.
+// Does not wait: a replay in flight, perhaps waiting for a lost peer, keeps its resources.
 void CudaBackend::forget_recorded() noexcept {
   if (scratch_) scratch_->graphs.clear();
 }
@@ -122,7 +122,7 @@ void CudaBackend::read_back(const std::byte* from, std::span<std::byte> to) {
 
 void CudaBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
   PTRT_CHECK(x.rows == scratch().step.rows() && x.width == table.in);
-  check_exact(x);
+  check_fp32(x);
   const cuda::Sampler& sampler = scratch().sampler;
   for (const std::int32_t token : tokens)
     if (token >= table.out || token_of_sample(token) >= sampler.rows())
@@ -133,8 +133,8 @@ void CudaBackend::embed(const Weight& table, std::span<const std::int32_t> token
 void CudaBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
   check_weights(weights, out.tracks, DType::float32, 1, x.width);
   check_like(x, out);
-  PTRT_CHECK(x.dtype == DType::float32 || (x.dtype == inner_ && out.dtype == inner_));
-  check_inner_or_exact(out);
+  PTRT_CHECK(x.dtype == DType::float32 || (x.dtype == activation_dtype_ && out.dtype == activation_dtype_));
+  check_activation_or_fp32(out);
   cuda::rms_norm(weights, eps, x, out, stream_.get());
 }
 
@@ -142,35 +142,35 @@ void CudaBackend::add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, 
   check_weights(weights, out.tracks, DType::float32, 1, h.width);
   check_like(a, h);
   check_like(h, out);
-  check_exact(h);
-  for (const Tensor& x : {a, out}) check_inner_or_exact(x);
+  check_fp32(h);
+  for (const Tensor& x : {a, out}) check_activation_or_fp32(x);
   cuda::add_rms_norm(a, h, weights, eps, out, stream_.get());
 }
 
 void CudaBackend::linear(std::span<const LinearJob> jobs) {
   bool skinny = true;
   for (const LinearJob& job : jobs) {
-    check_weights(*job.weights, job.y.tracks, inner_, job.y.width, job.x.width);
-    check_inner(job.x);
-    check_inner_or_exact(job.y);
+    check_weights(*job.weights, job.y.tracks, activation_dtype_, job.y.width, job.x.width);
+    check_activation(job.x);
+    check_activation_or_fp32(job.y);
     PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
     PTRT_CHECK(job.x.rows == jobs[0].x.rows && job.y.tracks == jobs[0].y.tracks);
     skinny = skinny && job.x.rows <= cuda::kSkinnyRows;
   }
-  // Odd widths have no algorithm of cuBLASLt; the other kernel takes any.
+  // cuBLASLt needs widths that are multiples of 8; the other kernel takes any.
   const auto wide = [&](const LinearJob& job) {
     return !skinny && job.x.width % 8 == 0 && job.y.width % 8 == 0;
   };
   while (!jobs.empty()) {
     if (wide(jobs[0])) {
-      const bool pair = jobs.size() > 1 && cuda::wide_pair(jobs[0], jobs[1], lt_, stream_.get());
-      if (!pair) cuda::wide_product(jobs[0], lt_, stream_.get());
+      const bool pair = jobs.size() > 1 && cuda::gemm_lt_pair(jobs[0], jobs[1], cublaslt_, stream_.get());
+      if (!pair) cuda::gemm_lt(jobs[0], cublaslt_, stream_.get());
       jobs = jobs.subspan(pair ? 2 : 1);
       continue;
     }
     std::size_t count = 1;
     while (count < std::min(jobs.size(), cuda::kSkinnyJobs) && !wide(jobs[count])) ++count;
-    cuda::skinny_products(jobs.first(count), stream_.get());
+    cuda::skinny_gemm(jobs.first(count), stream_.get());
     jobs = jobs.subspan(count);
   }
 }
@@ -178,40 +178,40 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
 void CudaBackend::gated_linear(const LinearJob& gate, const LinearJob& up) {
   if (gate.x.rows > cuda::kSkinnyRows || gate.x.width % 8 != 0) return Backend::gated_linear(gate, up);
   for (const LinearJob* job : {&gate, &up}) {
-    check_weights(*job->weights, job->y.tracks, inner_, job->y.width, job->x.width);
-    check_inner(job->x);
-    check_inner(job->y);
+    check_weights(*job->weights, job->y.tracks, activation_dtype_, job->y.width, job->x.width);
+    check_activation(job->x);
+    check_activation(job->y);
     PTRT_CHECK(job->x.rows == job->y.rows && (job->x.tracks == job->y.tracks || job->x.tracks == 1));
   }
   PTRT_CHECK(gate.x.data == up.x.data && gate.x.track_stride == up.x.track_stride);
   check_like(gate.y, up.y);
-  cuda::skinny_gated_product(gate, up, stream_.get());
+  cuda::skinny_gated_gemm(gate, up, stream_.get());
 }
 
 void CudaBackend::add(Tensor a, Tensor h) {
   check_like(a, h);
-  check_exact(h);
-  check_inner_or_exact(a);
+  check_fp32(h);
+  check_activation_or_fp32(a);
   cuda::add(a, h, stream_.get());
 }
 
 void CudaBackend::copy(Tensor x, Tensor out) {
   check_like(x, out);
-  check_exact(x);
-  check_inner_or_exact(out);
+  check_fp32(x);
+  check_activation_or_fp32(out);
   cuda::copy(x, out, stream_.get());
 }
 
 void CudaBackend::gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) {
-  check_exact(x);
-  check_exact(out);
+  check_fp32(x);
+  check_fp32(out);
   PTRT_CHECK(static_cast<std::int64_t>(rows.size()) == out.rows && x.width == out.width);
   for (const std::int32_t row : rows) PTRT_CHECK(row >= 0 && row < x.rows);
   cuda::gather_rows(x, rows, out, stream_.get());
 }
 
 void CudaBackend::swiglu(Tensor gate, Tensor up) {
-  for (const Tensor& x : {gate, up}) check_inner(x);
+  for (const Tensor& x : {gate, up}) check_activation(x);
   cuda::swiglu(gate, up, stream_.get());
 }
 
@@ -224,20 +224,20 @@ void CudaBackend::moe_ffn(const MoeJob& job) {
   PTRT_CHECK(shape.top_k >= 1 && shape.top_k <= shape.experts);
   PTRT_CHECK(job.gate_out.rows == slots && job.up_out.rows == slots && job.expert_out.rows == slots);
   PTRT_CHECK(job.router_logits.rows == job.x.rows && job.router_logits.width == shape.experts);
-  check_exact(job.router_logits);
-  check_inner_or_exact(job.y);
-  for (const Tensor& x : {job.x, job.gate_out, job.up_out, job.expert_out}) check_inner(x);
+  check_fp32(job.router_logits);
+  check_activation_or_fp32(job.y);
+  for (const Tensor& x : {job.x, job.gate_out, job.up_out, job.expert_out}) check_activation(x);
   check_weights(*job.router, tracks, DType::float32, shape.experts, d);
-  check_weights(*job.gate, tracks, inner_, shape.ffn_size, d);
-  check_weights(*job.up, tracks, inner_, shape.ffn_size, d);
-  check_weights(*job.down, tracks, inner_, d, shape.ffn_size);
+  check_weights(*job.gate, tracks, activation_dtype_, shape.ffn_size, d);
+  check_weights(*job.up, tracks, activation_dtype_, shape.ffn_size, d);
+  check_weights(*job.down, tracks, activation_dtype_, d, shape.ffn_size);
   scratch().moe.run(job, stream_.get());
 }
 
 void CudaBackend::rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) {
   PTRT_CHECK(static_cast<std::int64_t>(positions.size()) == scratch().step.rows() &&
              cos_sin.rows == scratch().step.rows());
-  check_exact(cos_sin);
+  check_fp32(cos_sin);
   cuda::rope_angles(scratch().step.view().positions, theta, cos_sin, stream_.get());
 }
 
@@ -246,9 +246,9 @@ void CudaBackend::rope_append(const AttentionShape& shape, const TrackWeights& q
                               const StepRows&, std::int64_t layer, const KvPool& pool) {
   PTRT_CHECK(q.rows == scratch().step.rows() && k.rows == q.rows && v.rows == q.rows);
   PTRT_CHECK(q.width == shape.heads * shape.head_dim && k.width == shape.kv_heads * shape.head_dim);
-  PTRT_CHECK(v.width == k.width && v.track_stride == k.track_stride && pool.dtype == inner_);
+  PTRT_CHECK(v.width == k.width && v.track_stride == k.track_stride && pool.dtype == activation_dtype_);
   PTRT_CHECK(shape.head_dim <= cuda::kMaxHeadDim && (!shape.rope || shape.head_dim % 2 == 0));
-  for (const Tensor& x : {q, k, v}) check_inner(x);
+  for (const Tensor& x : {q, k, v}) check_activation(x);
   if (!q_norm.empty()) check_weights(q_norm, q.tracks, DType::float32, 1, shape.head_dim);
   if (!k_norm.empty()) check_weights(k_norm, q.tracks, DType::float32, 1, shape.head_dim);
   cuda::rope_append(shape, q_norm, k_norm, cos_sin, q, k, v, scratch().step.view(), layer, pool,
@@ -260,9 +260,9 @@ void CudaBackend::attention(const AttentionShape& shape, Tensor q, const StepRow
   const Scratch& s = scratch();
   PTRT_CHECK(q.rows == s.step.rows() && out.rows == q.rows && out.width == q.width);
   PTRT_CHECK(q.tracks <= s.limits.tracks && shape.heads <= s.limits.heads &&
-             shape.head_dim <= s.limits.head_dim && pool.dtype == inner_);
-  PTRT_CHECK(s.step.longest_context() <= s.limits.context);
-  for (const Tensor& x : {q, out}) check_inner(x);
+             shape.head_dim <= s.limits.head_dim && pool.dtype == activation_dtype_);
+  PTRT_CHECK(s.step.longest_decode_context() <= s.limits.context);
+  for (const Tensor& x : {q, out}) check_activation(x);
   const cuda::AttentionJob job{shape, q, out, layer, pool, stream_.get()};
   s.decode_attention.run(job, s.step);
   cuda::prefill_attention(job, s.step);
@@ -270,8 +270,8 @@ void CudaBackend::attention(const AttentionShape& shape, Tensor q, const StepRow
 
 void CudaBackend::subtract(Tensor x, Tensor y) {
   check_like(x, y);
-  check_exact(x);
-  check_exact(y);
+  check_fp32(x);
+  check_fp32(y);
   cuda::subtract(x, y, stream_.get());
 }
 
@@ -279,11 +279,11 @@ void CudaBackend::end_block(const BlockEnd& end) {
   if (!cuda::fits_one_launch(end)) return Backend::end_block(end);
   for (const TrackWeights* norm : {end.post_norm, end.combine_norm})
     if (norm != nullptr) check_weights(*norm, end.h.tracks, DType::float32, 1, end.h.width);
-  for (const Tensor& x : {end.h, end.y}) check_exact(x);
+  for (const Tensor& x : {end.h, end.y}) check_fp32(x);
   check_like(end.a, end.h);
   check_like(end.h, end.y);
   PTRT_CHECK(end.a.tracks == end.h.tracks);
-  check_inner_or_exact(end.a);
+  check_activation_or_fp32(end.a);
   if (end.minus.data != nullptr) check_like(end.minus, end.y);
   cuda::end_block(end, stream_.get());
 }
@@ -292,10 +292,10 @@ void CudaBackend::begin_block(const BlockBegin& begin) {
   if (!cuda::fits_one_launch(begin)) return Backend::begin_block(begin);
   for (const TrackWeights* norm : {begin.dispatch_norm, begin.pre_norm})
     if (norm != nullptr) check_weights(*norm, begin.h.tracks, DType::float32, 1, begin.h.width);
-  for (const Tensor& x : {begin.x, begin.h}) check_exact(x);
+  for (const Tensor& x : {begin.x, begin.h}) check_fp32(x);
   check_like(begin.x, begin.h);
   if (begin.pre_norm != nullptr) {
-    check_inner(begin.normed);
+    check_activation(begin.normed);
     check_like(begin.h, begin.normed);
   }
   cuda::begin_block(begin, stream_.get());
@@ -310,7 +310,7 @@ void CudaBackend::tree_sum(std::span<const float* const> parts, std::int64_t cou
 }
 
 void CudaBackend::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
-  PTRT_CHECK(out.size() == params.size() && scratch().sampler.under_way() == 0);
+  PTRT_CHECK(out.size() == params.size() && scratch().sampler.in_flight() == 0);
   queue_sample(logits, params);
   take_sampled(out);
 }
@@ -318,21 +318,21 @@ void CudaBackend::sample(Tensor logits, std::span<const SampleParams> params, st
 void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> params) {
   PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows);
   PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
-  PTRT_CHECK(scratch().sampler.under_way() < cuda::Sampler::kTurns);
-  check_exact(logits);
+  PTRT_CHECK(scratch().sampler.in_flight() < cuda::Sampler::kMaxInFlight);
+  check_fp32(logits);
   scratch().sampler.queue(logits, params);
-  clock_.end_step();
+  clock_.mark_step_end();
 }
 
 void CudaBackend::take_sampled(std::span<Sampled> out) {
-  PTRT_CHECK(scratch().sampler.under_way() > 0);
+  PTRT_CHECK(scratch().sampler.in_flight() > 0);
   scratch().sampler.take(out);
 }
 
 void CudaBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
   PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
-  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows && scratch().sampler.under_way() == 0);
-  check_exact(logits);
+  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows && scratch().sampler.in_flight() == 0);
+  check_fp32(logits);
   for (const std::int32_t target : targets) PTRT_CHECK(target >= 0 && target < logits.width);
   scratch().sampler.log_probs(logits, targets, out);
 }

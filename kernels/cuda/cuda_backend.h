@@ -1,7 +1,7 @@
-// The CUDA backend: one device, one stream, in which ops run in the order of the calls. Matrices, inner
-// activations, keys and values are of one type of 16 bits, bfloat16 or float16; the streams x and h,
-// statistics and sums are float32. No op waits or allocates except where kernels/backend.h says so; sizes
-// come from reserve(), the rows of a step from begin_step().
+// The CUDA backend: one device and one stream, in which ops run in the order of the calls.
+// Matrices, activations, keys and values have one activation dtype, bfloat16 or float16; the
+// streams x and h, statistics and accumulators are float32. No op waits or allocates unless
+// kernels/backend.h says so; sizes come from reserve(), the rows of a step from begin_step().
 #pragma once
 
 #include <memory>
@@ -13,7 +13,7 @@
 #include "kernels/cuda/host/step_graph.h"
 #include "kernels/cuda/host/step_input.h"
 #include "kernels/cuda/host/weight_loader.h"
-#include "kernels/cuda/matmul/matmul_lt.h"
+#include "kernels/cuda/matmul/cublaslt.h"
 #include "kernels/cuda/matmul/moe.h"
 #include "kernels/cuda/ops/sampling.h"
 
@@ -21,14 +21,15 @@ namespace ptrt {
 
 class CudaBackend final : public Backend {
  public:
-  // Of a device that the process has chosen (cudaSetDevice); `device_name` is for messages and digests.
-  // `graphs`: whether steps are recorded. `inner`: bfloat16 or float16.
-  explicit CudaBackend(const std::string& device_name, bool graphs = true, DType inner = DType::bfloat16);
+  // For the current device (cudaSetDevice). `device_name`: for messages and digests. `graphs`:
+  // whether steps are recorded. `activation_dtype`: bfloat16 or float16.
+  explicit CudaBackend(const std::string& device_name, bool graphs = true,
+                       DType activation_dtype = DType::bfloat16);
 
   std::string name() const override { return "cuda"; }
   std::string instruction_set() const override { return device_name_; }
   int threads() const override { return 1; }
-  cudaStream_t stream() const { return stream_.get(); }  // in which all ops run
+  cudaStream_t stream() const { return stream_.get(); }  // all ops run in it
 
   std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
   Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
@@ -36,7 +37,7 @@ class CudaBackend final : public Backend {
   std::optional<std::size_t> free_bytes() const override;
 
   DeviceGroups* device_groups() override { return &groups_; }
-  DType activation_type() const override { return inner_; }
+  DType activation_type() const override { return activation_dtype_; }
   void plan_weights(std::span<const WeightSpec> specs) override { loader_.plan(specs); }
   void reserve(const WorkLimits& limits) override;
   bool takes_part_of_step() const override { return false; }
@@ -45,7 +46,7 @@ class CudaBackend final : public Backend {
   void forget_recorded() noexcept override;
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override;
   std::optional<ReplayTimes> take_replay_times() override;
-  void rest() override { clock_.rest(); }
+  void rest() override { clock_.mark_idle(); }
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
 
@@ -77,7 +78,7 @@ class CudaBackend final : public Backend {
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
 
  private:
-  // What reserve() sizes.
+  // Sized by reserve().
   struct Scratch {
     Scratch(const WorkLimits& work_limits, const Stream& stream);
     WorkLimits limits;
@@ -88,17 +89,17 @@ class CudaBackend final : public Backend {
     cuda::StepGraphs graphs;
   };
   Scratch& scratch();
-  void check_inner(const Tensor& x) const;
-  void check_inner_or_exact(const Tensor& x) const;
+  void check_activation(const Tensor& x) const;
+  void check_activation_or_fp32(const Tensor& x) const;
 
   std::string device_name_;
   bool graphs_;
-  DType inner_;
+  DType activation_dtype_;
   Stream stream_;
   cuda::ReplayClock clock_;
   cuda::CudaGroups groups_;
   cuda::WeightLoader loader_;
-  cuda::LtMatmul lt_;
+  cuda::CublasLt cublaslt_;
   std::unique_ptr<Scratch> scratch_;
 };
 

@@ -1,4 +1,4 @@
-// The plug-in's side: its entry point, and the choice of a device.
+// The plug-in's side: its entry point and the choice of a device.
 #include "kernels/cuda/plugin.h"
 
 #include <cstring>
@@ -56,7 +56,7 @@ std::unique_ptr<Backend> make(const CudaOptions& options) {
   PTRT_CUDA_CHECK(cudaSetDevice(options.device));
   return std::make_unique<CudaBackend>(
       fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor), options.graphs,
-      options.inner);
+      options.activation_dtype);
 }
 
 }  // namespace

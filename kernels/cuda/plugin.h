@@ -1,5 +1,5 @@
-// The CUDA backend is a plug-in of the program, libptrt_cuda.so, loaded when it is asked for: a run on the
-// CPU links no CUDA library and waits for none. It lies beside the program, or in $PTRT_PLUGIN_DIR.
+// The CUDA backend is a plug-in, libptrt_cuda.so, loaded on demand: a run on the CPU neither links
+// nor loads a CUDA library. The plug-in is beside the program, or in $PTRT_PLUGIN_DIR.
 #pragma once
 
 #include <cstdint>
@@ -11,29 +11,30 @@
 
 namespace ptrt {
 
-// What the kernels are made for; a model beyond it runs on the CPU.
+// Limits of the kernels; a model beyond them runs on the CPU.
 inline constexpr std::int64_t kCudaMaxHeadDim = 256;
 inline constexpr std::int64_t kCudaMaxTracks = 64;
 
 struct CudaOptions {
-  int device = 0;      // among those that CUDA shows this process
+  int device = 0;      // index among the devices that CUDA shows this process
   bool graphs = true;  // decode steps are recorded and replayed
-  // Of matrices, inner activations, keys and values: bfloat16 or float16.
-  DType inner = DType::bfloat16;
+  // bfloat16 or float16; also the dtype of matrices, keys and values.
+  DType activation_dtype = DType::bfloat16;
 };
 
-// What keeps this process from running on a GPU, for a message: the plug-in, the driver or a device is
-// missing. Empty when nothing does. Loads the plug-in only where the driver has a device.
+// Why this process cannot run on a GPU, for a message: the plug-in, the driver or a device is
+// missing. Empty if it can. Loads the plug-in only if the driver has a device.
 std::string cuda_missing();
 
-// The UUIDs of the GPUs that CUDA shows this process, in CUDA's order. Throws bad_input with cuda_missing().
+// The UUIDs of the GPUs that CUDA shows this process, in CUDA's order. Throws bad_input with
+// cuda_missing().
 std::vector<std::string> cuda_devices();
 
-// Throws bad_input with cuda_missing() where there is something.
+// Throws bad_input with cuda_missing() unless that is empty.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
-// What the plug-in's one entry point gives. Only a plug-in of the same interface, a digest of the headers
-// that both sides are built from, gives anything.
+// The result of the plug-in's entry point; null unless both sides have the same interface string, a
+// digest of the headers that they are built from.
 struct CudaPlugin {
   std::string (*missing)() = nullptr;
   std::vector<std::string> (*devices)() = nullptr;

@@ -26,8 +26,7 @@ std::string plugin_path() {
   return folder + "/" + kCudaPluginFile;
 }
 
-// Asks the driver itself, which is quick to say no, before hundreds of megabytes of CUDA libraries are
-// loaded.
+// Asks the driver directly, before hundreds of megabytes of CUDA libraries are loaded.
 std::string driver_missing() {
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
   if (driver == nullptr) return "no CUDA driver on this host (libcuda.so.1)";
@@ -51,7 +50,7 @@ Loaded load() {
   if (access(path.c_str(), R_OK) != 0)
     return {nullptr, fmt::format("there is no {} (a build with the CUDA toolkit makes it)", path)};
   if (const std::string missing = driver_missing(); !missing.empty()) return {nullptr, missing};
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // stays for the life of the process
+  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);  // never unloaded
   if (library == nullptr) return {nullptr, fmt::format("cannot load {}: {}", path, dlerror())};
   const auto entry = reinterpret_cast<CudaPluginEntry*>(dlsym(library, kCudaPluginEntry));
   const CudaPlugin* plugin = entry != nullptr ? entry(PTRT_PLUGIN_INTERFACE) : nullptr;

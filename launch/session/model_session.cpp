@@ -183,8 +183,8 @@ void ModelSession::choose_backend() {
   share_ = take_core_share(job_, options_.threads, options_.bind == "auto");
   all_or_none(job_, [&] {
     if (device_ == "cuda") {
-      backend_ =
-          make_cuda_backend({.device = gpu_.device, .graphs = options_.cuda_graphs == "on", .inner = inner_});
+      backend_ = make_cuda_backend(
+          {.device = gpu_.device, .graphs = options_.cuda_graphs == "on", .activation_dtype = inner_});
       return;
     }
     backend_ = make_cpu_backend({.threads = share_.threads,

@@ -1,14 +1,14 @@
-// Speed of the CUDA backend's ops beside what the GPU can do, both measured in this run.
+// Speed of the CUDA backend's ops in relation to the GPU's ceilings, both measured in this run.
 //
 //   bench_cuda [--json FILE]
 //
-// Ceilings first: GB/s of a large copy (read + written) and of a large read, the larger of which bounds what
-// is bound by memory; TFLOP/s of cuBLASLt's bfloat16 product of 8192 x 8192 x 8192. Then ops with the shapes
-// of perf/configs/dense_8b.json through the Backend interface: microseconds, GB/s of the bytes that must move
-// or TFLOP/s of the operations that must be done, and their share of the ceiling. Data are random; what is
-// bound by memory takes its weights or pages in turn from more memory than the L2 cache holds. Times are of
-// the device, from replays of a CUDA graph of several launches; medians. All in bfloat16, and again in
-// float16 what tensor cores do.
+// Ceilings first. Memory-bound ops: GB/s of a large copy (read + written) or a large read,
+// whichever is larger. Compute-bound ops: TFLOP/s of cuBLASLt's bfloat16 GEMM of 8192 x 8192 x
+// 8192. Then ops with the shapes of perf/configs/dense_8b.json through the Backend interface:
+// microseconds, GB/s of the bytes that must move or TFLOP/s of the operations that must be done,
+// and their share of the ceiling. Data are random; memory-bound ops cycle through more weights or
+// pages than the L2 cache holds. Times are device times, medians over replays of a CUDA graph with
+// several launches. All ops in bfloat16; those on tensor cores also in float16.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
@@ -44,15 +44,15 @@ struct Ceilings {
 
 class Bench {
  public:
-  // Activations, weights and pages are of `type`. With `ceilings` these count, else measure_ceilings() is
-  // called first.
+  // Activations, weights and pages have dtype `type`. Without `ceilings`, measure_ceilings() must
+  // be called first.
   Bench(const std::string& device, DType type, const Ceilings& ceilings = {})
       : type_(type),
         backend_(device, true, type),
         timer_(backend_.stream()),
         arena_(backend_.allocate(kArenaBytes, "weights and pages of the benchmark")),
         streams_(backend_.allocate(2 * kMaxRows * kHidden * sizeof(float), "streams")),
-        inner_(backend_.allocate(4 * kMaxRows * kFfn * 2, "activations")),
+        activations_(backend_.allocate(4 * kMaxRows * kFfn * 2, "activations")),
         logits_(backend_.allocate(kSequences * kVocab * sizeof(float), "logits")),
         ceilings_(ceilings) {
     WorkLimits limits;
@@ -64,13 +64,13 @@ class Bench {
     backend_.reserve(limits);
     fill_arena();
     fill_float32(streams_.get(), 2 * kMaxRows * kHidden, 1, backend_.stream());
-    fill_inner();
+    fill_activations();
     fill_float32(logits_.get(), kSequences * kVocab, 10, backend_.stream());
   }
 
   void measure_ceilings();
-  void products(const char* name, std::int64_t in, const std::vector<std::int64_t>& outs, std::int64_t rows,
-                bool exact = false);
+  void linear(const char* name, std::int64_t in, const std::vector<std::int64_t>& outs, std::int64_t rows,
+              bool fp32_out = false);
   void decode_attention(std::int64_t batch, std::int64_t context);
   void prefill_attention(std::int64_t rows, std::int64_t past);
   void row_ops(std::int64_t rows);
@@ -81,9 +81,9 @@ class Bench {
   const ordered_json& results() const { return results_; }
 
  private:
-  // The f-th of four runs of activations, kMaxRows · kFfn elements each.
-  Tensor inner(int which, std::int64_t rows, std::int64_t width) const {
-    return {inner_.get() + which * kMaxRows * kFfn * 2, 1, rows, width, rows * width, type_};
+  // One of four buffers of activations, kMaxRows · kFfn elements each.
+  Tensor activations(int which, std::int64_t rows, std::int64_t width) const {
+    return {activations_.get() + which * kMaxRows * kFfn * 2, 1, rows, width, rows * width, type_};
   }
   Tensor stream(int which, std::int64_t rows) const {
     return {
@@ -91,29 +91,31 @@ class Bench {
   }
   void set_step(const std::vector<std::int32_t>& positions, const std::vector<std::int32_t>& slots,
                 std::int64_t slot_pages);
-  void bound_by_memory(const std::string& name, std::int64_t rows, double us, double bytes);
-  void bound_by_arithmetic(const std::string& name, std::int64_t rows, double us, double operations);
+  void report_memory_bound(const std::string& name, std::int64_t rows, double us, double bytes);
+  void report_compute_bound(const std::string& name, std::int64_t rows, double us, double operations);
 
-  void fill_arena() { fill_inner_type(arena_.get(), kArenaBytes / 2, 0.03f, type_, backend_.stream()); }
-  void fill_inner() { fill_inner_type(inner_.get(), 4 * kMaxRows * kFfn, 1, type_, backend_.stream()); }
-  // What an op is called in the results.
-  std::string called(const std::string& name) const {
+  void fill_arena() { fill_16bit(arena_.get(), kArenaBytes / 2, 0.03f, type_, backend_.stream()); }
+  void fill_activations() {
+    fill_16bit(activations_.get(), 4 * kMaxRows * kFfn, 1, type_, backend_.stream());
+  }
+  // The op's name in the results.
+  std::string label(const std::string& name) const {
     return type_ == DType::bfloat16 ? name : fmt::format("{}, {}", name, to_string(type_));
   }
 
   DType type_;
   CudaBackend backend_;
   GraphTimer timer_;
-  std::shared_ptr<std::byte[]> arena_, streams_, inner_, logits_;
+  std::shared_ptr<std::byte[]> arena_, streams_, activations_, logits_;
   Ceilings ceilings_;
   ordered_json results_ = ordered_json::array();
   std::vector<std::int32_t> page_table_;
 };
 
-void Bench::bound_by_memory(const std::string& name, std::int64_t rows, double us, double bytes) {
+void Bench::report_memory_bound(const std::string& name, std::int64_t rows, double us, double bytes) {
   const double rate = bytes / us / 1e3, share = rate / ceilings_.gb_per_s();
-  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.0f} GB/s   {:>5.2f}\n", called(name), rows, us, rate, share);
-  results_.push_back({{"op", called(name)},
+  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.0f} GB/s   {:>5.2f}\n", label(name), rows, us, rate, share);
+  results_.push_back({{"op", label(name)},
                       {"rows", rows},
                       {"us", us},
                       {"bound", "memory"},
@@ -121,10 +123,10 @@ void Bench::bound_by_memory(const std::string& name, std::int64_t rows, double u
                       {"share", share}});
 }
 
-void Bench::bound_by_arithmetic(const std::string& name, std::int64_t rows, double us, double operations) {
+void Bench::report_compute_bound(const std::string& name, std::int64_t rows, double us, double operations) {
   const double rate = operations / us / 1e6, share = rate / ceilings_.gemm_tflops;
-  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.1f} TFLOP/s {:>4.2f}\n", called(name), rows, us, rate, share);
-  results_.push_back({{"op", called(name)},
+  fmt::print("{:<34} {:>6} {:>11.1f} us {:>9.1f} TFLOP/s {:>4.2f}\n", label(name), rows, us, rate, share);
+  results_.push_back({{"op", label(name)},
                       {"rows", rows},
                       {"us", us},
                       {"bound", "arithmetic"},
@@ -153,10 +155,10 @@ void Bench::measure_ceilings() {
              ceilings_.read_gb_per_s, ceilings_.gemm_tflops);
 }
 
-// One list of products that share an input, as the forward pass gives them.
-void Bench::products(const char* name, std::int64_t in, const std::vector<std::int64_t>& outs,
-                     std::int64_t rows, bool exact) {
-  const DType y_type = exact ? DType::float32 : type_;
+// GEMMs that share an input in one call, as in the forward pass.
+void Bench::linear(const char* name, std::int64_t in, const std::vector<std::int64_t>& outs,
+                   std::int64_t rows, bool fp32_out) {
+  const DType y_type = fp32_out ? DType::float32 : type_;
   const std::int64_t out = std::accumulate(outs.begin(), outs.end(), std::int64_t{0}), elements = out * in;
   const auto sets = static_cast<int>(kArenaBytes / (static_cast<std::size_t>(elements) * 2));
   const int launches = std::min(sets, rows <= 16 ? 12 : 4);
@@ -171,18 +173,18 @@ void Bench::products(const char* name, std::int64_t in, const std::vector<std::i
   const double us = timer_.median_us(launches, [&](int i) {
     std::vector<LinearJob> jobs;
     for (std::size_t j = 0; j < outs.size(); j++) {
-      Tensor y = inner(1 + static_cast<int>(j), rows, outs[j]);
+      Tensor y = activations(1 + static_cast<int>(j), rows, outs[j]);
       if (y_type == DType::float32) y = {logits_.get(), 1, rows, outs[j], rows * outs[j], DType::float32};
-      jobs.push_back({&weights[static_cast<std::size_t>(i % sets)][j], inner(0, rows, in), y});
+      jobs.push_back({&weights[static_cast<std::size_t>(i % sets)][j], activations(0, rows, in), y});
     }
     backend_.linear(jobs);
   });
   const double bytes = 2.0 * static_cast<double>(elements + rows * in) +
                        static_cast<double>(rows * out) * static_cast<double>(size_of(y_type));
   if (rows <= 64)
-    bound_by_memory(name, rows, us, bytes);
+    report_memory_bound(name, rows, us, bytes);
   else
-    bound_by_arithmetic(name, rows, us, 2.0 * static_cast<double>(rows * elements));
+    report_compute_bound(name, rows, us, 2.0 * static_cast<double>(rows * elements));
 }
 
 // Slot s has the pages [s · slot_pages, (s + 1) · slot_pages).
@@ -204,12 +206,12 @@ void Bench::decode_attention(std::int64_t batch, std::int64_t context) {
   const double bytes = static_cast<double>(pool.bytes());
   pool.layers = std::max<std::int64_t>(1, static_cast<std::int64_t>(kArenaBytes / pool.bytes()));
   const AttentionShape shape{kHeads, kKvHeads, kHeadDim};
-  const Tensor q = inner(0, batch, kHeads * kHeadDim), out = inner(1, batch, kHeads * kHeadDim);
+  const Tensor q = activations(0, batch, kHeads * kHeadDim), out = activations(1, batch, kHeads * kHeadDim);
   const StepRows step{positions, slots, page_table_, pages};
   const double us = timer_.median_us(static_cast<int>(std::min<std::int64_t>(pool.layers, 12)), [&](int i) {
     backend_.attention(shape, q, step, i % pool.layers, pool, out);
   });
-  bound_by_memory(fmt::format("decode attention over {}", context), batch, us, bytes);
+  report_memory_bound(fmt::format("decode attention over {}", context), batch, us, bytes);
 }
 
 void Bench::prefill_attention(std::int64_t rows, std::int64_t past) {
@@ -220,31 +222,32 @@ void Bench::prefill_attention(std::int64_t rows, std::int64_t past) {
   set_step(positions, slots, pages);
   const KvPool pool{arena_.get(), type_, 1, 1, pages, kKvHeads, kHeadDim};
   const AttentionShape shape{kHeads, kKvHeads, kHeadDim};
-  const Tensor q = inner(0, rows, kHeads * kHeadDim), out = inner(1, rows, kHeads * kHeadDim);
+  const Tensor q = activations(0, rows, kHeads * kHeadDim), out = activations(1, rows, kHeads * kHeadDim);
   const StepRows step{positions, slots, page_table_, pages};
   const double us = timer_.median_us(4, [&](int) { backend_.attention(shape, q, step, 0, pool, out); });
   const double seen =
       static_cast<double>(rows) * (static_cast<double>(past) + static_cast<double>(rows + 1) / 2);
-  bound_by_arithmetic(fmt::format("prefill attention, {} before", past), rows, us,
-                      4.0 * kHeads * kHeadDim * seen);
+  report_compute_bound(fmt::format("prefill attention, {} before", past), rows, us,
+                       4.0 * kHeads * kHeadDim * seen);
 }
 
-// What stands between the products, each over all rows.
+// The ops between the GEMMs, each over all rows.
 void Bench::row_ops(std::int64_t rows) {
   const auto n = static_cast<std::size_t>(rows);
   const double row_count = static_cast<double>(rows);
   const int launches = rows > 256 ? 4 : 32;
   const TrackWeights norm{{streams_.get(), DType::float32, 1, 1, kHidden}};
   const double norm_us = timer_.median_us(launches, [&](int) {
-    backend_.add_rms_norm(inner(0, rows, kHidden), stream(1, rows), norm, 1e-5f, inner(1, rows, kHidden));
+    backend_.add_rms_norm(activations(0, rows, kHidden), stream(1, rows), norm, 1e-5f,
+                          activations(1, rows, kHidden));
   });
-  bound_by_memory("add and norm", rows, norm_us, row_count * kHidden * (2 + 4 + 4 + 2));
+  report_memory_bound("add and norm", rows, norm_us, row_count * kHidden * (2 + 4 + 4 + 2));
   // It works in place, again and again: up is such that gates neither vanish nor overflow.
-  PTRT_CUDA_CHECK(cudaMemsetAsync(inner(3, rows, kFfn).data, 0x40, static_cast<std::size_t>(rows * kFfn) * 2,
-                                  backend_.stream()));
-  const double swiglu_us =
-      timer_.median_us(launches, [&](int) { backend_.swiglu(inner(2, rows, kFfn), inner(3, rows, kFfn)); });
-  bound_by_memory("swiglu", rows, swiglu_us, row_count * kFfn * 3 * 2);
+  PTRT_CUDA_CHECK(cudaMemsetAsync(activations(3, rows, kFfn).data, 0x40,
+                                  static_cast<std::size_t>(rows * kFfn) * 2, backend_.stream()));
+  const double swiglu_us = timer_.median_us(
+      launches, [&](int) { backend_.swiglu(activations(2, rows, kFfn), activations(3, rows, kFfn)); });
+  report_memory_bound("swiglu", rows, swiglu_us, row_count * kFfn * 3 * 2);
 
   std::vector<std::int32_t> positions(n), slots(n, 0);
   std::iota(positions.begin(), positions.end(), 0);
@@ -253,22 +256,23 @@ void Bench::row_ops(std::int64_t rows) {
   const KvPool pool{arena_.get(), type_, 1, 1, pages, kKvHeads, kHeadDim};
   const Tensor angles{streams_.get(), 1, rows, kHeadDim, rows * kHeadDim, DType::float32};
   const double rope_us = timer_.median_us(launches, [&](int) {
-    backend_.rope_append({kHeads, kKvHeads, kHeadDim}, {}, {}, angles, inner(0, rows, kHeads * kHeadDim),
-                         inner(1, rows, kKvHeads * kHeadDim), inner(2, rows, kKvHeads * kHeadDim),
-                         {positions, slots, page_table_, pages}, 0, pool);
+    backend_.rope_append({kHeads, kKvHeads, kHeadDim}, {}, {}, angles,
+                         activations(0, rows, kHeads * kHeadDim), activations(1, rows, kKvHeads * kHeadDim),
+                         activations(2, rows, kKvHeads * kHeadDim), {positions, slots, page_table_, pages}, 0,
+                         pool);
   });
-  bound_by_memory("rope and append", rows, rope_us,
-                  row_count * kHeadDim * (2 * 2 * (kHeads + 2 * kKvHeads) + 4));
-  fill_inner();  // rotated and multiplied many times
+  report_memory_bound("rope and append", rows, rope_us,
+                      row_count * kHeadDim * (2 * 2 * (kHeads + 2 * kKvHeads) + 4));
+  fill_activations();  // rotated and multiplied many times
   fill_arena();
 }
 
 void Bench::layer(std::int64_t rows, std::int64_t context) {
-  for (const auto& [parts, name] : {std::pair{LayerParts::products, "layer, products alone"},
+  for (const auto& [parts, name] : {std::pair{LayerParts::gemms, "layer, products alone"},
                                     {LayerParts::with_norms, "layer, products and norms"},
                                     {LayerParts::whole, "layer"}}) {
     const LayerTime time = measure_layer(backend_, timer_, arena_.get(), kArenaBytes, rows, context, parts);
-    bound_by_memory(fmt::format("{} over {}", name, context), rows, time.us, time.bytes);
+    report_memory_bound(fmt::format("{} over {}", name, context), rows, time.us, time.bytes);
   }
   fill_arena();
 }
@@ -286,18 +290,18 @@ void Bench::sampling(std::int64_t rows, const char* name, const SampleParams& pa
         std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
   }
   std::ranges::sort(times);
-  bound_by_memory(name, rows, times[times.size() / 2], static_cast<double>(rows * kVocab) * sizeof(float));
+  report_memory_bound(name, rows, times[times.size() / 2],
+                      static_cast<double>(rows * kVocab) * sizeof(float));
 }
 
 void run_all(Bench& bench) {
   fmt::print("{:<34} {:>6} {:>14} {:>14} {:>7}\n", "op", "rows", "time", "rate", "share");
   for (const std::int64_t rows : {1, 2, 4, 8, 16, 32, 64, 128, 512, 4096}) {
-    bench.products("q, k and v", kHidden, {kHeads * kHeadDim, kKvHeads * kHeadDim, kKvHeads * kHeadDim},
-                   rows);
-    bench.products("wo", kHeads * kHeadDim, {kHidden}, rows);
-    bench.products("gate and up", kHidden, {kFfn, kFfn}, rows);
-    bench.products("down", kFfn, {kHidden}, rows);
-    if (rows <= kSequences) bench.products("head", kHidden, {kVocab}, rows, true);
+    bench.linear("q, k and v", kHidden, {kHeads * kHeadDim, kKvHeads * kHeadDim, kKvHeads * kHeadDim}, rows);
+    bench.linear("wo", kHeads * kHeadDim, {kHidden}, rows);
+    bench.linear("gate and up", kHidden, {kFfn, kFfn}, rows);
+    bench.linear("down", kFfn, {kHidden}, rows);
+    if (rows <= kSequences) bench.linear("head", kHidden, {kVocab}, rows, true);
   }
   for (const auto& [batch, context] :
        {std::pair{1, 4096}, {1, 32768}, {8, 4096}, {64, 1024}, {64, 4096}, {128, 1024}})
@@ -316,8 +320,7 @@ void run_all(Bench& bench) {
 }
 
 void run_float16(Bench& bench) {
-  for (const std::int64_t rows : {1, 16, 128, 4096})
-    bench.products("gate and up", kHidden, {kFfn, kFfn}, rows);
+  for (const std::int64_t rows : {1, 16, 128, 4096}) bench.linear("gate and up", kHidden, {kFfn, kFfn}, rows);
   bench.decode_attention(64, 4096);
   bench.prefill_attention(4096, 0);
 }
@@ -364,7 +367,7 @@ int run(const std::string& json_file) {
                         {"read_gb_per_s", c.read_gb_per_s},
                         {"gemm_tflops", c.gemm_tflops}};
     json["ops"] = bench.results();
-    save(json_file, json);  // should time run out in what follows
+    save(json_file, json);  // in case the rest is interrupted
   }
   Bench float16(gpu, DType::float16, c);
   run_float16(float16);

@@ -1,5 +1,5 @@
 #include "cuda_kernels.h"
-#include "kernels/cuda/base/numbers.cuh"
+#include "kernels/cuda/base/dtypes.cuh"
 
 namespace ptrt {
 namespace {
@@ -11,18 +11,18 @@ unsigned grid_for(std::size_t units) {
   return static_cast<unsigned>(std::min(kMost, ceil_div<std::size_t>(units, kThreads * kUnroll)));
 }
 
-// A block takes kThreads · kUnroll neighbouring units, then the next that no other block has.
-template <class Each>
-__device__ __forceinline__ void each_run(std::size_t count, const Each& each) {
+// Grid-stride loop: a block processes runs of kThreads · kUnroll neighbouring units.
+template <class Process>
+__device__ __forceinline__ void for_each_run(std::size_t count, const Process& process) {
   const std::size_t step = static_cast<std::size_t>(gridDim.x) * kThreads * kUnroll;
   for (std::size_t base = static_cast<std::size_t>(blockIdx.x) * kThreads * kUnroll; base < count;
        base += step)
-    each(base + threadIdx.x);
+    process(base + threadIdx.x);
 }
 
 __global__ void __launch_bounds__(kThreads) copy_kernel(const uint4* from, uint4* to, std::size_t count) {
-  begin_kernel();
-  each_run(count, [&](std::size_t at) {
+  pdl_trigger_and_wait();
+  for_each_run(count, [&](std::size_t at) {
     uint4 unit[kUnroll];
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u)
@@ -35,16 +35,16 @@ __global__ void __launch_bounds__(kThreads) copy_kernel(const uint4* from, uint4
 
 __global__ void __launch_bounds__(kThreads)
     read_kernel(const uint4* from, std::size_t count, std::uint32_t* sink) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   std::uint32_t sum = 0;
-  each_run(count, [&](std::size_t at) {
+  for_each_run(count, [&](std::size_t at) {
 #pragma unroll
     for (int u = 0; u < kUnroll; ++u) {
       const uint4 unit = at + u * kThreads < count ? from[at + u * kThreads] : uint4{};
       sum += unit.x ^ unit.y ^ unit.z ^ unit.w;
     }
   });
-  if (sum == 0x9E3779B9u) *sink = sum;  // seldom; keeps the reads
+  if (sum == 0x9E3779B9u) *sink = sum;  // practically never; keeps the loads alive
 }
 
 // splitmix64's finaliser.
@@ -58,8 +58,8 @@ __device__ __forceinline__ float spread(std::size_t i, float size) {
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads) fill_kernel(T* to, std::size_t count, float size) {
-  begin_kernel();
-  each_run(count, [&](std::size_t at) {
+  pdl_trigger_and_wait();
+  for_each_run(count, [&](std::size_t at) {
     for (int u = 0; u < kUnroll; ++u)
       if (at + u * kThreads < count) store(&to[at + u * kThreads], spread(at + u * kThreads, size));
   });
@@ -86,8 +86,8 @@ void read_bytes(const void* from, std::size_t bytes, std::uint32_t* sink, cudaSt
          static_cast<const uint4*>(from), count, sink);
 }
 
-void fill_inner_type(void* to, std::size_t count, float size, DType type, cudaStream_t stream) {
-  with_element(type, [&]<typename T>(Element<T>) { fill<T>(to, count, size, stream); });
+void fill_16bit(void* to, std::size_t count, float size, DType type, cudaStream_t stream) {
+  dispatch_dtype(type, [&]<typename T>(TypeTag<T>) { fill<T>(to, count, size, stream); });
 }
 void fill_float32(void* to, std::size_t count, float size, cudaStream_t stream) {
   fill<float>(to, count, size, stream);

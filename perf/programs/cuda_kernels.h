@@ -1,4 +1,4 @@
-// Kernels of the GPU benchmark: what memory can do, and data that is not zeros.
+// Kernels of the GPU benchmark: memory ceilings, and data other than zeros.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -10,12 +10,12 @@
 
 namespace ptrt {
 
-// bytes: a multiple of 16. Each thread moves 16 bytes at a time, four of them under way.
+// bytes: a multiple of 16. Each thread moves 16 bytes at a time, with four loads in flight.
 void copy_bytes(const void* from, void* to, std::size_t bytes, cudaStream_t stream);
 void read_bytes(const void* from, std::size_t bytes, std::uint32_t* sink, cudaStream_t stream);
 
-// Elements spread evenly over (-size, size), the same in every run.
-void fill_inner_type(void* to, std::size_t count, float size, DType type, cudaStream_t stream);  // 16 bits
+// Elements uniform in (-size, size), the same in every run. fill_16bit(): bfloat16 or float16.
+void fill_16bit(void* to, std::size_t count, float size, DType type, cudaStream_t stream);
 void fill_float32(void* to, std::size_t count, float size, cudaStream_t stream);
 
 }  // namespace ptrt

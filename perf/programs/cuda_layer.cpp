@@ -15,7 +15,7 @@ struct Weights {
   TrackWeights wq, wk, wv, wo, gate, up, down;
 };
 
-// Takes pieces of the memory, one after the other.
+// Assigns consecutive pieces of the memory.
 class Pieces {
  public:
   Pieces(std::byte* memory, std::size_t bytes, DType type) : next_(memory), left_(bytes), type_(type) {}
@@ -65,7 +65,7 @@ LayerTime measure_layer(CudaBackend& backend, GraphTimer& timer, std::byte* memo
                 static_cast<std::byte*>(angles.data));
   const Tensor normed = pieces.tensor(rows, kHidden, type), q = pieces.tensor(rows, kQWidth, type),
                k = pieces.tensor(rows, kKvWidth, type), v = pieces.tensor(rows, kKvWidth, type),
-               mixed = pieces.tensor(rows, kQWidth, type), out = pieces.tensor(rows, kHidden, type),
+               attn_out = pieces.tensor(rows, kQWidth, type), out = pieces.tensor(rows, kHidden, type),
                gate = pieces.tensor(rows, kFfn, type), up = pieces.tensor(rows, kFfn, type);
 
   const std::int64_t slot_pages = (context + kPageTokens - 1) / kPageTokens;
@@ -81,7 +81,7 @@ LayerTime measure_layer(CudaBackend& backend, GraphTimer& timer, std::byte* memo
   const StepRows step{positions, slots, pages, slot_pages};
   backend.begin_step(std::vector<std::int32_t>(positions.size(), 0), step);
 
-  const bool norms = parts != LayerParts::products, whole = parts == LayerParts::whole;
+  const bool norms = parts != LayerParts::gemms, whole = parts == LayerParts::whole;
   const double us = timer.median_us(kLayers, [&](int i) {
     const Weights& w = weights[static_cast<std::size_t>(i)];
     if (norms) backend.add_rms_norm(out, h, norm, 1e-5f, normed);
@@ -89,9 +89,9 @@ LayerTime measure_layer(CudaBackend& backend, GraphTimer& timer, std::byte* memo
     backend.linear(qkv);
     if (whole) {
       backend.rope_append({kHeads, kKvHeads, kHeadDim}, {}, {}, angles, q, k, v, step, i, pool);
-      backend.attention({kHeads, kKvHeads, kHeadDim}, q, step, i, pool, mixed);
+      backend.attention({kHeads, kKvHeads, kHeadDim}, q, step, i, pool, attn_out);
     }
-    const LinearJob wo{&w.wo, mixed, out};
+    const LinearJob wo{&w.wo, attn_out, out};
     backend.linear({&wo, 1});
     if (norms) backend.add_rms_norm(out, h, norm, 1e-5f, normed);
     backend.gated_linear({&w.gate, normed, gate}, {&w.up, normed, up});

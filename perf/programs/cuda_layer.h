@@ -1,5 +1,5 @@
-// One decoder layer of perf/configs/dense_8b.json in a decode step, op after op as the forward pass gives
-// them.
+// One decoder layer of perf/configs/dense_8b.json in a decode step, with the ops of the forward
+// pass in order.
 #pragma once
 
 #include <cstdint>
@@ -9,15 +9,15 @@
 
 namespace ptrt {
 
-enum class LayerParts { products, with_norms, whole };  // whole: RoPE and attention too
+enum class LayerParts { gemms, with_norms, whole };  // whole: RoPE and attention too
 
 struct LayerTime {
-  double us = 0, bytes = 0;  // bytes: weights, and keys and values where they are read
+  double us = 0, bytes = 0;  // bytes: weights, and the keys and values that are read
 };
 
-// Median over replays of a graph of several layers with weights of their own. memory: random numbers of the
-// backend's type, from which weights, pages and activations are taken; its step is set to `rows` sequences of
-// `context` tokens.
+// Median over replays of a graph of several layers with different weights. memory: random numbers
+// of the backend's activation dtype; weights, pages and activations are pieces of it. Sets the
+// backend's step to `rows` sequences of `context` tokens.
 LayerTime measure_layer(CudaBackend& backend, GraphTimer& timer, std::byte* memory, std::size_t bytes,
                         std::int64_t rows, std::int64_t context, LayerParts parts);
 

@@ -1,5 +1,5 @@
-// Device time of launches: they are captured in a CUDA graph, so that the host's part stays out, and replays
-// of it are timed by events.
+// Device time of launches: they are captured in a CUDA graph, so that the host's part stays out,
+// and replays of it are timed by events.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -25,8 +25,8 @@ class GraphTimer {
   GraphTimer(const GraphTimer&) = delete;
   GraphTimer& operator=(const GraphTimer&) = delete;
 
-  // Microseconds of one work(i), i = 0 … launches - 1 making one graph: the median of `repeats` replays after
-  // two that are not counted. Work must only launch.
+  // Microseconds of one work(i), i = 0 … launches - 1 making one graph: the median of `repeats`
+  // replays after two that are not counted. Work must only launch.
   double median_us(int launches, const std::function<void(int)>& work, int repeats = 9) {
     for (int i = 0; i < launches; i++) work(i);  // looks algorithms up, loads kernels
     PTRT_CUDA_CHECK(cudaStreamSynchronize(stream_));

@@ -59,8 +59,8 @@ class DeviceTest : public ::testing::TestWithParam<std::string> {
       backend_ = make_cpu_backend({.threads = 1});
       return;
     }
-    CudaForTests cuda =
-        make_cuda_for_tests({.inner = GetParam() == kCudaFloat16 ? DType::float16 : DType::bfloat16});
+    CudaForTests cuda = make_cuda_for_tests(
+        {.activation_dtype = GetParam() == kCudaFloat16 ? DType::float16 : DType::bfloat16});
     if (cuda.backend == nullptr) GTEST_SKIP() << cuda.missing;
     backend_ = std::move(cuda.backend);
   }

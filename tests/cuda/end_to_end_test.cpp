@@ -70,7 +70,7 @@ class CudaEndToEnd : public ::testing::Test {
 class CudaModels : public ::testing::TestWithParam<DType> {
  protected:
   void SetUp() override {
-    CudaForTests cuda = make_cuda_for_tests({.inner = GetParam()});
+    CudaForTests cuda = make_cuda_for_tests({.activation_dtype = GetParam()});
     if (cuda.backend == nullptr) GTEST_SKIP() << cuda.missing;
     cuda_ = std::move(cuda.backend);
   }
@@ -179,7 +179,7 @@ TEST_P(CudaModels, ScoresEveryKindOfModel) {
     json["fusion"]["op"] = op;
     json["fusion"]["dispatch_norm"] = json["tie_embeddings"] = std::string(op) == "sum";
     const ModelConfig config = parse_config(json.dump(), "the test's configuration");
-    CudaForTests cuda = make_cuda_for_tests({.inner = GetParam()});
+    CudaForTests cuda = make_cuda_for_tests({.activation_dtype = GetParam()});
     const auto runner = [&](std::unique_ptr<Backend> backend, DType kv_dtype) {
       TrackShard shard = random_shard(config, 5, GetParam(), 0, config.tracks, *backend);
       const EngineOptions options{.max_batch = 4, .max_rows = 20, .kv_pages = 64, .kv_dtype = kv_dtype};

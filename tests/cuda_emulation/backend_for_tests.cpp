@@ -5,7 +5,7 @@
 namespace ptrt::testing {
 
 CudaForTests make_cuda_for_tests(const CudaOptions& options) {
-  return {std::make_unique<CudaBackend>("host emulation", options.graphs, options.inner), ""};
+  return {std::make_unique<CudaBackend>("host emulation", options.graphs, options.activation_dtype), ""};
 }
 bool counts_graph_launches_for_tests() {
   return true;

@@ -1,5 +1,5 @@
-// The device side of CUDA C++ for sources built by the C++ compiler: keywords, built-in variables, warp
-// operations, atomics and the few mathematical functions that the kernels use. Included by
+// The device side of CUDA C++ for sources built by the C++ compiler: keywords, built-in variables,
+// warp operations, atomics and the few mathematical functions that the kernels use. Included by
 // kernels/cuda/base/launch.h.
 #pragma once
 
@@ -104,7 +104,7 @@ inline int __all_sync(unsigned mask, int vote, PTRT_HERE) {
 
 #undef PTRT_HERE
 
-// Threads are never preempted, so plain accesses are atomic. Each returns what was there before.
+// Threads are never preempted, so plain accesses are atomic. Each returns the old value.
 template <typename T>
 T atomicAdd(T* at, T value) {
   const T before = *at;

@@ -36,17 +36,18 @@ struct PendingCopy {
 struct Thread {
   Place place;
   int index = 0;            // in the block
-  bool has_waited = false;  // for the kernels before this one
+  bool has_waited = false;  // grid_dependency_wait() was called
   State state = State::ready;
-  context::fcontext_t at = nullptr;  // where it goes on
+  context::fcontext_t at = nullptr;  // where it continues
   // What it waits for.
   Location where;
   const char* operation = "__syncthreads";
   unsigned mask = 0;
   int barrier = 0;  // its number
   std::size_t bytes = 0;
-  alignas(16) std::array<std::byte, kSlotBytes> given;  // by the lane to the operation it waits in
-  alignas(16) std::array<std::byte, kSlotBytes> seen;   // by the others, since the operation was complete
+  alignas(16) std::array<std::byte, kSlotBytes> given;  // the lane's value for the operation it waits in
+  alignas(16)
+      std::array<std::byte, kSlotBytes> seen;  // the value as others see it once the operation is complete
   std::vector<PendingCopy> open_copies;
   std::deque<std::vector<PendingCopy>> copy_groups;
 };
@@ -98,7 +99,7 @@ class Block {
     enter_stack(fake_stack, nullptr, nullptr);
   }
 
-  // Counts the running thread; the last to come releases those that wait.
+  // Counts the running thread; the last to arrive releases those that wait.
   void arrive(int number, int threads, bool waits, const Location& where) {
     int& arrived = arrived_.at(static_cast<std::size_t>(number));
     if (++arrived < threads) {
@@ -111,7 +112,7 @@ class Block {
       if (thread.state == State::at_named_barrier && thread.barrier == number) thread.state = State::ready;
   }
 
-  // Takes the text away from the caller, whose frame is never left.
+  // Takes `what` by value, since the caller's frame is never unwound.
   [[noreturn]] void fail(std::string what, const Location& where) {
     failure_ = std::move(what);
     failure_ += " at " + place_of(*current_, where);
@@ -174,12 +175,12 @@ class Block {
     } while (complete_operations(first, lanes));
   }
 
-  // Releases the lanes of every operation that all lanes of its mask have come to.
+  // Releases the lanes of every operation that all lanes of its mask have called.
   bool complete_operations(int first, int lanes) {
     bool released = false;
     for (int i = 0; i < lanes; ++i) {
       const Thread& thread = threads_[static_cast<std::size_t>(first + i)];
-      if (thread.state != State::in_warp_operation || !all_have_come(thread, first, lanes)) continue;
+      if (thread.state != State::in_warp_operation || !all_have_called(thread, first, lanes)) continue;
       const unsigned mask = thread.mask;
       for (int lane = 0; lane < lanes; ++lane)
         if ((mask >> lane & 1u) != 0) {
@@ -192,7 +193,7 @@ class Block {
     return released;
   }
 
-  bool all_have_come(const Thread& thread, int first, int lanes) const {
+  bool all_have_called(const Thread& thread, int first, int lanes) const {
     for (int lane = 0; lane < kWarpLanes; ++lane) {
       if ((thread.mask >> lane & 1u) == 0) continue;
       if (lane >= lanes) return false;
@@ -229,7 +230,7 @@ class Block {
   // One line for each different place that threads wait at.
   std::string describe_deadlock() const {
     std::string text = fmt::format("kernel {}: threads wait for each other for ever:", kernel_);
-    std::vector<std::string> told;
+    std::vector<std::string> listed;
     for (const Thread& thread : threads_) {
       const bool done = thread.state == State::done;
       const std::string kind =
@@ -239,8 +240,8 @@ class Block {
                              : thread.state == State::at_named_barrier ? "a named barrier"
                                                                        : thread.operation,
                              thread.state == State::in_warp_operation ? thread.mask : 0, thread.where.line());
-      if (std::ranges::count(told, kind) > 0) continue;
-      told.push_back(kind);
+      if (std::ranges::count(listed, kind) > 0) continue;
+      listed.push_back(kind);
       const auto& t = thread.place.thread;
       text += done ? fmt::format("\n  thread ({}, {}, {}) returned", t.x, t.y, t.z)
                    : fmt::format("\n  {} at {}", kind, place_of(thread, thread.where));
@@ -313,7 +314,7 @@ void barrier(const Location& where) {
   running->yield(State::at_barrier, where);
 }
 
-void wait_for_previous_grid() {
+void grid_dependency_wait() {
   running->current().has_waited = true;
 }
 
@@ -357,7 +358,7 @@ WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const c
   return WarpValues(mask);
 }
 
-void copy_async(void* to, const void* from, std::size_t bytes) {
+void cp_async(void* to, const void* from, std::size_t bytes) {
   if (copies_land_at_once)
     land({to, from, bytes});
   else
@@ -368,13 +369,13 @@ void set_copy_timing(CopyTiming timing) {
   copy_timing = timing;
 }
 
-void commit_copies() {
+void cp_async_commit() {
   Thread& self = running->current();
   self.copy_groups.push_back(std::move(self.open_copies));
   self.open_copies.clear();
 }
 
-void wait_copies(int groups_left) {
+void cp_async_wait(int groups_left) {
   Thread& self = running->current();
   while (static_cast<int>(self.copy_groups.size()) > groups_left) {
     for (const PendingCopy& copy : self.copy_groups.front()) land(copy);

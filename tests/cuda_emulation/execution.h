@@ -1,17 +1,18 @@
-// The CUDA execution model on the CPU, so that the very sources nvcc compiles run in tests without a GPU. The
-// threads of a block are fibers; blocks run one after the other. A thread that waits at a barrier or for its
-// warp yields to the others. It proves logic, not speed and not memory order: threads are never preempted,
-// and what one has written the others see at once.
+// The CUDA execution model on the CPU, so that tests run the same sources that nvcc compiles
+// without a GPU. The threads of a block are fibers; blocks run one after the other. A thread that
+// waits at a barrier or for its warp yields to the others. It verifies logic, not speed or memory
+// order: threads are never preempted, and writes are visible to the others at once.
 //
-// What it finds and reports as std::runtime_error, with kernel, block, threads and source lines:
-//  * a barrier that some thread of the block never reaches (it waits elsewhere, or has returned);
-//  * a shuffle, vote or __syncwarp whose mask names lanes that do not come, or come with another operation;
+// Errors that it finds and reports as std::runtime_error, with kernel, block, threads and source
+// lines:
+//  * a barrier that some thread of the block never reaches (it waits elsewhere or has returned);
+//  * a shuffle, vote or __syncwarp whose mask names lanes that never call it, or call another operation;
 //  * a shuffle that reads a lane outside its mask;
-//  * a thread that ends without having waited for the kernels before its own (launch.h).
-// Dynamic shared memory is a heap block of exactly the asked size, filled with NaN before every block;
-// together with AddressSanitizer, steps over the end of shared and global memory are found. Warps and lanes
-// run in ascending order up to one barrier and in descending order up to the next, so that a missing barrier
-// shows.
+//  * a thread that returns without grid_dependency_wait() (launch.h).
+// Dynamic shared memory is a heap block of exactly the requested size, filled with NaN before every
+// block, so that AddressSanitizer finds accesses beyond the end of shared and global memory. Warps
+// and lanes run in ascending order up to one barrier and in descending order up to the next, so
+// that a missing barrier changes results.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -25,9 +26,9 @@ namespace ptrt::emulation {
 
 using Location = std::source_location;
 
-// What is emulated: an sm_90 with few multiprocessors, so that blocks that stay have several pieces of work
-// each; with PTRT_EMULATED_DEVICE=sm_89 in the environment, a GPU with less shared memory and without what
-// sm_90 has.
+// The emulated device: an sm_90 with few multiprocessors, so that persistent blocks have several
+// tiles each. With PTRT_EMULATED_DEVICE=sm_89 in the environment: a GPU with less shared memory and
+// without the features of sm_90.
 struct EmulatedDevice {
   int major = 9, minor = 0, multiprocessors = 2;
   std::size_t shared_bytes = 228 << 10, block_shared_bytes = 227 << 10;
@@ -37,11 +38,12 @@ const EmulatedDevice& emulated_device();
 inline constexpr int kWarpLanes = 32;
 inline constexpr std::size_t kSlotBytes = 64;
 
-// Runs `body` once for every thread of the grid. Threads of the host take turns, a grid each.
+// Runs `body` once for every thread of the grid. One grid runs at a time, whichever host thread
+// launches it.
 void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
               const std::function<void()>& body);
 
-// Of the running thread.
+// The indices of the running thread.
 struct Place {
   uint3 thread, block;
   dim3 block_size, grid_size;
@@ -55,23 +57,23 @@ void barrier(const Location& where);
 // bar.sync and, without waiting, bar.arrive.
 void named_barrier(int number, int threads, bool waits, const Location& where = Location::current());
 
-// What the lanes of a warp have given to one operation.
+// The values that the lanes of a warp pass to one operation.
 class WarpValues {
  public:
   explicit WarpValues(unsigned mask) : mask_(mask) {}
-  // What `lane` gave; fails when the mask does not name it.
+  // The value of `lane`; fails if the mask does not name it.
   const void* of(int lane) const;
 
  private:
   unsigned mask_;
 };
 
-// Waits until every lane in `mask` has come to an `operation` of the same name, mask and size; every lane
-// then sees what the others gave, until its own next operation.
+// Waits until every lane in `mask` has called an `operation` of the same name, mask and size. Every
+// lane then sees the values of the others until its own next operation.
 WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const char* operation,
                     const Location& where);
 
-void wait_for_previous_grid();
+void grid_dependency_wait();  // griddepcontrol.wait
 
 int lane();  // of the running thread in its warp
 
@@ -81,12 +83,12 @@ std::int64_t global_timer_ns();
 [[noreturn]] void fail(const char* what, const Location& where);
 
 // cp.async: `bytes` are copied and the rest of 16 filled with zeros.
-void copy_async(void* to, const void* from, std::size_t bytes);
-void commit_copies();
-void wait_copies(int groups_left);  // until at most so many of this thread's groups are under way
+void cp_async(void* to, const void* from, std::size_t bytes);
+void cp_async_commit();
+void cp_async_wait(int groups_left);  // until at most so many of this thread's groups are in flight
 
-// When a copy lands, which CUDA leaves open: at once, or not before its group is waited for. By default one
-// block sees the one and the next block the other, so that code which needs either is found.
+// When a copy lands, which CUDA leaves open: at once, or only when its group is waited for. By
+// default blocks alternate between the two, so that code which depends on either is found.
 enum class CopyTiming : std::uint8_t { alternating, at_once, when_waited_for };
 void set_copy_timing(CopyTiming timing);
 

@@ -1,4 +1,4 @@
-// That the emulation itself behaves as CUDA defines, and finds what it says it finds.
+// The emulation behaves as CUDA defines, and finds the errors that execution.h lists.
 #include <gtest/gtest.h>
 
 #include <array>
@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/cuda/base/numbers.cuh"
+#include "kernels/cuda/base/dtypes.cuh"
 #include "kernels/cuda/base/reduce.cuh"
+#include "kernels/cuda/ptx/cp_async.cuh"
 #include "kernels/cuda/ptx/mma.cuh"
 
 namespace ptrt {
@@ -15,7 +16,7 @@ namespace {
 
 void run(dim3 grid, dim3 block, const std::function<void()>& kernel, std::size_t shared_bytes = 0) {
   emulation::run_grid("tested", grid, block, shared_bytes, [&] {
-    begin_kernel();
+    pdl_trigger_and_wait();
     kernel();
   });
 }
@@ -46,7 +47,7 @@ TEST(Emulation, BarriersOrderSharedMemory) {
       dim3(1), dim3(kThreads),
       [&] {
         auto* values = static_cast<int*>(shared_memory());
-        const int i = static_cast<int>(threadIdx.x);
+        const int i = thread_id();
         for (int round = 0; round < 3; ++round) {
           values[i] = i + round;
           __syncthreads();
@@ -60,8 +61,8 @@ TEST(Emulation, BarriersOrderSharedMemory) {
 
 TEST(Emulation, ShufflesOfAllKindsAndTypes) {
   run(dim3(1), dim3(64), [] {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    const int first = static_cast<int>(threadIdx.x) / 32 * 32;
+    const int lane = lane_id();
+    const int first = thread_id() / 32 * 32;
     EXPECT_EQ(__shfl_sync(kAllLanes, lane + first, 5), 5 + first);
     EXPECT_EQ(__shfl_sync(kAllLanes, 1.5 * lane, 3, 8), 1.5 * (lane / 8 * 8 + 3));
     EXPECT_EQ(__shfl_xor_sync(kAllLanes, static_cast<float>(lane), 16), static_cast<float>(lane ^ 16));
@@ -87,7 +88,7 @@ TEST(Emulation, Atomics) {
   run(dim3(3), dim3(40), [&] {
     atomicAdd(&sum, 2);
     atomicAdd(&wide, 1ull << 33);
-    atomicMax(&largest, static_cast<int>(threadIdx.x));
+    atomicMax(&largest, thread_id());
   });
   EXPECT_EQ(sum, 240);
   EXPECT_EQ(wide, 120ull << 33);
@@ -134,8 +135,8 @@ TEST(Emulation, FindsShufflesWithoutTheirLanes) {
   EXPECT_NE(mixed.find("wait for each other"), std::string::npos) << mixed;
 }
 
-// After an error the next grid runs as if nothing had been.
-TEST(Emulation, GoesOnAfterAnError) {
+// After an error the next grid runs normally.
+TEST(Emulation, ContinuesAfterAnError) {
   EXPECT_NE(error_of(dim3(64),
                      [] {
                        if (threadIdx.x == 0) __syncthreads();
@@ -155,19 +156,19 @@ TEST(Emulation, SharedMemoryStartsAsNan) {
       16);
 }
 
-// One copy of four floats and one of zeros, in two groups; `seen` is what lies there before the first wait,
-// after it, and after the second.
+// One copy of four floats and one of zeros, in two groups; `seen`: the destination before the first
+// wait, after it, and after the second.
 void copy_and_wait(const float* from, std::vector<std::array<float, 2>>& seen) {
   auto* to = static_cast<float*>(shared_memory());
   const auto look = [&] { seen.push_back({to[3], to[4]}); };
-  copy_async(to, from, true);
-  commit_copies();
-  copy_async(to + 4, from + 4, false);
-  commit_copies();
+  cp_async_zfill(to, from, true);
+  cp_async_commit();
+  cp_async_zfill(to + 4, from + 4, false);
+  cp_async_commit();
   look();
-  wait_copies<1>();
+  cp_async_wait<1>();
   look();
-  wait_copies<0>();
+  cp_async_wait<0>();
   look();
 }
 
@@ -185,8 +186,8 @@ TEST(Emulation, AsynchronousCopiesLandEarlyOrLate) {
   EXPECT_NE(error_of(dim3(1),
                      [] {
                        alignas(16) static float to[4];
-                       copy_async(to, from, true);
-                       commit_copies();
+                       cp_async_zfill(to, from, true);
+                       cp_async_commit();
                      })
                 .find("asynchronous copies"),
             std::string::npos);
@@ -200,7 +201,8 @@ TEST(Emulation, AsynchronousCopiesLandEarlyOrLate) {
   EXPECT_NE(std::isnan(both[0][0]), std::isnan(both[3][0]));
 }
 
-// The tensor-core product, fed from shared memory as the attention kernel does, against a plain one.
+// mma.sync with fragments from ldmatrix, as in the attention kernel, against a plain matrix
+// product.
 template <typename T>
 void check_tensor_core_product() {
   constexpr int kRows = 16, kColumns = 16, kDepth = 16;
@@ -213,21 +215,22 @@ void check_tensor_core_product() {
         [&] {
           auto* left = static_cast<T*>(shared_memory());
           T* right = left + kRows * kDepth;  // [column][depth], or [depth][column]
-          const int lane = static_cast<int>(threadIdx.x);
-          for (int i = lane; i < kRows * kDepth; i += kWarp) store(left + i, a[static_cast<std::size_t>(i)]);
-          for (int i = lane; i < kColumns * kDepth; i += kWarp)
+          const int lane = thread_id();
+          for (int i = lane; i < kRows * kDepth; i += kWarpSize)
+            store(left + i, a[static_cast<std::size_t>(i)]);
+          for (int i = lane; i < kColumns * kDepth; i += kWarpSize)
             store(right + (b_by_depth ? i % kDepth * kColumns + i / kDepth : i),
                   b[static_cast<std::size_t>(i)]);
           __syncthreads();
           std::uint32_t left_part[4], right_part[4];
-          load_matrices(left_part, left + lane % 16 * kDepth + lane / 16 * 8);
+          ldmatrix_x4(left_part, left + lane % 16 * kDepth + lane / 16 * 8);
           if (b_by_depth)
-            load_matrices_transposed(right_part, right + lane % 16 * kColumns + lane / 16 * 8);
+            ldmatrix_x4_trans(right_part, right + lane % 16 * kColumns + lane / 16 * 8);
           else
-            load_matrices(right_part, right + (lane % 8 + lane / 16 * 8) * kDepth + lane / 8 % 2 * 8);
+            ldmatrix_x4(right_part, right + (lane % 8 + lane / 16 * 8) * kDepth + lane / 8 % 2 * 8);
           for (int n = 0; n < 2; ++n) {
             float sum[4] = {};
-            mma_16x8x16<T>(sum, left_part, {right_part[2 * n], right_part[2 * n + 1]});
+            mma_m16n8k16<T>(sum, left_part, {right_part[2 * n], right_part[2 * n + 1]});
             for (int i = 0; i < 4; ++i)
               d[static_cast<std::size_t>((lane / 4 + i / 2 * 8) * kColumns + 8 * n + lane % 4 * 2 + i % 2)] =
                   sum[i];
@@ -264,7 +267,7 @@ TEST(EmulationDeathTest, AddressSanitizerSeesSharedMemory) {
 
 TEST(Emulation, ReportsThreadsThatEndWithoutWaitingForThePreviousKernel) {
   const auto kernel = [] {
-    if (threadIdx.x != 3) wait_for_previous();
+    if (threadIdx.x != 3) grid_dependency_wait();
   };
   try {
     emulation::run_grid("hasty", dim3(1), dim3(8), 0, kernel);

@@ -1,4 +1,4 @@
-// The stacks of emulated threads, and what AddressSanitizer must be told of them.
+// The stacks of emulated threads, and their annotations for AddressSanitizer.
 #pragma once
 
 #include <sys/mman.h>
@@ -16,7 +16,7 @@ namespace ptrt::emulation {
 
 inline constexpr std::size_t kStackBytes = 128 << 10;  // AddressSanitizer's frames are large
 
-// AddressSanitizer must be told of every change of stacks.
+// AddressSanitizer must be notified of every switch of stacks.
 #ifdef __SANITIZE_ADDRESS__
 inline void leave_stack(void** fake_stack, const void* bottom, std::size_t bytes) {
   __sanitizer_start_switch_fiber(fake_stack, bottom, bytes);

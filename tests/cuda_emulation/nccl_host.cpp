@@ -1,6 +1,6 @@
-// The host twin of kernels/cuda/host/nccl_collectives.cpp: ranks are threads of the test, which meet in this
-// process's memory. A collective is work of the rank's stream and waits there for the other ranks; abort()
-// ends such a wait with an error.
+// The host twin of kernels/cuda/host/nccl_collectives.cpp: ranks are threads of the test, which
+// meet in this process's memory. A collective is work of the rank's stream and waits there for the
+// other ranks; abort() ends such a wait with an error.
 #include "cuda_emulation/nccl_host.h"
 
 #include <condition_variable>

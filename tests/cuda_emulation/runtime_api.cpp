@@ -1,5 +1,5 @@
-// The calls of the CUDA runtime that the backend makes, for one emulated device: memory is the host's heap
-// (of exactly the asked size, for AddressSanitizer), streams run when they are waited for.
+// The CUDA runtime functions that the backend calls, for one emulated device: memory is the host's
+// heap (of exactly the requested size, for AddressSanitizer), streams run when they are waited for.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -19,20 +19,20 @@
 #include "cuda_emulation/execution.h"
 #include "cuda_emulation/stream.h"
 
-// What the runtime's handles point to.
+// The objects behind the runtime's handles.
 struct CUstream_st {
   std::deque<std::function<void()>> work;
-  std::uint64_t given = 0;  // pieces of work so far, those done included
+  std::uint64_t queued = 0;  // pieces of work so far, including those done
   struct CUgraph_st* recording = nullptr;
 
-  std::uint64_t done() const { return given - work.size(); }
+  std::uint64_t done() const { return queued - work.size(); }
 };
 struct CUevent_st {
   CUstream_st* stream = nullptr;                 // null: nothing was recorded
   std::uint64_t after = 0;                       // pieces of the stream's work
-  std::chrono::steady_clock::time_point passed;  // when the stream's work came here
+  std::chrono::steady_clock::time_point passed;  // when the stream's work reached it
 };
-// A node is work, or an event that every launch records.
+// A node is either work or an event that every launch records.
 struct GraphNode {
   std::function<void()> work;
   cudaEvent_t event = nullptr;
@@ -46,13 +46,13 @@ struct CUgraphExec_st {
 
 namespace {
 
-// Of this thread; each works with streams of its own.
+// Per thread: each uses its own streams.
 thread_local std::vector<CUstream_st*> streams;
 thread_local bool records = false;
 thread_local std::uint64_t launches = 0;  // of graphs
 thread_local std::uint64_t kernels = 0;
 
-// Runs the stream's work until `after` pieces of all it was given are done.
+// Runs the stream's work until `after` of all queued pieces are done.
 void run(CUstream_st& stream, std::uint64_t after) {
   while (!stream.work.empty() && stream.done() < after) {
     const std::function<void()> next = std::move(stream.work.front());
@@ -60,18 +60,19 @@ void run(CUstream_st& stream, std::uint64_t after) {
     try {
       next();
     } catch (...) {
-      stream.work.clear();  // the device does no more
+      stream.work.clear();  // the device does nothing after an error
       throw;
     }
   }
 }
 
-// cudaFree() and its like wait for the device. They are called by destructors, out of which no error gets.
+// cudaFree() and similar functions wait for the device. Destructors call them, so no error may
+// escape.
 void run_everything() {
   try {
-    for (CUstream_st* stream : streams) run(*stream, stream->given);
+    for (CUstream_st* stream : streams) run(*stream, stream->queued);
   } catch (const ptrt::emulation::CollectiveAborted&) {
-    // whoever aborted it knows
+    // already known to the caller of abort()
   } catch (const std::exception& error) {
     std::fprintf(stderr, "emulated device, while memory is freed: %s\n", error.what());
     std::abort();
@@ -84,8 +85,8 @@ bool is_pending(cudaEvent_t event) {
 
 constexpr std::size_t kDeviceBytes = std::size_t{4} << 30;
 
-// What is taken of the device's memory, by whatever thread.
-class Taken {
+// The allocated device memory, over all threads.
+class AllocatedBytes {
  public:
   void add(void* pointer, std::size_t bytes) {
     const std::lock_guard lock(mutex_);
@@ -95,7 +96,7 @@ class Taken {
   void remove(void* pointer) {
     const std::lock_guard lock(mutex_);
     const auto block = blocks_.find(pointer);
-    if (block == blocks_.end()) return;  // the host's
+    if (block == blocks_.end()) return;  // host memory
     sum_ -= block->second;
     blocks_.erase(block);
   }
@@ -108,7 +109,7 @@ class Taken {
   mutable std::mutex mutex_;
   std::unordered_map<void*, std::size_t> blocks_;
   std::size_t sum_ = 0;
-} taken;
+} allocated;
 
 // Uninitialised device memory reads as NaN, until it is set.
 cudaError_t allocate(void** pointer, std::size_t bytes) {
@@ -125,7 +126,7 @@ void submit(cudaStream_t stream, std::function<void()> work) {
   if (stream == nullptr) return work();
   if (stream->recording != nullptr) return stream->recording->nodes.push_back({std::move(work), nullptr});
   stream->work.push_back(std::move(work));
-  stream->given++;
+  stream->queued++;
 }
 
 std::uint64_t graph_launches() {
@@ -145,7 +146,7 @@ namespace {
 void record(cudaEvent_t event, cudaStream_t stream) {
   ptrt::emulation::submit(stream, [event] { event->passed = std::chrono::steady_clock::now(); });
   event->stream = stream;
-  event->after = stream->given;
+  event->after = stream->queued;
 }
 
 }  // namespace
@@ -187,14 +188,14 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr name, int) {
 }
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *total = kDeviceBytes;
-  *free = kDeviceBytes - std::min(kDeviceBytes, taken.sum());
+  *free = kDeviceBytes - std::min(kDeviceBytes, allocated.sum());
   return cudaSuccess;
 }
-// Neither allocating nor waiting goes with recording.
+// Neither allocation nor waiting is allowed while capturing.
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   if (records) return cudaErrorStreamCaptureUnsupported;
   const cudaError_t status = allocate(pointer, bytes);
-  if (status == cudaSuccess) taken.add(*pointer, bytes);
+  if (status == cudaSuccess) allocated.add(*pointer, bytes);
   return status;
 }
 cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
@@ -202,7 +203,7 @@ cudaError_t cudaMallocHost(void** pointer, std::size_t bytes) {
 }
 cudaError_t cudaFree(void* pointer) {
   run_everything();
-  taken.remove(pointer);
+  allocated.remove(pointer);
   std::free(pointer);
   return cudaSuccess;
 }
@@ -230,7 +231,7 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 }
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
-  run(*stream, stream->given);
+  run(*stream, stream->queued);
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -251,7 +252,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   record(event, stream);
   return cudaSuccess;
 }
-// External events are for streams that are being recorded, and for no others.
+// External events are only for streams that are being captured.
 cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, unsigned flags) {
   if (flags == cudaEventRecordDefault) return cudaEventRecord(event, stream);
   if (flags != cudaEventRecordExternal || stream->recording == nullptr) return cudaErrorInvalidValue;

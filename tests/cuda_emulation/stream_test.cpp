@@ -1,4 +1,4 @@
-// That emulated streams and graphs keep to what CUDA promises and no more; recorded steps on top of them.
+// Emulated streams and graphs do what CUDA promises and no more; recorded steps on top of them.
 #include "cuda_emulation/stream.h"
 
 #include <gtest/gtest.h>
@@ -18,7 +18,7 @@ namespace ptrt {
 namespace {
 
 void add_kernel(int* to, int value) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   *to += value;
 }
 void launch_add(const Stream& stream, int* to, int value) {
@@ -66,7 +66,7 @@ TEST(StepGraph, ReplaysWithTheArgumentsOfTheRecording) {
   EXPECT_EQ(calls, 1);
 }
 
-// The first time a key comes its ops run; then they are recorded, once for every turn of the clock.
+// The first use of a key runs its ops; then they are recorded, once for every buffer of the clock.
 TEST(StepGraph, RecordsAKeyAfterItsFirstTime) {
   const Stream stream;
   cuda::ReplayClock clock(stream);
@@ -86,7 +86,7 @@ TEST(StepGraph, RecordsAKeyAfterItsFirstTime) {
 }
 
 void sleep_kernel(int milliseconds) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
 }
 void launch_sleep(const Stream& stream, int milliseconds) {
@@ -98,8 +98,9 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Every replay's stretch is counted once, though the host reads a step late and replays share events.
-TEST(ReplayClock, TimesStretchesInsideReplays) {
+// Every replay's interval is counted once, although the host reads a step late and replays share
+// events.
+TEST(ReplayClock, TimesIntervalsInsideReplays) {
   constexpr int kSteps = 7;
   const Stream stream;
   cuda::ReplayClock clock(stream);
@@ -117,53 +118,54 @@ TEST(ReplayClock, TimesStretchesInsideReplays) {
   const auto start = Clock::now();
   Event done[2];
   for (int step = 0; step < kSteps; ++step) {
-    clock.begin_step();
+    clock.mark_step_start();
     graphs.run({8, 1}, stream, clock, ops);
-    clock.end_step();
+    clock.mark_step_end();
     done[step % 2].record(stream);
     if (step > 0) done[(step - 1) % 2].wait();
     seconds += timer.take_seconds(false);
-    EXPECT_GE(seconds, 0.020 * step) << "of the steps that are over";
-    EXPECT_LT(seconds, seconds_since(start) - 0.005 * step) << "of no more than the stretches";
+    EXPECT_GE(seconds, 0.020 * step) << "of the finished steps";
+    EXPECT_LT(seconds, seconds_since(start) - 0.005 * step) << "no more than the intervals";
   }
   seconds += timer.take_seconds(true);
   EXPECT_GE(seconds, 0.020 * kSteps);
   EXPECT_LT(seconds, seconds_since(start) - 0.005 * kSteps);
 }
 
-// The device's time in replays, with what is queued behind a graph, and between one and the next.
+// Busy time covers a replay and what is queued after its graph; idle time the gap to the next
+// replay.
 TEST(ReplayClock, TellsBusyFromIdle) {
   const Stream stream;
   cuda::ReplayClock clock(stream);
   cuda::StepGraphs graphs;
   const auto step = [&] {
-    clock.begin_step();
+    clock.mark_step_start();
     graphs.run({8, 1}, stream, clock, [&] { launch_sleep(stream, 10); });
     launch_sleep(stream, 10);
-    clock.end_step();
+    clock.mark_step_end();
     stream.wait();
   };
   const auto idle = [](int milliseconds) {
     std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds));
   };
   for (int i = 0; i < 3; ++i) step();
-  EXPECT_EQ(clock.take_times().busy_s, 0) << "neither run as they are nor just recorded";
+  EXPECT_EQ(clock.take_times().busy_s, 0) << "neither plain runs nor new recordings count";
   const auto start = Clock::now();
   for (int i = 0; i < 4; ++i) idle(5), step();
   const ReplayTimes times = clock.take_times();
   EXPECT_GE(times.busy_s, 4 * 0.020);
   EXPECT_GE(times.idle_s, 4 * 0.005);
   EXPECT_LT(times.busy_s + times.idle_s, seconds_since(start) + 0.005) << "nothing is counted twice";
-  clock.begin_step();  // a step that is no replay
+  clock.mark_step_start();  // a step that is no replay
   idle(50);
   step();
-  clock.rest();
+  clock.mark_idle();
   idle(50);
   step();
   EXPECT_EQ(clock.take_times().idle_s, 0);
 }
 
-// What does not go with recording is an error, and the stream is usable again.
+// What cannot be recorded is an error, and the stream is usable afterwards.
 TEST(StepGraph, RefusesToWaitOrAllocate) {
   const Stream stream;
   cuda::ReplayClock clock(stream);

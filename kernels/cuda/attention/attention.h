@@ -1,6 +1,5 @@
-// Causal attention over the paged KV pool: one kernel for rows that stand alone (decoding), one for runs of
-// rows of one sequence (prefill chunks over a cached past). q, pool and output of one inner type
-// (numbers.cuh); head_dim up to 256.
+// Causal attention over the paged KV pool: one kernel for decode rows, one for prefill chunks over
+// a cached past. q, pool and output have one activation dtype (dtypes.cuh); head_dim up to 256.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,28 +20,28 @@ struct AttentionJob {
   cudaStream_t stream = nullptr;
 };
 
-// Decoding, in splits (scratch_size.h).
+// Decode attention; a row's context is divided into splits (split-KV, scratch_size.h).
 class DecodeAttention {
  public:
   DecodeAttention(const WorkLimits& limits, const Stream& stream);
   void run(const AttentionJob& job, const StepInput& step) const;
-  // The context that launches count with: a power of two, or the longest there can be, so that steps whose
-  // contexts differ little are launched alike. Blocks beyond a row's own splits end at once.
+  // The context that launches are sized for: the next power of two, at most the longest possible
+  // context, so that steps with similar contexts have equal launches. Blocks beyond a row's own
+  // splits end at once.
   std::int64_t context_of(const StepInput& step) const;
 
  private:
   std::int64_t max_context_;
-  DevicePointer<float> partial_;  // of each track, single row, head and split: Σ p·v [head_dim], max, Σ p
-  DevicePointer<std::int32_t> finished_;  // splits, of each track, single row and KV head
+  DevicePointer<float> partial_;  // [tracks, decode rows, heads, splits, head_dim + 2]: Σ P·V, max, Σ P
+  DevicePointer<std::int32_t> splits_done_;  // [tracks, decode rows, kv_heads]
 };
 
-// Prefill on tensor cores: 128 query vectors a block (64 beyond a head_dim of 128), the heads of a KV head's
-// group side by side.
+// Prefill attention with mma.sync: 128 queries per block (64 for a head_dim above 128), the query
+// heads of a KV head contiguous.
 void prefill_attention(const AttentionJob& job, const StepInput& step);
 
-// The same by Hopper's warpgroup products, for the head sizes that it takes, on GPUs of compute
-// capability 9.0.
-bool wgmma_takes(const AttentionShape& shape);
+// The same with wgmma, for the head sizes that it supports, on GPUs of compute capability 9.0.
+bool wgmma_supports(const AttentionShape& shape);
 void wgmma_prefill_attention(const AttentionJob& job, const StepInput& step);
 
 }  // namespace ptrt::cuda

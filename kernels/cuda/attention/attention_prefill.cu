@@ -1,22 +1,24 @@
 #include "kernels/cuda/attention/attention.h"
-#include "kernels/cuda/attention/prefill_work.cuh"
+#include "kernels/cuda/attention/prefill_tile.cuh"
 #include "kernels/cuda/base/reduce.cuh"
+#include "kernels/cuda/ptx/cp_async.cuh"
 #include "kernels/cuda/ptx/mma.cuh"
 
-// A block takes query vectors of one KV head (rows × heads of its group, heads side by side), a warp 32 of
-// them where registers allow, else 16, and goes through the tokens they see in tiles: scores on tensor cores,
-// a running softmax in registers, the weighted values on tensor cores. Keys and values are read from shared
-// memory once for all query vectors of a warp; the next tile of them is on its way while one is computed.
+// Prefill attention with mma.sync. A block computes a tile of queries, a warp 32 of them where
+// registers allow, else 16. It processes the tokens they see in tiles: scores on tensor cores, an
+// online softmax in registers, P·V on tensor cores. A warp reads keys and values from shared memory
+// once for all of its queries; the next tile is copied while one is computed.
 namespace ptrt::cuda {
 namespace {
 
 constexpr int kWarps = 4;
-constexpr int kThreads = kWarps * kWarp;
+constexpr int kThreads = kWarps * kWarpSize;
 
-// Tiles in shared memory, rows padded so that eight rows' 16-byte pieces lie in different banks.
+// Shared memory: queries and two stages of keys and values. Rows are padded so that the 16-byte
+// pieces of eight rows lie in different banks.
 template <typename T, int kHeadDim>
-struct Tiles {
-  static constexpr int kRowTiles = kHeadDim > 128 ? 1 : 2;  // of 16 query vectors, a warp
+struct SharedStorage {
+  static constexpr int kRowTiles = kHeadDim > 128 ? 1 : 2;  // of 16 queries each, per warp
   static constexpr int kWarpQueries = 16 * kRowTiles, kQueries = kWarpQueries * kWarps;
   static constexpr int kTokens = kHeadDim > 96 ? 32 : 64;
   static constexpr int kPitch = kHeadDim + 8;
@@ -32,176 +34,174 @@ struct Tiles {
 };
 
 template <int kHeadDim, typename T>
-__device__ __forceinline__ void load_queries(const PrefillArgs<T>& args, const Work& work, T* to) {
-  constexpr int kParts = kHeadDim / 8, kQueries = Tiles<T, kHeadDim>::kQueries;
-  const T* q = args.q + work.track * args.q_stride;
-  for (int i = static_cast<int>(threadIdx.x); i < kQueries * kParts; i += kThreads) {
-    const int query = i / kParts, at = i % kParts * 8;
-    Eight part = zeros8();
-    if (work.there(query)) {
-      const T* vector = q + work.offset(args, query);
+__device__ __forceinline__ void load_queries(const PrefillArgs<T>& args, const QueryTile& tile, T* to) {
+  constexpr int kPieces = kHeadDim / 8, kQueries = SharedStorage<T, kHeadDim>::kQueries;
+  const T* q = args.q + tile.track * args.q_stride;
+  for (int i = thread_id(); i < kQueries * kPieces; i += kThreads) {
+    const int query = i / kPieces, at = i % kPieces * 8;
+    Vec8 part = zeros8();
+    if (tile.is_valid(query)) {
+      const T* vector = q + tile.offset(args, query);
       part = args.head_dim % 8 == 0 ? load8<true>(vector, at, args.head_dim)
                                     : load8<false>(vector, at, args.head_dim);
     }
-    *reinterpret_cast<Eight*>(to + query * Tiles<T, kHeadDim>::kPitch + at) = part;
+    *reinterpret_cast<Vec8*>(to + query * SharedStorage<T, kHeadDim>::kPitch + at) = part;
   }
 }
 
-// Starts the copy of the keys and values of tokens [first, first + kTokens); zeros where there is none, so
-// that a weight of zero meets no NaN.
+// Starts the copy of the keys and values of tokens [first, first + kTokens). Rows beyond the last
+// token are zeros: 0 · NaN would be NaN.
 template <typename T, int kHeadDim>
-__device__ __forceinline__ void start_tile(const PrefillArgs<T>& args, const Work& work, int first,
-                                           const Tiles<T, kHeadDim>& tiles, int stage) {
-  using Tile = Tiles<T, kHeadDim>;
-  constexpr int kParts = kHeadDim / 8;
-  for (int i = static_cast<int>(threadIdx.x); i < Tile::kTokens * kParts; i += kThreads) {
-    const int token = i / kParts, at = i % kParts * 8, position = first + token;
-    const bool valid = position < work.end && at < args.head_dim;
+__device__ __forceinline__ void load_kv(const PrefillArgs<T>& args, const QueryTile& tile, int first,
+                                        const SharedStorage<T, kHeadDim>& storage, int stage) {
+  using Storage = SharedStorage<T, kHeadDim>;
+  constexpr int kPieces = kHeadDim / 8;
+  for (int i = thread_id(); i < Storage::kTokens * kPieces; i += kThreads) {
+    const int token = i / kPieces, at = i % kPieces * 8, position = first + token;
+    const bool valid = position < tile.kv_end && at < args.head_dim;
     const T* from = args.pool.data;
     if (valid) {
-      const std::int64_t page = work.pages[position / kTokensOfPage];
-      from = args.pool.keys(page, work.track, work.kv_head) + position % kTokensOfPage * args.head_dim + at;
+      const std::int64_t page = tile.pages[position / kPageSize];
+      from = args.pool.keys(page, tile.track, tile.kv_head) + position % kPageSize * args.head_dim + at;
     }
-    T* key = tiles.keys(stage) + token * Tile::kPitch + at;
-    T* value = tiles.values(stage) + token * Tile::kPitch + at;
+    T* key = storage.keys(stage) + token * Storage::kPitch + at;
+    T* value = storage.values(stage) + token * Storage::kPitch + at;
     if (args.head_dim % 8 == 0) {
-      copy_async(key, from, valid);
-      copy_async(value, valid ? from + args.pool.values_offset : from, valid);
+      cp_async_zfill(key, from, valid);
+      cp_async_zfill(value, valid ? from + args.pool.values_offset : from, valid);
     } else {
       const int width = valid ? args.head_dim - at : 0;
-      *reinterpret_cast<Eight*>(key) = load8<false>(from, 0, width);
-      *reinterpret_cast<Eight*>(value) = load8<false>(from + args.pool.values_offset, 0, width);
+      *reinterpret_cast<Vec8*>(key) = load8<false>(from, 0, width);
+      *reinterpret_cast<Vec8*>(value) = load8<false>(from + args.pool.values_offset, 0, width);
     }
   }
 }
 
-// Of two rows of a row tile (group and group + 8): running maximum and sum, the latter of this lane's
+// The online softmax of two rows of a row tile (group and group + 8); row_sum: over this lane's
 // columns.
 struct Softmax {
-  float largest[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};
+  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0};
 };
 
-// Of one warp: 16 · kRowTiles queries.
+// A warp's state: 16 · kRowTiles queries.
 template <typename T, int kHeadDim>
 struct WarpState {
-  using Tile = Tiles<T, kHeadDim>;
-  float s[Tile::kRowTiles][Tile::kTokens / 8][4];     // scores of this tile, then weights
-  float sums[Tile::kRowTiles][kHeadDim / 8][4] = {};  // Σ weight · value
-  Softmax softmax[Tile::kRowTiles];
+  using Storage = SharedStorage<T, kHeadDim>;
+  float scores[Storage::kRowTiles][Storage::kTokens / 8][4];  // Q·Kᵀ of a tile; P after update_softmax()
+  float acc_o[Storage::kRowTiles][kHeadDim / 8][4] = {};      // Σ P·V
+  Softmax softmax[Storage::kRowTiles];
 
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
-  static __device__ __forceinline__ int first_query() {
-    return static_cast<int>(threadIdx.x) / kWarp * Tile::kWarpQueries;
-  }
+  static __device__ __forceinline__ int first_query() { return warp_id() * Storage::kWarpQueries; }
 
-  // s = q · keysᵀ
-  __device__ __forceinline__ void score(const Tile& tiles, int stage) {
-    const T* q = tiles.q() + (first_query() + lane() % 16) * Tile::kPitch + lane() / 16 * 8;
-    const T* keys = tiles.keys(stage) + (lane() % 8 + lane() / 16 * 8) * Tile::kPitch + lane() / 8 % 2 * 8;
+  // scores = Q·Kᵀ
+  __device__ __forceinline__ void compute_qk(const Storage& storage, int stage) {
+    const T* q = storage.q() + (first_query() + lane_id() % 16) * Storage::kPitch + lane_id() / 16 * 8;
+    const T* keys =
+        storage.keys(stage) + (lane_id() % 8 + lane_id() / 16 * 8) * Storage::kPitch + lane_id() / 8 % 2 * 8;
 #pragma unroll
-    for (auto& row_tile : s)
+    for (auto& row_tile : scores)
 #pragma unroll
-      for (auto& quarter : row_tile)
+      for (auto& d : row_tile)
 #pragma unroll
-        for (float& score : quarter) score = 0;
+        for (float& score : d) score = 0;
 #pragma unroll
     for (int k = 0; k < kHeadDim; k += 16) {
-      std::uint32_t a[Tile::kRowTiles][4];
+      std::uint32_t a[Storage::kRowTiles][4];
 #pragma unroll
-      for (int m = 0; m < Tile::kRowTiles; ++m) load_matrices(a[m], q + m * 16 * Tile::kPitch + k);
+      for (int m = 0; m < Storage::kRowTiles; ++m) ldmatrix_x4(a[m], q + m * 16 * Storage::kPitch + k);
 #pragma unroll
-      for (int n = 0; n < Tile::kTokens / 8; n += 2) {
+      for (int n = 0; n < Storage::kTokens / 8; n += 2) {
         std::uint32_t b[4];
-        load_matrices(b, keys + n * 8 * Tile::kPitch + k);
+        ldmatrix_x4(b, keys + n * 8 * Storage::kPitch + k);
 #pragma unroll
-        for (int m = 0; m < Tile::kRowTiles; ++m) {
-          mma_16x8x16<T>(s[m][n], a[m], {b[0], b[1]});
-          mma_16x8x16<T>(s[m][n + 1], a[m], {b[2], b[3]});
+        for (int m = 0; m < Storage::kRowTiles; ++m) {
+          mma_m16n8k16<T>(scores[m][n], a[m], {b[0], b[1]});
+          mma_m16n8k16<T>(scores[m][n + 1], a[m], {b[2], b[3]});
         }
       }
     }
   }
 
-  // Hides what a row does not see, turns scores into weights and brings earlier sums to the new maximum.
-  __device__ __forceinline__ void soften(const PrefillArgs<T>& args, const Work& work, int first) {
+  // Masks the scores, replaces them by P = 2^(score · scale − row_max · scale) and rescales acc_o.
+  __device__ __forceinline__ void update_softmax(const PrefillArgs<T>& args, const QueryTile& tile,
+                                                 int first) {
 #pragma unroll
-    for (int m = 0; m < Tile::kRowTiles; ++m)
+    for (int m = 0; m < Storage::kRowTiles; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int last = work.first_position + work.row_of(first_query() + m * 16 + lane() / 4 + 8 * half);
+        const int last = tile.first_position + tile.row_of(first_query() + m * 16 + lane_id() / 4 + 8 * half);
         const int oldest = args.window > 0 ? last - args.window + 1 : 0;
-        float& largest = softmax[m].largest[half];
-        const float before = largest;
+        float& row_max = softmax[m].row_max[half];
+        const float old_max = row_max;
 #pragma unroll
-        for (int n = 0; n < Tile::kTokens / 8; ++n)
+        for (int n = 0; n < Storage::kTokens / 8; ++n)
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            const int position = first + n * 8 + lane() % 4 * 2 + i;
-            float& score = s[m][n][2 * half + i];
+            const int position = first + n * 8 + lane_id() % 4 * 2 + i;
+            float& score = scores[m][n][2 * half + i];
             if (position > last || position < oldest) score = -INFINITY;
-            largest = fmaxf(largest, score);
+            row_max = fmaxf(row_max, score);
           }
-        largest = warp_max<4>(largest);
-        const float base = largest == -INFINITY ? 0.0f : largest * args.scale;  // no token seen so far
-        const float shrink = exp2f(before * args.scale - base);
+        row_max = warp_max<4>(row_max);
+        const float scaled_max = row_max == -INFINITY ? 0.0f : row_max * args.scale;  // no token visible yet
+        const float rescale = exp2f(old_max * args.scale - scaled_max);
         float sum = 0;
 #pragma unroll
-        for (int n = 0; n < Tile::kTokens / 8; ++n)
+        for (int n = 0; n < Storage::kTokens / 8; ++n)
 #pragma unroll
           for (int i = 0; i < 2; ++i) {
-            float& score = s[m][n][2 * half + i];
-            score = exp2f(score * args.scale - base);
+            float& score = scores[m][n][2 * half + i];
+            score = exp2f(score * args.scale - scaled_max);
             sum += score;
           }
-        softmax[m].sum[half] = softmax[m].sum[half] * shrink + sum;
+        softmax[m].row_sum[half] = softmax[m].row_sum[half] * rescale + sum;
 #pragma unroll
-        for (auto& quarter : sums[m]) quarter[2 * half] *= shrink, quarter[2 * half + 1] *= shrink;
+        for (auto& d : acc_o[m]) d[2 * half] *= rescale, d[2 * half + 1] *= rescale;
       }
   }
 
-  // sums += weights · values.
-  __device__ __forceinline__ void mix(const Tile& tiles, int stage) {
-    const T* values = tiles.values(stage) + lane() % 16 * Tile::kPitch + lane() / 16 * 8;
+  // acc_o += P·V.
+  __device__ __forceinline__ void accumulate_pv(const Storage& storage, int stage) {
+    const T* values = storage.values(stage) + lane_id() % 16 * Storage::kPitch + lane_id() / 16 * 8;
 #pragma unroll
-    for (int k = 0; k < Tile::kTokens / 16; ++k) {
-      std::uint32_t a[Tile::kRowTiles][4];
+    for (int k = 0; k < Storage::kTokens / 16; ++k) {
+      std::uint32_t a[Storage::kRowTiles][4];
 #pragma unroll
-      for (int m = 0; m < Tile::kRowTiles; ++m)
+      for (int m = 0; m < Storage::kRowTiles; ++m)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
-          a[m][i] = pack<T>(s[m][2 * k + i / 2][i % 2 * 2], s[m][2 * k + i / 2][i % 2 * 2 + 1]);
+          a[m][i] = pack<T>(scores[m][2 * k + i / 2][i % 2 * 2], scores[m][2 * k + i / 2][i % 2 * 2 + 1]);
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; n += 2) {
         std::uint32_t b[4];
-        load_matrices_transposed(b, values + k * 16 * Tile::kPitch + n * 8);
+        ldmatrix_x4_trans(b, values + k * 16 * Storage::kPitch + n * 8);
 #pragma unroll
-        for (int m = 0; m < Tile::kRowTiles; ++m) {
-          mma_16x8x16<T>(sums[m][n], a[m], {b[0], b[1]});
-          mma_16x8x16<T>(sums[m][n + 1], a[m], {b[2], b[3]});
+        for (int m = 0; m < Storage::kRowTiles; ++m) {
+          mma_m16n8k16<T>(acc_o[m][n], a[m], {b[0], b[1]});
+          mma_m16n8k16<T>(acc_o[m][n + 1], a[m], {b[2], b[3]});
         }
       }
     }
   }
 
-  __device__ __forceinline__ void save(const PrefillArgs<T>& args, const Work& work) const {
+  __device__ __forceinline__ void store_output(const PrefillArgs<T>& args, const QueryTile& tile) const {
 #pragma unroll
-    for (int m = 0; m < Tile::kRowTiles; ++m)
+    for (int m = 0; m < Storage::kRowTiles; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float scale = 1.0f / warp_sum<4>(softmax[m].sum[half]);
-        const int query = first_query() + m * 16 + lane() / 4 + 8 * half;
-        if (work.there(query))
-          save_row(args, args.out + work.track * args.out_stride + work.offset(args, query), sums[m], half,
-                   scale);
+        const float scale = 1.0f / warp_sum<4>(softmax[m].row_sum[half]);
+        const int query = first_query() + m * 16 + lane_id() / 4 + 8 * half;
+        if (tile.is_valid(query))
+          store_row(args, args.out + tile.track * args.out_stride + tile.offset(args, query), acc_o[m], half,
+                    scale);
       }
   }
-  static __device__ __forceinline__ void save_row(const PrefillArgs<T>& args, T* out,
-                                                  const float (&sum)[kHeadDim / 8][4], int half,
-                                                  float scale) {
+  static __device__ __forceinline__ void store_row(const PrefillArgs<T>& args, T* out,
+                                                   const float (&d)[kHeadDim / 8][4], int half, float scale) {
 #pragma unroll
     for (int n = 0; n < kHeadDim / 8; ++n) {
-      const int at = n * 8 + lane() % 4 * 2;
-      const float first = sum[n][2 * half] * scale, second = sum[n][2 * half + 1] * scale;
+      const int at = n * 8 + lane_id() % 4 * 2;
+      const float first = d[n][2 * half] * scale, second = d[n][2 * half + 1] * scale;
       if (args.head_dim % 2 == 0) {
         if (at < args.head_dim) *reinterpret_cast<std::uint32_t*>(out + at) = pack<T>(first, second);
       } else {
@@ -212,70 +212,73 @@ struct WarpState {
   }
 };
 
-// Grid: x over blocks of queries of the longest segment, y over segments, z over tracks and KV heads.
+// Grid: x over tiles of queries of the longest chunk, y over chunks, z over tracks and KV
+// heads.
 template <typename T, int kHeadDim>
 __global__ void __launch_bounds__(kThreads) prefill_kernel(PrefillArgs<T> args) {
-  begin_kernel();
-  using Tile = Tiles<T, kHeadDim>;
-  Work work;
-  if (!find_work<Tile::kQueries>(args, work)) return;
-  const Tile tiles{static_cast<T*>(shared_memory())};
-  load_queries<kHeadDim>(args, work, tiles.q());
+  pdl_trigger_and_wait();
+  using Storage = SharedStorage<T, kHeadDim>;
+  QueryTile tile;
+  if (!find_query_tile<Storage::kQueries>(args, tile)) return;
+  const Storage storage{static_cast<T*>(shared_memory())};
+  load_queries<kHeadDim>(args, tile, storage.q());
 
   WarpState<T, kHeadDim> state;
-  const int begin = work.begin / Tile::kTokens * Tile::kTokens;
-  start_tile(args, work, begin, tiles, 0);
-  commit_copies();
+  const int begin = tile.kv_begin / Storage::kTokens * Storage::kTokens;
+  load_kv(args, tile, begin, storage, 0);
+  cp_async_commit();
   int stage = 0;
-  for (int first = begin; first < work.end; first += Tile::kTokens, stage ^= 1) {
-    if (first + Tile::kTokens < work.end) start_tile(args, work, first + Tile::kTokens, tiles, stage ^ 1);
-    commit_copies();
-    wait_copies<1>();
+  for (int first = begin; first < tile.kv_end; first += Storage::kTokens, stage ^= 1) {
+    if (first + Storage::kTokens < tile.kv_end)
+      load_kv(args, tile, first + Storage::kTokens, storage, stage ^ 1);
+    cp_async_commit();
+    cp_async_wait<1>();
     __syncthreads();
-    state.score(tiles, stage);
-    state.soften(args, work, first);
-    state.mix(tiles, stage);
-    __syncthreads();  // the next round overwrites this stage
+    state.compute_qk(storage, stage);
+    state.update_softmax(args, tile, first);
+    state.accumulate_pv(storage, stage);
+    __syncthreads();  // the next iteration overwrites this stage
   }
-  wait_copies<0>();
-  state.save(args, work);
+  cp_async_wait<0>();
+  state.store_output(args, tile);
 }
 
 template <int kHeadDim, typename T>
-void launch_prefill(const PrefillArgs<T>& args, std::int64_t vectors, dim3 grid, cudaStream_t stream) {
-  const auto blocks = static_cast<unsigned>(ceil_div<std::int64_t>(vectors, Tiles<T, kHeadDim>::kQueries));
-  launch(
-      {"prefill_attention", dim3(blocks, grid.y, grid.z), dim3(kThreads), stream, Tiles<T, kHeadDim>::kBytes},
-      prefill_kernel<T, kHeadDim>, args);
+void launch_prefill(const PrefillArgs<T>& args, std::int64_t queries, dim3 grid, cudaStream_t stream) {
+  const auto blocks =
+      static_cast<unsigned>(ceil_div<std::int64_t>(queries, SharedStorage<T, kHeadDim>::kQueries));
+  launch({"prefill_attention", dim3(blocks, grid.y, grid.z), dim3(kThreads), stream,
+          SharedStorage<T, kHeadDim>::kBytes},
+         prefill_kernel<T, kHeadDim>, args);
 }
 
 template <typename T>
 void launch_kernel(const AttentionJob& job, const StepInput& step) {
   const AttentionShape& shape = job.shape;
   const PrefillArgs<T> args = prefill_args<T>(job, step);
-  const std::int64_t vectors = step.longest_segment() * (shape.heads / shape.kv_heads);
-  const dim3 grid(1, static_cast<unsigned>(step.segment_count()),
+  const std::int64_t queries = step.longest_prefill_chunk() * (shape.heads / shape.kv_heads);
+  const dim3 grid(1, static_cast<unsigned>(step.prefill_chunk_count()),
                   static_cast<unsigned>(job.q.tracks * shape.kv_heads));
   if (shape.head_dim <= 64)
-    launch_prefill<64>(args, vectors, grid, job.stream);
+    launch_prefill<64>(args, queries, grid, job.stream);
   else if (shape.head_dim <= 80)
-    launch_prefill<80>(args, vectors, grid, job.stream);
+    launch_prefill<80>(args, queries, grid, job.stream);
   else if (shape.head_dim <= 96)
-    launch_prefill<96>(args, vectors, grid, job.stream);
+    launch_prefill<96>(args, queries, grid, job.stream);
   else if (shape.head_dim <= 128)
-    launch_prefill<128>(args, vectors, grid, job.stream);
+    launch_prefill<128>(args, queries, grid, job.stream);
   else
-    launch_prefill<256>(args, vectors, grid, job.stream);
+    launch_prefill<256>(args, queries, grid, job.stream);
 }
 
 }  // namespace
 
 void prefill_attention(const AttentionJob& job, const StepInput& step) {
-  if (step.segment_count() == 0) return;
+  if (step.prefill_chunk_count() == 0) return;
 #ifdef PTRT_HAS_WGMMA
-  if (device_traits().has_wgmma && wgmma_takes(job.shape)) return wgmma_prefill_attention(job, step);
+  if (device_traits().has_wgmma && wgmma_supports(job.shape)) return wgmma_prefill_attention(job, step);
 #endif
-  with_element(job.q.dtype, [&]<typename T>(Element<T>) { launch_kernel<T>(job, step); });
+  dispatch_dtype(job.q.dtype, [&]<typename T>(TypeTag<T>) { launch_kernel<T>(job, step); });
 }
 
 }  // namespace ptrt::cuda

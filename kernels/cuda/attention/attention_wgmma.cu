@@ -1,16 +1,17 @@
-#include "kernels/cuda/attention/prefill_copies.cuh"
+#include "kernels/cuda/attention/prefill_producer.cuh"
 #include "kernels/cuda/base/reduce.cuh"
 
-// Prefill attention by warpgroup products. Two warpgroups with 64 query vectors each go through the tokens
-// they see in tiles of 128, with a running softmax in registers; four more warps copy keys and values, two
-// tiles of each in turns. A warpgroup queues the scores of a tile and, behind them, the product of the
-// weights of the tile before with its values; the softmax is computed while that runs, and while the other
-// warpgroup, whose turn it then is, has the tensor cores (Shah et al., FlashAttention-3, section 3).
+// Prefill attention with wgmma, warp-specialized. Two consumer warpgroups with 64 queries each
+// process the tokens they see in tiles of 128, with an online softmax in registers. Four producer
+// warps copy keys and values, two stages of each. A warpgroup issues the score product of a tile
+// and, after it, the P·V product of the tile before; it computes the softmax while that product
+// runs, and while the other warpgroup has the tensor cores (ping-pong scheduling; Shah et al.,
+// FlashAttention-3, section 3).
 namespace ptrt::cuda {
 namespace {
 
-// 2^x; far below zero it is zero.
-__device__ __forceinline__ float power_of_two(float x) {
+// 2^x; denormal results are flushed to zero.
+__device__ __forceinline__ float exp2_approx(float x) {
 #ifdef PTRT_CUDA_EMULATION
   return std::exp2(x);
 #else
@@ -20,232 +21,239 @@ __device__ __forceinline__ float power_of_two(float x) {
 #endif
 }
 
-// One thread's part of a warpgroup's work: rows `row` and row + 8 of its 64.
+// One thread's part of a warpgroup's state: rows `query()` and query() + 8 of the block's queries.
 template <typename T, int kHeadDim>
-struct GroupState {
-  using Tiles = SharedTiles<kHeadDim>;
-  float scores[kScores];                   // of a tile
-  std::uint32_t weights[kTokens / 16][4];  // of the tile before, in pairs, as products take them
-  float sums[kHeadDim / 2] = {};           // Σ weight · value
-  float largest[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0};  // total: of this lane's columns
+struct ConsumerState {
+  using Storage = SharedStorage<kHeadDim>;
+  static constexpr int kScores = kTokens / 2;  // per thread: two rows
 
-  static __device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
-  static __device__ __forceinline__ int query() {
-    return static_cast<int>(threadIdx.x) / kWarp * 16 + lane() / 4;
-  }
+  float scores[kScores];             // Q·Kᵀ of a tile; P after update_softmax()
+  std::uint32_t p[kTokens / 16][4];  // P of the tile before, packed as wgmma_rs() takes it
+  float acc_o[kHeadDim / 2] = {};    // Σ P·V
+  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0};  // row_sum: over this thread's columns
 
-  // Queues scores = q · keysᵀ.
-  __device__ __forceinline__ void score(const Tiles& tiles, int n) {
-    const char* mine = tiles.queries() + static_cast<int>(threadIdx.x) / 128 * 64 * 128;
-    begin_products();
+  static __device__ __forceinline__ int query() { return warp_id() * 16 + lane_id() / 4; }
+
+  // Issues scores = Q·Kᵀ.
+  __device__ __forceinline__ void compute_qk(const Storage& storage, int n) {
+    const char* mine = storage.queries() + thread_id() / kWarpgroup * 64 * 128;
+    warpgroup_arrive();
 #pragma unroll
     for (int k = 0; k < kHeadDim; k += 16) {
-      const int at = k / kSwizzledColumns * Tiles::kBlock + k % kSwizzledColumns * 2;
-      product_of_tiles<T>(scores, shared_matrix(mine, 0).at(at), shared_matrix(tiles.keys(n), 0).at(at),
-                          k > 0);
+      const int at = k / kSwizzleColumns * Storage::kColumnBlock + k % kSwizzleColumns * 2;
+      wgmma_ss<T>(scores, make_smem_descriptor(mine, 0).advance(at),
+                  make_smem_descriptor(storage.keys(n), 0).advance(at), k > 0);
     }
-    commit_products();
+    warpgroup_commit_batch();
   }
 
-  // Queues sums += weights · values.
-  __device__ __forceinline__ void mix(const Tiles& tiles, int n) {
-    begin_products();
+  // Issues acc_o += P·V.
+  __device__ __forceinline__ void accumulate_pv(const Storage& storage, int n) {
+    warpgroup_arrive();
 #pragma unroll
     for (int k = 0; k < kTokens / 16; ++k)
-      product_of_rows<T>(sums, weights[k], shared_matrix(tiles.values(n), Tiles::kBlock).at(k * 16 * 128));
-    commit_products();
+      wgmma_rs<T>(acc_o, p[k],
+                  make_smem_descriptor(storage.values(n), Storage::kColumnBlock).advance(k * 16 * 128));
+    warpgroup_commit_batch();
   }
 
-  // Scores become weights, in place; shrink: what earlier sums are multiplied with.
-  __device__ __forceinline__ void soften(const PrefillArgs<T>& args, const Work& work, int first, bool masked,
-                                         float (&shrink)[2]) {
+  // Replaces scores by P = 2^(score · scale − row_max · scale). `rescale`: the factor for acc_o of
+  // each row.
+  __device__ __forceinline__ void update_softmax(const PrefillArgs<T>& args, const QueryTile& tile, int first,
+                                                 bool masked, float (&rescale)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (masked) hide(args, work, first, half);
-      float seen = largest[half];
+      if (masked) apply_mask(args, tile, first, half);
+      float new_max = row_max[half];
 #pragma unroll
       for (int j = 0; j < kScores / 4; ++j)
-        seen = fmaxf(seen, fmaxf(scores[4 * j + 2 * half], scores[4 * j + 2 * half + 1]));
-      seen = warp_max<4>(seen);
-      const float base = seen == -INFINITY ? 0.0f : seen * args.scale;  // no token seen so far
-      shrink[half] = power_of_two(largest[half] * args.scale - base);
-      largest[half] = seen;
+        new_max = fmaxf(new_max, fmaxf(scores[4 * j + 2 * half], scores[4 * j + 2 * half + 1]));
+      new_max = warp_max<4>(new_max);
+      const float scaled_max = new_max == -INFINITY ? 0.0f : new_max * args.scale;  // no token visible yet
+      rescale[half] = exp2_approx(row_max[half] * args.scale - scaled_max);
+      row_max[half] = new_max;
       float sum = 0;
 #pragma unroll
       for (int j = 0; j < kScores / 4; ++j)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[4 * j + 2 * half + i];
-          score = power_of_two(score * args.scale - base);
+          score = exp2_approx(score * args.scale - scaled_max);
           sum += score;
         }
-      total[half] = total[half] * shrink[half] + sum;
+      row_sum[half] = row_sum[half] * rescale[half] + sum;
     }
   }
 
-  __device__ __forceinline__ void hide(const PrefillArgs<T>& args, const Work& work, int first, int half) {
-    const int last = work.first_position + work.row_of(query() + 8 * half);
+  // Sets the scores of tokens that the row does not see to -∞.
+  __device__ __forceinline__ void apply_mask(const PrefillArgs<T>& args, const QueryTile& tile, int first,
+                                             int half) {
+    const int last = tile.first_position + tile.row_of(query() + 8 * half);
     const int oldest = args.window > 0 ? last - args.window + 1 : 0;
 #pragma unroll
     for (int j = 0; j < kScores / 4; ++j)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int position = first + j * 8 + lane() % 4 * 2 + i;
+        const int position = first + j * 8 + lane_id() % 4 * 2 + i;
         if (position > last || position < oldest) scores[4 * j + 2 * half + i] = -INFINITY;
       }
   }
 
-  __device__ __forceinline__ void take_weights(const float (&shrink)[2]) {
+  // Packs P for the next accumulate_pv() and rescales acc_o.
+  __device__ __forceinline__ void pack_p_and_rescale(const float (&rescale)[2]) {
 #pragma unroll
-    for (int i = 0; i < kScores / 2; ++i) weights[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
+    for (int i = 0; i < kScores / 2; ++i) p[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
 #pragma unroll
-    for (int i = 0; i < kHeadDim / 2; ++i) sums[i] *= shrink[i / 2 % 2];
-    hold(weights);
-    hold(sums);
+    for (int i = 0; i < kHeadDim / 2; ++i) acc_o[i] *= rescale[i / 2 % 2];
+    warpgroup_fence_operand(p);
+    warpgroup_fence_operand(acc_o);
   }
 
-  __device__ __forceinline__ void save(const PrefillArgs<T>& args, const Work& work) const {
+  __device__ __forceinline__ void store_output(const PrefillArgs<T>& args, const QueryTile& tile) const {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float scale = 1.0f / warp_sum<4>(total[half]);
-      if (!work.there(query() + 8 * half)) continue;
+      const float scale = 1.0f / warp_sum<4>(row_sum[half]);
+      if (!tile.is_valid(query() + 8 * half)) continue;
       T* out =
-          args.out + work.track * args.out_stride + work.offset(args, query() + 8 * half) + lane() % 4 * 2;
+          args.out + tile.track * args.out_stride + tile.offset(args, query() + 8 * half) + lane_id() % 4 * 2;
 #pragma unroll
       for (int j = 0; j < kHeadDim / 8; ++j)
         *reinterpret_cast<std::uint32_t*>(out + 8 * j) =
-            pack<T>(sums[4 * j + 2 * half] * scale, sums[4 * j + 2 * half + 1] * scale);
+            pack<T>(acc_o[4 * j + 2 * half] * scale, acc_o[4 * j + 2 * half + 1] * scale);
     }
   }
 };
 
-// A warpgroup's work, turn by turn with the other's.
+// One consumer warpgroup.
 template <typename T, int kHeadDim>
 class Consumer {
  public:
-  using Tiles = SharedTiles<kHeadDim>;
+  using Storage = SharedStorage<kHeadDim>;
 
-  __device__ __forceinline__ Consumer(const PrefillArgs<T>& args, const Work& work, const Tiles& tiles,
-                                      int first, int count)
-      : args_(args), work_(work), tiles_(tiles), first_(first), count_(count) {
-    // All rows of this block see the tokens between these.
-    const int last_row = min(work.row_of(kQueries - 1), work.rows - 1);
-    all_see_ = work.first_position + work.row_of(0);
-    none_hides_ = args.window > 0 ? work.first_position + last_row - args.window + 1 : 0;
+  // `first`: first token of the first tile; `count`: number of tiles.
+  __device__ __forceinline__ Consumer(const PrefillArgs<T>& args, const QueryTile& tile,
+                                      const Storage& storage, int first, int count)
+      : args_(args), tile_(tile), storage_(storage), first_(first), count_(count) {
+    const int last_row = min(tile.row_of(kQueries - 1), tile.rows - 1);
+    all_see_last_ = tile.first_position + tile.row_of(0);
+    all_see_first_ = args.window > 0 ? tile.first_position + last_row - args.window + 1 : 0;
   }
 
   __device__ __forceinline__ void run() {
-    if (group() == 1) named_barrier_arrive(Barriers::turn(0), Barriers::kTurn);
-    await(Tile::keys, 0);
-    take_turn();
-    state_.score(tiles_, 0);
-    pass_turn(true);
-    wait_products<0>();
-    hold(state_.scores);
-    has_read(Tile::keys, 0);
-    float shrink[2];
-    soften(0, shrink);
-    state_.take_weights(shrink);
+    if (group() == 1) named_barrier_arrive(Barriers::scheduler(0), Barriers::kSchedulerThreads);
+    wait_full(Tile::keys, 0);
+    scheduler_sync();
+    state_.compute_qk(storage_, 0);
+    scheduler_arrive();
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(state_.scores);
+    arrive_empty(Tile::keys, 0);
+    float rescale[2];
+    update_softmax(0, rescale);
+    state_.pack_p_and_rescale(rescale);
     for (int n = 0; n + 1 < count_; ++n) {
-      await(Tile::keys, n + 1);
-      await(Tile::values, n);
-      take_turn();
-      state_.score(tiles_, n + 1);
-      state_.mix(tiles_, n);
-      pass_turn(true);
-      wait_products<1>();
-      hold(state_.scores);
-      has_read(Tile::keys, n + 1);
-      soften(n + 1, shrink);
-      wait_products<0>();
-      hold(state_.sums);
-      has_read(Tile::values, n);
-      state_.take_weights(shrink);
+      wait_full(Tile::keys, n + 1);
+      wait_full(Tile::values, n);
+      scheduler_sync();
+      state_.compute_qk(storage_, n + 1);
+      state_.accumulate_pv(storage_, n);
+      scheduler_arrive();
+      warpgroup_wait<1>();
+      warpgroup_fence_operand(state_.scores);
+      arrive_empty(Tile::keys, n + 1);
+      update_softmax(n + 1, rescale);
+      warpgroup_wait<0>();
+      warpgroup_fence_operand(state_.acc_o);
+      arrive_empty(Tile::values, n);
+      state_.pack_p_and_rescale(rescale);
     }
-    await(Tile::values, count_ - 1);
-    take_turn();
-    state_.mix(tiles_, count_ - 1);
-    pass_turn(group() == 0);  // the other's last is the last of all
-    wait_products<0>();
-    hold(state_.sums);
-    state_.save(args_, work_);
+    wait_full(Tile::values, count_ - 1);
+    scheduler_sync();
+    state_.accumulate_pv(storage_, count_ - 1);
+    if (group() == 0) scheduler_arrive();  // nobody waits after group 1's last product
+    warpgroup_wait<0>();
+    warpgroup_fence_operand(state_.acc_o);
+    state_.store_output(args_, tile_);
   }
 
  private:
-  static __device__ __forceinline__ int group() { return static_cast<int>(threadIdx.x) / 128; }
-  __device__ __forceinline__ void await(Tile tile, int n) const {
-    named_barrier(Barriers::come(tile, n, group()), Barriers::kCome);
+  static __device__ __forceinline__ int group() { return thread_id() / kWarpgroup; }
+  __device__ __forceinline__ void wait_full(Tile tile, int n) const {
+    named_barrier_sync(Barriers::full(tile, n, group()), Barriers::kFullThreads);
   }
-  // The copying warps ask only for the room of tiles that others follow.
-  __device__ __forceinline__ void has_read(Tile tile, int n) const {
-    if (n + 2 < count_) named_barrier_arrive(Barriers::read(tile, n), Barriers::kRead);
+  // The producer waits for an empty stage only where another tile will use it.
+  __device__ __forceinline__ void arrive_empty(Tile tile, int n) const {
+    if (n + kStages < count_) named_barrier_arrive(Barriers::empty(tile, n), Barriers::kEmptyThreads);
   }
-  __device__ __forceinline__ void take_turn() const {
-    named_barrier(Barriers::turn(group()), Barriers::kTurn);
+  // Waits until it is this warpgroup's turn to issue products; passes the turn to the other.
+  __device__ __forceinline__ void scheduler_sync() const {
+    named_barrier_sync(Barriers::scheduler(group()), Barriers::kSchedulerThreads);
   }
-  __device__ __forceinline__ void pass_turn(bool pass) const {
-    if (pass) named_barrier_arrive(Barriers::turn(1 - group()), Barriers::kTurn);
+  __device__ __forceinline__ void scheduler_arrive() const {
+    named_barrier_arrive(Barriers::scheduler(1 - group()), Barriers::kSchedulerThreads);
   }
-  __device__ __forceinline__ void soften(int n, float (&shrink)[2]) {
+  __device__ __forceinline__ void update_softmax(int n, float (&rescale)[2]) {
     const int first = first_ + n * kTokens;
-    state_.soften(args_, work_, first, first + kTokens - 1 > all_see_ || first < none_hides_, shrink);
+    const bool masked = first + kTokens - 1 > all_see_last_ || first < all_see_first_;
+    state_.update_softmax(args_, tile_, first, masked, rescale);
   }
 
   const PrefillArgs<T>& args_;
-  const Work& work_;
-  Tiles tiles_;
-  int first_, count_, all_see_, none_hides_;
-  GroupState<T, kHeadDim> state_;
+  const QueryTile& tile_;
+  Storage storage_;
+  int first_, count_;
+  int all_see_first_, all_see_last_;  // every row of the block sees the tokens from the one to the other
+  ConsumerState<T, kHeadDim> state_;
 };
 
-// Grid: x over blocks of queries of the longest segment, y over segments, z over tracks and KV heads.
+// Grid: x over blocks of queries of the longest chunk, y over chunks, z over tracks and KV heads.
 template <typename T, int kHeadDim>
-__global__ void __launch_bounds__(kThreads, 1) wide_prefill_kernel(PrefillArgs<T> args) {
-  begin_kernel();
-  Work work;
-  if (!find_work<kQueries>(args, work)) return;
-  const auto tiles = shared_tiles<kHeadDim>();
-  const int first = work.begin / kTokens * kTokens, count = ceil_div(work.end - first, kTokens);
-  if (threadIdx.x >= kConsumers) {
-    give_registers<kCopierRegisters>();
-    Copier<T, kHeadDim> copier(args, work, tiles, first, count);
-    copier.begin();
+__global__ void __launch_bounds__(kThreads, 1) prefill_wgmma_kernel(PrefillArgs<T> args) {
+  pdl_trigger_and_wait();
+  QueryTile tile;
+  if (!find_query_tile<kQueries>(args, tile)) return;
+  const auto storage = shared_storage<kHeadDim>();
+  const int first = tile.kv_begin / kTokens * kTokens, count = ceil_div(tile.kv_end - first, kTokens);
+  if (threadIdx.x >= kConsumerThreads) {
+    warpgroup_reg_dealloc<kProducerRegisters>();
+    Producer<T, kHeadDim> producer(args, tile, storage, first, count);
+    producer.fill_stages();
     __syncthreads();
-    copier.run();
+    producer.run();
   } else {
-    take_registers<kConsumerRegisters>();
-    start_queries<kHeadDim>(args, work, tiles.queries());
-    commit_copies();
-    wait_copies<0>();
-    show_to_products();
+    warpgroup_reg_alloc<kConsumerRegisters>();
+    load_queries<kHeadDim>(args, tile, storage.queries());
+    cp_async_commit();
+    cp_async_wait<0>();
+    fence_proxy_async();
     __syncthreads();
-    Consumer<T, kHeadDim>(args, work, tiles, first, count).run();
+    Consumer<T, kHeadDim>(args, tile, storage, first, count).run();
   }
 }
 
 template <int kHeadDim, typename T>
-void launch_wide(const PrefillArgs<T>& args, const AttentionJob& job, const StepInput& step) {
-  const std::int64_t vectors = step.longest_segment() * (job.shape.heads / job.shape.kv_heads);
-  const dim3 grid(static_cast<unsigned>(ceil_div<std::int64_t>(vectors, kQueries)),
-                  static_cast<unsigned>(step.segment_count()),
+void launch_wgmma(const PrefillArgs<T>& args, const AttentionJob& job, const StepInput& step) {
+  const std::int64_t queries = step.longest_prefill_chunk() * (job.shape.heads / job.shape.kv_heads);
+  const dim3 grid(static_cast<unsigned>(ceil_div<std::int64_t>(queries, kQueries)),
+                  static_cast<unsigned>(step.prefill_chunk_count()),
                   static_cast<unsigned>(job.q.tracks * job.shape.kv_heads));
-  launch({"prefill_attention_wgmma", grid, dim3(kThreads), job.stream, SharedTiles<kHeadDim>::kBytes},
-         wide_prefill_kernel<T, kHeadDim>, args);
+  launch({"prefill_attention_wgmma", grid, dim3(kThreads), job.stream, SharedStorage<kHeadDim>::kBytes},
+         prefill_wgmma_kernel<T, kHeadDim>, args);
 }
 
 }  // namespace
 
-bool wgmma_takes(const AttentionShape& shape) {
+bool wgmma_supports(const AttentionShape& shape) {
   return shape.head_dim == 64 || shape.head_dim == 128;
 }
 
 void wgmma_prefill_attention(const AttentionJob& job, const StepInput& step) {
-  with_element(job.q.dtype, [&]<typename T>(Element<T>) {
+  dispatch_dtype(job.q.dtype, [&]<typename T>(TypeTag<T>) {
     const PrefillArgs<T> args = prefill_args<T>(job, step);
     if (job.shape.head_dim == 64)
-      launch_wide<64>(args, job, step);
+      launch_wgmma<64>(args, job, step);
     else
-      launch_wide<128>(args, job, step);
+      launch_wgmma<128>(args, job, step);
   });
 }
 

@@ -1,13 +1,13 @@
-// The one way to call CUDA: PTRT_CUDA_CHECK(cudaMalloc(...)) throws an ptrt::Error (exit status 1) with the
-// call, its place and CUDA's own text. A source that calls another CUDA library adds an overload of
-// check_cuda() for its status type.
+// Error checks of CUDA calls: PTRT_CUDA_CHECK(cudaMalloc(...)) throws ptrt::Error (exit status 1)
+// with the call, its source line and CUDA's own text. A source file that calls another CUDA library
+// adds an overload of check_cuda() for that library's status type.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 namespace ptrt {
 
-// Kept out of line, and free of the formatting library, for the sources that nvcc compiles.
+// Out of line, so that sources compiled by nvcc do not include the formatting library.
 [[noreturn]] void throw_cuda_error(const char* text, const char* call, const char* file, int line);
 
 inline void check_cuda(cudaError_t status, const char* call, const char* file, int line) {

@@ -4,14 +4,14 @@
 namespace ptrt {
 namespace {
 
-// What the code that this device runs was compiled for, 80 or 90: it may be older than the device.
+// The architecture of the code that this device runs, 80 or 90; it may be older than the device.
 #ifdef PTRT_CUDA_EMULATION
 int code_architecture() {
   return 90;
 }
 #else
 __global__ void probe_kernel() {
-  begin_kernel();
+  pdl_trigger_and_wait();
 }
 int code_architecture() {
   cudaFuncAttributes attributes;
@@ -32,7 +32,7 @@ DeviceTraits ask_device() {
   traits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   traits.shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor));
   const int major = attribute(cudaDevAttrComputeCapabilityMajor);
-  traits.kernels_overlap = major >= 9 && code_architecture() >= 90;
+  traits.has_pdl = major >= 9 && code_architecture() >= 90;
   traits.has_wgmma = major == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
   return traits;
 }

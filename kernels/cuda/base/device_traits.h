@@ -1,4 +1,4 @@
-// What launches are fitted to, of the device that the process uses.
+// Properties of the current device that launches depend on.
 #pragma once
 
 #include <cstddef>
@@ -7,18 +7,18 @@ namespace ptrt {
 
 struct DeviceTraits {
   int multiprocessors = 0;
-  std::size_t shared_bytes = 0;  // of a multiprocessor
-  bool kernels_overlap = false;  // programmatic dependent launch: code of sm_90 and later
-  bool has_wgmma = false;        // products of warpgroups: 9.0 alone
+  std::size_t shared_bytes = 0;  // per multiprocessor
+  bool has_pdl = false;          // programmatic dependent launch: device and code of sm_90 or later
+  bool has_wgmma = false;        // compute capability 9.0 only
 
-  // Blocks with that much dynamic shared memory each that a multiprocessor has room for.
-  int blocks_with(std::size_t bytes) const {
-    constexpr std::size_t kBeside = 2 << 10;  // of each block: the system's, and static memory
-    return static_cast<int>(shared_bytes / (bytes + kBeside));
+  // How many blocks with `bytes` of dynamic shared memory each fit on a multiprocessor.
+  int blocks_per_multiprocessor(std::size_t bytes) const {
+    constexpr std::size_t kReserved = 2 << 10;  // per block: the system's share and static memory
+    return static_cast<int>(shared_bytes / (bytes + kReserved));
   }
 };
 
-// Of the current device when first called.
+// Of the device that is current at the first call.
 const DeviceTraits& device_traits();
 
 }  // namespace ptrt

@@ -1,6 +1,6 @@
-// How kernels are started, and the little that differs between nvcc and the host emulation of the CUDA
-// execution model (tests/cuda_emulation, built with PTRT_CUDA_EMULATION by the C++ compiler). Every .cu
-// includes this first and starts its kernels with launch() alone.
+// Kernel launches, and what differs between nvcc and the host emulation of the CUDA execution model
+// (tests/cuda_emulation, built by the C++ compiler with PTRT_CUDA_EMULATION). Every .cu file
+// launches its kernels only through launch().
 #pragma once
 
 #include <cuda_bf16.h>
@@ -20,16 +20,16 @@
 
 namespace ptrt {
 
-inline constexpr int kWarp = 32;
+inline constexpr int kWarpSize = 32;
 inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 
-// A kernel may start while the one before it in its stream still runs: what it does before
-// wait_for_previous() must neither read what a kernel writes nor write anything. Every thread of every kernel
-// calls it, or begin_kernel(), for a kernel that ended early would let the next but one overtake its
-// predecessor. (On devices before sm_90, and with code for such, a kernel starts when the one before it has
-// ended.)
+// Programmatic dependent launch (PDL): a kernel may start while its predecessor in the stream still
+// runs. Before grid_dependency_wait() a kernel must write nothing and must not read what any kernel
+// writes. Every thread of every kernel calls grid_dependency_wait() or pdl_trigger_and_wait(); a
+// kernel that ended without it would let its successor overtake its predecessor. Before sm_90
+// kernels of one stream never overlap.
 struct LaunchShape {
-  const char* kernel = "";  // its name, for messages
+  const char* kernel = "";  // the name in error messages
   dim3 grid, block;
   cudaStream_t stream = nullptr;
   std::size_t shared_bytes = 0;  // dynamic shared memory, see shared_memory()
@@ -50,9 +50,9 @@ inline std::int64_t global_timer_ns() {
   return emulation::global_timer_ns();
 }
 
-inline void let_next_start() {}
-inline void wait_for_previous() {
-  emulation::wait_for_previous_grid();
+inline void trigger_dependent_launch() {}
+inline void grid_dependency_wait() {
+  emulation::grid_dependency_wait();
 }
 
 // The block's dynamic shared memory, 16-byte aligned.
@@ -77,27 +77,27 @@ void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... 
   overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   overlap.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &overlap;
-  config.numAttrs = device_traits().kernels_overlap ? 1 : 0;
+  config.numAttrs = device_traits().has_pdl ? 1 : 0;
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), shape.kernel, __FILE__,
              __LINE__);
 }
 
 #ifdef __CUDACC__
-// A clock of the whole device; it ticks once in up to a microsecond.
+// The device-wide clock; its resolution is up to a microsecond.
 __device__ inline std::int64_t global_timer_ns() {
   std::int64_t now;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
   return now;
 }
 
-// The next kernel in the stream may start when all blocks of this one have called it or ended.
-__device__ inline void let_next_start() {
+// The next kernel in the stream may start once all blocks of this one have called it or ended.
+__device__ inline void trigger_dependent_launch() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
 }
-// Waits until the kernels before this one in its stream have ended, and sees what they wrote.
-__device__ inline void wait_for_previous() {
+// Waits until all earlier kernels of the stream have ended and their writes are visible.
+__device__ inline void grid_dependency_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
@@ -112,10 +112,28 @@ __device__ inline void* shared_memory() {
 #endif
 
 #if defined(PTRT_CUDA_EMULATION) || defined(__CUDACC__)
-// What a kernel begins with that has nothing to do before its predecessor's end.
-__device__ __forceinline__ void begin_kernel() {
-  let_next_start();
-  wait_for_previous();
+// The first statement of a kernel that has nothing to do before its predecessor has ended.
+__device__ __forceinline__ void pdl_trigger_and_wait() {
+  trigger_dependent_launch();
+  grid_dependency_wait();
+}
+
+// The x index of the thread in its block; its lane and its warp. Sizes of the block in threads and
+// warps.
+__device__ __forceinline__ int thread_id() {
+  return static_cast<int>(threadIdx.x);
+}
+__device__ __forceinline__ int lane_id() {
+  return thread_id() % kWarpSize;
+}
+__device__ __forceinline__ int warp_id() {
+  return thread_id() / kWarpSize;
+}
+__device__ __forceinline__ int block_size() {
+  return static_cast<int>(blockDim.x);
+}
+__device__ __forceinline__ int block_warps() {
+  return block_size() / kWarpSize;
 }
 #endif
 

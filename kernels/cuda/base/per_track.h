@@ -1,5 +1,5 @@
-// One pointer a track, passed to kernels by value: the weights of one launch. A rank with more tracks makes
-// several launches.
+// One weight pointer per track, passed to kernels by value. A rank with more tracks than one launch
+// holds makes several launches.
 #pragma once
 
 #include <algorithm>
@@ -24,7 +24,7 @@ PerTrack<T> per_track(const TrackWeights& weights, std::int64_t first, std::int6
   return pointers;
 }
 
-// Calls launch(first, count) for groups of tracks that fit one launch.
+// Calls launch(first, count) for each group of up to kTracksPerLaunch tracks.
 template <typename Launch>
 void for_track_groups(std::int64_t tracks, const Launch& launch) {
   for (std::int64_t first = 0; first < tracks; first += kTracksPerLaunch)

@@ -11,7 +11,7 @@
 namespace ptrt::cuda {
 namespace {
 
-// Rank 0 of a group that is not there: what the others would bring are the zeros of allocate().
+// Rank 0 of a group whose other ranks do not exist; they contribute the zeros of allocate().
 class EmulatedCollectives final : public DeviceCollectives {
  public:
   EmulatedCollectives(int size, const LinkModel& link, const Stream& stream)

@@ -1,4 +1,4 @@
-// Groups of ranks on devices, for one backend's stream: over NCCL, or emulated.
+// Groups of ranks on devices for one backend's stream: NCCL or emulated.
 #pragma once
 
 #include <memory>

@@ -21,7 +21,7 @@ DevicePointer<std::byte> allocate_device(std::size_t bytes, const std::string& w
                   static_cast<double>(memory.total) / kMiB);
   void* data = nullptr;
   PTRT_CUDA_CHECK(cudaMalloc(&data, bytes));
-  // What fails while the owner goes away has been reported before; there is nobody left to tell.
+  // An error of cudaFree() was reported by an earlier call; a destructor cannot report it.
   return {static_cast<std::byte*>(data), [](std::byte* pointer) { cudaFree(pointer); }};
 }
 

@@ -1,5 +1,5 @@
-// Owners of what a device lends: memory, pinned host memory, streams and events. All throw where there is
-// none.
+// RAII owners of device memory, pinned host memory, streams and events. All throw if the device has
+// none left.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -14,17 +14,18 @@ namespace ptrt {
 template <typename T>
 using DevicePointer = std::shared_ptr<T[]>;
 
-// Uninitialised device memory. Asks first whether the device has that much left, so that the message names
+// Uninitialised device memory. Checks the free memory first, so that the error message contains
 // `what` and both sizes.
 DevicePointer<std::byte> allocate_device(std::size_t bytes, const std::string& what);
 
-// An array of plain values on the device and, for copies that do not wait, in pinned host memory.
+// An uninitialised array of trivially copyable values in device memory.
 template <typename T>
 DevicePointer<T> allocate_device_array(std::size_t count, const std::string& what) {
   const DevicePointer<std::byte> bytes = allocate_device(count * sizeof(T), what);
   return {bytes, reinterpret_cast<T*>(bytes.get())};
 }
 
+// Pinned host memory, for asynchronous copies.
 std::shared_ptr<std::byte[]> allocate_pinned(std::size_t bytes, const std::string& what);
 
 class Stream {
@@ -34,13 +35,13 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
   cudaStream_t get() const { return stream_; }
-  void wait() const;  // until all work given so far has run
+  void wait() const;  // until all work queued so far has run
 
  private:
   cudaStream_t stream_ = nullptr;
 };
 
-// Marks a place in a stream, for the host to wait for; without timing.
+// A point in a stream that the host can wait for; without timing.
 class Event {
  public:
   Event();
@@ -48,7 +49,7 @@ class Event {
   Event(const Event&) = delete;
   Event& operator=(const Event&) = delete;
   void record(const Stream& stream);
-  void wait() const;  // returns at once when nothing was recorded
+  void wait() const;  // returns at once if nothing was recorded
 
  private:
   cudaEvent_t event_ = nullptr;

@@ -1,4 +1,4 @@
-// Times stretches of a stream by pairs of events, read when they have happened.
+// Measures intervals of a stream with pairs of events, which are read after they have passed.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ namespace ptrt::cuda {
 
 class EventTimer final : public DeviceTimer {
  public:
-  // `clock`: of the stream's recorded steps, which keep the events of the stretches in them.
+  // `clock`: of the stream's recorded steps, which own the events of their intervals.
   EventTimer(const Stream& stream, ReplayClock& clock);
 
   void begin() override;
@@ -25,12 +25,12 @@ class EventTimer final : public DeviceTimer {
     TimedEvent begin, end;
   };
   Pair& pair(std::uint64_t number) { return ring_[number % ring_.size()]; }
-  bool take_oldest(bool wait);
+  bool read_oldest(bool wait);
 
   const Stream& stream_;
   ReplayClock& clock_;
   std::vector<Pair> ring_;
-  std::uint64_t begun_ = 0, taken_ = 0;  // stretches; those between are on their way
+  std::uint64_t recorded_ = 0, read_ = 0;  // intervals so far
   std::shared_ptr<double> seconds_ = std::make_shared<double>(0);
 };
 

@@ -40,10 +40,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr Clock::duration kJoinLimit = std::chrono::seconds(60);
-// What is queued takes microseconds, joining a group seconds: polling sleeps when it is not soon over.
-constexpr Clock::duration kSpin = std::chrono::milliseconds(2);
-constexpr Clock::duration kNap = std::chrono::milliseconds(1);
-// Since NCCL 2.27 buffers of one layout on all ranks can be told of, and serve kernels of the least latency.
+// Queued calls take microseconds, joining a group takes seconds: polling spins first, then sleeps.
+constexpr Clock::duration kSpinTime = std::chrono::milliseconds(2);
+constexpr Clock::duration kPollInterval = std::chrono::milliseconds(1);
+// Since NCCL 2.27 symmetric buffers can be registered; collectives on them have the lowest latency.
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
 #define PTRT_NCCL_WINDOWS 1
 #endif
@@ -54,9 +54,9 @@ constexpr Clock::duration kNap = std::chrono::milliseconds(1);
                 detail != nullptr && *detail != '\0' ? ": " : "", detail != nullptr ? detail : "");
 }
 
-// Memory, and who gave it.
+// Device memory and its allocator.
 struct Buffer {
-  void* data = nullptr;  // null: there was none
+  void* data = nullptr;  // null: allocation failed
   bool of_nccl = false;
 
   static Buffer from_nccl(std::size_t bytes) {
@@ -96,10 +96,10 @@ class NcclCollectives final : public DeviceCollectives {
       throw;
     }
   }
-  // Ranks end a group when all of them have the results of its last collective, so there is nobody to wait
-  // for.
+  // Ranks leave a group after they all have the results of its last collective, so there is nothing
+  // to wait for.
   ~NcclCollectives() override {
-    abort();  // gives up the windows on the buffers, too
+    abort();  // also releases the windows on the buffers
     for (const Buffer& buffer : buffers_) buffer.free();
   }
 
@@ -156,11 +156,12 @@ class NcclCollectives final : public DeviceCollectives {
   }
 
  private:
-  // A non-blocking communicator may take a call up and finish it on a thread of its own; the next call, or
-  // the end of a graph's recording, must wait for that.
+  // A non-blocking communicator may finish a call asynchronously on its own thread. The next call
+  // and the end of a graph's recording must wait for that.
   void settle(ncclResult_t status, const char* call) {
     const auto start = Clock::now();
-    // Some calls say success while they go on (ncclCommWindowRegister of 2.28), so the state decides.
+    // Some calls return success while still in progress (ncclCommWindowRegister of 2.28): check the
+    // state.
     if (status == ncclSuccess) status = ncclInProgress;
     for (; status == ncclInProgress; pause(call, start)) {
       const std::lock_guard lock(mutex_);
@@ -173,14 +174,14 @@ class NcclCollectives final : public DeviceCollectives {
   void pause(const char* call, Clock::time_point start) const {
     const auto waited = Clock::now() - start;
     if (waited > kJoinLimit)
-      throw_failure("NCCL: {} of rank {} of {} is not done after {} s: another rank has not come", call,
+      throw_failure("NCCL: {} of rank {} of {} is not done after {} s: another rank has not called it", call,
                     rank_, size_, std::chrono::duration_cast<std::chrono::seconds>(kJoinLimit).count());
-    if (waited < kSpin)
+    if (waited < kSpinTime)
       std::this_thread::yield();
     else
-      std::this_thread::sleep_for(kNap);
+      std::this_thread::sleep_for(kPollInterval);
   }
-  // At start, when no watchdog looks on.
+  // Called at start, before the watchdog monitors the rank.
   void wait_for_stream() const {
     const auto start = Clock::now();
     for (cudaError_t status = cudaErrorNotReady;; pause("the first collective", start)) {
@@ -197,14 +198,14 @@ class NcclCollectives final : public DeviceCollectives {
     float missing = 0;
     PTRT_CUDA_CHECK(cudaMemcpyAsync(flag.get(), &mine, sizeof mine, cudaMemcpyHostToDevice, stream_.get()));
     all_reduce(flag.get(), flag.get() + 1, 1);
-    wait_for_stream();  // first: a copy to this memory may wait by itself, and for ever
+    wait_for_stream();  // first, since cudaMemcpy() would wait without a time limit
     PTRT_CUDA_CHECK(cudaMemcpy(&missing, flag.get() + 1, sizeof missing, cudaMemcpyDeviceToHost));
     return missing == 0;
   }
 
 #ifdef PTRT_NCCL_WINDOWS
-  // The window lives as long as the communicator, which gives it up. Where the ranks cannot have one, NCCL
-  // succeeds without it; an error stays with the communicator, which serves for nothing more.
+  // The communicator owns the window. If the ranks cannot share one, NCCL succeeds without a
+  // window; after an error the communicator is unusable.
   bool register_window(void* data, std::size_t bytes) {
     ncclWindow_t window = nullptr;
     settle(ncclCommWindowRegister(comm_, data, bytes, &window, NCCL_WIN_COLL_SYMMETRIC),
@@ -223,14 +224,14 @@ class NcclCollectives final : public DeviceCollectives {
   std::vector<Buffer> buffers_;
   bool windows_ = true;  // on every buffer
   std::atomic<bool> aborted_{false};
-  std::mutex mutex_;  // of comm_, between the rank's thread and one that watches
+  std::mutex mutex_;  // protects comm_: used by the rank's thread and the watchdog's
 };
 
 }  // namespace
 
 std::string nccl_missing() {
   int version = 0;
-  return ncclGetVersion(&version) == ncclSuccess ? "" : "NCCL does not tell its version";
+  return ncclGetVersion(&version) == ncclSuccess ? "" : "NCCL does not report its version";
 }
 std::size_t nccl_id_bytes() {
   return sizeof(ncclUniqueId);

@@ -1,4 +1,4 @@
-// Groups of devices over NCCL, behind functions that a test can stand in for.
+// Groups of devices over NCCL, behind functions that tests implement on the host.
 #pragma once
 
 #include <memory>
@@ -9,7 +9,7 @@
 
 namespace ptrt::cuda {
 
-std::string nccl_missing();  // why there is no NCCL; empty when there is
+std::string nccl_missing();  // the reason why NCCL cannot be used; empty if it can
 std::size_t nccl_id_bytes();
 std::string make_nccl_id();
 // Collective. The stream must outlive the group.

@@ -37,47 +37,47 @@ double TimedEvent::seconds_since(const TimedEvent& earlier) const {
   return 1e-3 * static_cast<double>(milliseconds);
 }
 
-void RecordedEvents::begin_stretch(const Stream& stream, std::shared_ptr<double> seconds) {
-  Stretch& stretch = stretches_.emplace_back();
-  stretch.seconds = std::move(seconds);
-  stretch.begin.record(stream);
+void RecordedEvents::begin_interval(const Stream& stream, std::shared_ptr<double> seconds) {
+  Interval& interval = intervals_.emplace_back();
+  interval.seconds = std::move(seconds);
+  interval.begin.record(stream);
 }
 
-void RecordedEvents::end_stretch(const Stream& stream) {
-  PTRT_CHECK(!stretches_.empty());
-  stretches_.back().end.record(stream);
+void RecordedEvents::end_interval(const Stream& stream) {
+  PTRT_CHECK(!intervals_.empty());
+  intervals_.back().end.record(stream);
 }
 
 void RecordedEvents::read() const {
-  for (const Stretch& stretch : stretches_) *stretch.seconds += stretch.end.seconds_since(stretch.begin);
+  for (const Interval& interval : intervals_) *interval.seconds += interval.end.seconds_since(interval.begin);
 }
 
 void ReplayClock::before_launch() {
-  while (under_way_.size() >= kTurns) {
-    end_of(launches_ - under_way_.size()).wait();
+  while (in_flight_.size() >= kBuffers) {
+    end_of(launches_ - in_flight_.size()).wait();
     read_oldest();
   }
 }
 
 void ReplayClock::launched(std::shared_ptr<const RecordedEvents> events, bool is_new) {
-  PTRT_CHECK(under_way_.size() < kTurns);
-  under_way_.push_back({std::move(events), follows_ && !is_new});
+  PTRT_CHECK(in_flight_.size() < kBuffers);
+  in_flight_.push_back({std::move(events), follows_ && !is_new});
   end_of(launches_++).record(stream_);
   open_ = true;
 }
 
-void ReplayClock::begin_step() {
+void ReplayClock::mark_step_start() {
   follows_ = open_;
   open_ = false;
 }
 
-void ReplayClock::end_step() {
+void ReplayClock::mark_step_end() {
   if (open_) end_of(launches_ - 1).record(stream_);
 }
 
 void ReplayClock::read(bool wait) {
-  while (!under_way_.empty()) {
-    const TimedEvent& end = end_of(launches_ - under_way_.size());
+  while (!in_flight_.empty()) {
+    const TimedEvent& end = end_of(launches_ - in_flight_.size());
     if (wait)
       end.wait();
     else if (!end.passed())
@@ -87,9 +87,9 @@ void ReplayClock::read(bool wait) {
 }
 
 void ReplayClock::read_oldest() {
-  const std::uint64_t number = launches_ - under_way_.size();
-  const Launch oldest = std::move(under_way_.front());
-  under_way_.pop_front();
+  const std::uint64_t number = launches_ - in_flight_.size();
+  const Launch oldest = std::move(in_flight_.front());
+  in_flight_.pop_front();
   oldest.events->read();
   if (!oldest.follows) return;
   times_.idle_s += oldest.events->begin().seconds_since(end_of(number - 1));

@@ -3,7 +3,8 @@
 namespace ptrt {
 namespace {
 
-constexpr std::int64_t kMaxVocabParts = 32;  // as cuda/sampling.h; a test compares with what is really taken
+constexpr std::int64_t kMaxVocabParts =
+    32;  // as in cuda/ops/sampling.h; a test compares the sum with the real allocations
 constexpr std::size_t kVocabPartBytes = 24;
 constexpr std::size_t kCandidatesBytes = 2048 * 8 + 4096 * 4 + 8;
 constexpr std::int64_t kGranule = 512;
@@ -25,17 +26,18 @@ class Sum {
 std::size_t cuda_scratch_bytes(const WorkLimits& limits) {
   constexpr std::size_t kIndex = sizeof(std::int32_t);
   Sum sum;
-  // The step: token, position and slot of each row, the page table, rows that stand alone, runs of rows.
+  // The step: token, position and slot of each row, the page table, decode rows, prefill chunks.
   sum.add(limits.rows, 3 * kIndex);
   sum.add(limits.sequences * limits.page_table_stride(), kIndex);
   sum.add(limits.sequences, kIndex);
   sum.add(limits.sequences, 2 * kIndex);
-  // Decode attention: Σ p·v, the largest score and Σ p of every split, and how many splits are finished.
+  // Decode attention: Σ P·V, maximum and Σ P of every split, and the number of finished splits.
   if (const std::int64_t splits = most_head_splits(limits); splits > 0) {
     sum.add(splits * (limits.head_dim + 2), sizeof(float));
     sum.add(limits.tracks * limits.sequences * limits.heads, kIndex);
   }
-  // Mixture of experts: the choices, the slots by expert, where an expert's slots begin.
+  // Mixture of experts: the choices, the slots grouped by expert, the offsets of the experts'
+  // slots.
   if (limits.experts > 0) {
     const std::int64_t slots = limits.rows * limits.top_k;
     sum.add(limits.tracks * slots, kIndex + sizeof(float));

@@ -1,5 +1,5 @@
-// How much device memory the CUDA backend's reserve() takes; for plans made before there is a device. Built
-// without CUDA.
+// The device memory that the CUDA backend's reserve() allocates, for plans made without a device.
+// Built without CUDA.
 #pragma once
 
 #include <algorithm>
@@ -9,16 +9,17 @@
 
 namespace ptrt {
 
-// Decode attention cuts a row's context into splits, one block each, so that few rows with long contexts fill
-// the device and many rows have few splits to put together.
+// Split-KV decode attention: a row's context is divided into splits, one block each, so that few
+// rows with long contexts fill the device, and many rows have few splits to combine.
 inline constexpr std::int64_t kMinSplitTokens = 256, kMaxSplitTokens = 2048;
-inline constexpr std::int64_t kSplitBlocks = 512;  // wanted at most; a few on every multiprocessor
+inline constexpr std::int64_t kSplitBlocks =
+    512;  // upper limit while splits can grow; a few per multiprocessor
 
 struct Splits {
   std::int64_t tokens = 0, count = 1;
 };
-// Of contexts of up to `context` tokens, of which a row sees `window` (0: all); units: tracks × rows × KV
-// heads.
+// The splits for contexts of up to `context` tokens, of which a row sees `window` (0: all); units:
+// tracks × rows × KV heads.
 constexpr Splits decode_splits(std::int64_t units, std::int64_t context, std::int64_t window) {
   for (std::int64_t tokens = kMinSplitTokens;; tokens *= 2) {
     std::int64_t count = (context + tokens - 1) / tokens;
@@ -26,17 +27,19 @@ constexpr Splits decode_splits(std::int64_t units, std::int64_t context, std::in
     if (units * count <= kSplitBlocks || tokens == kMaxSplitTokens) return {tokens, count};
   }
 }
-// Heads × splits, of all tracks and rows, that there can be at once.
+// The largest number of heads × splits, over all tracks and rows, of one launch; 0 if there is
+// never a split.
 constexpr std::int64_t most_head_splits(const WorkLimits& limits) {
   const std::int64_t heads = limits.tracks * limits.sequences * limits.heads;
   const auto splits = [&](std::int64_t tokens) { return (limits.context + tokens - 1) / tokens; };
   if (splits(kMinSplitTokens) <= 1) return 0;
-  // As long as splits grow, there are up to kSplitBlocks of them, each of all heads if they have one KV head.
+  // While splits can grow, there are up to kSplitBlocks blocks, each of all heads if there is one
+  // KV head.
   const std::int64_t growing = std::min(kSplitBlocks * limits.heads, heads * splits(kMinSplitTokens));
   return std::max(growing, heads * splits(kMaxSplitTokens));
 }
 
-// Bytes on the device, each piece rounded up as cudaMalloc may.
+// Bytes of device memory, each allocation rounded up to cudaMalloc's granularity.
 std::size_t cuda_scratch_bytes(const WorkLimits& limits);
 
 }  // namespace ptrt

@@ -7,7 +7,7 @@
 namespace ptrt::cuda {
 namespace {
 
-// Ends the recording in any case: a stream that is left recording takes no work.
+// Ends the recording also after an exception: a stream that is still recording accepts no work.
 class Recording {
  public:
   Recording(const Stream& stream, ReplayClock& clock, RecordedEvents& events)
@@ -17,7 +17,7 @@ class Recording {
   }
   ~Recording() {
     clock_.set_recording(nullptr);
-    if (open_) cudaStreamEndCapture(stream_.get(), &graph_);  // an error is on its way
+    if (open_) cudaStreamEndCapture(stream_.get(), &graph_);  // during an exception
     if (graph_ != nullptr) cudaGraphDestroy(graph_);
   }
   Recording(const Recording&) = delete;
@@ -40,7 +40,7 @@ class Recording {
 StepGraph::StepGraph(const Stream& stream, ReplayClock& clock, const std::function<void()>& ops) {
   const auto events = std::make_shared<RecordedEvents>();
   Recording recording(stream, clock, *events);
-  events->begin_step(stream);
+  events->mark_step_start(stream);
   ops();
   PTRT_CUDA_CHECK(cudaGraphInstantiateWithFlags(&graph_, recording.end(), 0));
   events_ = events;
@@ -61,7 +61,7 @@ bool StepGraphs::run(const Key& key, const Stream& stream, ReplayClock& clock,
     ops();
     return true;
   }
-  std::unique_ptr<StepGraph>& graph = entry->second[clock.turn()];
+  std::unique_ptr<StepGraph>& graph = entry->second[clock.buffer()];
   const bool record = graph == nullptr;
   if (record) graph = std::make_unique<StepGraph>(stream, clock, ops);
   clock.before_launch();
@@ -72,9 +72,9 @@ bool StepGraphs::run(const Key& key, const Stream& stream, ReplayClock& clock,
 
 std::size_t StepGraphs::recorded() const {
   std::size_t count = 0;
-  for (const auto& [key, turns] : graphs_)
+  for (const auto& [key, graphs] : graphs_)
     count +=
-        static_cast<std::size_t>(std::ranges::count_if(turns, [](const auto& g) { return g != nullptr; }));
+        static_cast<std::size_t>(std::ranges::count_if(graphs, [](const auto& g) { return g != nullptr; }));
   return count;
 }
 

@@ -1,8 +1,9 @@
-// Steps that are recorded once, as a CUDA graph, and queued again as one: a decode step is hundreds of small
-// kernels, which the host would take longer to launch than the device to run.
+// Steps captured as CUDA graphs and replayed: a decode step is hundreds of small kernels, which the
+// host would launch more slowly than the device runs them.
 //
-// What a recorded step must keep to: kernels and copies of one stream, with arguments that do not change from
-// step to step (the step's rows lie at fixed addresses, step_input.h), no waiting and no allocation.
+// A recorded step consists of kernels and copies in one stream, with arguments that do not change
+// from step to step (the step's inputs are at fixed addresses, step_input.h). It must not wait or
+// allocate.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -21,7 +22,7 @@ namespace ptrt::cuda {
 
 class StepGraph {
  public:
-  // Records what `ops` queue in the stream, with events of the clock's; nothing of it runs.
+  // Records what `ops` queue in the stream, with events for the clock; nothing runs.
   StepGraph(const Stream& stream, ReplayClock& clock, const std::function<void()>& ops);
   ~StepGraph();
   StepGraph(const StepGraph&) = delete;
@@ -36,19 +37,19 @@ class StepGraph {
 
 class StepGraphs {
  public:
-  // What a step's launches hang on: the caller's key, and the backend's own.
+  // What a step's launches depend on: the caller's key, and the backend's own.
   using Key = std::pair<std::int64_t, std::int64_t>;
 
-  // Runs `ops` the first time a key comes, so that whatever is done once (loading kernels, looking up
-  // algorithms of cuBLASLt) is not done while recording; after that queues the step recorded for the clock's
-  // turn, without calling them where there is one. True when `ops` were called.
+  // Calls `ops` the first time a key is used, so that one-time work (loading kernels, cuBLASLt
+  // heuristics) is not done while recording. Afterwards replays the graph for the key and the
+  // clock's buffer(); records it first if there is none. Returns whether `ops` was called.
   bool run(const Key& key, const Stream& stream, ReplayClock& clock, const std::function<void()>& ops);
   std::size_t recorded() const;
   void clear() noexcept { graphs_.clear(); }
 
  private:
-  using Turns = std::array<std::unique_ptr<StepGraph>, ReplayClock::kTurns>;  // null: not yet
-  std::map<Key, Turns> graphs_;
+  using Graphs = std::array<std::unique_ptr<StepGraph>, ReplayClock::kBuffers>;  // null: not recorded
+  std::map<Key, Graphs> graphs_;
 };
 
 }  // namespace ptrt::cuda

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::size_t kAlignment = 16;
 
-// Takes pieces of one block of memory; with a null base it only counts.
+// Assigns pieces of one block of memory; with a null base it only counts the bytes.
 class Pieces {
  public:
   explicit Pieces(std::byte* base) : base_(base) {}
@@ -34,9 +34,9 @@ StepView lay_out(const WorkLimits& limits, Pieces& pieces) {
   view.tokens = pieces.take<std::int32_t>(limits.rows);
   view.positions = pieces.take<std::int32_t>(limits.rows);
   view.slots = pieces.take<std::int32_t>(limits.rows);
-  view.single_rows = pieces.take<std::int32_t>(limits.sequences);
-  view.segments = pieces.take<Segment>(limits.sequences);
-  // Last: what a step needs of it ends the one copy.
+  view.decode_rows = pieces.take<std::int32_t>(limits.sequences);
+  view.prefill_chunks = pieces.take<PrefillChunk>(limits.sequences);
+  // Last, so that one copy ends with the part of it that a step uses.
   view.page_table = pieces.take<std::int32_t>(limits.sequences * limits.page_table_stride());
   view.page_table_stride = limits.page_table_stride();
   return view;
@@ -52,8 +52,8 @@ StepInput::StepInput(const WorkLimits& limits, const Stream& stream) : stream_(s
     staging.pinned = allocate_pinned(count.bytes(), "the step's rows and page table");
   Pieces pieces(device_.get());
   view_ = lay_out(limits, pieces);
-  single_rows_.reserve(static_cast<std::size_t>(limits.sequences));
-  segments_.reserve(static_cast<std::size_t>(limits.sequences));
+  decode_rows_.reserve(static_cast<std::size_t>(limits.sequences));
+  prefill_chunks_.reserve(static_cast<std::size_t>(limits.sequences));
 }
 
 void StepInput::set(std::span<const std::int32_t> tokens, const StepRows& rows) {
@@ -63,15 +63,15 @@ void StepInput::set(std::span<const std::int32_t> tokens, const StepRows& rows) 
   PTRT_CHECK(rows.page_table_stride <= limits_.page_table_stride());
   PTRT_CHECK(static_cast<std::int64_t>(rows.page_table.size()) <=
              limits_.sequences * limits_.page_table_stride());
-  find_segments(rows);
-  Staging& staging = staging_[turn_ ^= 1];
+  split_rows(rows);
+  Staging& staging = staging_[current_ ^= 1];
   staging.copied.wait();  // of the step before the last
   std::byte* pinned = staging.pinned.get();
   stage(tokens, view_.tokens, pinned);
   stage(rows.positions, view_.positions, pinned);
   stage(rows.slots, view_.slots, pinned);
-  stage(std::span<const std::int32_t>(single_rows_), view_.single_rows, pinned);
-  stage(std::span<const Segment>(segments_), view_.segments, pinned);
+  stage(std::span<const std::int32_t>(decode_rows_), view_.decode_rows, pinned);
+  stage(std::span<const PrefillChunk>(prefill_chunks_), view_.prefill_chunks, pinned);
   stage(rows.page_table, view_.page_table, pinned);
   view_.page_table_stride = rows.page_table_stride;
   const auto* end = reinterpret_cast<const std::byte*>(view_.page_table + rows.page_table.size());
@@ -87,28 +87,28 @@ void StepInput::stage(std::span<const T> values, const T* device, std::byte* pin
   std::memcpy(pinned + offset, values.data(), values.size_bytes());
 }
 
-void StepInput::find_segments(const StepRows& rows) {
-  single_rows_.clear();
-  segments_.clear();
-  longest_segment_ = longest_context_ = 0;
-  const auto goes_on = [&](std::size_t r) {
+void StepInput::split_rows(const StepRows& rows) {
+  decode_rows_.clear();
+  prefill_chunks_.clear();
+  longest_prefill_chunk_ = longest_decode_context_ = 0;
+  const auto continues = [&](std::size_t r) {
     return r < rows.slots.size() && rows.slots[r] == rows.slots[r - 1] &&
            rows.positions[r] == rows.positions[r - 1] + 1;
   };
   for (std::size_t first = 0, next = 0; first < rows.slots.size(); first = next) {
-    for (next = first + 1; goes_on(next); ++next) {
+    for (next = first + 1; continues(next); ++next) {
     }
     const auto count = static_cast<std::int32_t>(next - first);
     if (count == 1) {
-      single_rows_.push_back(static_cast<std::int32_t>(first));
-      longest_context_ = std::max<std::int64_t>(longest_context_, rows.positions[first] + 1);
+      decode_rows_.push_back(static_cast<std::int32_t>(first));
+      longest_decode_context_ = std::max<std::int64_t>(longest_decode_context_, rows.positions[first] + 1);
     } else {
-      segments_.push_back({static_cast<std::int32_t>(first), count});
-      longest_segment_ = std::max<std::int64_t>(longest_segment_, count);
+      prefill_chunks_.push_back({static_cast<std::int32_t>(first), count});
+      longest_prefill_chunk_ = std::max<std::int64_t>(longest_prefill_chunk_, count);
     }
   }
-  PTRT_CHECK(static_cast<std::int64_t>(single_rows_.size()) <= limits_.sequences);
-  PTRT_CHECK(static_cast<std::int64_t>(segments_.size()) <= limits_.sequences);
+  PTRT_CHECK(static_cast<std::int64_t>(decode_rows_.size()) <= limits_.sequences);
+  PTRT_CHECK(static_cast<std::int64_t>(prefill_chunks_.size()) <= limits_.sequences);
 }
 
 }  // namespace ptrt::cuda

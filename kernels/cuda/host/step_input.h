@@ -1,6 +1,6 @@
-// What a step tells the device once: tokens, positions, slots and page table of its rows, and how its rows
-// divide between the two attention kernels. Everything lies at fixed addresses from the start, so that a
-// captured step can be run again with other contents.
+// A step's inputs on the device: tokens, positions, slots and page table of its rows, and which
+// rows are decode rows or prefill chunks. All are at fixed addresses, so that a captured step can
+// be replayed with other contents.
 #pragma once
 
 #include <cstdint>
@@ -13,19 +13,19 @@
 
 namespace ptrt::cuda {
 
-// A run of rows that are consecutive tokens of one sequence.
-struct Segment {
+// Two or more rows that are consecutive tokens of one sequence.
+struct PrefillChunk {
   std::int32_t first_row = 0, rows = 0;
 };
 
-// Device pointers, as kernels take them.
+// Device pointers, passed to kernels by value.
 struct StepView {
-  const std::int32_t* tokens = nullptr;       // [rows] below zero: token_of_sample()
-  const std::int32_t* positions = nullptr;    // [rows]
-  const std::int32_t* slots = nullptr;        // [rows]
-  const std::int32_t* single_rows = nullptr;  // [single_count] rows that are a segment of their own
-  const Segment* segments = nullptr;          // [segment_count] all others
-  const std::int32_t* page_table = nullptr;   // [slots, page_table_stride]
+  const std::int32_t* tokens = nullptr;          // [rows] negative: token_of_sample()
+  const std::int32_t* positions = nullptr;       // [rows]
+  const std::int32_t* slots = nullptr;           // [rows]
+  const std::int32_t* decode_rows = nullptr;     // [decode_row_count] rows that are a chunk of their own
+  const PrefillChunk* prefill_chunks = nullptr;  // [prefill_chunk_count] all other rows
+  const std::int32_t* page_table = nullptr;      // [slots, page_table_stride]
   std::int64_t page_table_stride = 0;
 };
 
@@ -33,23 +33,26 @@ class StepInput {
  public:
   StepInput(const WorkLimits& limits, const Stream& stream);
 
-  // Copies a step to the device; does not wait for it. The spans may change when this returns.
+  // Queues the copy of a step's inputs to the device, without waiting. The spans may change after
+  // the return.
   void set(std::span<const std::int32_t> tokens, const StepRows& rows);
 
   const StepView& view() const { return view_; }
   std::int64_t rows() const { return rows_; }
-  std::int64_t single_count() const { return static_cast<std::int64_t>(single_rows_.size()); }
-  std::int64_t segment_count() const { return static_cast<std::int64_t>(segments_.size()); }
-  std::int64_t longest_segment() const { return longest_segment_; }  // rows
-  std::int64_t longest_context() const { return longest_context_; }  // tokens that a single row sees at most
+  std::int64_t decode_row_count() const { return static_cast<std::int64_t>(decode_rows_.size()); }
+  std::int64_t prefill_chunk_count() const { return static_cast<std::int64_t>(prefill_chunks_.size()); }
+  std::int64_t longest_prefill_chunk() const { return longest_prefill_chunk_; }  // rows
+  std::int64_t longest_decode_context() const {
+    return longest_decode_context_;
+  }  // the most tokens of a decode row's sequence
 
  private:
-  void find_segments(const StepRows& rows);
-  // Pinned memory that mirrors the device's. Two, so that writing a step into one does not wait for the step
-  // before it to have begun.
+  void split_rows(const StepRows& rows);
+  // Pinned memory with the device's layout. Double-buffered, so that writing a step does not wait
+  // until the step before it has started.
   struct Staging {
     std::shared_ptr<std::byte[]> pinned;
-    Event copied;  // it may be written again after it
+    Event copied;  // after it the memory may be overwritten
   };
   template <typename T>
   void stage(std::span<const T> values, const T* device, std::byte* pinned);
@@ -58,11 +61,11 @@ class StepInput {
   WorkLimits limits_;
   DevicePointer<std::byte> device_;
   Staging staging_[2];
-  int turn_ = 0;
+  int current_ = 0;
   StepView view_;
-  std::int64_t rows_ = 0, longest_segment_ = 0, longest_context_ = 0;
-  std::vector<std::int32_t> single_rows_;
-  std::vector<Segment> segments_;
+  std::int64_t rows_ = 0, longest_prefill_chunk_ = 0, longest_decode_context_ = 0;
+  std::vector<std::int32_t> decode_rows_;
+  std::vector<PrefillChunk> prefill_chunks_;
 };
 
 }  // namespace ptrt::cuda

@@ -4,9 +4,9 @@
 namespace ptrt::cuda {
 namespace {
 
-// One thread; the rest of the device is free, as it is while a collective moves few bytes.
+// One thread: the rest of the device stays free, as during a small collective.
 __global__ void timed_wait_kernel(std::int64_t nanoseconds) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   const std::int64_t end = global_timer_ns() + nanoseconds;
   while (global_timer_ns() < end) {
   }

@@ -1,4 +1,4 @@
-// A wait on the device of a given time, in the place of a collective whose other ranks are not there.
+// A wait of a given time on the device; emulates a collective whose other ranks do not exist.
 #pragma once
 
 #include <cuda_runtime_api.h>

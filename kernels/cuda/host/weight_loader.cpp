@@ -11,20 +11,20 @@ namespace ptrt::cuda {
 namespace {
 
 constexpr std::size_t kAlignment = 256;
-constexpr std::size_t kPieceBytes = std::size_t{16} << 20;  // on the host at once
+constexpr std::size_t kPieceBytes = std::size_t{16} << 20;  // staged on the host at once
 
 std::size_t aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-DType kept_type(const WeightSpec& spec, DType inner) {
+DType kept_dtype(const WeightSpec& spec, DType activation_dtype) {
   if (spec.dtype == DType::int8)
     throw_bad_input("{}: the CUDA backend takes no int8 weights; convert the model, or use --backend cpu",
                     spec.name);
   switch (spec.role) {
     case WeightRole::matrix:
     case WeightRole::tied_embedding:
-      return inner;
+      return activation_dtype;
     case WeightRole::embedding:
       return spec.dtype;
     case WeightRole::router:
@@ -34,11 +34,12 @@ DType kept_type(const WeightSpec& spec, DType inner) {
   throw_failure("{}: a weight of no known role", spec.name);
 }
 
-std::size_t kept_bytes(const WeightSpec& spec, DType inner) {
-  return static_cast<std::size_t>(spec.count * spec.out * spec.in) * size_of(kept_type(spec, inner));
+std::size_t kept_bytes(const WeightSpec& spec, DType activation_dtype) {
+  return static_cast<std::size_t>(spec.count * spec.out * spec.in) *
+         size_of(kept_dtype(spec, activation_dtype));
 }
 
-float widen(DType dtype, const std::byte* from) {
+float to_float(DType dtype, const std::byte* from) {
   if (dtype == DType::float32) {
     float value;
     std::memcpy(&value, from, sizeof value);
@@ -52,7 +53,7 @@ float widen(DType dtype, const std::byte* from) {
 void convert(DType from_type, std::span<const std::byte> from, DType to_type, std::span<std::byte> to) {
   const std::size_t from_size = size_of(from_type), to_size = size_of(to_type);
   for (std::size_t i = 0; i * from_size < from.size(); ++i) {
-    const float value = widen(from_type, from.data() + i * from_size);
+    const float value = to_float(from_type, from.data() + i * from_size);
     const std::uint16_t narrow = to_type == DType::float16 ? to_float16(value) : to_bfloat16(value);
     if (to_type == DType::float32)
       std::memcpy(to.data() + i * to_size, &value, sizeof value);
@@ -65,13 +66,13 @@ void convert(DType from_type, std::span<const std::byte> from, DType to_type, st
 
 void WeightLoader::plan(std::span<const WeightSpec> specs) {
   std::size_t total = 0;
-  for (const WeightSpec& spec : specs) total += aligned(kept_bytes(spec, inner_));
+  for (const WeightSpec& spec : specs) total += aligned(kept_bytes(spec, activation_dtype_));
   memory_.push_back(allocate_device(total, "the weights"));
   next_ = memory_.back().get();
   left_ = total;
 }
 
-std::byte* WeightLoader::take(std::size_t bytes, const std::string& what) {
+std::byte* WeightLoader::allocate(std::size_t bytes, const std::string& what) {
   if (aligned(bytes) > left_) {  // not planned
     memory_.push_back(allocate_device(aligned(bytes), what));
     return memory_.back().get();
@@ -84,9 +85,9 @@ std::byte* WeightLoader::take(std::size_t bytes, const std::string& what) {
 
 Weight WeightLoader::load(const WeightSpec& spec, WeightSource& source) {
   PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
-  const DType kept = kept_type(spec, inner_);
-  const std::size_t bytes = kept_bytes(spec, inner_);
-  std::byte* to = take(bytes, spec.name);
+  const DType kept = kept_dtype(spec, activation_dtype_);
+  const std::size_t bytes = kept_bytes(spec, activation_dtype_);
+  std::byte* to = allocate(bytes, spec.name);
 
   const std::int64_t rows = spec.count * spec.out;
   const std::size_t stored_row = static_cast<std::size_t>(spec.in) * size_of(spec.dtype);
@@ -104,7 +105,7 @@ Weight WeightLoader::load(const WeightSpec& spec, WeightSource& source) {
     }
     std::byte* piece = to + static_cast<std::size_t>(first) * kept_row;
     PTRT_CUDA_CHECK(cudaMemcpyAsync(piece, from, count * kept_row, cudaMemcpyHostToDevice, stream_.get()));
-    stream_.wait();  // the rows are overwritten by the next ones
+    stream_.wait();  // before the staging buffer is overwritten
   }
   bytes_ += bytes;
   return {to, kept, spec.count, spec.out, spec.in};

@@ -1,6 +1,6 @@
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/base/reduce.cuh"
-#include "kernels/cuda/matmul/matmul_tile.cuh"
+#include "kernels/cuda/matmul/gemm_tile.cuh"
 #include "kernels/cuda/matmul/moe.h"
 #include "kernels/cuda/ops/elementwise.h"
 
@@ -23,18 +23,19 @@ struct RouteArgs {
   float cap;
 };
 
-// The expert with the largest logit among those not taken yet, ties to the lower index; by one warp.
-__device__ __forceinline__ int largest_expert(const float* logits, int experts, const ExpertChoice* taken,
-                                              int taken_count) {
+// The expert with the largest logit among those not in `taken`, ties to the lower index; by one
+// warp.
+__device__ __forceinline__ int argmax_expert(const float* logits, int experts, const ExpertChoice* taken,
+                                             int taken_count) {
   float best = -INFINITY;
   int best_expert = experts;
-  for (int e = static_cast<int>(threadIdx.x) % kWarp; e < experts; e += kWarp) {
+  for (int e = lane_id(); e < experts; e += kWarpSize) {
     bool free = true;
     for (int i = 0; i < taken_count; ++i) free = free && taken[i].expert != e;
     if (free && (best_expert == experts || logits[e] > best)) best = logits[e], best_expert = e;
   }
 #pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2) {
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
     const float other = __shfl_xor_sync(kAllLanes, best, distance);
     const int other_expert = __shfl_xor_sync(kAllLanes, best_expert, distance);
     const bool none = best_expert == experts;
@@ -44,18 +45,18 @@ __device__ __forceinline__ int largest_expert(const float* logits, int experts, 
   return best_expert;
 }
 
-// One block a row and track: the logits by all warps, the choice by the first.
+// One block per row and track: all warps compute the logits, the first chooses.
 template <typename T>
-__global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(RouteArgs<T> args) {
-  begin_kernel();
+__global__ void __launch_bounds__(kRouteWarps* kWarpSize) route_kernel(RouteArgs<T> args) {
+  pdl_trigger_and_wait();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = lane_id(), warp = warp_id();
   const T* x = args.x + track * args.x_stride + static_cast<std::int64_t>(row) * args.in;
   float* logits = args.logits + track * args.logits_stride + static_cast<std::int64_t>(row) * args.experts;
   for (int e = warp; e < args.experts; e += kRouteWarps) {
     const float* w = args.router.at[track] + static_cast<std::int64_t>(e) * args.in;
     float sum = 0;
-    for (int i = lane; i < args.in; i += kWarp) sum += widen(x[i]) * w[i];
+    for (int i = lane; i < args.in; i += kWarpSize) sum += to_float(x[i]) * w[i];
     sum = warp_sum(sum);
     if (args.cap != 0) sum = args.cap * tanhf(sum / args.cap);
     if (lane == 0) logits[e] = sum;
@@ -65,14 +66,14 @@ __global__ void __launch_bounds__(kRouteWarps* kWarp) route_kernel(RouteArgs<T> 
 
   ExpertChoice* choices = args.choices + (static_cast<std::int64_t>(track) * args.rows + row) * args.top_k;
   for (int i = 0; i < args.top_k; ++i) {
-    const int expert = largest_expert(logits, args.experts, choices, i);
+    const int expert = argmax_expert(logits, args.experts, choices, i);
     if (lane == 0) choices[i] = {expert, logits[expert]};
     __syncwarp();
   }
   if (lane != 0) return;
-  const float largest = choices[0].weight;
+  const float max_logit = choices[0].weight;
   float sum = 0;
-  for (int i = 0; i < args.top_k; ++i) sum += choices[i].weight = expf(choices[i].weight - largest);
+  for (int i = 0; i < args.top_k; ++i) sum += choices[i].weight = expf(choices[i].weight - max_logit);
   for (int i = 0; i < args.top_k; ++i) choices[i].weight /= sum;
 }
 
@@ -82,30 +83,30 @@ struct GroupArgs {
   int slots, experts;
 };
 
-// A warp an expert: where its slots begin is how many slots go to lower experts; then it lists its own in
-// ascending order. Warps need nothing of each other. Grid: x over experts, y over tracks.
-__global__ void __launch_bounds__(kGroupWarps* kWarp) group_kernel(GroupArgs args) {
-  begin_kernel();
-  const int track = static_cast<int>(blockIdx.y), lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int expert = static_cast<int>(blockIdx.x) * kGroupWarps + static_cast<int>(threadIdx.x) / kWarp;
+// One warp per expert: counts the slots of lower experts, which is the offset of its own; then
+// lists its own in ascending order. Warps are independent. Grid: x over experts, y over tracks.
+__global__ void __launch_bounds__(kGroupWarps* kWarpSize) group_kernel(GroupArgs args) {
+  pdl_trigger_and_wait();
+  const int track = static_cast<int>(blockIdx.y), lane = lane_id();
+  const int expert = static_cast<int>(blockIdx.x) * kGroupWarps + warp_id();
   if (expert >= args.experts) return;
   const ExpertChoice* choices = args.choices + static_cast<std::int64_t>(track) * args.slots;
   std::int32_t* grouped = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
   std::int32_t* begin = args.expert_begin + track * (args.experts + 1);
-  int place = 0;
-  for (int slot = lane; slot < args.slots; slot += kWarp) place += choices[slot].expert < expert ? 1 : 0;
+  int offset = 0;
+  for (int slot = lane; slot < args.slots; slot += kWarpSize) offset += choices[slot].expert < expert ? 1 : 0;
 #pragma unroll
-  for (int distance = kWarp / 2; distance > 0; distance /= 2)
-    place += __shfl_xor_sync(kAllLanes, place, distance);
-  if (lane == 0) begin[expert] = place;
+  for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
+    offset += __shfl_xor_sync(kAllLanes, offset, distance);
+  if (lane == 0) begin[expert] = offset;
   if (lane == 0 && expert == 0) begin[args.experts] = args.slots;
   const unsigned lanes_before = (1u << lane) - 1;
-  for (int first = 0; first < args.slots; first += kWarp) {
+  for (int first = 0; first < args.slots; first += kWarpSize) {
     const int slot = first + lane;
     const bool mine = slot < args.slots && choices[slot].expert == expert;
     const unsigned all = __ballot_sync(kAllLanes, mine ? 1 : 0);
-    if (mine) grouped[place + __popc(all & lanes_before)] = slot;
-    place += __popc(all);
+    if (mine) grouped[offset + __popc(all & lanes_before)] = slot;
+    offset += __popc(all);
   }
 }
 
@@ -121,15 +122,15 @@ template <typename T>
 struct ExpertArgs {
   ExpertJob<T> jobs[2];  // of equal sizes
   const std::int32_t *grouped_slots, *expert_begin;
-  int in, outs, experts, slots, tiles;  // tiles: of one job
-  int slots_per_row;                    // slots that share a row of x
+  int in, outs, experts, slots, tiles;  // tiles: per job
+  int slots_per_row;                    // how many slots share a row of x
 };
 
-// Grid: x over tiles of 16 outputs of the jobs, y over experts, z over tracks. A block goes through all rows
-// of its expert, 8 · kColumns at a time.
-template <typename T, int kColumns, bool kWhole>
-__global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) expert_kernel(ExpertArgs<T> args) {
-  begin_kernel();
+// Grid: x over tiles of 16 outputs of the jobs, y over experts, z over tracks. A block computes all
+// rows of its expert, 8 · kTilesN at a time.
+template <typename T, int kTilesN, bool kAligned>
+__global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, 1) expert_gemm_kernel(ExpertArgs<T> args) {
+  pdl_trigger_and_wait();
   const int expert = static_cast<int>(blockIdx.y), track = static_cast<int>(blockIdx.z);
   const std::int32_t* begins = args.expert_begin + track * (args.experts + 1);
   const int begin = begins[expert], end = begins[expert + 1];
@@ -140,27 +141,27 @@ __global__ void __launch_bounds__(kMaxProductWarps* kWarp, 1) expert_kernel(Expe
   const T* w = job.weights.at[track] + static_cast<std::int64_t>(expert) * args.outs * args.in;
   const T* x = job.x + track * job.x_stride;
   T* y = job.y + track * job.y_stride;
-  for (int first = begin; first < end; first += 8 * kColumns) {
+  for (int first = begin; first < end; first += 8 * kTilesN) {
     const auto row = [&](int i) -> const T* {
       if (first + i >= end) return nullptr;
       return x + static_cast<std::int64_t>(slots[first + i] / args.slots_per_row) * args.in;
     };
-    const auto put = [&](int out, int i, float sum) {
+    const auto epilogue = [&](int out, int i, float sum) {
       store(y + static_cast<std::int64_t>(slots[first + i]) * args.outs + out, sum);
     };
-    product_tile<kColumns, kWhole>(w, args.in, args.outs, first_out, row,
-                                   static_cast<float*>(shared_memory()), put);
+    gemm_tile<kTilesN, kAligned>(w, args.in, args.outs, first_out, row, static_cast<float*>(shared_memory()),
+                                 epilogue);
   }
 }
 
-template <int kColumns, bool kWhole, typename T>
-void launch_experts(const ExpertArgs<T>& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
-  const int warps = product_warps(args.in);
+template <int kTilesN, bool kAligned, typename T>
+void launch_expert_gemm(const ExpertArgs<T>& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
+  const int warps = slice_k_warps(args.in);
   const dim3 grid(static_cast<unsigned>(args.tiles * jobs), static_cast<unsigned>(args.experts),
                   static_cast<unsigned>(tracks));
-  launch({"expert_products", grid, dim3(static_cast<unsigned>(warps * kWarp)), stream,
-          product_shared_bytes<kColumns>(warps)},
-         expert_kernel<T, kColumns, kWhole>, args);
+  launch({"expert_gemm", grid, dim3(static_cast<unsigned>(warps * kWarpSize)), stream,
+          partial_sums_bytes<kTilesN>(warps)},
+         expert_gemm_kernel<T, kTilesN, kAligned>, args);
 }
 
 template <typename T>
@@ -180,25 +181,25 @@ struct CombineArgs {
   int rows, width, top_k;
 };
 
-// y[r] = Σ_slot weight · expert_out[slot], in the order of choice. One block a row and track.
+// y[r] = Σ_slot weight · expert_out[slot], in the order of choice. One block per row and track.
 template <typename T, typename Out>
 __global__ void combine_kernel(CombineArgs<T, Out> args) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const std::int64_t slot = static_cast<std::int64_t>(row) * args.top_k;
   const ExpertChoice* choices =
       args.choices + static_cast<std::int64_t>(track) * args.rows * args.top_k + slot;
   const T* from = args.expert_out + track * args.expert_stride + slot * args.width;
   Out* y = args.y + track * args.y_stride + static_cast<std::int64_t>(row) * args.width;
-  for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kCombineThreads) {
+  for (int i = thread_id(); i < args.width; i += kCombineThreads) {
     float sum = 0;
     for (int s = 0; s < args.top_k; ++s)
-      sum += choices[s].weight * widen(from[static_cast<std::int64_t>(s) * args.width + i]);
+      sum += choices[s].weight * to_float(from[static_cast<std::int64_t>(s) * args.width + i]);
     store(y + i, sum);
   }
 }
 
-// The kernels of one group of tracks, first to last.
+// The launches for one group of tracks.
 template <typename T>
 class Launches {
  public:
@@ -226,23 +227,23 @@ class Launches {
     args.experts = static_cast<int>(job_.shape.experts);
     args.top_k = static_cast<int>(job_.shape.top_k);
     args.cap = job_.shape.router_logit_cap;
-    launch({"route", rows_by_tracks(), dim3(kRouteWarps * kWarp), stream_}, route_kernel<T>, args);
+    launch({"route", rows_by_tracks(), dim3(kRouteWarps * kWarpSize), stream_}, route_kernel<T>, args);
     const dim3 experts(static_cast<unsigned>(ceil_div(args.experts, kGroupWarps)),
                        static_cast<unsigned>(count_));
-    launch({"group_by_expert", experts, dim3(kGroupWarps * kWarp), stream_}, group_kernel,
+    launch({"group_by_expert", experts, dim3(kGroupWarps * kWarpSize), stream_}, group_kernel,
            GroupArgs{choices_, grouped_slots_, expert_begin_, slots_, args.experts});
   }
 
-  void widen_rows() const {
+  void gate_up_proj() const {
     ExpertArgs<T> args = expert_args(job_.x.width, job_.gate_out.width, job_.shape.top_k);
     args.jobs[0] = expert_job<T>(*job_.gate, job_.x, job_.gate_out, first_, count_);
     args.jobs[1] = expert_job<T>(*job_.up, job_.x, job_.up_out, first_, count_);
-    products(args, 2);
+    grouped_gemm(args, 2);
   }
-  void narrow_rows() const {
+  void down_proj() const {
     ExpertArgs<T> args = expert_args(job_.gate_out.width, job_.expert_out.width, 1);
     args.jobs[0] = expert_job<T>(*job_.down, job_.gate_out, job_.expert_out, first_, count_);
-    products(args, 1);
+    grouped_gemm(args, 1);
   }
 
   void combine() const {
@@ -279,13 +280,13 @@ class Launches {
     args.slots_per_row = static_cast<int>(slots_per_row);
     return args;
   }
-  void products(const ExpertArgs<T>& args, int jobs) const {
+  void grouped_gemm(const ExpertArgs<T>& args, int jobs) const {
     if (args.in % 8 != 0)
-      launch_experts<4, false>(args, jobs, count_, stream_);
+      launch_expert_gemm<4, false>(args, jobs, count_, stream_);
     else if (slots_ <= 16)
-      launch_experts<2, true>(args, jobs, count_, stream_);
+      launch_expert_gemm<2, true>(args, jobs, count_, stream_);
     else
-      launch_experts<8, true>(args, jobs, count_, stream_);
+      launch_expert_gemm<8, true>(args, jobs, count_, stream_);
   }
 
   const MoeJob& job_;
@@ -311,7 +312,7 @@ void Moe::run(const MoeJob& job, cudaStream_t stream) const {
   const std::int64_t slots = job.x.rows * job.shape.top_k, experts = job.shape.experts;
   const auto each_group = [&](const auto& work) {
     for_track_groups(job.y.tracks, [&](std::int64_t first, std::int64_t count) {
-      with_element(job.x.dtype, [&]<typename T>(Element<T>) {
+      dispatch_dtype(job.x.dtype, [&]<typename T>(TypeTag<T>) {
         work(Launches<T>(job, first, count, choices_.get() + first * slots,
                          grouped_slots_.get() + first * slots, expert_begin_.get() + first * (experts + 1),
                          stream));
@@ -320,11 +321,11 @@ void Moe::run(const MoeJob& job, cudaStream_t stream) const {
   };
   each_group([](const auto& group) {
     group.route();
-    group.widen_rows();
+    group.gate_up_proj();
   });
   swiglu(job.gate_out, job.up_out, stream);
   each_group([](const auto& group) {
-    group.narrow_rows();
+    group.down_proj();
     group.combine();
   });
 }

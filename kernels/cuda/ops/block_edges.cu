@@ -1,18 +1,18 @@
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/base/reduce.cuh"
 #include "kernels/cuda/base/row_vector.cuh"
-#include "kernels/cuda/ops/block_kernels.h"
+#include "kernels/cuda/ops/block_edges.h"
 #include "kernels/cuda/ops/tree_sum.cuh"
 
-// A block takes a row and goes through it once a norm, in the order and with the roundings of norm.cu: the
-// same bits. A thread reads back only what it wrote itself.
+// A block processes a row, with one pass per norm. Results have the same bits as those of norm.cu.
+// A thread reads back only what it has written itself.
 namespace ptrt::cuda {
 namespace {
 
-// What a row is multiplied by in its norm, of the threads' sums of squares.
+// 1 / sqrt(mean(x²) + eps) of a row, from each thread's sum of squares.
 __device__ __forceinline__ float norm_scale(float squares, int width, float eps, float* scratch) {
   const float mean = block_sum(squares, scratch) / static_cast<float>(width);
-  __syncthreads();  // scratch may be used again
+  __syncthreads();  // scratch may be reused
   return 1.0f / sqrtf(mean + eps);
 }
 
@@ -47,15 +47,15 @@ struct EndArgs {
 // Grid: x over rows, y over tracks.
 template <int kElements, typename Added>
 __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added> args) {
-  begin_kernel();
-  __shared__ float scratch[kMaxRowThreads / kWarp];
+  pdl_trigger_and_wait();
+  __shared__ float scratch[kMaxRowThreads / kWarpSize];
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
   const Added* a = args.a + track * args.a_stride + row;
   float* h = args.h + track * args.h_stride + row;
   float* y = args.y + track * args.y_stride + row;
-  const int first = static_cast<int>(threadIdx.x) * kElements;
-  const int step = static_cast<int>(blockDim.x) * kElements;
+  const int first = thread_id() * kElements;
+  const int step = block_size() * kElements;
 
   float squares = 0;
   for (int i = first; i < args.width; i += step) {
@@ -88,7 +88,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added
       float less[kElements];
       load(args.minus + row + i, less);
 #pragma unroll
-      for (int j = 0; j < kElements; ++j) value[j] = __fadd_rn(value[j], -less[j]);  // never fused
+      for (int j = 0; j < kElements; ++j)
+        value[j] = __fadd_rn(value[j], -less[j]);  // never contracted to an FMA
     }
     save(y + i, value);
   }
@@ -108,30 +109,31 @@ struct BeginArgs {
   float eps;
 };
 
-// The next elements of x, at element i of all: as they are, or the sum of the parts.
+// Elements [i, i + kElements) of x: as stored, or the sum of the parts.
 template <int kElements, typename Normed>
 __device__ __forceinline__ void load_x(const BeginArgs<Normed>& args, bool sum, std::int64_t i,
                                        float (&value)[kElements]) {
   if (!sum) return load(args.x + i, value);
-  tree(args.parts, i, value);
+  tree_sum(args.parts, i, value);
   float before[kElements] = {};
   if (args.add_to_x) load(args.x + i, before);
 #pragma unroll
   for (int j = 0; j < kElements; ++j) {
-    value[j] = __fmul_rn(args.scale, value[j]);  // never fused into the addition
+    value[j] = __fmul_rn(args.scale, value[j]);  // never contracted to an FMA
     if (args.add_to_x) value[j] = __fadd_rn(before[j], value[j]);
   }
 }
 
-// Grid: x over rows; y over tracks, or 1 where x is read and written: else one block would read what another
-// has written. Blocks of other tracks than the first add the parts for themselves. Unrolled, its loops spill.
+// Grid: x over rows; y over tracks, or 1 if x is read and written, since one block must not read
+// what another has written. The blocks of every track sum the parts; only those of the first store
+// x. Unrolled loops would spill.
 template <int kElements, typename Normed>
 __global__ void __launch_bounds__(kMaxRowThreads) begin_block_kernel(BeginArgs<Normed> args) {
-  begin_kernel();
-  __shared__ float scratch[kMaxRowThreads / kWarp];
+  pdl_trigger_and_wait();
+  __shared__ float scratch[kMaxRowThreads / kWarpSize];
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
-  const int first = static_cast<int>(threadIdx.x) * kElements;
-  const int step = static_cast<int>(blockDim.x) * kElements;
+  const int first = thread_id() * kElements;
+  const int step = block_size() * kElements;
   bool sum = args.parts.count > 0;
   for (int track = static_cast<int>(blockIdx.y); track < args.tracks; track += static_cast<int>(gridDim.y)) {
     float* h = args.h + track * args.h_stride + row;
@@ -192,8 +194,8 @@ void run_end(const BlockEnd& end, cudaStream_t stream) {
   args.eps = end.eps;
   const dim3 grid(static_cast<unsigned>(end.h.rows), static_cast<unsigned>(end.h.tracks));
   const LaunchShape shape{"end_block", grid, row_threads(args.width), stream};
-  if (takes_vectors(args.width))
-    launch(shape, end_block_kernel<kVector, Added>, args);
+  if (is_vectorizable(args.width))
+    launch(shape, end_block_kernel<kVecSize, Added>, args);
   else
     launch(shape, end_block_kernel<1, Added>, args);
 }
@@ -219,8 +221,8 @@ void run_begin(const BlockBegin& begin, cudaStream_t stream) {
   const bool in_place = !begin.parts.empty() && begin.add_to_x;
   const dim3 grid(static_cast<unsigned>(begin.h.rows), in_place ? 1 : static_cast<unsigned>(args.tracks));
   const LaunchShape shape{"begin_block", grid, row_threads(args.width), stream};
-  if (takes_vectors(args.width))
-    launch(shape, begin_block_kernel<kVector, Normed>, args);
+  if (is_vectorizable(args.width))
+    launch(shape, begin_block_kernel<kVecSize, Normed>, args);
   else
     launch(shape, begin_block_kernel<1, Normed>, args);
 }
@@ -236,11 +238,11 @@ bool fits_one_launch(const BlockBegin& begin) {
 
 void end_block(const BlockEnd& end, cudaStream_t stream) {
   if (end.a.dtype == DType::float32) return run_end<float>(end, stream);
-  with_element(end.a.dtype, [&]<typename T>(Element<T>) { run_end<T>(end, stream); });
+  dispatch_dtype(end.a.dtype, [&]<typename T>(TypeTag<T>) { run_end<T>(end, stream); });
 }
 
 void begin_block(const BlockBegin& begin, cudaStream_t stream) {
-  with_element(begin.normed.dtype, [&]<typename T>(Element<T>) { run_begin<T>(begin, stream); });
+  dispatch_dtype(begin.normed.dtype, [&]<typename T>(TypeTag<T>) { run_begin<T>(begin, stream); });
 }
 
 }  // namespace ptrt::cuda

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "kernels/cuda/base/numbers.cuh"
+#include "kernels/cuda/base/dtypes.cuh"
 #include "kernels/cuda/base/row_vector.cuh"
 #include "kernels/cuda/ops/elementwise.h"
 #include "kernels/cuda/ops/tree_sum.cuh"
@@ -9,7 +9,7 @@ namespace ptrt::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kPerThread = 4;  // elements, or vectors of them, where there are many
+constexpr int kPerThread = 4;  // elements, or vectors of them, if there are many
 
 // Grid: x over the elements (or vectors) of a track, y over tracks.
 dim3 grid_of(std::int64_t elements, std::int64_t tracks, int per_thread = kPerThread) {
@@ -30,12 +30,12 @@ struct Swiglu {
   static __device__ __forceinline__ float run(float gate, float up) { return silu(gate) * up; }
 };
 
-// to = Op(to, from), kElements neighbours at once; count: of such groups, in a track.
+// to = Op(to, from) on vectors of kElements; count: vectors per track.
 template <class Op, int kElements, int kGroups, typename From, typename To>
 __global__ void __launch_bounds__(kThreads)
     elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
                        std::int64_t count) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   from += blockIdx.y * from_stride;
   to += blockIdx.y * to_stride;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kGroups + threadIdx.x;
@@ -55,10 +55,10 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-// Whether every track's elements can be taken kVector at a time.
-bool vectors_fit(const Tensor& x) {
-  const auto bytes = static_cast<std::int64_t>(kVector * size_of(x.dtype));
-  return x.rows * x.width % kVector == 0 && x.track_stride % kVector == 0 &&
+// Whether every track's elements can be accessed as vectors of kVecSize.
+bool is_vectorizable(const Tensor& x) {
+  const auto bytes = static_cast<std::int64_t>(kVecSize * size_of(x.dtype));
+  return x.rows * x.width % kVecSize == 0 && x.track_stride % kVecSize == 0 &&
          reinterpret_cast<std::intptr_t>(x.data) % bytes == 0;
 }
 
@@ -70,27 +70,27 @@ void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t st
            elementwise_kernel<Op, kElements, kGroups, From, To>, static_cast<const From*>(from.data),
            from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
   };
-  // Few rows: rather more blocks than more for each.
+  // Few rows: more blocks instead of more work per thread.
   const bool few = to.rows * to.width * to.tracks <
-                   std::int64_t{4} * kVector * kThreads * kPerThread * device_traits().multiprocessors;
-  if (!vectors_fit(from) || !vectors_fit(to))
+                   std::int64_t{4} * kVecSize * kThreads * kPerThread * device_traits().multiprocessors;
+  if (!is_vectorizable(from) || !is_vectorizable(to))
     run_groups.template operator()<1, kPerThread>();
   else if (few)
-    run_groups.template operator()<kVector, 1>();
+    run_groups.template operator()<kVecSize, 1>();
   else
-    run_groups.template operator()<kVector, kPerThread>();
+    run_groups.template operator()<kVecSize, kPerThread>();
 }
 
-// One block a row.
+// One block per row.
 template <typename T>
 __global__ void embed_kernel(const T* table, const std::int32_t* tokens, const Sampled* sampled, float* x,
                              int width) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   std::int32_t token = tokens[blockIdx.x];
-  if (token < 0) token = sampled[token_of_sample(token)].token;  // it is its own inverse
+  if (token < 0) token = sampled[token_of_sample(token)].token;  // token_of_sample() is its own inverse
   const T* from = table + static_cast<std::int64_t>(token) * width;
   float* to = x + static_cast<std::int64_t>(blockIdx.x) * width;
-  for (int i = static_cast<int>(threadIdx.x); i < width; i += kThreads) to[i] = widen(from[i]);
+  for (int i = thread_id(); i < width; i += kThreads) to[i] = to_float(from[i]);
 }
 
 template <typename T>
@@ -108,12 +108,12 @@ struct GatherArgs {
   std::int32_t rows[kRowsPerGather];
 };
 
-// One block a row.
+// One block per row.
 __global__ void gather_rows_kernel(GatherArgs args) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   const float* from = args.x + static_cast<std::int64_t>(args.rows[blockIdx.x]) * args.width;
   float* to = args.out + static_cast<std::int64_t>(blockIdx.x) * args.width;
-  for (int i = static_cast<int>(threadIdx.x); i < args.width; i += kThreads) to[i] = from[i];
+  for (int i = thread_id(); i < args.width; i += kThreads) to[i] = from[i];
 }
 
 struct TreeArgs {
@@ -125,14 +125,14 @@ struct TreeArgs {
 };
 
 __global__ void tree_sum_kernel(TreeArgs args) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kPerThread + threadIdx.x;
   for (int n = 0; n < kPerThread; ++n) {
     const std::int64_t i = first + n * kThreads;
     if (i >= args.count) return;
     float total[1];
-    tree(args.parts, i, total);
-    const float sum = __fmul_rn(args.scale, total[0]);  // never fused into the addition
+    tree_sum(args.parts, i, total);
+    const float sum = __fmul_rn(args.scale, total[0]);  // never contracted to an FMA
     args.out[i] = args.add_to != nullptr ? __fadd_rn(args.add_to[i], sum) : sum;
   }
 }
@@ -141,7 +141,7 @@ __global__ void tree_sum_kernel(TreeArgs args) {
 
 void add(const Tensor& a, const Tensor& h, cudaStream_t stream) {
   if (a.dtype == DType::float32) return run<Add, float, float>("add", a, h, stream);
-  with_element(a.dtype, [&]<typename T>(Element<T>) { run<Add, T, float>("add", a, h, stream); });
+  dispatch_dtype(a.dtype, [&]<typename T>(TypeTag<T>) { run<Add, T, float>("add", a, h, stream); });
 }
 
 void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
@@ -150,11 +150,11 @@ void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream) {
 
 void copy(const Tensor& x, const Tensor& out, cudaStream_t stream) {
   if (out.dtype == DType::float32) return run<Copy, float, float>("copy", x, out, stream);
-  with_element(out.dtype, [&]<typename T>(Element<T>) { run<Copy, float, T>("copy", x, out, stream); });
+  dispatch_dtype(out.dtype, [&]<typename T>(TypeTag<T>) { run<Copy, float, T>("copy", x, out, stream); });
 }
 
 void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream) {
-  with_element(gate.dtype, [&]<typename T>(Element<T>) { run<Swiglu, T, T>("swiglu", up, gate, stream); });
+  dispatch_dtype(gate.dtype, [&]<typename T>(TypeTag<T>) { run<Swiglu, T, T>("swiglu", up, gate, stream); });
 }
 
 void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out,
@@ -174,7 +174,8 @@ void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tens
 void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
            cudaStream_t stream) {
   if (table.dtype == DType::float32) return run_embed<float>(table, tokens, sampled, x, stream);
-  with_element(table.dtype, [&]<typename T>(Element<T>) { run_embed<T>(table, tokens, sampled, x, stream); });
+  dispatch_dtype(table.dtype,
+                 [&]<typename T>(TypeTag<T>) { run_embed<T>(table, tokens, sampled, x, stream); });
 }
 
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,

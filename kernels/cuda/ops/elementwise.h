@@ -1,5 +1,4 @@
-// Ops that take one element at a time, and the look-up of embeddings. The inner types are bfloat16 and
-// float16.
+// Elementwise ops and the embedding lookup. The activation dtypes are bfloat16 and float16.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,20 +10,25 @@
 
 namespace ptrt::cuda {
 
-// Parts of one tree_sum().
+// The number of parts that one tree_sum() takes.
 inline constexpr int kMaxTreeParts = 64;
 
-void add(const Tensor& a, const Tensor& h, cudaStream_t stream);  // h += a; a inner or float32, h float32
-void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream);    // y -= x; float32
-void copy(const Tensor& x, const Tensor& out, cudaStream_t stream);      // from float32 to float32 or inner
-void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream);  // gate = silu(gate) · up; inner
-// out[0, i, :] = x[0, rows[i], :], float32. The rows travel with the launch.
+void add(const Tensor& a, const Tensor& h,
+         cudaStream_t stream);  // h += a; a: activation dtype or float32; h: float32
+void subtract(const Tensor& x, const Tensor& y, cudaStream_t stream);  // y -= x; float32
+void copy(const Tensor& x, const Tensor& out,
+          cudaStream_t stream);  // out = x; x: float32; out: activation dtype or float32
+void swiglu(const Tensor& gate, const Tensor& up,
+            cudaStream_t stream);  // gate = silu(gate) · up; activation dtype
+// out[0, i, :] = x[0, rows[i], :], float32. `rows` is passed in the kernel's arguments.
 void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out, cudaStream_t stream);
-// out = (add_to ? add_to : 0) + scale · tree(parts), bit for bit as on the CPU; pointers to device memory.
+// out = (add_to ? add_to : 0) + scale · tree(parts), with the same bits as on the CPU. All
+// pointers: device memory.
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
               float* out, cudaStream_t stream);
-// x[0, r, :] = table[tokens[r], :]; the table of any floating type, `tokens` on the device. A token below
-// zero is a token_of_sample(), whose row of `sampled` (on the device) has it.
+// x[0, r, :] = table[tokens[r], :]; the table has any floating-point dtype. A negative token is a
+// token_of_sample(): it stands for the token in that row of `sampled`. tokens, sampled: device
+// memory.
 void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
            cudaStream_t stream);
 

@@ -9,9 +9,9 @@ namespace {
 // Strides between tracks in elements; rows lie `width` apart.
 template <typename Added, typename In, typename Out>
 struct NormArgs {
-  const Added* added;  // null: nothing is added
+  const Added* added;  // null: rms_norm() without addition
   std::int64_t added_stride;
-  In* x;  // in `add`, x += added is stored
+  In* x;  // x += added is stored
   std::int64_t x_stride;
   Out* out;
   std::int64_t out_stride;
@@ -20,22 +20,23 @@ struct NormArgs {
   float eps;
 };
 
-// One block a row. A thread keeps its first elements, all it has of rows up to kMaxRowThreads · kElements; of
-// longer rows it reads back the rest, which only it has written.
+// One block per row. A thread keeps its first elements in registers; these are all it has of rows
+// up to kMaxRowThreads · kElements. In longer rows it reads back the rest, which only it has
+// written.
 template <int kElements, typename Added, typename In, typename Out>
 __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
-  __shared__ float scratch[kMaxRowThreads / kWarp];
-  let_next_start();
+  __shared__ float scratch[kMaxRowThreads / kWarpSize];
+  trigger_dependent_launch();
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
   In* x = args.x + track * args.x_stride + row;
   const Added* added = args.added == nullptr ? nullptr : args.added + track * args.added_stride + row;
   const float* weights = args.weights.at[track];
-  const int first = static_cast<int>(threadIdx.x) * kElements;
-  const int step = static_cast<int>(blockDim.x) * kElements;
+  const int first = thread_id() * kElements;
+  const int step = block_size() * kElements;
   float weight[kElements] = {};
   if (first < args.width) load(weights + first, weight);
-  wait_for_previous();
+  grid_dependency_wait();
 
   const auto sum_at = [&](int i, float(&value)[kElements]) {
     load(x + i, value);
@@ -90,8 +91,8 @@ void run(const char* name, const Tensor* added, const TrackWeights& weights, flo
     args.eps = eps;
     const LaunchShape shape{name, dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(count)),
                             row_threads(args.width), stream};
-    if (takes_vectors(args.width))
-      launch(shape, rms_norm_kernel<kVector, Added, In, Out>, args);
+    if (is_vectorizable(args.width))
+      launch(shape, rms_norm_kernel<kVecSize, Added, In, Out>, args);
     else
       launch(shape, rms_norm_kernel<1, Added, In, Out>, args);
   });
@@ -104,7 +105,7 @@ void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Ten
   constexpr const char* kName = "rms_norm";
   if (out.dtype == DType::float32)
     return run<float, float, float>(kName, nullptr, weights, eps, x, out, stream);
-  with_element(out.dtype, [&]<typename T>(Element<T>) {
+  dispatch_dtype(out.dtype, [&]<typename T>(TypeTag<T>) {
     (x.dtype == DType::float32 ? run<float, float, T> : run<float, T, T>)(kName, nullptr, weights, eps, x,
                                                                           out, stream);
   });
@@ -113,11 +114,11 @@ void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Ten
 void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
                   cudaStream_t stream) {
   constexpr const char* kName = "add_rms_norm";
-  const bool exact = a.dtype == DType::float32;
-  if (exact && out.dtype == DType::float32)
+  const bool a_is_fp32 = a.dtype == DType::float32;
+  if (a_is_fp32 && out.dtype == DType::float32)
     return run<float, float, float>(kName, &a, weights, eps, h, out, stream);
-  with_element(exact ? out.dtype : a.dtype, [&]<typename T>(Element<T>) {
-    if (exact)
+  dispatch_dtype(a_is_fp32 ? out.dtype : a.dtype, [&]<typename T>(TypeTag<T>) {
+    if (a_is_fp32)
       run<float, float, T>(kName, &a, weights, eps, h, out, stream);
     else
       (out.dtype == DType::float32 ? run<T, float, float> : run<T, float, T>)(kName, &a, weights, eps, h, out,

@@ -1,4 +1,4 @@
-// RoPE angles; QK-norm, RoPE and the append to the KV pool in one kernel.
+// RoPE angles; QK-norm, RoPE and the append to the KV pool in one launch.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,11 +8,12 @@
 
 namespace ptrt::cuda {
 
-// cos_sin[0, r, :] = cosines of the angles of row r's position, then sines; angles in double.
+// cos_sin[0, r, :] = the cosines of the angles of row r's position, then their sines; angles in
+// double.
 void rope_angles(const std::int32_t* positions, double theta, const Tensor& cos_sin, cudaStream_t stream);
 
-// Backend::rope_append() for q, k, v and pool of one inner type (numbers.cuh); head_dim up to 256. k is left
-// as it is.
+// Backend::rope_append() for q, k, v and pool of one activation dtype (dtypes.cuh); head_dim up to
+// 256. k is not modified.
 void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
                  const Tensor& cos_sin, const Tensor& q, const Tensor& k, const Tensor& v,
                  const StepView& step, std::int64_t layer, const KvPool& pool, cudaStream_t stream);

@@ -5,16 +5,16 @@
 #include "kernels/cuda/ops/sampling.h"
 #include "kernels/cuda/ops/vocab_row.cuh"
 
-// What is known of a row as a whole (the largest logit, the sum of the exponentials, the probability mass,
-// the few tokens that top_k or top_p can keep) is found by several blocks, each over a part of the
-// vocabulary; the row's own block puts the parts together in their order and goes on with what is left. Parts
-// hang on the vocabulary alone, so that a row's results do not hang on the others.
+// Several blocks, one per part of the vocabulary, reduce a row: the largest logit, the sum of
+// exponentials, the probability mass, and the few tokens that top_k or top_p can keep. Then one
+// block per row combines the parts in order and finishes the sampling. The division into parts
+// depends only on the vocabulary, so that the results are batch-invariant.
 namespace ptrt::cuda {
 namespace {
 
 static_assert(kBins == kCandidateBins);
 
-// The parts of all rows, and the logits.
+// The logits and the parts of all rows.
 struct Parts {
   const float* logits;     // [rows, vocab]
   VocabPart* of_rows;      // [rows, count]
@@ -39,25 +39,25 @@ __device__ __forceinline__ float inverse_of(float temperature) {
   return fminf(1.0f / temperature, FLT_MAX);
 }
 
-__device__ __forceinline__ int largest_token(const VocabPart* parts, int count) {
+__device__ __forceinline__ int argmax_token(const VocabPart* parts, int count) {
   Key best = 0;
-  for (int part = 0; part < count; ++part) best = max(best, parts[part].largest);
+  for (int part = 0; part < count; ++part) best = max(best, parts[part].best);
   return Row::id_of(best);
 }
 
-// Grid: x over parts, y over rows. Without `params` every row wants its sum.
+// Grid: x over parts, y over rows. Without `params` the sums of all rows are computed.
 __global__ void __launch_bounds__(kThreads) part_stats_kernel(Parts parts, const SampleParams* params) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   __shared__ Shared shared;
   Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
   VocabPart& mine = parts.of(blockIdx.y)[blockIdx.x];
-  const Key largest = largest_key(row, shared);
+  const Key best = argmax_key(row, shared);
   float sum = 0;
   if (params == nullptr || params[blockIdx.y].want_logprob) {
-    row.largest = row.logits[Row::id_of(largest)];
-    sum = total_exp(row, shared);
+    row.max_logit = row.logits[Row::id_of(best)];
+    sum = sum_exp(row, shared);
   }
-  if (threadIdx.x == 0) mine.largest = largest, mine.sum = sum;
+  if (threadIdx.x == 0) mine.best = best, mine.sum = sum;
 }
 
 __device__ __forceinline__ bool cuts_at_top_k(const SampleParams& params, int vocab) {
@@ -66,7 +66,7 @@ __device__ __forceinline__ bool cuts_at_top_k(const SampleParams& params, int vo
 __device__ __forceinline__ bool cuts(const SampleParams& params, int vocab) {
   return cuts_at_top_k(params, vocab) || params.top_p < 1;
 }
-// Of `mass`, what top_p asks for.
+// The part of `mass` that top_p keeps at least.
 __device__ __forceinline__ Mass top_p_target(float top_p, Mass mass) {
   const double enough = ceil(static_cast<double>(top_p) * static_cast<double>(mass));
   return min(max(enough > 0 ? static_cast<Mass>(enough) : Mass{1}, Mass{1}), mass);
@@ -77,37 +77,37 @@ __device__ __forceinline__ Mass mass_of_row(const VocabPart* parts, int count) {
   return mass;
 }
 
-// The same grid, behind it: the masses of the rows that are drawn from and, of those that are cut, how many
-// tokens or how much mass there is by distance from the largest logit.
+// The same grid, after part_stats_kernel: the mass of the rows that are sampled; for those with
+// top_k or top_p also a histogram of counts or masses by distance from the largest logit.
 __global__ void __launch_bounds__(kThreads) part_mass_kernel(Parts parts, const SampleParams* params) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.y];
   if (!(mine.temperature > 0)) return;
   Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
-  row.largest = row.logits[largest_token(parts.of(blockIdx.y), parts.count)];
+  row.max_logit = row.logits[argmax_token(parts.of(blockIdx.y), parts.count)];
   row.inverse_temperature = inverse_of(mine.temperature);
-  const Mass mass = total_mass(row, 0, shared);
+  const Mass mass = sum_mass(row, 0, shared);
   if (threadIdx.x == 0) parts.of(blockIdx.y)[blockIdx.x].mass = mass;
   if (!cuts(mine, parts.vocab)) return;
   const bool count = cuts_at_top_k(mine, parts.vocab);
   clear_bins(shared);
   for (int base = row.begin; base < row.end; base += kThreads) {
-    const int id = base + static_cast<int>(threadIdx.x);
-    const float logit = id < row.end ? row.logits[id] : row.largest;
+    const int id = base + thread_id();
+    const float logit = id < row.end ? row.logits[id] : row.max_logit;
     const Mass amount = count ? Mass{1} : row.mass_of(logit);
     add_to_bin(row.distance_bin(logit), id < row.end ? amount : Mass{0}, shared);
   }
   __syncthreads();
   Mass* bins = parts.candidates[blockIdx.y].bins;
-  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads)
+  for (int i = thread_id(); i < kBins; i += kThreads)
     if (shared.bins[i] > 0) atomicAdd(&bins[i], shared.bins[i]);
 }
 
-// The same grid, behind that: the tokens of the bins up to the one where the run for top_k, or without it
-// for top_p, ends. So all that is kept is among them, and all that top_k keeps.
+// The same grid, after part_mass_kernel: collects the tokens of all bins up to the one in which the
+// run for top_k (for top_p without top_k) ends. These include every token that is kept.
 __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const SampleParams* params) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.y];
   if (!(mine.temperature > 0) || !cuts(mine, parts.vocab)) return;
@@ -115,39 +115,40 @@ __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const
   const Mass mass = mass_of_row(of_row, parts.count);
   if (mass == 0) return;
   Candidates& candidates = parts.candidates[blockIdx.y];
-  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) shared.bins[i] = candidates.bins[i];
+  for (int i = thread_id(); i < kBins; i += kThreads) shared.bins[i] = candidates.bins[i];
   __syncthreads();
   const bool count = cuts_at_top_k(mine, parts.vocab);
   find_bin(count ? static_cast<Mass>(mine.top_k) : top_p_target(mine.top_p, mass), shared);
   Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
-  row.largest = row.logits[largest_token(of_row, parts.count)];
+  row.max_logit = row.logits[argmax_token(of_row, parts.count)];
   for (int base = row.begin; base < row.end; base += kThreads) {
-    const int id = base + static_cast<int>(threadIdx.x);
+    const int id = base + thread_id();
     const bool kept = id < row.end && row.distance_bin(row.logits[id]) <= shared.bin;
     const unsigned all = __ballot_sync(kAllLanes, kept ? 1 : 0);
     if (all == 0) continue;
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-    int place = lane == 0 ? atomicAdd(&candidates.count, __popc(all)) : 0;
-    place = __shfl_sync(kAllLanes, place, 0) + __popc(all & ((1u << lane) - 1));
-    if (kept && place < kMaxCandidates) candidates.ids[place] = id;
+    const int lane = lane_id();
+    int index = lane == 0 ? atomicAdd(&candidates.count, __popc(all)) : 0;
+    index = __shfl_sync(kAllLanes, index, 0) + __popc(all & ((1u << lane) - 1));
+    if (kept && index < kMaxCandidates) candidates.ids[index] = id;
   }
 }
 
 __device__ __forceinline__ float log_prob(const Row& row, int token, const VocabPart* parts, int count) {
   float sum = 0;
   for (int part = 0; part < count; ++part)
-    if (const float largest = row.logits[Row::id_of(parts[part].largest)]; largest != -INFINITY)
-      sum += parts[part].sum * expf(largest - row.largest);
-  return row.logits[token] - row.largest - logf(sum);
+    if (const float part_max = row.logits[Row::id_of(parts[part].best)]; part_max != -INFINITY)
+      sum += parts[part].sum * expf(part_max - row.max_logit);
+  return row.logits[token] - row.max_logit - logf(sum);
 }
 
-// The unit of the mass that is drawn.
+// The unit of mass that is drawn, from 1.
 __device__ __forceinline__ Mass draw_target(const SampleParams& params, Mass mass) {
   const double u = uniform_draw(params.seed, params.position);
   return min(static_cast<Mass>(u * static_cast<double>(mass)) + 1, mass);
 }
 
-// The `target`th unit of the mass of all tokens by rising id, within the part that has it.
+// The token with the `target`th unit of mass in ascending id order; searches only the part that
+// contains it.
 __device__ __forceinline__ int draw_by_id(const Parts& parts, Row row, Mass target, Shared& shared) {
   const VocabPart* of_row = parts.of(blockIdx.x);
   int part = 0;
@@ -157,27 +158,27 @@ __device__ __forceinline__ int draw_by_id(const Parts& parts, Row row, Mass targ
   return Row::id_of(end_of_run<false>(row, 0, true, target, shared).key);
 }
 
-// As end_of_run() of masses over the whole row, of which the masses by bin are known: only the tokens of the
-// bin where the run ends are looked at.
+// Like end_of_run() for masses over the whole row, whose histogram is known: examines only the
+// tokens of the bin in which the run ends.
 __device__ RunEnd end_in_bin(Candidates& candidates, const Row& row, Mass target, Shared& shared) {
-  for (int i = static_cast<int>(threadIdx.x); i < kBins; i += kThreads) shared.bins[i] = candidates.bins[i];
+  for (int i = thread_id(); i < kBins; i += kThreads) shared.bins[i] = candidates.bins[i];
   __syncthreads();
   find_bin(target, shared);
   const Mass before = shared.before;
   const int count = gather_bin(row, shared.bin, candidates.ids, kMaxCandidates, shared);
-  Row looked_at = row;
+  Row in_bin = row;
   Mass skipped = 0;
   if (count <= kMaxCandidates) {
-    looked_at.list = candidates.ids;
-    looked_at.end = count;
+    in_bin.list = candidates.ids;
+    in_bin.end = count;
     skipped = before;
   }
-  RunEnd end = end_of_run<false>(looked_at, 0, false, target - skipped, shared);
+  RunEnd end = end_of_run<false>(in_bin, 0, false, target - skipped, shared);
   end.up_to += skipped;
   return end;
 }
 
-// Where the candidates have their place, they stand for the whole row.
+// Searches only the candidates instead of the whole row, if they are complete.
 __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, const SampleParams& params,
                                                  Mass mass, Shared& shared) {
   Candidates& candidates = parts.candidates[blockIdx.x];
@@ -197,7 +198,7 @@ __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, co
   Key cut = 0;
   if (cuts_at_top_k(params, row.vocab)) {
     cut = end_of_run<true>(row, 0, false, static_cast<Mass>(params.top_k), shared).key;
-    mass = total_mass(row, cut, shared);
+    mass = sum_mass(row, cut, shared);
     if (mass == 0) return 0;
   }
   if (params.top_p < 1) {
@@ -211,21 +212,21 @@ __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, co
 __device__ __forceinline__ int draw(const Parts& parts, const Row& row, const SampleParams& params,
                                     Shared& shared) {
   const Mass mass = mass_of_row(parts.of(blockIdx.x), parts.count);
-  if (mass == 0) return 0;  // nothing but NaN
+  if (mass == 0) return 0;  // all logits are NaN
   if (cuts(params, row.vocab)) return draw_from_largest(parts, row, params, mass, shared);
   return draw_by_id(parts, row, draw_target(params, mass), shared);
 }
 
-// One block a row, behind those of its parts.
+// One block per row, after the kernels over parts.
 __global__ void __launch_bounds__(kThreads)
     sample_kernel(Parts parts, const SampleParams* params, Sampled* out) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.x];
   const VocabPart* of_row = parts.of(blockIdx.x);
   Row row = parts.row(blockIdx.x);
-  int token = largest_token(of_row, parts.count);
-  row.largest = row.logits[token];
+  int token = argmax_token(of_row, parts.count);
+  row.max_logit = row.logits[token];
   if (mine.temperature > 0) {
     row.inverse_temperature = inverse_of(mine.temperature);
     token = draw(parts, row, mine, shared);
@@ -234,15 +235,15 @@ __global__ void __launch_bounds__(kThreads)
   out[blockIdx.x] = {token, mine.want_logprob ? log_prob(row, token, of_row, parts.count) : 0.0f};
 }
 
-// One thread a row.
-__global__ void __launch_bounds__(kWarp)
+// One thread per row.
+__global__ void __launch_bounds__(kWarpSize)
     log_probs_kernel(Parts parts, int rows, const std::int32_t* targets, Sampled* out) {
-  begin_kernel();
-  const unsigned number = blockIdx.x * kWarp + threadIdx.x;
+  pdl_trigger_and_wait();
+  const unsigned number = blockIdx.x * kWarpSize + threadIdx.x;
   if (number >= static_cast<unsigned>(rows)) return;
   const VocabPart* of_row = parts.of(number);
   Row row = parts.row(number);
-  row.largest = row.logits[largest_token(of_row, parts.count)];
+  row.max_logit = row.logits[argmax_token(of_row, parts.count)];
   out[number] = {targets[number], log_prob(row, targets[number], of_row, parts.count)};
 }
 
@@ -268,30 +269,30 @@ Sampler::Sampler(const WorkLimits& limits, const Stream& stream)
   sampled_ = allocate_device_array<Sampled>(rows, kWhat);
   parts_ = allocate_device_array<VocabPart>(rows * kMaxVocabParts, kWhat);
   candidates_ = allocate_device_array<Candidates>(rows, kWhat);
-  for (Turn& turn : turns_) {
-    turn.in = allocate_pinned(rows * sizeof(SampleParams), kWhat);
-    turn.out = allocate_pinned(rows * sizeof(Sampled), kWhat);
+  for (Call& call : calls_) {
+    call.in = allocate_pinned(rows * sizeof(SampleParams), kWhat);
+    call.out = allocate_pinned(rows * sizeof(Sampled), kWhat);
   }
 }
 
 template <typename T>
-void Sampler::upload(std::span<const T> values, const Turn& turn, T* device) {
-  auto* pinned = reinterpret_cast<T*>(turn.in.get());
+void Sampler::upload(std::span<const T> values, const Call& call, T* device) {
+  auto* pinned = reinterpret_cast<T*>(call.in.get());
   std::copy(values.begin(), values.end(), pinned);
   PTRT_CUDA_CHECK(
       cudaMemcpyAsync(device, pinned, values.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
 }
 
-void Sampler::download(std::size_t rows, Turn& turn) {
-  PTRT_CUDA_CHECK(cudaMemcpyAsync(turn.out.get(), sampled_.get(), rows * sizeof(Sampled),
+void Sampler::download(std::size_t rows, Call& call) {
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(call.out.get(), sampled_.get(), rows * sizeof(Sampled),
                                   cudaMemcpyDeviceToHost, stream_.get()));
-  turn.done.record(stream_);
+  call.done.record(stream_);
 }
 
-// What the device holds of the call before may still be in use, but in the same stream: this call's uploads
-// and results come after.
+// The preceding call may still use the device buffers, but in the same stream: this call's uploads
+// and results come after it.
 void Sampler::queue(const Tensor& logits, std::span<const SampleParams> params) {
-  Turn& mine = turn(queued_++);
+  Call& mine = call(queued_++);
   rows_ = static_cast<std::int64_t>(params.size());
   upload(params, mine, params_.get());
   const Parts parts = parts_of(logits, parts_.get(), candidates_.get());
@@ -318,20 +319,21 @@ void Sampler::prepare_draws(const Tensor& logits, std::span<const SampleParams> 
 }
 
 void Sampler::take(std::span<Sampled> out) {
-  const Turn& oldest = turn(taken_++);
+  const Call& oldest = call(taken_++);
   oldest.done.wait();
   std::copy_n(reinterpret_cast<const Sampled*>(oldest.out.get()), out.size(), out.begin());
 }
 
 void Sampler::log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<float> out) {
-  Turn& mine = turn(queued_);
+  Call& mine = call(queued_);
   upload(targets, mine, targets_.get());
   const Parts parts = parts_of(logits, parts_.get(), candidates_.get());
   launch(shape_of_parts("vocabulary_parts", parts, targets.size(), stream_), part_stats_kernel, parts,
          nullptr);
   const int rows = static_cast<int>(targets.size());
-  launch({"log_probs", dim3(static_cast<unsigned>(ceil_div(rows, kWarp))), dim3(kWarp), stream_.get()},
-         log_probs_kernel, parts, rows, targets_.get(), sampled_.get());
+  launch(
+      {"log_probs", dim3(static_cast<unsigned>(ceil_div(rows, kWarpSize))), dim3(kWarpSize), stream_.get()},
+      log_probs_kernel, parts, rows, targets_.get(), sampled_.get());
   download(targets.size(), mine);
   mine.done.wait();
   const auto* results = reinterpret_cast<const Sampled*>(mine.out.get());

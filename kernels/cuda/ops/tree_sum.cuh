@@ -1,4 +1,5 @@
-// The fixed tree over the tracks' parts (docs/SPEC.md, Reproducibility), element by element.
+// The sum of the tracks' parts in the fixed order of a binary tree (docs/SPEC.md, Reproducibility),
+// by element.
 #pragma once
 
 #include <algorithm>
@@ -12,7 +13,7 @@ namespace ptrt::cuda {
 
 struct TreeParts {
   const float* at[kMaxTreeParts];
-  int count;  // 0: there are none
+  int count;
 };
 
 inline TreeParts tree_parts(std::span<const float* const> parts) {
@@ -22,14 +23,15 @@ inline TreeParts tree_parts(std::span<const float* const> parts) {
   return all;
 }
 
-// total[j] = tree of element i + j of all parts. The tree whose left part takes the largest power of two
-// below the count is a binary counter: parts come in ascending order, two sums of equal size make one of
-// twice the size, and what is left at the end is added from the smallest up.
+// total[j] = tree sum of element i + j of all parts. The tree whose left branch has the largest
+// power of two below the count is evaluated as a binary counter: parts are added in ascending
+// order, two sums of equal size merge into one of twice the size, and at the end the remaining sums
+// are added from the smallest up.
 template <int kElements>
-__device__ __forceinline__ void tree(const TreeParts& parts, std::int64_t i, float (&total)[kElements]) {
+__device__ __forceinline__ void tree_sum(const TreeParts& parts, std::int64_t i, float (&total)[kElements]) {
   constexpr int kLevels = 7;
   static_assert(1 << (kLevels - 1) >= kMaxTreeParts);
-  // Of 2^level parts, where that bit of the number of parts so far is set.
+  // sums[level]: of 2^level parts; valid if that bit of the number of parts so far is set.
   float sums[kLevels][kElements] = {};
   for (int part = 0; part < parts.count; ++part) {
     float sum[kElements];

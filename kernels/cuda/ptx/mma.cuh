@@ -1,6 +1,6 @@
-// The tensor-core product and what feeds it from shared memory, each one instruction on the device and a twin
-// in the host emulation. Fragments are spread over the lanes of a warp as PTX defines them; with
-// group = lane / 4 and quad = lane % 4:
+// mma.sync and ldmatrix: one PTX instruction each on the device, an equivalent in the host
+// emulation. Fragments are distributed over the lanes of a warp as PTX defines them; with group =
+// lane / 4 and quad = lane % 4:
 //   a (16×16, rows × k): a[0] row group, a[1] row group + 8, both k 2·quad, 2·quad + 1; a[2], a[3] the same
 //                        rows, k + 8
 //   b (16×8, k × columns): b[0] k 2·quad, 2·quad + 1 of column group; b[1] the same column, k + 8
@@ -9,7 +9,7 @@
 
 #include <type_traits>
 
-#include "kernels/cuda/base/numbers.cuh"
+#include "kernels/cuda/base/dtypes.cuh"
 
 #ifdef PTRT_CUDA_EMULATION
 #include "cuda_emulation/tensor_core.h"
@@ -18,13 +18,14 @@
 
 namespace ptrt {
 
-// d += a · b with factors of type T, bf16 or f16, and float32 sums. All lanes of the warp call it.
+// d += a · b with factors of type T, bf16 or f16, and float32 accumulators. All lanes of the warp
+// call it.
 template <typename T>
-__device__ __forceinline__ void mma_16x8x16(float (&d)[4], const std::uint32_t (&a)[4],
-                                            const std::uint32_t (&b)[2]) {
+__device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4],
+                                             const std::uint32_t (&b)[2]) {
 #ifdef PTRT_CUDA_EMULATION
-  constexpr auto kWiden = std::is_same_v<T, f16> ? from_float16 : from_bfloat16;
-  emulation::mma_16x8x16(d, a, b, kWiden);
+  constexpr auto kToFloat = std::is_same_v<T, f16> ? from_float16 : from_bfloat16;
+  emulation::mma_m16n8k16(d, a, b, kToFloat);
 #else
   if constexpr (std::is_same_v<T, f16>)
     asm volatile(
@@ -41,11 +42,12 @@ __device__ __forceinline__ void mma_16x8x16(float (&d)[4], const std::uint32_t (
 #endif
 }
 
-// Four 8×8 matrices of 16-bit elements from shared memory: lane 8·m + r gives the 16-byte aligned address of
-// row r of matrix m; out[m] is, of matrix m, row group, columns 2·quad, 2·quad + 1.
-__device__ __forceinline__ void load_matrices(std::uint32_t (&out)[4], const void* row) {
+// Loads four 8×8 matrices of 16-bit elements from shared memory. Lane 8·m + r passes the 16-byte
+// aligned address of row r of matrix m; out[m] holds columns 2·quad, 2·quad + 1 of row group of
+// matrix m.
+__device__ __forceinline__ void ldmatrix_x4(std::uint32_t (&out)[4], const void* row) {
 #ifdef PTRT_CUDA_EMULATION
-  emulation::load_matrices(out, row, false);
+  emulation::ldmatrix_x4(out, row, false);
 #else
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
@@ -54,48 +56,15 @@ __device__ __forceinline__ void load_matrices(std::uint32_t (&out)[4], const voi
 #endif
 }
 
-// The same, transposed: out[m] is rows 2·quad, 2·quad + 1 of column group.
-__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&out)[4], const void* row) {
+// The same, transposed: out[m] holds rows 2·quad, 2·quad + 1 of column group of matrix m.
+__device__ __forceinline__ void ldmatrix_x4_trans(std::uint32_t (&out)[4], const void* row) {
 #ifdef PTRT_CUDA_EMULATION
-  emulation::load_matrices(out, row, true);
+  emulation::ldmatrix_x4(out, row, true);
 #else
   const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(row));
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
                : "r"(address));
-#endif
-}
-
-// Starts a copy of 16 bytes from global to shared memory, both aligned to 16; zeros where `valid` is false.
-// The L2 cache is asked for 128 bytes: the others copy the rest.
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
-#ifdef PTRT_CUDA_EMULATION
-  emulation::copy_async(to, from, valid ? 16 : 0);
-#else
-  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(to));
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(address), "l"(from),
-               "r"(bytes)
-               : "memory");
-#endif
-}
-
-// The copies started since the last call form a group.
-__device__ __forceinline__ void commit_copies() {
-#ifdef PTRT_CUDA_EMULATION
-  emulation::commit_copies();
-#else
-  asm volatile("cp.async.commit_group;\n" ::: "memory");
-#endif
-}
-
-// Waits until at most kLeft of this thread's groups are under way; a barrier shows the others what has come.
-template <int kLeft>
-__device__ __forceinline__ void wait_copies() {
-#ifdef PTRT_CUDA_EMULATION
-  emulation::wait_copies(kLeft);
-#else
-  asm volatile("cp.async.wait_group %0;\n" ::"n"(kLeft) : "memory");
 #endif
 }
 

@@ -1,4 +1,4 @@
-// The ops around a sync in one launch each (Backend::end_block(), Backend::begin_block()).
+// The ops before and after a sync, one launch each (Backend::end_block(), Backend::begin_block()).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -7,11 +7,11 @@
 
 namespace ptrt::cuda {
 
-// Whether one launch does it: as many tracks as its arguments hold.
+// Whether the arguments of one launch hold all tracks.
 bool fits_one_launch(const BlockEnd& end);
 bool fits_one_launch(const BlockBegin& begin);
 
-// a: of an inner type (numbers.cuh) or float32. normed: of an inner type.
+// a: an activation dtype (dtypes.cuh) or float32. normed: an activation dtype.
 void end_block(const BlockEnd& end, cudaStream_t stream);
 void begin_block(const BlockBegin& begin, cudaStream_t stream);
 

@@ -10,14 +10,14 @@ namespace {
 
 constexpr int kWarps = 4;
 constexpr int kMaxHeadDim = 256;
-constexpr std::int64_t kBlocksWanted = 512;      // a few on every multiprocessor
-constexpr int kPairs = kMaxHeadDim / 2 / kWarp;  // of elements j, j + head_dim / 2 that a lane holds
+constexpr std::int64_t kBlocksWanted = 512;          // a few on every multiprocessor
+constexpr int kPairs = kMaxHeadDim / 2 / kWarpSize;  // per lane, of elements j and j + head_dim / 2
 
 __global__ void rope_angles_kernel(const std::int32_t* positions, double theta, float* cos_sin, int width) {
-  begin_kernel();
+  pdl_trigger_and_wait();
   const int half = width / 2;
   float* row = cos_sin + static_cast<std::int64_t>(blockIdx.x) * width;
-  for (int j = static_cast<int>(threadIdx.x); j < half; j += static_cast<int>(blockDim.x)) {
+  for (int j = thread_id(); j < half; j += block_size()) {
     const double angle = positions[blockIdx.x] * pow(theta, -2.0 * j / width);
     row[j] = static_cast<float>(cos(angle));
     row[half + j] = static_cast<float>(sin(angle));
@@ -38,45 +38,45 @@ struct RopeAppendArgs {
   LayerPool<T> pool;
 };
 
-// The elements of one head that a lane holds: pairs that RoPE rotates together, and of an odd head the last
-// element, in lane 0.
+// A lane's elements of one head: the pairs that RoPE rotates and, for an odd head_dim in lane 0,
+// the last element.
 struct Head {
   float low[kPairs], high[kPairs], last;
 };
 
 template <typename T>
 __device__ __forceinline__ Head load_head(const T* from, int head_dim) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, half = head_dim / 2;
+  const int lane = lane_id(), half = head_dim / 2;
   Head head{};
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int j = lane + i * kWarp;
-    if (j < half) head.low[i] = widen(from[j]), head.high[i] = widen(from[j + half]);
+    const int j = lane + i * kWarpSize;
+    if (j < half) head.low[i] = to_float(from[j]), head.high[i] = to_float(from[j + half]);
   }
-  if (head_dim % 2 != 0 && lane == 0) head.last = widen(from[head_dim - 1]);
+  if (head_dim % 2 != 0 && lane == 0) head.last = to_float(from[head_dim - 1]);
   return head;
 }
 
 template <typename T>
 __device__ __forceinline__ void save_head(const Head& head, int head_dim, T* to) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, half = head_dim / 2;
+  const int lane = lane_id(), half = head_dim / 2;
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int j = lane + i * kWarp;
+    const int j = lane + i * kWarpSize;
     if (j < half) store(to + j, head.low[i]), store(to + j + half, head.high[i]);
   }
   if (head_dim % 2 != 0 && lane == 0) store(to + head_dim - 1, head.last);
 }
 
 __device__ __forceinline__ void norm_head(Head& head, const float* weights, int head_dim, float eps) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, half = head_dim / 2;
+  const int lane = lane_id(), half = head_dim / 2;
   float squares = head.last * head.last;
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) squares += head.low[i] * head.low[i] + head.high[i] * head.high[i];
   const float scale = 1.0f / sqrtf(warp_sum(squares) / static_cast<float>(head_dim) + eps);
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int j = lane + i * kWarp;
+    const int j = lane + i * kWarpSize;
     if (j >= half) continue;
     head.low[i] *= scale * weights[j];
     head.high[i] *= scale * weights[j + half];
@@ -85,10 +85,10 @@ __device__ __forceinline__ void norm_head(Head& head, const float* weights, int 
 }
 
 __device__ __forceinline__ void rotate_head(Head& head, const float* cos_sin, int head_dim) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, half = head_dim / 2;
+  const int lane = lane_id(), half = head_dim / 2;
 #pragma unroll
   for (int i = 0; i < kPairs; ++i) {
-    const int j = lane + i * kWarp;
+    const int j = lane + i * kWarpSize;
     if (j >= half) continue;
     const float cosine = cos_sin[j], sine = cos_sin[half + j], a = head.low[i], b = head.high[i];
     head.low[i] = a * cosine - b * sine;
@@ -96,11 +96,11 @@ __device__ __forceinline__ void rotate_head(Head& head, const float* cos_sin, in
   }
 }
 
-// Grid: x over rows, y over tracks, z over shares of the heads. A warp takes one head after the other: those
+// Grid: x over rows, y over tracks, z over shares of the heads. A warp processes whole heads: those
 // of q, then k, then v.
 template <typename T>
-__global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendArgs<T> args) {
-  let_next_start();
+__global__ void __launch_bounds__(kWarps* kWarpSize) rope_append_kernel(RopeAppendArgs<T> args) {
+  trigger_dependent_launch();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int head_dim = args.head_dim, kv_heads = args.kv_heads;
   const float* angles =
@@ -108,18 +108,18 @@ __global__ void __launch_bounds__(kWarps* kWarp) rope_append_kernel(RopeAppendAr
   T* q = args.q + track * args.q_stride + static_cast<std::int64_t>(row) * args.heads * head_dim;
   const std::int64_t kv_row = track * args.k_stride + static_cast<std::int64_t>(row) * kv_heads * head_dim;
   const int position = args.step.positions[row];
-  const std::int64_t page = page_of(args.step, row, position);
-  const int place = position % kTokensOfPage * head_dim;
-  wait_for_previous();  // what a step says of its rows no kernel writes
+  const std::int64_t page = lookup_page(args.step, row, position);
+  const int offset_in_page = position % kPageSize * head_dim;
+  grid_dependency_wait();  // the step's inputs above are written by no kernel
 
-  const int first_head = static_cast<int>(blockIdx.z) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+  const int first_head = static_cast<int>(blockIdx.z) * kWarps + warp_id();
   for (int i = first_head; i < args.heads + 2 * kv_heads; i += static_cast<int>(gridDim.z) * kWarps) {
     const bool is_q = i < args.heads, is_v = i >= args.heads + kv_heads;
     const int head_index = is_q ? i : (i - args.heads) % kv_heads;
     const T* from = (is_q ? q : (is_v ? args.v : args.k) + kv_row) + head_index * head_dim;
     T* to = q + head_index * head_dim;
     if (!is_q) {
-      to = args.pool.keys(page, args.first_track + track, head_index) + place;
+      to = args.pool.keys(page, args.first_track + track, head_index) + offset_in_page;
       if (is_v) to += args.pool.values_offset;
     }
     Head head = load_head(from, head_dim);
@@ -162,12 +162,12 @@ void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWei
     args.eps = shape.norm_eps;
     args.step = step;
     args.pool = layer_pool<T>(pool, layer);
-    // Few rows divide their heads over more blocks, for the latency of one head is most of the time.
+    // Few rows: divide the heads over more blocks, since the latency per head dominates.
     const std::int64_t shares = std::clamp<std::int64_t>(
         kBlocksWanted / (q.rows * count), 1, ceil_div<std::int64_t>(args.heads + 2 * args.kv_heads, kWarps));
     launch({"rope_append",
             dim3(static_cast<unsigned>(q.rows), static_cast<unsigned>(count), static_cast<unsigned>(shares)),
-            dim3(kWarps * kWarp), stream},
+            dim3(kWarps * kWarpSize), stream},
            rope_append_kernel<T>, args);
   });
 }
@@ -177,7 +177,7 @@ void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWei
 void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
                  const Tensor& cos_sin, const Tensor& q, const Tensor& k, const Tensor& v,
                  const StepView& step, std::int64_t layer, const KvPool& pool, cudaStream_t stream) {
-  with_element(q.dtype, [&]<typename T>(Element<T>) {
+  dispatch_dtype(q.dtype, [&]<typename T>(TypeTag<T>) {
     run<T>(shape, q_norm, k_norm, cos_sin, q, k, v, step, layer, pool, stream);
   });
 }

@@ -1,5 +1,5 @@
-// Element types of activations and weights in kernels: which there are, widening, rounding, and loads of
-// several at once.
+// Data types of activations and weights in kernels: dispatch by DType, conversion from and to
+// float32, and vector loads.
 #pragma once
 
 #include <cuda_fp16.h>
@@ -11,33 +11,33 @@
 
 namespace ptrt {
 
-// The inner element types: a kernel takes one of them as its template parameter.
+// The activation dtypes. Kernels are templates over one of them.
 using bf16 = __nv_bfloat16;
 using f16 = __half;
 
 template <typename T>
-struct Element {};
-// Calls work(Element<T>{}) with the inner type that `type` names.
+struct TypeTag {};
+// Calls work(TypeTag<T>{}), where T is the activation dtype that `type` names.
 template <class Work>
-void with_element(DType type, const Work& work) {
+void dispatch_dtype(DType type, const Work& work) {
   if (type == DType::float16)
-    work(Element<f16>{});
+    work(TypeTag<f16>{});
   else
-    work(Element<bf16>{});
+    work(TypeTag<bf16>{});
 }
 
-// Sixteen bytes, eight elements of an inner type: the widest load a thread has.
-struct alignas(16) Eight {
-  std::uint32_t pair[4];  // the lower half is the first of two
+// Eight elements of an activation dtype in sixteen bytes: the widest load of a thread.
+struct alignas(16) Vec8 {
+  std::uint32_t pair[4];  // the first of two elements is the lower half
 };
 
-__device__ __forceinline__ float widen(float x) {
+__device__ __forceinline__ float to_float(float x) {
   return x;
 }
-__device__ __forceinline__ float widen(bf16 x) {
+__device__ __forceinline__ float to_float(bf16 x) {
   return __bfloat162float(x);
 }
-__device__ __forceinline__ float widen(f16 x) {
+__device__ __forceinline__ float to_float(f16 x) {
   return __half2float(x);
 }
 
@@ -47,7 +47,7 @@ __device__ __forceinline__ void store(float* to, float x) {
 __device__ __forceinline__ void store(bf16* to, float x) {
   *to = __float2bfloat16_rn(x);
 }
-// Infinite beyond the range of float16.
+// Values beyond the range of float16 become infinite.
 __device__ __forceinline__ void store(f16* to, float x) {
   *to = __float2half_rn(x);
 }
@@ -74,18 +74,18 @@ __device__ __forceinline__ float silu(float x) {
   return x / (1.0f + expf(-x));
 }
 
-__device__ __forceinline__ Eight zeros8() {
+__device__ __forceinline__ Vec8 zeros8() {
   return {{0, 0, 0, 0}};
 }
-// Eight elements from `at` on of a row of `width`, zeros beyond its end. kWhole: `at` and the row's start are
-// multiples of eight elements, so eight are there or none.
-template <bool kWhole, typename T>
-__device__ __forceinline__ Eight load8(const T* row, int at, int width) {
+// Elements [at, at + 8) of a row of `width` elements; zeros beyond its end. kAligned: the row's
+// address, its width and `at` are multiples of eight elements.
+template <bool kAligned, typename T>
+__device__ __forceinline__ Vec8 load8(const T* row, int at, int width) {
   if (at >= width) return zeros8();
-  if constexpr (kWhole) {
-    return *reinterpret_cast<const Eight*>(row + at);
+  if constexpr (kAligned) {
+    return *reinterpret_cast<const Vec8*>(row + at);
   } else {
-    Eight out = zeros8();
+    Vec8 out = zeros8();
 #pragma unroll
     for (int i = 0; i < 8; ++i)
       if (at + i < width) out.pair[i / 2] |= bits_of(row[at + i]) << (16 * (i % 2));

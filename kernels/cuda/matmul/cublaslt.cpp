@@ -1,4 +1,4 @@
-#include "kernels/cuda/matmul/matmul_lt.h"
+#include "kernels/cuda/matmul/cublaslt.h"
 
 #include <cublasLt.h>
 
@@ -17,14 +17,14 @@ inline void check_cuda(cublasStatus_t status, const char* call, const char* file
 namespace cuda {
 namespace {
 
-constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // what Hopper's algorithms ask for
+constexpr std::size_t kWorkspaceBytes = std::size_t{32} << 20;  // what the algorithms for Hopper need
 
 cudaDataType_t cuda_type(DType type) {
   if (type == DType::float32) return CUDA_R_32F;
   return type == DType::float16 ? CUDA_R_16F : CUDA_R_16BF;
 }
 
-// Owners of cuBLASLt's descriptions.
+// Owners of cuBLASLt's descriptors.
 struct Layout {
   cublasLtMatrixLayout_t handle = nullptr;
   // Column-major, as cuBLAS sees matrices.
@@ -62,8 +62,7 @@ struct Preference {
     PTRT_CUDA_CHECK(cublasLtMatmulPreferenceCreate(&handle));
     PTRT_CUDA_CHECK(cublasLtMatmulPreferenceSetAttribute(handle, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                                          &kWorkspaceBytes, sizeof kWorkspaceBytes));
-    // Where the inputs are divided, parts of a sum are added as float32: in float16 they could exceed its
-    // range.
+    // Split-K adds partial sums in float32: in float16 they could exceed its range.
     const std::uint32_t reduction = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
     PTRT_CUDA_CHECK(cublasLtMatmulPreferenceSetAttribute(handle, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
                                                          &reduction, sizeof reduction));
@@ -86,8 +85,9 @@ struct Shape {
 
 }  // namespace
 
-struct LtMatmul::Plans {
-  // y seen column-major is [out, rows] = (w seen column-major [in, out])ᵀ · (x seen column-major [in, rows]).
+struct CublasLt::Plans {
+  // y seen column-major is [out, rows] = (w seen column-major [in, out])ᵀ · (x seen column-major
+  // [in, rows]).
   struct Plan {
     explicit Plan(const Shape& s)
         : w(cuda_type(s.type), s.in, s.out, s.batch, s.w_stride),
@@ -112,8 +112,8 @@ struct LtMatmul::Plans {
                                                    plan.y.handle, plan.y.handle, preference.handle, 1, &found,
                                                    &count));
     if (count == 0)
-      throw_failure("cuBLASLt has no algorithm for {} products of [{}, {}] by [{}, {}]", shape.batch,
-                    shape.rows, shape.in, shape.in, shape.out);
+      throw_failure("cuBLASLt has no algorithm for {} GEMMs of [{}, {}] by [{}, {}]", shape.batch, shape.rows,
+                    shape.in, shape.in, shape.out);
     plan.algorithm = found.algo;
     return plan;
   }
@@ -125,10 +125,10 @@ struct LtMatmul::Plans {
   std::map<Shape, Plan> plans;
 };
 
-LtMatmul::LtMatmul() : plans_(std::make_unique<Plans>()) {}
-LtMatmul::~LtMatmul() = default;
+CublasLt::CublasLt() : plans_(std::make_unique<Plans>()) {}
+CublasLt::~CublasLt() = default;
 
-void LtMatmul::run(const LtProduct& p, cudaStream_t stream) {
+void CublasLt::run(const LtProblem& p, cudaStream_t stream) {
   const Plans::Plan& plan =
       plans_->plan_of({p.rows, p.out, p.in, p.batch, p.w_stride, p.x_stride, p.y_stride, p.type, p.y_type});
   const float one = 1, zero = 0;
