@@ -68,7 +68,8 @@ struct Weight {
 using TrackWeights = std::vector<Weight>;
 
 // Activations [tracks, rows, width], the last dimension contiguous. A track_stride of 0 shows one matrix to
-// every track (the stream x that all tracks see). float32 on the CPU; Backend::activation_type() elsewhere.
+// every track (the stream x that all tracks see). float32 on the CPU; elsewhere also
+// BackendTraits::activation_dtype.
 struct Tensor {
   void* data = nullptr;
   std::int64_t tracks = 1;

@@ -12,6 +12,7 @@ namespace ptrt {
 
 CpuBackend::CpuBackend(const CpuOptions& options)
     : options_(options),
+      traits_{.name = "cpu", .threads = options.threads, .track_lanes = options.threads},
       pool_(options.threads, options.worker_cores, options.oversubscribed),
       loader_(options, pool_),
       matmul_(pool_, options.compute),
@@ -45,14 +46,8 @@ std::vector<Weight> CpuBackend::load_weights(std::span<const WeightLoad> loads) 
   return loader_.load(loads);
 }
 
-// Worth it where the threads come out even: they then wait for each other once a block instead of around
-// every product.
-bool CpuBackend::runs_tracks_apart(std::int64_t tracks) const {
-  return pool_.threads() > 1 && tracks % pool_.threads() == 0;
-}
-
-void CpuBackend::run_tracks_apart(std::int64_t tracks,
-                                  const std::function<void(std::int64_t, Backend&)>& body) {
+void CpuBackend::parallel_over_tracks(std::int64_t tracks,
+                                      const std::function<void(std::int64_t, Backend&)>& body) {
   pool_.parallel_for(tracks, [&](std::int64_t track, int worker) {
     body(track, lanes_.empty() ? *this : *lanes_[static_cast<std::size_t>(worker)]);
   });

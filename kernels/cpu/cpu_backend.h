@@ -5,6 +5,7 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/attention/attention.h"
 #include "kernels/cpu/host/thread_pool.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/matmul/matmul.h"
 #include "kernels/cpu/ops/moe.h"
 #include "kernels/cpu/ops/sampling.h"
@@ -18,9 +19,8 @@ class CpuBackend final : public Backend {
   // Workers that wait may be reading weights: they end before the weights go.
   ~CpuBackend() override { pool_.stop(); }
 
-  std::string name() const override { return "cpu"; }
+  const BackendTraits& traits() const override { return traits_; }
   std::string instruction_set() const override;
-  int threads() const override { return pool_.threads(); }
 
   std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
   Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
@@ -28,9 +28,8 @@ class CpuBackend final : public Backend {
   std::size_t weight_bytes() const override { return loader_.bytes(); }
   std::size_t mapped_bytes() const override { return loader_.mapped_bytes(); }
 
-  bool runs_tracks_apart(std::int64_t tracks) const override;
-  void run_tracks_apart(std::int64_t tracks,
-                        const std::function<void(std::int64_t, Backend&)>& body) override;
+  void parallel_over_tracks(std::int64_t tracks,
+                            const std::function<void(std::int64_t, Backend&)>& body) override;
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;
   void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
@@ -53,6 +52,7 @@ class CpuBackend final : public Backend {
 
  private:
   CpuOptions options_;
+  BackendTraits traits_;
   ThreadPool pool_;
   WeightLoader loader_;
   Matmul matmul_;

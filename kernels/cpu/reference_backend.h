@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/make_cpu_backend.h"
 
 namespace ptrt {
 
@@ -13,9 +14,8 @@ class ReferenceBackend : public Backend {
   ReferenceBackend() = default;
   explicit ReferenceBackend(const CpuOptions& options) : options_(options) {}
 
-  std::string name() const override { return "reference"; }
+  const BackendTraits& traits() const override { return traits_; }
   std::string instruction_set() const override { return "scalar"; }
-  int threads() const override { return 1; }
 
   std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
   Weight load_weight(const WeightSpec& spec, WeightSource& source) override;
@@ -42,6 +42,7 @@ class ReferenceBackend : public Backend {
 
  private:
   CpuOptions options_;
+  BackendTraits traits_{.name = "reference"};
   std::vector<std::vector<std::byte>> loaded_;
   std::size_t weight_bytes_ = 0;
 };

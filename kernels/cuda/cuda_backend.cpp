@@ -45,6 +45,11 @@ CudaBackend::CudaBackend(const std::string& device_name, bool graphs, DType acti
     : device_name_(device_name),
       graphs_(graphs),
       activation_dtype_(activation_dtype),
+      traits_{.name = "cuda",
+              .activation_dtype = activation_dtype,
+              .records_steps = graphs,
+              .attends_to_row_subsets = false,
+              .steps_ahead = 1},
       clock_(stream_),
       groups_(stream_, clock_),
       loader_(stream_, activation_dtype) {
@@ -84,7 +89,7 @@ void CudaBackend::reserve(const WorkLimits& limits) {
   scratch_ = std::make_unique<Scratch>(limits, stream_);
 }
 
-void CudaBackend::begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) {
+void CudaBackend::set_step_inputs(std::span<const std::int32_t> tokens, const StepRows& rows) {
   clock_.mark_step_start();
   scratch().step.set(tokens, rows);
 }
@@ -101,7 +106,7 @@ bool CudaBackend::run_recorded(std::int64_t key, const std::function<void()>& op
 }
 
 // Does not wait: a replay in flight, perhaps waiting for a lost peer, keeps its resources.
-void CudaBackend::forget_recorded() noexcept {
+void CudaBackend::drop_recorded() noexcept {
   if (scratch_) scratch_->graphs.clear();
 }
 

@@ -1,7 +1,7 @@
 // The CUDA backend: one device and one stream, in which ops run in the order of the calls.
 // Matrices, activations, keys and values have one activation dtype, bfloat16 or float16; the
 // streams x and h, statistics and accumulators are float32. No op waits or allocates unless
-// kernels/backend.h says so; sizes come from reserve(), the rows of a step from begin_step().
+// kernels/backend.h says so; sizes come from reserve(), the rows of a step from set_step_inputs().
 #pragma once
 
 #include <memory>
@@ -26,9 +26,8 @@ class CudaBackend final : public Backend {
   explicit CudaBackend(const std::string& device_name, bool graphs = true,
                        DType activation_dtype = DType::bfloat16);
 
-  std::string name() const override { return "cuda"; }
+  const BackendTraits& traits() const override { return traits_; }
   std::string instruction_set() const override { return device_name_; }
-  int threads() const override { return 1; }
   cudaStream_t stream() const { return stream_.get(); }  // all ops run in it
 
   std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) override;
@@ -37,16 +36,13 @@ class CudaBackend final : public Backend {
   std::optional<std::size_t> free_bytes() const override;
 
   DeviceGroups* device_groups() override { return &groups_; }
-  DType activation_type() const override { return activation_dtype_; }
   void plan_weights(std::span<const WeightSpec> specs) override { loader_.plan(specs); }
   void reserve(const WorkLimits& limits) override;
-  bool takes_part_of_step() const override { return false; }
-  void begin_step(std::span<const std::int32_t> tokens, const StepRows& rows) override;
-  bool records_steps() const override { return graphs_; }
-  void forget_recorded() noexcept override;
+  void set_step_inputs(std::span<const std::int32_t> tokens, const StepRows& rows) override;
+  void drop_recorded() noexcept override;
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override;
   std::optional<ReplayTimes> take_replay_times() override;
-  void rest() override { clock_.mark_idle(); }
+  void mark_idle() override { clock_.mark_idle(); }
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
 
@@ -72,7 +68,6 @@ class CudaBackend final : public Backend {
   void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
-  int steps_ahead() const override { return 1; }
   void queue_sample(Tensor logits, std::span<const SampleParams> params) override;
   void take_sampled(std::span<Sampled> out) override;
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
@@ -95,6 +90,7 @@ class CudaBackend final : public Backend {
   std::string device_name_;
   bool graphs_;
   DType activation_dtype_;
+  BackendTraits traits_;
   Stream stream_;
   cuda::ReplayClock clock_;
   cuda::CudaGroups groups_;

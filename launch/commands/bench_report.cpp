@@ -83,7 +83,7 @@ void add_setup(ModelSession& session, ordered_json& json) {
   json["tensor_parallel"] = p.tensor_parallel;
   json["tracks"] = session.config().tracks;
   json["layers"] = session.config().layers;
-  json["backend"] = session.backend().name();
+  json["backend"] = session.backend().traits().name;
   json["compute"] = session.compute();
   json["kv_dtype"] = to_string(session.kv_dtype());
   json["instruction_set"] = session.backend().instruction_set();

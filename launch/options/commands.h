@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/device_collectives.h"
 #include "kernels/tensor.h"
+#include "kernels/weight_source.h"
 #include "runtime/serving/request.h"
 
 namespace ptrt {

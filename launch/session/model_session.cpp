@@ -9,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cuda/plugin.h"
 #include "launch/job/process.h"
 #include "launch/session/instruction_set.h"
@@ -317,8 +318,8 @@ std::string ModelSession::digest() {
   std::string all = fmt::format(
       "{}\n{}\n{} {} {} {}\n{:016x}\n", "1",
       to_json(config_) + options_.weights + (split().ranks > 1 ? fmt::format(" over {}", split().ranks) : ""),
-      backend_->name() + (device_ == "cuda" ? " " + options_.fusion : ""), compute(), to_string(kv_dtype_),
-      backend_->instruction_set(), shard_.shared_digest);
+      backend_->traits().name + (device_ == "cuda" ? " " + options_.fusion : ""), compute(),
+      to_string(kv_dtype_), backend_->instruction_set(), shard_.shared_digest);
   for (std::int64_t r = 0; r < placement_.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
   if (file_) {
     const TokenizerBlob blob = file_->tokenizer();
@@ -343,7 +344,7 @@ std::string ModelSession::describe() const {
       config_.name.empty() ? "model" : config_.name, config_.tracks, config_.layers,
       config_.tracks > 1 ? config_.blocks() : 0, p.world_size, p.world_size > 1 ? "s" : "", p.tracks,
       p.tracks > 1 ? "s" : "", p.tensor_parallel > 1 ? fmt::format(" (1/{} of each)", p.tensor_parallel) : "",
-      p.replicas, p.replicas > 1 ? "s" : "", backend_->name(), threads(), threads() > 1 ? "s" : "",
+      p.replicas, p.replicas > 1 ? "s" : "", backend_->traits().name, threads(), threads() > 1 ? "s" : "",
       share_.describe(), backend_->instruction_set(), compute(),
       static_cast<double>(backend_->weight_bytes()) / kMiB, mapped_part(),
       static_cast<double>(engine_->kv_bytes()) / kMiB, to_string(kv_dtype_), kv_tokens());

@@ -46,7 +46,7 @@ class ModelSession {
     return std::string(device_ == "cuda" ? to_string(inner_) : to_string(compute_));
   }
   DType kv_dtype() const { return kv_dtype_; }
-  int threads() const { return backend_->threads(); }
+  int threads() const { return backend_->traits().threads; }
   const CoreShare& core_share() const { return share_; }
   std::int64_t kv_tokens() const { return kv_pages_ * kPageTokens; }
   double load_seconds() const { return load_seconds_; }

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/weight_source.h"
 #include "model_io/config/model_config.h"
 
 namespace ptrt {

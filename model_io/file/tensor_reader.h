@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/int8.h"
+#include "kernels/weight_source.h"
 #include "model_io/config/tensor_names.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/file/file_map.h"

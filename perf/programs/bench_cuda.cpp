@@ -192,8 +192,8 @@ void Bench::set_step(const std::vector<std::int32_t>& positions, const std::vect
                      std::int64_t slot_pages) {
   page_table_.resize(static_cast<std::size_t>((slots.back() + 1) * slot_pages));
   std::iota(page_table_.begin(), page_table_.end(), 0);
-  backend_.begin_step(std::vector<std::int32_t>(positions.size(), 0),
-                      {positions, slots, page_table_, slot_pages});
+  backend_.set_step_inputs(std::vector<std::int32_t>(positions.size(), 0),
+                           {positions, slots, page_table_, slot_pages});
 }
 
 void Bench::decode_attention(std::int64_t batch, std::int64_t context) {

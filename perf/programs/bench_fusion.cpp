@@ -17,9 +17,9 @@
 #include <thread>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "runtime/comm/mpi_comm.h"
 #include "runtime/sync/host_all_reduce.h"
 

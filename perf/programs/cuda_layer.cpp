@@ -51,7 +51,7 @@ class Pieces {
 LayerTime measure_layer(CudaBackend& backend, GraphTimer& timer, std::byte* memory, std::size_t bytes,
                         std::int64_t rows, std::int64_t context, LayerParts parts) {
   constexpr int kLayers = 8;
-  const DType type = backend.activation_type();
+  const DType type = backend.traits().activation_dtype;
   Pieces pieces(memory, bytes, type);
   const Tensor h = pieces.tensor(rows, kHidden, DType::float32);
   backend.write(std::vector<std::byte>(static_cast<std::size_t>(rows * kHidden) * sizeof(float)),
@@ -79,7 +79,7 @@ LayerTime measure_layer(CudaBackend& backend, GraphTimer& timer, std::byte* memo
   std::iota(slots.begin(), slots.end(), 0);
   std::iota(pages.begin(), pages.end(), 0);
   const StepRows step{positions, slots, pages, slot_pages};
-  backend.begin_step(std::vector<std::int32_t>(positions.size(), 0), step);
+  backend.set_step_inputs(std::vector<std::int32_t>(positions.size(), 0), step);
 
   const bool norms = parts != LayerParts::gemms, whole = parts == LayerParts::whole;
   const double us = timer.median_us(kLayers, [&](int i) {

@@ -37,7 +37,7 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
       scratch_(make_scratch(max_rows, tensor_parallel_all_reduce != nullptr)),
       together_(config, schedule_, shard.layers, shard.blocks, cache.pool(), scratch_,
                 tensor_parallel_all_reduce) {
-  const DType inner = backend.activation_type(), exact = DType::float32;
+  const DType inner = backend.traits().activation_dtype, exact = DType::float32;
   x_all_ = make(1, max_rows, config.hidden_size, exact, "x");
   cos_sin_all_ = make(1, max_rows, config.head_dim, exact, "rope angles");
   head_rows_ = make(1, max_logit_rows, config.hidden_size, exact, "rows for the head");
@@ -46,7 +46,7 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
                                           &filled_positions_, &filled_slots_})
     list->reserve(static_cast<std::size_t>(max_rows));
   // Inside a split track ranks meet, which they must do in one order.
-  if (tensor_parallel_all_reduce != nullptr || !backend.runs_tracks_apart(shard.tracks)) return;
+  if (tensor_parallel_all_reduce != nullptr || !backend.traits().prefers_track_parallel(shard.tracks)) return;
   for (std::int64_t t = 0; t < shard.tracks; t++) {
     layers_of_track_.push_back(layers_of_track(shard, static_cast<std::size_t>(t)));
     blocks_of_track_.push_back(blocks_of_track(shard, static_cast<std::size_t>(t)));
@@ -62,7 +62,7 @@ TrackScratch Forward::make_scratch(std::int64_t rows, bool split) {
   const std::int64_t tracks = shard_.tracks, d = config_.hidden_size;
   const std::int64_t q_width = config_.heads * config_.head_dim;
   const std::int64_t kv_width = config_.kv_heads * config_.head_dim;
-  const DType inner = backend_.activation_type(), exact = DType::float32;
+  const DType inner = backend_.traits().activation_dtype, exact = DType::float32;
   TrackScratch scratch;
   scratch.h = make(tracks, rows, d, exact, "h");
   scratch.normed = make(tracks, rows, d, inner, "normed");
@@ -100,7 +100,7 @@ void Forward::run(std::span<const std::int32_t> tokens, const StepRows& rows,
   PTRT_CHECK(!tokens.empty() && rows.positions.size() == tokens.size());
   const StepRows live = live_rows(rows, wanted);
   has_logits_ = false;
-  backend_.begin_step(tokens, rows);
+  backend_.set_step_inputs(tokens, rows);
   run_layers(tokens, rows, live);
 }
 
@@ -114,7 +114,7 @@ void Forward::run_recorded(std::span<const std::int32_t> tokens, const StepRows&
   for (std::size_t i = 0; i < places_.size(); i++) places_[i] = static_cast<std::int32_t>(i);
   kept_.clear();
   has_logits_ = true;
-  backend_.begin_step(filled_tokens_, filled);
+  backend_.set_step_inputs(filled_tokens_, filled);
   recorder_.run(count, [&] {
     run_layers(filled_tokens_, filled, filled);
     head_.logits(head_input(0, count));
@@ -164,7 +164,7 @@ void Forward::run_layers(std::span<const std::int32_t> tokens, const StepRows& r
 // The tracks do not meet inside a block: where the backend can, each runs through it on one thread.
 void Forward::run_block(std::int64_t index, const StepView& step) {
   if (apart_.empty()) return together_.run_block(backend_, index, step);
-  backend_.run_tracks_apart(std::ssize(apart_), [&](std::int64_t track, Backend& lane) {
+  backend_.parallel_over_tracks(std::ssize(apart_), [&](std::int64_t track, Backend& lane) {
     apart_[static_cast<std::size_t>(track)].run_block(lane, index, step);
   });
 }
@@ -176,7 +176,7 @@ StepRows Forward::live_rows(const StepRows& rows, std::span<const std::int32_t> 
   kept_.clear();
   const auto last = static_cast<std::int32_t>(rows.positions.size()) - 1;
   if (wanted.empty()) wanted = {&last, 1};
-  if (wanted.size() == rows.positions.size() || !backend_.takes_part_of_step()) return rows;
+  if (wanted.size() == rows.positions.size() || !backend_.traits().attends_to_row_subsets) return rows;
   kept_.assign(wanted.begin(), wanted.end());
   kept_positions_.clear();
   kept_slots_.clear();

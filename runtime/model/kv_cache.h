@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/kv_pool.h"
 #include "model_io/config/model_config.h"
 
 namespace ptrt {
@@ -34,7 +35,7 @@ class PageAllocator {
 // The memory behind the pages.
 class KvCache {
  public:
-  // `dtype`: float32 or bfloat16; on a GPU Backend::activation_type().
+  // `dtype`: float32 or bfloat16; on a GPU BackendTraits::activation_dtype.
   KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages,
           DType dtype);
   const KvPool& pool() const { return pool_; }

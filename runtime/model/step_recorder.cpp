@@ -13,7 +13,7 @@ std::int64_t recorded_rows(std::int64_t rows, std::int64_t most) {
 StepRecorder::StepRecorder(Backend& backend, const std::vector<AllReduce*>& all_reduces) : backend_(backend) {
   std::ranges::copy_if(all_reduces, std::back_inserter(all_reduces_),
                        [](const AllReduce* r) { return r != nullptr; });
-  records_ = backend.records_steps() &&
+  records_ = backend.traits().records_steps &&
              std::ranges::all_of(all_reduces_, [](const AllReduce* r) { return r->recordable(); });
 }
 

@@ -22,13 +22,13 @@ class StepRecorder {
   StepRecorder(Backend& backend, const std::vector<AllReduce*>& all_reduces);
   // The recorded steps are dropped before the all-reduces inside them: NCCL destroys a communicator only once
   // no graph contains a collective of it.
-  ~StepRecorder() { backend_.forget_recorded(); }
+  ~StepRecorder() { backend_.drop_recorded(); }
   StepRecorder(const StepRecorder&) = delete;
   StepRecorder& operator=(const StepRecorder&) = delete;
 
   // Whether the backend records, and every all-reduce is work on the device alone.
   bool records() const { return records_; }
-  // Runs the step of `ops`, which depend on the number of rows and on Backend::begin_step()'s inputs alone. A
+  // Runs the step of `ops`, which depend on the number of rows and on Backend::set_step_inputs() alone. A
   // replay counts the sync points and bytes of the step as it was first run; the device measures its time.
   void run(std::int64_t rows, const std::function<void()>& ops);
 

@@ -91,9 +91,10 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& mine, const TrackSh
       backend_(backend),
       tokenizer_(tokenizer),
       options_(options),
-      steps_ahead_(shard.head_rows.count > 0 ? 0 : std::min(backend.steps_ahead(), options.steps_ahead)),
+      steps_ahead_(shard.head_rows.count > 0 ? 0
+                                             : std::min(backend.traits().steps_ahead, options.steps_ahead)),
       // Recorded steps are filled up with rows that need a page.
-      cache_(backend, mine, shard.tracks, options.kv_pages + (backend.records_steps() ? 1 : 0),
+      cache_(backend, mine, shard.tracks, options.kv_pages + (backend.traits().records_steps ? 1 : 0),
              options.kv_dtype),
       replica_comm_(comms.replica),
       fusion_(comms.fusion, backend, state_, config, placement, options.max_rows, comms.all_reduce),
@@ -140,7 +141,7 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   fusion_.reset_stats();
   if (tensor_parallel_all_reduce_) tensor_parallel_all_reduce_->stats() = {};
   head_.reset_stats();
-  backend_.rest();
+  backend_.mark_idle();
   backend_.take_replay_times();
   bool stopped = false;
   while (!run.scheduler.done() && !stopped) {
@@ -185,7 +186,7 @@ std::int64_t Engine::arrivals(const Run& run) const {
 // Every rank knows when the next request is due and sleeps until then, by its own clock; then the replica's
 // first rank says what has come, and whether it was asked to stop.
 void Engine::wait_for_arrivals(Run& run) {
-  backend_.rest();
+  backend_.mark_idle();
   constexpr double kNap = 0.02;  // seconds: a signal is to be heard soon
   const auto next = std::ranges::upper_bound(run.arrivals_s, seconds_since(run.start));
   const double left = next == run.arrivals_s.end() ? 0 : *next - seconds_since(run.start);

@@ -45,7 +45,8 @@ struct EngineOptions {
   std::int64_t max_rows = 512;      // token rows of a step, decode and prefill chunks; at least max_batch
   std::int64_t kv_pages = 0;        // equal on every rank of a replica
   DType kv_dtype = DType::float32;  // of keys and values
-  // At most so many steps are begun before the tokens of the one before are taken (Backend::steps_ahead()).
+  // At most so many steps are issued before the tokens of the one before are taken
+  // (BackendTraits::steps_ahead).
   int steps_ahead = 1;
 };
 

@@ -6,7 +6,8 @@
 #include <optional>
 #include <string>
 
-#include "kernels/backend.h"
+#include "kernels/kv_pool.h"
+#include "kernels/tensor.h"
 #include "model_io/config/model_config.h"
 #include "runtime/serving/engine.h"
 

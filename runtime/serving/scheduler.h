@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
+#include "kernels/step_rows.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/serving/request.h"
 

@@ -2,6 +2,7 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
+#include "kernels/cpu/make_cpu_backend.h"
 
 namespace ptrt {
 namespace {

@@ -84,7 +84,7 @@ class Twin {
     const auto rows = static_cast<std::int64_t>(positions.size());
     const AttentionShape& shape = model_.shape;
     const std::int64_t q_width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
-    const DType inner = backend_.activation_type();
+    const DType inner = backend_.traits().activation_dtype;
     OnDevice q(backend_, model_.tracks, rows, q_width, inner, random_, 2),
         k(backend_, model_.tracks, rows, kv_width, inner, random_, 2),
         v(backend_, model_.tracks, rows, kv_width, inner, random_);
@@ -97,7 +97,7 @@ class Twin {
     const auto both = [&](Backend& backend, const Tensor& angles_of, const Tensor& q_of, const Tensor& k_of,
                           const Tensor& v_of, const Tensor& out_of, const TrackWeights& q_norm,
                           const TrackWeights& k_norm, const KvPool& pool) {
-      backend.begin_step(tokens, step_rows);
+      backend.set_step_inputs(tokens, step_rows);
       if (shape.rope) backend.rope_angles(positions, 10000.0, angles_of);
       backend.rope_append(shape, model_.qk_norm ? q_norm : none, model_.qk_norm ? k_norm : none, angles_of,
                           q_of, k_of, v_of, step_rows, kLayer, pool);

@@ -37,7 +37,7 @@ void check_end(Backend& backend, const Case& shape, unsigned bits) {
   const auto& [tracks, rows, width] = shape;
   Random random(bits + static_cast<unsigned>(width));
   const Weights w(backend, shape, random);
-  const DType added = (bits & 16) != 0 ? DType::float32 : backend.activation_type();
+  const DType added = (bits & 16) != 0 ? DType::float32 : backend.traits().activation_dtype;
   const OnDevice a(backend, tracks, rows, width, added, random),
       h(backend, tracks, rows, width, DType::float32, random),
       minus(backend, 1, rows, width, DType::float32, random), y(backend, tracks, rows, width, DType::float32),
@@ -73,7 +73,7 @@ void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsign
   const OnDevice x(backend, 1, rows, width, DType::float32, random),
       all(backend, parts + 1, rows, width, DType::float32, random, 100);
   const OnDevice x_plain = same_as(backend, x);
-  const DType inner = backend.activation_type();
+  const DType inner = backend.traits().activation_dtype;
   const OnDevice h(backend, tracks, rows, width, DType::float32),
       h_plain(backend, tracks, rows, width, DType::float32), normed(backend, tracks, rows, width, inner),
       normed_plain(backend, tracks, rows, width, inner);

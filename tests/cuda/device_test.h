@@ -14,6 +14,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/base/scalar_types.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cuda/plugin.h"
 #include "op_test.h"
@@ -32,11 +33,11 @@ std::uint64_t graph_launches_for_tests();
 
 // Of matrices: the type that a backend keeps as it is.
 inline DType matrix_type_of(const Backend& backend) {
-  return backend.activation_type() == DType::float16 ? DType::float16 : DType::bfloat16;
+  return backend.traits().activation_dtype == DType::float16 ? DType::float16 : DType::bfloat16;
 }
 // Half a unit in the last place of a backend's inner type, of values up to 1.
 inline double half_unit_of(const Backend& backend) {
-  switch (backend.activation_type()) {
+  switch (backend.traits().activation_dtype) {
     case DType::float16:
       return 0x1p-11;
     case DType::bfloat16:
@@ -66,7 +67,7 @@ class DeviceTest : public ::testing::TestWithParam<std::string> {
   }
   Backend& backend() { return *backend_; }
   bool on_cuda() const { return GetParam() != kCpu; }
-  DType inner() { return backend_->activation_type(); }
+  DType inner() { return backend_->traits().activation_dtype; }
   DType matrices() { return matrix_type_of(*backend_); }
   // What one rounding of a result of this size may cost: half a unit in the last place of the inner type, and
   // some of float32.

@@ -80,7 +80,7 @@ TEST_P(DeviceElementwise, GathersRowsAndEmbeds) {
       const std::vector<std::int32_t> tokens{49, 0, 7, 7, 23}, picked{4, 0, 0, 1};
       const std::vector<std::int32_t> positions{0, 0, 0, 0, 0}, slots{0, 1, 2, 3, 4}, pages(5, 0);
       OnDevice x(backend(), 1, 5, 37, DType::float32), some(backend(), 1, 4, 37, DType::float32);
-      backend().begin_step(tokens, {positions, slots, pages, 1});
+      backend().set_step_inputs(tokens, {positions, slots, pages, 1});
       backend().embed(table.device[0], tokens, x.tensor);
       backend().gather_rows(x.tensor, picked, some.tensor);
       Activation expected(1, 5, 37), expected_some(1, 4, 37);

@@ -3,6 +3,7 @@
 #include <nlohmann/json.hpp>
 
 #include "device_test.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "model_io/file/model_file.h"
 #include "model_io/model_fixture.h"
 #include "runtime/engine_fixture.h"
@@ -159,7 +160,7 @@ TEST_F(CudaEndToEnd, TakesThePlannedMemory) {
   // With the page that recorded steps need, 64 of them.
   const EngineOptions options{.max_batch = 4,
                               .max_rows = 20,
-                              .kv_pages = backend.records_steps() ? 63 : 64,
+                              .kv_pages = backend.traits().records_steps ? 63 : 64,
                               .kv_dtype = DType::bfloat16};
   const EngineRunner runner(config, std::move(cuda_), std::move(shard), nullptr, options);
   EXPECT_LE(std::abs(needs.scratch + 64 * needs.kv_page - taken_since(loaded, backend)), kPlanSlack);

@@ -17,14 +17,15 @@ double tolerance_of(double rounding, std::int64_t in) {
 
 // What the reference multiplies as the backend does: bfloat16, or what holds every float16.
 CpuOptions products_of(const Backend& backend) {
-  return {.compute = backend.activation_type() == DType::float16 ? Compute::float32 : Compute::bfloat16};
+  return {.compute =
+              backend.traits().activation_dtype == DType::float16 ? Compute::float32 : Compute::bfloat16};
 }
 
 void check(Backend& backend, const Shape& s, DType weights, DType y_type, double rounding) {
   Random random(static_cast<unsigned>(s.rows * 1000 + s.out * 10 + s.in));
   ReferenceBackend reference(products_of(backend));
   const BothWeights w(backend, reference, WeightRole::matrix, weights, s.tracks, 1, s.out, s.in, random);
-  const OnDevice x(backend, s.tracks, s.rows, s.in, backend.activation_type(), random);
+  const OnDevice x(backend, s.tracks, s.rows, s.in, backend.traits().activation_dtype, random);
   OnDevice y(backend, s.tracks, s.rows, s.out, y_type);
   const LinearJob job{&w.device, x.tensor, y.tensor};
   backend.linear({&job, 1});

@@ -28,7 +28,7 @@ struct Layer {
     limits.experts = shape.experts;
     limits.top_k = shape.top_k;
     backend.reserve(limits);
-    const DType inner = backend.activation_type();
+    const DType inner = backend.traits().activation_dtype;
     const std::int64_t slots = rows * shape.top_k;
     const OnDevice x(backend, tracks, rows, d, inner, random);
     OnDevice y(backend, tracks, rows, d, inner), logits(backend, tracks, rows, shape.experts, DType::float32),

@@ -59,7 +59,7 @@ void check_after_the_sum(Backend& backend, const Case& shape, DType added, doubl
   OnDevice h_in_place(backend, tracks, rows, width, DType::float32);
   h_in_place.host.values = h.host.values;
   h_in_place.put();
-  OnDevice out(backend, tracks, rows, width, backend.activation_type());
+  OnDevice out(backend, tracks, rows, width, backend.traits().activation_dtype);
   backend.add_rms_norm(a.tensor, h.tensor, w.device, kEps, out.tensor);
   backend.add_rms_norm(a.tensor, h_in_place.tensor, w.device, kEps, h_in_place.tensor);
   Activation sum(h.host), normed(tracks, rows, width);

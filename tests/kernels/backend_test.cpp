@@ -16,8 +16,8 @@ std::string vectors(const std::string& target) {
 
 TEST(CpuBackend, NamesWhatItRunsOn) {
   const auto backend = make_cpu_backend({.threads = 2});
-  EXPECT_EQ(backend->name(), "cpu");
-  EXPECT_EQ(backend->threads(), 2);
+  EXPECT_EQ(backend->traits().name, "cpu");
+  EXPECT_EQ(backend->traits().threads, 2);
   EXPECT_EQ(backend->instruction_set(), vectors(simd_targets().front()));
   for (const std::string& target : simd_targets()) {
     set_simd_target(target);
@@ -76,15 +76,16 @@ TEST(CpuBackend, RunsTracksApartWithTheSameBits) {
   const Activation x(kTracks, kRows, kIn, random);
   for (const Compute compute : {Compute::float32, Compute::bfloat16}) {
     const auto backend = make_cpu_backend({.threads = 3, .compute = compute});
-    EXPECT_TRUE(backend->runs_tracks_apart(kTracks));
-    EXPECT_FALSE(backend->runs_tracks_apart(kTracks - 1)) << "the threads would wait for each other";
-    EXPECT_FALSE(make_cpu_backend({.threads = 1})->runs_tracks_apart(kTracks));
+    EXPECT_TRUE(backend->traits().prefers_track_parallel(kTracks));
+    EXPECT_FALSE(backend->traits().prefers_track_parallel(kTracks - 1))
+        << "the threads would wait for each other";
+    EXPECT_FALSE(make_cpu_backend({.threads = 1})->traits().prefers_track_parallel(kTracks));
     const TrackWeights loaded = w.load(*backend);
     Activation together(kTracks, kRows, kOut), apart(kTracks, kRows, kOut);
     const LinearJob job{&loaded, x.tensor, together.tensor};
     backend->linear({&job, 1});
     std::array<std::atomic<int>, kTracks> runs{};
-    backend->run_tracks_apart(kTracks, [&](std::int64_t t, Backend& lane) {
+    backend->parallel_over_tracks(kTracks, [&](std::int64_t t, Backend& lane) {
       runs[static_cast<std::size_t>(t)]++;
       const TrackWeights own = {loaded[static_cast<std::size_t>(t)]};
       const LinearJob part{&own, x.tensor.track(t), apart.tensor.track(t)};
@@ -92,7 +93,7 @@ TEST(CpuBackend, RunsTracksApartWithTheSameBits) {
     });
     EXPECT_EQ(apart.values, together.values);
     for (const auto& count : runs) EXPECT_EQ(count.load(), 1);
-    EXPECT_THROW(backend->run_tracks_apart(kTracks, [](std::int64_t, Backend&) { throw_failure("no"); }),
+    EXPECT_THROW(backend->parallel_over_tracks(kTracks, [](std::int64_t, Backend&) { throw_failure("no"); }),
                  Error);
   }
 }

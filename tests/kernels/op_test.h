@@ -19,6 +19,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/error.h"
 #include "kernels/base/scalar_types.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/simd/simd_target.h"
 #include "kernels/int8.h"

@@ -17,6 +17,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/host/thread_pool.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/weights/packed.h"
 
 namespace ptrt {

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "h5_edit.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/weights/packed.h"
 #include "kernels/int8.h"

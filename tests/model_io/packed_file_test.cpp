@@ -11,6 +11,7 @@
 #include <functional>
 
 #include "h5_edit.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/weights/packed.h"
 #include "model_fixture.h"

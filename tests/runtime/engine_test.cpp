@@ -19,9 +19,8 @@ namespace {
 // A backend on which tokens are known to the device a step before the host learns them.
 class LateBackend final : public ReferenceBackend {
  public:
-  explicit LateBackend(bool records) : records_(records) {}
-  int steps_ahead() const override { return 1; }
-  bool records_steps() const override { return records_; }
+  explicit LateBackend(bool records) : traits_{.name = "late", .records_steps = records, .steps_ahead = 1} {}
+  const BackendTraits& traits() const override { return traits_; }
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override {
     recorded_rows_.push_back(key);
     return ReferenceBackend::run_recorded(key, ops);
@@ -52,7 +51,7 @@ class LateBackend final : public ReferenceBackend {
   bool drained() const { return queued_.empty(); }
 
  private:
-  bool records_;
+  BackendTraits traits_;
   std::vector<Sampled> last_;
   std::deque<std::vector<Sampled>> queued_;
 };

@@ -13,9 +13,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/host/memory.h"
 #include "kernels/cpu/host/thread_pool.h"
+#include "kernels/jobs.h"
+#include "kernels/kv_pool.h"
+#include "kernels/step_rows.h"
 
 namespace ptrt {
 

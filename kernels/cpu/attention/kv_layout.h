@@ -11,7 +11,7 @@
 
 #include <cstdint>
 
-#include "kernels/backend.h"
+#include "kernels/kv_pool.h"
 
 namespace ptrt {
 

@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/host/thread_pool.h"
 #include "kernels/cpu/matmul/matmul.h"
+#include "kernels/jobs.h"
 
 namespace ptrt {
 

@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/host/thread_pool.h"
+#include "kernels/jobs.h"
+#include "kernels/kv_pool.h"
+#include "kernels/step_rows.h"
 
 namespace ptrt {
 

@@ -10,8 +10,8 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cpu/host/thread_pool.h"
+#include "kernels/jobs.h"
 
 namespace ptrt {
 

@@ -7,11 +7,12 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/convert.h"
 #include "kernels/cpu/host/memory.h"
 #include "kernels/cpu/host/thread_pool.h"
+#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/weights/packed.h"
+#include "kernels/weight_source.h"
 
 namespace ptrt {
 

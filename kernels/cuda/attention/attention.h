@@ -4,9 +4,11 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/host/device_memory.h"
 #include "kernels/cuda/host/step_input.h"
+#include "kernels/jobs.h"
+#include "kernels/kv_pool.h"
+#include "kernels/step_rows.h"
 
 namespace ptrt::cuda {
 

@@ -11,8 +11,8 @@
 #include <deque>
 #include <memory>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/host/device_memory.h"
+#include "kernels/step_execution.h"
 
 namespace ptrt::cuda {
 

@@ -1,5 +1,7 @@
 #include "kernels/cuda/host/scratch_size.h"
 
+#include "kernels/jobs.h"
+
 namespace ptrt {
 namespace {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "kernels/backend.h"
+#include "kernels/step_rows.h"
 
 namespace ptrt {
 

@@ -8,8 +8,8 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/host/device_memory.h"
+#include "kernels/step_rows.h"
 
 namespace ptrt::cuda {
 

@@ -6,8 +6,8 @@
 #include <span>
 #include <vector>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/host/device_memory.h"
+#include "kernels/weight_source.h"
 
 namespace ptrt::cuda {
 

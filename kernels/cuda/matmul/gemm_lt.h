@@ -3,8 +3,8 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/matmul/cublaslt.h"
+#include "kernels/jobs.h"
 
 namespace ptrt::cuda {
 

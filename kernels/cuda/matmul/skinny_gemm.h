@@ -6,7 +6,7 @@
 
 #include <span>
 
-#include "kernels/backend.h"
+#include "kernels/jobs.h"
 
 namespace ptrt::cuda {
 

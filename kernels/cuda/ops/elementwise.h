@@ -6,7 +6,9 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/backend.h"
+#include "kernels/jobs.h"
+#include "kernels/step_rows.h"
+#include "kernels/tensor.h"
 
 namespace ptrt::cuda {
 

@@ -2,9 +2,9 @@
 // and for values.
 #pragma once
 
-#include "kernels/backend.h"
 #include "kernels/cuda/base/dtypes.cuh"
 #include "kernels/cuda/host/step_input.h"
+#include "kernels/kv_pool.h"
 
 namespace ptrt::cuda {
 

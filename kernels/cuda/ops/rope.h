@@ -3,8 +3,9 @@
 
 #include <cuda_runtime_api.h>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/host/step_input.h"
+#include "kernels/jobs.h"
+#include "kernels/kv_pool.h"
 
 namespace ptrt::cuda {
 

@@ -7,8 +7,9 @@
 #include <cstdint>
 #include <span>
 
-#include "kernels/backend.h"
 #include "kernels/cuda/host/device_memory.h"
+#include "kernels/jobs.h"
+#include "kernels/step_rows.h"
 
 namespace ptrt::cuda {
 

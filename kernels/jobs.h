@@ -1,0 +1,58 @@
+// Arguments and results of ops that take more than a few tensors.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/tensor.h"
+
+namespace ptrt {
+
+// One matrix product for every local track: y[t] = x[t] · w[t]ᵀ.
+struct LinearJob {
+  const TrackWeights* weights = nullptr;  // [out, in] each
+  Tensor x;                               // [tracks or 1, rows, in]
+  Tensor y;                               // [tracks, rows, out]
+};
+
+// The heads that a rank computes: with tensor parallelism its share of a track's.
+struct AttentionShape {
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  // A row attends to the last `window` positions up to and including its own; 0: to all of them.
+  std::int64_t window = 0;
+  bool rope = true;
+  float norm_eps = 1e-5f;  // of the QK-norm
+};
+
+struct MoeShape {
+  std::int64_t experts = 0, top_k = 0, ffn_size = 0;
+  float router_logit_cap = 0;  // 0: no cap
+};
+
+// Weights and scratch of one mixture-of-experts FFN. The caller allocates the scratch once.
+struct MoeJob {
+  MoeShape shape;
+  const TrackWeights *router = nullptr, *gate = nullptr, *up = nullptr, *down = nullptr;
+  Tensor x;              // [tracks, rows, d]
+  Tensor y;              // [tracks, rows, d]
+  Tensor router_logits;  // [tracks, rows, experts] float32  scratch
+  Tensor gate_out;       // [tracks, rows · top_k, ffn_size] scratch
+  Tensor up_out;         // [tracks, rows · top_k, ffn_size] scratch
+  Tensor expert_out;     // [tracks, rows · top_k, d]        scratch
+};
+
+// How the next token of one row is chosen (docs/SPEC.md, Requests).
+struct SampleParams {
+  float temperature = 0;       // 0: greedy
+  std::int32_t top_k = 0;      // 0: all
+  float top_p = 1;             // 1: all
+  std::uint64_t seed = 0;      // of the request
+  std::uint64_t position = 0;  // index of the token in the request's output
+  bool want_logprob = false;
+};
+
+struct Sampled {
+  std::int32_t token = 0;
+  float logprob = 0;  // natural logarithm, before temperature; 0 unless want_logprob
+};
+
+}  // namespace ptrt
