@@ -124,8 +124,8 @@ def solve(rows, values, used):
         pivot = max(range(i, n), key=lambda r: abs(m[r][i]))
         m[i], m[pivot] = m[pivot], m[i]
         if abs(m[i][i]) < 1e-9 * size[i]:
-            fail(f"the runs do not tell the price of '{PRICES[used[i]]}' from the others: more lengths, batches or delays are "
-                 "needed")
+            fail(f"the runs do not separate the price of '{PRICES[used[i]]}' from the others: add runs with more lengths, "
+                 "batches or delays")
         for r in range(n):
             if r != i:
                 factor = m[r][i] / m[i][i]
@@ -149,7 +149,7 @@ def fit(points):
     off, wait_layers, prices = min(fit_with(0.05 * i) for i in range(41 if several else 1))
     for j in (READ, PROMPT, TOKEN):
         if not prices[j] and j != TOKEN:
-            fail(f"no price of '{PRICES[j]}': runs of one request alone are wanted")
+            fail(f"no price of '{PRICES[j]}': add runs of one request alone")
     return prices, wait_layers
 
 
@@ -194,7 +194,7 @@ def calibrate(args, runs, held_out, source):
             links[place] = out / ("link_" + re.sub(r"\W+", "_", place) + ".json")
             write(links[place], describe_link(prices, place, args, source))
         elif any(run.place == place and run.ranks > 1 for run in runs):
-            fail(f"{place}: several ranks, but no run that was fitted has any")
+            fail(f"{place} has several ranks, but no fitted run has")
     return out / "machine.json", links
 
 
@@ -230,7 +230,7 @@ def read_runs(args):
         files.append(args.measured)
     for place, *paths in args.bench:
         if not paths:
-            fail(f"--bench {place}: a place and files of `ptrt bench --json` are wanted")
+            fail(f"--bench {place}: expected a place and files of `ptrt bench --json`")
         try:
             runs += runs_of_benches(place, paths)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
@@ -248,7 +248,7 @@ def warn(runs):
         steps = -(-run.batch * run.input_len // run.step_tokens)
         if run.batch > 1 and run.output_len > 1 and 2 * steps > run.output_len:
             print(f"calibrate_plan: warning: {run.label}: the prompts take {steps} steps of {run.step_tokens} rows: with so few "
-                  "tokens of output the time between two may be none of a decode step", file=sys.stderr)
+                  "tokens of output the median between two tokens may be no decode step", file=sys.stderr)
 
 
 def report(rows):

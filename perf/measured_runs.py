@@ -48,7 +48,7 @@ def runs_of_comparison(data):
 def run_of_bench(place, found):
     """One object of `ptrt bench --json`."""
     if "dataset" in found or found["request_rate"] != "inf":
-        raise ValueError("requests of one length that are all there at the start are wanted, not a dataset or a rate")
+        raise ValueError("expected requests of one length that all arrive at the start, not a dataset or a rate")
     ranks = found["emulate_ranks"] if found["emulated"] else found["world_size"] // found["replicas"]
     together = -(-found["requests"] // found["replicas"])
     return Run(place, found["model"], found["config"], ranks, found["tensor_parallel"], min(together, found["max_batch"]),

@@ -144,7 +144,7 @@ class PlanTest(CliTest):
         self.assertNotIn("warning", told.stderr)
         found = json.loads(report.read_text())
         self.assertEqual(found["config"]["sync_layers"], [1, 2])
-        for change, words in (({"request_rate": "2"}, "all there at the start"), ({"itl_ms": None}, "no files of")):
+        for change, words in (({"request_rate": "2"}, "all arrive at the start"), ({"itl_ms": None}, "no files of")):
             report.write_text(json.dumps({**found, **change}))
             told = self.calibrate("--out", out, "--bench", "here", report)
             self.assertEqual(told.returncode, 1, told.stderr)
