@@ -170,7 +170,7 @@ def main():
     parser.add_argument("--ptrt", default=str(ROOT / "build" / "ptrt"))
     parser.add_argument("--bench-ops", default=str(ROOT / "build" / "bench_ops"))
     parser.add_argument("--llama", help="folder of llama-bench and llama-batched-bench")
-    parser.add_argument("--ik", help="the same of ik_llama.cpp")
+    parser.add_argument("--ik", help="folder of the same programs of ik_llama.cpp")
     parser.add_argument("--dllama", help="the program of distributed-llama")
     parser.add_argument("--gguf-bf16")
     parser.add_argument("--gguf-q8")
