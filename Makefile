@@ -12,25 +12,43 @@ MPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export CXX_COMPILER BUILD_TYPE MPI_HOME HDF5_HOME CUDA_HOME NCCL_HOME CUDA_ARCHITECTURES
 
 .DEFAULT_GOAL := help
-.PHONY: help run test build deps grade asan ubsan format format-check clean
+.PHONY: help run test program build install deb deps program-deps grade asan ubsan format format-check tidy clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 16
 
-run: build ## Eight MPI ranks, one track each, answer a dozen prompts with the demo model
+run: program ## Eight MPI ranks, one track each, answer a dozen prompts with the demo model
 	@scripts/run_demo.sh $(PTRT) $(DEMO) $(RANKS) $(MPIRUN) $(MPIRUN_FLAGS)
 
 test: build ## Build and run all tests
+	@cmake --build $(BUILD_DIR) --parallel $(JOBS)
 	$(MPI_ENV) ctest --test-dir $(BUILD_DIR) --output-on-failure
 
-build: deps ## Configure and build; leaves build/ptrt
-	@cmake -S . -B $(BUILD_DIR) -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) > $(BUILD_DIR)-configure.log 2>&1 || { cat $(BUILD_DIR)-configure.log; exit 1; }
-	@cmake --build $(BUILD_DIR) --parallel $(JOBS)
+# $(call configure,OPTIONS): quiet unless it fails.
+configure = cmake -S . -B $(BUILD_DIR) -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) $(1) > $(BUILD_DIR)-configure.log 2>&1 || { cat $(BUILD_DIR)-configure.log; exit 1; }
 
-deps: ## Install the Debian packages (INSTALL_DEPS=0: check only)
+# A first configuration looks for what the program needs and no further; `make build` and `make test` look for the rest.
+program: program-deps ## Build the program alone: build/ptrt
+	@$(call configure,$(if $(wildcard $(BUILD_DIR)/CMakeCache.txt),,-DPTRT_PROGRAM_ONLY=ON))
+	@cmake --build $(BUILD_DIR) --parallel $(JOBS) --target ptrt
+
+build: deps ## Build the program and, where nvcc is found, its CUDA plug-in
+	@$(call configure,-DPTRT_PROGRAM_ONLY=OFF)
+	@cmake --build $(BUILD_DIR) --parallel $(JOBS) --target product
+
+install: build ## Install both, documents and demo below PREFIX (and DESTDIR)
+	cmake --install $(BUILD_DIR) --prefix $(PREFIX)
+
+deb: build ## Make Debian packages of them: build/*.deb
+	cd $(BUILD_DIR) && cpack -G DEB
+
+deps: ## Install the Debian packages that building and testing need (INSTALL_DEPS=0: check only)
 	@INSTALL_DEPS=$(INSTALL_DEPS) scripts/install_deps.sh
 
-grade: build ## 500 held-out prompts through the demo model, graded
+program-deps:
+	@INSTALL_DEPS=$(INSTALL_DEPS) scripts/install_deps.sh program
+
+grade: program ## 500 held-out prompts through the demo model, graded
 	$(MPI_ENV) $(MPIRUN) $(MPIRUN_FLAGS) -n $(RANKS) $(PTRT) generate $(DEMO)/demo.h5 $(DEMO)/heldout.jsonl -o $(BUILD_DIR)/heldout.results.jsonl
 	python3 scripts/grade_demo.py $(BUILD_DIR)/heldout.results.jsonl --answers $(DEMO)/answers.jsonl --min 95
 
@@ -44,6 +62,10 @@ format: ## Apply clang-format
 
 format-check: ## Fail when a file is not formatted
 	scripts/format.sh --check
+
+tidy: deps ## Run clang-tidy on what changed against BASE
+	@$(call configure,-DPTRT_PROGRAM_ONLY=OFF)
+	scripts/tidy.sh $(BUILD_DIR) $(BASE)
 
 clean: ## Remove what was built
 	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan build-asan-ubsan

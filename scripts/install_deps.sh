@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian 12 packages that building and testing ptrt needs; does nothing if all are installed.
-# INSTALL_DEPS=0 only checks (other distributions, no root: install the same things your way).
+# Installs the Debian 12 packages that ptrt is built from and, unless told `program`, tested and packaged with; does
+# nothing when all are there. INSTALL_DEPS=0 only checks (other distributions, no root: install the same things your way).
 set -euo pipefail
 
 packages=(
@@ -11,8 +11,14 @@ packages=(
   libhwy-dev libhwloc-dev                        # SIMD, cores of the host
   libisal-dev libxxhash-dev                      # checksums, digests
   libsentencepiece-dev libicu-dev                # tokenizers
-  libgtest-dev libboost-context-dev python3 python3-numpy python3-h5py  # tests
+  python3                                        # the demo's answers
 )
+if [ "${1:-}" != program ]; then
+  packages+=(
+    libgtest-dev libboost-context-dev python3-numpy python3-h5py  # tests
+    dpkg-dev file                                # make deb
+  )
+fi
 
 missing=()
 for package in "${packages[@]}"; do

@@ -1,5 +1,6 @@
 // The CUDA backend is a plug-in, libptrt_cuda.so, loaded on demand: a run on the CPU neither links
-// nor loads a CUDA library. The plug-in is beside the program, or in $PTRT_PLUGIN_DIR.
+// nor loads a CUDA library. The plug-in is beside the program, in lib/ptrt of an installation, or in
+// $PTRT_PLUGIN_DIR.
 #pragma once
 
 #include <cstdint>

@@ -7,23 +7,25 @@
 #include "kernels/base/error.h"
 #include "kernels/cuda/plugin.h"
 
-#ifndef PTRT_PLUGIN_INTERFACE
-#error "PTRT_PLUGIN_INTERFACE comes from CMake"
+#if !defined(PTRT_PLUGIN_INTERFACE) || !defined(PTRT_PLUGIN_LIBDIR)
+#error "PTRT_PLUGIN_INTERFACE and PTRT_PLUGIN_LIBDIR come from CMake"
 #endif
 
 namespace ptrt {
 namespace {
 
+// $PTRT_PLUGIN_DIR alone where it is set; else the program's folder (a build), then the library folder beside
+// it (an installation, wherever it was moved to).
 std::string plugin_path() {
-  const char* set = std::getenv("PTRT_PLUGIN_DIR");
-  std::string folder = set != nullptr ? set : "";
-  if (folder.empty()) {
-    char program[4096] = {};
-    if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) return kCudaPluginFile;
-    folder = program;
-    folder.resize(folder.rfind('/'));
-  }
-  return folder + "/" + kCudaPluginFile;
+  if (const char* set = std::getenv("PTRT_PLUGIN_DIR"); set != nullptr && *set != '\0')
+    return fmt::format("{}/{}", set, kCudaPluginFile);
+  char program[4096] = {};
+  if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) return kCudaPluginFile;
+  std::string folder = program;
+  folder.resize(folder.rfind('/'));
+  const std::string built = fmt::format("{}/{}", folder, kCudaPluginFile);
+  const std::string installed = fmt::format("{}/{}/{}", folder, PTRT_PLUGIN_LIBDIR, kCudaPluginFile);
+  return access(installed.c_str(), R_OK) == 0 && access(built.c_str(), R_OK) != 0 ? installed : built;
 }
 
 // Asks the driver directly, before hundreds of megabytes of CUDA libraries are loaded.

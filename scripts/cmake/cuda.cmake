@@ -4,6 +4,9 @@
 # PTRT_NCCL_LIBRARY.
 option(PTRT_CUDA "Build the CUDA backend where nvcc is found" ON)
 set(PTRT_HAS_CUDA OFF)
+if(PTRT_PROGRAM_ONLY)
+  return()
+endif()
 find_program(PTRT_NVCC nvcc HINTS ${PTRT_SITE_CUDA_HOME}/bin $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
 find_path(PTRT_CUDA_INCLUDE cuda_bf16.h HINTS ${PTRT_SITE_CUDA_HOME}/include $ENV{CUDA_HOME}/include /usr/local/cuda/include)
 

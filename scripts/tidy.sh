@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# tidy.sh [BUILD_DIR] [BASE]: clang-tidy on the C++ sources that changed against BASE (default: where this branch left
+# main; on main itself, the commit before). BASE=all takes every source. BUILD_DIR must be configured.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=${1:-build} base=${2:-}
+tool=$(command -v clang-tidy-14 || command -v clang-tidy || true)
+if [ -z "$tool" ]; then
+  echo "tidy: clang-tidy 14 is needed (Debian 12: apt-get install clang-tidy-14)" >&2
+  exit 1
+fi
+if [ -z "$base" ]; then
+  base=$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || true)
+  [ -n "$base" ] && [ "$base" != "$(git rev-parse HEAD)" ] || base=$(git rev-parse -q --verify HEAD~1 || echo all)
+fi
+if [ "$base" = all ]; then
+  mapfile -t changed < <(git ls-files '*.cpp')
+else
+  mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cpp')
+fi
+
+# The commands of the build, less what is GCC's alone: precompiled headers, and the option of AVX-512 in bfloat16.
+commands=$(mktemp -d)
+trap 'rm -rf "$commands"' EXIT
+mapfile -t sources < <(python3 - "$build/compile_commands.json" "$commands/compile_commands.json" "${changed[@]}" <<'PYTHON'
+import json
+import os
+import re
+import sys
+
+entries, changed = {}, {os.path.realpath(path): path for path in sys.argv[3:]}
+for entry in json.load(open(sys.argv[1], encoding="utf-8")):
+    entry["command"] = re.sub(r"-Winvalid-pch|-fpch-preprocess|-include \S*cmake_pch\.hxx|-fno-var-tracking", "", entry["command"])
+    entries.setdefault(os.path.realpath(entry["file"]), entry)
+json.dump(list(entries.values()), open(sys.argv[2], "w", encoding="utf-8"))
+for path in sorted(changed):
+    if path in entries:
+        print(changed[path])
+PYTHON
+)
+echo "tidy: ${#sources[@]} of ${#changed[@]} changed sources are in $build"
+[ ${#sources[@]} -eq 0 ] && exit 0
+printf '%s\0' "${sources[@]}" |
+  xargs -0 -n 4 -P "$(nproc)" "$tool" -p "$commands" --quiet --extra-arg=-Wno-unknown-warning-option --extra-arg=-Wno-everything

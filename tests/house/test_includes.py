@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""Includes between rooms run one way, along the arrows listed here; docs/ARCHITECTURE.md says what the rooms are for.
+
+A room is a folder of sources. Between the four big folders CMake itself refuses an include against the direction
+kernels <- model_io <- runtime <- launch; inside them this test does.
+"""
+
+import re
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("kernels", "model_io", "runtime", "launch")
+
+# What a room may include besides itself and kernels/base. A new arrow is a decision: it belongs in this list, and must
+# not close a circle. `kernels` stands for the headers that lie in it directly.
+MAY_INCLUDE = {
+    "kernels/base": [],
+    "kernels": ["kernels/cpu/simd"],
+    "kernels/cpu/simd": ["kernels"],
+    "kernels/cpu/host": ["kernels"],
+    "kernels/cpu/weights": ["kernels", "kernels/cpu/host", "kernels/cpu/simd"],
+    "kernels/cpu/matmul": ["kernels", "kernels/cpu/host", "kernels/cpu/simd", "kernels/cpu/weights"],
+    "kernels/cpu/attention": ["kernels", "kernels/cpu/host", "kernels/cpu/simd"],
+    "kernels/cpu/ops": ["kernels", "kernels/cpu/host", "kernels/cpu/matmul", "kernels/cpu/simd", "kernels/cpu/weights"],
+    "kernels/cpu": ["kernels", "kernels/cpu/attention", "kernels/cpu/host", "kernels/cpu/matmul", "kernels/cpu/ops",
+                    "kernels/cpu/simd", "kernels/cpu/weights"],
+    "kernels/cuda/base": ["kernels"],
+    "kernels/cuda/ptx": ["kernels/cuda/base"],
+    "kernels/cuda/host": ["kernels", "kernels/cuda/base"],
+    "kernels/cuda/ops": ["kernels", "kernels/cuda/base", "kernels/cuda/host"],
+    "kernels/cuda/matmul": ["kernels", "kernels/cuda/base", "kernels/cuda/host", "kernels/cuda/ops", "kernels/cuda/ptx"],
+    "kernels/cuda/attention": ["kernels", "kernels/cuda/base", "kernels/cuda/host", "kernels/cuda/matmul",
+                               "kernels/cuda/ops", "kernels/cuda/ptx"],
+    "kernels/cuda": ["kernels", "kernels/cuda/attention", "kernels/cuda/base", "kernels/cuda/host", "kernels/cuda/matmul",
+                     "kernels/cuda/ops"],
+    "model_io/config": ["kernels"],
+    "model_io/file": ["kernels", "kernels/cpu/weights", "model_io/config"],
+    "model_io/shard": ["kernels", "model_io/config", "model_io/file"],
+    "model_io/tokenizer": ["model_io/config", "model_io/file"],
+    "runtime/comm": ["kernels"],
+    "runtime/sync": ["kernels", "model_io/config", "runtime/comm"],
+    "runtime/model": ["kernels", "model_io/config", "model_io/shard", "runtime/comm", "runtime/sync"],
+    "runtime/serving": ["kernels", "kernels/cuda/host", "model_io/config", "model_io/shard", "model_io/tokenizer",
+                        "runtime/comm", "runtime/model", "runtime/sync"],
+    "launch/options": ["kernels", "runtime/serving"],
+    "launch/job": ["runtime/comm"],
+    "launch/plan": ["model_io/config", "model_io/shard", "runtime/comm"],
+    "launch/jsonl": ["launch/job", "model_io/config", "model_io/tokenizer", "runtime/comm", "runtime/serving"],
+    "launch/session": ["kernels", "kernels/cpu/simd", "kernels/cuda", "launch/job", "launch/options", "model_io/config",
+                       "model_io/file", "model_io/shard", "model_io/tokenizer", "runtime/comm", "runtime/model",
+                       "runtime/serving", "runtime/sync"],
+    "launch/commands": ["kernels", "launch/job", "launch/jsonl", "launch/options", "launch/plan", "launch/session",
+                        "model_io/config", "model_io/file", "model_io/shard", "model_io/tokenizer", "runtime/comm",
+                        "runtime/model", "runtime/serving"],
+    "launch": ["launch/commands", "launch/job", "launch/options", "runtime/comm"],
+}
+# The tokenizer and its Hugging Face reader are one room in two folders: an interface and its makers.
+ONE_ROOM = {"model_io/tokenizer/huggingface": "model_io/tokenizer"}
+# Pure headers at the top of kernels/ say what simd/ implements for them.
+CIRCLES_ALLOWED = {("kernels", "kernels/cpu/simd")}
+
+
+def room_of(path: str) -> str:
+    folder = path.rpartition("/")[0]
+    return ONE_ROOM.get(folder, folder)
+
+
+def includes() -> list[tuple[str, str]]:
+    """Every include of a project header: (including file, included header)."""
+    found = []
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.suffix in (".h", ".cpp", ".cu", ".cuh"):
+                for header in re.findall(r'^\s*#\s*include\s+"((?:kernels|model_io|runtime|launch)/[^"]+)"',
+                                         path.read_text(encoding="utf-8"), re.MULTILINE):
+                    found.append((str(path.relative_to(ROOT)), header))
+    return found
+
+
+class Includes(unittest.TestCase):
+    def test_rooms_are_listed(self) -> None:
+        rooms = {room_of(file) for file, _ in includes()}
+        self.assertEqual(rooms - MAY_INCLUDE.keys(), set(), "rooms without a line in MAY_INCLUDE")
+        gone = {room for room in MAY_INCLUDE if not (ROOT / room).is_dir()}
+        self.assertEqual(gone, set(), "no such folder")
+
+    def test_arrows(self) -> None:
+        seen = includes()
+        self.assertGreater(len(seen), 500)  # the pattern still finds them
+        wrong = [f"{file} includes {header}: no arrow from {room_of(file)} to {room_of(header)}" for file, header in seen
+                 if room_of(header) not in (room_of(file), "kernels/base", *MAY_INCLUDE[room_of(file)])]
+        self.assertEqual(wrong, [])
+
+    def test_no_circle(self) -> None:
+        arrows = {room: set(targets) for room, targets in MAY_INCLUDE.items()}
+        for one, other in CIRCLES_ALLOWED:
+            arrows[one].discard(other)
+        done: set[str] = set()
+        while len(done) < len(arrows):  # a floor at a time: rooms whose arrows all lead to rooms below
+            floor = {room for room, targets in arrows.items() if room not in done and targets <= done}
+            self.assertTrue(floor, f"a circle among {sorted(arrows.keys() - done)}")
+            done |= floor
+
+    def test_headers_are_found(self) -> None:
+        missing = [f"{file}: {header}" for file, header in includes() if not (ROOT / header).is_file()]
+        self.assertEqual(missing, [])
+
+
+if __name__ == "__main__":
+    unittest.main()
