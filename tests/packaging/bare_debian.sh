@@ -28,7 +28,7 @@ clean() {
 }
 trap clean EXIT
 
-(cd "$build" && cpack -G DEB -B "$work" --config CPackConfig.cmake >"$work/log" 2>&1) || { cat "$work/log"; exit 1; }
+(cd "$build" && cpack -G DEB -D CPACK_COMPONENTS_ALL=program -B "$work" --config CPackConfig.cmake >"$work/log" 2>&1) || { cat "$work/log"; exit 1; }
 cache=${PTRT_DEBOOTSTRAP_CACHE:-}  # a folder that keeps the archive's packages between runs
 debootstrap ${cache:+--cache-dir="$cache"} --variant=minbase bookworm "$work/root" "$mirror" >"$work/log" 2>&1 ||
   { tail -n 3 "$work/log"; skip "debootstrap found no archive at $mirror"; }

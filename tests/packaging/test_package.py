@@ -97,7 +97,7 @@ class DebianPackage(Packaging):
         for tool in ("dpkg-deb", "dpkg-shlibdeps", "file"):
             if shutil.which(tool) is None:
                 self.skipTest(f"no {tool} (apt-get install dpkg-dev file)")
-        run("cpack", "-G", "DEB", "-B", self.dir, "--config", BUILD / "CPackConfig.cmake", cwd=BUILD)
+        run("cpack", "-G", "DEB", "-D", "CPACK_COMPONENTS_ALL=program", "-B", self.dir, "--config", BUILD / "CPackConfig.cmake", cwd=BUILD)
         packages = sorted(self.dir.glob("ptrt_*.deb"))
         self.assertEqual(len(packages), 1, packages)
         listed = {line.split()[5].removeprefix("./usr/") for line in
