@@ -44,7 +44,7 @@ inside() {
     OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 chroot "$root" "$@"
 }
 inside apt-get update -qq
-inside apt-get install -y -qq --no-install-recommends /tmp/ptrt.deb python3-minimal >"$work/log" 2>&1 ||
+inside apt-get install -y -qq --no-install-recommends /tmp/ptrt.deb python3 >"$work/log" 2>&1 ||
   { tail -n 20 "$work/log"; exit 1; }
 
 inside ptrt --version
