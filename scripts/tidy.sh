@@ -19,7 +19,8 @@ else
   mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cpp')
 fi
 
-# The commands of the build, less the launcher and what is GCC's alone.
+# The commands of the build, less the launcher and what is GCC's alone;
+# clang 14 lacks the std::source_location of the host emulation.
 commands=$(mktemp -d)
 trap 'rm -rf "$commands"' EXIT
 mapfile -t sources < <(python3 - "$build/compile_commands.json" "$commands/compile_commands.json" "${changed[@]}" <<'PYTHON'
@@ -30,6 +31,8 @@ import sys
 
 entries, changed = {}, {os.path.realpath(path): path for path in sys.argv[3:]}
 for entry in json.load(open(sys.argv[1], encoding="utf-8")):
+    if "-DPTRT_CUDA_EMULATION" in entry["command"]:
+        continue
     entry["command"] = re.sub(r"^.*?ccache |-Winvalid-pch|-fpch-preprocess|-include \S*cmake_pch\.hxx|-fno-var-tracking", "", entry["command"])
     entries.setdefault(os.path.realpath(entry["file"]), entry)
 json.dump(list(entries.values()), open(sys.argv[2], "w", encoding="utf-8"))
