@@ -2,10 +2,11 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
-#include "device_test.h"
 #include "kernels/cpu/make_cpu_backend.h"
 #include "model_io/file/model_file.h"
 #include "model_io/model_fixture.h"
+#include "ops/cuda_provider.h"
+#include "ops/test_tensors.h"
 #include "runtime/engine_fixture.h"
 #include "runtime/serving/memory_plan.h"
 
@@ -53,8 +54,8 @@ void write_as_float16(const ModelFile& model, const std::string& path) {
 
 // How far float16 and bfloat16 may be from the CPU's float32 in the mean of a log-probability: the goal, and
 // for float16 what shows that nothing is rounded to bfloat16 on the way.
-double allowed_distance(DType inner) {
-  return inner == DType::float16 ? 3e-3 : 3e-2;
+double allowed_distance(DType activations) {
+  return activations == DType::float16 ? 3e-3 : 3e-2;
 }
 
 class CudaEndToEnd : public ::testing::Test {
@@ -67,7 +68,7 @@ class CudaEndToEnd : public ::testing::Test {
   std::unique_ptr<Backend> cuda_;
 };
 
-// The parameter is the inner type, which is also that of the model's tensors.
+// The parameter is the type of activations, which is also that of the model's tensors.
 class CudaModels : public ::testing::TestWithParam<DType> {
  protected:
   void SetUp() override {
@@ -78,7 +79,7 @@ class CudaModels : public ::testing::TestWithParam<DType> {
   std::unique_ptr<Backend> cuda_;
 };
 INSTANTIATE_TEST_SUITE_P(Every, CudaModels, ::testing::Values(DType::bfloat16, DType::float16),
-                         [](const auto& inner) { return std::string(to_string(inner.param)); });
+                         [](const auto& dtype) { return std::string(to_string(dtype.param)); });
 
 std::string demo_model() {
   const char* elsewhere = std::getenv("PTRT_DEMO_MODEL");  // of programs that were moved
@@ -125,12 +126,10 @@ TEST_P(CudaModels, DemoModelAnswersAsOnTheCpu) {
 }
 
 // The plan, made before anything is there, covers what is then taken, and little more.
-#ifdef PTRT_CUDA_EMULATION
-constexpr std::int64_t kPlanSlack = 32 << 10;  // rounding of each piece
-#else
-constexpr std::int64_t kPlanSlack =
-    kDeviceReserveBytes;  // a device hands out 2 MiB at a time, and loads kernels
-#endif
+// The emulation rounds each piece; a GPU hands out 2 MiB at a time, and loads kernels.
+std::int64_t plan_slack() {
+  return cuda_kind() == CudaKind::emulated ? 32 << 10 : kDeviceReserveBytes;
+}
 
 std::int64_t taken_since(std::size_t free_before, Backend& backend) {
   return static_cast<std::int64_t>(free_before) - static_cast<std::int64_t>(*backend.free_bytes());
@@ -155,7 +154,7 @@ TEST_F(CudaEndToEnd, TakesThePlannedMemory) {
   const std::size_t start = *backend.free_bytes();
   TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, backend);
   const DeviceNeeds needs = device_needs(config, 0, config.tracks, {}, 4, 20);
-  EXPECT_LE(std::abs(taken_since(start, backend) - needs.weights), kPlanSlack);
+  EXPECT_LE(std::abs(taken_since(start, backend) - needs.weights), plan_slack());
   const std::size_t loaded = *backend.free_bytes();
   // With the page that recorded steps need, 64 of them.
   const EngineOptions options{.max_batch = 4,
@@ -163,10 +162,10 @@ TEST_F(CudaEndToEnd, TakesThePlannedMemory) {
                               .kv_pages = backend.traits().records_steps ? 63 : 64,
                               .kv_dtype = DType::bfloat16};
   const EngineRunner runner(config, std::move(cuda_), std::move(shard), nullptr, options);
-  EXPECT_LE(std::abs(needs.scratch + 64 * needs.kv_page - taken_since(loaded, backend)), kPlanSlack);
-#ifdef PTRT_CUDA_EMULATION
-  EXPECT_GE(needs.scratch + 64 * needs.kv_page, taken_since(loaded, backend));
-#endif
+  EXPECT_LE(std::abs(needs.scratch + 64 * needs.kv_page - taken_since(loaded, backend)), plan_slack());
+  if (cuda_kind() == CudaKind::emulated) {
+    EXPECT_GE(needs.scratch + 64 * needs.kv_page, taken_since(loaded, backend));
+  }
 }
 
 TEST_P(CudaModels, ScoresEveryKindOfModel) {
@@ -242,7 +241,7 @@ class CudaSteps : public CudaEndToEnd {
       const RunCounters& counters = runner->counters();
       EXPECT_EQ(counters.fusions, counters.steps * config.sync_layers.size()) << where;
       EXPECT_EQ(counters.preemptions > 0, way.few_pages) << where;
-      if (!counts_graph_launches_for_tests()) continue;
+      if (cuda_kind() != CudaKind::emulated) continue;
       const std::uint64_t replays = graph_launches_for_tests() - replays_before;
       EXPECT_EQ(replays > counters.steps / 4, way.graphs)
           << where << ": " << replays << " of " << counters.steps;

@@ -5,12 +5,12 @@
 #include <mutex>
 #include <optional>
 
-#include "cuda/device_test.h"
 #include "cuda_emulation/stream.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "model_io/file/model_file.h"
 #include "model_io/shard/track_shard.h"
 #include "model_io/tokenizer/tokenizer.h"
+#include "ops/test_tensors.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/serving/engine.h"
 #include "thread_comm.h"

@@ -4,7 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/weights/packed.h"
-#include "op_test.h"
+#include "ops/test_tensors.h"
 
 namespace ptrt::testing {
 namespace {
@@ -30,7 +30,7 @@ TEST(CpuBackend, NamesWhatItRunsOn) {
   EXPECT_THROW(make_cpu_backend({.threads = 0}), Error);
 }
 
-TEST(CpuBackend, NamesTheInstructionsThatBitsHangOn) {
+TEST(CpuBackend, NamesTheInstructionsThatBitsDependOn) {
   EXPECT_TRUE(cpu_computes(Compute::float32));
   const auto backend = make_cpu_backend({.compute = Compute::bfloat16});
   const auto with_int8 = make_cpu_backend({.compute = Compute::int8});

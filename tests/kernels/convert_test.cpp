@@ -4,12 +4,16 @@
 #include <cstdint>
 #include <limits>
 
-#include "op_test.h"
+#include "ops/test_tensors.h"
 
 namespace ptrt::testing {
 namespace {
 
-class Convert : public CpuOpTest {};
+class Convert : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override { set_simd_target(GetParam()); }
+  void TearDown() override { set_simd_target(""); }
+};
 PTRT_EVERY_TARGET(Convert);
 
 // Every 16-bit pattern and its neighbours in float32, so that each rounding has its ties.

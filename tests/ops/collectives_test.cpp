@@ -1,16 +1,16 @@
-// Groups of devices as far as one device can show: a group of one rank, emulated ranks, and time by events.
+// Groups of devices, as far as one device can show them: a group of one rank, emulated ranks, time by events.
 #include <chrono>
 
-#include "device_test.h"
+#include "ops/op_fixture.h"
 
 namespace ptrt::testing {
 namespace {
 
-class DeviceCollective : public DeviceTest {
+class DeviceCollectives : public OpTest {
  protected:
   DeviceGroups& groups() { return *backend().device_groups(); }
 };
-INSTANTIATE_TEST_SUITE_P(On, DeviceCollective, ::testing::Values(kCuda), param_name);
+INSTANTIATE_TEST_SUITE_P(On, DeviceCollectives, ::testing::Values(kCuda), param_name);
 
 constexpr std::size_t kCount = 1000;
 
@@ -20,10 +20,10 @@ std::vector<float> read(Backend& backend, const float* from) {
   return values;
 }
 
-TEST_P(DeviceCollective, AGroupOfOne) {
+TEST_P(DeviceCollectives, AGroupOfOne) {
   if (const std::string missing = groups().missing(); !missing.empty()) GTEST_SKIP() << missing;
   Random random(1);
-  const OnDevice values(backend(), 1, 1, kCount, DType::float32, random);
+  const Array values(backend(), 1, 1, kCount, DType::float32, random);
   const auto group = groups().join(groups().make_id(), 0, 1);
   EXPECT_EQ(group->size(), 1);
   EXPECT_EQ(group->rank(), 0);
@@ -41,10 +41,10 @@ TEST_P(DeviceCollective, AGroupOfOne) {
   for (std::size_t i = 0; i < kCount; ++i) ASSERT_EQ(doubled[i], 2 * values.host.values[i]);
   EXPECT_EQ(group->failure(), "");
   group->abort();
-  EXPECT_EQ(group->failure(), "") << "nothing is asked of a group that was ended";
+  EXPECT_EQ(group->failure(), "") << "nothing is asked of a group that has ended";
 }
 
-TEST_P(DeviceCollective, EmulatedRanksTakeTheLinksTime) {
+TEST_P(DeviceCollectives, EmulatedRanksTakeTheLinksTime) {
   constexpr LinkModel kLink{.latency_us = 3000, .gb_per_s = 0.01};
   const auto group = groups().emulate(8, kLink);
   float* const send = group->allocate(kCount, "a test");
@@ -68,9 +68,9 @@ TEST_P(DeviceCollective, EmulatedRanksTakeTheLinksTime) {
   EXPECT_EQ(timer->take_seconds(true), 0) << "taken already";
 }
 
-TEST_P(DeviceCollective, MemoryOfTheHost) {
+TEST_P(DeviceCollectives, MemoryOfTheHost) {
   Random random(2);
-  const OnDevice values(backend(), 1, 1, kCount, DType::float32, random);
+  const Array values(backend(), 1, 1, kCount, DType::float32, random);
   const auto host = groups().allocate_host(kCount * sizeof(float), "a test");
   const std::span<std::byte> bytes(host.get(), kCount * sizeof(float));
   backend().read_back(static_cast<const std::byte*>(values.tensor.data), bytes);

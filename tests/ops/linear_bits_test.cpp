@@ -1,74 +1,10 @@
-#include "op_test.h"
+#include "ops/op_fixture.h"
 
 namespace ptrt::testing {
 namespace {
 
-class Linear : public OpTest {};
 class LinearBits : public CpuOpTest {};
-PTRT_EVERY_BACKEND(Linear);
 PTRT_EVERY_TARGET(LinearBits);
-
-struct Shape {
-  std::int64_t tracks, rows, out, in;
-};
-
-void check(Backend& backend, DType dtype, const Shape& s) {
-  Random random(static_cast<unsigned>(s.rows * 1000 + s.out * 10 + s.in));
-  const RandomWeights w(dtype, s.tracks, 1, s.out, s.in, random);
-  const Activation x(s.tracks, s.rows, s.in, random);
-  Activation y(s.tracks, s.rows, s.out);
-  const TrackWeights loaded = w.load(backend);
-  const LinearJob job{&loaded, x.tensor, y.tensor};
-  backend.linear({&job, 1});
-  for (std::int64_t t = 0; t < s.tracks; ++t)
-    for (std::int64_t r = 0; r < s.rows; ++r)
-      for (std::int64_t o = 0; o < s.out; ++o) {
-        double expected = 0, magnitude = 0;
-        for (std::int64_t i = 0; i < s.in; ++i) {
-          const double term = w.value(t, o, i) * double{x.at(t, r, i)};
-          expected += term;
-          magnitude += std::abs(term);
-        }
-        expect_close(y.at(t, r, o), expected, 1e-6 + 1e-7 * magnitude,
-                     fmt::format("{} tracks {} rows {} out {} in {}: track {} row {} out {}",
-                                 to_string(dtype), s.tracks, s.rows, s.out, s.in, t, r, o));
-      }
-}
-
-TEST_P(Linear, AgreesWithFloat64) {
-  const auto backend = make_backend();
-  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16, DType::int8}) {
-    for (const std::int64_t in : {1, 10, 37, 40, 65, 128})
-      for (const std::int64_t out : {1, 3, 16, 17, 70, 150})
-        for (const std::int64_t rows : {1, 2, 3, 5, 6, 7, 13}) check(*backend, dtype, {2, rows, out, in});
-    check(*backend, dtype, {1, 70, 13, 96});
-    check(*backend, dtype, {1, 75, 3, 1023});
-    check(*backend, dtype, {1, 3, 9, 1025});
-    check(*backend, dtype, {1, 9, 150, 2500});
-    check(*backend, dtype, {8, 1, 200, 64});
-  }
-}
-
-TEST_P(Linear, RunsAListOfJobsAndBroadcasts) {
-  Random random(5);
-  const auto backend = make_backend();
-  const RandomWeights wq(DType::bfloat16, 3, 1, 24, 20, random), wk(DType::float32, 3, 1, 7, 20, random);
-  const Activation x(1, 4, 20, random);
-  Activation q(3, 4, 24), k(3, 4, 7);
-  const TrackWeights q_loaded = wq.load(*backend), k_loaded = wk.load(*backend);
-  const LinearJob jobs[] = {{&q_loaded, x.tensor.broadcast(3), q.tensor}, {&k_loaded, x.tensor, k.tensor}};
-  backend->linear(jobs);
-  for (std::int64_t t = 0; t < 3; ++t)
-    for (std::int64_t r = 0; r < 4; ++r) {
-      double expected_q = 0, expected_k = 0;
-      for (std::int64_t i = 0; i < 20; ++i) {
-        expected_q += wq.value(t, 23, i) * double{x.at(0, r, i)};
-        expected_k += wk.value(t, 6, i) * double{x.at(0, r, i)};
-      }
-      expect_close(q.at(t, r, 23), expected_q, 1e-5, "first job");
-      expect_close(k.at(t, r, 6), expected_k, 1e-5, "second job");
-    }
-}
 
 struct ComputeCase {
   CpuOptions options;
@@ -101,8 +37,7 @@ std::string name_of(const ComputeCase& c) {
                      c.role == WeightRole::tied_embedding ? ", tied" : "");
 }
 
-// Every way to compute against the reference that rounds the same way. A sum's error is measured by the size
-// of its terms.
+// Every way to compute, against the reference that rounds the same way. The tolerance grows with a sum's size.
 TEST_P(LinearBits, AgreesWithTheReference) {
   for (const ComputeCase& c : kComputeCases) {
     const auto fast = make_backend(c.options);
@@ -130,7 +65,7 @@ TEST_P(LinearBits, AgreesWithTheReference) {
 }
 
 // A row's result is the same alone and at any place in a batch, on any number of threads.
-TEST_P(LinearBits, HangOnTheRowAlone) {
+TEST_P(LinearBits, BatchInvariant) {
   for (const ComputeCase& c : kComputeCases)
     for (const std::int64_t in : {37, 128, 550, 2200}) {
       Random random(static_cast<unsigned>(in));
@@ -141,8 +76,7 @@ TEST_P(LinearBits, HangOnTheRowAlone) {
       const auto single = make_backend(c.options);
       const TrackWeights single_weights = w.load(*single, c.role);
       for (std::int64_t r = 0; r < kMaxRows; ++r) {
-        const LinearJob job{
-            &single_weights, {x.tensor.row(0, r), 1, 1, in, in}, {alone.tensor.row(0, r), 1, 1, kOut, kOut}};
+        const LinearJob job{&single_weights, rows_of(x.tensor, r, 1), rows_of(alone.tensor, r, 1)};
         single->linear({&job, 1});
       }
       for (const int threads : thinned<int>({1, 2, 3})) {
@@ -161,9 +95,9 @@ TEST_P(LinearBits, HangOnTheRowAlone) {
     }
 }
 
-// A thread's run of panels begins and ends anywhere in a list of matrices, at several panels side by side
-// too.
-TEST_P(LinearBits, HangOnTheMatrixAlone) {
+// A thread's run of panels begins and ends anywhere in a list of matrices, also where it takes several panels
+// side by side.
+TEST_P(LinearBits, IndependentOfTheOtherMatrices) {
   constexpr std::int64_t kIn = 550, kOuts[] = {90, 213, 53};
   for (const ComputeCase& c : kComputeCases) {
     Random random(17);
@@ -209,7 +143,7 @@ TEST_P(LinearBits, CutManyRows) {
   const LinearJob job{&weights, x.tensor, y.tensor};
   backend->linear({&job, 1});
   for (std::int64_t r = 0; r < kRows; r += 10) {
-    const LinearJob part_job{&weights, {x.tensor.row(0, r), 1, 10, kIn, kIn}, part.tensor};
+    const LinearJob part_job{&weights, rows_of(x.tensor, r, 10), part.tensor};
     backend->linear({&part_job, 1});
     ASSERT_TRUE(same_bits(y.tensor.row(0, r), part.tensor.row(0, 0), 10 * kOut)) << "row " << r;
   }
@@ -226,7 +160,7 @@ TEST_P(LinearBits, RefuseTypesThatDoNotGoTogether) {
   EXPECT_THROW(small.load(*make_backend(1), WeightRole::tied_embedding), Error);
 }
 
-// A head that is the embedding too keeps its type among int8 products, and what its own take hangs on the
+// A head that is also the embedding keeps its type among int8 products, and its own products depend on that
 // type.
 TEST_P(LinearBits, TiedHeadsAreNeverInt8) {
   for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16}) {
@@ -249,63 +183,6 @@ TEST_P(LinearBits, TiedHeadsAreNeverInt8) {
         << to_string(dtype);
     EXPECT_EQ(result({.compute = Compute::float32, .quantize_int8 = true}), result({}));
   }
-}
-
-// Every 16-bit pattern, through a product with 1.
-TEST_P(Linear, WidensEveryHalf) {
-  const auto backend = make_backend();
-  for (const DType dtype : {DType::float16, DType::bfloat16}) {
-    std::vector<std::uint16_t> bits(65536);
-    for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<std::uint16_t>(i);
-    FromMemory source(std::as_bytes(std::span(bits)), 2);
-    const TrackWeights w{backend->load_weight({"halves", WeightRole::matrix, dtype, 1, 65536, 1}, source)};
-    Activation x(1, 1, 1), y(1, 1, 65536);
-    x.values[0] = 1;
-    const LinearJob job{&w, x.tensor, y.tensor};
-    backend->linear({&job, 1});
-    for (std::int64_t i = 0; i < 65536; ++i) {
-      const int exponent_bits = dtype == DType::float16 ? 5 : 8, mantissa_bits = 15 - exponent_bits;
-      const int bias = (1 << (exponent_bits - 1)) - 1;
-      const auto exponent = static_cast<int>(i >> mantissa_bits & ((1 << exponent_bits) - 1));
-      const auto mantissa = static_cast<double>(i & ((1 << mantissa_bits) - 1)) / (1 << mantissa_bits);
-      const bool special = exponent == (1 << exponent_bits) - 1;
-      double expected =
-          exponent == 0 ? std::ldexp(mantissa, 1 - bias) : std::ldexp(1 + mantissa, exponent - bias);
-      if (special) expected = mantissa == 0 ? INFINITY : NAN;
-      if ((i & 0x8000) != 0) expected = -expected;
-      const float actual = y.values[static_cast<std::size_t>(i)];
-      if (std::isnan(expected)) {
-        ASSERT_TRUE(std::isnan(actual)) << to_string(dtype) << " bits " << i;
-      } else {
-        ASSERT_EQ(double{actual}, expected) << to_string(dtype) << " bits " << i;
-      }
-    }
-  }
-}
-
-// The same patterns through look-ups, of a table and of a head that is the table too.
-TEST_P(Linear, EmbedsEveryHalf) {
-  const auto backend = make_backend();
-  constexpr std::int64_t kWidth = 257;
-  for (const DType dtype : {DType::float16, DType::bfloat16})
-    for (const WeightRole role : {WeightRole::embedding, WeightRole::tied_embedding}) {
-      std::vector<std::uint16_t> bits(256 * kWidth);
-      for (std::size_t i = 0; i < bits.size(); ++i) bits[i] = static_cast<std::uint16_t>(i);
-      const Weight stored{bits.data(), dtype, 1, 256, kWidth};
-      FromMemory source(std::as_bytes(std::span(bits)), kWidth * 2);
-      const Weight table = backend->load_weight({"table", role, dtype, 1, 256, kWidth}, source);
-      std::vector<std::int32_t> tokens(256);
-      for (std::size_t i = 0; i < tokens.size(); ++i) tokens[i] = static_cast<std::int32_t>(255 - i);
-      Activation x(1, 256, kWidth);
-      backend->embed(table, tokens, x.tensor);
-      for (std::int64_t r = 0; r < 256; ++r)
-        for (std::int64_t i = 0; i < kWidth; ++i) {
-          const float expected = weight_element(stored, (255 - r) * kWidth + i);
-          const float actual = x.at(0, r, i);
-          ASSERT_TRUE(std::isnan(expected) ? std::isnan(actual) : actual == expected)
-              << "row " << r << " column " << i;
-        }
-    }
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// What the op tests share: one test body runs on every backend (the scalar reference, and the CPU backend on
-// every instruction set this machine has) and compares with a float64 computation written in the test.
+// Random activations and weights with their values in float64, for tests of ops and of what ops are made of.
 #pragma once
 
 #include <fmt/format.h>
@@ -20,7 +19,6 @@
 #include "kernels/base/error.h"
 #include "kernels/base/scalar_types.h"
 #include "kernels/cpu/make_cpu_backend.h"
-#include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/simd/simd_target.h"
 #include "kernels/int8.h"
 
@@ -41,7 +39,8 @@ class Random {
   std::mt19937 engine_;
 };
 
-// An activation of exactly the tensor's size, so that AddressSanitizer sees a step over its end.
+// An activation in the host's memory, of exactly the tensor's size, so that AddressSanitizer sees an access
+// past its end.
 struct Activation {
   Activation(std::int64_t tracks, std::int64_t rows, std::int64_t width)
       : values(static_cast<std::size_t>(tracks * rows * width)),
@@ -72,7 +71,7 @@ class FromFunction final : public WeightSource {
   std::function<void(std::span<std::byte>)> fill_;
 };
 
-// A weight whose rows lie in memory, as a file would hold them. Each may be read once, by any thread.
+// A weight whose rows lie in memory, as a file would hold them. Any thread may read each of them, once.
 class FromMemory final : public WeightSource {
  public:
   FromMemory(std::span<const std::byte> rows, std::size_t row_bytes, std::span<const std::byte> scales = {},
@@ -105,19 +104,19 @@ class FromMemory final : public WeightSource {
   std::atomic<std::size_t> bytes_read_ = 0;
 };
 
-// One weight a track with random elements; `value` gives them in float64, `tracks` as rows in memory (what
-// norms and look-ups take), `load` as a backend keeps them.
+// One weight per track with random elements: `value` gives them in float64, `load` as a backend keeps them,
+// `tracks` as rows in memory.
 class RandomWeights {
  public:
   RandomWeights(DType dtype, std::int64_t tracks, std::int64_t count, std::int64_t out, std::int64_t in,
-                Random& random) {
+                Random& random, float size = 1) {
     for (std::int64_t t = 0; t < tracks; ++t) {
       rows_.emplace_back();
       scales_.emplace_back();
       values_.emplace_back();
       std::vector<float> row(static_cast<std::size_t>(in));
       for (std::int64_t r = 0; r < count * out; ++r) {
-        for (float& element : row) element = random.uniform();
+        for (float& element : row) element = size * random.uniform();
         append(dtype, row);
       }
       tracks_.push_back({rows_.back().data(), dtype, count, out, in});
@@ -136,13 +135,16 @@ class RandomWeights {
     }
     return loaded;
   }
+  DType dtype() const { return tracks_[0].dtype; }
+  std::int64_t out() const { return tracks_[0].out; }
+  std::int64_t in() const { return tracks_[0].in; }
   double value(std::int64_t track, std::int64_t row, std::int64_t column) const {
     const auto t = static_cast<std::size_t>(track);
     return values_[t][static_cast<std::size_t>(row * tracks_[t].in + column)];
   }
 
  private:
-  // Adds a row to the track at hand, rounded to the type.
+  // Adds a row to the last track, rounded to the type.
   void append(DType dtype, std::span<const float> row) {
     if (dtype == DType::int8) return append_int8(row);
     for (const float element : row) {
@@ -176,13 +178,37 @@ class RandomWeights {
   TrackWeights tracks_;
 };
 
-// |actual − expected| is within `tolerance` of the larger of 1 and |expected|.
+inline float rounded_to(DType dtype, float value) {
+  if (dtype == DType::float32) return value;
+  return dtype == DType::float16 ? from_float16(to_float16(value)) : from_bfloat16(to_bfloat16(value));
+}
+
+// |actual − expected| is at most `tolerance` times the larger of 1 and |expected|.
 inline void expect_close(double actual, double expected, double tolerance, const std::string& where) {
   ASSERT_NEAR(actual, expected, tolerance * std::max(1.0, std::abs(expected))) << where;
+}
+template <typename Expected>
+void expect_close(const std::vector<float>& actual, const std::vector<Expected>& expected, double tolerance,
+                  const std::string& where) {
+  ASSERT_EQ(actual.size(), expected.size()) << where;
+  for (std::size_t i = 0; i < actual.size(); ++i)
+    ASSERT_NEAR(actual[i], expected[i], tolerance * std::max(1.0, std::abs(double{expected[i]})))
+        << where << ", element " << i;
 }
 
 inline bool same_bits(const float* a, const float* b, std::int64_t n) {
   return std::memcmp(a, b, static_cast<std::size_t>(n) * sizeof(float)) == 0;
+}
+
+// RMSNorm of n elements in float64.
+inline std::vector<double> rms_normed(const float* x, const RandomWeights& w, std::int64_t track,
+                                      std::int64_t n, double eps) {
+  double squares = 0;
+  for (std::int64_t i = 0; i < n; ++i) squares += double{x[i]} * double{x[i]};
+  std::vector<double> out;
+  for (std::int64_t i = 0; i < n; ++i)
+    out.push_back(double{x[i]} / std::sqrt(squares / static_cast<double>(n) + eps) * w.value(track, 0, i));
+  return out;
 }
 
 #ifdef PTRT_SANITIZED
@@ -191,8 +217,8 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
-// A list of cases; under a sanitizer, where one takes ten times as long, the first, every third and the last
-// of them: what bits hang on is checked in the other builds, and memory errors show with any case of a kind.
+// A list of cases. Under a sanitizer, where each takes ten times as long, the first, every third and the last
+// of them: other builds check the bits, and memory errors show with any case of a kind.
 template <typename Case>
 std::vector<Case> thinned(std::vector<Case> cases) {
   if (!kSanitized) return cases;
@@ -202,20 +228,12 @@ std::vector<Case> thinned(std::vector<Case> cases) {
   return kept;
 }
 
-inline const std::string kReference = "reference";
-
-// The instruction sets that ops are run on. One that has the bfloat16 products too stands for the one
-// without: they differ in those products alone (CpuBackend tests).
+// The instruction sets that ops run on. One that has the bfloat16 products too stands for the one without:
+// they differ in those products only (CpuBackend tests).
 inline std::vector<std::string> op_targets() {
   std::vector<std::string> names = simd_targets();
   std::erase_if(names,
                 [all = names](const std::string& name) { return std::ranges::count(all, name + "+BF16"); });
-  return names;
-}
-
-inline std::vector<std::string> all_backends() {
-  std::vector<std::string> names = op_targets();
-  names.push_back(kReference);
   return names;
 }
 
@@ -225,27 +243,6 @@ inline std::string param_name(const ::testing::TestParamInfo<std::string>& info)
   return name;
 }
 
-// The parameter names a backend; fixed to its instruction set while the test runs.
-class OpTest : public ::testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    if (!is_reference()) set_simd_target(GetParam());
-  }
-  void TearDown() override { set_simd_target(""); }
-  bool is_reference() const { return GetParam() == kReference; }
-  std::unique_ptr<Backend> make_backend(int threads = 2) const { return make_backend({.threads = threads}); }
-  std::unique_ptr<Backend> make_backend(const CpuOptions& options) const {
-    if (is_reference()) return std::make_unique<ReferenceBackend>(options);
-    return make_cpu_backend(options);
-  }
-};
-
-// For properties that hold for the instruction sets of the CPU backend (bits that do not hang on batch or
-// threads).
-class CpuOpTest : public OpTest {};
-
-#define PTRT_EVERY_BACKEND(suite) \
-  INSTANTIATE_TEST_SUITE_P(Every, suite, ::testing::ValuesIn(all_backends()), param_name)
 #define PTRT_EVERY_TARGET(suite) \
   INSTANTIATE_TEST_SUITE_P(Every, suite, ::testing::ValuesIn(op_targets()), param_name)
 

@@ -1,11 +1,11 @@
-// The ops around a sync: the bits of the ops that they stand for.
-#include "device_test.h"
+// The ops around a sync have the bits of the ops that they stand for.
+#include "ops/op_fixture.h"
 
 namespace ptrt::testing {
 namespace {
 
-class DeviceBlockEdges : public DeviceTest {};
-PTRT_EVERY_DEVICE_AND_TYPE(DeviceBlockEdges);
+class BlockEdges : public OpTest {};
+PTRT_EVERY_BACKEND(BlockEdges);
 
 struct Case {
   std::int64_t tracks, rows, width;
@@ -13,54 +13,42 @@ struct Case {
 const std::vector<Case> kCases{{1, 1, 1}, {3, 2, 37}, {2, 3, 64}, {1, 2, 1500}, {2, 1, 4100}, {18, 2, 8}};
 constexpr float kEps = 1e-5f;
 
-// Another tensor of the same size and values.
-OnDevice same_as(Backend& backend, const OnDevice& other) {
-  OnDevice copy(backend, other.tensor.tracks, other.tensor.rows, other.tensor.width, other.tensor.dtype);
-  copy.host.values = other.host.values;
-  copy.put();
-  return copy;
+TrackWeights norm_weights(Backend& backend, const Case& shape, Random& random) {
+  return RandomWeights(DType::float32, shape.tracks, 1, 1, shape.width, random)
+      .load(backend, WeightRole::vector);
 }
-
-struct Weights {
-  Weights(Backend& backend, const Case& shape, Random& random)
-      : first(backend, reference, WeightRole::vector, DType::float32, shape.tracks, 1, 1, shape.width,
-              random),
-        second(backend, reference, WeightRole::vector, DType::float32, shape.tracks, 1, 1, shape.width,
-               random) {}
-  ReferenceBackend reference;
-  BothWeights first, second;
-};
 
 // bits: 1 the first norm, 2 the second, 4 what is subtracted, 8 an output elsewhere, 16 a sublayer of
 // float32.
 void check_end(Backend& backend, const Case& shape, unsigned bits) {
   const auto& [tracks, rows, width] = shape;
   Random random(bits + static_cast<unsigned>(width));
-  const Weights w(backend, shape, random);
-  const DType added = (bits & 16) != 0 ? DType::float32 : backend.traits().activation_dtype;
-  const OnDevice a(backend, tracks, rows, width, added, random),
+  const TrackWeights first = norm_weights(backend, shape, random),
+                     second = norm_weights(backend, shape, random);
+  const DType added = (bits & 16) != 0 ? DType::float32 : activation_dtype(backend);
+  const Array a(backend, tracks, rows, width, added, random),
       h(backend, tracks, rows, width, DType::float32, random),
       minus(backend, 1, rows, width, DType::float32, random), y(backend, tracks, rows, width, DType::float32),
       y_plain(backend, tracks, rows, width, DType::float32);
-  const OnDevice h_plain = same_as(backend, h);
+  const Array h_plain(h);
   BlockEnd end;
   end.a = a.tensor;
   end.h = h.tensor;
   end.y = (bits & 8) != 0 ? y.tensor : h.tensor;
   if ((bits & 4) != 0) end.minus = minus.tensor;
-  end.post_norm = (bits & 1) != 0 ? &w.first.device : nullptr;
-  end.combine_norm = (bits & 2) != 0 ? &w.second.device : nullptr;
+  end.post_norm = (bits & 1) != 0 ? &first : nullptr;
+  end.combine_norm = (bits & 2) != 0 ? &second : nullptr;
   end.eps = kEps;
   backend.end_block(end);
   end.h = h_plain.tensor;
   end.y = (bits & 8) != 0 ? y_plain.tensor : h_plain.tensor;
   backend.Backend::end_block(end);
   const bool elsewhere = (bits & 8) != 0;
-  EXPECT_EQ((elsewhere ? y : h).get(), (elsewhere ? y_plain : h_plain).get())
+  EXPECT_EQ((elsewhere ? y : h).get().values, (elsewhere ? y_plain : h_plain).get().values)
       << "tracks " << tracks << " rows " << rows << " width " << width << " kind " << bits;
 }
 
-TEST_P(DeviceBlockEdges, EndIsItsOpsInARow) {
+TEST_P(BlockEdges, EndIsItsOpsInARow) {
   for (const Case& shape : kCases)
     for (unsigned bits = 0; bits < 32; ++bits) check_end(backend(), shape, bits);
 }
@@ -69,14 +57,15 @@ TEST_P(DeviceBlockEdges, EndIsItsOpsInARow) {
 void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsigned bits) {
   const auto& [tracks, rows, width] = shape;
   Random random(bits + static_cast<unsigned>(width));
-  const Weights w(backend, shape, random);
-  const OnDevice x(backend, 1, rows, width, DType::float32, random),
+  const TrackWeights first = norm_weights(backend, shape, random),
+                     second = norm_weights(backend, shape, random);
+  const Array x(backend, 1, rows, width, DType::float32, random),
       all(backend, parts + 1, rows, width, DType::float32, random, 100);
-  const OnDevice x_plain = same_as(backend, x);
-  const DType inner = backend.traits().activation_dtype;
-  const OnDevice h(backend, tracks, rows, width, DType::float32),
-      h_plain(backend, tracks, rows, width, DType::float32), normed(backend, tracks, rows, width, inner),
-      normed_plain(backend, tracks, rows, width, inner);
+  const Array x_plain(x);
+  const DType dtype = activation_dtype(backend);
+  const Array h(backend, tracks, rows, width, DType::float32),
+      h_plain(backend, tracks, rows, width, DType::float32), normed(backend, tracks, rows, width, dtype),
+      normed_plain(backend, tracks, rows, width, dtype);
   std::vector<const float*> pointers;
   for (std::int64_t p = 0; p < parts; ++p) pointers.push_back(all.tensor.row(p, 0));
   BlockBegin begin;
@@ -86,8 +75,8 @@ void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsign
   begin.x = x.tensor;
   begin.h = h.tensor;
   begin.normed = normed.tensor;
-  begin.dispatch_norm = (bits & 1) != 0 ? &w.first.device : nullptr;
-  begin.pre_norm = (bits & 2) != 0 ? &w.second.device : nullptr;
+  begin.dispatch_norm = (bits & 1) != 0 ? &first : nullptr;
+  begin.pre_norm = (bits & 2) != 0 ? &second : nullptr;
   begin.eps = kEps;
   backend.begin_block(begin);
   begin.x = x_plain.tensor;
@@ -96,12 +85,12 @@ void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsign
   backend.Backend::begin_block(begin);
   const std::string where =
       fmt::format("tracks {} rows {} width {} parts {} kind {}", tracks, rows, width, parts, bits);
-  EXPECT_EQ(x.get(), x_plain.get()) << where;
-  EXPECT_EQ(h.get(), h_plain.get()) << where;
-  EXPECT_EQ(normed.get(), normed_plain.get()) << where;
+  EXPECT_EQ(x.get().values, x_plain.get().values) << where;
+  EXPECT_EQ(h.get().values, h_plain.get().values) << where;
+  EXPECT_EQ(normed.get().values, normed_plain.get().values) << where;
 }
 
-TEST_P(DeviceBlockEdges, BeginIsItsOpsInARow) {
+TEST_P(BlockEdges, BeginIsItsOpsInARow) {
   for (const Case& shape : kCases)
     for (const std::int64_t parts : {0, 1, 2, 3, 8, 13})
       for (unsigned bits = 0; bits < 8; ++bits) check_begin(backend(), shape, parts, bits);
