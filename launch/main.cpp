@@ -1,12 +1,12 @@
-// ptrt: a runtime for Parallel Track transformers. Errors end here and nowhere else.
+// ptrt: a runtime for Parallel Track transformers. All errors are caught here.
 #include <chrono>
 #include <cstdio>
 #include <exception>
 #include <thread>
 
+#include "launch/commands/commands.h"
 #include "launch/job/process.h"
-#include "launch/options/commands.h"
-#include "launch/options/options.h"
+#include "launch/options/command_line.h"
 #include "runtime/comm/fault.h"
 
 namespace ptrt {
@@ -14,7 +14,7 @@ namespace {
 
 void run_command(const Command& command, JobComm& job) {
   arm_faults(job.rank());
-  // Only the engine can end in order; anything else ends at once, as usual.
+  // Only the engine can end in order on a signal; the other commands end at once, as usual.
   if (std::holds_alternative<BatchOptions>(command) || std::holds_alternative<BenchOptions>(command))
     install_signal_handlers(job);
   if (const auto* batch = std::get_if<BatchOptions>(&command)) run_batch(*batch, job);
@@ -27,17 +27,17 @@ void run_command(const Command& command, JobComm& job) {
   if (const auto* plan = std::get_if<PlanOptions>(&command)) run_plan(*plan);
 }
 
-int say(const JobComm* job, const std::string& message, ExitCode code) {
+int print_error(const JobComm* job, const std::string& message, ExitCode code) {
   std::fputs(error_line(job, message).c_str(), stderr);
   std::fflush(stderr);
   return static_cast<int>(code);
 }
 
-// Ends the job on every rank at once. What hit all ranks alike is told once: the others give rank 0 a moment
-// to tell.
+// Ends the job on every rank at once. An error that all ranks have is printed once: the others give rank 0 a
+// moment to print it.
 int end_everywhere(JobComm* job, const std::string& message, ExitCode code) {
   if (job != nullptr && job->rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
-  say(job, message, code);
+  print_error(job, message, code);
   if (job != nullptr && job->size() > 1) job->abort(static_cast<int>(code));
   return static_cast<int>(code);
 }
@@ -53,7 +53,7 @@ int run_program(int argc, char** argv) {
   } catch (const OtherRankFailed& e) {
     return static_cast<int>(e.code());
   } catch (const AgreedError& e) {
-    return say(job.get(), e.what(), e.code());
+    return print_error(job.get(), e.what(), e.code());
   } catch (const Error& e) {
     return end_everywhere(job.get(), e.what(), e.code());
   } catch (const std::exception& e) {

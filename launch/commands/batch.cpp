@@ -6,12 +6,12 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
+#include "launch/commands/commands.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
 #include "launch/jsonl/request_file.h"
 #include "launch/jsonl/result_collector.h"
 #include "launch/jsonl/result_lines.h"
-#include "launch/options/commands.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "runtime/comm/fault.h"
@@ -29,7 +29,7 @@ class Batch {
     read_requests();
     session_.load();
     open_journal();
-    if (job_.rank() == 0 && !options_.run.quiet) say(session_.describe() + "\n");
+    if (job_.rank() == 0 && !options_.run.quiet) say(describe_run(session_) + "\n");
     const RankReport report = run_requests();
     const RunSummary summary = gather_summary(job_, report);
     all_or_none(job_, [&] {
@@ -38,7 +38,7 @@ class Batch {
   }
 
  private:
-  // Rank 0 reads the file and checks where the results go, before anybody loads a model.
+  // Rank 0 reads the file and checks where the results go, before any rank loads the model.
   void read_requests() {
     std::string text;
     all_or_none(job_, [&] {
@@ -55,13 +55,14 @@ class Batch {
                              {session_.kv_tokens()});
     });
     requests_digest_ = XXH3_64bits(text.data(), text.size());
-    // The size of the KV pool counts where it turns a line down: with a larger one the line has a result.
+    // Where the KV pool is too small for a line, its size is part of the digest: with a larger pool the line
+    // has a result.
     for (std::size_t i = 0; i < file_.lines.size(); i++)
       if (file_.lines[i].error.code == "kv_cache_exceeded")
         requests_digest_ = XXH3_64bits_withSeed(&i, sizeof i, requests_digest_);
   }
 
-  // Opens or goes on with the journal, writes the error lines, and tells all ranks which lines are done.
+  // Opens or continues the journal, writes the error lines, and tells all ranks which lines are done.
   void open_journal() {
     const std::string model = session_.digest();
     const std::string digest = fmt::format(
@@ -95,7 +96,7 @@ class Batch {
   }
 
   RankReport run_requests() {
-    const Placement& placement = session_.placement();
+    const Placement& placement = session_.plan().placement;
     RankReport report;
     report.leads_replica = placement.leads_replica();
     std::optional<ResultCollector> collector;
@@ -103,7 +104,7 @@ class Batch {
       collector.emplace(
           job_, [this](const Completion& completion) { return format(completion); },
           journal_ ? &*journal_ : nullptr, progress_ ? &*progress_ : nullptr,
-          job_.rank() == 0 ? static_cast<int>(placement.replicas - 1) : 0, session_.core_share().units());
+          job_.rank() == 0 ? static_cast<int>(placement.replicas - 1) : 0, session_.plan().cores.units());
 
     Engine::Hooks hooks;
     hooks.stop_requested = stop_signal_received;
@@ -134,14 +135,14 @@ class Batch {
     progress_->end();
     const auto lines = static_cast<std::int64_t>(file_.lines.size());
     if (journal_->count() < lines)
-      throw_failure("stopped by a signal with {} of {} results in {}: go on with --resume", journal_->count(),
-                    lines, journal_->path());
+      throw_failure("stopped by a signal with {} of {} results in {}: continue with --resume",
+                    journal_->count(), lines, journal_->path());
     journal_->publish();
     if (options_.run.quiet) return;
     summary.failed = lines - static_cast<std::int64_t>(file_.requests.size());
     const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
     say(summary_table(summary, kind));
-    if (done_before_ > 0) say(fmt::format("  {} results were there from an earlier run\n", done_before_));
+    if (done_before_ > 0) say(fmt::format("  {} results are from an earlier run\n", done_before_));
   }
 
   const BatchOptions& options_;

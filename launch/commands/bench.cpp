@@ -1,4 +1,4 @@
-// `ptrt bench`: requests of given lengths or from a file, arriving at once or at a rate, and what they took.
+// `ptrt bench`: requests of given lengths or from a file, arriving at once or at a rate, and the times they took.
 #include <cstdio>
 #include <numeric>
 
@@ -6,9 +6,10 @@
 #include "kernels/base/files.h"
 #include "launch/commands/bench_report.h"
 #include "launch/commands/bench_requests.h"
+#include "launch/commands/commands.h"
+#include "launch/commands/report_files.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
-#include "launch/options/commands.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 
@@ -16,7 +17,7 @@ namespace ptrt {
 namespace {
 
 RankReport run_once(ModelSession& session, const std::vector<Request>& requests) {
-  const Placement& placement = session.placement();
+  const Placement& placement = session.plan().placement;
   RankReport report;
   report.leads_replica = placement.leads_replica();
   std::vector<std::int64_t> all(requests.size());
@@ -71,8 +72,8 @@ void run_bench(const BenchOptions& options, JobComm& job) {
   std::vector<BenchCell> cells;
   all_or_none(job, [&] { cells = bench_cells(options, session, dataset); });
   session.load(options.seed);
-  const bool tells = job.rank() == 0 && !options.run.quiet;
-  if (tells) say(session.describe() + "\n");
+  const bool prints = job.rank() == 0 && !options.run.quiet;
+  if (prints) say(describe_run(session) + "\n");
 
   std::vector<nlohmann::ordered_json> runs;
   for (const BenchCell& cell : cells) {
@@ -81,9 +82,9 @@ void run_bench(const BenchOptions& options, JobComm& job) {
     const RankReport report = run_once(session, cell.requests);
     job.barrier();
     const RunSummary summary = gather_summary(job, report);
-    if (tells) fmt::print("{}", session.emulation());
-    if (tells && cells.size() > 1) fmt::print("{}", heading(cell));
-    if (tells) fmt::print("{}", summary_table(summary, SummaryKind::bench));
+    if (prints) fmt::print("{}", emulation_notice(session));
+    if (prints && cells.size() > 1) fmt::print("{}", heading(cell));
+    if (prints) fmt::print("{}", summary_table(summary, SummaryKind::bench));
     if (job.rank() == 0) runs.push_back(bench_json(options, session, cell, summary));
   }
   all_or_none(job, [&] {

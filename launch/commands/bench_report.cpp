@@ -1,10 +1,7 @@
 #include "launch/commands/bench_report.h"
 
+#include <fmt/format.h>
 #include <sys/resource.h>
-
-#include <fstream>
-
-#include "kernels/base/error.h"
 
 namespace ptrt {
 namespace {
@@ -20,37 +17,6 @@ std::int64_t peak_bytes() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return std::int64_t{usage.ru_maxrss} * 1024;
-}
-
-void write_text(const std::string& path, const std::string& text) {
-  std::ofstream out(path);
-  out << text;
-  out.close();
-  if (!out) throw_bad_input("cannot write {}", path);
-}
-
-// {"a": {"b": 1}} as a_b = 1. The model's configuration has no place in a line.
-ordered_json flat(const ordered_json& object) {
-  ordered_json result;
-  for (const auto& [name, value] : object.items()) {
-    if (name == "config") continue;
-    if (!value.is_object())
-      result[name] = value;
-    else
-      for (const auto& [inner, figure] : value.items()) result[name + "_" + inner] = figure;
-  }
-  return result;
-}
-
-std::string csv_field(const ordered_json& value) {
-  if (!value.is_string()) return value.dump();
-  std::string text = "\"";
-  for (const char c : value.get<std::string>()) {
-    if (c == '"') text += '"';
-    text += c;
-  }
-  text += '"';
-  return text;
 }
 
 void add_syncs(const RunSummary& s, ordered_json& json) {
@@ -70,8 +36,8 @@ void add_syncs(const RunSummary& s, ordered_json& json) {
   json["preemptions"] = s.preemptions;
 }
 
-void add_setup(ModelSession& session, ordered_json& json) {
-  const Placement& p = session.placement();
+void add_setup(const ModelSession& session, ordered_json& json) {
+  const Placement& p = session.plan().placement;
   json["weight_bytes"] = session.backend().weight_bytes();
   json["mapped_weight_bytes"] = session.backend().mapped_bytes();
   json["kv_bytes"] = session.engine().kv_bytes();
@@ -84,23 +50,24 @@ void add_setup(ModelSession& session, ordered_json& json) {
   json["tracks"] = session.config().tracks;
   json["layers"] = session.config().layers;
   json["backend"] = session.backend().traits().name;
-  json["compute"] = session.compute();
-  json["kv_dtype"] = to_string(session.kv_dtype());
+  json["compute"] = session.plan().product_type();
+  json["kv_dtype"] = to_string(session.plan().kv_dtype);
   json["instruction_set"] = session.backend().instruction_set();
-  json["threads"] = session.threads();
-  json["binding"] = session.core_share().bound ? "cores" : "none";
-  json["oversubscribed"] = session.core_share().oversubscribed;
+  json["threads"] = session.backend().traits().threads;
+  json["binding"] = session.plan().cores.bound ? "cores" : "none";
+  json["oversubscribed"] = session.plan().cores.oversubscribed;
   json["fusion"] = session.engine().describe_syncs();
-  json["emulated"] = session.emulated().has_value();
-  if (!session.emulated()) return;
-  json["emulate_ranks"] = session.emulated()->ranks;
-  json["link_latency_us"] = session.emulated()->link.latency_us;
-  json["link_gb_per_s"] = session.emulated()->link.gb_per_s;
+  json["emulated"] = session.options().emulated.has_value();
+  if (!session.options().emulated) return;
+  const auto& [ranks, link] = *session.options().emulated;
+  json["emulate_ranks"] = ranks;
+  json["link_latency_us"] = link.latency_us;
+  json["link_gb_per_s"] = link.gb_per_s;
 }
 
 }  // namespace
 
-ordered_json bench_json(const BenchOptions& options, ModelSession& session, const BenchCell& cell,
+ordered_json bench_json(const BenchOptions& options, const ModelSession& session, const BenchCell& cell,
                         const RunSummary& s) {
   ordered_json json;
   json["model"] = session.config().name;
@@ -110,10 +77,9 @@ ordered_json bench_json(const BenchOptions& options, ModelSession& session, cons
   else
     json["dataset"] = options.dataset;
   json["requests"] = cell.requests.size();
-  json["request_rate"] = options.request_rate;
+  json["request_rate"] = fmt::format("{}", options.request_rate);
   json["max_batch"] = options.run.max_batch;
-  json["max_step_tokens"] =
-      std::max(options.run.max_step_tokens, options.run.max_batch);  // as the engine takes it
+  json["max_step_tokens"] = options.run.max_step_rows();  // as the engine takes it
   json["seed"] = options.seed;
   json["prompt_tokens"] = s.prompt_tokens;
   json["output_tokens"] = s.output_tokens;
@@ -130,27 +96,6 @@ ordered_json bench_json(const BenchOptions& options, ModelSession& session, cons
   add_syncs(s, json);
   add_setup(session, json);
   return json;
-}
-
-void write_json(const std::string& path, const std::vector<ordered_json>& runs) {
-  const ordered_json whole = runs.size() == 1 ? runs[0] : ordered_json{{"runs", runs}};
-  write_text(path, whole.dump(2) + "\n");
-}
-
-void write_csv(const std::string& path, const std::vector<ordered_json>& runs) {
-  std::string text;
-  for (const ordered_json& run : runs) {
-    std::string names, values;
-    const ordered_json row = flat(run);
-    for (const auto& [name, value] : row.items()) {
-      if (!names.empty()) names += ',', values += ',';
-      names += name;
-      values += csv_field(value);
-    }
-    if (text.empty()) text = names + "\n";
-    text += values + "\n";
-  }
-  write_text(path, text);
 }
 
 }  // namespace ptrt

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "launch/options/command_options.h"
 #include "launch/session/model_session.h"
 #include "runtime/serving/request.h"
 
@@ -25,10 +26,8 @@ std::vector<BenchCell> bench_cells(const BenchOptions& options, const ModelSessi
 std::vector<Request> random_requests(const ModelConfig& config, std::int64_t count, std::int64_t input_len,
                                      std::int64_t output_len, std::uint64_t seed);
 
-// "inf" or "0.5"; throws bad_input on anything else. Infinity: all at the start.
-double parse_request_rate(const std::string& text);
-// Arrivals of a Poisson process: gaps are exponentially distributed, the first request comes after one. The
-// same for a seed everywhere.
+// Arrivals of a Poisson process at `rate` a second: gaps are exponentially distributed, the first request
+// comes after one. The same for a seed on every machine. Infinity: all at the start.
 void set_arrivals(std::vector<Request>& requests, double rate, std::uint64_t seed);
 
 }  // namespace ptrt

@@ -4,7 +4,7 @@
 #include <chrono>
 
 #include "kernels/base/files.h"
-#include "launch/options/commands.h"
+#include "launch/commands/commands.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/shard/random_init.h"
 

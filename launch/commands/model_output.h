@@ -1,4 +1,4 @@
-// What the commands share that write a model from another one.
+// Shared by the commands that write a model from another one.
 #pragma once
 
 #include <string>

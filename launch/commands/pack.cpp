@@ -4,8 +4,8 @@
 #include <chrono>
 #include <map>
 
+#include "launch/commands/commands.h"
 #include "launch/commands/model_output.h"
-#include "launch/options/commands.h"
 #include "model_io/file/file_map.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/file/tensor_copy.h"
@@ -18,9 +18,9 @@ void run_pack(const PackOptions& options) {
   const ModelFile model(options.model);
   const ModelConfig& config = model.config();
   const TokenizerBlob tokenizer = model.tokenizer();
-  make_tokenizer(tokenizer, config);  // else one of an unknown kind would be lost without a word
+  make_tokenizer(tokenizer, config);  // throws for an unknown kind, which would be lost
   const std::vector<TensorSpec> tensors = model_tensors(config);
-  std::map<std::string, StoredTensor> stored;  // all is checked before anything is written
+  std::map<std::string, StoredTensor> stored;  // every tensor is checked before any is written
   for (const TensorSpec& spec : tensors) stored.emplace(spec.path, model.stat(spec));
   check_output(model, options.output, options.split);
 

@@ -1,12 +1,12 @@
-// `ptrt plan`: which layouts of a model fit so many processors, and what they would give.
+// `ptrt plan`: the layouts of a model on so many processors, and the speed and memory predicted for each.
 #include <fmt/ranges.h>
 
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
-#include "launch/commands/bench_report.h"
-#include "launch/options/commands.h"
+#include "launch/commands/commands.h"
+#include "launch/commands/report_files.h"
 #include "launch/plan/cost_model.h"
 #include "launch/plan/hardware.h"
 

@@ -6,8 +6,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/convert.h"
+#include "launch/commands/commands.h"
 #include "launch/commands/model_output.h"
-#include "launch/options/commands.h"
 #include "model_io/file/model_file.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/file/tensor_copy.h"
@@ -24,7 +24,7 @@ class Quantizer {
     const auto start = std::chrono::steady_clock::now();
     const ModelConfig& config = model_.config();
     const TokenizerBlob tokenizer = model_.tokenizer();
-    make_tokenizer(tokenizer, config);  // else one of an unknown kind would be lost without a word
+    make_tokenizer(tokenizer, config);  // throws for an unknown kind, which would be lost
     const std::vector<TensorSpec> tensors = model_tensors(config);
     check_tensors(tensors);
     check_output(model_, options_.output, options_.split);
@@ -40,7 +40,7 @@ class Quantizer {
   }
 
  private:
-  // All is checked before anything is written.
+  // Every tensor is checked before any is written.
   void check_tensors(const std::vector<TensorSpec>& tensors) {
     for (const TensorSpec& spec : tensors) {
       const auto& stored = stored_.emplace(spec.path, model_.stat(spec)).first->second;

@@ -19,8 +19,8 @@ constexpr double kWaitToAgree = 3;  // seconds
 std::atomic<bool> g_stop{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
 
-// One stop may arrive more than once (from a launcher and to its process group): only a SIGTERM or SIGINT a
-// second or two after the first one insists.
+// One stop may arrive more than once (from a launcher and through its process group). So only a SIGTERM or
+// SIGINT that comes a second or two after the first signal kills the process.
 void note_signal(int number) {
   static std::atomic<std::int64_t> first_s{-1};
   timespec now;
@@ -33,14 +33,15 @@ void note_signal(int number) {
   std::raise(number);
 }
 
-// What a SIGBUS says, made beforehand: a handler may only write it. Full shared memory raises it too.
+// The message of a SIGBUS, formatted beforehand: a handler may only write it. Full shared memory raises SIGBUS
+// too.
 constexpr const char* kBusError =
-    "a mapped model file could not be read: an I/O error, or it was made shorter while in use "
+    "a mapped model file could not be read: an I/O error, or it was truncated while in use "
     "(or /dev/shm is full)";
 char g_bus_error[512];
 std::size_t g_bus_error_bytes = 0;
 
-void tell_bus_error(int) {
+void report_bus_error(int) {
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, g_bus_error, g_bus_error_bytes);
   _exit(static_cast<int>(ExitCode::failure));
 }
@@ -63,7 +64,7 @@ void all_or_none(JobComm& job, const std::function<void()>& stage) {
     message = e.what();
     code = static_cast<int>(ExitCode::failure);
   }
-  // Ranks that are still loading for long must not keep an error back.
+  // Ranks that load for long must not delay the error.
   if (code != 0 && !job.barrier_within(kWaitToAgree)) throw Error(static_cast<ExitCode>(code), message);
   if (code == 0) job.barrier();
   const auto codes = job.all_gather(std::to_string(code));
@@ -74,6 +75,22 @@ void all_or_none(JobComm& job, const std::function<void()>& stage) {
   throw OtherRankFailed(agreed);
 }
 
+bool all_equal(JobComm& job, const std::string& mine) {
+  return std::ranges::all_of(job.all_gather(mine), [&](const std::string& other) { return other == mine; });
+}
+
+std::int64_t all_min(JobComm& job, std::int64_t mine) {
+  for (const std::string& other : job.all_gather(std::to_string(mine)))
+    mine = std::min<std::int64_t>(mine, std::stoll(other));
+  return mine;
+}
+
+std::string first_nonempty(JobComm& job, const std::string& mine) {
+  for (std::string& text : job.all_gather(mine))
+    if (!text.empty()) return std::move(text);
+  return "";
+}
+
 void install_signal_handlers(const JobComm& job) {
   const std::string line = error_line(&job, kBusError);
   g_bus_error_bytes = line.copy(g_bus_error, sizeof(g_bus_error));
@@ -81,7 +98,7 @@ void install_signal_handlers(const JobComm& job) {
   action.sa_handler = note_signal;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
-  action.sa_handler = tell_bus_error;
+  action.sa_handler = report_bus_error;
   sigaction(SIGBUS, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
 }

@@ -1,4 +1,4 @@
-// Progress of a batch on rank 0's standard error: a bar on a terminal, else a plain line now and then.
+// Progress of a batch on rank 0's standard error: a bar on a terminal, else a plain line every few seconds.
 #pragma once
 
 #include <chrono>
@@ -7,8 +7,7 @@
 
 namespace ptrt {
 
-// Writes to standard error. A reader that has gone, or a full disk behind it, harms no result: failures are
-// ignored.
+// Writes to standard error and ignores failures: a closed pipe or a full disk must not end the run.
 void say(const std::string& text);
 
 class Progress {

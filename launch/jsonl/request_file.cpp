@@ -14,7 +14,7 @@ namespace {
 
 using nlohmann::json;
 
-// Ends the parsing of one line with an error line.
+// Thrown to end the parsing of one line, which becomes an error line.
 struct BadRequest {
   RequestError error;
 };
@@ -114,7 +114,7 @@ class LineParser {
     if (!ids_.insert(line.id).second) reject("duplicate_id", "id '{}' was used by an earlier line", line.id);
   }
 
-  // Checks method and url, and puts the body in the place of the line.
+  // Checks method and url, then replaces the line by its body.
   void open_envelope(json& object, RequestLine& line) const {
     const auto text = [&](const char* key) {
       const auto it = object.find(key);
@@ -185,7 +185,7 @@ class LineParser {
 
   std::vector<std::int32_t> encode(const std::string& text) const {
     if (tokenizer_.tokenizer == nullptr)
-      reject("no_tokenizer", "{}: give 'tokens' in the place of 'prompt'", tokenizer_.why_none);
+      reject("no_tokenizer", "{}: give 'tokens' instead of 'prompt'", tokenizer_.why_none);
     std::vector<std::int32_t> ids;
     if (config_.bos_token_id) ids.push_back(static_cast<std::int32_t>(*config_.bos_token_id));
     const auto text_ids = tokenizer_.tokenizer->encode(text);

@@ -11,15 +11,15 @@
 
 namespace ptrt {
 
-// Why a line cannot be run; it becomes an error line of the results and harms no other.
+// Why a line cannot be run. It becomes an error line of the results; other lines are not affected.
 struct RequestError {
   std::string code;  // "context_length_exceeded", "invalid_json", …
   std::string message;
 };
 
-// What is needed to answer a line, whether it can be run or not.
+// What the answer to a line needs, whether the line can be run or not.
 struct RequestLine {
-  std::string id;             // of the request; the 0-based line number where it gives none
+  std::string id;             // of the request; else the 0-based line number
   bool openai = false;        // answered by an OpenAI batch response line
   std::string model;          // OpenAI: the model named by the request
   std::int64_t request = -1;  // index into RequestFile::requests; -1: error
@@ -28,14 +28,14 @@ struct RequestLine {
 
 struct RequestFile {
   std::vector<RequestLine> lines;
-  std::vector<Request> requests;  // the sound ones, in order
+  std::vector<Request> requests;  // of the lines without an error, in order
 };
 
 struct RequestLimits {
   std::int64_t cached_tokens = 0;  // that fit the KV pool
 };
 
-// `text` is the whole file. Throws bad_input when it holds no line at all. `tokenizer` may be without one.
+// `text` is the whole file. Throws bad_input when it has no line. `tokenizer` may hold no tokenizer.
 RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
                            const ModelConfig& config, const TokenizerChoice& tokenizer,
                            const RequestLimits& limits);

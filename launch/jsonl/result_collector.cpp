@@ -8,8 +8,8 @@
 namespace ptrt {
 namespace {
 
-constexpr auto kPoll = std::chrono::milliseconds(2);  // between looks into the mailbox
-const char* const kThrough = "through";               // a leader's last message
+constexpr auto kPoll = std::chrono::milliseconds(2);  // between two polls of the mailbox
+const char* const kDone = "done";                     // a leader's last message
 
 }  // namespace
 
@@ -75,7 +75,7 @@ void ResultCollector::work() {
     else
       changed_.wait(lock, [&] { return closed_ || !queue_.empty(); });
   }
-  if (journal_ == nullptr) job_.post(kThrough);
+  if (journal_ == nullptr) job_.post(kDone);
 }
 
 bool ResultCollector::take_local() {
@@ -94,7 +94,7 @@ bool ResultCollector::take_posted() {
   if (leaders_open_ == 0) return false;
   const auto message = job_.poll_post();
   if (!message) return false;
-  if (*message == kThrough) {
+  if (*message == kDone) {
     leaders_open_--;
     return true;
   }

@@ -1,5 +1,5 @@
 // Takes finished requests off the decode loop: a thread on every replica's first rank writes them as JSON and
-// brings them to rank 0, whose thread appends them to the journal.
+// sends them to rank 0, whose thread appends them to the journal.
 #pragma once
 
 #include <condition_variable>
@@ -27,8 +27,8 @@ class ResultCollector {
   };
   using Format = std::function<Result(const Completion&)>;
 
-  // On rank 0 `journal` and `progress` take what comes from here and from `other_leaders` more ranks.
-  // Elsewhere both are null and everything is posted to rank 0. The thread runs on `units`, not on the one
+  // On rank 0 `journal` and `progress` receive the results of this rank and of `other_leaders` more ranks.
+  // Elsewhere both are null and every result is posted to rank 0. The thread runs on `units`, not on the one
   // core that the starting thread may be bound to.
   ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress, int other_leaders,
                   const CpuSet& units);
@@ -36,10 +36,11 @@ class ResultCollector {
   ResultCollector(const ResultCollector&) = delete;
   ResultCollector& operator=(const ResultCollector&) = delete;
 
-  // From the decode loop: hands over, without waiting for files or messages. Rethrows what the thread ran
-  // into.
+  // Called by the decode loop: queues the completion without waiting for files or messages. Rethrows an
+  // error of the thread.
   void deliver(Completion&& completion);
-  // No more from here. Returns when all is in the journal (rank 0) or on its way there; rethrows likewise.
+  // Call after the last deliver(). Returns when all results are in the journal (rank 0) or sent to rank 0;
+  // rethrows likewise.
   void finish();
 
  private:
@@ -53,14 +54,14 @@ class ResultCollector {
   Format format_;
   Journal* journal_;
   Progress* progress_;
-  int leaders_open_;  // other leaders that have not said that they are through
+  int leaders_open_;  // other leaders that may still post results
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Completion> queue_;
   bool closed_ = false;
   bool cancelled_ = false;
   std::exception_ptr error_;
-  std::thread thread_;  // last: starts when all else is there
+  std::thread thread_;  // last member: it starts when the others are constructed
 };
 
 }  // namespace ptrt

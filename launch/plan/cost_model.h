@@ -1,6 +1,6 @@
-// What a model would take on processors and links that are described by a few numbers: memory, time to first
-// token, time per token, throughput. Bytes and operations are counted; how much of the hardware's speed is
-// reached, and what a collective costs, are parameters (docs/PLAN.md). Pure functions.
+// Predicts memory, time to first token, time per token and throughput of a model on processors and links that
+// are described by a few numbers. Bytes and operations are counted. The share of the hardware's speed that is
+// reached, and the cost of a collective, are parameters (docs/PLAN.md). Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,9 @@ struct GpuSpec {
   double step_overhead_us = 0;         // the engine's own: scheduling, sampling, launching
   double decode_gemm_efficiency = 0;   // of products of few rows; 0: as gemm_efficiency
   double kv_bandwidth_efficiency = 0;  // of reading keys and values; 0: as bandwidth_efficiency
-  // The slowest rank is so much of a layer's compute behind after one layer. Delays of layers are
-  // independent, so they add up as a random walk: after n layers without a sync point √n of it.
+  // How late the slowest rank is after one layer, as a share of the layer's compute time. Delays of layers are
+  // independent, so they add up as a random walk: after n layers without a sync point the delay is √n times
+  // this one.
   double wait_layers = 0;
 };
 
@@ -38,10 +39,9 @@ struct LinkSpec {
   std::int64_t ranks = 0;  // that it joins; 0: any number
   double message_us = 0;   // of a rank's time for each message it sends
   double sum_bytes = 4;    // of a value that is summed, on its way
-  // From so many bytes a rank two steps are taken; 0: where they are quicker.
+  // Sums of at least so many bytes a rank take two steps; 0: whichever is quicker.
   double two_step_bytes = 0;
-  // All ranks' messages and bytes go one after the other: a bus, or hosts that are emulated on the same
-  // cores.
+  // The messages of all ranks move one after the other: a bus, or hosts that are emulated on the same cores.
   bool shared = false;
 };
 double sum_us(const LinkSpec& link, std::int64_t ranks, double bytes);
@@ -61,7 +61,7 @@ struct Workload {
   std::int64_t step_tokens = 8192;  // prompt tokens a step takes
 };
 
-// What a step takes of each resource of a rank: calibration finds the prices.
+// What a step uses of each resource of a rank; calibration finds the prices.
 struct StepCounts {
   double weight_bytes = 0, ops = 0;        // of the products
   double kv_bytes = 0, attention_ops = 0;  // of attention

@@ -1,4 +1,4 @@
-// Which cores of the host a rank takes, how many threads it runs on them, and whether they are bound.
+// Which cores of the host a rank uses, how many threads it runs on them, and whether they are bound.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace ptrt {
 
 // One rank of a host before the cores are divided.
 struct HostRank {
-  std::vector<CpuSet> cores;  // that it may run on: its launcher, taskset and cgroups set the limits
+  std::vector<CpuSet> cores;  // that launcher, taskset and cgroups allow
   int threads = 0;            // asked for; 0: one a core of its share
 };
 
@@ -21,27 +21,26 @@ struct CoreShare {
   std::vector<CpuSet> cores;  // this rank's part of the host's cores
   int threads = 1;
   bool bound = false;  // worker w runs on cores[w] alone
-  // The ranks that share these cores run more threads than there are processing units: nobody should spin.
+  // The ranks that share these cores run more threads than there are processing units: no thread should spin.
   bool oversubscribed = false;
   bool refused = false;  // the system did not let threads be bound
 
   // Where each worker runs; empty when not bound.
   std::vector<CpuSet> worker_cores() const;
-  // All units of the share, for threads beside the workers; empty when not bound.
+  // All units of the share, for threads other than the workers; empty when not bound.
   CpuSet units() const;
-  // "bound to cores" and the like, for people.
+  // A phrase such as "bound to cores".
   std::string describe() const;
 };
 
-// Ranks that may run on the same cores divide them in the order of `ranks`, consecutive cores each, so that a
-// NUMA node is not split where the numbers divide. Ranks that a launcher has put on cores of their own keep
-// those. A rank is bound when each of its threads has a core of its own.
+// Ranks that may run on the same cores divide them in the order of `ranks`, consecutive cores each, so that no
+// NUMA node is split where the numbers divide. Ranks that a launcher has given separate cores keep them. A
+// rank is bound when each of its threads has a core of its own.
 CoreShare divide_cores(std::span<const HostRank> ranks, std::size_t mine);
 
-// Agrees with the other ranks on this host and, with `bind`, binds the calling thread, which is worker 0.
-// Before any large allocation: memory belongs to the NUMA node of the thread that first touches it. A job of
-// one rank is left to the system, which moves threads away from whatever else runs on the machine.
-// Collective.
+// Agrees with the other ranks on this host and, with `bind`, binds the calling thread, which is worker 0. Call
+// it before any large allocation: memory belongs to the NUMA node of the thread that first touches it. A job
+// of one rank is not bound: the system moves its threads away from other work on the machine. Collective.
 CoreShare take_core_share(JobComm& job, int threads, bool bind);
 
 }  // namespace ptrt

@@ -34,7 +34,7 @@ GpuChoice choose_gpu(std::span<const HostGpus> ranks, std::size_t mine, bool sha
     if (on_gpu.size() > 1 && !share)
       throw_bad_input(
           "ranks {} of this host would share the GPU {}: its {} ranks see {} GPUs; start one rank a GPU, "
-          "show every rank its own, or give --share-gpu",
+          "make one GPU visible to each rank, or give --share-gpu",
           name_ranks(on_gpu), *least, ranks.size(), users.size());
     if (r != mine) continue;
     choice.device = static_cast<int>(least - uuids.begin());

@@ -1,4 +1,4 @@
-// Which GPU a rank takes, of those that it and the other ranks of its host see.
+// Which of the visible GPUs each rank of a host uses.
 #pragma once
 
 #include <cstddef>
@@ -20,12 +20,13 @@ struct GpuChoice {
   int sharers = 1;  // ranks of the host on that GPU, this one included
 };
 
-// Each rank in turn takes the first GPU it sees that no rank before it has: with all GPUs visible, the one of
-// its node-local rank; where the launcher shows every rank its own, device 0. Throws bad_input where there is
-// none left, and names the ranks that would share one; with `share` it takes the GPU of the fewest ranks.
+// Each rank in turn takes the first GPU it sees that no rank before it has taken. With all GPUs visible that
+// is the one of its node-local rank; where the launcher shows every rank its own GPU, it is device 0. Where no
+// GPU is left, throws bad_input that names the ranks which would share one; with `share` the rank takes the
+// GPU of the fewest ranks.
 GpuChoice choose_gpu(std::span<const HostGpus> ranks, std::size_t mine, bool share);
 
-// One rank's line in an exchange between the ranks of a host.
+// A rank's line in the exchange between the ranks of a host.
 std::string to_text(const HostGpus& gpus);
 HostGpus parse_host_gpus(const std::string& text);
 

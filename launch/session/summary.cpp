@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "launch/session/model_session.h"
 #include "runtime/comm/track_comm.h"
 
 namespace ptrt {
@@ -18,31 +19,55 @@ std::string latency_row(const std::string& label, const Percentiles& p) {
                      p.p99);
 }
 
-}  // namespace
+std::string count(std::int64_t n, const char* what) {
+  return fmt::format("{} {}{}", n, what, n > 1 ? "s" : "");
+}
 
-std::string summary_table(const RunSummary& s, SummaryKind kind) {
-  std::string out;
-  out += row("requests", s.failed > 0 ? fmt::format("{} done, {} failed", s.requests, s.failed)
-                                      : fmt::format("{} done", s.requests));
-  out += row("tokens", fmt::format("{} in, {} out, {:.2f} s", s.prompt_tokens, s.output_tokens, s.elapsed_s));
-  if (kind != SummaryKind::score) {
-    out += fmt::format("  {:<{}} {:>9} {:>9} {:>9} {:>9}\n", "latency [ms]", kLabel, "mean", "p50", "p90",
-                       "p99");
-    out += latency_row("  TTFT  time to first token", s.ttft_ms);
-    out += latency_row("  TPOT  time per output token", s.tpot_ms);
-    if (kind == SummaryKind::bench) {
-      out += latency_row("  ITL   between two tokens", s.itl_ms);
-      out += latency_row("  E2EL  to the last token", s.e2el_ms);
-    }
-    out += row("throughput", fmt::format("{:.1f} output tokens/s, {:.1f} tokens/s, {:.2f} requests/s",
-                                         s.output_tokens_per_s, s.total_tokens_per_s, s.requests_per_s));
-    out += row("prefill, decode", fmt::format("{:.1f} tokens/s, {:.1f} tokens/s", s.prefill_tokens_per_s,
-                                              s.decode_tokens_per_s));
-  } else {
-    out += row("throughput",
+// Of the weights, where the file has some in panels.
+std::string mapped_part(const ModelSession& session) {
+  const Backend& backend = session.backend();
+  const bool mappable = session.model().file && session.plan().device == Device::cpu &&
+                        (backend.mapped_bytes() > 0 || session.model().has_panels());
+  if (!mappable) return "";
+  return fmt::format(" ({:.0f} % mapped)", 100.0 * static_cast<double>(backend.mapped_bytes()) /
+                                               static_cast<double>(backend.weight_bytes()));
+}
+
+std::string describe_devices(const ModelSession& session) {
+  const RunPlan& plan = session.plan();
+  std::string text;
+  if (plan.device == Device::cuda && plan.placement.replica_ranks > 1)
+    text = " | fusion over " + session.engine().describe_syncs();
+  if (!plan.why_not_gpu.empty()) text = " | not on GPUs: " + plan.why_not_gpu;
+  if (plan.device_memory)
+    text += fmt::format("\n{}; matrices, activations, keys and values are {}", plan.device_memory->describe(),
+                        to_string(plan.activation_dtype));
+  return text;
+}
+
+std::string latency_rows(const RunSummary& s, SummaryKind kind) {
+  std::string out =
+      fmt::format("  {:<{}} {:>9} {:>9} {:>9} {:>9}\n", "latency [ms]", kLabel, "mean", "p50", "p90", "p99");
+  out += latency_row("  TTFT  time to first token", s.ttft_ms);
+  out += latency_row("  TPOT  time per output token", s.tpot_ms);
+  if (kind != SummaryKind::bench) return out;
+  out += latency_row("  ITL   between two tokens", s.itl_ms);
+  out += latency_row("  E2EL  to the last token", s.e2el_ms);
+  return out;
+}
+
+std::string throughput_rows(const RunSummary& s, SummaryKind kind) {
+  if (kind == SummaryKind::score)
+    return row("throughput",
                fmt::format("{:.1f} tokens/s, {:.2f} requests/s", s.total_tokens_per_s, s.requests_per_s));
-  }
-  out +=
+  return row("throughput", fmt::format("{:.1f} output tokens/s, {:.1f} tokens/s, {:.2f} requests/s",
+                                       s.output_tokens_per_s, s.total_tokens_per_s, s.requests_per_s)) +
+         row("prefill, decode",
+             fmt::format("{:.1f} tokens/s, {:.1f} tokens/s", s.prefill_tokens_per_s, s.decode_tokens_per_s));
+}
+
+std::string sync_rows(const RunSummary& s, SummaryKind kind) {
+  std::string out =
       row("sync points a forward pass", fmt::format("{:g}, {:.1f} KiB sent a rank", s.sync_points_per_forward,
                                                     s.sync_bytes_per_forward / 1024));
   if (kind == SummaryKind::bench)
@@ -56,6 +81,45 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
                                         100 * s.sync_wait_fraction, 100 * s.sync_move_fraction);
   out += row("share of time in sync",
              fmt::format("{:.1f} %{}", 100 * s.sync_time_fraction, s.sync_wait_known ? parts : ""));
+  return out;
+}
+
+}  // namespace
+
+std::string describe_run(const ModelSession& session) {
+  constexpr double kMiB = 1024.0 * 1024.0;
+  const ModelConfig& config = session.config();
+  const RunPlan& plan = session.plan();
+  const Placement& p = plan.placement;
+  const Backend& backend = session.backend();
+  const std::string line = fmt::format(
+      "{}: {} tracks x {} layers, {} sync points | {}, {} a rank{}, {} | {} x {} ({}, {}, {} products) | "
+      "a rank holds {:.1f} MiB weights{}, {:.1f} MiB KV ({}) for {} tokens",
+      config.name.empty() ? "model" : config.name, config.tracks, config.layers,
+      config.tracks > 1 ? config.blocks() : 0, count(p.world_size, "rank"), count(p.tracks, "track"),
+      p.tensor_parallel > 1 ? fmt::format(" (1/{} of each)", p.tensor_parallel) : "",
+      count(p.replicas, "replica"), backend.traits().name, count(backend.traits().threads, "thread"),
+      plan.cores.describe(), backend.instruction_set(), plan.product_type(),
+      static_cast<double>(backend.weight_bytes()) / kMiB, mapped_part(session),
+      static_cast<double>(session.engine().kv_bytes()) / kMiB, to_string(plan.kv_dtype), session.kv_tokens());
+  return emulation_notice(session) + line + describe_devices(session);
+}
+
+std::string emulation_notice(const ModelSession& session) {
+  if (!session.options().emulated) return "";
+  const auto& [ranks, link] = *session.options().emulated;
+  return fmt::format(
+      "EMULATED: rank 0 of {}; an exchange takes {:g} us and its bytes at {:g} GB/s; results mean nothing\n",
+      ranks, link.latency_us, link.gb_per_s);
+}
+
+std::string summary_table(const RunSummary& s, SummaryKind kind) {
+  std::string out;
+  out += row("requests", s.failed > 0 ? fmt::format("{} done, {} failed", s.requests, s.failed)
+                                      : fmt::format("{} done", s.requests));
+  out += row("tokens", fmt::format("{} in, {} out, {:.2f} s", s.prompt_tokens, s.output_tokens, s.elapsed_s));
+  if (kind != SummaryKind::score) out += latency_rows(s, kind);
+  out += throughput_rows(s, kind) + sync_rows(s, kind);
   if (kind == SummaryKind::bench && s.device_idle_fraction)
     out += row("device idle between decode steps", fmt::format("{:.1f} %", 100 * *s.device_idle_fraction));
   if (s.head_exchanges_per_forward > 0)

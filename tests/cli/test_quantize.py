@@ -217,7 +217,7 @@ class Quantize(CliTest):
             with self.subTest(value=value):
                 outcome = ptrt("quantize", model, "-o", folder / "small.h5", *INT8)
                 self.assert_refused(outcome, model.name, "/tracks/02/layers/001/experts/w_up", r"\[2, 41, 70\]", word)
-                self.assertEqual(list(folder.iterdir()), [], "something was left behind")
+                self.assertEqual(list(folder.iterdir()), [], "a file remained")
                 outcome = ptrt("bench", model, *INT8, "--input-len", "4", "--output-len", "2")
                 self.assert_refused(outcome, "/tracks/02/layers/001/experts/w_up", r"\[2, 41, 70\]", word)
 

@@ -3,6 +3,7 @@
 
 import csv
 import json
+import re
 import shutil
 import unittest
 from pathlib import Path
@@ -317,6 +318,35 @@ class Tools(CliTest):
         version = ptrt("--version")
         self.assert_done(version)
         self.assertRegex(version.stdout, r"\d+\.\d+")
+
+    def help_groups(self, *command: str) -> dict[str, list[str]]:
+        """The options below each title of the help."""
+        groups: dict[str, list[str]] = {}
+        title = ""
+        for line in ptrt(*command, "--help").stdout.splitlines():
+            if re.fullmatch(r"\w[\w ]*:", line):
+                title = line[:-1]
+            elif option := re.match(r"  (?:-\w,)?(--[\w-]+)", line):
+                groups.setdefault(title, []).append(option[1])
+        return groups
+
+    def test_help_has_named_groups(self) -> None:
+        commands = re.findall(r"^  (\w+) ", ptrt("--help").stdout.split("Subcommands:")[1].split("Examples:")[0], re.M)
+        self.assertEqual(set(commands),
+                         {"generate", "score", "bench", "init", "quantize", "pack", "inspect", "plan"})
+        for command in commands:
+            with self.subTest(command=command):
+                groups = self.help_groups(command)
+                self.assertIn("--help", groups["Common options"])
+                self.assertNotIn("Options", groups, "the library's group of options without one")
+                self.assertNotIn("", groups)
+                self.assertLessEqual(max(map(len, groups.values())), 7, groups)
+        groups = self.help_groups("generate")
+        self.assertEqual(list(groups), ["Common options", "Ranks", "Batch and memory", "Number types", "CPU", "GPU"])
+        for group, option in (("Common options", "--output"), ("Ranks", "--tensor-parallel"), ("GPU", "--share-gpu"),
+                              ("Batch and memory", "--kv-cache-bytes"), ("CPU", "--threads"), ("Number types", "--compute")):
+            self.assertIn(option, groups[group])
+        self.assertEqual(sum(map(len, groups.values())), 21, "every option once")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ TEST(CoreShare, MoreThreadsThanCores) {
     EXPECT_FALSE(share.bound);
     EXPECT_TRUE(share.oversubscribed);
   }
-  // A hyper-thread for each: nothing to bind one by one, and nobody in the way of another.
+  // Each has a hyper-thread: no core for each to bind to, but no thread waits for another.
   for (const CoreShare& share : divide(2, cores(0, 4, 4), 3)) {
     EXPECT_FALSE(share.bound);
     EXPECT_FALSE(share.oversubscribed);

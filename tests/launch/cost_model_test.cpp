@@ -91,7 +91,7 @@ TEST(CostModel, EverySyncPointWaitsForTheSlowest) {
       << "two fusions, four layers before each";
   EXPECT_EQ(predict(config, {1, 1, 1}, work, gpu, kLink).tpot_ms,
             predict(config, {1, 1, 1}, work, kGpu, kLink).tpot_ms)
-      << "a lone rank waits for nobody";
+      << "a single rank never waits";
 }
 
 TEST(CostModel, WaitsGrowWithTheLayersBetweenSyncPoints) {

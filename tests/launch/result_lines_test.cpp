@@ -4,9 +4,6 @@
 
 #include <nlohmann/json.hpp>
 
-#include "kernels/base/error.h"
-#include "launch/options/options.h"
-
 namespace ptrt {
 namespace {
 
@@ -94,15 +91,6 @@ TEST(ResultLines, Score) {
   const json one = json::parse(score_result({}, request, completion));
   EXPECT_TRUE(one["perplexity"].is_null());
   EXPECT_EQ(one["sum_logprob"], 0);
-}
-
-TEST(Options, Sizes) {
-  EXPECT_EQ(parse_size("--size", "64"), 64);
-  EXPECT_EQ(parse_size("--size", "2K"), 2048);
-  EXPECT_EQ(parse_size("--size", "3m"), 3 << 20);
-  EXPECT_EQ(parse_size("--size", "4GB"), std::int64_t{4} << 30);
-  for (const char* bad : {"", "K", "1T", "-1", "1.5G", "12KB3", "999999999999999G"})
-    EXPECT_THROW(parse_size("--size", bad), Error) << bad;
 }
 
 }  // namespace

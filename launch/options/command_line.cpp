@@ -1,0 +1,79 @@
+#include "launch/options/command_line.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iostream>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "launch/options/parsers.h"
+
+#ifndef PTRT_VERSION
+#error "PTRT_VERSION comes from CMake"
+#endif
+
+namespace ptrt {
+namespace {
+
+const char* const kExamples = R"(Examples:
+  ptrt inspect model.h5
+  ptrt generate model.h5 requests.jsonl -o results.jsonl
+  mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl
+  mpirun -n 8 ptrt score model.h5 texts.jsonl -o scores.jsonl --resume
+  mpirun -n 8 ptrt bench model.h5 --input-len 512 --output-len 128 --requests 32 --json bench.json
+`ptrt COMMAND --help` lists the options of a command.
+
+Exit status: 0 done (single bad requests are error lines in the results), 1 failure while running,
+2 bad usage, model or input file.)";
+
+std::vector<CLI::App*> subcommands(CLI::App& app) {
+  return app.get_subcommands([](CLI::App*) { return true; });
+}
+
+void add_commands(CLI::App& app, Command& chosen) {
+  app.option_defaults()->group(kCommonGroup);
+  app.get_help_ptr()->group(kCommonGroup);
+  app.set_version_flag("--version", "ptrt " PTRT_VERSION);
+  app.require_subcommand(1);
+  app.footer(kExamples);
+  app.failure_message([](const CLI::App*, const CLI::Error& error) {
+    return fmt::format("ptrt: error: {} (`ptrt --help`, `ptrt COMMAND --help`)\n", error.what());
+  });
+  add_generate_and_score(app, chosen);
+  add_bench(app, chosen);
+  add_init(app, chosen);
+  add_quantize(app, chosen);
+  add_pack(app, chosen);
+  add_inspect(app, chosen);
+  add_plan(app, chosen);
+  for (CLI::App* command : subcommands(app)) command->get_help_ptr()->group(kCommonGroup);
+}
+
+bool is_command(CLI::App& app, const std::string& name) {
+  return std::ranges::any_of(subcommands(app),
+                             [&](const CLI::App* command) { return command->get_name() == name; });
+}
+
+}  // namespace
+
+CommandLine parse_command_line(int argc, const char* const* argv, bool may_print) {
+  CLI::App app(
+      "ptrt runs Parallel Track transformers: T tracks that meet only at sync layers, one track a rank.",
+      "ptrt");
+  CommandLine line;
+  add_commands(app, line.command);
+  try {
+    // Else the library would say that a command is missing, not that this one is unknown.
+    if (argc > 1 && argv[1][0] != '-' && !is_command(app, argv[1]))
+      throw CLI::ExtrasError(std::vector<std::string>{argv[1]});
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    const int code = may_print ? app.exit(e, std::cout, std::cerr) : e.get_exit_code();
+    return {{}, code == 0 ? 0 : static_cast<int>(ExitCode::bad_input)};
+  }
+  PTRT_CHECK(!std::holds_alternative<std::monostate>(line.command));
+  return line;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,82 @@
+// The options of each subcommand of `ptrt`, as parsed.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "kernels/weight_source.h"
+#include "launch/options/run_options.h"
+#include "runtime/serving/request.h"
+
+namespace ptrt {
+
+// `ptrt generate` and `ptrt score`.
+struct BatchOptions {
+  ModelRunOptions run;
+  Task task = Task::generate;
+  std::string requests;
+  std::string output;
+  bool resume = false;
+};
+
+struct BenchOptions {
+  ModelRunOptions run;
+  std::string random_weights;                                         // CONFIG.json, instead of a model file
+  std::vector<std::int64_t> input_lens = {512}, output_lens = {128};  // every pair is run
+  std::string dataset;                                                // requests file, instead of them
+  std::int64_t requests = 0;                                          // 0: 8, or all of the dataset
+  std::int64_t warmup = 1;
+  // Requests a second that arrive (Poisson); infinity: all are there at the start.
+  double request_rate = std::numeric_limits<double>::infinity();
+  std::uint64_t seed = 0;
+  std::string json, csv;  // files to write
+};
+
+struct InitOptions {
+  std::string config_path;  // CONFIG.json
+  std::string output;       // model file
+  std::uint64_t seed = 0;
+  DType dtype = DType::bfloat16;
+  bool split = false;
+};
+
+// Matrices become int8, the only type there is.
+struct QuantizeOptions {
+  std::string model;
+  std::string output;
+  bool split = false;
+};
+
+struct PackOptions {
+  std::string model;
+  std::string output;
+  WeightLayout layout = WeightLayout::panels;
+  bool split = false;
+};
+
+struct InspectOptions {
+  std::string model;
+  bool json = false;
+  bool verify = false;
+  std::optional<int> ranks;  // show the placement over that many ranks (default: one a track)
+};
+
+// `ptrt plan`: nothing is run.
+struct PlanOptions {
+  std::string config;                         // CONFIG.json
+  std::vector<std::int64_t> gpus = {8};       // numbers of processors
+  std::string gpu = "h100", link = "nvlink";  // names, or files that describe them
+  std::int64_t input_len = 1024, output_len = 128;
+  std::int64_t batch = 1;  // requests a replica serves together
+  std::int64_t step_tokens = 8192;
+  std::string json;  // file to write
+};
+
+using Command = std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, QuantizeOptions,
+                             PackOptions, InspectOptions, PlanOptions>;
+
+}  // namespace ptrt

@@ -1,0 +1,112 @@
+// Options of the commands that write and show model files, and of `ptrt plan`.
+#include "launch/options/parsers.h"
+
+namespace ptrt {
+namespace {
+
+void add_model_output(CLI::App& command, std::string& path, bool& split) {
+  command.add_option("-o,--output", path, "Model file to write")->required();
+  command.add_flag("--split", split, "Write one file a track beside the main file");
+}
+
+}  // namespace
+
+void add_init(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<InitOptions>();
+  CLI::App* command = add_command(app, "init", "Write a model with random weights", options, chosen);
+  command->add_option("CONFIG", options->config_path, "Model configuration (JSON)")->required();
+  add_model_output(*command, options->output, options->split);
+  begin_group(*command, "Weights");
+  command->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str();
+  add_choice<DType>(*command, "--dtype", options->dtype,
+                    {{"float32", DType::float32}, {"bfloat16", DType::bfloat16}},
+                    "Type of the stored weights");
+  command->footer(R"(Examples:
+  ptrt init config.json -o model.h5
+  ptrt init config.json -o model.h5 --seed 7 --dtype float32 --split      (model.h5 and one file a track beside it))");
+}
+
+void add_quantize(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<QuantizeOptions>();
+  CLI::App* command =
+      add_command(app, "quantize", "Write a model with its matrices as int8", options, chosen);
+  command->add_option("MODEL", options->model, "Model file (HDF5) of floating-point weights")->required();
+  add_model_output(*command, options->output, options->split);
+  begin_group(*command, "Weights");
+  command
+      ->add_option_function<std::string>(
+          "--weights", [](const std::string&) {},
+          "Type of the matrices, int8 only: groups of 32 along a row with a float16 scale.\n"
+          "Norms, routers and embeddings stay as stored")
+      ->type_name("{int8}")
+      ->required()
+      ->check(CLI::IsMember({"int8"}).description(""));
+  command->footer(R"(Examples:
+  ptrt quantize model.h5 -o model-int8.h5 --weights int8
+  ptrt generate model-int8.h5 requests.jsonl -o results.jsonl     (the same results as model.h5 with --weights int8))");
+}
+
+void add_pack(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<PackOptions>();
+  CLI::App* command = add_command(
+      app, "pack", "Write a model in the layout of the CPU's products, to be mapped instead of loaded",
+      options, chosen);
+  command->add_option("MODEL", options->model, "Model file (HDF5)")->required();
+  add_model_output(*command, options->output, options->split);
+  begin_group(*command, "Weights");
+  add_choice<WeightLayout>(*command, "--layout", options->layout,
+                           {{"panels", WeightLayout::panels}, {"rows", WeightLayout::rows}},
+                           "panels: matrices lie in the file as in a CPU rank's memory, which maps them;\n"
+                           "rows: the plain file, for other programs");
+  command->footer(R"(Examples:
+  ptrt pack model.h5 -o model-packed.h5
+  ptrt generate model-packed.h5 requests.jsonl -o results.jsonl     (the same results, a quicker start)
+  ptrt pack model-packed.h5 -o model.h5 --layout rows)");
+}
+
+void add_inspect(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<InspectOptions>();
+  CLI::App* command = add_command(
+      app, "inspect", "Show a model's configuration, sizes, placement and checksums", options, chosen);
+  command->add_option("MODEL", options->model, "Model file (HDF5)")->required();
+  command->add_flag("--json", options->json, "One JSON object instead of a table");
+  command->add_flag("--verify", options->verify, "Read everything and check every checksum");
+  command->add_option("--ranks", options->ranks, "Show the placement over that many ranks")
+      ->check(CLI::Range(1, 1 << 20));
+  command->footer(R"(Examples:
+  ptrt inspect model.h5
+  ptrt inspect model.h5 --verify            (exit status 2 when a dataset does not match its checksum)
+  ptrt inspect model.h5 --json --ranks 4)");
+}
+
+void add_plan(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<PlanOptions>();
+  CLI::App* command = add_command(
+      app, "plan", "Predict memory, TTFT, TPOT and throughput on so many processors", options, chosen);
+  command->add_option("CONFIG", options->config, "Model configuration (JSON)")->required();
+  command->add_option("--json", options->json, "File for the table as JSON");
+  begin_group(*command, "Hardware");
+  command->add_option("--gpus", options->gpus, "Numbers of processors, 1 to 4096")
+      ->check(CLI::Range(1, 4096))
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("--gpu", options->gpu, "a100, h100, h200, or a JSON file (docs/PLAN.md)")
+      ->capture_default_str();
+  command->add_option("--link", options->link, "nvlink, ib, or a JSON file")->capture_default_str();
+  begin_group(*command, "Requests");
+  const auto add_count = [&](const char* name, std::int64_t& value, const char* what) {
+    command->add_option(name, value, what)
+        ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
+        ->capture_default_str();
+  };
+  add_count("--input-len", options->input_len, "Prompt tokens");
+  add_count("--output-len", options->output_len, "Tokens to generate");
+  add_count("--batch", options->batch, "Requests that a replica serves together");
+  add_count("--max-step-tokens", options->step_tokens, "Prompt tokens of a step");
+  command->footer(R"(Examples:
+  ptrt plan config.json --gpus 8 --gpu h100 --link nvlink --input-len 4096 --output-len 128 --batch 64
+  ptrt plan config.json --gpus 8,16,64 --gpu my-gpu.json --link ib
+The table also has the model's dense twin under tensor parallelism: as deep, with as many parameters.)");
+}
+
+}  // namespace ptrt

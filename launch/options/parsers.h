@@ -1,0 +1,84 @@
+// How the subcommands' options are declared to the command-line library. Only this room includes it.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "launch/options/command_options.h"
+
+namespace ptrt {
+
+// Each function adds subcommands; when one of them is given, its options are in `chosen` after the parse.
+void add_generate_and_score(CLI::App& app, Command& chosen);
+void add_bench(CLI::App& app, Command& chosen);
+void add_plan(CLI::App& app, Command& chosen);
+void add_init(CLI::App& app, Command& chosen);
+void add_quantize(CLI::App& app, Command& chosen);
+void add_pack(CLI::App& app, Command& chosen);
+void add_inspect(CLI::App& app, Command& chosen);
+
+void add_run_options(CLI::App& command, ModelRunOptions& run);
+
+// "inf" or a positive number, "0.5"; nothing else.
+std::optional<double> parse_request_rate(const std::string& text);
+
+// The options added next stand in this group of --help.
+inline void begin_group(CLI::App& command, const std::string& title) {
+  command.option_defaults()->group(title);
+}
+inline constexpr const char* kCommonGroup = "Common options";  // where --help is
+
+// A subcommand whose options live as long as the parser.
+template <typename Options>
+CLI::App* add_command(CLI::App& app, const char* name, const char* what,
+                      const std::shared_ptr<Options>& options, Command& chosen) {
+  CLI::App* command = app.add_subcommand(name, what);
+  command->callback([options, &chosen] { chosen = *options; });
+  return command;
+}
+
+template <typename T>
+using Choices = std::vector<std::pair<std::string, T>>;
+
+// An option that takes one of these names. (CLI::CheckedTransformer would also take the numbers of an enum,
+// and list them in its messages.)
+template <typename T>
+CLI::Option* add_choice(CLI::App& command, const std::string& option, T& value, const Choices<T>& choices,
+                        const std::string& description) {
+  std::vector<std::string> names;
+  std::string now;
+  for (const auto& [name, meaning] : choices) {
+    names.push_back(name);
+    if (meaning == value) now = name;
+  }
+  const auto choose = [&value, choices](const std::string& given) {
+    for (const auto& [name, meaning] : choices)
+      if (name == given) value = meaning;
+  };
+  return command.add_option_function<std::string>(option, choose, description)
+      ->type_name("{" + CLI::detail::join(names, ",") + "}")
+      ->check(CLI::IsMember(names).description(""))
+      ->default_str(now);
+}
+
+// "64", "512K", "3MB", "2G", "1T" as bytes, powers of 1024. The error message names the units that are
+// accepted in plain words instead of the library's table of thirty.
+inline CLI::Validator as_size() {
+  return {[](std::string& text) -> std::string {
+            const std::string given = text;
+            constexpr std::size_t kDigits = 18;  // of any result below 2^63
+            try {
+              const bool number = given[0] >= '1' && given[0] <= '9';
+              if (number && CLI::AsSizeValue(false)(text).empty() && text.size() <= kDigits) return "";
+            } catch (const CLI::ValidationError&) {
+            }
+            return "'" + given + "' is not a size: expected bytes, or a number with K, M, G or T";
+          },
+          ""};
+}
+
+}  // namespace ptrt

@@ -1,0 +1,263 @@
+// Options of the commands that run a model: generate, score, bench.
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+
+#include "launch/options/parsers.h"
+
+namespace ptrt {
+namespace {
+
+const char* const kRequestsHelp =
+    "One JSON object a line: {\"id\", \"prompt\" or \"tokens\", \"max_tokens\", \"temperature\", \"top_k\",\n"
+    "\"top_p\", \"seed\", \"stop\", \"logprobs\"}, or an OpenAI batch line (custom_id, method, url, body)";
+
+const char* const kBatchExamples = R"(Examples:
+  echo '{"id": "a", "prompt": "What is 23 + 45?\n", "max_tokens": 16}' > requests.jsonl
+  ptrt generate model.h5 requests.jsonl -o results.jsonl
+  mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl      (one track a rank, if T = 8)
+  mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl --replicas 2   (four ranks serve each replica)
+  ptrt generate model.h5 requests.jsonl -o results.jsonl --resume         (continues where a run ended)
+
+The results file appears when it is complete. Until then results.jsonl.partial holds the finished results.
+On SIGTERM, SIGINT or SIGUSR1 the run ends after the current step; --resume continues from there.)";
+
+const char* const kBenchExamples = R"(Examples:
+  ptrt bench model.h5 --input-len 128 --output-len 64 --requests 16
+  mpirun -n 8 ptrt bench model.h5 --input-len 512 --output-len 128 --requests 64 --max-batch 32 --json bench.json
+  ptrt bench --random-weights config.json --input-len 512 --output-len 32     (no model file needed)
+  ptrt bench model.h5 --emulate-ranks 8 --link-latency-us 10 --link-gb-per-s 50   (one rank of eight, EMULATED))";
+
+void add_rank_options(CLI::App& command, ModelRunOptions& run) {
+  begin_group(command, "Ranks");
+  command
+      .add_option("--replicas", run.replicas,
+                  "Replicas that share the requests (default: ranks / (tracks x --tensor-parallel))")
+      ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option(
+          "--tensor-parallel", run.tensor_parallel,
+          "Ranks that share each track: they divide its heads and FFN columns, and add up twice a layer")
+      ->capture_default_str();
+  add_choice<std::optional<VocabHeadMode>>(
+      command, "--vocab-head", run.vocab_head,
+      {{"auto", {}}, {"whole", VocabHeadMode::whole}, {"split", VocabHeadMode::split}},
+      "whole: every rank multiplies the whole vocabulary head; split: each rank multiplies its share of the\n"
+      "rows, with one more exchange a step; auto: split where it saves a rank several MiB a step");
+  command
+      .add_option(
+          "--step-timeout", run.step_timeout_s,
+          "Seconds a rank may be stuck in one step before a job of several ranks ends with an error;\n"
+          "0: no limit")
+      ->check(CLI::Range(0.0, 1e6))
+      ->capture_default_str();
+}
+
+void add_memory_options(CLI::App& command, ModelRunOptions& run) {
+  begin_group(command, "Batch and memory");
+  command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
+      ->check(CLI::Range(1, 65536))
+      ->capture_default_str();
+  command.add_option("--max-step-tokens", run.max_step_tokens, "Tokens of one step, prompt chunks included")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command
+      .add_option(
+          "--kv-cache-bytes", run.kv_cache_bytes,
+          "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
+          "at most a quarter of the host's memory divided by its ranks, or what a GPU has left)")
+      ->transform(as_size())
+      ->type_name("SIZE");
+}
+
+void add_type_options(CLI::App& command, ModelRunOptions& run) {
+  begin_group(command, "Number types");
+  add_choice<std::optional<Compute>>(
+      command, "--compute", run.compute,
+      {{"auto", {}}, {"float32", Compute::float32}, {"bfloat16", Compute::bfloat16}, {"int8", Compute::int8}},
+      "Input type of the matrix products. auto: on CPUs the type of bfloat16 and int8 weights where every\n"
+      "rank's processor multiplies it at speed, else float32; on GPUs float16 for float16 weights, else "
+      "bfloat16");
+  add_choice<bool>(command, "--weights", run.int8_weights, {{"auto", false}, {"int8", true}},
+                   "auto: matrices as stored; int8: quantised on load, in groups of 32 with a float16 scale\n"
+                   "(`ptrt quantize` writes a file of them)");
+  add_choice<std::optional<DType>>(
+      command, "--kv-dtype", run.kv_dtype,
+      {{"auto", {}}, {"float32", DType::float32}, {"bfloat16", DType::bfloat16}},
+      "Type of the cached keys and values. auto: float32 with --compute float32, else bfloat16; on GPUs the\n"
+      "input type of the products");
+}
+
+void add_cpu_options(CLI::App& command, ModelRunOptions& run) {
+  begin_group(command, "CPU");
+  command
+      .add_option(
+          "--threads", run.threads,
+          "CPU threads a rank (default: the cores that launcher, taskset and cgroups allow, divided by\n"
+          "the ranks of the host that share them; hyper-threads are not counted)")
+      ->check(CLI::Range(1, 1024));
+  add_choice<bool>(
+      command, "--bind", run.bind_threads, {{"auto", true}, {"none", false}},
+      "auto: in a job of several ranks each thread runs on a core of its own, if there are enough;\n"
+      "none: threads run wherever they are allowed to");
+}
+
+void add_gpu_options(CLI::App& command, ModelRunOptions& run) {
+  begin_group(command, "GPU");
+  add_choice<DeviceFusion>(
+      command, "--fusion", run.fusion,
+      {{"auto", DeviceFusion::automatic},
+       {"tree", DeviceFusion::tree},
+       {"nccl", DeviceFusion::nccl},
+       {"staged", DeviceFusion::staged}},
+      "All-reduce between ranks on GPUs. tree: gather over NCCL, add in a fixed order; nccl: NCCL's\n"
+      "all-reduce; staged: through the hosts' memory; auto: tree for small sums, nccl for large ones, "
+      "staged\n"
+      "where NCCL cannot be used");
+  command
+      .add_option("--gpu-memory-fraction", run.gpu_memory_fraction,
+                  "Share of a GPU's free memory that weights, scratch and KV cache may take together")
+      ->check(CLI::Range(0.05, 1.0))
+      ->capture_default_str();
+  command.add_flag("--share-gpu", run.share_gpu,
+                   "Several ranks may use one GPU; their sums go through the hosts' memory");
+  add_choice<bool>(
+      command, "--cuda-graphs", run.cuda_graphs, {{"on", true}, {"off", false}},
+      "on: decode steps are recorded, one for each batch size, and replayed; off: every kernel is\n"
+      "launched on its own, to look for faults");
+}
+
+void add_batch(CLI::App& app, const char* name, const char* what, Task task, Command& chosen) {
+  const auto options = std::make_shared<BatchOptions>();
+  options->task = task;
+  CLI::App* command = add_command(app, name, what, options, chosen);
+  command->add_option("MODEL", options->run.model, "Model file (HDF5)")->required();
+  command->add_option("REQUESTS", options->requests, kRequestsHelp)->required();
+  command
+      ->add_option("-o,--output", options->output,
+                   "Results, one JSON object a line in the order of the requests")
+      ->required();
+  command->add_flag("--resume", options->resume,
+                    "Continue from the journal RESULTS.partial of an earlier run");
+  add_run_options(*command, options->run);
+  command->footer(kBatchExamples);
+}
+
+void add_workload(CLI::App& command, BenchOptions& options) {
+  begin_group(command, "Requests");
+  const auto at_least = [](std::int64_t low) { return CLI::Range(low, std::int64_t{1} << 31); };
+  auto* input =
+      command.add_option("--input-len", options.input_lens, "Prompt tokens; each of several is run")
+          ->check(at_least(1))
+          ->delimiter(',')
+          ->capture_default_str();
+  auto* output = command
+                     .add_option("--output-len", options.output_lens,
+                                 "Tokens to generate; each of several is run with each prompt length")
+                     ->check(at_least(1))
+                     ->delimiter(',')
+                     ->capture_default_str();
+  command
+      .add_option("--dataset", options.dataset,
+                  "REQUESTS.jsonl: its prompts and max_tokens instead of random prompts")
+      ->excludes(input)
+      ->excludes(output);
+  command
+      .add_option("--requests", options.requests,
+                  "Requests of a run (default: 8; with --dataset all of its lines)")
+      ->check(at_least(1));
+  command
+      .add_option_function<std::string>(
+          "--request-rate",
+          [&options](const std::string& text) { options.request_rate = *parse_request_rate(text); },
+          "Requests that arrive a second, at random times (Poisson, by --seed); inf: all at the start")
+      ->check([](const std::string& text) {
+        return parse_request_rate(text) ? std::string()
+                                        : fmt::format("{}: expected requests a second above 0, or inf", text);
+      })
+      ->type_name("FLOAT")
+      ->default_str("inf");
+  command.add_option("--warmup", options.warmup, "Requests run first and not measured")
+      ->check(at_least(0))
+      ->capture_default_str();
+  command.add_option("--seed", options.seed, "Seed of prompts, arrivals and random weights")
+      ->capture_default_str();
+}
+
+// Returns the option that turns the emulation on.
+CLI::Option* add_emulation(CLI::App& command, EmulatedRanks& emulated) {
+  begin_group(command, "Emulated ranks");
+  auto* ranks =
+      command
+          .add_option(
+              "--emulate-ranks", emulated.ranks,
+              "Run the first rank's share of a replica of so many ranks in this one process; each\n"
+              "exchange with the others is a wait. The results mean nothing; every figure says EMULATED")
+          ->check(CLI::Range(1, 1 << 20));
+  command
+      .add_option("--link-latency-us", emulated.link.latency_us,
+                  "Latency of an emulated exchange, in microseconds")
+      ->check(CLI::Range(0.0, 1e9))
+      ->needs(ranks);
+  auto* rate = command
+                   .add_option("--link-gb-per-s", emulated.link.gb_per_s,
+                               "10^9 bytes a second that an emulated rank receives")
+                   ->check(CLI::Range(1e-6, 1e9))
+                   ->needs(ranks);
+  ranks->needs(rate);
+  return ranks;
+}
+
+}  // namespace
+
+std::optional<double> parse_request_rate(const std::string& text) {
+  if (text == "inf") return std::numeric_limits<double>::infinity();
+  double rate = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), rate);
+  const bool whole = error == std::errc() && end == text.data() + text.size();
+  return whole && rate > 0 ? std::optional(rate) : std::nullopt;
+}
+
+void add_run_options(CLI::App& command, ModelRunOptions& run) {
+  begin_group(command, kCommonGroup);
+  add_choice<std::optional<Device>>(
+      command, "--backend", run.device, {{"auto", {}}, {"cpu", Device::cpu}, {"cuda", Device::cuda}},
+      "Device that runs the model. auto: a GPU where there is one (and its plug-in), else the CPU");
+  command.add_flag("--quiet", run.quiet, "No progress and no summary");
+  add_rank_options(command, run);
+  add_memory_options(command, run);
+  add_type_options(command, run);
+  add_cpu_options(command, run);
+  add_gpu_options(command, run);
+}
+
+void add_generate_and_score(CLI::App& app, Command& chosen) {
+  add_batch(app, "generate", "Generate text for a file of requests", Task::generate, chosen);
+  add_batch(app, "score", "Log-probabilities of given texts", Task::score, chosen);
+}
+
+void add_bench(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<BenchOptions>();
+  const auto emulated = std::make_shared<EmulatedRanks>();
+  CLI::App* command = app.add_subcommand("bench", "Measure TTFT, TPOT, throughput and time in sync layers");
+  auto* model = command->add_option("MODEL", options->run.model, "Model file (HDF5)");
+  command
+      ->add_option("--random-weights", options->random_weights,
+                   "CONFIG.json: random weights instead of MODEL")
+      ->excludes(model);
+  command->add_option("--json", options->json, "File for the figures as one JSON object");
+  command->add_option("--csv", options->csv, "File for the figures as CSV, one row a run");
+  add_workload(*command, *options);
+  add_run_options(*command, options->run);
+  const auto* emulate = add_emulation(*command, *emulated);
+  command->callback([options, emulated, emulate, &chosen] {
+    if (options->run.model.empty() && options->random_weights.empty())
+      throw CLI::RequiredError("MODEL or --random-weights");
+    if (emulate->count() > 0) options->run.emulated = *emulated;
+    chosen = *options;
+  });
+  command->footer(kBenchExamples);
+}
+
+}  // namespace ptrt

@@ -1,0 +1,48 @@
+#include "launch/session/model_source.h"
+
+#include <algorithm>
+
+#include "kernels/base/files.h"
+
+namespace ptrt {
+
+std::optional<DType> ModelSource::stored_type(const Placement& placement,
+                                              std::initializer_list<WeightRole> roles) const {
+  if (!file) return DType::bfloat16;  // random weights
+  std::optional<DType> type;
+  bool same = true;
+  const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors) {
+      if (std::ranges::find(roles, spec.role) == roles.end()) continue;
+      const DType found = file->stat(spec).dtype;
+      same &= type.value_or(found) == found;
+      type = found;
+    }
+  };
+  look_at(shared_tensors(config));
+  for (std::int64_t t = 0; t < placement.tracks; t++)
+    look_at(track_tensors(config, placement.first_track + t));
+  return same ? type : std::nullopt;
+}
+
+bool ModelSource::has_panels() const {
+  if (!file) return false;
+  for (const TensorSpec& spec : shared_tensors(config))  // the head is stored as the other matrices are
+    if (is_multiplied(spec.role)) return file->stat(spec).layout == WeightLayout::panels;
+  return false;
+}
+
+ModelSource open_model(const std::string& file, const std::string& random_config) {
+  ModelSource model;
+  if (random_config.empty()) {
+    model.file.emplace(file);
+    model.config = model.file->config();
+    model.tokenizer = make_tokenizer(model.file->tokenizer(), model.config);
+  } else {
+    model.config = parse_config(read_text_file(random_config, "the configuration"), random_config);
+    model.tokenizer.why_none = "random weights have no tokenizer";
+  }
+  return model;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,29 @@
+// The model of a run: a file, or a configuration that is given random weights.
+#pragma once
+
+#include <initializer_list>
+#include <optional>
+#include <string>
+
+#include "model_io/config/model_config.h"
+#include "model_io/file/model_file.h"
+#include "model_io/tokenizer/tokenizer.h"
+#include "runtime/comm/placement.h"
+
+namespace ptrt {
+
+struct ModelSource {
+  std::optional<ModelFile> file;  // none with random weights
+  ModelConfig config;
+  TokenizerChoice tokenizer;
+
+  // The stored type of all weights of these roles that a rank has; none where they differ.
+  std::optional<DType> stored_type(const Placement& placement, std::initializer_list<WeightRole> roles) const;
+  // Whether the matrices are stored as CPU ranks keep them.
+  bool has_panels() const;
+};
+
+// Opens the file, or reads only `random_config` where it is not empty. Throws bad_input.
+ModelSource open_model(const std::string& file, const std::string& random_config);
+
+}  // namespace ptrt

@@ -1,0 +1,127 @@
+#include "launch/options/command_line.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <initializer_list>
+#include <vector>
+
+namespace ptrt {
+namespace {
+
+CommandLine parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "ptrt");
+  return parse_command_line(static_cast<int>(arguments.size()), arguments.data(), false);
+}
+
+ModelRunOptions run_options(std::initializer_list<const char*> options) {
+  std::vector<const char*> arguments{"generate", "model.h5", "requests.jsonl", "-o", "results.jsonl"};
+  arguments.insert(arguments.end(), options);
+  const CommandLine line = parse(arguments);
+  EXPECT_FALSE(line.exit_code.has_value());
+  return std::get<BatchOptions>(line.command).run;
+}
+
+int exit_code(std::initializer_list<const char*> options) {
+  std::vector<const char*> arguments{"bench", "model.h5"};
+  arguments.insert(arguments.end(), options);
+  return parse(arguments).exit_code.value_or(-1);
+}
+
+TEST(CommandLine, SizesArePowersOf1024) {
+  const auto bytes = [](const char* text) { return *run_options({"--kv-cache-bytes", text}).kv_cache_bytes; };
+  EXPECT_EQ(bytes("64"), 64);
+  EXPECT_EQ(bytes("2K"), 2048);
+  EXPECT_EQ(bytes("3m"), 3 << 20);
+  EXPECT_EQ(bytes("512MB"), 512 << 20);
+  EXPECT_EQ(bytes("512Mb"), 512 << 20);
+  EXPECT_EQ(bytes("4GB"), std::int64_t{4} << 30);
+  EXPECT_EQ(bytes("1T"), std::int64_t{1} << 40);
+  EXPECT_EQ(bytes("7KiB"), 7 << 10);
+  EXPECT_FALSE(run_options({}).kv_cache_bytes.has_value());
+  for (const char* bad :
+       {"", "K", "1X", "-1", "0", "1.5G", "0x10", "12KB3", "999999999999999G", "99999999999999999999"})
+    EXPECT_EQ(exit_code({"--kv-cache-bytes", bad}), 2) << bad;
+}
+
+TEST(CommandLine, NamesBecomeValues) {
+  const ModelRunOptions defaults = run_options({});
+  EXPECT_EQ(defaults.device, std::nullopt);
+  EXPECT_EQ(defaults.compute, std::nullopt);
+  EXPECT_EQ(defaults.kv_dtype, std::nullopt);
+  EXPECT_EQ(defaults.vocab_head, std::nullopt);
+  EXPECT_EQ(defaults.fusion, DeviceFusion::automatic);
+  EXPECT_TRUE(defaults.bind_threads);
+  EXPECT_TRUE(defaults.cuda_graphs);
+  EXPECT_FALSE(defaults.int8_weights);
+  const ModelRunOptions given = run_options({"--backend", "cuda", "--compute", "int8", "--kv-dtype",
+                                             "bfloat16", "--vocab-head", "split", "--fusion", "nccl",
+                                             "--bind", "none", "--cuda-graphs", "off", "--weights", "int8"});
+  EXPECT_EQ(given.device, Device::cuda);
+  EXPECT_EQ(given.compute, Compute::int8);
+  EXPECT_EQ(given.kv_dtype, DType::bfloat16);
+  EXPECT_EQ(given.vocab_head, VocabHeadMode::split);
+  EXPECT_EQ(given.fusion, DeviceFusion::nccl);
+  EXPECT_FALSE(given.bind_threads);
+  EXPECT_FALSE(given.cuda_graphs);
+  EXPECT_TRUE(given.int8_weights);
+  EXPECT_EQ(run_options({"--compute", "auto"}).compute, std::nullopt);
+  for (const char* option : {"--backend", "--compute", "--kv-dtype", "--vocab-head", "--fusion", "--bind",
+                             "--cuda-graphs", "--weights"})
+    for (const char* bad : {"", "1", "Auto", "other"})
+      EXPECT_EQ(exit_code({option, bad}), 2) << option << bad;
+}
+
+TEST(CommandLine, RequestRate) {
+  const auto rate = [](std::vector<const char*> options) {
+    options.insert(options.begin(), {"bench", "model.h5"});
+    return std::get<BenchOptions>(parse(options).command).request_rate;
+  };
+  EXPECT_TRUE(std::isinf(rate({})));
+  EXPECT_TRUE(std::isinf(rate({"--request-rate", "inf"})));
+  EXPECT_EQ(rate({"--request-rate", "0.1"}), 0.1);
+  for (const char* bad : {"", "0", "-1", "fast", "1x", "nan", "0x10"})
+    EXPECT_EQ(exit_code({"--request-rate", bad}), 2) << bad;
+}
+
+TEST(CommandLine, EmulatedRanks) {
+  const CommandLine line =
+      parse({"bench", "model.h5", "--emulate-ranks", "8", "--link-latency-us", "20", "--link-gb-per-s", "5"});
+  const auto& emulated = std::get<BenchOptions>(line.command).run.emulated;
+  ASSERT_TRUE(emulated.has_value());
+  EXPECT_EQ(emulated->ranks, 8);
+  EXPECT_EQ(emulated->link.latency_us, 20);
+  EXPECT_EQ(emulated->link.gb_per_s, 5);
+  EXPECT_FALSE(std::get<BenchOptions>(parse({"bench", "model.h5"}).command).run.emulated.has_value());
+  EXPECT_EQ(exit_code({"--emulate-ranks", "8"}), 2);
+  EXPECT_EQ(exit_code({"--link-gb-per-s", "5"}), 2);
+}
+
+TEST(CommandLine, EachCommandHasItsOptions) {
+  EXPECT_EQ(std::get<BatchOptions>(parse({"score", "m", "r", "-o", "o"}).command).task, Task::score);
+  EXPECT_EQ(std::get<InitOptions>(parse({"init", "c", "-o", "o", "--dtype", "float32"}).command).dtype,
+            DType::float32);
+  EXPECT_EQ(std::get<InitOptions>(parse({"init", "c", "-o", "o"}).command).dtype, DType::bfloat16);
+  EXPECT_EQ(std::get<PackOptions>(parse({"pack", "m", "-o", "o", "--layout", "rows"}).command).layout,
+            WeightLayout::rows);
+  EXPECT_TRUE(
+      std::get<QuantizeOptions>(parse({"quantize", "m", "-o", "o", "--weights", "int8", "--split"}).command)
+          .split);
+  EXPECT_EQ(std::get<InspectOptions>(parse({"inspect", "m", "--ranks", "3"}).command).ranks, 3);
+  EXPECT_EQ(std::get<PlanOptions>(parse({"plan", "c", "--gpus", "4,8"}).command).gpus,
+            (std::vector<std::int64_t>{4, 8}));
+  EXPECT_EQ(parse({"quantize", "m", "-o", "o"}).exit_code, 2);
+  EXPECT_EQ(parse({"quantize", "m", "-o", "o", "--weights", "int4"}).exit_code, 2);
+  EXPECT_EQ(parse({"bench"}).exit_code, 2);
+  EXPECT_EQ(parse({"generat"}).exit_code, 2);
+  EXPECT_EQ(parse({}).exit_code, 2);
+  EXPECT_EQ(parse({"bench", "--help"}).exit_code, 0);
+}
+
+TEST(ModelRunOptions, AStepHasRoomForTheBatch) {
+  EXPECT_EQ(run_options({"--max-step-tokens", "8", "--max-batch", "3"}).max_step_rows(), 8);
+  EXPECT_EQ(run_options({"--max-step-tokens", "8", "--max-batch", "30"}).max_step_rows(), 30);
+}
+
+}  // namespace
+}  // namespace ptrt
