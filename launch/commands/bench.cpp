@@ -1,4 +1,4 @@
-// `ptrt bench`: requests of given lengths or from a file, arriving at once or at a rate, and the times they took.
+// `ptrt bench`: measures requests of given lengths or from a file, which arrive at once or at a rate.
 #include <cstdio>
 #include <numeric>
 

@@ -33,8 +33,8 @@ void note_signal(int number) {
   std::raise(number);
 }
 
-// The message of a SIGBUS, formatted beforehand: a handler may only write it. Full shared memory raises SIGBUS
-// too.
+// The message of a SIGBUS, formatted beforehand: a handler may only write it. Full shared memory raises
+// SIGBUS too.
 constexpr const char* kBusError =
     "a mapped model file could not be read: an I/O error, or it was truncated while in use "
     "(or /dev/shm is full)";

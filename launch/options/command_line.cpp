@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <memory>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -27,11 +28,20 @@ const char* const kExamples = R"(Examples:
 Exit status: 0 done (single bad requests are error lines in the results), 1 failure while running,
 2 bad usage, model or input file.)";
 
+// One blank line between groups; the library leaves two.
+class HelpFormatter : public CLI::Formatter {
+ public:
+  std::string make_help(const CLI::App* app, std::string name, CLI::AppFormatMode mode) const override {
+    return CLI::detail::find_and_replace(CLI::Formatter::make_help(app, name, mode), "\n\n\n", "\n\n");
+  }
+};
+
 std::vector<CLI::App*> subcommands(CLI::App& app) {
   return app.get_subcommands([](CLI::App*) { return true; });
 }
 
 void add_commands(CLI::App& app, Command& chosen) {
+  app.formatter(std::make_shared<HelpFormatter>());
   app.option_defaults()->group(kCommonGroup);
   app.get_help_ptr()->group(kCommonGroup);
   app.set_version_flag("--version", "ptrt " PTRT_VERSION);

@@ -72,7 +72,7 @@ void add_inspect(CLI::App& app, Command& chosen) {
   command->add_flag("--json", options->json, "One JSON object instead of a table");
   command->add_flag("--verify", options->verify, "Read everything and check every checksum");
   command->add_option("--ranks", options->ranks, "Show the placement over that many ranks")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command->footer(R"(Examples:
   ptrt inspect model.h5
   ptrt inspect model.h5 --verify            (exit status 2 when a dataset does not match its checksum)
@@ -87,7 +87,7 @@ void add_plan(CLI::App& app, Command& chosen) {
   command->add_option("--json", options->json, "File for the table as JSON");
   begin_group(*command, "Hardware");
   command->add_option("--gpus", options->gpus, "Numbers of processors, 1 to 4096")
-      ->check(CLI::Range(1, 4096))
+      ->check(in_range(1, 4096))
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("--gpu", options->gpu, "a100, h100, h200, or a JSON file (docs/PLAN.md)")
@@ -96,7 +96,7 @@ void add_plan(CLI::App& app, Command& chosen) {
   begin_group(*command, "Requests");
   const auto add_count = [&](const char* name, std::int64_t& value, const char* what) {
     command->add_option(name, value, what)
-        ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31))
+        ->check(in_range(std::int64_t{1}, std::int64_t{1} << 31))
         ->capture_default_str();
   };
   add_count("--input-len", options->input_len, "Prompt tokens");

@@ -1,6 +1,8 @@
 // How the subcommands' options are declared to the command-line library. Only this room includes it.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <memory>
 #include <optional>
@@ -63,6 +65,12 @@ CLI::Option* add_choice(CLI::App& command, const std::string& option, T& value, 
       ->type_name("{" + CLI::detail::join(names, ",") + "}")
       ->check(CLI::IsMember(names).description(""))
       ->default_str(now);
+}
+
+// --help shows it as "1..1024".
+template <typename Number>
+CLI::Validator in_range(Number low, Number high) {
+  return CLI::Range(low, high).description(fmt::format("{}..{}", low, high));
 }
 
 // "64", "512K", "3MB", "2G", "1T" as bytes, powers of 1024. The error message names the units that are

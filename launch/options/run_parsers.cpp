@@ -1,6 +1,4 @@
 // Options of the commands that run a model: generate, score, bench.
-#include <fmt/format.h>
-
 #include <charconv>
 #include <cmath>
 
@@ -34,7 +32,7 @@ void add_rank_options(CLI::App& command, ModelRunOptions& run) {
   command
       .add_option("--replicas", run.replicas,
                   "Replicas that share the requests (default: ranks / (tracks x --tensor-parallel))")
-      ->check(CLI::Range(1, 1 << 20));
+      ->check(in_range(1, 1 << 20));
   command
       .add_option(
           "--tensor-parallel", run.tensor_parallel,
@@ -50,17 +48,17 @@ void add_rank_options(CLI::App& command, ModelRunOptions& run) {
           "--step-timeout", run.step_timeout_s,
           "Seconds a rank may be stuck in one step before a job of several ranks ends with an error;\n"
           "0: no limit")
-      ->check(CLI::Range(0.0, 1e6))
+      ->check(in_range(0.0, 1e6))
       ->capture_default_str();
 }
 
 void add_memory_options(CLI::App& command, ModelRunOptions& run) {
   begin_group(command, "Batch and memory");
   command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
-      ->check(CLI::Range(1, 65536))
+      ->check(in_range(1, 65536))
       ->capture_default_str();
   command.add_option("--max-step-tokens", run.max_step_tokens, "Tokens of one step, prompt chunks included")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(in_range(1, 1 << 20))
       ->capture_default_str();
   command
       .add_option(
@@ -96,7 +94,7 @@ void add_cpu_options(CLI::App& command, ModelRunOptions& run) {
           "--threads", run.threads,
           "CPU threads a rank (default: the cores that launcher, taskset and cgroups allow, divided by\n"
           "the ranks of the host that share them; hyper-threads are not counted)")
-      ->check(CLI::Range(1, 1024));
+      ->check(in_range(1, 1024));
   add_choice<bool>(
       command, "--bind", run.bind_threads, {{"auto", true}, {"none", false}},
       "auto: in a job of several ranks each thread runs on a core of its own, if there are enough;\n"
@@ -118,7 +116,7 @@ void add_gpu_options(CLI::App& command, ModelRunOptions& run) {
   command
       .add_option("--gpu-memory-fraction", run.gpu_memory_fraction,
                   "Share of a GPU's free memory that weights, scratch and KV cache may take together")
-      ->check(CLI::Range(0.05, 1.0))
+      ->check(in_range(0.05, 1.0))
       ->capture_default_str();
   command.add_flag("--share-gpu", run.share_gpu,
                    "Several ranks may use one GPU; their sums go through the hosts' memory");
@@ -146,7 +144,7 @@ void add_batch(CLI::App& app, const char* name, const char* what, Task task, Com
 
 void add_workload(CLI::App& command, BenchOptions& options) {
   begin_group(command, "Requests");
-  const auto at_least = [](std::int64_t low) { return CLI::Range(low, std::int64_t{1} << 31); };
+  const auto at_least = [](std::int64_t low) { return in_range(low, std::int64_t{1} << 31); };
   auto* input =
       command.add_option("--input-len", options.input_lens, "Prompt tokens; each of several is run")
           ->check(at_least(1))
@@ -194,16 +192,16 @@ CLI::Option* add_emulation(CLI::App& command, EmulatedRanks& emulated) {
               "--emulate-ranks", emulated.ranks,
               "Run the first rank's share of a replica of so many ranks in this one process; each\n"
               "exchange with the others is a wait. The results mean nothing; every figure says EMULATED")
-          ->check(CLI::Range(1, 1 << 20));
+          ->check(in_range(1, 1 << 20));
   command
       .add_option("--link-latency-us", emulated.link.latency_us,
                   "Latency of an emulated exchange, in microseconds")
-      ->check(CLI::Range(0.0, 1e9))
+      ->check(in_range(0.0, 1e9))
       ->needs(ranks);
   auto* rate = command
                    .add_option("--link-gb-per-s", emulated.link.gb_per_s,
                                "10^9 bytes a second that an emulated rank receives")
-                   ->check(CLI::Range(1e-6, 1e9))
+                   ->check(in_range(1e-6, 1e9))
                    ->needs(ranks);
   ranks->needs(rate);
   return ranks;

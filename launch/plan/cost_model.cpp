@@ -186,8 +186,8 @@ Step prefill(const Model& model, const Workload& work) {
   return all;
 }
 
-// All prompts of a batch, cut into steps one after the other as the scheduler does: all steps but the last are
-// full. A row sees half a prompt on average, wherever the cuts are.
+// All prompts of a batch, cut into steps one after the other as the scheduler does: all steps but the last
+// are full. A row sees half a prompt on average, wherever the cuts are.
 double prefill_us(const Model& model, const Workload& work) {
   if (work.batch == 1) return prefill(model, work).time.total_us();
   const auto length = static_cast<double>(work.input_len);

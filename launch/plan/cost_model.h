@@ -1,6 +1,6 @@
-// Predicts memory, time to first token, time per token and throughput of a model on processors and links that
-// are described by a few numbers. Bytes and operations are counted. The share of the hardware's speed that is
-// reached, and the cost of a collective, are parameters (docs/PLAN.md). Pure functions.
+// Predicts memory, time to first token, time per token and throughput of a model on processors and links
+// that are described by a few numbers. Bytes and operations are counted. The share of the hardware's speed
+// that is reached, and the cost of a collective, are parameters (docs/PLAN.md). Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -22,9 +22,9 @@ struct GpuSpec {
   double step_overhead_us = 0;         // the engine's own: scheduling, sampling, launching
   double decode_gemm_efficiency = 0;   // of products of few rows; 0: as gemm_efficiency
   double kv_bandwidth_efficiency = 0;  // of reading keys and values; 0: as bandwidth_efficiency
-  // How late the slowest rank is after one layer, as a share of the layer's compute time. Delays of layers are
-  // independent, so they add up as a random walk: after n layers without a sync point the delay is √n times
-  // this one.
+  // How late the slowest rank is after one layer, as a share of the layer's compute time. Delays of layers
+  // are independent, so they add up as a random walk: after n layers without a sync point the delay is √n
+  // times this one.
   double wait_layers = 0;
 };
 

@@ -14,15 +14,15 @@ namespace {
 
 using nlohmann::json;
 
-// Speeds and sizes are from the makers' data sheets (SXM; bfloat16 without sparsity). Efficiencies and overhead
-// are assumptions: what good kernels reach, and the gaps between the kernels of a captured step.
+// Speeds and sizes are from the makers' data sheets (SXM; bfloat16 without sparsity). Efficiencies and
+// overhead are assumptions: what good kernels reach, and the gaps between the kernels of a captured step.
 const std::map<std::string, GpuSpec> kGpus{
     {"a100", {"a100", 80, 2039, 312, 0.85, 0.7, 5}},
     {"h100", {"h100", 80, 3350, 989, 0.85, 0.7, 5}},
     {"h200", {"h200", 141, 4800, 989, 0.85, 0.7, 5}},
 };
-// nvlink: 8 GPUs of a node; published measurements of 32 KiB over 8 H100 give 7.8 to 11.8 us in one step. ib: 400
-// Gbit/s a GPU.
+// nvlink: 8 GPUs of a node; published measurements of 32 KiB over 8 H100 give 7.8 to 11.8 us in one step.
+// ib: 400 Gbit/s a GPU.
 const std::map<std::string, LinkSpec> kLinks{
     {"nvlink", {"nvlink", 9, 450, 8}},
     {"ib", {"ib", 25, 50, 0}},

@@ -7,7 +7,8 @@
 
 namespace ptrt {
 
-// h100, h200, a100, or a file; throws bad_input that names the key which is missing, unknown or not a positive number.
+// h100, h200, a100, or a file. Throws bad_input that names the key which is missing, unknown or not a
+// positive number.
 GpuSpec gpu_of(const std::string& name);
 // nvlink, ib, or a file.
 LinkSpec link_of(const std::string& name);

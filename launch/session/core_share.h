@@ -33,14 +33,15 @@ struct CoreShare {
   std::string describe() const;
 };
 
-// Ranks that may run on the same cores divide them in the order of `ranks`, consecutive cores each, so that no
-// NUMA node is split where the numbers divide. Ranks that a launcher has given separate cores keep them. A
-// rank is bound when each of its threads has a core of its own.
+// Ranks that may run on the same cores divide them in the order of `ranks`, consecutive cores each, so that
+// no NUMA node is split where the numbers divide. Ranks that a launcher has given separate cores keep them.
+// A rank is bound when each of its threads has a core of its own.
 CoreShare divide_cores(std::span<const HostRank> ranks, std::size_t mine);
 
-// Agrees with the other ranks on this host and, with `bind`, binds the calling thread, which is worker 0. Call
-// it before any large allocation: memory belongs to the NUMA node of the thread that first touches it. A job
-// of one rank is not bound: the system moves its threads away from other work on the machine. Collective.
+// Agrees with the other ranks on this host and, with `bind`, binds the calling thread, which is worker 0.
+// Call it before any large allocation: memory belongs to the NUMA node of the thread that first touches it.
+// A job of one rank is not bound: the system moves its threads away from other work on the machine.
+// Collective.
 CoreShare take_core_share(JobComm& job, int threads, bool bind);
 
 }  // namespace ptrt

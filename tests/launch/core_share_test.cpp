@@ -49,7 +49,7 @@ TEST(CoreShare, HyperThreadsAreNoCores) {
   EXPECT_EQ(shares[1].units(), (CpuSet{2, 3, 6, 7}));
 }
 
-// The topology's order may jump in the system's numbers: the order of the list is what counts.
+// The system's numbers may not follow the topology; the order of the list is used.
 TEST(CoreShare, KeepsTheOrderOfTheTopology) {
   const std::vector<CpuSet> two_sockets{{0}, {2}, {4}, {6}, {1}, {3}, {5}, {7}};
   const auto shares = divide(2, two_sockets);

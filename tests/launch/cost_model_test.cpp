@@ -111,8 +111,8 @@ TEST(CostModel, WaitsGrowWithTheLayersBetweenSyncPoints) {
               0.5 * (1 + std::sqrt(2) + std::sqrt(5)) / 8 * even.tpot_ms * (1 - even.sync_fraction), 1e-9);
 }
 
-// Three prompts of 64: in steps of 40 rows four full ones and one of 32, in longer ones several prompts in
-// one.
+// Three prompts of 64 tokens: with steps of 40 rows, four full steps and one of 32; longer steps hold several
+// prompts.
 TEST(CostModel, PromptsOfABatchFillSteps) {
   const ModelConfig config = four_tracks();
   const Layout layout{4, 1, 1};

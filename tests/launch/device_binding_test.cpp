@@ -49,7 +49,7 @@ TEST(DeviceBinding, TwoRanksOnOneGpuAreRefusedByName) {
   EXPECT_NE(text.find("ranks 10 and 12 "), std::string::npos) << text;
   EXPECT_NE(text.find("GPU A"), std::string::npos) << text;
   EXPECT_NE(text.find("--share-gpu"), std::string::npos) << text;
-  // Every rank of the host says the same.
+  // Every rank of the host has the same message.
   for (const std::size_t mine : {1, 2}) EXPECT_EQ(refusal({{"A"}, {"B"}, {"A"}}, mine), text);
   EXPECT_NE(refusal({{"A", "B"}, {"A", "B"}, {"A", "B"}}, 1).find("3 ranks see 2 GPUs"), std::string::npos);
 }

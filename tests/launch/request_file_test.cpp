@@ -1,4 +1,4 @@
-// Request lines: defaults, both forms, and every way to be bad; a bad line harms no other.
+// Request lines: defaults, both forms, and every error; a bad line does not affect others.
 #include "launch/jsonl/request_file.h"
 
 #include <gtest/gtest.h>
@@ -77,7 +77,7 @@ struct Bad {
 
 class BadLines : public testing::TestWithParam<Bad> {};
 
-TEST_P(BadLines, BecomeErrorsAndHarmNoNeighbour) {
+TEST_P(BadLines, BecomeErrorsAndDoNotAffectOthers) {
   const Bad bad = GetParam();
   const std::string good = R"({"id": "good", "prompt": "a"})";
   const RequestFile file = parse(good + "\n" + bad.line + "\n" + R"({"prompt": "z"})");
