@@ -19,7 +19,7 @@ class EmulatedComm final : public TrackComm {
   void all_gather(const void* send, void* recv, std::size_t bytes) override { gather(send, recv, bytes); }
   // Every rank sends what this one would send to itself.
   void all_to_all(const void* send, void* recv, std::size_t bytes) override { gather(send, recv, bytes); }
-  // A rank sends what it is sent; that is all an absent one can do.
+  // An absent rank sends back what it receives.
   void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
     const auto start = Clock::now();
     std::size_t bytes = 0;
@@ -29,7 +29,7 @@ class EmulatedComm final : public TrackComm {
       std::memcpy(message.data, answer->data, message.bytes);
       bytes += message.bytes;
     }
-    // `bytes` from everyone, as gather() counts them.
+    // gather_seconds() takes the bytes of one rank.
     wait_until(start, bytes / static_cast<std::size_t>(size_ - 1));
   }
   std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }

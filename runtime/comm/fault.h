@@ -1,5 +1,5 @@
 // Fault injection for tests: PTRT_FAULT="rank=R,at=POINT[,after=N]" makes rank R throw when it passes POINT
-// for the (N+1)-th time; with ",pause_ms=M" it is slow instead, M milliseconds each time from then on.
+// for the (N+1)-th time; with ",pause_ms=M" it sleeps instead, M milliseconds each time from then on.
 // Points: load, step, sync, finish. Unset, a point costs one predictable branch.
 #pragma once
 
@@ -7,7 +7,7 @@
 
 namespace ptrt {
 
-// Reads PTRT_FAULT for this rank. Throws bad_input when it is malformed.
+// Reads PTRT_FAULT for this rank of the job. Throws bad_input when it is malformed.
 void arm_faults(int rank);
 // Throws a failure, or sleeps, when armed for this point.
 void fault_point(std::string_view point);

@@ -1,4 +1,4 @@
-// MPI calls that throw, for runtime/mpi_*.cpp alone: no other file sees MPI.
+// MPI calls that throw, for runtime/comm/mpi_*.cpp only: no other file includes MPI.
 #pragma once
 
 #include <mpi.h>
@@ -11,7 +11,7 @@ namespace ptrt {
 // Throws when an MPI call failed; `call` is its name.
 void check_mpi(int code, const char* call);
 
-// Bytes as MPI counts them; throws where they are too many.
+// Bytes as an MPI count; throws where they are too many.
 int to_mpi_count(std::size_t bytes);
 
 // A communicator that throws instead of aborting, freed with the object.
@@ -23,7 +23,7 @@ class Communicator {
     check_mpi(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   }
   ~Communicator() {
-    // Freeing is collective; on the way out of an error the other ranks do not take part.
+    // Freeing is collective; during stack unwinding the other ranks do not take part.
     if (std::uncaught_exceptions() == 0) MPI_Comm_free(&comm_);
   }
   Communicator(const Communicator&) = delete;

@@ -10,8 +10,8 @@ namespace ptrt {
 // True when a launcher (mpirun, srun with PMIx or PMI) started this process as one of several ranks.
 bool started_by_mpi_launcher();
 
-// Starts MPI, to be ended by the destructor: MPI_Finalize when the job ends in order. Call once, before any
-// thread.
+// Starts MPI; the destructor calls MPI_Finalize, unless an exception ends the job. Call once, before any thread
+// starts.
 std::unique_ptr<JobComm> make_mpi_job_comm();
 
 std::string mpi_library_version();

@@ -20,17 +20,17 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A rank with a core of its own polls this long before it gives way: far longer than a message takes, far
-// shorter than a scheduler's time slice.
+// A rank with a core of its own polls this long before it yields: far longer than a message takes, far shorter
+// than a scheduler's time slice.
 constexpr Clock::duration kSpin = std::chrono::microseconds(100);
-constexpr Clock::duration kLate = std::chrono::milliseconds(200);  // a rank that is not slow, but missed
+constexpr Clock::duration kLate = std::chrono::milliseconds(200);  // then a rank counts as late
 
-// Less than libraries send to other hosts without asking first (Open MPI over TCP: 64 KiB).
+// Below the libraries' eager limit between hosts (Open MPI over TCP: 64 KiB).
 constexpr std::size_t kEagerBytes = 60 * 1024;
 
 class MpiSharedMemory final : public SharedMemory {
  public:
-  // Takes over the window.
+  // Takes ownership of the window.
   MpiSharedMemory(MPI_Win window, int ranks) : window_(window) {
     for (int r = 0; r < ranks; r++) {
       MPI_Aint size = 0;
@@ -54,12 +54,11 @@ class MpiSharedMemory final : public SharedMemory {
   std::vector<std::byte*> bases_;
 };
 
-// Every rank sends to others directly. Own requests rather than MPI's collectives, so that how to wait is
-// decided here, whatever the MPI library's settings. Messages to other hosts go in pieces that a library
-// sends off at once: of larger ones it first sends word, and waits for the answer.
+// Every rank sends to the others directly, with requests of its own instead of MPI's collectives: so how a rank
+// waits is decided here, whatever the MPI library's settings. Messages to other hosts are cut into pieces that
+// a library sends eagerly; for larger ones it waits for the receiver's answer first.
 class MpiTrackComm final : public TrackComm {
  public:
-  // `job_ranks`: of its ranks, in the job.
   MpiTrackComm(MPI_Comm comm, Waiting waiting, std::vector<int> job_ranks)
       : comm_(comm),
         waiting_(waiting),
@@ -72,7 +71,7 @@ class MpiTrackComm final : public TrackComm {
   int size() const override { return comm_.size(); }
   int rank() const override { return comm_.rank(); }
   Waiting waiting() const override { return waiting_; }
-  // Any call makes the library look at its events, a lost launcher among them.
+  // Any call makes the library process its events, such as a lost launcher.
   void listen(int from) override {
     int here = 0;
     check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, comm_.get(), &here, MPI_STATUS_IGNORE), "MPI_Iprobe");
@@ -186,35 +185,35 @@ class MpiTrackComm final : public TrackComm {
   void wait_for_all() {
     const bool spins = waiting_ == Waiting::spinning && all_on_host_;
     const auto start = Clock::now();
-    const auto give_way = start + (spins ? kSpin : Clock::duration::zero());
+    const auto start_yielding = start + (spins ? kSpin : Clock::duration::zero());
     for (int done = 0;;) {
       check_mpi(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
                 "MPI_Testall");
       if (done) break;
       const auto now = Clock::now();
       if (now >= start + kLate) {
-        wait_and_note_the_late();
+        wait_and_note_late_ranks();
         break;
       }
-      if (now >= give_way) std::this_thread::yield();
+      if (now >= start_yielding) std::this_thread::yield();
     }
     requests_.clear();
     peers_.clear();
   }
 
-  // Takes messages as they come, so that late_ranks() knows whose are missing: a rank that stands still also
-  // takes none.
-  void wait_and_note_the_late() {
+  // Receives messages one by one, so that late_ranks() knows whose are missing. A stopped rank receives none
+  // either.
+  void wait_and_note_late_ranks() {
     std::vector<int> done(requests_.size());
     for (int count = 0; count != MPI_UNDEFINED; std::this_thread::yield()) {
-      note_the_late();
+      note_late_ranks();
       check_mpi(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done.data(),
                              MPI_STATUSES_IGNORE),
                 "MPI_Testsome");
     }
   }
 
-  void note_the_late() {
+  void note_late_ranks() {
     const std::lock_guard lock(mutex_);
     late_.clear();
     for (std::size_t i = 0; i < requests_.size(); i++)
@@ -225,11 +224,11 @@ class MpiTrackComm final : public TrackComm {
   Waiting waiting_;
   std::vector<int> job_ranks_;
   std::vector<bool> on_host_;  // [rank]
-  // Else a message takes so much longer than giving way that polling without a pause gains nothing.
+  // Else a message takes so much longer than a yield that spinning gains nothing.
   bool all_on_host_;
   std::vector<MPI_Request> requests_;  // of one exchange: receives, then sends
-  std::vector<int> peers_;             // whose each is
-  std::mutex mutex_;                   // of late_: a thread that watches asks for it
+  std::vector<int> peers_;             // the other rank of each
+  std::mutex mutex_;                   // protects late_, which the watchdog reads
   std::set<int> late_;
 };
 

@@ -1,4 +1,4 @@
-// The ranks of one replica over MPI: messages, and memory that the ranks of one host share.
+// A group of ranks over MPI: messages, and memory that the ranks of one host share.
 #pragma once
 
 #include <mpi.h>
@@ -10,7 +10,7 @@
 
 namespace ptrt {
 
-// Takes over `comm`. `job_ranks`: of its ranks, in the job. Collective.
+// Takes ownership of `comm`. job_ranks[r]: rank in the job of rank r of the group. Collective.
 std::unique_ptr<TrackComm> make_mpi_track_comm(MPI_Comm comm, Waiting waiting, std::vector<int> job_ranks);
 
 }  // namespace ptrt

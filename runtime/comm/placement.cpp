@@ -15,7 +15,7 @@ std::vector<std::int64_t> packed_sizes(std::int64_t total_tracks) {
 
 namespace {
 
-// `ranks` counts what serves a track: a rank, or --tensor-parallel K of them.
+// A track is served by one rank, or by --tensor-parallel K of them.
 [[noreturn]] void throw_misfit(std::int64_t world_size, std::int64_t total_tracks,
                                const PlacementOptions& options) {
   auto sizes = packed_sizes(total_tracks);

@@ -1,5 +1,5 @@
-// Communication between the hosts of ranks: TrackComm inside the decode loop, JobComm around it. MPI stands
-// behind. What devices do among themselves is in kernels/device_collectives.h.
+// Communication between the hosts of ranks, over MPI: TrackComm inside the decode loop, JobComm around it.
+// Collectives between devices are in kernels/device_collectives.h.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace ptrt {
 
-// How a rank waits for others inside a TrackComm: with a core of its own it polls without a pause at first,
-// and gives way only when the others are long in coming; where ranks outnumber cores it gives way at once.
+// How a rank waits for others inside a TrackComm. With a core of its own it spins at first, and yields only
+// when the others are late; where ranks outnumber cores it yields at once.
 enum class Waiting { spinning, yielding };
 
 struct Outgoing {
@@ -31,10 +31,10 @@ struct Incoming {
 class SharedMemory {
  public:
   virtual ~SharedMemory() = default;
-  virtual std::byte* of(int rank) = 0;  // that rank's share of it, at the start of a cache line
+  virtual std::byte* of(int rank) = 0;  // that rank's share of it, aligned to a cache line
 };
 
-// The ranks of one replica. Calls are collective, in the same order on all of them; they throw on failure.
+// A group of ranks. Calls are collective, in the same order on all of them; they throw on failure.
 class TrackComm {
  public:
   virtual ~TrackComm() = default;
@@ -44,26 +44,26 @@ class TrackComm {
   virtual void all_gather(const void* send, void* recv, std::size_t bytes) = 0;
   // recv[r] = the part of rank r's `send` meant for this rank; `bytes` a part.
   virtual void all_to_all(const void* send, void* recv, std::size_t bytes) = 0;
-  // Messages to and from some of the other ranks, at most one a rank and direction, all under way at once.
-  // Returns when all are through. A rank that receives knows the size that is sent.
+  // Messages to and from some of the other ranks, at most one a rank and direction, all in flight at once.
+  // Returns when all have been sent and received. Sender and receiver give the same size.
   virtual void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) = 0;
 
-  // `bytes` a rank, zero at first. Null where the ranks do not all run on one host, or the system has no such
-  // memory left: on all of them, then.
+  // `bytes` a rank, zeroed. Null, on all ranks, where they do not all run on one host or the system has no such
+  // memory left.
   virtual std::unique_ptr<SharedMemory> share(std::size_t bytes) = 0;
   virtual Waiting waiting() const = 0;
-  // For whoever waits for rank `from` without a call of this class: to be called now and then, so that the
-  // end of the job is heard of, and once when the wait is over.
+  // For a caller that waits for rank `from` by other means: call listen() every few milliseconds, so that the
+  // end of the job is noticed, and listened() once when the wait is over.
   virtual void listen(int from) = 0;
   virtual void listened() {}
 
-  // By any thread: the ranks of the job that a call under way has waited for in vain for a while, for a
-  // message; empty where none are, or it is not known.
+  // May be called by any thread. The ranks of the job that a call in flight has waited for in vain for a while,
+  // for a message; empty where there are none, or they are not known.
   virtual std::string late_ranks() { return ""; }
 };
 
-// All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode
-// loop.
+// All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode loop.
+// Calls are collective unless they say otherwise, and throw on failure.
 class JobComm {
  public:
   virtual ~JobComm() = default;
@@ -73,9 +73,9 @@ class JobComm {
   virtual int host_rank() const = 0;   // this one among them, from 0
   virtual std::string host() const = 0;
 
-  // These wait asleep, not spinning: other ranks may still be at work on the same cores.
+  // These sleep while they wait: other ranks may still compute on the same cores.
   virtual void barrier() = 0;
-  // False when the others have not come within `seconds`; the job can then only be aborted.
+  // False when the others have not called it within `seconds`; the job can then only be aborted.
   virtual bool barrier_within(double seconds) = 0;
   virtual std::string broadcast(const std::string& from_rank_0) = 0;
   virtual std::vector<std::string> gather(const std::string& mine) = 0;      // on rank 0; empty elsewhere
@@ -85,8 +85,9 @@ class JobComm {
   virtual std::unique_ptr<TrackComm> split(int colour, Waiting waiting) = 0;
 
   // A mailbox to rank 0 for finished results; used by the result threads while the decode loop runs.
-  virtual void post(const std::string& message) = 0;   // to rank 0; returns when the message is on its way
-  virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has come
+  // Not collective.
+  virtual void post(const std::string& message) = 0;   // to rank 0; returns when the message is sent
+  virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has arrived
 
   // Ends the job on every rank at once. Does not return.
   [[noreturn]] virtual void abort(int exit_code) = 0;

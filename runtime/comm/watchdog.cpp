@@ -10,10 +10,10 @@
 namespace ptrt {
 namespace {
 
-constexpr double kLongestNap = 0.2;       // seconds between two looks
-constexpr double kOverslept = 0.8;        // seconds: no thread is scheduled that late
-constexpr double kPatienceWaiting = 0.5;  // of a rank that waits for others
-constexpr double kPatienceOfRank = 0.3;   // times its number, up to
+constexpr double kPollInterval = 0.2;     // seconds, at most
+constexpr double kSuspended = 0.8;        // seconds: no thread is scheduled that late
+constexpr double kPatienceWaiting = 0.5;  // more, of a rank that waits for others
+constexpr double kPatienceOfRank = 0.3;   // more, times its number, which counts up to
 constexpr int kRanksInTurn = 10;
 
 double seconds_since(std::int64_t ns) {
@@ -69,7 +69,7 @@ class WatchedComm final : public TrackComm {
 }  // namespace
 
 Watchdog::Watchdog(const WatchdogOptions& options, OnFailure on_failure)
-    : options_(options), on_failure_(std::move(on_failure)), thread_([this] { look_on(); }) {}
+    : options_(options), on_failure_(std::move(on_failure)), thread_([this] { monitor(); }) {}
 
 Watchdog::~Watchdog() {
   {
@@ -81,7 +81,7 @@ Watchdog::~Watchdog() {
 }
 
 void Watchdog::start() {
-  last_sign_ns_ = now_ns();
+  last_progress_ns_ = now_ns();
   steps_ = 0;
   const std::lock_guard lock(mutex_);
   running_ = true;
@@ -94,18 +94,18 @@ void Watchdog::stop() {
 
 void Watchdog::step_begins() {
   steps_.fetch_add(1, std::memory_order_relaxed);
-  last_sign_ns_.store(now_ns(), std::memory_order_relaxed);
+  last_progress_ns_.store(now_ns(), std::memory_order_relaxed);
 }
 void Watchdog::wait_begins(const Wait& wait) {
-  last_sign_ns_.store(now_ns(), std::memory_order_relaxed);
+  last_progress_ns_.store(now_ns(), std::memory_order_relaxed);
   wait_.store(&wait, std::memory_order_release);
 }
 void Watchdog::wait_ends() {
-  last_sign_ns_.store(now_ns(), std::memory_order_relaxed);
+  last_progress_ns_.store(now_ns(), std::memory_order_relaxed);
   wait_.store(nullptr, std::memory_order_release);
 }
 void Watchdog::forget_waits() {
-  const std::lock_guard lock(mutex_);  // nobody looks at one while it goes
+  const std::lock_guard lock(mutex_);  // so that monitor() reads none that is destroyed
   wait_.store(nullptr, std::memory_order_release);
 }
 
@@ -118,16 +118,17 @@ void Watchdog::forget(DeviceCollectives& group) {
   std::erase(groups_, &group);
 }
 
-void Watchdog::look_on() {
+void Watchdog::monitor() {
   const double limit = options_.step_timeout_s;
-  const std::chrono::duration<double> nap(limit > 0 ? std::min(kLongestNap, limit / 4) : kLongestNap);
-  std::int64_t looked_ns = now_ns();
+  const std::chrono::duration<double> interval(limit > 0 ? std::min(kPollInterval, limit / 4)
+                                                         : kPollInterval);
+  std::int64_t checked_ns = now_ns();
   std::unique_lock lock(mutex_);
-  while (!changed_.wait_for(lock, nap, [this] { return ended_; })) {
-    // Who slept so long was stopped with the whole process, and is no judge of what the others did meanwhile.
-    if (seconds_since(looked_ns) > nap.count() + kOverslept) last_sign_ns_ = now_ns();
-    looked_ns = now_ns();
-    const std::string what = running_ ? trouble() : "";
+  while (!changed_.wait_for(lock, interval, [this] { return ended_; })) {
+    // If this thread overslept, the whole process was suspended; restart the timeout.
+    if (seconds_since(checked_ns) > interval.count() + kSuspended) last_progress_ns_ = now_ns();
+    checked_ns = now_ns();
+    const std::string what = running_ ? detect_failure() : "";
     if (what.empty()) continue;
     running_ = false;
     lock.unlock();
@@ -136,17 +137,17 @@ void Watchdog::look_on() {
   }
 }
 
-std::string Watchdog::trouble() {
+std::string Watchdog::detect_failure() {
   for (DeviceCollectives* group : groups_)
     if (std::string failure = group->failure(); !failure.empty())
       return fmt::format("in step {}: {}", steps_.load(), failure);
-  return options_.step_timeout_s > 0 ? stuck() : "";
+  return options_.step_timeout_s > 0 ? detect_stall() : "";
 }
 
-std::string Watchdog::stuck() const {
+std::string Watchdog::detect_stall() const {
   const Wait* wait = wait_.load(std::memory_order_acquire);
-  const double silent = seconds_since(last_sign_ns_.load(std::memory_order_relaxed));
-  // Whether a rank waits for others or for its own work is not known of a device.
+  const double silent = seconds_since(last_progress_ns_.load(std::memory_order_relaxed));
+  // On a device a rank cannot know whether it waits for others or for its own work.
   const bool may_wait = wait != nullptr || !groups_.empty();
   double patience = options_.step_timeout_s + (wait != nullptr ? kPatienceWaiting : 0);
   if (may_wait) patience += kPatienceOfRank * std::min(options_.rank, kRanksInTurn);

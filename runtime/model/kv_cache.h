@@ -1,4 +1,4 @@
-// The paged KV cache of a rank: one pool of pages of kPageTokens tokens, handed out to sequences.
+// The paged KV cache of a rank: one pool of pages of kPageTokens tokens, which sequences take.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,8 @@ inline std::int64_t pages_for(std::int64_t tokens) {
   return (tokens + kPageTokens - 1) / kPageTokens;
 }
 
-// Free pages as a stack: which page a sequence gets is a function of the calls so far, equal on every rank.
+// Free pages as a stack: which page a sequence gets depends on the calls so far alone, so it is the same on
+// every rank.
 class PageAllocator {
  public:
   explicit PageAllocator(std::int64_t pages);

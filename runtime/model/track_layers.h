@@ -1,93 +1,76 @@
-// The layers of some of a rank's tracks between two syncs: what tracks do without each other.
+// The layers of some of a rank's tracks: all that tracks do without each other.
 #pragma once
 
 #include <cstdint>
 #include <span>
-#include <vector>
 
 #include "kernels/backend.h"
 #include "model_io/config/model_config.h"
 #include "model_io/shard/track_shard.h"
-#include "runtime/sync/all_reduce.h"
+#include "runtime/model/activations.h"
 #include "runtime/sync/fusion.h"
 #include "runtime/sync/sync_schedule.h"
 
 namespace ptrt {
 
-// Activations of T tracks, sized for the most rows of a step. `h` is float32, as are the router's logits; the
-// rest is of the backend's activation type.
-struct TrackScratch {
-  Tensor h;       // [T, rows, d]               each track's own stream inside a block
-  Tensor normed;  // [T, rows, d]
-  Tensor out;     // [T, rows, d]               of a sublayer
-  Tensor q;       // [T, rows, heads · hd]
-  Tensor k;       // [T, rows, kv_heads · hd]
-  Tensor v;       // [T, rows, kv_heads · hd]
-  Tensor mixed;   // [T, rows, heads · hd]      attention output before wo
-  Tensor gate;    // [T, rows · k, ffn]         k = top_k in a mixture of experts, else 1
-  Tensor up;      // [T, rows · k, ffn]
-  Tensor router;  // [T, rows, experts]
-  Tensor expert;  // [T, rows · top_k, d]
-
-  TrackScratch track(std::int64_t t) const;
-};
-
-// What all tracks of a step share.
+// What all tracks of a step share. What it refers to must stay valid during the step.
 struct StepView {
   const StepRows* rows = nullptr;
-  // What becomes of the step behind the keys and values of the last layer: all of it, or the rows
-  // `kept` (ascending), which `live` then describes.
-  const StepRows* live = nullptr;
-  std::span<const std::int32_t> kept = {};  // empty: all
-  Tensor x;                                 // [1, rows, d]   the stream that every track sees
-  Tensor cos_sin;                           // [1, rows, hd]
-  // Of the block to run: whether the fusion before it began it, and what the one behind it would have.
-  bool begun = false;
-  SyncEntry entry = {};
+  // The rows that stay active once the keys and values of the last layer are appended: all, or `retained`.
+  const StepRows* active = nullptr;
+  std::span<const std::int32_t> retained = {};  // rows of the step, ascending; empty: all
+  Tensor cos_sin;                               // [1, rows, hd]
 };
 
+// One local track's layers and blocks alone.
+TrackShard shard_of_track(const TrackShard& shard, std::int64_t track);
+
+// The functions of a step are called in the order of the model, each with the lane that computes it
+// (Backend::parallel_over_tracks(), or the backend itself).
 class TrackLayers {
  public:
-  // All local tracks, or one with its part of pool and scratch. `tensor_parallel_all_reduce` adds the parts of a track that
-  // several ranks share: two sums a layer, behind wo and w_down.
-  TrackLayers(const ModelConfig& config, const SyncSchedule& schedule,
-              const std::vector<LayerWeights>& layers, const std::vector<BlockWeights>& blocks,
-              const KvPool& pool, const TrackScratch& scratch,
-              AllReduce* tensor_parallel_all_reduce = nullptr);
+  // The tracks of `shard`, with their parts of pool and activations; the first of them is local track
+  // `first_track`. `tensor_parallel` adds the parts of tracks that several ranks share, after wo and after
+  // w_down; null where the rank has its tracks whole. The references must outlive the object.
+  TrackLayers(const ModelConfig& config, const SyncSchedule& schedule, const TrackShard& shard,
+              const KvPool& pool, const Activations& activations, AllReduce* tensor_parallel,
+              std::int64_t first_track = 0);
 
-  // Runs track block `index` on `backend`; appends keys and values. The tracks' outputs, normed where the
-  // model does, are then in output(), or where step.entry says.
-  void run_block(Backend& backend, std::int64_t index, const StepView& step);
-  Tensor output() const { return now_.h; }  // [T, rows, d]
-  // How block `index` begins, but for its sum; for a step that has run a block, and ends it with all rows.
-  BlockBegin beginning(std::int64_t index, Tensor x) const;
+  // Before the first block of a step.
+  void bind_views(const StepView& step);
+  // x [1, rows, d] = the sum of `input`, if any; then every track's stream h = x, or its dispatch norm, and the
+  // input of the first sublayer.
+  void begin_block(Backend& lane, std::int64_t block, Tensor x, const BlockInput& input);
+  // Appends keys and values. In the last layer, drops the rows that are not retained.
+  void attention(Backend& lane, std::int64_t layer);
+  void ffn(Backend& lane, std::int64_t layer);
+  // These tracks of output.y = h, or its combine norm, minus output.minus.
+  void end_block(Backend& lane, std::int64_t block, const BlockOutput& output);
 
  private:
-  void begin_step(const StepView& step);
-  void keys_and_values(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
-                       const StepView& step);
   void place_output();
-  void keep_rows(std::span<const std::int32_t> kept);
-  void attention(const LayerWeights& layer, const AttentionShape& shape, std::int64_t index,
-                 const StepRows& rows);
-  void ffn(const LayerWeights& layer, std::int64_t index);
-  void moe(const LayerWeights& layer, Tensor input);
+  void append_keys_and_values(Backend& lane, std::int64_t layer, const AttentionShape& shape);
+  void drop_rows(Backend& lane);
+  void moe(Backend& lane, const LayerWeights& layer, Tensor input);
   void add_parts();
-  void residual(const TrackWeights& output_norm, const TrackWeights& post_norm,
+  void residual(Backend& lane, const TrackWeights& output_norm, const TrackWeights& post_norm,
                 const TrackWeights& next_norm);
-  void end_block(const BlockWeights& block, const LayerWeights& last, const SyncEntry& entry);
-  AttentionShape attention_shape(std::int64_t index) const;
-  Tensor sublayer_input();
+  AttentionShape attention_shape(std::int64_t layer) const;
+  Tensor sublayer_input(Backend& lane);
+  const LayerWeights& weights(std::int64_t layer) const {
+    return shard_.layers[static_cast<std::size_t>(layer)];
+  }
 
   const ModelConfig& config_;
   const SyncSchedule& schedule_;
-  const std::vector<LayerWeights>& layers_;
-  const std::vector<BlockWeights>& blocks_;
+  const TrackShard& shard_;
   KvPool pool_;
-  TrackScratch scratch_, now_;  // now_: the views of the rows of this step
-  AllReduce* tensor_parallel_all_reduce_;
+  Activations activations_;
+  AllReduce* tensor_parallel_;
+  std::int64_t first_track_;
   float eps_;
-  Backend* backend_ = nullptr;  // of this call
+  StepView view_;     // of the current step
+  Activations step_;  // the rows of the current step
 };
 
 }  // namespace ptrt

@@ -28,24 +28,20 @@ VocabHead::VocabHead(const ModelConfig& config, const TrackShard& shard, Backend
       split_(shard.head_rows.count > 0),
       vocab_size_(config.vocab_size),
       first_(shard.head_rows.first),
-      slice_(slice_of(config.vocab_size, comm.size())) {
-  all_ = make(max_rows, vocab_size_, "logits");
+      slice_(slice_of(config.vocab_size, comm.size())),
+      memory_(backend) {
+  all_ = memory_.make(1, max_rows, vocab_size_, DType::float32, "logits");
   own_ = all_;
   const auto rows = static_cast<std::size_t>(max_rows);
   greedy_params_.resize(rows);
   if (!split_) return;
   PTRT_CHECK(shard.head_rows.count == head_rows_of(vocab_size_, comm.size(), comm.rank()).count);
-  own_ = make(max_rows, shard.head_rows.count, "this rank's logits");
+  own_ = memory_.make(1, max_rows, shard.head_rows.count, DType::float32, "this rank's logits");
   const auto ranks = static_cast<std::size_t>(comm.size());
   own_best_.resize(rows);
   all_best_.resize(rows * ranks);
   send_.resize(rows * static_cast<std::size_t>(slice_));
   recv_.resize(send_.size() * ranks);
-}
-
-Tensor VocabHead::make(std::int64_t rows, std::int64_t width, const char* what) {
-  memory_.push_back(backend_.allocate(static_cast<std::size_t>(rows * width) * sizeof(float), what));
-  return {memory_.back().get(), 1, rows, width, rows * width};
 }
 
 Tensor VocabHead::own_logits(Tensor input) {

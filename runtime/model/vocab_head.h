@@ -1,10 +1,9 @@
-// The vocabulary head: logits of rows, by this rank alone or with every rank of the replica multiplying its
-// own rows of the matrix. A split head reads 1/N of the matrix a step and costs one exchange, which is
-// counted apart from the fusions. A logit is one rank's whole sum, so its bits do not hang on the split.
+// The vocabulary head: logits of rows, by this rank alone or with every rank of the replica multiplying its own
+// rows of the matrix. A split head reads 1/N of the matrix a step and costs one exchange, which is counted
+// separately from the fusions. A logit is one rank's whole sum, so its bits do not depend on the split.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <vector>
 
@@ -12,6 +11,7 @@
 #include "model_io/config/model_config.h"
 #include "model_io/shard/track_shard.h"
 #include "runtime/comm/track_comm.h"
+#include "runtime/model/tensor_memory.h"
 
 namespace ptrt {
 
@@ -27,13 +27,13 @@ struct HeadStats {
 
 class VocabHead {
  public:
-  // max_rows bounds the rows of a call. The head is split where the shard holds a part of it.
+  // max_rows bounds the rows of a call. The head is split where the shard has a part of it.
   VocabHead(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
             std::int64_t max_rows);
 
   // Logits [1, rows, vocab] of normed rows [1, rows, d]; valid until the next call.
   Tensor logits(Tensor input);
-  // Where logits() left those of `rows` rows; of a whole head.
+  // The logits of the last logits(), for `rows` rows; not of a split head.
   Tensor logits_of_last_call(std::int64_t rows) const { return own_.first_rows(rows); }
   // out[r].token = the row's likeliest token, ties to the lower id. A split head exchanges 8 bytes a row.
   void greedy(Tensor input, std::span<Sampled> out);
@@ -48,7 +48,6 @@ class VocabHead {
     std::int32_t token;
   };
   Tensor own_logits(Tensor input);
-  Tensor make(std::int64_t rows, std::int64_t width, const char* what);
   void all_gather(const void* send, void* recv, std::size_t bytes);
 
   Backend& backend_;
@@ -56,7 +55,7 @@ class VocabHead {
   TrackWeights matrix_;  // one entry: this rank's rows
   bool split_;
   std::int64_t vocab_size_, first_, slice_;  // slice: rows of every rank but the last, which may have fewer
-  std::vector<std::shared_ptr<std::byte[]>> memory_;
+  TensorMemory memory_;
   Tensor own_;  // [1, max_rows, this rank's rows]
   Tensor all_;  // [1, max_rows, vocab]
   std::vector<SampleParams> greedy_params_;

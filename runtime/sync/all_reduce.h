@@ -40,14 +40,15 @@ class AllReduce {
   // Where a rank may leave its parts [parts, count] for the next sum of `count` values, which spares a copy
   // within the rank; null where there is no such memory.
   virtual float* send_buffer(std::int64_t /*count*/) { return nullptr; }
-  // The first half of sum(), for a caller that does the addition itself: returns the parts of all ranks, in
+  // sum() without the addition, which the caller does: the parts of all ranks, or one part with their sum, in
   // the backend's memory, unchanged until the next sum. Empty, and nothing done, where only sum() is offered.
-  // The caller queues the addition and then calls end_exchange().
-  virtual std::span<const float* const> begin_exchange(std::span<const float* const> /*local*/,
-                                                       std::int64_t /*count*/) {
+  // The caller queues the addition and then calls consumed().
+  virtual std::span<const float* const> exchange(std::span<const float* const> /*local*/,
+                                                 std::int64_t /*count*/) {
     return {};
   }
-  virtual void end_exchange() {}
+  // Ends the time of the last exchange().
+  virtual void consumed() {}
 
   // Whether sum() only queues work on the device, so that a step which is recorded once and replayed may
   // contain it. The caller of a replay adds to stats() what the recorded step counted.

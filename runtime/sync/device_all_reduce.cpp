@@ -78,8 +78,8 @@ float* DeviceAllReduce::send_buffer(std::int64_t count) {
   return parts_per_rank_ == 1 || adds_in_tree(count) ? send_ : nullptr;
 }
 
-std::span<const float* const> DeviceAllReduce::begin_exchange(std::span<const float* const> local,
-                                                              std::int64_t count) {
+std::span<const float* const> DeviceAllReduce::exchange(std::span<const float* const> local,
+                                                        std::int64_t count) {
   fault_point("sync");
   PTRT_CHECK(static_cast<std::int64_t>(local.size()) == parts_per_rank_);
   sums_++;
@@ -87,7 +87,7 @@ std::span<const float* const> DeviceAllReduce::begin_exchange(std::span<const fl
   if (!adds_in_tree(count)) {
     if (parts_per_rank_ > 1 || local[0] != send_) backend_.tree_sum(local, count, 1.0f, nullptr, send_);
     group_->all_reduce(send_, recv_, count);
-    sent_bytes_ = 2 * bytes_of(count) * (comm_.size() - 1) / comm_.size();
+    count_sync(2 * bytes_of(count) * (comm_.size() - 1) / comm_.size());
     all_[0] = recv_;
     return std::span(all_).first(1);
   }
@@ -95,22 +95,21 @@ std::span<const float* const> DeviceAllReduce::begin_exchange(std::span<const fl
     if (float* to = send_ + p * count; local[static_cast<std::size_t>(p)] != to)
       backend_.tree_sum(local.subspan(static_cast<std::size_t>(p), 1), count, 1.0f, nullptr, to);
   group_->all_gather(send_, recv_, parts_per_rank_ * count);
-  sent_bytes_ = bytes_of(parts_per_rank_ * count) * (comm_.size() - 1);
+  count_sync(bytes_of(parts_per_rank_ * count) * (comm_.size() - 1));
   for (std::int64_t p = 0; p < all_parts(); p++) all_[static_cast<std::size_t>(p)] = recv_ + p * count;
   return all_;
 }
 
-void DeviceAllReduce::end_exchange() {
-  timer_->end();
+void DeviceAllReduce::count_sync(std::int64_t bytes_sent) {
   stats_.sync_points++;
   stats_.wait_known = false;
-  stats_.bytes_sent += static_cast<std::uint64_t>(sent_bytes_);
+  stats_.bytes_sent += static_cast<std::uint64_t>(bytes_sent);
 }
 
 void DeviceAllReduce::sum(std::span<const float* const> local, std::int64_t count, float scale,
                           const float* add_to, float* out) {
-  backend_.tree_sum(begin_exchange(local, count), count, scale, add_to, out);
-  end_exchange();
+  backend_.tree_sum(exchange(local, count), count, scale, add_to, out);
+  consumed();
 }
 
 void DeviceAllReduce::settle() {

@@ -27,15 +27,15 @@ class DeviceAllReduce final : public AllReduce {
   void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
            float* out) override;
   float* send_buffer(std::int64_t count) override;
-  std::span<const float* const> begin_exchange(std::span<const float* const> local,
-                                               std::int64_t count) override;
-  void end_exchange() override;
+  std::span<const float* const> exchange(std::span<const float* const> local, std::int64_t count) override;
+  void consumed() override { timer_->end(); }
   bool recordable() const override { return true; }
   void settle() override;
   std::string describe() const override;
 
  private:
   bool adds_in_tree(std::int64_t count) const;
+  void count_sync(std::int64_t bytes_sent);
   std::int64_t all_parts() const { return parts_per_rank_ * comm_.size(); }
   std::int64_t gathered_values(std::int64_t max_values) const;
 
@@ -47,9 +47,8 @@ class DeviceAllReduce final : public AllReduce {
   Watchdog* watchdog_;
   std::unique_ptr<DeviceCollectives> group_;
   std::unique_ptr<DeviceTimer> timer_;
-  std::int64_t sent_bytes_ = 0;  // in the current exchange
-  float* send_ = nullptr;        // tree: [parts, count]; nccl: [count]
-  float* recv_ = nullptr;        // tree: [ranks, parts, count]; nccl: [count]
+  float* send_ = nullptr;  // tree: [parts, count]; nccl: [count]
+  float* recv_ = nullptr;  // tree: [ranks, parts, count]; nccl: [count]
   std::vector<StepHeader> headers_;
   std::vector<const float*> all_;  // parts of all ranks, or their sum, in recv_
 };

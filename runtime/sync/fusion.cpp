@@ -34,20 +34,23 @@ void Fusion::start_step() {
   all_reduce_->start_step();
 }
 
-SyncEntry Fusion::entry(Tensor x) {
-  const std::int64_t count = x.rows * x.width;
-  float* send = all_reduce_->send_buffer(count);
-  if (send == nullptr) return {};
-  SyncEntry entry;
-  if (op_ == FusionOp::delta_sum) entry.minus = x;
-  if (!partial_sums_ || local_tracks_ == 1) entry.y = {send, local_tracks_, x.rows, x.width, count};
-  return entry;
+BlockOutput Fusion::output(Tensor x, Tensor h) {
+  BlockOutput output{.y = h, .minus = {}};
+  const std::int64_t count = h.rows * h.width;
+  const bool sends_tracks = !partial_sums_ || local_tracks_ == 1;
+  if (float* send = sends_tracks ? all_reduce_->send_buffer(count) : nullptr; send != nullptr)
+    output.y = {send, local_tracks_, h.rows, h.width, count};
+  // x loses its rows only once every lane has begun the block, so exchange() subtracts it then.
+  if (op_ == FusionOp::delta_sum && h.rows == x.rows) output.minus = x;
+  return output;
 }
 
-bool Fusion::fuse(Tensor x, Tensor y, const SyncEntry& entry, const BlockBegin* next) {
+BlockInput Fusion::exchange(Tensor x, const BlockOutput& output) {
+  const Tensor y = output.y;
   const std::int64_t count = y.rows * y.width;
   const bool delta = op_ == FusionOp::delta_sum;
-  if (delta && entry.minus.data == nullptr) backend_.subtract(x.broadcast(y.tracks), y);
+  PTRT_CHECK(x.rows == y.rows && y.tracks == local_tracks_);
+  if (delta && output.minus.data == nullptr) backend_.subtract(x.broadcast(y.tracks), y);
   for (std::int64_t t = 0; t < local_tracks_; t++) local_[static_cast<std::size_t>(t)] = y.row(t, 0);
   std::span<const float* const> parts = local_;
   if (partial_sums_ && local_tracks_ > 1) {
@@ -57,22 +60,22 @@ bool Fusion::fuse(Tensor x, Tensor y, const SyncEntry& entry, const BlockBegin* 
     local_[0] = sum;
   }
   if (partial_sums_) parts = parts.first(1);
+
   const float scale = op_ == FusionOp::mean ? 1.0f / static_cast<float>(total_tracks_) : 1.0f;
+  if (const auto all = all_reduce_->exchange(parts, count); !all.empty())
+    return {all, scale, delta, &*all_reduce_};
   float* out = x.row(0, 0);
-  bool begun = false;
-  if (next != nullptr)
-    if (const auto all = all_reduce_->begin_exchange(parts, count); !all.empty()) {
-      BlockBegin begin = *next;
-      begin.parts = all;
-      begin.scale = scale;
-      begin.add_to_x = delta;
-      backend_.begin_block(begin);
-      all_reduce_->end_exchange();
-      begun = true;
-    }
-  if (!begun) all_reduce_->sum(parts, count, scale, delta ? out : nullptr, out);
+  all_reduce_->sum(parts, count, scale, delta ? out : nullptr, out);
   if (total_tracks_ == 1) all_reduce_->stats().sync_points = 0;
-  return begun;
+  return {};
+}
+
+void Fusion::finish(BlockInput& input, Tensor x) {
+  float* out = x.row(0, 0);
+  if (!input.parts.empty())
+    backend_.tree_sum(input.parts, x.rows * x.width, input.scale, input.add_to_x ? out : nullptr, out);
+  input.consumed();
+  input = {};
 }
 
 }  // namespace ptrt

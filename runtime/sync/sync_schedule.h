@@ -1,6 +1,7 @@
-// Where the tracks meet: the layers after which the fusion runs, and the track blocks between them.
+// The layers after which the tracks' outputs are fused, and the track blocks between them.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -21,6 +22,7 @@ class SyncSchedule {
     const auto b = static_cast<std::size_t>(block);
     return {block == 0 ? 0 : ends_[b - 1], ends_[b]};
   }
+  bool ends_block(std::int64_t layer) const { return std::ranges::binary_search(ends_, layer + 1); }
   // Fusions between tracks in one forward pass: the number of sync layers, or 0 for a dense model.
   std::int64_t sync_points() const { return sync_points_; }
 

@@ -262,7 +262,7 @@ TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
   EXPECT_EQ(emulation::graph_launches() - replays_before, 12u + 13u);
 }
 
-// Two ranks share each track: sums behind wo and w_down, over the devices too.
+// Two ranks share each track: all-reduces after wo and after w_down, over the devices too.
 TEST(CudaRanks, TensorParallel) {
   const Job job = small_job(Task::score);
   const Outcome on_cpu = run_over(job, {.ranks = 1, .on_cuda = false});

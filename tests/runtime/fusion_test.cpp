@@ -35,6 +35,12 @@ Streams random_streams(std::int64_t tracks, std::int64_t rows, std::int64_t widt
   return s;
 }
 
+// x = fuse(x, y).
+void fuse(Fusion& fusion, Tensor x, Tensor y) {
+  BlockInput input = fusion.exchange(x, {.y = y, .minus = {}});
+  fusion.finish(input, x);
+}
+
 ModelConfig config_for(const Streams& s, FusionOp op) {
   ModelConfig config;
   config.tracks = s.tracks;
@@ -57,7 +63,7 @@ std::vector<float> fuse_over(int ranks, const Streams& s, FusionOp op, SyncStats
                          s.y.begin() + (placement.first_track + placement.tracks) * track);
     auto& x = results[static_cast<std::size_t>(comm.rank())];
     state.header = {7, 42};
-    fusion.fuse({x.data(), 1, s.rows, s.width, track}, {y.data(), placement.tracks, s.rows, s.width, track});
+    fuse(fusion, {x.data(), 1, s.rows, s.width, track}, {y.data(), placement.tracks, s.rows, s.width, track});
     if (comm.rank() == 0 && stats != nullptr) *stats = fusion.stats();
   });
   for (const auto& x : results)
@@ -90,6 +96,27 @@ TEST(Fusion, SameBitsOnEveryPlacement) {
           ASSERT_EQ(alone, fuse_over(static_cast<int>(ranks), s, op))
               << tracks << " tracks, " << ranks << " ranks";
       }
+}
+
+// Outputs that the block's end subtracted x from, and outputs that the exchange subtracts it from.
+TEST(Fusion, DeltaIsSubtractedOnce) {
+  const Streams s = random_streams(4, 7, 37);
+  const auto expected = fuse_over(1, s, FusionOp::delta_sum);
+  const ModelConfig config = config_for(s, FusionOp::delta_sum);
+  const auto backend = make_cpu_backend({.threads = 1});
+  const auto comm = make_solo_track_comm();
+  StepState state;
+  Fusion fusion(*comm, *backend, state, config, make_placement(1, 0, 4), s.rows);
+  std::vector<float> x = s.x, h = s.y;
+  const Tensor stream{x.data(), 1, s.rows, s.width, s.rows * s.width};
+  const Tensor tracks{h.data(), 4, s.rows, s.width, s.rows * s.width};
+  EXPECT_EQ(fusion.output(stream, tracks.first_rows(2)).minus.data, nullptr) << "the block drops rows";
+  const BlockOutput output = fusion.output(stream, tracks);
+  EXPECT_EQ(output.minus.data, x.data());
+  backend->subtract(output.minus.broadcast(4), output.y);
+  BlockInput input = fusion.exchange(stream, output);
+  fusion.finish(input, stream);
+  EXPECT_EQ(x, expected);
 }
 
 TEST(Fusion, TwoShotSumsKeepTheBits) {
@@ -129,7 +156,7 @@ TEST(Fusion, DivergedRanksAreCaught) {
     std::vector<float> x = s.x, y = s.x;
     state.header = {7, comm.rank() == 2 ? 43u : 42u};
     try {
-      fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
+      fuse(fusion, {x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
     } catch (const Error& error) {
       caught++;
       EXPECT_NE(std::string(error.what()).find("diverged"), std::string::npos);
@@ -148,7 +175,7 @@ TEST(Fusion, TheFirstRankDecidesTheFlags) {
       Fusion fusion(comm, *backend, state, config, make_placement(2, comm.rank(), 2), 1);
       std::vector<float> x = s.x, y = s.x;
       state.header.flags = comm.rank() == asking ? kStopFlag : 0;
-      fusion.fuse({x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
+      fuse(fusion, {x.data(), 1, 1, 8, 8}, {y.data(), 1, 1, 8, 8});
       EXPECT_EQ(state.header.flags, asking == 0 ? kStopFlag : 0u);
     });
 }

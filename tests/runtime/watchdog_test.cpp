@@ -1,4 +1,4 @@
-// The watchdog: who is told to be stuck, and that nobody is who goes on.
+// The watchdog: which rank reports a stall and when, and that progress is no stall.
 #include "runtime/comm/watchdog.h"
 
 #include <gtest/gtest.h>
@@ -15,8 +15,8 @@ namespace {
 
 using namespace std::chrono_literals;
 
-// What a watchdog says while `body` runs; empty when nothing.
-std::string said_during(const WatchdogOptions& options, const std::function<void(Watchdog&)>& body) {
+// What a watchdog reports while `body` runs; empty: nothing.
+std::string reported_during(const WatchdogOptions& options, const std::function<void(Watchdog&)>& body) {
   std::promise<std::string> said;
   auto text = said.get_future();
   Watchdog watchdog(options, [&](const std::string& what, const auto&) { said.set_value(what); });
@@ -26,14 +26,14 @@ std::string said_during(const WatchdogOptions& options, const std::function<void
   return text.wait_for(0s) == std::future_status::ready ? text.get() : "";
 }
 
-// A link so slow that it is as good as none.
+// A link so slow that no message arrives in time.
 std::unique_ptr<TrackComm> slow_comm(double seconds) {
   return make_emulated_comm(2, {.latency_us = 1e6 * seconds, .gb_per_s = 1});
 }
 
-TEST(Watchdog, ARankAtWorkIsToldAtOnce) {
+TEST(Watchdog, AStuckRankReportsAtOnce) {
   const auto start = std::chrono::steady_clock::now();
-  const std::string text = said_during({.step_timeout_s = 0.1, .rank = 9}, [](Watchdog& watchdog) {
+  const std::string text = reported_during({.step_timeout_s = 0.1, .rank = 9}, [](Watchdog& watchdog) {
     watchdog.step_begins();
     watchdog.step_begins();
     std::this_thread::sleep_for(300ms);
@@ -43,7 +43,7 @@ TEST(Watchdog, ARankAtWorkIsToldAtOnce) {
   EXPECT_LT(std::chrono::steady_clock::now() - start, 5s);
 }
 
-TEST(Watchdog, ARankThatWaitsIsMorePatient) {
+TEST(Watchdog, AWaitingRankIsMorePatient) {
   const auto wait = [](double seconds) {
     return [seconds](Watchdog& watchdog) {
       const auto comm = make_watched_comm(slow_comm(seconds), watchdog, "the other tracks");
@@ -51,13 +51,13 @@ TEST(Watchdog, ARankThatWaitsIsMorePatient) {
       comm->all_gather(&mine, all, 1);
     };
   };
-  EXPECT_EQ(said_during({.step_timeout_s = 0.3}, wait(0.4)), "");
-  const std::string text = said_during({.step_timeout_s = 0.1}, wait(1.0));
+  EXPECT_EQ(reported_during({.step_timeout_s = 0.3}, wait(0.4)), "");
+  const std::string text = reported_during({.step_timeout_s = 0.1}, wait(1.0));
   EXPECT_NE(text.find("step 0: no word from the other tracks for"), std::string::npos) << text;
-  EXPECT_EQ(said_during({.step_timeout_s = 0.1, .rank = 9}, wait(0.7)), "") << "after rank 0's turn";
+  EXPECT_EQ(reported_during({.step_timeout_s = 0.1, .rank = 9}, wait(0.7)), "") << "after rank 0's turn";
 }
 
-TEST(Watchdog, StepsAndMessagesAreSignsOfLife) {
+TEST(Watchdog, StepsAndMessagesAreProgress) {
   const auto busy = [](Watchdog& watchdog) {
     const auto comm = make_watched_comm(slow_comm(0.02), watchdog, "the other tracks");
     char mine = 'a', all[2] = {};
@@ -67,20 +67,20 @@ TEST(Watchdog, StepsAndMessagesAreSignsOfLife) {
       std::this_thread::sleep_for(20ms);
     }
   };
-  EXPECT_EQ(said_during({.step_timeout_s = 0.25}, busy), "");
+  EXPECT_EQ(reported_during({.step_timeout_s = 0.25}, busy), "");
   const auto idle = [](Watchdog&) { std::this_thread::sleep_for(300ms); };
-  EXPECT_EQ(said_during({.step_timeout_s = 0}, idle), "") << "no time-out was asked for";
-  EXPECT_NE(said_during({.step_timeout_s = 0.1}, idle), "");
-  EXPECT_EQ(said_during({.step_timeout_s = 0.1},
-                        [](Watchdog& watchdog) {
-                          watchdog.stop();
-                          std::this_thread::sleep_for(300ms);
-                        }),
+  EXPECT_EQ(reported_during({.step_timeout_s = 0}, idle), "") << "no timeout was given";
+  EXPECT_NE(reported_during({.step_timeout_s = 0.1}, idle), "");
+  EXPECT_EQ(reported_during({.step_timeout_s = 0.1},
+                            [](Watchdog& watchdog) {
+                              watchdog.stop();
+                              std::this_thread::sleep_for(300ms);
+                            }),
             "")
       << "after the run";
 }
 
-// A fusion with ranks that are not there: this rank's own part in the others' place, at the link's pace.
+// A fusion with absent ranks: this rank's own part stands for theirs, at the link's pace.
 TEST(EmulatedComm, FusesAtTheLinksPace) {
   constexpr LinkModel kLink{.latency_us = 10000, .gb_per_s = 0.001};
   ModelConfig config;
@@ -93,12 +93,14 @@ TEST(EmulatedComm, FusesAtTheLinksPace) {
   Fusion fusion(*comm, *backend, state, config, make_placement(8, 0, 8), 1, {.emulated = kLink});
   std::vector<float> x(100, 0.0f), y(100, 3.0f);
   fusion.start_step();
-  fusion.fuse({x.data(), 1, 1, 100, 100}, {y.data(), 1, 1, 100, 100});
+  const Tensor stream{x.data(), 1, 1, 100, 100};
+  BlockInput input = fusion.exchange(stream, {.y = {y.data(), 1, 1, 100, 100}, .minus = {}});
+  fusion.finish(input, stream);
   EXPECT_EQ(x, std::vector<float>(100, 3.0f));
   const double least = kLink.gather_seconds(400 + sizeof(StepHeader), 8);
   EXPECT_GE(fusion.stats().seconds, least);
   EXPECT_LT(fusion.stats().seconds, least + 0.5);
-  EXPECT_LT(fusion.stats().wait_seconds, 0.001) << "nobody is slower than this rank";
+  EXPECT_LT(fusion.stats().wait_seconds, 0.001) << "no rank is slower than this one";
 }
 
 }  // namespace
