@@ -16,6 +16,7 @@
 #include "launch/session/summary.h"
 #include "runtime/comm/fault.h"
 #include "runtime/serving/journal.h"
+#include "runtime/serving/replica_share.h"
 
 namespace ptrt {
 namespace {

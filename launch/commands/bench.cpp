@@ -12,6 +12,7 @@
 #include "launch/job/progress.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
+#include "runtime/serving/replica_share.h"
 
 namespace ptrt {
 namespace {

@@ -1,9 +1,9 @@
 // The engine of one rank: steps of plan → forward → sample until every request is done. All ranks of a
-// replica run it on the same requests and take the same decisions; only the fusion communicates.
+// replica run it on the same requests and take the same decisions; only the sync points communicate.
 //
-// On a backend that runs ahead, step n + 1 is planned and queued while the device runs step n, whose tokens
-// it feeds from where they are on the device; then the host waits for step n's tokens. What the host knows
-// when it plans is so one step old, on every rank alike.
+// On a backend that runs ahead, step n + 1 is planned and issued while the device runs step n, whose tokens it
+// reads on the device; then the host waits for the tokens of step n. The host therefore plans with knowledge
+// that is one step old, on every rank alike.
 #pragma once
 
 #include <cstdint>
@@ -21,18 +21,18 @@
 #include "runtime/model/forward.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/vocab_head.h"
-#include "runtime/serving/metrics.h"
-#include "runtime/serving/output_text.h"
 #include "runtime/serving/request.h"
+#include "runtime/serving/run_counters.h"
 #include "runtime/serving/scheduler.h"
+#include "runtime/serving/token_digest.h"
 #include "runtime/sync/all_reduce.h"
 #include "runtime/sync/fusion.h"
 
 namespace ptrt {
 
-// The groups that a rank talks to inside a step. `replica`: all ranks of it. `fusion`: those that hold the
-// other tracks. `track`: those that share its tracks; null without tensor parallelism. `all_reduce`: how the
-// last two add up on devices.
+// The groups of ranks that a rank communicates with. `replica`: all its ranks. `fusion`: one rank for each
+// part of the tracks. `track`: those that share this rank's tracks; null without tensor parallelism.
+// `all_reduce`: how the last two add up on devices.
 struct EngineComms {
   TrackComm& replica;
   TrackComm& fusion;
@@ -50,54 +50,57 @@ struct EngineOptions {
   int steps_ahead = 1;
 };
 
-// What bounds the steps of an engine: `mine` is what the rank computes of the model, of so many tracks.
-WorkLimits work_limits(const ModelConfig& mine, std::int64_t tracks, const EngineOptions& options);
+// The bounds of an engine's steps, for a rank that computes `rank_config` of so many tracks.
+WorkLimits work_limits(const ModelConfig& rank_config, std::int64_t tracks, const EngineOptions& options);
 
 class Engine {
  public:
-  // What happens outside the loop. `completed` is called on every rank, in the same order; `stop_requested`
-  // is asked once a step, and what the replica's first rank hears counts for all of them.
+  // Calls out of the loop. `completed` is called on every rank, in the same order. `stop_requested` is called
+  // once a step, on the replica's first rank, for all its ranks.
   struct Hooks {
     std::function<void(Completion&&)> completed;
     std::function<bool()> stop_requested;
   };
 
-  // The references must outlive the engine. `config` is the model's, `mine` what this rank computes of it
-  // (config_of_rank). `tokenizer` may be null: then there is no text.
-  Engine(const ModelConfig& config, const ModelConfig& mine, const TrackShard& shard, Backend& backend,
+  // The references must outlive the engine. `config` is the model's; `rank_config` what this rank computes of
+  // it (config_of_rank). `tokenizer` may be null: then there is no text.
+  Engine(const ModelConfig& config, const ModelConfig& rank_config, const TrackShard& shard, Backend& backend,
          const EngineComms& comms, const Placement& placement, const Tokenizer* tokenizer,
          const EngineOptions& options);
 
-  // Runs requests[i] for i in `order` (of ascending arrival); false when it was asked to stop before all were
-  // done. Requests must fit max_context and the KV pool.
+  // Runs requests[i] for i in `order` (ascending arrival). Returns false when it was asked to stop before all
+  // were done. Requests must fit max_context and the KV pool. Throws when ranks have diverged, and what the
+  // backend and the communication throw. Collective over the replica.
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
            const Hooks& hooks);
 
   const RunCounters& counters() const { return counters_; }  // of the last run
   std::int64_t kv_bytes() const { return cache_.bytes(); }
   std::int64_t scratch_bytes() const { return forward_.scratch_bytes(); }
-  // How this rank's sums meet those of others, for people.
+  // How this rank's sums reach other ranks, for people.
   std::string describe_syncs() const;
 
  private:
-  struct StepUnderWay;
   struct Run;
 
-  void step(Run& run);
+  bool run_steps(Run& run);
+  // One step on all ranks: issues it, takes the tokens of those that must not stay in flight, and adopts the
+  // leader's signals.
+  void run_step(Run& run);
+  // Plans a step, and queues its forward pass and its sampling, or scores its rows.
+  void issue_step(Run& run);
   void run_forward(const StepPlan& plan, const StepRows& rows);
-  // Arrivals so far as the replica's first rank sees them.
-  std::int64_t arrivals(const Run& run) const;
-  void wait_for_arrivals(Run& run);
-  void count_syncs();
-  // Chooses the next tokens of the wanted rows, or has that queued; each sequence gets a placeholder.
+  // Samples a token for each row, or queues that. Each sequence gets a placeholder.
   void sample_rows(Run& run, std::span<const LogitRow> rows);
   void queue_or_sample(bool greedy, std::int64_t rows);
-  // The tokens of the oldest step under way; waits for them.
-  void take_tokens(Run& run);
-  void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
-  // The log-probability of the token that follows each wanted row from `first` on.
+  // Scores, for each wanted row from `first` on, the token after it.
   void score_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
+  // Takes the tokens of the oldest step in flight; waits for them.
+  void retire_step(Run& run);
+  void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
+  void wait_for_arrivals(Run& run);
+  CounterSources counter_sources();
 
   const ModelConfig& config_;
   Backend& backend_;
@@ -112,20 +115,14 @@ class Engine {
   VocabHead head_;
   Forward forward_;
   RunCounters counters_;
-  bool leads_;  // the replica: its clock and signals count
+  bool leads_;  // the replica: its clock and signals decide
   std::uint64_t step_number_ = 0;
-  std::uint64_t digest_ = 0;
+  TokenDigest digest_;
   // Scratch of a step, sized once.
   std::vector<std::int32_t> wanted_rows_, targets_;
   std::vector<SampleParams> sample_params_;
   std::vector<Sampled> sampled_;
   std::vector<float> log_probs_;
 };
-
-// The share of a replica of the requests `pending` (ascending): dealt by cost, longest first, to the replica
-// with the least so far; each replica then keeps their order. The same on every rank.
-std::vector<std::int64_t> requests_of_replica(std::span<const Request> requests,
-                                              std::span<const std::int64_t> pending, std::int64_t replicas,
-                                              std::int64_t replica);
 
 }  // namespace ptrt
