@@ -1,5 +1,5 @@
-// A Backend is one device: its memory, its op set (ops.h) and how it runs steps (step_execution.h). runtime/
-// writes the forward pass once against this interface.
+// A Backend is one device: its memory, its op set (ops.h) and how it runs steps (step_execution.h).
+// runtime/ writes the forward pass once against this interface.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +20,8 @@
 
 namespace ptrt {
 
-// What a backend is like, from its construction on. What may change later (bytes held, the instruction set) is
-// a function of Backend.
+// What a backend is like, from its construction on. What may change later (bytes held, the
+// instruction set) is a function of Backend.
 struct BackendTraits {
   std::string name;  // "cpu"
   int threads = 1;   // of the host that compute
@@ -36,8 +36,9 @@ struct BackendTraits {
   // Tracks that parallel_over_tracks() runs at a time.
   int track_lanes = 1;
 
-  // Whether parallel_over_tracks() is the better way to run that many tracks between two syncs: where the
-  // lanes come out even, they wait for each other once a block instead of around every product.
+  // Whether parallel_over_tracks() is the better way to run that many tracks between two syncs:
+  // where the lanes come out even, they wait for each other once a block instead of around every
+  // product.
   bool prefers_track_parallel(std::int64_t tracks) const {
     return track_lanes > 1 && tracks % track_lanes == 0;
   }
@@ -53,11 +54,11 @@ class Backend : public OpSet, public StepExecution {
 
   // --- Memory ---
 
-  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws failure, with
-  // `what` in the message, when there is not enough.
+  // Zeroed memory for activations and KV pages, 64-byte aligned, freed with the pointer. Throws
+  // failure, with `what` in the message, when there is not enough.
   virtual std::shared_ptr<std::byte[]> allocate(std::size_t bytes, const std::string& what) = 0;
-  // Copies between the host's memory and what allocate() gave. Both wait until the bytes have moved;
-  // read_back() after all ops before it.
+  // Copies between the host's memory and what allocate() gave. Both wait until the bytes have
+  // moved; read_back() after all ops before it.
   virtual void write(std::span<const std::byte> from, std::byte* to) {
     std::memcpy(to, from.data(), from.size());
   }
@@ -66,17 +67,19 @@ class Backend : public OpSet, public StepExecution {
   }
   // Free bytes of the device's own memory; none where memory is the host's.
   virtual std::optional<std::size_t> free_bytes() const { return std::nullopt; }
-  // Sizes the scratch of ops. Called once, before the first op, by whoever runs steps. Throws bad_input when
-  // the device's kernels do not reach the limits, failure when there is not enough memory.
+  // Sizes the scratch of ops. Called once, before the first op, by whoever runs steps. Throws
+  // bad_input when the device's kernels do not reach the limits, failure when there is not enough
+  // memory.
   virtual void reserve(const WorkLimits& /*limits*/) {}
 
   // --- Weights ---
 
-  // Announces all weights that load_weight() will be asked for, in that order, so that their memory can be
-  // taken at once. Throws failure when there is not enough.
+  // Announces all weights that load_weight() will be asked for, in that order, so that their memory
+  // can be taken at once. Throws failure when there is not enough.
   virtual void plan_weights(std::span<const WeightSpec> /*specs*/) {}
-  // Loads a weight into the layout that the backend wants; reads the source once, piece by piece. The backend
-  // owns the memory. Throws bad_input when it cannot multiply by the weight's type, and what the source does.
+  // Loads a weight into the layout that the backend wants; reads the source once, piece by piece.
+  // The backend owns the memory. Throws bad_input when it cannot multiply by the weight's type, and
+  // what the source does.
   virtual Weight load_weight(const WeightSpec& spec, WeightSource& source) = 0;
   // The same for several weights, which a backend may read in parallel.
   virtual std::vector<Weight> load_weights(std::span<const WeightLoad> loads) {
@@ -91,9 +94,9 @@ class Backend : public OpSet, public StepExecution {
 
   // Collectives between the devices of several ranks; null where memory is the host's.
   virtual DeviceGroups* device_groups() { return nullptr; }
-  // Calls body(track, lane) for every track below `tracks`, several at a time, and returns when all are done.
-  // A lane computes a single track on one thread, with the same bits as this backend. Rethrows what a body
-  // throws.
+  // Calls body(track, lane) for every track below `tracks`, several at a time, and returns when all
+  // are done. A lane computes a single track on one thread, with the same bits as this backend.
+  // Rethrows what a body throws.
   virtual void parallel_over_tracks(std::int64_t tracks,
                                     const std::function<void(std::int64_t, Backend&)>& body) {
     for (std::int64_t track = 0; track < tracks; ++track) body(track, *this);

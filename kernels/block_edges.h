@@ -1,4 +1,5 @@
-// Where a track block begins and ends, as one op each: around a sync every pass over the streams counts.
+// The begin and the end of a track block, as one op each: around a sync every pass over the streams
+// costs.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +9,8 @@
 
 namespace ptrt {
 
-// The end of a block: h += a; then h = RMSNorm(h; post_norm); then y = RMSNorm(h; combine_norm) - minus, each
-// norm where it is given. What is left in h is undefined where y is other memory.
+// The end of a block: h += a; then h = RMSNorm(h; post_norm); then y = RMSNorm(h; combine_norm) -
+// minus, each norm where it is given. Where y is other memory than h, h is undefined afterwards.
 struct BlockEnd {
   Tensor a;                                 // [tracks, rows, d] output of the last sublayer
   Tensor h;                                 // [tracks, rows, d] float32, the tracks' streams
@@ -20,8 +21,9 @@ struct BlockEnd {
   float eps = 0;
 };
 
-// The beginning of a block: with `parts`, first x = scale · tree(parts) (+ x, where add_to_x); then for every
-// track h = RMSNorm(x; dispatch_norm) or x, and normed = RMSNorm(h; pre_norm) where that is given.
+// The beginning of a block: with `parts`, first x = scale · tree(parts) (+ x, where add_to_x); then
+// for every track h = RMSNorm(x; dispatch_norm) or x, and normed = RMSNorm(h; pre_norm) where that
+// is given.
 struct BlockBegin {
   std::span<const float* const> parts = {};  // each [rows, d], none of them h; empty: x is there already
   float scale = 1;

@@ -1,4 +1,4 @@
-// Rows of weights from one element type to another, on their way into memory or into a file.
+// Converts rows of weights from one element type to another, for memory or for a file.
 #pragma once
 
 #include <cstddef>
@@ -15,11 +15,11 @@ void widen(DType type, const std::byte* from, std::int64_t n, float* to);
 // n elements rounded to bfloat16 (to nearest, ties to even).
 void round_to_bfloat16(const float* from, std::int64_t n, std::uint16_t* to);
 
-// Whole rows of a weight of a floating type as int8. Keeps the scratch.
+// Quantises whole rows of a weight of a floating type to int8. Keeps its scratch between calls.
 class Int8Rows {
  public:
-  // Quantises `rows`, as spec says they are stored, the first of them number `first` of all its rows. Throws
-  // bad_input that names the weight and the element that int8 cannot hold.
+  // Quantises `rows`, stored as `spec` says; the first one is row `first` of the weight. Throws
+  // bad_input, naming the weight and the element, when int8 cannot hold a value.
   void quantize(const WeightSpec& spec, std::int64_t first, std::span<const std::byte> rows);
 
   std::span<const std::int8_t> q() const { return q_; }              // [rows][in]

@@ -1,5 +1,5 @@
-// What ranks with a device each do together: sums and gathers over the devices' memory, queued behind the
-// backend's ops. Seen by runtime/; free of CUDA.
+// Collectives between ranks with a device each: sums and gathers over the devices' memory, queued
+// after the backend's ops. Used by runtime/; free of CUDA.
 #pragma once
 
 #include <cstddef>
@@ -9,9 +9,9 @@
 
 namespace ptrt {
 
-// A link in the place of which a collective takes latency_us + bytes · factor / gb_per_s: the factor is
-// n - 1 for an all-gather or all-to-all of `bytes` a rank over n ranks (what a rank receives), and
-// 2 (n - 1) / n for an all-reduce of `bytes` (a ring).
+// Models a link: a collective takes latency_us + bytes · factor / gb_per_s. The factor is n - 1 for
+// an all-gather or all-to-all of `bytes` per rank over n ranks (what a rank receives), and 2 (n -
+// 1) / n for an all-reduce of `bytes` (a ring).
 struct LinkModel {
   double latency_us = 0;  // of a collective
   double gb_per_s = 0;    // 10^9 bytes a second into a rank
@@ -27,8 +27,9 @@ struct LinkModel {
   double seconds(double moved_bytes) const { return 1e-6 * latency_us + 1e-9 * moved_bytes / gb_per_s; }
 };
 
-// A group of devices, one a rank. Collectives are called by all ranks in the same order; they only queue work
-// on the backend's stream. `count` values are float32.
+// A group of devices, one per rank. All ranks call the collectives in the same order; these only
+// queue work on the backend's stream, and throw failure when the library refuses it. `count` values
+// are float32.
 class DeviceCollectives {
  public:
   virtual ~DeviceCollectives() = default;
@@ -36,19 +37,18 @@ class DeviceCollectives {
   virtual int rank() const = 0;
   virtual std::string describe() const = 0;  // "NCCL 2.28.9, symmetric memory"
 
-  // Memory that collectives move fastest, zeroed; it lives as long as the group. Collective.
+  // Zeroed memory that collectives move fastest; lives as long as the group. Collective.
   virtual float* allocate(std::size_t count, const std::string& what) = 0;
 
-  // recv = sum of all ranks' `send`, in an order of the library's.
+  // recv = sum of all ranks' `send`, added in the library's order.
   virtual void all_reduce(const float* send, float* recv, std::int64_t count) = 0;
   // recv[r · count …] = rank r's `send`.
   virtual void all_gather(const float* send, float* recv, std::int64_t count) = 0;
 
-  // These two may be called by any thread. What went wrong with work that was queued; empty while nothing
-  // has.
+  // The next two may be called by any thread. Why queued work failed; empty while nothing has.
   virtual std::string failure() = 0;
-  // Ends the group here: what waits for other ranks on the device returns or fails. Nothing else may be
-  // called after it.
+  // Ends the group on this rank: work that waits for other ranks on the device returns or fails.
+  // Nothing else may be called afterwards.
   virtual void abort() noexcept = 0;
 };
 
@@ -56,10 +56,11 @@ class DeviceCollectives {
 class DeviceTimer {
  public:
   virtual ~DeviceTimer() = default;
-  // Around the calls that queue the work. In a step that is recorded every replay is timed.
+  // Around the calls that queue the work. In a recorded step, every replay is timed.
   virtual void begin() = 0;
   virtual void end() = 0;
-  // Seconds of the stretches that have run and were not taken before; with `wait`, of all.
+  // Seconds of the stretches that have run since the last call; with `wait`, waits for all queued
+  // ones.
   virtual double take_seconds(bool wait) = 0;
 };
 
@@ -69,17 +70,17 @@ class DeviceGroups {
   virtual ~DeviceGroups() = default;
   // Why this process cannot join a group; empty when it can.
   virtual std::string missing() const = 0;
-  // A name for a group to come; made by one of its ranks and given to all.
+  // An identifier for a new group; one of its ranks makes it and gives it to all.
   virtual std::string make_id() = 0;
   virtual std::size_t id_bytes() const = 0;
-  // Collective over the group. Throws when the others have not come within a minute.
+  // Collective over the group. Throws failure when the others have not joined within a minute.
   virtual std::unique_ptr<DeviceCollectives> join(const std::string& id, int rank, int size) = 0;
-  // A group whose other ranks are not there: each collective is a wait on the device of as long as `link`
-  // says, and what it writes is of no meaning.
+  // A group whose other ranks are absent: each collective waits on the device for as long as `link`
+  // says, and its results are meaningless.
   virtual std::unique_ptr<DeviceCollectives> emulate(int size, const LinkModel& link) = 0;
 
   virtual std::unique_ptr<DeviceTimer> make_timer() = 0;
-  virtual void wait() = 0;  // until all ops given so far have run
+  virtual void wait() = 0;  // until all ops queued so far have run
   // Memory of the host that the device copies to and from at full speed.
   virtual std::shared_ptr<std::byte[]> allocate_host(std::size_t bytes, const std::string& what) = 0;
 };

@@ -10,11 +10,12 @@ namespace ptrt {
 
 inline constexpr std::int64_t kPageTokens = 16;  // tokens of one KV page
 
-// The KV pool of a rank, as ops see it; the caller owns `data`. Layout: [page][local track][layer][keys,
-// values][kv_head][one head's page]. Pages are outermost, so that only the memory of pages in use is ever
-// touched. A head's page holds kPageTokens · head_dim elements in the backend's own order (CPU:
-// cpu/attention/kv_layout.h; CUDA: [kPageTokens][head_dim], keys and values alike).
-// Elements are float32 or bfloat16 on the CPU, and of BackendTraits::activation_dtype on a GPU.
+// The KV pool of a rank, as ops see it; the caller owns `data`. Layout: [page][local
+// track][layer][keys, values][kv_head][one head's page]. Pages are outermost, so that only the
+// memory of pages in use is ever touched. A head's page holds kPageTokens · head_dim elements in
+// the backend's own order (CPU: cpu/attention/kv_layout.h; CUDA: [kPageTokens][head_dim], keys and
+// values alike). Elements are float32 or bfloat16 on the CPU, and of
+// BackendTraits::activation_dtype on a GPU.
 struct KvPool {
   std::byte* data = nullptr;
   DType dtype = DType::float32;

@@ -1,20 +1,21 @@
-// The op set: the mathematics of the model, on one device. Every op serves all local tracks in one call (a
-// leading `tracks` dimension).
+// The op set: the mathematics of the model, on one device. Every op serves all local tracks in one
+// call (a leading `tracks` dimension).
 //
 // Rules every implementation keeps:
-//  * Batch invariance (the CPU's; a GPU's as far as docs/CUDA.md says): what an op writes for a row depends on
-//    that row and its KV pages alone, bit for bit; never on the other rows of the call, the number of threads
-//    or the tiles chosen.
+//  * Batch invariance (the CPU's; a GPU's as far as docs/CUDA.md says): what an op writes for a row
+//    depends on that row and its KV pages alone, bit for bit; never on the other rows of the call,
+//    the number of threads or the tiles chosen.
 //  * Sums are accumulated in float32 or wider; norm and softmax statistics are float32.
-//  * No op allocates: scratch is an argument, or sized once by the constructor or Backend::reserve().
-//  * Ops run in the order of the calls. On a device they may return before they have run; of the ops, only
-//    sample() and log_probs() wait.
+//  * No op allocates: scratch is an argument, or sized once by the constructor or
+//    Backend::reserve().
+//  * Ops run in the order of the calls. On a device they may return before they have run; of the
+//    ops, only sample() and log_probs() wait.
 //
-// Types: "activations" are of BackendTraits::activation_dtype or float32; a Tensor says which. Streams (x, h),
-// rope angles, router logits and logits are always float32.
+// Types: "activations" are of BackendTraits::activation_dtype or float32; a Tensor says which.
+// Streams (x, h), rope angles, router logits and logits are always float32.
 //
-// Errors: shapes and types that do not fit are the caller's mistake and end in PTRT_CHECK where they are
-// looked at. Nothing else throws, apart from a device's own errors (failure).
+// Errors: shapes and types that do not fit are the caller's mistake and end in PTRT_CHECK where
+// they are looked at. Nothing else throws, apart from a device's own errors (failure).
 #pragma once
 
 #include <cstddef>
@@ -40,8 +41,8 @@ class OpSet {
 
   // x[0, r, :] = table[tokens[r], :]; x float32.
   virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) = 0;
-  // out = x / sqrt(mean(x²) + eps) · w, row by row; x [tracks or 1, rows, d], out [tracks, rows, d], which may
-  // be x.
+  // out = x / sqrt(mean(x²) + eps) · w, row by row; x [tracks or 1, rows, d], out [tracks, rows,
+  // d], which may be x.
   virtual void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) = 0;
   // h += a, then out = RMSNorm(h); all [tracks, rows, d]; out may be h.
   virtual void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) {
@@ -53,8 +54,8 @@ class OpSet {
 
   // All products of the list in one parallel region.
   virtual void linear(std::span<const LinearJob> jobs) = 0;
-  // gate.y = silu(gate) · up of the two products, which are of equal sizes and read the same x; up.y is
-  // undefined afterwards.
+  // gate.y = silu(gate) · up of the two products, which are of equal sizes and read the same x;
+  // up.y is undefined afterwards.
   virtual void gated_linear(const LinearJob& gate, const LinearJob& up) {
     const LinearJob both[] = {gate, up};
     linear(both);
@@ -89,31 +90,31 @@ class OpSet {
 
   // --- Attention ---
 
-  // cos_sin[0, r, :] = the cosines of the head_dim/2 angles of positions[r], then their sines; [1, rows,
-  // head_dim] float32, angles in double.
+  // cos_sin[0, r, :] = the cosines of the head_dim/2 angles of positions[r], then their sines; [1,
+  // rows, head_dim] float32, angles in double.
   virtual void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) = 0;
-  // Per head: QK-norm, then RoPE where shape.rope, on q (in place) and k; then k and v of every row are
-  // written to their pages of `layer`. k is undefined afterwards. Empty norm weights mean no QK-norm.
-  // q [tracks, rows, heads · head_dim], k and v [tracks, rows, kv_heads · head_dim].
+  // Per head: QK-norm, then RoPE where shape.rope, on q (in place) and k; then k and v of every row
+  // are written to their pages of `layer`. k is undefined afterwards. Empty norm weights mean no
+  // QK-norm. q [tracks, rows, heads · head_dim], k and v [tracks, rows, kv_heads · head_dim].
   virtual void rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
                            const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
                            const StepRows& rows, std::int64_t layer, const KvPool& pool) = 0;
-  // Causal attention of every row over its sequence's pages; q and out [tracks, rows, heads · head_dim].
-  // On the CPU, over a pool of bfloat16 and with a compute type other than float32, its products take
-  // bfloat16 inputs: q / sqrt(head_dim) and the softmax weights are rounded, on every instruction set.
-  // Otherwise neither is.
+  // Causal attention of every row over its sequence's pages; q and out [tracks, rows, heads ·
+  // head_dim]. On the CPU, over a pool of bfloat16 and with a compute type other than float32, its
+  // products take bfloat16 inputs: q / sqrt(head_dim) and the softmax weights are rounded, on every
+  // instruction set. Otherwise neither is.
   virtual void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
                          const KvPool& pool, Tensor out) = 0;
 
   // --- Around a sync ---
 
-  // out[i] = the sum of parts[0..n)[i] by the fixed binary tree (the left part has the largest power of two
-  // below the count), for i < count, float32; out may be one of the parts. `add_to` (may be null) is added
-  // last: out = add_to + scale · tree.
+  // out[i] = the sum of parts[0..n)[i] by the fixed binary tree (the left part has the largest
+  // power of two below the count), for i < count, float32; out may be one of the parts. `add_to`
+  // (may be null) is added last: out = add_to + scale · tree.
   virtual void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,
                         const float* add_to, float* out) = 0;
-  // What lies between the last product of a track block and the first of the next (block_edges.h). A backend
-  // may fuse it, with the bits of these ops.
+  // What lies between the last product of a track block and the first of the next (block_edges.h).
+  // A backend may fuse it, with the bits of these ops.
   virtual void end_block(const BlockEnd& end) {
     if (end.post_norm != nullptr)
       add_rms_norm(end.a, end.h, *end.post_norm, end.eps, end.h);
@@ -139,9 +140,11 @@ class OpSet {
 
   // --- Tokens ---
 
-  // One token for each row of logits [1, rows, vocab]; randomness depends on (seed, position) alone. Waits.
+  // One token for each row of logits [1, rows, vocab]; randomness depends on (seed, position)
+  // alone. Waits.
   virtual void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) = 0;
-  // out[r] = log softmax(logits[r])[targets[r]], with statistics over fixed chunks of the vocabulary. Waits.
+  // out[r] = log softmax(logits[r])[targets[r]], with statistics over fixed chunks of the
+  // vocabulary. Waits.
   virtual void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) = 0;
 };
 

@@ -9,27 +9,28 @@
 
 namespace ptrt {
 
-// The rows of one step. Row r is the token at `positions[r]` of the sequence in slot `slots[r]`, whose pages
-// are page_table[slot · page_table_stride + position / kPageTokens]. Rows of one sequence are neighbours with
-// consecutive positions.
+// The rows of one step. Row r is the token at `positions[r]` of the sequence in slot `slots[r]`,
+// whose pages are page_table[slot · page_table_stride + position / kPageTokens]. Rows of one
+// sequence are neighbours with consecutive positions.
 struct StepRows {
   std::span<const std::int32_t> positions;   // [rows]
   std::span<const std::int32_t> slots;       // [rows]
   std::span<const std::int32_t> page_table;  // [slots, page_table_stride]
   std::int64_t page_table_stride = 0;        // pages
-  // A slot that belongs to no sequence, with a page that no sequence gets: for rows that only pad a batch.
-  // -1: there is none.
+  // A slot that belongs to no sequence, with a page that no sequence gets: for rows that only pad a
+  // batch. -1: there is none.
   std::int32_t spare_slot = -1;
 
-  // The page that holds tokens [index · kPageTokens, (index + 1) · kPageTokens) of row r's sequence.
+  // The page that holds tokens [index · kPageTokens, (index + 1) · kPageTokens) of row r's
+  // sequence.
   std::int64_t page(std::int64_t r, std::int64_t index) const {
     const std::int64_t slot = slots[static_cast<std::size_t>(r)];
     return page_table[static_cast<std::size_t>(slot * page_table_stride + index)];
   }
 };
 
-// The placeholder of a token that the host does not know yet: the one sampled for row `row` of the last
-// StepExecution::queue_sample(). Always negative, so never a token.
+// The placeholder of a token that the host does not know yet: the one sampled for row `row` of the
+// last StepExecution::queue_sample(). Always negative, so never a token.
 constexpr std::int32_t token_of_sample(std::int32_t row) {
   return -1 - row;
 }

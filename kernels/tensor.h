@@ -8,14 +8,14 @@
 
 namespace ptrt {
 
-// int8 is for matrices alone: symmetric, with one float16 scale for every group of kInt8Group elements of a
-// row.
+// int8 is for matrices alone: symmetric, with one float16 scale for every group of kInt8Group
+// elements of a row.
 enum class DType : std::uint8_t { float32, float16, bfloat16, int8 };
 
 inline constexpr std::int64_t kInt8Group = 32;
 
-// Type in which matrix products take their inputs; sums are float32 (int8: exact within a group, then
-// float32).
+// Type in which matrix products take their inputs; sums are float32 (int8: exact within a group,
+// then float32).
 enum class Compute : std::uint8_t { float32, bfloat16, int8 };
 
 constexpr std::size_t size_of(DType type) {
@@ -49,9 +49,9 @@ constexpr std::string_view to_string(Compute compute) {
   return "unknown";
 }
 
-// One weight in a backend's memory: a matrix [out, in], a stack of expert matrices [experts, out, in], or a
-// vector with out = 1. The backend that loaded it owns the memory and chose its layout; nobody else reads
-// `data`.
+// One weight in a backend's memory: a matrix [out, in], a stack of expert matrices [experts, out,
+// in], or a vector with out = 1. The backend that loaded it owns the memory and chose its layout;
+// nobody else reads `data`.
 struct Weight {
   const void* data = nullptr;
   DType dtype = DType::float32;
@@ -63,12 +63,12 @@ struct Weight {
   bool present() const { return data != nullptr; }
 };
 
-// The same tensor of every track that this rank holds, indexed by local track: one op call serves all of
-// them.
+// The same tensor of every track that this rank holds, indexed by local track: one op call serves
+// all of them.
 using TrackWeights = std::vector<Weight>;
 
-// Activations [tracks, rows, width], the last dimension contiguous. A track_stride of 0 shows one matrix to
-// every track (the stream x that all tracks see). float32 on the CPU; elsewhere also
+// Activations [tracks, rows, width], the last dimension contiguous. A track_stride of 0 shows one
+// matrix to every track (the stream x that all tracks see). float32 on the CPU; elsewhere also
 // BackendTraits::activation_dtype.
 struct Tensor {
   void* data = nullptr;

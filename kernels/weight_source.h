@@ -1,4 +1,4 @@
-// A weight on its way from its file into a backend: what it is used as, and where its content comes from.
+// What a backend is given to load a weight: its use and shape, and the source of its content.
 #pragma once
 
 #include <cstddef>
@@ -12,15 +12,15 @@
 
 namespace ptrt {
 
-// What a tensor is used as; lets a backend choose how to keep it.
+// The use of a tensor, from which a backend chooses how to store it.
 enum class WeightRole : std::uint8_t {
   matrix,     // right-hand side of linear() or moe_ffn(); kept in its storage type, or in the one that the
               // products take: rounded to bfloat16 or quantised on load
   router,     // of a mixture of experts: a matrix whose products always take float32
   embedding,  // looked up by row, nothing else; kept in its storage type
   tied_embedding,  // the head's matrix, looked up by row too; never int8, else kept as a matrix is. Where the
-                   // other products take int8, its own take bfloat16 if it is stored so and the processor
-                   // multiplies that natively, else float32
+                   // other products take int8, its own take bfloat16 if it is stored so and the
+                   // processor multiplies that natively, else float32
   vector,          // norm weights; widened to float32 at load
 };
 
@@ -39,31 +39,34 @@ struct WeightSpec {
 // How the elements of a weight lie in memory or in a file.
 enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in kernels/cpu/weights/packed.h
 
-// The whole content of a weight in memory that a backend may use as it is, for as long as it holds `data`.
+// The whole content of a weight in memory that a backend may use as it is, for as long as it holds
+// `data`.
 struct WeightImage {
   std::shared_ptr<const std::byte> data;  // read-only; panels 64-byte aligned, rows as their elements need
   std::size_t bytes = 0;                  // in the weight's stored type
 };
 
-// Where a weight's content comes from while it is loaded: count · out rows of `in` elements as stored.
+// Where a weight's content comes from while it is loaded: count · out rows of `in` elements as
+// stored.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
-  // Fills `rows` with whole rows from `first` on (C order, this machine's byte order). A backend asks for
-  // every row exactly once; several threads may ask at the same time.
+  // Fills `rows` with whole rows from `first` on (C order, this machine's byte order). A backend
+  // asks for every row exactly once; several threads may ask at the same time.
   virtual void read(std::int64_t first, std::span<std::byte> rows) = 0;
-  // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row.
+  // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a
+  // row.
   virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
 
-  // The content mapped from its file, where it lies there in that layout so that it can be used. A backend
-  // that takes it reads no rows, and asks for each of its bytes to be checked exactly once: rows [first,
-  // first
-  // + rows), of panels whole ones. Several threads may ask at the same time.
+  // The content mapped from its file, if the file has it in that layout and usable in place. A
+  // backend that uses it reads no rows.
   virtual std::optional<WeightImage> image(WeightLayout /*layout*/) { return std::nullopt; }
+  // Checks rows [first, first + rows) of the image; of panels, whole ones. The backend asks for
+  // every row exactly once; several threads may ask at the same time.
   virtual void check_image(std::int64_t /*first*/, std::int64_t /*rows*/) {}
 };
 
-// A weight to be taken in, and where its content comes from.
+// A weight to load, and the source of its content.
 struct WeightLoad {
   WeightSpec spec;
   WeightSource* source = nullptr;

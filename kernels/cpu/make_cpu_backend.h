@@ -12,19 +12,23 @@ namespace ptrt {
 
 struct CpuOptions {
   int threads = 1;  // workers, the calling thread included
-  // The cores of each worker; none: anywhere. The first is the calling thread's, which binds itself.
+  // The cores of each worker; none: anywhere. The first is the calling thread's, which binds
+  // itself.
   std::vector<CpuSet> worker_cores = {};
-  // More threads than processing units run on this host: workers sleep at once when there is nothing to do.
+  // More threads than processing units run on this host: workers sleep at once when there is
+  // nothing to do.
   bool oversubscribed = false;
-  // Type of the products' inputs. bfloat16 rounds activations (and wider weights, at load) to bfloat16; int8
-  // quantises activations in groups of kInt8Group and needs int8 matrices; float32 takes every weight type.
+  // Type of the products' inputs. bfloat16 rounds activations (and wider weights, at load) to
+  // bfloat16; int8 quantises activations in groups of kInt8Group and needs int8 matrices; float32
+  // takes every weight type.
   Compute compute = Compute::float32;
-  // Matrices of other types (not routers, not tables that are looked up) become int8 at load, or the load is
-  // refused: every weight must be finite and at most kLargestInt8Weight (int8.h).
+  // Matrices of other types (not routers, not tables that are looked up) become int8 at load, or
+  // the load is refused: every weight must be finite and at most kLargestInt8Weight (int8.h).
   bool quantize_int8 = false;
 };
 
-// Throws bad_input when threads < 1; loading a weight throws it when its type does not fit the options.
+// Throws bad_input when threads < 1; loading a weight throws it when its type does not fit the
+// options.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 
 // Whether the processor multiplies in that type at speed: decides `--compute auto`.

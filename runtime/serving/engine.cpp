@@ -20,8 +20,8 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Rows whose logits are computed together: bounds the logits' memory, and keeps decode batches in one
-// product.
+// Rows whose logits are computed together: bounds the logits' memory, and keeps decode batches in
+// one product.
 std::int64_t logit_rows(const EngineOptions& options) {
   return std::max<std::int64_t>(options.max_batch, 64);
 }
@@ -157,7 +157,8 @@ bool Engine::run_steps(Run& run) {
   return run.scheduler.done();
 }
 
-// Steps are counted and numbered alike on all ranks; the header of each is that of a rank's messages.
+// Steps are counted and numbered alike on all ranks; the header of each is that of a rank's
+// messages.
 void Engine::run_step(Run& run) {
   state_.header = {.step = step_number_++, .digest = digest_.value(), .flags = run.signals.flags_to_send()};
   fusion_.start_step();
@@ -216,8 +217,8 @@ void Engine::sample_rows(Run& run, std::span<const LogitRow> rows) {
   run.pipeline.expect_tokens(rows, run.scheduler);
 }
 
-// All rows in one call: a step wants at most one row of each sequence, and max_logit_rows() is not below the
-// batch.
+// All rows in one call: a step wants at most one row of each sequence, and max_logit_rows() is not
+// below the batch.
 void Engine::queue_or_sample(bool greedy, std::int64_t rows) {
   const auto count = static_cast<std::size_t>(rows);
   const std::span params(sample_params_.data(), count);

@@ -1,9 +1,10 @@
-// The engine of one rank: steps of plan → forward → sample until every request is done. All ranks of a
-// replica run it on the same requests and take the same decisions; only the sync points communicate.
+// The engine of one rank: steps of plan → forward → sample until every request is done. All ranks
+// of a replica run it on the same requests and take the same decisions; only the sync points
+// communicate.
 //
-// On a backend that runs ahead, step n + 1 is planned and issued while the device runs step n, whose tokens it
-// reads on the device; then the host waits for the tokens of step n. The host therefore plans with knowledge
-// that is one step old, on every rank alike.
+// On a backend that runs ahead, step n + 1 is planned and issued while the device runs step n,
+// whose tokens it reads on the device; then the host waits for the tokens of step n. The host
+// therefore plans with knowledge that is one step old, on every rank alike.
 #pragma once
 
 #include <cstdint>
@@ -30,9 +31,9 @@
 
 namespace ptrt {
 
-// The groups of ranks that a rank communicates with. `replica`: all its ranks. `fusion`: one rank for each
-// part of the tracks. `track`: those that share this rank's tracks; null without tensor parallelism.
-// `all_reduce`: how the last two add up on devices.
+// The groups of ranks that a rank communicates with. `replica`: all its ranks. `fusion`: one rank
+// for each part of the tracks. `track`: those that share this rank's tracks; null without tensor
+// parallelism. `all_reduce`: how the last two add up on devices.
 struct EngineComms {
   TrackComm& replica;
   TrackComm& fusion;
@@ -55,22 +56,22 @@ WorkLimits work_limits(const ModelConfig& rank_config, std::int64_t tracks, cons
 
 class Engine {
  public:
-  // Calls out of the loop. `completed` is called on every rank, in the same order. `stop_requested` is called
-  // once a step, on the replica's first rank, for all its ranks.
+  // Calls out of the loop. `completed` is called on every rank, in the same order. `stop_requested`
+  // is called once a step, on the replica's first rank, for all its ranks.
   struct Hooks {
     std::function<void(Completion&&)> completed;
     std::function<bool()> stop_requested;
   };
 
-  // The references must outlive the engine. `config` is the model's; `rank_config` what this rank computes of
-  // it (config_of_rank). `tokenizer` may be null: then there is no text.
+  // The references must outlive the engine. `config` is the model's; `rank_config` what this rank
+  // computes of it (config_of_rank). `tokenizer` may be null: then there is no text.
   Engine(const ModelConfig& config, const ModelConfig& rank_config, const TrackShard& shard, Backend& backend,
          const EngineComms& comms, const Placement& placement, const Tokenizer* tokenizer,
          const EngineOptions& options);
 
-  // Runs requests[i] for i in `order` (ascending arrival). Returns false when it was asked to stop before all
-  // were done. Requests must fit max_context and the KV pool. Throws when ranks have diverged, and what the
-  // backend and the communication throw. Collective over the replica.
+  // Runs requests[i] for i in `order` (ascending arrival). Returns false when it was asked to stop
+  // before all were done. Requests must fit max_context and the KV pool. Throws when ranks have
+  // diverged, and what the backend and the communication throw. Collective over the replica.
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
            const Hooks& hooks);
 
@@ -84,8 +85,8 @@ class Engine {
   struct Run;
 
   bool run_steps(Run& run);
-  // One step on all ranks: issues it, takes the tokens of those that must not stay in flight, and adopts the
-  // leader's signals.
+  // One step on all ranks: issues it, takes the tokens of those that must not stay in flight, and
+  // adopts the leader's signals.
   void run_step(Run& run);
   // Plans a step, and queues its forward pass and its sampling, or scores its rows.
   void issue_step(Run& run);

@@ -24,7 +24,8 @@ std::string prefix_of(std::int64_t line) {
 }
 
 void sync_to_disk(std::FILE* file, const std::string& path) {
-  // Pipes and some file systems know no fsync (EINVAL); a full disk (ENOSPC, EDQUOT, EIO) must not pass.
+  // Pipes and some file systems do not support fsync (EINVAL). A full disk (ENOSPC, EDQUOT, EIO) is
+  // an error.
   if (std::fflush(file) != 0 || (fsync(fileno(file)) != 0 && errno != EINVAL))
     throw_failure("cannot write {}: {}", path, std::strerror(errno));
 }
@@ -74,7 +75,7 @@ void Journal::start(const std::string& digest, std::int64_t requests) {
   write_line(nlohmann::ordered_json{{"ptrt_journal", 1}, {"digest", digest}, {"requests", requests}}.dump());
 }
 
-// A journal cut inside its first line holds nothing: it is started anew.
+// A journal that ends inside its first line holds nothing, so it is started again.
 void Journal::read_back(const std::string& digest, std::int64_t requests) {
   std::string text;
   int c = 0;
@@ -146,7 +147,7 @@ void Journal::publish() {
     }
     sync_to_disk(out, whole);
   } catch (...) {
-    // Nothing half-written stays under a name of ours; the journal holds everything.
+    // Leave no partial file; the journal holds everything.
     std::fclose(out);
     std::remove(whole.c_str());
     throw;

@@ -1,5 +1,5 @@
-// Device memory, counted before any of it is taken: what a rank's weights, scratch and pages need, and what
-// is left for the KV cache. Pure functions; sizes are bytes.
+// A plan of device memory before any is allocated: what a rank's weights, scratch and pages need,
+// and what is left for the KV cache. Pure functions; sizes are bytes.
 #pragma once
 
 #include <cstdint>
@@ -13,14 +13,15 @@
 
 namespace ptrt {
 
-// Of what lies on a GPU.
+// Element types in a GPU's memory.
 struct DeviceTypes {
   DType inner = DType::bfloat16;      // of matrices, inner activations, keys and values
   DType embedding = DType::bfloat16;  // as stored, of a table that is only looked up
 };
 
-// The inner type for matrices (a table that is the head too among them) that are all stored in one type, or
-// not: float16 for float16. Everything else takes bfloat16, into whose range all of them fit.
+// The inner type for matrices (a table that is the head too among them) that are all stored in one
+// type, or not: float16 for float16. Everything else takes bfloat16, into whose range all of them
+// fit.
 DType inner_type_on_device(std::optional<DType> stored);
 
 struct DeviceNeeds {
@@ -29,7 +30,8 @@ struct DeviceNeeds {
   std::int64_t kv_page = 0;  // kPageTokens tokens of every layer
 };
 
-// `mine`: what the rank computes of the model (config_of_rank), of so many tracks from `first_track` on.
+// `mine`: what the rank computes of the model (config_of_rank), of so many tracks from
+// `first_track` on.
 DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std::int64_t tracks,
                          const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows);
 
@@ -37,8 +39,8 @@ DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std:
 std::int64_t activation_bytes(const ModelConfig& mine, std::int64_t tracks, std::int64_t max_rows,
                               std::int64_t logit_rows, DType inner, bool split_track);
 
-// Left alone beside everything that is planned: CUDA graphs, modules that are loaded when first used, the
-// workspaces of libraries.
+// Kept free for what is not planned: CUDA graphs, modules that are loaded on first use, workspaces
+// of libraries.
 inline constexpr std::int64_t kDeviceReserveBytes = std::int64_t{512} << 20;
 
 struct DevicePlan {
@@ -50,9 +52,9 @@ struct DevicePlan {
   std::string describe() const;
 };
 
-// The KV cache takes what was asked for, else fraction · free less weights, scratch and reserve. Throws
-// bad_input, with what is needed and what there is, when the weights alone do not fit, when not a page is
-// left beside them, or when what was asked for does not fit.
+// The KV cache gets what was asked for, else fraction · free minus weights, scratch and reserve.
+// Throws bad_input, with what is needed and what is free, when the weights do not fit, when no page
+// fits beside them, or when what was asked for does not fit.
 DevicePlan plan_device_memory(const DeviceNeeds& needs, std::int64_t free, double fraction,
                               std::optional<std::int64_t> kv_asked);
 

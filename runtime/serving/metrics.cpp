@@ -71,7 +71,7 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
   std::size_t active = 0, replaying = 0;
   for (const RankReport& rank : ranks) {
     const RunCounters& c = rank.counters;
-    if (c.steps > 0) active++;  // a replica without work says nothing of the sync layers
+    if (c.steps > 0) active++;  // a replica without work had no sync points
     sync_share += rate(c.sync_s, c.step_s);
     wait_share += rate(c.sync_wait_s, c.step_s);
     summary.sync_wait_known &= c.sync_wait_known;

@@ -1,4 +1,4 @@
-// What a run took: counters of the engine, latencies of its requests, and their summary.
+// The figures of a run: latencies of its requests, and their summary with the engine's counters.
 #pragma once
 
 #include <cstdint>
@@ -26,24 +26,24 @@ Percentiles percentiles(std::vector<double> samples);
 struct RunSummary {
   std::int64_t requests = 0, failed = 0;
   std::int64_t prompt_tokens = 0, output_tokens = 0;
-  // Time to first token; per output token of a request after its first; between two tokens; to the last
-  // token.
+  // Time to first token; per output token of a request after its first; between two tokens; to the
+  // last token.
   Percentiles ttft_ms, tpot_ms, itl_ms, e2el_ms;
   double elapsed_s = 0;
   double output_tokens_per_s = 0, total_tokens_per_s = 0, requests_per_s = 0;
   double prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
   double sync_points_per_forward = 0;  // fusions and sums within tracks
   double fusions_per_forward = 0, track_sums_per_forward = 0;
-  double sync_time_fraction = 0;      // share of step time in them, mean over ranks; of it:
+  double sync_time_fraction = 0;      // share of step time in sync points, mean over ranks; of it:
   double sync_wait_fraction = 0;      // until the slowest rank had sent its part
   double sync_move_fraction = 0;      // the rest: moving and adding
-  bool sync_wait_known = true;        // whether these two are
+  bool sync_wait_known = true;        // whether these two were measured
   double sync_bytes_per_forward = 0;  // sent by a rank, mean over ranks
   double sync_points_per_output_token = 0, sync_bytes_per_output_token = 0;  // fewer with a larger batch
   // The same of the exchanges of a split vocabulary head; zeros where it is not split.
   double head_exchanges_per_forward = 0, head_bytes_per_forward = 0, head_time_fraction = 0;
-  // Of the time of steps that a device replays one behind the other, how much it idled between them; mean
-  // over the ranks that replay, none where none does.
+  // The share of time that a device idled between steps it replayed one after the other; mean over
+  // the ranks that replay, none where none does.
   std::optional<double> device_idle_fraction;
   std::uint64_t preemptions = 0;
 };

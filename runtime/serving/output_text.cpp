@@ -11,7 +11,7 @@ bool OutputText::append(std::int32_t token) {
   bytes_ += piece;
   std::size_t first_match = std::string::npos;
   for (const std::string& stop : stop_) {
-    // A match that is new must reach into the new piece.
+    // A new match must end in the new piece.
     const std::size_t from = before + 1 > stop.size() ? before + 1 - stop.size() : 0;
     first_match = std::min(first_match, bytes_.find(stop, from));
   }

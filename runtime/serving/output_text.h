@@ -1,4 +1,4 @@
-// The text of a sequence as it grows: bytes of its tokens, and where a stop string ends it.
+// The text of a growing sequence: the bytes of its tokens, up to the first stop string.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,13 @@ namespace ptrt {
 
 class OutputText {
  public:
-  // Both may outlive no longer than the sequence. `tokenizer` null: there is no text, and `stop` must be
+  // Both must outlive this object. If `tokenizer` is null, there is no text, and `stop` must be
   // empty.
   OutputText(const Tokenizer* tokenizer, std::span<const std::string> stop)
       : tokenizer_(tokenizer), stop_(stop) {}
 
-  // Adds a token. True when a stop string is now complete: the text then ends before its first match.
+  // Adds a token. Returns true when a stop string is now complete: the text then ends before its
+  // first match.
   bool append(std::int32_t token);
   const std::string& bytes() const { return bytes_; }
 

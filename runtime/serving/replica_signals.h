@@ -1,5 +1,5 @@
-// What depends on a clock or a signal during a run: which requests have arrived, and whether to stop. The
-// replica's first rank decides, and all its ranks adopt that at the end of the same step.
+// What depends on a clock or a signal during a run: which requests have arrived, and whether to
+// stop. The replica's first rank decides, and all its ranks adopt that at the end of the same step.
 #pragma once
 
 #include <chrono>
@@ -25,8 +25,8 @@ class ReplicaSignals {
  public:
   using Clock = std::chrono::steady_clock;
   // For one run. `replica`: all ranks of the replica. `is_leader`: whether this is its first rank.
-  // `arrivals_s`: ascending, one a request, in seconds since `start`. `stop_requested` may be empty; it is
-  // called on the leader alone.
+  // `arrivals_s`: ascending, one a request, in seconds since `start`. `stop_requested` may be
+  // empty; it is called on the leader alone.
   ReplicaSignals(TrackComm& replica, bool is_leader, Clock::time_point start, std::vector<double> arrivals_s,
                  std::function<bool()> stop_requested);
 
@@ -34,14 +34,15 @@ class ReplicaSignals {
   std::uint64_t flags_to_send() const;
   // Adopts the leader's flags.
   void receive(std::uint64_t flags) { current_ = ReplicaSignal::decode(flags); }
-  // Without a step to run: sleeps until the next arrival is due, but not for long, then exchanges and adopts
-  // the leader's flags. Collective over the replica.
+  // Without a step to run: sleeps until the next arrival is due, but not for long, then exchanges
+  // and adopts the leader's flags. Collective over the replica.
   void wait();
 
   // As the leader's flags last said.
   bool stop() const { return current_.stop; }
   std::int64_t arrived() const { return current_.arrived; }
-  // Whether any request arrives after the start; if not, all have arrived and arrived() says nothing.
+  // Whether any request arrives after the start; if not, all have arrived and arrived() says
+  // nothing.
   bool has_arrivals() const { return !arrivals_s_.empty(); }
 
  private:

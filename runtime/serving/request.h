@@ -1,4 +1,4 @@
-// What the engine is asked for and what it answers.
+// What the engine runs, and what it returns.
 #pragma once
 
 #include <cstdint>
@@ -20,10 +20,10 @@ struct Request {
   std::vector<std::string> stop;  // the text ends before the first match of any
   bool logprobs = false;
   bool ignore_eos = false;
-  double arrival_s = 0;  // since the run begins: not let in before
+  double arrival_s = 0;  // since the start of the run; the request is not admitted before
 
-  // Tokens whose keys and values must be held at once: the last token generated (or scored) is never fed
-  // back.
+  // Tokens whose keys and values must be cached together: the last token generated (or scored) is
+  // never fed.
   std::int64_t cached_tokens() const { return static_cast<std::int64_t>(tokens.size()) + max_tokens - 1; }
 };
 
@@ -35,7 +35,7 @@ struct Completion {
   std::vector<float> logprobs;       // generate: one a generated token, if asked for; score: of tokens 1 …
   std::string text;                  // bytes generated, cut before the stop string; no special tokens
   FinishReason finish_reason = FinishReason::length;
-  double first_token_s = 0;  // since the run began: when the first token was there, and the end
+  double first_token_s = 0;  // since the start of the run: the first token, and the end
   double finish_s = 0;
   std::vector<float> gaps_s;  // between a token and the one before it
 };

@@ -14,20 +14,23 @@ struct RunCounters {
   std::uint64_t steps = 0;  // forward passes
   std::uint64_t prefill_tokens = 0, decode_tokens = 0;
   std::uint64_t preemptions = 0;
-  // Sync points: fusions between tracks, and sums within tracks that ranks share (tensor parallelism).
+  // Sync points: fusions between tracks, and sums within tracks that ranks share (tensor
+  // parallelism).
   std::uint64_t fusions = 0, track_sums = 0, sync_bytes = 0;
   double sync_s = 0;            // in sync points: adding, waiting and moving
   double sync_wait_s = 0;       // of it, waiting for the slowest rank
   bool sync_wait_known = true;  // devices that communicate directly do not measure it
   std::uint64_t head_exchanges = 0, head_bytes = 0;
   double head_s = 0;  // in exchanges of a split vocabulary head
-  // Of a device that replays steps, by its own clock (ReplayTimes); zeros where nothing was replayed.
+  // Of a device that replays steps, by its own clock (ReplayTimes); zeros where nothing was
+  // replayed.
   double replay_busy_s = 0, replay_idle_s = 0;
   double step_s = 0;                   // in all steps
   double prefill_s = 0, decode_s = 0;  // in steps that prefill, that decode; a mixed step counts in both
   double elapsed_s = 0;
 
-  // A step of `seconds` that computed so many prompt tokens and gave so many tokens after a first one.
+  // A step of `seconds` that computed so many prompt tokens and gave so many tokens after a first
+  // one.
   void count_step(double seconds, std::int64_t prefill_rows, bool decoded);
 };
 

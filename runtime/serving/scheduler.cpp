@@ -36,8 +36,8 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const R
   plan_.wanted.reserve(static_cast<std::size_t>(limits.max_rows));
 }
 
-// Tokens to feed before the next one can be sampled: all of them; when scoring, all but the last, which is
-// only a target.
+// Tokens to feed before the next one can be sampled: all of them; when scoring, all but the last,
+// which is only a target.
 std::int64_t Scheduler::rows_to_cache(const Sequence& sequence) const {
   return static_cast<std::int64_t>(sequence.tokens.size()) - (task_ == Task::score ? 1 : 0);
 }
@@ -59,7 +59,8 @@ const StepPlan& Scheduler::next_step() {
   return plan_;
 }
 
-// Running sequences with one token to feed come first: a decode step is never held up by a long prompt.
+// Running sequences with one token to feed come first: a decode step is never held up by a long
+// prompt.
 void Scheduler::plan_decode() {
   for (std::size_t i = 0; i < running_.size(); i++) {
     Sequence& sequence = *running_[i];
@@ -73,8 +74,8 @@ void Scheduler::plan_decode() {
   }
 }
 
-// First come, first served. A sequence is let in when all its tokens so far fit, with a page to spare for
-// each one that runs already, so that admission does not lead straight to preemption.
+// First come, first served. A sequence is admitted when all its tokens so far fit, with a page to
+// spare for each running sequence, so that admission does not lead straight to preemption.
 void Scheduler::admit() {
   while (!waiting_.empty() && !free_slots_.empty()) {
     Sequence& next = *waiting_.front();
@@ -116,7 +117,7 @@ void Scheduler::add_rows(Sequence& sequence, std::int64_t count) {
   sequence.cached += count;
 }
 
-// Makes sure that pages for `tokens` tokens are there; takes all that are missing or none.
+// Ensures pages for `tokens` tokens. Allocates all that are missing, or none and returns false.
 bool Scheduler::grow(Sequence& sequence, std::int64_t tokens) {
   const std::int64_t missing = pages_for(tokens) - static_cast<std::int64_t>(sequence.pages.size());
   if (missing > allocator_.free()) return false;
@@ -128,7 +129,8 @@ bool Scheduler::grow(Sequence& sequence, std::int64_t tokens) {
   return true;
 }
 
-// The newest gives its pages back and waits at the front; it is computed again from its tokens so far.
+// The newest sequence releases its pages and waits at the front; its tokens so far are computed
+// again.
 void Scheduler::preempt_newest() {
   PTRT_CHECK(!running_.empty());
   auto newest = std::move(running_.back());
@@ -152,7 +154,8 @@ void Scheduler::expect_token(Sequence& sequence, std::int32_t placeholder) {
   ending_.push_back(take_out(sequence));
 }
 
-// A sequence may finish while it runs, when its last token has come, or while it waits after a preemption.
+// A sequence may finish while it runs, when its last token has come, or while it waits after a
+// preemption.
 void Scheduler::finish(Sequence& sequence) {
   if (sequence.slot >= 0) release(sequence);
   take_out(sequence);

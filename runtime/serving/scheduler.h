@@ -1,5 +1,6 @@
-// Continuous batching: which tokens of which sequences one step runs. Pure bookkeeping, a function of the
-// requests and the sampled tokens alone, so every rank of a replica comes to the same plan without a message.
+// Continuous batching: which tokens of which sequences one step runs. Pure bookkeeping, a function
+// of the requests and the sampled tokens alone, so every rank of a replica comes to the same plan
+// without a message.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace ptrt {
 
 struct Sequence {
   std::int64_t request = 0;          // index into the requests
-  std::vector<std::int32_t> tokens;  // prompt, then generated; what is still expected as a placeholder
+  std::vector<std::int32_t> tokens;  // prompt, then generated; placeholders for those in flight
   std::int64_t prompt_tokens = 0;
   std::int64_t max_tokens = 0;  // to generate
   std::int64_t cached = 0;      // tokens whose keys and values are in pages
@@ -48,20 +49,22 @@ struct LogitRow {
 struct StepPlan {
   std::vector<std::int32_t> tokens, positions, slots;  // [rows]
   std::vector<LogitRow> wanted;                        // rows ascending
-  // Rows of one token; prompt tokens; generated tokens fed again after a preemption. Together all rows.
+  // Rows of one token; prompt tokens; generated tokens fed again after a preemption. Together all
+  // rows.
   std::int64_t decode_rows = 0, prefill_rows = 0, recomputed_rows = 0;
 
   // Every row is one of its own sequence and its logits are wanted.
   bool only_decodes() const { return decode_rows == static_cast<std::int64_t>(tokens.size()); }
 };
 
-// Steps may be planned ahead of the tokens: expect_token() puts a placeholder where a sampled token will be,
-// and the next step feeds that. A step planned so may hold a row of a sequence that turns out to have
-// finished: its result is to be dropped. A placeholder must be a token before the step after the next is
-// planned.
+// Steps may be planned ahead of the tokens: expect_token() puts a placeholder where a sampled token
+// will be, and the next step feeds that. Such a step may contain a row of a sequence that turns out
+// to have finished; the caller drops its result. A placeholder must be replaced by the token before
+// the step after the next is planned.
 //
-// Pages that a sequence gives back while a step that uses them is under way may be given to another at once:
-// a device runs steps in the order they were planned, so the other's rows are written after that step's.
+// Pages that a sequence releases may be reused at once, though a step in flight still reads them: a
+// device runs steps in the order they were planned, so the new owner's rows are written after that
+// step.
 class Scheduler {
  public:
   // Runs requests[i] for i in `order`, in that order; each must fit limits.pages.
@@ -69,22 +72,22 @@ class Scheduler {
             std::span<const std::int64_t> order);
 
   bool done() const { return waiting_.empty() && running_.empty() && ending_.empty(); }
-  // How many of the requests, in their order, have arrived so far; all of them unless told otherwise. Where
-  // it hangs on a clock, the ranks of a replica must have agreed on it.
+  // How many of the requests, in their order, have arrived so far; by default all. The ranks of a
+  // replica must agree on it.
   void set_arrived(std::int64_t count) { arrived_ = count; }
-  // There is no step to plan, though not all is done: what is left has not arrived, or its last token is
-  // expected.
+  // There is no step to plan, though not all is done: the remaining requests have not arrived, or
+  // their last token is in flight.
   bool idle() const {
     return running_.empty() && (waiting_.empty() || !has_arrived(*waiting_.front())) && !done();
   }
-  // The next step; never empty while !done() && !idle(). Valid until the next call. Counts its rows as
-  // cached.
+  // The next step; never empty while !done() && !idle(). Valid until the next call. Counts its rows
+  // as cached.
   const StepPlan& next_step();
   StepRows step_rows() const;
-  // The token after `sequence`'s last will be known later; `placeholder` is in its place until then. Where it
-  // is the last of max_tokens, the sequence gives its pages back: it is never fed.
+  // Appends `placeholder` for a token that will be known later. If it is the last of max_tokens,
+  // the sequence releases its pages: that token is never fed.
   void expect_token(Sequence& sequence, std::int32_t placeholder);
-  // Takes a finished sequence out and frees its pages.
+  // Removes a finished sequence and frees its pages.
   void finish(Sequence& sequence);
   std::int64_t preemptions() const { return preemptions_; }
   std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
@@ -108,7 +111,7 @@ class Scheduler {
   PageAllocator allocator_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
-  std::vector<std::unique_ptr<Sequence>> ending_;   // without pages: the last token is expected
+  std::vector<std::unique_ptr<Sequence>> ending_;   // without pages: the last token is in flight
   std::vector<std::int32_t> free_slots_;
   std::vector<std::int32_t> page_table_;  // [max_batch + 1, table_stride_]; the last slot is spare
   std::int64_t arrived_;

@@ -1,5 +1,6 @@
-// The steps in flight: issued to the backend, tokens not yet taken. On a backend that runs ahead there are up
-// to two. The host then feeds a step with placeholders for the tokens of the step before it.
+// The steps in flight: issued to the backend, tokens not yet taken. On a backend that runs ahead
+// there are up to two. The host then feeds a step with placeholders for the tokens of the step
+// before it.
 #pragma once
 
 #include <chrono>
@@ -31,14 +32,15 @@ class StepPipeline {
 
   // Starts the next step: its time begins. At most kMaxInFlight may be in flight.
   InFlightStep& issue();
-  // The step issued last samples a token for each row, in this order: puts a placeholder into each sequence,
-  // which may thereby give up its pages (Scheduler::expect_token).
+  // The step issued last samples a token for each row, in this order: puts a placeholder into each
+  // sequence, which may thereby give up its pages (Scheduler::expect_token).
   void expect_tokens(std::span<const LogitRow> rows, Scheduler& scheduler);
 
   std::uint64_t in_flight() const { return issued_ - retired_; }
   // The step whose tokens are to be taken next; there must be one.
   const InFlightStep& oldest() const;
-  // Ends oldest(). Returns the seconds it took: a step issued ahead runs from the end of the one before.
+  // Ends oldest(). Returns the seconds it took: a step issued ahead runs from the end of the one
+  // before.
   double retire();
   // Drops the rows of a sequence that has finished from all steps in flight.
   void drop(const Sequence& sequence);
