@@ -18,7 +18,7 @@ struct Activations {
   Tensor head_rows;  // [1, logit rows, d]  rows of x whose logits are computed
   Tensor head_in;    // [1, logit rows, d]  these, normed; the same memory where the dtypes are equal
 
-  // Of T tracks.
+  // For T tracks.
   Tensor h;         // [T, rows, d]               each track's own stream inside a block
   Tensor normed;    // [T, rows, d]               input of a sublayer
   Tensor out;       // [T, rows, d]               output of a sublayer

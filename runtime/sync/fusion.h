@@ -26,7 +26,7 @@ struct BlockInput {
   std::span<const float* const> parts = {};  // each [rows, d]; valid until the next exchange
   float scale = 1;
   bool add_to_x = false;
-  AllReduce* exchange = nullptr;  // that the parts come from
+  AllReduce* exchange = nullptr;  // whose parts these are
 
   void consumed() const {
     if (exchange != nullptr) exchange->consumed();

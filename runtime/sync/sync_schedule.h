@@ -17,11 +17,12 @@ class SyncSchedule {
     std::int64_t begin = 0, end = 0;  // 0-based
   };
   std::int64_t blocks() const { return static_cast<std::int64_t>(ends_.size()); }
-  // Of a block: the layers after the previous sync layer up to and including the next.
+  // A block's layers: those after the previous sync layer, up to and including the next.
   Layers layers_of(std::int64_t block) const {
     const auto b = static_cast<std::size_t>(block);
     return {block == 0 ? 0 : ends_[b - 1], ends_[b]};
   }
+  // Whether `layer`, 0-based, is a sync layer.
   bool ends_block(std::int64_t layer) const { return std::ranges::binary_search(ends_, layer + 1); }
   // Fusions between tracks in one forward pass: the number of sync layers, or 0 for a dense model.
   std::int64_t sync_points() const { return sync_points_; }

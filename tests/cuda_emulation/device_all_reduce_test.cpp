@@ -141,7 +141,7 @@ TEST(DeviceAllReduce, CountsPointsBytesAndTime) {
   EXPECT_LE(stats.wait_seconds, stats.seconds);
 }
 
-// A large sum takes the all-reduce.
+// A large sum uses the library's all-reduce.
 TEST(DeviceAllReduce, AutomaticChoosesBySize) {
   const Values v = random_values(2, 1, DeviceAllReduce::kTreeBytes / 8 + 1);
   SyncStats stats;
@@ -166,18 +166,18 @@ TEST(DeviceAllReduce, DivergedRanksAreCaught) {
     }
     state.header = {8, 42, 0, comm.rank() == 0 ? kStopFlag : 0};
     all_reduce->start_step();
-    EXPECT_EQ(state.header.flags, kStopFlag) << "the first rank's flags count";
+    EXPECT_EQ(state.header.flags, kStopFlag) << "every rank adopts the first rank's flags";
   });
   EXPECT_EQ(caught, 3);
 }
 
-// What the watchdog of rank 0 hears when rank 1 makes its group and then does not come to the sum.
-std::string heard_of_absent_peer(double timeout_s, const std::string& device_failure) {
+// What the watchdog of rank 0 reports when rank 1 joins the group and then does not call sum().
+std::string report_of_absent_peer(double timeout_s, const std::string& device_failure) {
   ThreadCommGroup group(2);
-  std::promise<std::string> heard;
+  std::promise<std::string> report;
   std::latch over(1);
   Watchdog watchdog({.step_timeout_s = timeout_s}, [&](const std::string& what, const auto& abort_groups) {
-    heard.set_value(what);
+    report.set_value(what);
     abort_groups();
   });
   group.run([&](TrackComm& comm) {
@@ -199,20 +199,20 @@ std::string heard_of_absent_peer(double timeout_s, const std::string& device_fai
     over.count_down();
   });
   emulation::set_collective_failure("");
-  return heard.get_future().get();
+  return report.get_future().get();
 }
 
 TEST(DeviceAllReduce, APeerThatHangsEndsInAnError) {
-  const std::string what = heard_of_absent_peer(0.3, "");
+  const std::string what = report_of_absent_peer(0.3, "");
   EXPECT_NE(what.find("step 1: stuck for"), std::string::npos) << what;
 }
 
 TEST(DeviceAllReduce, APeerThatDiesEndsInAnError) {
-  const std::string what = heard_of_absent_peer(0, "NCCL: remote process exited");
+  const std::string what = report_of_absent_peer(0, "NCCL: remote process exited");
   EXPECT_EQ(what, "in step 1: NCCL: remote process exited");
 }
 
-// Each collective takes the link's time on the device, and the host's message the same.
+// Each collective takes the link's time on the device; so does the host's message.
 TEST(DeviceAllReduce, EmulatedRanksTakeTheLinksTime) {
   constexpr LinkModel kLink{.latency_us = 20000, .gb_per_s = 0.001};
   EXPECT_NEAR(kLink.gather_seconds(1000, 8), 0.020 + 0.007, 1e-9);

@@ -1,4 +1,4 @@
-// Whole models over ranks that are threads, each with an emulated device: as one rank computes them.
+// Whole models over ranks that are threads, each with an emulated device, against one rank.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -26,10 +26,10 @@ struct Layout {
   int ranks = 1, tensor_parallel = 1;
   DeviceFusion fusion = DeviceFusion::tree;
   bool on_cuda = true;
-  DType inner = DType::bfloat16;  // on CUDA
+  DType activation_dtype = DType::bfloat16;  // on CUDA
 };
 
-// A model to run: where a rank's weights come from, and what is asked.
+// A model to run: how a rank gets its weights, and the requests.
 struct Job {
   ModelConfig config;
   std::function<TrackShard(const Placement&, const TrackSplit&, Backend&)> load;
@@ -44,7 +44,7 @@ struct Outcome {
   std::uint64_t kernels = 0;  // launched by the run
 };
 
-// The groups of threads that stand for the groups of ranks.
+// Groups of threads, as the ranks form groups.
 class Groups {
  public:
   explicit Groups(const Placement& any) : replica_(static_cast<int>(any.replica_ranks)) {
@@ -71,9 +71,9 @@ class Groups {
 
 Outcome run_rank(const Job& job, const Layout& layout, const Placement& placement, Groups& groups) {
   static std::mutex one_reader;  // the HDF5 library takes one thread at a time
-  std::unique_ptr<Backend> backend = layout.on_cuda
-                                         ? std::make_unique<CudaBackend>("host emulation", true, layout.inner)
-                                         : make_cpu_backend({.threads = 1});
+  std::unique_ptr<Backend> backend =
+      layout.on_cuda ? std::make_unique<CudaBackend>("host emulation", true, layout.activation_dtype)
+                     : make_cpu_backend({.threads = 1});
   const TrackSplit split{placement.tensor_parallel, placement.tensor_rank};
   TrackShard shard;
   {
@@ -88,7 +88,7 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
                 {.max_batch = 4,
                  .max_rows = 20,
                  .kv_pages = 32,
-                 .kv_dtype = layout.on_cuda ? layout.inner : DType::float32});
+                 .kv_dtype = layout.on_cuda ? layout.activation_dtype : DType::float32});
   std::vector<std::int64_t> order(job.requests.size());
   for (std::size_t i = 0; i < order.size(); i++) order[i] = static_cast<std::int64_t>(i);
   Outcome outcome;
@@ -104,7 +104,7 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
   return outcome;
 }
 
-// Rank 0's outcome; the others must have the same.
+// Rank 0's outcome; expects the same of the others.
 Outcome run_over(const Job& job, const Layout& layout) {
   const PlacementOptions options{0, layout.tensor_parallel};
   const auto placement = [&](int rank) {
@@ -210,7 +210,8 @@ TEST(CudaRanks, EveryFusionOverTheHostsAndTheDevices) {
   EXPECT_LT(distance(run_over(texts, {.ranks = 4, .fusion = DeviceFusion::nccl}), run_over(texts, {})), 1e-2);
 }
 
-// Of one step of two layers, with a sync between them or without: what the sync adds, its collective apart.
+// One step of two layers, with a sync between them and without: the kernels that the sync adds to its
+// collective.
 TEST(CudaRanks, OneKernelMoreForASync) {
   for (const bool norms : {false, true})
     for (const FusionOp op : {FusionOp::mean, FusionOp::delta_sum}) {
@@ -229,8 +230,8 @@ TEST(CudaRanks, OneKernelMoreForASync) {
     }
 }
 
-// Three of four ranks are not there and every collective takes a millisecond: so do those of steps that are
-// replayed, of which the host runs nothing.
+// Three of four ranks are absent and every collective takes a millisecond, also in replayed steps, of which the
+// host runs nothing.
 TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
   constexpr double kLatency_s = 1e-3;
   constexpr LinkModel kLink{.latency_us = 1e6 * kLatency_s, .gb_per_s = 1000};
@@ -252,8 +253,8 @@ TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
     EXPECT_EQ(c.fusions, 2 * c.steps);
     EXPECT_GE(c.sync_s, kLatency_s * static_cast<double>(c.fusions) - 1e-5);
     EXPECT_LT(c.sync_s, c.elapsed_s);
-    // Of 13 decode steps of the first run one ran, two were recorded, and the first of the second run has a
-    // prefill before it.
+    // Not counted of the 13 decode steps: in the first run one that ran and two that were recorded; in the second
+    // run the first, which follows a prefill.
     const double steps = run == 0 ? 10 : 12;
     EXPECT_GE(c.replay_busy_s, 2 * kLatency_s * steps - 1e-5);
     EXPECT_LT(c.replay_busy_s + c.replay_idle_s, c.elapsed_s);
@@ -268,7 +269,8 @@ TEST(CudaRanks, TensorParallel) {
   const Outcome on_cpu = run_over(job, {.ranks = 1, .on_cuda = false});
   const Outcome packed = run_over(job, {.ranks = 2, .tensor_parallel = 2});
   EXPECT_LT(distance(packed, on_cpu), 3e-2);
-  const Outcome float16 = run_over(job, {.ranks = 4, .tensor_parallel = 2, .inner = DType::float16});
+  const Outcome float16 =
+      run_over(job, {.ranks = 4, .tensor_parallel = 2, .activation_dtype = DType::float16});
   EXPECT_LT(distance(float16, on_cpu), 3e-3);
   const std::uint64_t forwards = packed.counters.steps;
   EXPECT_EQ(packed.counters.track_sums, forwards * 2 * 2);

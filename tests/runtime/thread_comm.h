@@ -1,4 +1,4 @@
-// A TrackComm whose ranks are threads of the test: the fusion's logic without MPI.
+// A TrackComm whose ranks are threads of the test, for the fusion's logic without MPI.
 #pragma once
 
 #include <barrier>
@@ -19,11 +19,11 @@ namespace ptrt {
 
 class ThreadCommGroup {
  public:
-  // `shares`: whether the ranks are as ranks on one host, with memory to share.
+  // `shares`: whether the ranks share memory, as ranks on one host do.
   explicit ThreadCommGroup(int ranks, bool shares = true)
       : shares_(shares), barrier_(ranks), sent_(static_cast<std::size_t>(ranks)) {}
 
-  // Of a rank whose thread the caller runs; the group outlives it.
+  // For a rank whose thread the caller runs; the group must outlive it.
   std::unique_ptr<TrackComm> comm(int rank) { return std::make_unique<Comm>(*this, rank); }
 
   // Runs body(comm of rank r) on one thread a rank.
