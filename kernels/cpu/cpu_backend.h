@@ -5,11 +5,11 @@
 #include "kernels/backend.h"
 #include "kernels/cpu/attention/attention.h"
 #include "kernels/cpu/host/thread_pool.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/matmul/matmul.h"
 #include "kernels/cpu/ops/moe.h"
 #include "kernels/cpu/ops/sampling.h"
 #include "kernels/cpu/weights/weight_loader.h"
+#include "kernels/make_cpu_backend.h"
 
 namespace ptrt {
 

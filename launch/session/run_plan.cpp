@@ -5,8 +5,8 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cuda/plugin.h"
+#include "kernels/make_cpu_backend.h"
 #include "launch/job/process.h"
 
 namespace ptrt {

@@ -19,7 +19,7 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "runtime/comm/mpi_comm.h"
 #include "runtime/sync/host_all_reduce.h"
 

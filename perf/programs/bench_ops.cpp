@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "stream_read.h"
 
 #if defined(__x86_64__)

@@ -26,7 +26,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
 #include "kernels/cpu/host/thread_pool.h"
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_io/shard/track_shard.h"
 #include "runtime/serving/engine.h"
 #include "stream_read.h"

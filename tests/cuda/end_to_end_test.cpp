@@ -2,7 +2,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_io/file/model_file.h"
 #include "model_io/model_fixture.h"
 #include "ops/cuda_provider.h"

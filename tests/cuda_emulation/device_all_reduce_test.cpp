@@ -12,8 +12,8 @@
 
 #include "cuda_emulation/nccl_host.h"
 #include "kernels/base/error.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/sync/host_all_reduce.h"
 #include "thread_comm.h"

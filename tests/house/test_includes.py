@@ -43,7 +43,7 @@ MAY_INCLUDE = {
     "runtime/model": ["kernels", "model_io/config", "model_io/shard", "runtime/comm", "runtime/sync"],
     "runtime/serving": ["kernels", "kernels/cuda/host", "model_io/config", "model_io/shard", "model_io/tokenizer",
                         "runtime/comm", "runtime/model", "runtime/sync"],
-    "launch/options": ["kernels", "runtime/serving"],
+    "launch/options": ["kernels", "runtime/serving", "runtime/sync"],
     "launch/job": ["runtime/comm"],
     "launch/plan": ["model_io/config", "model_io/shard", "runtime/comm"],
     "launch/jsonl": ["launch/job", "model_io/config", "model_io/tokenizer", "runtime/comm", "runtime/serving"],

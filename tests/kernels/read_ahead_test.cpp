@@ -17,8 +17,8 @@
 
 #include "kernels/backend.h"
 #include "kernels/cpu/host/thread_pool.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/weights/packed.h"
+#include "kernels/make_cpu_backend.h"
 
 namespace ptrt {
 namespace {

@@ -7,7 +7,7 @@
 #include <functional>
 
 #include "h5_edit.h"
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_fixture.h"
 #include "model_io/file/model_file.h"
 #include "model_io/shard/track_shard.h"

@@ -4,10 +4,10 @@
 #include <cstring>
 
 #include "h5_edit.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/weights/packed.h"
 #include "kernels/int8.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_fixture.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/shard/track_shard.h"

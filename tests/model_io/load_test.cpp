@@ -5,7 +5,7 @@
 #include <fstream>
 
 #include "h5_edit.h"
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_fixture.h"
 #include "model_io/shard/track_shard.h"
 #include "shard_content.h"

@@ -11,9 +11,9 @@
 #include <functional>
 
 #include "h5_edit.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/reference_backend.h"
 #include "kernels/cpu/weights/packed.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_fixture.h"
 #include "model_io/file/file_map.h"
 #include "model_io/file/tensor_copy.h"

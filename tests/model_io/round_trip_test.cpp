@@ -6,8 +6,8 @@
 #include <iterator>
 #include <tuple>
 
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/reference_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_fixture.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/file/model_file.h"

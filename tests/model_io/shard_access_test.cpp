@@ -4,7 +4,7 @@
 #include <fstream>
 #include <memory>
 
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "model_fixture.h"
 #include "model_io/file/model_file.h"
 #include "model_io/shard/track_shard.h"

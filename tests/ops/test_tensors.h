@@ -18,9 +18,9 @@
 #include "kernels/backend.h"
 #include "kernels/base/error.h"
 #include "kernels/base/scalar_types.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/simd/simd_target.h"
 #include "kernels/int8.h"
+#include "kernels/make_cpu_backend.h"
 
 namespace ptrt::testing {
 

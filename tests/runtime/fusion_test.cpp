@@ -11,7 +11,7 @@
 #include <random>
 
 #include "kernels/base/error.h"
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "runtime/sync/host_all_reduce.h"
 #include "thread_comm.h"
 

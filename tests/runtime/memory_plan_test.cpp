@@ -6,8 +6,8 @@
 #include <functional>
 
 #include "kernels/base/error.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cuda/host/scratch_size.h"
+#include "kernels/make_cpu_backend.h"
 #include "runtime/comm/placement.h"
 #include "runtime/comm/track_comm.h"
 

@@ -6,7 +6,7 @@
 #include <chrono>
 #include <future>
 
-#include "kernels/cpu/make_cpu_backend.h"
+#include "kernels/make_cpu_backend.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/sync/fusion.h"
 

@@ -10,8 +10,8 @@
 #include "kernels/convert.h"
 #include "kernels/cpu/host/memory.h"
 #include "kernels/cpu/host/thread_pool.h"
-#include "kernels/cpu/make_cpu_backend.h"
 #include "kernels/cpu/weights/packed.h"
+#include "kernels/make_cpu_backend.h"
 #include "kernels/weight_source.h"
 
 namespace ptrt {
