@@ -32,8 +32,8 @@ ClockOffsets::ClockOffsets(TrackComm& comm) : offsets_(static_cast<std::size_t>(
   comm.all_gather(&boot, boots.data(), sizeof boot);
   if (boot != 0 && std::ranges::count(boots, boot) == std::ssize(boots)) return;
 
-  // quickest[r]: the least difference between this clock when rank r's message arrived and its clock when it
-  // was sent.
+  // quickest[r]: the least difference between this clock when rank r's message arrived and its
+  // clock when it was sent.
   std::vector<std::int64_t> sent(ranks), quickest(ranks, std::numeric_limits<std::int64_t>::max());
   for (int round = 0; round < kRounds; round++) {
     const std::int64_t mine = now_ns();

@@ -1,6 +1,6 @@
-// Fault injection for tests: PTRT_FAULT="rank=R,at=POINT[,after=N]" makes rank R throw when it passes POINT
-// for the (N+1)-th time; with ",pause_ms=M" it sleeps instead, M milliseconds each time from then on.
-// Points: load, step, sync, finish. Unset, a point costs one predictable branch.
+// Fault injection for tests: PTRT_FAULT="rank=R,at=POINT[,after=N]" makes rank R throw when it
+// passes POINT for the (N+1)-th time; with ",pause_ms=M" it sleeps instead, M milliseconds each
+// time from then on. Points: load, step, sync, finish. Unset, a point costs one predictable branch.
 #pragma once
 
 #include <string_view>

@@ -24,8 +24,8 @@ using Clock = std::chrono::steady_clock;
 constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits too short for a sleep
 constexpr Clock::duration kNap = std::chrono::microseconds(200);
 
-// Waits for a call outside the decode loop at little cost to other threads on this core: yields at first, then
-// sleeps between tests. False when it took longer than `seconds`.
+// Waits for a call outside the decode loop at little cost to other threads on this core: yields at
+// first, then sleeps between tests. False when it took longer than `seconds`.
 bool wait_politely(MPI_Request request, double seconds = std::numeric_limits<double>::infinity()) {
   const auto start = Clock::now();
   for (int done = 0;;) {
@@ -166,8 +166,8 @@ class MpiJobComm final : public JobComm {
   // First member, so that MPI ends after every communicator is freed.
   struct Session {
     Session() {
-      // For MPI's own waits while it starts and ends: ranks that outnumber the cores must yield, or each message
-      // costs a time slice.
+      // For MPI's own waits while it starts and ends: ranks that outnumber the cores must yield, or
+      // each message costs a time slice.
       const char* local = std::getenv("OMPI_COMM_WORLD_LOCAL_SIZE");
       if (local != nullptr && std::atoi(local) > static_cast<int>(std::thread::hardware_concurrency())) {
         setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);

@@ -20,8 +20,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// A rank with a core of its own polls this long before it yields: far longer than a message takes, far shorter
-// than a scheduler's time slice.
+// A rank with a core of its own polls this long before it yields: far longer than a message takes,
+// far shorter than a scheduler's time slice.
 constexpr Clock::duration kSpin = std::chrono::microseconds(100);
 constexpr Clock::duration kLate = std::chrono::milliseconds(200);  // then a rank counts as late
 
@@ -54,9 +54,10 @@ class MpiSharedMemory final : public SharedMemory {
   std::vector<std::byte*> bases_;
 };
 
-// Every rank sends to the others directly, with requests of its own instead of MPI's collectives: so how a rank
-// waits is decided here, whatever the MPI library's settings. Messages to other hosts are cut into pieces that
-// a library sends eagerly; for larger ones it waits for the receiver's answer first.
+// Every rank sends to the others directly, with requests of its own instead of MPI's collectives:
+// so how a rank waits is decided here, whatever the MPI library's settings. Messages to other hosts
+// are cut into pieces that a library sends eagerly; for larger ones it waits for the receiver's
+// answer first.
 class MpiTrackComm final : public TrackComm {
  public:
   MpiTrackComm(MPI_Comm comm, Waiting waiting, std::vector<int> job_ranks)
@@ -135,8 +136,8 @@ class MpiTrackComm final : public TrackComm {
     return mine;
   }
 
-  // Sends `bytes` from send + r · stride to each rank r. Two calls in a row cannot mix: messages between two
-  // ranks keep their order.
+  // Sends `bytes` from send + r · stride to each rank r. Two calls in a row cannot mix: messages
+  // between two ranks keep their order.
   void to_everyone(const void* send, void* recv, std::size_t bytes, std::size_t stride) {
     const int ranks = size();
     const auto* from = static_cast<const std::byte*>(send);
@@ -201,8 +202,8 @@ class MpiTrackComm final : public TrackComm {
     peers_.clear();
   }
 
-  // Receives messages one by one, so that late_ranks() knows whose are missing. A stopped rank receives none
-  // either.
+  // Receives messages one by one, so that late_ranks() knows whose are missing. A stopped rank
+  // receives none either.
   void wait_and_note_late_ranks() {
     std::vector<int> done(requests_.size());
     for (int count = 0; count != MPI_UNDEFINED; std::this_thread::yield()) {

@@ -12,7 +12,8 @@ struct PlacementOptions {
   std::int64_t tensor_parallel = 1;  // ranks that share a track
 };
 
-// The ranks of a replica are consecutive, and so are the ranks that share a track and the tracks of a rank.
+// The ranks of a replica are consecutive, and so are the ranks that share a track and the tracks of
+// a rank.
 struct Placement {
   std::int64_t world_size = 1, rank = 0;
   std::int64_t total_tracks = 1;
@@ -23,7 +24,8 @@ struct Placement {
   std::int64_t tensor_rank = 0;      // this rank among them
   std::int64_t first_track = 0, tracks = 1;
 
-  // The ranks that exchange in the fusion: one for each set of tracks, all with the same part of them.
+  // The ranks that exchange in the fusion: one for each set of tracks, all with the same part of
+  // them.
   std::int64_t fusion_ranks() const { return replica_ranks / tensor_parallel; }
   std::int64_t fusion_rank() const { return replica_rank / tensor_parallel; }
   bool leads_replica() const { return replica_rank == 0; }

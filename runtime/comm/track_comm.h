@@ -1,5 +1,5 @@
-// Communication between the hosts of ranks, over MPI: TrackComm inside the decode loop, JobComm around it.
-// Collectives between devices are in kernels/device_collectives.h.
+// Communication between the hosts of ranks, over MPI: TrackComm inside the decode loop, JobComm
+// around it. Collectives between devices are in kernels/device_collectives.h.
 #pragma once
 
 #include <cstddef>
@@ -12,8 +12,8 @@
 
 namespace ptrt {
 
-// How a rank waits for others inside a TrackComm. With a core of its own it spins at first, and yields only
-// when the others are late; where ranks outnumber cores it yields at once.
+// How a rank waits for others inside a TrackComm. With a core of its own it spins at first, and
+// yields only when the others are late; where ranks outnumber cores it yields at once.
 enum class Waiting { spinning, yielding };
 
 struct Outgoing {
@@ -44,26 +44,26 @@ class TrackComm {
   virtual void all_gather(const void* send, void* recv, std::size_t bytes) = 0;
   // recv[r] = the part of rank r's `send` meant for this rank; `bytes` a part.
   virtual void all_to_all(const void* send, void* recv, std::size_t bytes) = 0;
-  // Messages to and from some of the other ranks, at most one a rank and direction, all in flight at once.
-  // Returns when all have been sent and received. Sender and receiver give the same size.
+  // Messages to and from some of the other ranks, at most one a rank and direction, all in flight
+  // at once. Returns when all have been sent and received. Sender and receiver give the same size.
   virtual void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) = 0;
 
-  // `bytes` a rank, zeroed. Null, on all ranks, where they do not all run on one host or the system has no such
-  // memory left.
+  // `bytes` a rank, zeroed. Null, on all ranks, where they do not all run on one host or the system
+  // has no such memory left.
   virtual std::unique_ptr<SharedMemory> share(std::size_t bytes) = 0;
   virtual Waiting waiting() const = 0;
-  // For a caller that waits for rank `from` by other means: call listen() every few milliseconds, so that the
-  // end of the job is noticed, and listened() once when the wait is over.
+  // For a caller that waits for rank `from` by other means: call listen() every few milliseconds,
+  // so that the end of the job is noticed, and listened() once when the wait is over.
   virtual void listen(int from) = 0;
   virtual void listened() {}
 
-  // May be called by any thread. The ranks of the job that a call in flight has waited for in vain for a while,
-  // for a message; empty where there are none, or they are not known.
+  // May be called by any thread. The ranks of the job that a call in flight has waited for in vain
+  // for a while, for a message; empty where there are none, or they are not known.
   virtual std::string late_ranks() { return ""; }
 };
 
-// All ranks of the job, for start-up, results and the end; never used by the thread that runs the decode loop.
-// Calls are collective unless they say otherwise, and throw on failure.
+// All ranks of the job, for start-up, results and the end; never used by the thread that runs the
+// decode loop. Calls are collective unless they say otherwise, and throw on failure.
 class JobComm {
  public:
   virtual ~JobComm() = default;
@@ -84,8 +84,8 @@ class JobComm {
   // Ranks of equal colour, ordered by rank.
   virtual std::unique_ptr<TrackComm> split(int colour, Waiting waiting) = 0;
 
-  // A mailbox to rank 0 for finished results; used by the result threads while the decode loop runs.
-  // Not collective.
+  // A mailbox to rank 0 for finished results; used by the result threads while the decode loop
+  // runs. Not collective.
   virtual void post(const std::string& message) = 0;   // to rank 0; returns when the message is sent
   virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has arrived
 

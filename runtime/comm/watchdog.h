@@ -1,5 +1,5 @@
-// Ends a job in which a rank is stuck: a thread beside the decode loop that asks the device groups for failures
-// and checks that steps continue.
+// Ends a job in which a rank is stuck: a thread beside the decode loop that asks the device groups
+// for failures and checks that steps continue.
 #pragma once
 
 #include <atomic>
@@ -19,15 +19,15 @@ namespace ptrt {
 
 struct WatchdogOptions {
   double step_timeout_s = 0;  // without a step or a message; 0: only failures of device groups are detected
-  // A rank that waits for others reports later than one that is stuck, and each rank later than the rank before
-  // it: so that one rank reports, and the right one.
+  // A rank that waits for others reports later than one that is stuck, and each rank later than the
+  // rank before it: so that one rank reports, and the right one.
   int rank = 0;
 };
 
 class Watchdog {
  public:
-  // `on_failure` is called at most once, by the watchdog's thread. It should report `what`, call `abort_groups`,
-  // which aborts the device groups, and end the process.
+  // `on_failure` is called at most once, by the watchdog's thread. It should report `what`, call
+  // `abort_groups`, which aborts the device groups, and end the process.
   using OnFailure = std::function<void(const std::string& what, const std::function<void()>& abort_groups)>;
   Watchdog(const WatchdogOptions& options, OnFailure on_failure);
   ~Watchdog();

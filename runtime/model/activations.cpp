@@ -27,8 +27,8 @@ Activations make_activations(TensorMemory& memory, const ModelConfig& config, st
   a.v = memory.make(tracks, rows, kv_width, dtype, "v");
   a.attn_out = memory.make(tracks, rows, q_width, dtype, "attention output");
 
-  // Both kinds of FFN layer use the same gate and up buffers. Their widths differ, so the buffers are sized by
-  // elements.
+  // Both kinds of FFN layer use the same gate and up buffers. Their widths differ, so the buffers
+  // are sized by elements.
   const auto uses = [&](FfnKind kind) { return std::ranges::count(config.ffn_pattern, kind) > 0; };
   std::int64_t ffn_elements = uses(FfnKind::dense) ? config.ffn_size : 0;
   if (uses(FfnKind::moe)) {

@@ -9,8 +9,8 @@
 
 namespace ptrt {
 
-// Views of memory for the most rows of a step. x, cos_sin, head_rows, h and router are float32; the others are
-// of the backend's activation dtype.
+// Views of memory for the most rows of a step. x, cos_sin, head_rows, h and router are float32; the
+// others are of the backend's activation dtype.
 struct Activations {
   // Shared by all tracks.
   Tensor x;          // [1, rows, d]        the stream that every track reads

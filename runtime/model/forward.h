@@ -1,4 +1,5 @@
-// The forward pass of one rank: its tracks over the rows of one step, written once for every backend.
+// The forward pass of one rank: its tracks over the rows of one step, written once for every
+// backend.
 #pragma once
 
 #include <cstdint>
@@ -22,24 +23,27 @@ namespace ptrt {
 
 class Forward {
  public:
-  // max_rows: rows of a step; max_logit_rows: rows that logits() takes at once. All activations are allocated
-  // here. `config`: what this rank computes; `tensor_parallel` adds the parts of a track that several ranks
-  // share, null where the rank has its tracks whole. The references must outlive the object.
+  // max_rows: rows of a step; max_logit_rows: rows that logits() takes at once. All activations are
+  // allocated here. `config`: what this rank computes; `tensor_parallel` adds the parts of a track
+  // that several ranks share, null where the rank has its tracks whole. The references must outlive
+  // the object.
   Forward(const ModelConfig& config, const TrackShard& shard, Backend& backend, Fusion& fusion,
           AllReduce* tensor_parallel, VocabHead& head, const KvCache& cache, std::int64_t max_rows,
           std::int64_t max_logit_rows);
 
-  // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their keys and
-  // values. `wanted`: the rows, ascending, that logits() will be asked for. In the last layer, once K and V
-  // are appended, only these rows are computed.
+  // Runs all layers over the rows: tokens[r] at rows.positions[r] of its sequence; appends their
+  // keys and values. `wanted`: the rows, ascending, that logits() will be asked for. In the last
+  // layer, once K and V are appended, only these rows are computed.
   void run(std::span<const std::int32_t> tokens, const StepRows& rows, std::span<const std::int32_t> wanted);
-  // The same for rows that are all wanted and all of different sequences, logits included, as a step that the
-  // backend may record; where records(). Such a step is padded with rows of rows.spare_slot.
+  // The same for rows that are all wanted and all of different sequences, logits included, as a
+  // step that the backend may record; where records(). Such a step is padded with rows of
+  // rows.spare_slot.
   void run_recorded(std::span<const std::int32_t> tokens, const StepRows& rows);
   // Whether the last run was run_recorded(), which computed the logits too.
   bool has_logits() const { return has_logits_; }
   bool records() const { return recorder_.records() && !head_.split(); }
-  // Logits [1, count, vocab] of wanted[first, first + count) of the last run; valid until the next call.
+  // Logits [1, count, vocab] of wanted[first, first + count) of the last run; valid until the next
+  // call.
   Tensor logits(std::int64_t first, std::int64_t count);
   // The likeliest tokens of wanted[first, first + out.size()) of the last run().
   void greedy(std::int64_t first, std::span<Sampled> out);
@@ -50,8 +54,8 @@ class Forward {
 
  private:
   void run_layers(std::span<const std::int32_t> tokens, const StepRows& rows);
-  // body(tracks, lane) for all local tracks at once, or for each of them in parallel: inside a block tracks do
-  // not communicate.
+  // body(tracks, lane) for all local tracks at once, or for each of them in parallel: inside a
+  // block tracks do not communicate.
   template <typename Body>
   void for_each_lane(const Body& body) {
     if (lanes_.empty()) return body(all_tracks_, backend_);

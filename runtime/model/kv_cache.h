@@ -18,8 +18,8 @@ inline std::int64_t pages_for(std::int64_t tokens) {
   return (tokens + kPageTokens - 1) / kPageTokens;
 }
 
-// Free pages as a stack: which page a sequence gets depends on the calls so far alone, so it is the same on
-// every rank.
+// Free pages as a stack: which page a sequence gets depends on the calls so far alone, so it is the
+// same on every rank.
 class PageAllocator {
  public:
   explicit PageAllocator(std::int64_t pages);

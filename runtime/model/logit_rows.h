@@ -13,9 +13,9 @@ class LogitRows {
  public:
   explicit LogitRows(std::int64_t max_rows);  // of a step; no call allocates
 
-  // The logits of `wanted` (ascending rows of the step) will be asked for. With `drop_others`, only these stay
-  // active once the last layer's keys and values are appended; the step's last row where none is wanted, so
-  // that every step has the same exchanges.
+  // The logits of `wanted` (ascending rows of the step) will be asked for. With `drop_others`, only
+  // these stay active once the last layer's keys and values are appended; the step's last row where
+  // none is wanted, so that every step has the same exchanges.
   void select(const StepRows& rows, std::span<const std::int32_t> wanted, bool drop_others);
   void select_all(const StepRows& rows);
 

@@ -9,8 +9,8 @@
 
 namespace ptrt {
 
-// Padding rows read and write the spare page alone. Each is a token of its own: their positions descend, so
-// that they form no run of tokens. Nobody asks for their logits.
+// Padding rows read and write the spare page alone. Each is a token of its own: their positions
+// descend, so that they form no run of tokens. Nobody asks for their logits.
 class PaddedBatch {
  public:
   explicit PaddedBatch(std::int64_t max_rows);  // of a step; no call allocates

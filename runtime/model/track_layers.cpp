@@ -163,8 +163,8 @@ void TrackLayers::add_parts() {
   tensor_parallel_->sum(mine, step_.out.tracks * step_.out.track_stride, 1.0f, nullptr, out);
 }
 
-// h += out, each normed where the model norms it. Where the model has pre-norms, `next_norm` is that of the
-// next sublayer, computed in the same pass.
+// h += out, each normed where the model norms it. Where the model has pre-norms, `next_norm` is
+// that of the next sublayer, computed in the same pass.
 void TrackLayers::residual(Backend& lane, const TrackWeights& output_norm, const TrackWeights& post_norm,
                            const TrackWeights& next_norm) {
   const bool pre = config_.norm_placement.pre;

@@ -16,7 +16,8 @@ namespace ptrt {
 // What all tracks of a step share. What it refers to must stay valid during the step.
 struct StepView {
   const StepRows* rows = nullptr;
-  // The rows that stay active once the keys and values of the last layer are appended: all, or `retained`.
+  // The rows that stay active once the keys and values of the last layer are appended: all, or
+  // `retained`.
   const StepRows* active = nullptr;
   std::span<const std::int32_t> retained = {};  // rows of the step, ascending; empty: all
   Tensor cos_sin;                               // [1, rows, hd]
@@ -29,17 +30,18 @@ TrackShard shard_of_track(const TrackShard& shard, std::int64_t track);
 // (Backend::parallel_over_tracks(), or the backend itself).
 class TrackLayers {
  public:
-  // The tracks of `shard`, with their parts of pool and activations; the first of them is local track
-  // `first_track`. `tensor_parallel` adds the parts of tracks that several ranks share, after wo and after
-  // w_down; null where the rank has its tracks whole. The references must outlive the object.
+  // The tracks of `shard`, with their parts of pool and activations; the first of them is local
+  // track `first_track`. `tensor_parallel` adds the parts of tracks that several ranks share, after
+  // wo and after w_down; null where the rank has its tracks whole. The references must outlive the
+  // object.
   TrackLayers(const ModelConfig& config, const SyncSchedule& schedule, const TrackShard& shard,
               const KvPool& pool, const Activations& activations, AllReduce* tensor_parallel,
               std::int64_t first_track = 0);
 
   // Before the first block of a step.
   void bind_views(const StepView& step);
-  // x [1, rows, d] = the sum of `input`, if any; then every track's stream h = x, or its dispatch norm, and the
-  // input of the first sublayer.
+  // x [1, rows, d] = the sum of `input`, if any; then every track's stream h = x, or its dispatch
+  // norm, and the input of the first sublayer.
   void begin_block(Backend& lane, std::int64_t block, Tensor x, const BlockInput& input);
   // Appends keys and values. In the last layer, drops the rows that are not retained.
   void attention(Backend& lane, std::int64_t layer);

@@ -1,6 +1,7 @@
-// The vocabulary head: logits of rows, by this rank alone or with every rank of the replica multiplying its own
-// rows of the matrix. A split head reads 1/N of the matrix a step and costs one exchange, which is counted
-// separately from the fusions. A logit is one rank's whole sum, so its bits do not depend on the split.
+// The vocabulary head: logits of rows, by this rank alone or with every rank of the replica
+// multiplying its own rows of the matrix. A split head reads 1/N of the matrix a step and costs one
+// exchange, which is counted separately from the fusions. A logit is one rank's whole sum, so its
+// bits do not depend on the split.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@
 
 namespace ptrt {
 
-// The rows of the head that rank `rank` of `ranks` multiplies; none where the vocabulary is too small for
-// every rank to have some.
+// The rows of the head that rank `rank` of `ranks` multiplies; none where the vocabulary is too
+// small for every rank to have some.
 HeadRows head_rows_of(std::int64_t vocab_size, std::int64_t ranks, std::int64_t rank);
 
 struct HeadStats {
@@ -35,7 +36,8 @@ class VocabHead {
   Tensor logits(Tensor input);
   // The logits of the last logits(), for `rows` rows; not of a split head.
   Tensor logits_of_last_call(std::int64_t rows) const { return own_.first_rows(rows); }
-  // out[r].token = the row's likeliest token, ties to the lower id. A split head exchanges 8 bytes a row.
+  // out[r].token = the row's likeliest token, ties to the lower id. A split head exchanges 8 bytes
+  // a row.
   void greedy(Tensor input, std::span<Sampled> out);
 
   bool split() const { return split_; }

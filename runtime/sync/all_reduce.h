@@ -1,5 +1,5 @@
-// All-reduce over the ranks of a group, with the same bits on every rank: the only kind of communication
-// inside a forward pass.
+// All-reduce over the ranks of a group, with the same bits on every rank: the only kind of
+// communication inside a forward pass.
 #pragma once
 
 #include <cstdint>
@@ -23,26 +23,26 @@ struct SyncStats {
   bool wait_known = true;        // devices do not measure it
 };
 
-// out = scale · tree(the parts of all ranks) (+ add_to): the fixed binary tree over the parts in rank order,
-// whose left part takes the largest power of two below the count (docs/SPEC.md, Reproducibility). A collective:
-// all ranks of the group make the same calls in the same order.
+// out = scale · tree(the parts of all ranks) (+ add_to): the fixed binary tree over the parts in
+// rank order, whose left part takes the largest power of two below the count (docs/SPEC.md,
+// Reproducibility). A collective: all ranks of the group make the same calls in the same order.
 class AllReduce {
  public:
   virtual ~AllReduce() = default;
 
   // Before the first sum of a step.
   virtual void start_step() { sums_ = 0; }
-  // Sums `count` values in the backend's memory. `local`: this rank's parts, each [count]. add_to may be out
-  // or null; out may be one of the parts.
+  // Sums `count` values in the backend's memory. `local`: this rank's parts, each [count]. add_to
+  // may be out or null; out may be one of the parts.
   virtual void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
                    float* out) = 0;
 
-  // Where a rank may leave its parts [parts, count] for the next sum of `count` values, which spares a copy
-  // within the rank; null where there is no such memory.
+  // Where a rank may leave its parts [parts, count] for the next sum of `count` values, which
+  // spares a copy within the rank; null where there is no such memory.
   virtual float* send_buffer(std::int64_t /*count*/) { return nullptr; }
-  // sum() without the addition, which the caller does: the parts of all ranks, or one part with their sum, in
-  // the backend's memory, unchanged until the next sum. Empty, and nothing done, where only sum() is offered.
-  // The caller queues the addition and then calls consumed().
+  // sum() without the addition, which the caller does: the parts of all ranks, or one part with
+  // their sum, in the backend's memory, unchanged until the next sum. Empty, and nothing done,
+  // where only sum() is offered. The caller queues the addition and then calls consumed().
   virtual std::span<const float* const> exchange(std::span<const float* const> /*local*/,
                                                  std::int64_t /*count*/) {
     return {};
@@ -50,8 +50,8 @@ class AllReduce {
   // Ends the time of the last exchange().
   virtual void consumed() {}
 
-  // Whether sum() only queues work on the device, so that a step which is recorded once and replayed may
-  // contain it. The caller of a replay adds to stats() what the recorded step counted.
+  // Whether sum() only queues work on the device, so that a step which is recorded once and
+  // replayed may contain it. The caller of a replay adds to stats() what the recorded step counted.
   virtual bool recordable() const = 0;
 
   // At the end of a run: makes stats() include the time of all sums. May wait for the device.
@@ -80,8 +80,8 @@ struct AllReduceOptions {
   Watchdog* watchdog = nullptr;
 };
 
-// Each rank of `comm` contributes `parts` parts of at most `max_values` values. All buffers are allocated
-// here. Collective.
+// Each rank of `comm` contributes `parts` parts of at most `max_values` values. All buffers are
+// allocated here. Collective.
 std::unique_ptr<AllReduce> make_all_reduce(TrackComm& comm, Backend& backend, StepState& state,
                                            std::int64_t parts, std::int64_t max_values,
                                            const AllReduceOptions& options = {});

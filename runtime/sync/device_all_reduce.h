@@ -1,5 +1,5 @@
-// The all-reduce of ranks with a device each: parts and sums never leave the devices, and sum() only queues
-// work. The hosts exchange the step's header once a step.
+// The all-reduce of ranks with a device each: parts and sums never leave the devices, and sum()
+// only queues work. The hosts exchange the step's header once a step.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@ namespace ptrt {
 
 class DeviceAllReduce final : public AllReduce {
  public:
-  // DeviceFusion::automatic gathers and adds in the tree as long as a device receives at most so many bytes:
-  // there latency dominates, and an all-reduce has no less of it. Beyond, the bytes moved count: the all-reduce
-  // moves 2 (n - 1) / n parts, the gather n - 1.
+  // DeviceFusion::automatic gathers and adds in the tree as long as a device receives at most so
+  // many bytes: there latency dominates, and an all-reduce has no less of it. Beyond, the bytes
+  // moved count: the all-reduce moves 2 (n - 1) / n parts, the gather n - 1.
   static constexpr std::int64_t kTreeBytes = std::int64_t{1} << 20;
 
   DeviceAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,

@@ -7,8 +7,8 @@
 namespace ptrt {
 namespace {
 
-// Equal groups of a power of two are subtrees of the tree over all tracks; any one rank with all tracks is
-// too, and there is nothing to send.
+// Equal groups of a power of two are subtrees of the tree over all tracks; any one rank with all
+// tracks is too, and there is nothing to send.
 bool sends_partial_sums(const Placement& placement) {
   return placement.fusion_ranks() > 1 && std::has_single_bit(static_cast<std::uint64_t>(placement.tracks));
 }

@@ -1,5 +1,6 @@
-// The fusion: the exchange between tracks. Adds the tracks' outputs as one fixed binary tree over 0 … T-1, so
-// the bits do not depend on which rank holds which track (docs/SPEC.md, Reproducibility; arXiv 2602.07306).
+// The fusion: the exchange between tracks. Adds the tracks' outputs as one fixed binary tree over 0
+// … T-1, so the bits do not depend on which rank holds which track (docs/SPEC.md, Reproducibility;
+// arXiv 2602.07306).
 #pragma once
 
 #include <cstdint>
@@ -20,8 +21,9 @@ struct BlockOutput {
   Tensor minus;  // [1, rows, d]  to be subtracted from each track's output; no data: nothing
 };
 
-// What a block begins with: x = scale · tree(parts) (+ x, where add_to_x). Without parts x is complete. The
-// kernel that begins the block may do the addition; whoever does calls consumed() when it is queued.
+// What a block begins with: x = scale · tree(parts) (+ x, where add_to_x). Without parts x is
+// complete. The kernel that begins the block may do the addition; whoever does calls consumed()
+// when it is queued.
 struct BlockInput {
   std::span<const float* const> parts = {};  // each [rows, d]; valid until the next exchange
   float scale = 1;
@@ -33,22 +35,23 @@ struct BlockInput {
   }
 };
 
-// For each block of a step: output(); the tracks run and write there; exchange(). Its result begins the next
-// block, or finish() takes it.
+// For each block of a step: output(); the tracks run and write there; exchange(). Its result begins
+// the next block, or finish() takes it.
 class Fusion {
  public:
-  // `comm`: the ranks that hold the replica's other tracks. max_rows bounds the rows of a step. All buffers are
-  // allocated here. Collective.
+  // `comm`: the ranks that hold the replica's other tracks. max_rows bounds the rows of a step. All
+  // buffers are allocated here. Collective.
   Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelConfig& config,
          const Placement& placement, std::int64_t max_rows, const AllReduceOptions& options = {});
 
   // Before the first block of a step. May exchange the step's header.
   void start_step();
-  // For a block that reads x [1, rows, d]: where its outputs go, in the memory that the exchange sends from, or
-  // else in h [local tracks, rows left, d]. A block that drops rows leaves fewer than x has.
+  // For a block that reads x [1, rows, d]: where its outputs go, in the memory that the exchange
+  // sends from, or else in h [local tracks, rows left, d]. A block that drops rows leaves fewer
+  // than x has.
   BlockOutput output(Tensor x, Tensor h);
-  // x [1, rows left, d] = fuse(x, output.y), by the ranks' all-reduce or, as the result says, by the next block.
-  // Overwrites output.y. Where the block dropped rows, x has dropped them too.
+  // x [1, rows left, d] = fuse(x, output.y), by the ranks' all-reduce or, as the result says, by
+  // the next block. Overwrites output.y. Where the block dropped rows, x has dropped them too.
   BlockInput exchange(Tensor x, const BlockOutput& output);
   // Completes x [1, rows, d] with `input`, which is empty afterwards.
   void finish(BlockInput& input, Tensor x);

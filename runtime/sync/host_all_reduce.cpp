@@ -10,8 +10,8 @@ namespace ptrt {
 namespace {
 
 constexpr std::size_t kShmOneShotBytes = 32 * 1024;  // at most; larger sums take two shots
-// Between hosts a message costs processor time at both ends, whatever its size: up to this many bytes the
-// fewest messages are best, above it the fewest bytes a rank.
+// Between hosts a message costs processor time at both ends, whatever its size: up to this many
+// bytes the fewest messages are best, above it the fewest bytes a rank.
 constexpr std::size_t kRootBytes = 384 * 1024;
 
 double seconds(std::int64_t ns) {

@@ -1,5 +1,6 @@
-// The all-reduce of CPU ranks, or of one rank that has all parts: through memory that the ranks share where
-// they run on one host, else by messages, with the algorithm that suits the size and the number of ranks.
+// The all-reduce of CPU ranks, or of one rank that has all parts: through memory that the ranks
+// share where they run on one host, else by messages, with the algorithm that suits the size and
+// the number of ranks.
 #pragma once
 
 #include <cstdint>
@@ -28,14 +29,14 @@ inline constexpr AllReduceAlgorithm kAllReduceAlgorithms[] = {
     AllReduceAlgorithm::root, AllReduceAlgorithm::two_shot};
 std::string_view to_string(AllReduceAlgorithm algorithm);
 bool needs_shared_memory(AllReduceAlgorithm algorithm);
-// The quickest where it was measured (perf/PERFORMANCE.md); the same choice on all ranks. `bytes`: of one
-// rank's parts.
+// The quickest where it was measured (perf/PERFORMANCE.md); the same choice on all ranks. `bytes`:
+// of one rank's parts.
 AllReduceAlgorithm choose_algorithm(int ranks, std::size_t bytes, bool shares_memory);
 
 class HostAllReduce final : public AllReduce {
  public:
-  // `algorithm`: for tests and measurements, which may change it later; else the best one for each sum.
-  // Collective.
+  // `algorithm`: for tests and measurements, which may change it later; else the best one for each
+  // sum. Collective.
   HostAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
                 std::int64_t max_values, std::optional<AllReduceAlgorithm> algorithm = {});
 

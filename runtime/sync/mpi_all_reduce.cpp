@@ -63,7 +63,8 @@ void MpiAllReduce::check_header(int rank, const std::byte* message, bool from_fi
   consistency_.receive(rank, other, from_first);
 }
 
-// Sets all_: this rank's parts, from value mine.begin, where they are; the others' where they were received.
+// Sets all_: this rank's parts, from value mine.begin, where they are; the others' where they were
+// received.
 void MpiAllReduce::point_at_parts(const AllReduceJob& job, Range mine, std::int64_t stride,
                                   std::size_t bytes) {
   for (std::int64_t r = 0; r < comm_.size(); r++)
@@ -73,8 +74,8 @@ void MpiAllReduce::point_at_parts(const AllReduceJob& job, Range mine, std::int6
                             : values_in(received(r, bytes)) + p * stride;
 }
 
-// Sends the messages in send_ (the same to all ranks, or one for each) and receives into recv_. Ranks start
-// with different neighbours, so that none receives from all at once.
+// Sends the messages in send_ (the same to all ranks, or one for each) and receives into recv_.
+// Ranks start with different neighbours, so that none receives from all at once.
 std::uint64_t MpiAllReduce::exchange_with_all(std::size_t bytes, bool one_for_each) {
   const int ranks = comm_.size(), me = comm_.rank();
   sends_.clear();

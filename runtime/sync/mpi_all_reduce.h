@@ -1,5 +1,5 @@
-// All-reduce between ranks by the messages of a TrackComm. The algorithms differ in hops, messages and bytes
-// (docs/ARCHITECTURE.md); all give the bits of the one tree.
+// All-reduce between ranks by the messages of a TrackComm. The algorithms differ in hops, messages
+// and bytes (docs/ARCHITECTURE.md); all give the bits of the one tree.
 #pragma once
 
 #include <cstddef>

@@ -12,7 +12,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Larger sums are done in pieces: memory is bounded, and a piece is still in a cache when the others read it.
+// Larger sums are done in pieces: memory is bounded, and a piece is still in a cache when the
+// others read it.
 constexpr std::int64_t kPieceValues = 256 * 1024;
 constexpr Clock::duration kSpin = std::chrono::microseconds(100);  // then a waiting rank yields
 constexpr Clock::duration kListen = std::chrono::milliseconds(2);  // between checks that the job continues
@@ -118,7 +119,8 @@ std::uint64_t ShmAllReduce::two_shot(const AllReduceJob& job) {
   return bytes;
 }
 
-// Rank r adds slice r, into its own memory where its own part of that slice would be: nobody reads that.
+// Rank r adds slice r, into its own memory where its own part of that slice would be: nobody reads
+// that.
 std::uint64_t ShmAllReduce::two_shot_piece(const AllReduceJob& piece) {
   const int ranks = comm_.size(), me = comm_.rank();
   const std::int64_t width = slice_width(piece.count, ranks);

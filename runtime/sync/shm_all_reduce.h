@@ -1,5 +1,5 @@
-// All-reduce between the ranks of one host, in memory that they share: a rank writes its parts once, and the
-// others read them there.
+// All-reduce between the ranks of one host, in memory that they share: a rank writes its parts
+// once, and the others read them there.
 #pragma once
 
 #include <atomic>
@@ -30,8 +30,8 @@ class ShmAllReduce {
   std::uint64_t two_shot(const AllReduceJob& job);
 
  private:
-  // Cache lines that their rank writes and the others poll. Each half of the memory has its own, so that a
-  // rank may be one sum ahead of those that still read.
+  // Cache lines that their rank writes and the others poll. Each half of the memory has its own, so
+  // that a rank may be one sum ahead of those that still read.
   struct alignas(64) PartsReady {
     StepHeader header;
     std::atomic<std::uint64_t> number;  // of the last piece whose parts are written

@@ -1,5 +1,6 @@
-// The all-reduce of ranks whose devices cannot communicate (several ranks on one GPU, no NCCL): through pinned
-// host memory and the all-reduce between the hosts. The same bits as the tree on the devices.
+// The all-reduce of ranks whose devices cannot communicate (several ranks on one GPU, no NCCL):
+// through pinned host memory and the all-reduce between the hosts. The same bits as the tree on the
+// devices.
 #pragma once
 
 #include <cstdint>

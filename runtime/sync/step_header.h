@@ -10,9 +10,9 @@ namespace ptrt {
 
 inline constexpr std::uint64_t kStopFlag = 1;  // end in order after this step
 
-// Precedes the values in every message between hosts' memories, and is exchanged once a step where devices
-// communicate directly. Ranks compare headers; diverged ranks abort the job. Anything that depends on a clock
-// or a signal is decided by the replica's first rank and travels in `flags`.
+// Precedes the values in every message between hosts' memories, and is exchanged once a step where
+// devices communicate directly. Ranks compare headers; diverged ranks abort the job. Anything that
+// depends on a clock or a signal is decided by the replica's first rank and travels in `flags`.
 struct StepHeader {
   std::uint64_t step = 0;
   std::uint64_t digest = 0;  // of every token sampled so far
@@ -21,9 +21,10 @@ struct StepHeader {
   std::int64_t sent_ns = 0;  // on the sender's clock; not compared
 };
 
-// What a rank's AllReduces share: the header of the current step. A rank adopts the flags of the first rank of
-// the group it receives from. With tensor parallelism the flags of the replica's first rank reach every rank
-// by the end of the step: first within its track's group, then within the fusion's.
+// What a rank's AllReduces share: the header of the current step. A rank adopts the flags of the
+// first rank of the group it receives from. With tensor parallelism the flags of the replica's
+// first rank reach every rank by the end of the step: first within its track's group, then within
+// the fusion's.
 struct StepState {
   StepHeader header;
 };
@@ -41,7 +42,8 @@ class StepConsistency {
   void begin(std::uint64_t sum, std::int64_t now);
   // The header to send: with the flags, and the latest time, of the headers received so far.
   StepHeader outgoing() const;
-  // Throws when `rank` has diverged. Adopts its flags where `from_first` says that they are the first rank's.
+  // Throws when `rank` has diverged. Adopts its flags where `from_first` says that they are the
+  // first rank's.
   void receive(int rank, const StepHeader& other, bool from_first);
   // When the slowest rank received from had its parts ready, on this rank's clock.
   std::int64_t last_ready_ns() const { return last_ready_ns_; }

@@ -1,5 +1,5 @@
-// All-reduce between ranks with an emulated device each: every kind against the host's tree, what is counted,
-// and that the watchdog ends ranks whose peer stays away.
+// All-reduce between ranks with an emulated device each: every kind against the host's tree, what
+// is counted, and that the watchdog ends ranks whose peer stays away.
 #include "runtime/sync/device_all_reduce.h"
 
 #include <gtest/gtest.h>

@@ -210,8 +210,8 @@ TEST(CudaRanks, EveryFusionOverTheHostsAndTheDevices) {
   EXPECT_LT(distance(run_over(texts, {.ranks = 4, .fusion = DeviceFusion::nccl}), run_over(texts, {})), 1e-2);
 }
 
-// One step of two layers, with a sync between them and without: the kernels that the sync adds to its
-// collective.
+// One step of two layers, with a sync between them and without: the kernels that the sync adds to
+// its collective.
 TEST(CudaRanks, OneKernelMoreForASync) {
   for (const bool norms : {false, true})
     for (const FusionOp op : {FusionOp::mean, FusionOp::delta_sum}) {
@@ -230,8 +230,8 @@ TEST(CudaRanks, OneKernelMoreForASync) {
     }
 }
 
-// Three of four ranks are absent and every collective takes a millisecond, also in replayed steps, of which the
-// host runs nothing.
+// Three of four ranks are absent and every collective takes a millisecond, also in replayed steps,
+// of which the host runs nothing.
 TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
   constexpr double kLatency_s = 1e-3;
   constexpr LinkModel kLink{.latency_us = 1e6 * kLatency_s, .gb_per_s = 1000};
@@ -253,8 +253,8 @@ TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
     EXPECT_EQ(c.fusions, 2 * c.steps);
     EXPECT_GE(c.sync_s, kLatency_s * static_cast<double>(c.fusions) - 1e-5);
     EXPECT_LT(c.sync_s, c.elapsed_s);
-    // Not counted of the 13 decode steps: in the first run one that ran and two that were recorded; in the second
-    // run the first, which follows a prefill.
+    // Not counted of the 13 decode steps: in the first run one that ran and two that were recorded;
+    // in the second run the first, which follows a prefill.
     const double steps = run == 0 ? 10 : 12;
     EXPECT_GE(c.replay_busy_s, 2 * kLatency_s * steps - 1e-5);
     EXPECT_LT(c.replay_busy_s + c.replay_idle_s, c.elapsed_s);

@@ -1,5 +1,5 @@
-// The fusion over ranks that are threads: the same bits for every placement, right against float64, and
-// diverged ranks are caught.
+// The fusion over ranks that are threads: the same bits for every placement, right against float64,
+// and diverged ranks are caught.
 #include "runtime/sync/fusion.h"
 
 #include <gtest/gtest.h>
@@ -180,9 +180,9 @@ TEST(Fusion, TheFirstRankDecidesTheFlags) {
     });
 }
 
-// Every algorithm over every number of ranks, against the tree on one rank: sizes below a vector, with empty
-// slices, and beyond a piece of shared memory. Two sums in a row: the first is added to its output, the second
-// overwrites its own part.
+// Every algorithm over every number of ranks, against the tree on one rank: sizes below a vector,
+// with empty slices, and beyond a piece of shared memory. Two sums in a row: the first is added to
+// its output, the second overwrites its own part.
 TEST(AllReduce, EveryAlgorithmGivesTheSameBits) {
   for (const int ranks : {2, 3, 4, 5, 8})
     for (const std::int64_t parts : {1, 3})
@@ -221,8 +221,8 @@ TEST(AllReduce, EveryAlgorithmGivesTheSameBits) {
       }
 }
 
-// The two halves of the shared memory are used in turns: ranks that run ahead of others must not overwrite
-// what those still read.
+// The two halves of the shared memory are used in turns: ranks that run ahead of others must not
+// overwrite what those still read.
 TEST(AllReduce, ManySumsInSharedMemory) {
   for (const AllReduceAlgorithm algorithm :
        {AllReduceAlgorithm::shm_one_shot, AllReduceAlgorithm::shm_two_shot})
