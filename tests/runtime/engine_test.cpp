@@ -17,9 +17,10 @@ namespace ptrt::testing {
 namespace {
 
 // A backend on which tokens are known to the device a step before the host learns them.
-class LateBackend final : public ReferenceBackend {
+class RunAheadBackend final : public ReferenceBackend {
  public:
-  explicit LateBackend(bool records) : traits_{.name = "late", .records_steps = records, .steps_ahead = 1} {}
+  explicit RunAheadBackend(bool records)
+      : traits_{.name = "run ahead", .records_steps = records, .steps_ahead = 1} {}
   const BackendTraits& traits() const override { return traits_; }
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override {
     recorded_rows_.push_back(key);
@@ -82,8 +83,8 @@ TEST_F(EngineSteps, TokensMayBeTakenAStepLate) {
   ASSERT_GT(ended(FinishReason::length), 4);
   for (const bool records : {false, true})
     for (const std::int64_t pages : {40, 6}) {  // 6: as many as the longest request needs
-      auto backend = std::make_unique<LateBackend>(records);
-      const LateBackend& late = *backend;
+      auto backend = std::make_unique<RunAheadBackend>(records);
+      const RunAheadBackend& ahead = *backend;
       EngineRunner runner = make(std::move(backend), pages);
       const auto where = "pages " + std::to_string(pages) + (records ? ", recorded" : "");
       const std::vector<Completion> actual = runner.run(Task::generate, requests_);
@@ -93,11 +94,11 @@ TEST_F(EngineSteps, TokensMayBeTakenAStepLate) {
       EXPECT_EQ(runner.counters().decode_tokens, plain.counters().decode_tokens);
       EXPECT_EQ(runner.counters().fusions, 2 * runner.counters().steps);
       EXPECT_EQ(runner.counters().preemptions > 0, pages == 6) << where;
-      EXPECT_EQ(late.most_queued_, 2u);
-      EXPECT_GT(late.placeholders_, 50u);
-      EXPECT_TRUE(late.drained());
-      for (const std::int64_t rows : late.recorded_rows_) EXPECT_EQ(rows, recorded_rows(rows, 5));
-      EXPECT_EQ(late.recorded_rows_.empty(), !records);
+      EXPECT_EQ(ahead.most_queued_, 2u);
+      EXPECT_GT(ahead.placeholders_, 50u);
+      EXPECT_TRUE(ahead.drained());
+      for (const std::int64_t rows : ahead.recorded_rows_) EXPECT_EQ(rows, recorded_rows(rows, 5));
+      EXPECT_EQ(ahead.recorded_rows_.empty(), !records);
     }
 }
 
@@ -105,14 +106,14 @@ TEST_F(EngineSteps, RequestsThatArriveLater) {
   for (std::size_t i = 0; i < requests_.size(); ++i) requests_[i].arrival_s = 0.002 * static_cast<double>(i);
   const std::vector<Completion> expected =
       make(std::make_unique<ReferenceBackend>(), 40).run(Task::generate, requests_);
-  expect_same(make(std::make_unique<LateBackend>(true), 40).run(Task::generate, requests_), expected,
+  expect_same(make(std::make_unique<RunAheadBackend>(true), 40).run(Task::generate, requests_), expected,
               "arrivals");
 }
 
 // What was asked for when the run is to end is still taken.
 TEST_F(EngineSteps, StopsInOrder) {
-  auto backend = std::make_unique<LateBackend>(true);
-  const LateBackend& late = *backend;
+  auto backend = std::make_unique<RunAheadBackend>(true);
+  const RunAheadBackend& ahead = *backend;
   TrackShard shard = random_shard(config_, 7, DType::float32, 0, config_.tracks, *backend);
   const auto comm = make_solo_track_comm();
   Engine engine(config_, config_, shard, *backend, {*comm, *comm}, make_placement(1, 0, 2),
@@ -124,7 +125,7 @@ TEST_F(EngineSteps, StopsInOrder) {
   EXPECT_FALSE(engine.run(
       Task::generate, requests_, order,
       {.completed = [&](Completion&&) { ++completed; }, .stop_requested = [&] { return ++asked == 12; }}));
-  EXPECT_TRUE(late.drained());
+  EXPECT_TRUE(ahead.drained());
   EXPECT_EQ(engine.counters().steps, 12u);
   EXPECT_LT(completed, requests_.size());
 }
@@ -135,8 +136,8 @@ TEST_F(EngineSteps, ScoresAtOnce) {
     request.max_tokens = 0;
   }
   EngineRunner plain = make(std::make_unique<ReferenceBackend>(), 40),
-               late = make(std::make_unique<LateBackend>(true), 6);
-  const auto expected = plain.run(Task::score, requests_), actual = late.run(Task::score, requests_);
+               ahead = make(std::make_unique<RunAheadBackend>(true), 6);
+  const auto expected = plain.run(Task::score, requests_), actual = ahead.run(Task::score, requests_);
   for (std::size_t i = 0; i < requests_.size(); ++i) EXPECT_EQ(actual[i].logprobs, expected[i].logprobs);
 }
 
