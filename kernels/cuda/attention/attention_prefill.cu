@@ -1,6 +1,5 @@
-#include "kernels/cuda/attention/attention.h"
+#include "kernels/cuda/attention/online_softmax.cuh"
 #include "kernels/cuda/attention/prefill_tile.cuh"
-#include "kernels/cuda/base/reduce.cuh"
 #include "kernels/cuda/ptx/cp_async.cuh"
 #include "kernels/cuda/ptx/mma.cuh"
 
@@ -77,10 +76,8 @@ __device__ __forceinline__ void load_kv(const PrefillArgs<T>& args, const QueryT
   }
 }
 
-// The online softmax of two rows of a row tile (group and group + 8); row_sum: over this lane's
-// columns.
-struct Softmax {
-  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0};
+struct Exp2 {
+  __device__ __forceinline__ float operator()(float x) const { return exp2f(x); }
 };
 
 // A warp's state: 16 · kRowTiles queries.
@@ -89,9 +86,12 @@ struct WarpState {
   using Storage = SharedStorage<T, kHeadDim>;
   float scores[Storage::kRowTiles][Storage::kTokens / 8][4];  // Q·Kᵀ of a tile; P after update_softmax()
   float acc_o[Storage::kRowTiles][kHeadDim / 8][4] = {};      // Σ P·V
-  Softmax softmax[Storage::kRowTiles];
+  OnlineSoftmax<Exp2> softmax[Storage::kRowTiles];
 
   static __device__ __forceinline__ int first_query() { return warp_id() * Storage::kWarpQueries; }
+  static __device__ __forceinline__ int query(int row_tile, int half) {
+    return first_query() + row_tile * 16 + lane_id() / 4 + 8 * half;
+  }
 
   // scores = Q·Kᵀ
   __device__ __forceinline__ void compute_qk(const Storage& storage, int stage) {
@@ -122,41 +122,16 @@ struct WarpState {
     }
   }
 
-  // Masks the scores, replaces them by P = 2^(score · scale − row_max · scale) and rescales acc_o.
+  // Masks the scores, replaces them by P and rescales acc_o.
   __device__ __forceinline__ void update_softmax(const PrefillArgs<T>& args, const QueryTile& tile,
                                                  int first) {
 #pragma unroll
     for (int m = 0; m < Storage::kRowTiles; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const int last = tile.first_position + tile.row_of(first_query() + m * 16 + lane_id() / 4 + 8 * half);
-        const int oldest = args.window > 0 ? last - args.window + 1 : 0;
-        float& row_max = softmax[m].row_max[half];
-        const float old_max = row_max;
-#pragma unroll
-        for (int n = 0; n < Storage::kTokens / 8; ++n)
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int position = first + n * 8 + lane_id() % 4 * 2 + i;
-            float& score = scores[m][n][2 * half + i];
-            if (position > last || position < oldest) score = -INFINITY;
-            row_max = fmaxf(row_max, score);
-          }
-        row_max = warp_max<4>(row_max);
-        const float scaled_max = row_max == -INFINITY ? 0.0f : row_max * args.scale;  // no token visible yet
-        const float rescale = exp2f(old_max * args.scale - scaled_max);
-        float sum = 0;
-#pragma unroll
-        for (int n = 0; n < Storage::kTokens / 8; ++n)
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            float& score = scores[m][n][2 * half + i];
-            score = exp2f(score * args.scale - scaled_max);
-            sum += score;
-          }
-        softmax[m].row_sum[half] = softmax[m].row_sum[half] * rescale + sum;
-#pragma unroll
-        for (auto& d : acc_o[m]) d[2 * half] *= rescale, d[2 * half + 1] *= rescale;
+        apply_mask(scores[m], half, first, tile.visible(query(m, half), args.window));
+        const float rescale = softmax[m].update(scores[m], half, args.scale);
+        rescale_row(acc_o[m], half, rescale);
       }
   }
 
@@ -167,10 +142,7 @@ struct WarpState {
     for (int k = 0; k < Storage::kTokens / 16; ++k) {
       std::uint32_t a[Storage::kRowTiles][4];
 #pragma unroll
-      for (int m = 0; m < Storage::kRowTiles; ++m)
-#pragma unroll
-        for (int i = 0; i < 4; ++i)
-          a[m][i] = pack<T>(scores[m][2 * k + i / 2][i % 2 * 2], scores[m][2 * k + i / 2][i % 2 * 2 + 1]);
+      for (int m = 0; m < Storage::kRowTiles; ++m) pack_p<T>(scores[m], k, a[m]);
 #pragma unroll
       for (int n = 0; n < kHeadDim / 8; n += 2) {
         std::uint32_t b[4];
@@ -184,31 +156,16 @@ struct WarpState {
     }
   }
 
-  __device__ __forceinline__ void store_output(const PrefillArgs<T>& args, const QueryTile& tile) const {
+  __device__ __forceinline__ void store_output(const PrefillArgs<T>& args, const QueryTile& tile) {
 #pragma unroll
     for (int m = 0; m < Storage::kRowTiles; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        const float scale = 1.0f / warp_sum<4>(softmax[m].row_sum[half]);
-        const int query = first_query() + m * 16 + lane_id() / 4 + 8 * half;
-        if (tile.is_valid(query))
-          store_row(args, args.out + tile.track * args.out_stride + tile.offset(args, query), acc_o[m], half,
-                    scale);
+        const float scale = softmax[m].output_scale(half);
+        if (tile.is_valid(query(m, half)))
+          store_row<false>(acc_o[m], half, scale, args.head_dim,
+                           args.out + tile.track * args.out_stride + tile.offset(args, query(m, half)));
       }
-  }
-  static __device__ __forceinline__ void store_row(const PrefillArgs<T>& args, T* out,
-                                                   const float (&d)[kHeadDim / 8][4], int half, float scale) {
-#pragma unroll
-    for (int n = 0; n < kHeadDim / 8; ++n) {
-      const int at = n * 8 + lane_id() % 4 * 2;
-      const float first = d[n][2 * half] * scale, second = d[n][2 * half + 1] * scale;
-      if (args.head_dim % 2 == 0) {
-        if (at < args.head_dim) *reinterpret_cast<std::uint32_t*>(out + at) = pack<T>(first, second);
-      } else {
-        if (at < args.head_dim) store(out + at, first);
-        if (at + 1 < args.head_dim) store(out + at + 1, second);
-      }
-    }
   }
 };
 

@@ -1,5 +1,5 @@
+#include "kernels/cuda/attention/online_softmax.cuh"
 #include "kernels/cuda/attention/prefill_producer.cuh"
-#include "kernels/cuda/base/reduce.cuh"
 
 // Prefill attention with wgmma, warp-specialized. Two consumer warpgroups with 64 queries each
 // process the tokens they see in tiles of 128, with an online softmax in registers. Four producer
@@ -11,17 +11,19 @@ namespace ptrt::cuda {
 namespace {
 
 // 2^x; denormal results are flushed to zero.
-__device__ __forceinline__ float exp2_approx(float x) {
+struct Exp2Approx {
+  __device__ __forceinline__ float operator()(float x) const {
 #ifdef PTRT_CUDA_EMULATION
-  return std::exp2(x);
+    return std::exp2(x);
 #else
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 #endif
-}
+  }
+};
 
-// One thread's part of a warpgroup's state: rows `query()` and query() + 8 of the block's queries.
+// One thread's part of a warpgroup's state.
 template <typename T, int kHeadDim>
 struct ConsumerState {
   using Storage = SharedStorage<kHeadDim>;
@@ -30,9 +32,9 @@ struct ConsumerState {
   float scores[kScores];             // Q·Kᵀ of a tile; P after update_softmax()
   std::uint32_t p[kTokens / 16][4];  // P of the tile before, packed as wgmma_rs() takes it
   float acc_o[kHeadDim / 2] = {};    // Σ P·V
-  float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0};  // row_sum: over this thread's columns
+  OnlineSoftmax<Exp2Approx> softmax;
 
-  static __device__ __forceinline__ int query() { return warp_id() * 16 + lane_id() / 4; }
+  static __device__ __forceinline__ int query(int half) { return warp_id() * 16 + lane_id() / 4 + 8 * half; }
 
   // Issues scores = Q·Kᵀ.
   __device__ __forceinline__ void compute_qk(const Storage& storage, int n) {
@@ -57,69 +59,33 @@ struct ConsumerState {
     warpgroup_commit_batch();
   }
 
-  // Replaces scores by P = 2^(score · scale − row_max · scale). `rescale`: the factor for acc_o of
-  // each row.
+  // Replaces scores by P. `rescale`: the factors for acc_o.
   __device__ __forceinline__ void update_softmax(const PrefillArgs<T>& args, const QueryTile& tile, int first,
                                                  bool masked, float (&rescale)[2]) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (masked) apply_mask(args, tile, first, half);
-      float new_max = row_max[half];
-#pragma unroll
-      for (int j = 0; j < kScores / 4; ++j)
-        new_max = fmaxf(new_max, fmaxf(scores[4 * j + 2 * half], scores[4 * j + 2 * half + 1]));
-      new_max = warp_max<4>(new_max);
-      const float scaled_max = new_max == -INFINITY ? 0.0f : new_max * args.scale;  // no token visible yet
-      rescale[half] = exp2_approx(row_max[half] * args.scale - scaled_max);
-      row_max[half] = new_max;
-      float sum = 0;
-#pragma unroll
-      for (int j = 0; j < kScores / 4; ++j)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& score = scores[4 * j + 2 * half + i];
-          score = exp2_approx(score * args.scale - scaled_max);
-          sum += score;
-        }
-      row_sum[half] = row_sum[half] * rescale[half] + sum;
+      if (masked) apply_mask(scores, half, first, tile.visible(query(half), args.window));
+      rescale[half] = softmax.update(scores, half, args.scale);
     }
-  }
-
-  // Sets the scores of tokens that the row does not see to -∞.
-  __device__ __forceinline__ void apply_mask(const PrefillArgs<T>& args, const QueryTile& tile, int first,
-                                             int half) {
-    const int last = tile.first_position + tile.row_of(query() + 8 * half);
-    const int oldest = args.window > 0 ? last - args.window + 1 : 0;
-#pragma unroll
-    for (int j = 0; j < kScores / 4; ++j)
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int position = first + j * 8 + lane_id() % 4 * 2 + i;
-        if (position > last || position < oldest) scores[4 * j + 2 * half + i] = -INFINITY;
-      }
   }
 
   // Packs P for the next accumulate_pv() and rescales acc_o.
   __device__ __forceinline__ void pack_p_and_rescale(const float (&rescale)[2]) {
 #pragma unroll
-    for (int i = 0; i < kScores / 2; ++i) p[i / 4][i % 4] = pack<T>(scores[2 * i], scores[2 * i + 1]);
+    for (int k = 0; k < kTokens / 16; ++k) pack_p<T>(scores, k, p[k]);
 #pragma unroll
-    for (int i = 0; i < kHeadDim / 2; ++i) acc_o[i] *= rescale[i / 2 % 2];
+    for (int half = 0; half < 2; ++half) rescale_row(acc_o, half, rescale[half]);
     warpgroup_fence_operand(p);
     warpgroup_fence_operand(acc_o);
   }
 
-  __device__ __forceinline__ void store_output(const PrefillArgs<T>& args, const QueryTile& tile) const {
+  __device__ __forceinline__ void store_output(const PrefillArgs<T>& args, const QueryTile& tile) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const float scale = 1.0f / warp_sum<4>(row_sum[half]);
-      if (!tile.is_valid(query() + 8 * half)) continue;
-      T* out =
-          args.out + tile.track * args.out_stride + tile.offset(args, query() + 8 * half) + lane_id() % 4 * 2;
-#pragma unroll
-      for (int j = 0; j < kHeadDim / 8; ++j)
-        *reinterpret_cast<std::uint32_t*>(out + 8 * j) =
-            pack<T>(acc_o[4 * j + 2 * half] * scale, acc_o[4 * j + 2 * half + 1] * scale);
+      const float scale = softmax.output_scale(half);
+      if (tile.is_valid(query(half)))
+        store_row<true>(acc_o, half, scale, kHeadDim,
+                        args.out + tile.track * args.out_stride + tile.offset(args, query(half)));
     }
   }
 };

@@ -35,6 +35,11 @@ PrefillArgs<T> prefill_args(const AttentionJob& job, const StepInput& step) {
           layer_pool<T>(job.pool, job.layer)};
 }
 
+// The positions [first, last] that a query sees.
+struct VisibleTokens {
+  int first, last;
+};
+
 // Queries are counted over rows × heads of the group; `query` below is an index within the tile.
 struct QueryTile {
   int track, kv_head, group;         // group: query heads per KV head
@@ -45,6 +50,10 @@ struct QueryTile {
 
   __device__ __forceinline__ int row_of(int query) const { return (first_query + query) / group; }
   __device__ __forceinline__ bool is_valid(int query) const { return row_of(query) < rows; }
+  __device__ __forceinline__ VisibleTokens visible(int query, int window) const {
+    const int last = first_position + row_of(query);
+    return {window > 0 ? last - window + 1 : 0, last};
+  }
   // Start of a query's vector in a tensor [tracks, rows, heads · head_dim].
   template <typename T>
   __device__ __forceinline__ std::int64_t offset(const PrefillArgs<T>& args, int query) const {
