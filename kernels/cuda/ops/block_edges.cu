@@ -1,7 +1,6 @@
 #include "kernels/cuda/base/per_track.h"
-#include "kernels/cuda/base/reduce.cuh"
-#include "kernels/cuda/base/row_vector.cuh"
 #include "kernels/cuda/ops/block_edges.h"
+#include "kernels/cuda/ops/row_norm.cuh"
 #include "kernels/cuda/ops/tree_sum.cuh"
 
 // A block processes a row, with one pass per norm. Results have the same bits as those of norm.cu.
@@ -9,26 +8,18 @@
 namespace ptrt::cuda {
 namespace {
 
-// 1 / sqrt(mean(x²) + eps) of a row, from each thread's sum of squares.
+// As inverse_rms(); scratch may be reused at once.
 __device__ __forceinline__ float norm_scale(float squares, int width, float eps, float* scratch) {
-  const float mean = block_sum(squares, scratch) / static_cast<float>(width);
-  __syncthreads();  // scratch may be reused
-  return 1.0f / sqrtf(mean + eps);
+  const float scale = inverse_rms(squares, width, eps, scratch);
+  __syncthreads();
+  return scale;
 }
 
 template <int kElements>
-__device__ __forceinline__ void apply_norm(float scale, const float* weights, float (&value)[kElements]) {
+__device__ __forceinline__ void load_and_apply(float scale, const float* weights, float (&value)[kElements]) {
   float weight[kElements];
   load(weights, weight);
-#pragma unroll
-  for (int j = 0; j < kElements; ++j) value[j] = value[j] * scale * weight[j];
-}
-
-template <int kElements>
-__device__ __forceinline__ float add_squares(float squares, const float (&value)[kElements]) {
-#pragma unroll
-  for (int j = 0; j < kElements; ++j) squares += value[j] * value[j];
-  return squares;
+  apply_norm(scale, weight, value);
 }
 
 // Strides between tracks in elements; rows lie `width` apart.
@@ -73,7 +64,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added
     for (int i = first; i < args.width; i += step) {
       float value[kElements];
       load(h + i, value);
-      apply_norm(scale, args.post_norm.at[track] + i, value);
+      load_and_apply(scale, args.post_norm.at[track] + i, value);
       save(h + i, value);
       squares = add_squares(squares, value);
     }
@@ -83,7 +74,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added
   for (int i = first; i < args.width; i += step) {
     float value[kElements];
     load(h + i, value);
-    if (args.combine) apply_norm(scale, args.combine_norm.at[track] + i, value);
+    if (args.combine) load_and_apply(scale, args.combine_norm.at[track] + i, value);
     if (args.minus != nullptr) {
       float less[kElements];
       load(args.minus + row + i, less);
@@ -154,7 +145,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) begin_block_kernel(BeginArgs<N
       for (int i = first; i < args.width; i += step) {
         float value[kElements];
         load(h + i, value);
-        apply_norm(scale, args.dispatch_norm.at[track] + i, value);
+        load_and_apply(scale, args.dispatch_norm.at[track] + i, value);
         save(h + i, value);
         squares = add_squares(squares, value);
       }
@@ -166,7 +157,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) begin_block_kernel(BeginArgs<N
     for (int i = first; i < args.width; i += step) {
       float value[kElements];
       load(h + i, value);
-      apply_norm(scale, args.pre_norm.at[track] + i, value);
+      load_and_apply(scale, args.pre_norm.at[track] + i, value);
       save(normed + i, value);
     }
   }

@@ -1,7 +1,6 @@
 #include "kernels/cuda/base/per_track.h"
-#include "kernels/cuda/base/reduce.cuh"
-#include "kernels/cuda/base/row_vector.cuh"
 #include "kernels/cuda/ops/norm.h"
+#include "kernels/cuda/ops/row_norm.cuh"
 
 namespace ptrt::cuda {
 namespace {
@@ -51,14 +50,12 @@ __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added
   for (int i = first; i < args.width; i += step) {
     float value[kElements];
     sum_at(i, value);
+    squares = add_squares(squares, value);
 #pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-      squares += value[j] * value[j];
+    for (int j = 0; j < kElements; ++j)
       if (i == first) kept[j] = value[j];
-    }
   }
-  const float mean = block_sum(squares, scratch) / static_cast<float>(args.width);
-  const float scale = 1.0f / sqrtf(mean + args.eps);
+  const float scale = inverse_rms(squares, args.width, args.eps, scratch);
 
   Out* out = args.out + track * args.out_stride + row;
   for (int i = first; i < args.width; i += step) {
@@ -66,10 +63,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added
       load(x + i, kept);
       load(weights + i, weight);
     }
-    float value[kElements];
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) value[j] = kept[j] * scale * weight[j];
-    save(out + i, value);
+    apply_norm(scale, weight, kept);
+    save(out + i, kept);
   }
 }
 
