@@ -95,9 +95,7 @@ __global__ void __launch_bounds__(kGroupWarps* kWarpSize) group_kernel(GroupArgs
   std::int32_t* begin = args.expert_begin + track * (args.experts + 1);
   int offset = 0;
   for (int slot = lane; slot < args.slots; slot += kWarpSize) offset += choices[slot].expert < expert ? 1 : 0;
-#pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
-    offset += __shfl_xor_sync(kAllLanes, offset, distance);
+  offset = warp_sum(offset);
   if (lane == 0) begin[expert] = offset;
   if (lane == 0 && expert == 0) begin[args.experts] = args.slots;
   const unsigned lanes_before = (1u << lane) - 1;

@@ -66,15 +66,10 @@ struct Row {
   }
 };
 
+// Over the block; scratch may be reused at once.
 template <typename T, class Combine>
-__device__ __forceinline__ T block_reduce(T x, T* scratch, const Combine& combine) {
-#pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
-    x = combine(x, __shfl_xor_sync(kAllLanes, x, distance));
-  if (threadIdx.x % kWarpSize == 0) scratch[threadIdx.x / kWarpSize] = x;
-  __syncthreads();
-  x = scratch[0];
-  for (int warp = 1; warp < kThreads / kWarpSize; ++warp) x = combine(x, scratch[warp]);
+__device__ __forceinline__ T reduce(T x, T* scratch, const Combine& combine) {
+  x = block_reduce(x, scratch, kThreads / kWarpSize, combine);
   __syncthreads();
   return x;
 }
@@ -93,7 +88,7 @@ __device__ __forceinline__ Key argmax_key(const Row& row, Shared& shared) {
     for (const Key one : key)
       if (one > best) best = one;
   }
-  return block_reduce(best, shared.partial, [](Key a, Key b) { return a > b ? a : b; });
+  return reduce(best, shared.partial, Max{});
 }
 
 // Σ mass of the tokens whose key is at least `cut`.
@@ -101,7 +96,7 @@ __device__ __forceinline__ Mass sum_mass(const Row& row, Key cut, Shared& shared
   Mass sum = 0;
   for (int index = row.begin + thread_id(); index < row.end; index += kThreads)
     if (const int id = row.id_at(index); row.key_of(id) >= cut) sum += row.mass_of(row.logits[id]);
-  return block_reduce(sum, shared.partial, [](Mass a, Mass b) { return a + b; });
+  return reduce(sum, shared.partial, Sum{});
 }
 
 // Σ e^(logit − max_logit); zero if max_logit is -∞.
@@ -110,7 +105,7 @@ __device__ __forceinline__ float sum_exp(const Row& row, Shared& shared) {
   if (row.max_logit != -INFINITY)
     for (int id = row.begin + thread_id(); id < row.end; id += kThreads)
       sum += expf(row.logits[id] - row.max_logit);
-  return block_reduce(sum, shared.sums, [](float a, float b) { return a + b; });
+  return reduce(sum, shared.sums, Sum{});
 }
 
 __device__ __forceinline__ void clear_bins(Shared& shared) {
@@ -150,9 +145,7 @@ __device__ __forceinline__ void add_to_bin(int bin, Mass amount, Shared& shared)
   if (some == 0) return;
   const int first = __shfl_sync(kAllLanes, bin, __ffs(static_cast<int>(some)) - 1);
   if (__all_sync(kAllLanes, amount == 0 || bin == first)) {
-#pragma unroll
-    for (int distance = kWarpSize / 2; distance > 0; distance /= 2)
-      amount += __shfl_xor_sync(kAllLanes, amount, distance);
+    amount = warp_sum(amount);
     if (threadIdx.x % kWarpSize == 0) atomicAdd(&shared.bins[first], amount);
   } else if (amount > 0) {
     atomicAdd(&shared.bins[bin], amount);
