@@ -1,5 +1,5 @@
-// Device time of launches: they are captured in a CUDA graph, so that the host's part stays out,
-// and replays of it are timed by events.
+// Device time of launches: a CUDA graph of them is replayed and timed by events, which excludes the
+// host's part.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -25,10 +25,10 @@ class GraphTimer {
   GraphTimer(const GraphTimer&) = delete;
   GraphTimer& operator=(const GraphTimer&) = delete;
 
-  // Microseconds of one work(i), i = 0 … launches - 1 making one graph: the median of `repeats`
-  // replays after two that are not counted. Work must only launch.
+  // Microseconds per call of work(i), i = 0 … launches - 1, captured as one graph: the median of
+  // `repeats` replays, after two that are not counted. `work` must only launch.
   double median_us(int launches, const std::function<void(int)>& work, int repeats = 9) {
-    for (int i = 0; i < launches; i++) work(i);  // looks algorithms up, loads kernels
+    for (int i = 0; i < launches; i++) work(i);  // finds algorithms, loads kernels
     PTRT_CUDA_CHECK(cudaStreamSynchronize(stream_));
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t replay = nullptr;

@@ -229,7 +229,7 @@ class Block {
 
   // One line for each different place that threads wait at.
   std::string describe_deadlock() const {
-    std::string text = fmt::format("kernel {}: threads wait for each other for ever:", kernel_);
+    std::string text = fmt::format("kernel {}: threads wait for each other forever:", kernel_);
     std::vector<std::string> listed;
     for (const Thread& thread : threads_) {
       const bool done = thread.state == State::done;

@@ -1,5 +1,5 @@
-// The CUDA execution model on the CPU, so that tests run the same sources that nvcc compiles
-// without a GPU. The threads of a block are fibers; blocks run one after the other. A thread that
+// The CUDA execution model on the CPU, so that tests without a GPU run the sources that nvcc
+// compiles. The threads of a block are fibers; blocks run one after the other. A thread that
 // waits at a barrier or for its warp yields to the others. It verifies logic, not speed or memory
 // order: threads are never preempted, and writes are visible to the others at once.
 //

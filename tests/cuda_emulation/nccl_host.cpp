@@ -1,6 +1,6 @@
-// The host twin of kernels/cuda/host/nccl_collectives.cpp: ranks are threads of the test, which
-// meet in this process's memory. A collective is work of the rank's stream and waits there for the
-// other ranks; abort() ends such a wait with an error.
+// The host implementation of kernels/cuda/host/nccl_collectives.h. Ranks are threads of the test and
+// exchange data in this process's memory. A collective is work in the rank's stream and waits there
+// for the other ranks; abort() ends such a wait with an error.
 #include "cuda_emulation/nccl_host.h"
 
 #include <condition_variable>
@@ -21,12 +21,12 @@
 namespace ptrt {
 namespace {
 
-// What the ranks of one group share.
-class Meeting {
+// The state that the ranks of one group share.
+class Rendezvous {
  public:
-  explicit Meeting(int size) : sent_(static_cast<std::size_t>(size)) {}
+  explicit Rendezvous(int size) : sent_(static_cast<std::size_t>(size)) {}
 
-  // Hands every rank's `send` to `take` once all have come; returns when all have taken.
+  // Passes every rank's `send` to `take` after all have called; returns after all `take`s are done.
   void exchange(int rank, const float* send,
                 const std::function<void(const std::vector<const float*>&)>& take) {
     std::unique_lock lock(mutex_);
@@ -67,7 +67,7 @@ class Meeting {
 struct Registry {
   std::mutex mutex;
   std::uint64_t next_id = 1;
-  std::map<std::uint64_t, std::weak_ptr<Meeting>> meetings;
+  std::map<std::uint64_t, std::weak_ptr<Rendezvous>> groups;
   std::string failure;
 };
 Registry& registry() {
@@ -75,34 +75,34 @@ Registry& registry() {
   return all;
 }
 
-std::shared_ptr<Meeting> meeting_of(std::uint64_t id, int size) {
+std::shared_ptr<Rendezvous> rendezvous_of(std::uint64_t id, int size) {
   const std::lock_guard lock(registry().mutex);
-  std::weak_ptr<Meeting>& known = registry().meetings[id];
-  std::shared_ptr<Meeting> meeting = known.lock();
-  if (meeting == nullptr) known = meeting = std::make_shared<Meeting>(size);
-  PTRT_CHECK(meeting->size() == size);
-  return meeting;
+  std::weak_ptr<Rendezvous>& known = registry().groups[id];
+  std::shared_ptr<Rendezvous> rendezvous = known.lock();
+  if (rendezvous == nullptr) known = rendezvous = std::make_shared<Rendezvous>(size);
+  PTRT_CHECK(rendezvous->size() == size);
+  return rendezvous;
 }
 
 class HostCollectives final : public DeviceCollectives {
  public:
-  HostCollectives(std::shared_ptr<Meeting> meeting, int rank, const Stream& stream)
-      : meeting_(std::move(meeting)), rank_(rank), stream_(stream) {}
-  // NCCL would wait for ever.
+  HostCollectives(std::shared_ptr<Rendezvous> rendezvous, int rank, const Stream& stream)
+      : rendezvous_(std::move(rendezvous)), rank_(rank), stream_(stream) {}
+  // NCCL would never return if graphs still held collectives of the group.
   ~HostCollectives() override {
     if (captured_.use_count() == 1) return;
     std::fprintf(stderr, "a group of %d ranks ends while graphs hold %ld of its collectives\n", size(),
                  captured_.use_count() - 1);
     std::abort();
   }
-  int size() const override { return meeting_->size(); }
+  int size() const override { return rendezvous_->size(); }
   int rank() const override { return rank_; }
-  std::string describe() const override { return "host twin of NCCL"; }
+  std::string describe() const override { return "NCCL emulated on the host"; }
 
   float* allocate(std::size_t count, const std::string&) override {
     return memory_->emplace_back(count, 0.0f).data();
   }
-  // Added from the last rank to the first: another order than the tree's.
+  // Adds from the last rank to the first: another order than the tree's.
   void all_reduce(const float* send, float* recv, std::int64_t count) override {
     exchange(send, [=](const std::vector<const float*>& sent) {
       for (std::int64_t i = 0; i < count; ++i) {
@@ -123,27 +123,27 @@ class HostCollectives final : public DeviceCollectives {
     const std::lock_guard lock(registry().mutex);
     return registry().failure;
   }
-  void abort() noexcept override { meeting_->abort(); }
+  void abort() noexcept override { rendezvous_->abort(); }
 
  private:
   void exchange(const float* send, std::function<void(const std::vector<const float*>&)> take) {
     emulation::submit(stream_.get(),
-                      [meeting = meeting_, memory = memory_, rank = rank_, send, take = std::move(take),
-                       held = held_by_graph()] { meeting->exchange(rank, send, take); });
+                      [rendezvous = rendezvous_, memory = memory_, rank = rank_, send, take = std::move(take),
+                       held = held_by_graph()] { rendezvous->exchange(rank, send, take); });
   }
 
-  // A share of captured_ while the stream is recorded: it lives as long as the graph.
+  // A reference to captured_ while the stream is captured; the graph owns it.
   std::shared_ptr<int> held_by_graph() const {
     cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
     cudaStreamIsCapturing(stream_.get(), &status);
     return status == cudaStreamCaptureStatusActive ? captured_ : nullptr;
   }
 
-  std::shared_ptr<Meeting> meeting_;
+  std::shared_ptr<Rendezvous> rendezvous_;
   int rank_;
   const Stream& stream_;
   std::shared_ptr<int> captured_ = std::make_shared<int>(0);
-  // Work that is still to run writes there.
+  // Shared with queued work, which writes to it.
   std::shared_ptr<std::list<std::vector<float>>> memory_ = std::make_shared<std::list<std::vector<float>>>();
 };
 
@@ -176,7 +176,7 @@ std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, in
   std::uint64_t number = 0;
   PTRT_CHECK(id.size() == sizeof number);
   std::memcpy(&number, id.data(), sizeof number);
-  return std::make_unique<HostCollectives>(meeting_of(number, size), rank, stream);
+  return std::make_unique<HostCollectives>(rendezvous_of(number, size), rank, stream);
 }
 
 }  // namespace cuda

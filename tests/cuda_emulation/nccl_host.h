@@ -1,11 +1,11 @@
-// What a test can do to the host twin of NCCL.
+// Fault injection for the host implementation of the NCCL collectives.
 #pragma once
 
 #include <string>
 
 namespace ptrt::emulation {
 
-// Every group's failure() says this from now on, as if a rank had died; empty: none does.
+// From now on failure() of every group returns `what`, as if a rank had died; empty: no failure.
 void set_collective_failure(const std::string& what);
 
 }  // namespace ptrt::emulation

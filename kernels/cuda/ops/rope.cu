@@ -132,15 +132,6 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) rope_append_kernel(RopeAppe
   }
 }
 
-}  // namespace
-
-void rope_angles(const std::int32_t* positions, double theta, const Tensor& cos_sin, cudaStream_t stream) {
-  launch({"rope_angles", dim3(static_cast<unsigned>(cos_sin.rows)), dim3(64), stream}, rope_angles_kernel,
-         positions, theta, static_cast<float*>(cos_sin.data), static_cast<int>(cos_sin.width));
-}
-
-namespace {
-
 template <typename T>
 void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
          const Tensor& cos_sin, const Tensor& q, const Tensor& k, const Tensor& v, const StepView& step,
@@ -173,6 +164,11 @@ void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWei
 }
 
 }  // namespace
+
+void rope_angles(const std::int32_t* positions, double theta, const Tensor& cos_sin, cudaStream_t stream) {
+  launch({"rope_angles", dim3(static_cast<unsigned>(cos_sin.rows)), dim3(64), stream}, rope_angles_kernel,
+         positions, theta, static_cast<float*>(cos_sin.data), static_cast<int>(cos_sin.width));
+}
 
 void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
                  const Tensor& cos_sin, const Tensor& q, const Tensor& k, const Tensor& v,

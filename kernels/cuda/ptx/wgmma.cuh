@@ -1,12 +1,12 @@
-// wgmma, Hopper's asynchronous matrix product of a warpgroup (128 threads): d[64 × n] += a · b with
-// factors in shared memory and float32 accumulators. sm_90a only; the host emulation has an
-// equivalent. See PTX, "Asynchronous warpgroup level matrix instructions".
+// wgmma, Hopper's asynchronous matrix product of a warpgroup (128 threads): d[64 × n] += a · b with b
+// in shared memory, a in shared memory or registers, and float32 accumulators. sm_90a only; the
+// host emulation has an equivalent. See PTX, "Asynchronous warpgroup level matrix instructions".
 //
 // Tiles in shared memory use the 128-byte swizzle (swizzle_128b()): rows of 64 elements (128
 // bytes), eight rows to an atom of 1024 bytes. A tile with more columns is a sequence of tiles with
-// 64 columns each. With group = lane / 4 and quad = lane % 4, a thread accumulates columns 8 · j +
-// 2 · quad and + 1 of two rows: d[4 · j], d[4 · j + 1] of row 16 · warp + group, d[4 · j + 2], d[4
-// · j + 3] of row 16 · warp + group + 8.
+// 64 columns each. With group = lane / 4 and quad = lane % 4, a thread accumulates columns
+// 8 · j + 2 · quad and + 1 of two rows: d[4 · j], d[4 · j + 1] of row 16 · warp + group,
+// d[4 · j + 2], d[4 · j + 3] of row 16 · warp + group + 8.
 #pragma once
 
 #include "kernels/cuda/ptx/mma.cuh"
