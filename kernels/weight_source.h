@@ -1,4 +1,4 @@
-// What a backend is given to load a weight: its use and shape, and the source of its content.
+// What a backend loads: a weight's use, shape and type, and the source of its content.
 #pragma once
 
 #include <cstddef>
@@ -39,14 +39,14 @@ struct WeightSpec {
 // How the elements of a weight lie in memory or in a file.
 enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in kernels/cpu/weights/packed.h
 
-// The whole content of a weight in memory that a backend may use as it is, for as long as it holds
+// The whole content of a weight, mapped from its file. A backend may use it for as long as it holds
 // `data`.
-struct WeightImage {
+struct MappedWeight {
   std::shared_ptr<const std::byte> data;  // read-only; panels 64-byte aligned, rows as their elements need
   std::size_t bytes = 0;                  // in the weight's stored type
 };
 
-// Where a weight's content comes from while it is loaded: count · out rows of `in` elements as
+// Where a weight's content comes from while it is loaded: count · out rows of `in` elements, as
 // stored.
 class WeightSource {
  public:
@@ -58,15 +58,15 @@ class WeightSource {
   // row.
   virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
 
-  // The content mapped from its file, if the file has it in that layout and usable in place. A
-  // backend that uses it reads no rows.
-  virtual std::optional<WeightImage> image(WeightLayout /*layout*/) { return std::nullopt; }
-  // Checks rows [first, first + rows) of the image; of panels, whole ones. The backend asks for
-  // every row exactly once; several threads may ask at the same time.
-  virtual void check_image(std::int64_t /*first*/, std::int64_t /*rows*/) {}
+  // The content mapped from its file; none where the file does not have it in that layout, or it
+  // cannot be mapped. A backend that takes it reads no rows. Instead it calls check_mapped() for
+  // every row exactly once: rows [first, first + rows), in whole panels where the layout is panels.
+  // Several threads may call check_mapped() at the same time.
+  virtual std::optional<MappedWeight> try_map(WeightLayout /*layout*/) { return std::nullopt; }
+  virtual void check_mapped(std::int64_t /*first*/, std::int64_t /*rows*/) {}
 };
 
-// A weight to load, and the source of its content.
+// A weight to load, and where its content comes from.
 struct WeightLoad {
   WeightSpec spec;
   WeightSource* source = nullptr;

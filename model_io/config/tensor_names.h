@@ -1,4 +1,5 @@
-// Every tensor of a model: its path in the file, its shape and who owns it (docs/SPEC.md, The file).
+// Every tensor of a model: its path in the file, its shape and who owns it (docs/SPEC.md, The
+// file).
 #pragma once
 
 #include <cstdint>
@@ -10,16 +11,49 @@
 
 namespace ptrt {
 
-struct TensorSpec {
-  std::string path;                 // "/tracks/03/layers/007/wq"
-  std::vector<std::int64_t> shape;  // as the dataset has it
-  WeightRole role = WeightRole::matrix;
-
-  std::int64_t elements() const;
-  WeightSpec weight(DType dtype) const;  // as a backend takes it, stored in that type
+enum class TensorId : std::uint8_t {
+  // Shared.
+  embedding,
+  lm_head,
+  final_norm,
+  // Of a track block.
+  dispatch_norm,
+  combine_norm,
+  // Of a layer.
+  attn_norm,
+  attn_output_norm,
+  attn_post_norm,
+  ffn_norm,
+  ffn_output_norm,
+  ffn_post_norm,
+  wq,
+  wk,
+  wv,
+  wo,
+  q_norm,
+  k_norm,
+  // Its dense FFN.
+  w_gate,
+  w_up,
+  w_down,
+  // Its mixture of experts.
+  router,
+  expert_gate,
+  expert_up,
+  expert_down,
 };
 
-// The dataset of an int8 tensor's scales, beside the tensor's: "/tracks/03/layers/007/wq.scale".
+struct TensorSpec {
+  std::string path;                 // "/tracks/03/layers/007/wq"
+  std::vector<std::int64_t> shape;  // of the dataset
+  WeightRole role = WeightRole::matrix;
+  TensorId id = TensorId::embedding;
+
+  std::int64_t elements() const;
+  WeightSpec weight(DType dtype) const;  // what a backend loads, where it is stored in that type
+};
+
+// The dataset of an int8 tensor's scales: "/tracks/03/layers/007/wq.scale".
 std::string scale_path(const TensorSpec& spec);
 
 std::string track_group(std::int64_t track);                     // "/tracks/03"
@@ -27,7 +61,7 @@ std::string layer_path(std::int64_t track, std::int64_t layer);  // "/tracks/03/
 std::string block_path(std::int64_t track, std::int64_t block);  // "/tracks/03/blocks/01"
 
 std::vector<TensorSpec> shared_tensors(const ModelConfig& config);
-// All of a track: its blocks', then its layers'.
+// All tensors of a track: those of its blocks, then those of its layers.
 std::vector<TensorSpec> track_tensors(const ModelConfig& config, std::int64_t track);
 std::vector<TensorSpec> model_tensors(const ModelConfig& config);  // shared, then track by track
 std::vector<TensorSpec> block_tensors(const ModelConfig& config, std::int64_t track, std::int64_t block);

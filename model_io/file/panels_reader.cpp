@@ -14,7 +14,7 @@ PackedLayout layout_of(const std::vector<std::int64_t>& shape, DType dtype) {
   return {dtype, shape[shape.size() - 2], shape.back()};
 }
 
-// Whether a scale of an int8 panel is negative or not finite. Those that stand for no group are zero.
+// Whether a scale of an int8 panel is negative or not finite. Scales without a group are zero.
 bool has_bad_scale(const std::byte* panel, std::int64_t panel_bytes) {
   bool bad = false;
   for (std::int64_t line = 0; line < panel_bytes; line += kGroupPair) {
@@ -25,7 +25,7 @@ bool has_bad_scale(const std::byte* panel, std::int64_t panel_bytes) {
   return bad;
 }
 
-// Rows of `row` elements in memory, of which those from `column` on are wanted.
+// Whole rows in memory, of which a range of columns is copied. All sizes are in bytes.
 struct UnpackedRows {
   std::vector<std::byte> bytes;
   void copy(std::int64_t first, std::int64_t rows, std::size_t row, std::size_t column,
@@ -54,7 +54,8 @@ std::size_t PanelsReader::panel_at(std::int64_t row) const {
   return static_cast<std::size_t>(panel * layout_.panel_bytes());
 }
 
-// Panel by panel: the columns from a place on where a panel can be cut are read as a panel of their own.
+// Panel by panel: the columns from a place on where a panel can be cut are read as a panel of their
+// own.
 void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns columns, bool counts,
                           Destination to) {
   const PanelColumn start = panel_column(layout_, columns.first);
@@ -111,18 +112,18 @@ void PanelsReader::read_scale_groups(std::int64_t first, std::int64_t count, std
   unpack(first, count, {column, columns}, false, {{}, out});
 }
 
-std::optional<WeightImage> PanelsReader::image(WeightLayout layout) {
+std::optional<MappedWeight> PanelsReader::try_map(WeightLayout layout) {
   if (layout != WeightLayout::panels) return std::nullopt;
-  image_ = content_->map_with_file();
-  if (image_ == nullptr) return std::nullopt;
-  return WeightImage{image_, stored_.bytes};
+  mapped_ = content_->map_with_file();
+  if (mapped_ == nullptr) return std::nullopt;
+  return MappedWeight{mapped_, stored_.bytes};
 }
 
-void PanelsReader::check_image(std::int64_t first, std::int64_t rows) {
+void PanelsReader::check_mapped(std::int64_t first, std::int64_t rows) {
   const std::int64_t panels = (rows + kPanelOuts - 1) / kPanelOuts;
   const auto panel_bytes = static_cast<std::size_t>(layout_.panel_bytes());
-  const std::byte* panel = image_.get() + panel_at(first);
-  content_->account(panel_at(first), {panel, static_cast<std::size_t>(panels) * panel_bytes});
+  const std::byte* panel = mapped_.get() + panel_at(first);
+  content_->add_checksum(panel_at(first), {panel, static_cast<std::size_t>(panels) * panel_bytes});
   if (layout_.dtype != DType::int8) return;
   for (std::int64_t row = 0; row < rows; row += kPanelOuts, panel += panel_bytes) {
     if (!has_bad_scale(panel, layout_.panel_bytes())) continue;

@@ -1,5 +1,5 @@
-// A tensor that is stored in the panels of kernels/cpu/weights/packed.h: the CPU's products take it as it is,
-// everyone else reads its rows.
+// Reads a tensor that is stored in the panels of kernels/cpu/weights/packed.h. The CPU's products
+// use it as it is; others read its rows.
 #pragma once
 
 #include <cstddef>
@@ -23,9 +23,9 @@ class PanelsReader final : public TensorReader {
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
   void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                     std::span<std::byte> out) override;
-  std::optional<WeightImage> image(WeightLayout layout) override;
+  std::optional<MappedWeight> try_map(WeightLayout layout) override;
   // Throws bad_input on a scale that is negative or not finite.
-  void check_image(std::int64_t first, std::int64_t rows) override;
+  void check_mapped(std::int64_t first, std::int64_t rows) override;
 
  private:
   struct Columns {
@@ -42,10 +42,11 @@ class PanelsReader final : public TensorReader {
   std::size_t panel_at(std::int64_t row) const;  // of the tensor's rows; in bytes
 
   PackedLayout layout_;  // of one matrix
-  std::shared_ptr<const std::byte> image_;
+  std::shared_ptr<const std::byte> mapped_;
 };
 
-// Of the dataset of a tensor of that shape in panels, whose elements are bytes: [.., panels, bytes of one].
+// Shape of the dataset, in bytes, of a tensor of that shape in panels: [.., panels, bytes of a
+// panel].
 std::vector<std::int64_t> panels_shape(const std::vector<std::int64_t>& shape, DType dtype);
 
 }  // namespace ptrt

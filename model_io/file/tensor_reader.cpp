@@ -88,7 +88,7 @@ std::shared_ptr<const std::byte> DatasetReader::map_with_file() {
   return map_->bytes(*stored_.offset, stored_.bytes, stored_.name);
 }
 
-void DatasetReader::account(std::size_t at, std::span<const std::byte> mapped) {
+void DatasetReader::add_checksum(std::size_t at, std::span<const std::byte> mapped) {
   pieces_.add(at, mapped);
   *bytes_read_ += mapped.size();
 }
@@ -157,7 +157,7 @@ std::string TensorReader::verify() const {
   return fmt::format("{:08x} {:08x}", content_->crc32c(), scales_->crc32c());
 }
 
-std::string TensorReader::claim() const {
+std::string TensorReader::recorded_checksums() const {
   if (!stored_.crc32c) return "";
   if (!stored_.scales) return fmt::format("{:08x}", *stored_.crc32c);
   return stored_.scales->crc32c ? fmt::format("{:08x} {:08x}", *stored_.crc32c, *stored_.scales->crc32c) : "";
@@ -188,16 +188,16 @@ void RowsReader::read_scale_groups(std::int64_t first, std::int64_t count, std::
                         row_groups() * kBytes, static_cast<std::size_t>(count), out);
 }
 
-std::optional<WeightImage> RowsReader::image(WeightLayout layout) {
+std::optional<MappedWeight> RowsReader::try_map(WeightLayout layout) {
   if (layout != WeightLayout::rows || stored_.dtype == DType::int8) return std::nullopt;
-  image_ = content_->map_alone(size_of(stored_.dtype));
-  if (image_ == nullptr) return std::nullopt;
-  return WeightImage{image_, stored_.bytes};
+  mapped_ = content_->map_alone(size_of(stored_.dtype));
+  if (mapped_ == nullptr) return std::nullopt;
+  return MappedWeight{mapped_, stored_.bytes};
 }
 
-void RowsReader::check_image(std::int64_t first, std::int64_t rows) {
+void RowsReader::check_mapped(std::int64_t first, std::int64_t rows) {
   const std::size_t at = static_cast<std::size_t>(first) * row_bytes();
-  content_->account(at, {image_.get() + at, static_cast<std::size_t>(rows) * row_bytes()});
+  content_->add_checksum(at, {mapped_.get() + at, static_cast<std::size_t>(rows) * row_bytes()});
 }
 
 }  // namespace ptrt

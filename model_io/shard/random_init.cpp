@@ -1,22 +1,23 @@
 #include "model_io/shard/random_init.h"
 
+#include <fmt/format.h>
 #include <xxhash.h>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
-#include <string_view>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "kernels/base/error.h"
 #include "kernels/base/scalar_types.h"
+#include "model_io/file/crc32c.h"
 
 namespace ptrt {
 namespace {
 
-// The finalizer of splitmix64: bijective, every output bit hangs on every input bit.
+// The finalizer of splitmix64: bijective, every output bit depends on every input bit.
 constexpr std::uint64_t mix(std::uint64_t z) {
   z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
   z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -25,8 +26,8 @@ constexpr std::uint64_t mix(std::uint64_t z) {
 
 constexpr std::uint64_t kGoldenGamma = 0x9e3779b97f4a7c15u;
 
-// The sum of four independent 16-bit uniforms, centred: near to normal, within ±3.46 standard deviations, and
-// an exact integer, so the same on every machine.
+// The sum of four independent 16-bit uniforms, centred: near to normal, within ±3.46 standard
+// deviations, and an exact integer, so the same on every machine.
 constexpr float near_normal(std::uint64_t bits) {
   const auto sum = static_cast<std::int32_t>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) +
                                              (bits >> 48));
@@ -36,18 +37,14 @@ constexpr float near_normal(std::uint64_t bits) {
 // Its standard deviation: sqrt(4 · (2^32 - 1) / 12).
 constexpr double kNearNormalDeviation = 37837.22722;
 
-std::string_view last_name(std::string_view path) {
-  return path.substr(path.rfind('/') + 1);
-}
-
 double deviation(const ModelConfig& config, const TensorSpec& spec) {
-  const auto name = last_name(spec.path);
   const double xavier = 1 / std::sqrt(static_cast<double>(spec.shape.back()));
-  const bool writes_residual = name == "wo" || name == "w_down";
+  const bool writes_residual = spec.path.ends_with("/wo") || spec.path.ends_with("/w_down");
   return writes_residual ? xavier / std::sqrt(2.0 * static_cast<double>(config.layers)) : xavier;
 }
 
-// Every element is made for itself, so that threads can share them out; they are whole models' worth.
+// Elements are independent of each other, so threads divide them: a whole model may have to be
+// filled.
 template <typename Element, typename Convert>
 void fill(std::span<std::byte> out, const Convert& value_of) {
   constexpr std::size_t kWorthAThread = 1 << 17;
@@ -79,6 +76,50 @@ void fill_as(DType dtype, std::span<std::byte> out, const ValueOf& value_of) {
   }
 }
 
+// A tensor of random elements.
+class RandomTensor final : public VerifiedSource {
+ public:
+  RandomTensor(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype)
+      : config_(config),
+        spec_(spec),
+        seed_(seed),
+        dtype_(dtype),
+        crc_(static_cast<std::size_t>(spec.elements()) * size_of(dtype)) {}
+
+  DType dtype() const override { return dtype_; }
+  void read(std::int64_t first, std::span<std::byte> rows) override {
+    const std::int64_t element = first * spec_.shape.back();
+    random_elements(config_, spec_, seed_, dtype_, element, rows);
+    crc_.add(static_cast<std::size_t>(element) * size_of(dtype_), rows);
+  }
+  void read_scales(std::int64_t, std::span<std::byte>) override {
+    throw_failure("{} has no scales", spec_.path);
+  }
+  void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                    std::span<std::byte> out) override {
+    const std::size_t width = static_cast<std::size_t>(columns) * size_of(dtype_);
+    for (std::int64_t r = 0; r < count; ++r)
+      random_elements(config_, spec_, seed_, dtype_, (first + r) * spec_.shape.back() + column,
+                      out.subspan(static_cast<std::size_t>(r) * width, width));
+  }
+  void read_scale_columns(std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                          std::span<std::byte>) override {
+    throw_failure("{} has no scales", spec_.path);
+  }
+  std::string verify() const override {
+    PTRT_CHECK(crc_.complete());
+    return fmt::format("{:08x}", crc_.value());
+  }
+  std::string recorded_checksums() const override { return "random"; }
+
+ private:
+  const ModelConfig& config_;
+  const TensorSpec& spec_;
+  std::uint64_t seed_;
+  DType dtype_;
+  Crc32cOfPieces crc_;
+};
+
 }  // namespace
 
 void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype,
@@ -89,6 +130,11 @@ void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uin
   const auto scale = static_cast<float>(deviation(config, spec) / kNearNormalDeviation);
   const std::uint64_t origin = stream + static_cast<std::uint64_t>(first) * kGoldenGamma;
   fill_as(dtype, out, [=](std::size_t i) { return scale * near_normal(mix(origin + i * kGoldenGamma)); });
+}
+
+std::unique_ptr<VerifiedSource> random_source(const ModelConfig& config, const TensorSpec& spec,
+                                              std::uint64_t seed, DType dtype) {
+  return std::make_unique<RandomTensor>(config, spec, seed, dtype);
 }
 
 }  // namespace ptrt

@@ -1,16 +1,18 @@
-// The weights of one rank: the shared tensors and its own tracks', loaded into a backend's memory.
+// The weights of one rank, loaded into a backend's memory: the shared tensors and those of its
+// tracks.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "kernels/backend.h"
+#include "model_io/config/tensor_names.h"
 #include "model_io/file/model_file.h"
 #include "model_io/shard/track_split.h"
 
 namespace ptrt {
 
-// One layer of every local track; TrackWeights that the config does not ask for are empty.
+// One layer of every local track. Weights that the config does not have are empty.
 struct LayerWeights {
   TrackWeights attn_norm, attn_output_norm, attn_post_norm;  // [d]
   TrackWeights ffn_norm, ffn_output_norm, ffn_post_norm;     // [d]
@@ -25,7 +27,11 @@ struct BlockWeights {
   TrackWeights dispatch_norm, combine_norm;  // [d]
 };
 
-// One local track's entries alone.
+// The member that holds that tensor.
+TrackWeights& weights_of(LayerWeights& layer, TensorId id);
+TrackWeights& weights_of(BlockWeights& block, TensorId id);
+
+// The weights of one local track.
 LayerWeights of_track(const LayerWeights& layer, std::size_t track);
 BlockWeights of_track(const BlockWeights& block, std::size_t track);
 
@@ -46,16 +52,18 @@ struct TrackShard {
   std::vector<std::uint64_t> track_digests;  // the same of each local track
 };
 
-// Checks every tensor of these tracks against the file's metadata first, then loads them; touches no other
-// track. With `split` it loads this rank's part of every matrix of the layers, whose checksums are then not
-// checked and stand for the content in the digest. Of a head in parts only these rows are read (beside the
-// whole table, where it is tied), so its checksum is not checked; such a file must have one (can_split_head),
-// which stands for the content in the digest.
+// Checks every tensor of these tracks against the file's metadata, then loads them; touches no other track.
+// Throws bad_input. Where the rank has a part of a tensor only, its checksum is not checked, and the recorded
+// one stands for its content in the digest. That is so for
+// * the matrices of the layers, with a `split`;
+// * the head, with head rows; the file must record its checksum (can_split_head). A tied head is loaded as the
+//   whole table too.
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
                       HeadRows head = {}, TrackSplit split = {});
 bool can_split_head(const ModelFile& file);
+bool is_head(const TensorSpec& spec);
 
-// The same shard with random weights and no file (as `ptrt init` would write with that seed and dtype).
+// The same shard with random weights: those that `ptrt init` writes with that seed and dtype.
 TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,
                         std::int64_t tracks, Backend& backend, HeadRows head = {}, TrackSplit split = {});
 

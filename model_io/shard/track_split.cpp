@@ -16,8 +16,8 @@ bool fits(const ModelConfig& config, std::int64_t ranks) {
          (!uses(FfnKind::moe) || config.moe->ffn_size % ranks == 0);
 }
 
-// Where a rank's part of an extent begins: parts are equal, and several ranks in a row share one where there
-// are more ranks than parts.
+// Where a rank's part of an extent begins: parts are equal, and several ranks in a row share one
+// where there are more ranks than parts.
 std::int64_t first_of(std::int64_t whole, std::int64_t mine, const TrackSplit& split) {
   const std::int64_t parts = whole / mine;
   return split.rank * parts / split.ranks * mine;

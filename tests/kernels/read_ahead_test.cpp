@@ -133,8 +133,8 @@ class WatchedWeight final : public WeightSource {
 
   void read(std::int64_t, std::span<std::byte>) override { throw std::runtime_error("read"); }
   void read_scales(std::int64_t, std::span<std::byte>) override { throw std::runtime_error("read"); }
-  std::optional<WeightImage> image(WeightLayout) override {
-    return WeightImage{{memory_, memory_->bytes().data()}, memory_->bytes().size()};
+  std::optional<MappedWeight> try_map(WeightLayout) override {
+    return MappedWeight{{memory_, memory_->bytes().data()}, memory_->bytes().size()};
   }
 
   WatchedMemory& memory() { return *memory_; }

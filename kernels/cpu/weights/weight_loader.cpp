@@ -92,12 +92,12 @@ WeightLoader::Job WeightLoader::plan(const WeightLoad& load) {
 bool WeightLoader::map(Job& job) {
   const WeightSpec& spec = job.spec;
   if (spec.role == WeightRole::vector || job.weight.dtype != spec.dtype) return false;
-  std::optional<WeightImage> image =
-      job.source->image(job.weight.packed ? WeightLayout::panels : WeightLayout::rows);
-  if (!image) return false;
-  PTRT_CHECK(image->bytes == kept_bytes(job.weight));
-  job.weight.data = image->data.get();
-  images_.push_back(std::move(image->data));
+  std::optional<MappedWeight> mapped =
+      job.source->try_map(job.weight.packed ? WeightLayout::panels : WeightLayout::rows);
+  if (!mapped) return false;
+  PTRT_CHECK(mapped->bytes == kept_bytes(job.weight));
+  job.weight.data = mapped->data.get();
+  mappings_.push_back(std::move(mapped->data));
   return true;
 }
 
@@ -107,7 +107,7 @@ void WeightLoader::run_task(const Job& job, std::int64_t task, Buffers& buffers)
   const std::int64_t matrix = task / job.tasks_per_matrix,
                      row = task % job.tasks_per_matrix * job.rows_per_task;
   const std::int64_t count = std::min(job.rows_per_task, spec.out - row);
-  if (job.to == nullptr) return job.source->check_image(matrix * spec.out + row, count);
+  if (job.to == nullptr) return job.source->check_mapped(matrix * spec.out + row, count);
   if (job.weight.packed) return load_packed(job, matrix, row, count, buffers);
   const std::int64_t first = matrix * spec.out + row, bytes = row_bytes(spec);
   job.source->read(first, {job.to + first * bytes, static_cast<std::size_t>(count * bytes)});

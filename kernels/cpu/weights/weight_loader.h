@@ -1,5 +1,5 @@
-// Takes weights into the memory of the CPU backend: decides the type each is kept in and packs matrices on
-// the way. What lies in a file as it would be kept is mapped and used there.
+// Loads weights into the memory of the CPU backend: chooses the type each is kept in, and packs
+// matrices. A weight that is in its file just as it would be kept is mapped and used in place.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +21,8 @@ class WeightLoader {
   WeightLoader(const CpuOptions& options, ThreadPool& pool)
       : options_(options), pool_(pool), buffers_(static_cast<std::size_t>(pool.threads())) {}
 
-  // Reads the sources from every thread, in pieces that stay in a thread's second-level cache until they are
-  // packed. Throws bad_input on a type that does not go with the options, before it reads anything.
+  // Every thread reads from the sources, in pieces that stay in its second-level cache until they
+  // are packed. Throws bad_input on a type that does not fit the options, before it reads anything.
   std::vector<Weight> load(std::span<const WeightLoad> loads);
   std::size_t bytes() const { return bytes_; }                // of weights loaded so far
   std::size_t mapped_bytes() const { return mapped_bytes_; }  // of these, what was not copied
@@ -42,28 +42,28 @@ class WeightLoader {
     WeightSpec spec;
     WeightSource* source = nullptr;
     Weight weight;
-    std::byte* to = nullptr;  // null: the weight is the source's image
+    std::byte* to = nullptr;  // null: the weight is mapped
     std::int64_t rows_per_task = 0, tasks_per_matrix = 0;
     std::int64_t first_task = 0;  // among those of all jobs
   };
 
   DType kept_type(const WeightSpec& spec) const;
   Job plan(const WeightLoad& load);
-  // Takes the source's image as the weight, if it has one that the ops can use.
+  // Uses the source's mapping as the weight, if it has one.
   bool map(Job& job);
   void run_task(const Job& job, std::int64_t task, Buffers& buffers);
   void load_vector(const Job& job, Buffers& buffers);
   void load_packed(const Job& job, std::int64_t matrix, std::int64_t row, std::int64_t count,
                    Buffers& buffers);
-  // Rows [first, first + count) of the weight, of which buffers.rows holds from number `row` on, as one
-  // panel.
+  // Rows [first, first + count) of the weight, of which buffers.rows holds from number `row` on, as
+  // one panel.
   void pack_rows(const Job& job, std::int64_t first, std::int64_t row, std::int64_t count, Buffers& buffers,
                  std::byte* to);
 
   CpuOptions options_;
   ThreadPool& pool_;
   WeightArena arena_;
-  std::vector<std::shared_ptr<const std::byte>> images_;
+  std::vector<std::shared_ptr<const std::byte>> mappings_;
   std::size_t bytes_ = 0, mapped_bytes_ = 0;
   std::vector<Buffers> buffers_;  // [threads]
 };
