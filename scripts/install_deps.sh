@@ -10,7 +10,7 @@ packages=(
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
   libhwy-dev libhwloc-dev                        # SIMD, cores of the host
   libisal-dev libxxhash-dev                      # checksums, digests
-  libsentencepiece-dev libicu-dev                # tokenizers
+  libsentencepiece-dev libicu-dev libonig-dev    # tokenizers
   python3                                        # the demo's answers
 )
 if [ "${1:-}" != program ]; then

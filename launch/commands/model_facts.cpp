@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "launch/options/run_options.h"
-#include "model_io/tokenizer/tokenizer.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {

@@ -11,7 +11,7 @@
 #include "model_io/file/model_file.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/file/tensor_copy.h"
-#include "model_io/tokenizer/tokenizer.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {

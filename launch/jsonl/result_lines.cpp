@@ -5,6 +5,8 @@
 #include <cmath>
 #include <nlohmann/json.hpp>
 
+#include "model_io/text/unicode.h"
+
 namespace ptrt {
 namespace {
 

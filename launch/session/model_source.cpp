@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/files.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 

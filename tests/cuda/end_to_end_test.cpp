@@ -5,6 +5,7 @@
 #include "kernels/make_cpu_backend.h"
 #include "model_io/file/model_file.h"
 #include "model_io/model_fixture.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 #include "ops/cuda_provider.h"
 #include "ops/test_tensors.h"
 #include "runtime/engine_fixture.h"

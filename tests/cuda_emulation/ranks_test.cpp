@@ -9,7 +9,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "model_io/file/model_file.h"
 #include "model_io/shard/track_shard.h"
-#include "model_io/tokenizer/tokenizer.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 #include "ops/test_tensors.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/serving/engine.h"

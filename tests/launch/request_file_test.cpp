@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "kernels/base/error.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {

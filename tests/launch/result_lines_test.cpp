@@ -4,6 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
+
 namespace ptrt {
 namespace {
 

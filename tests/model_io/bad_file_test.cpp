@@ -11,7 +11,7 @@
 #include "model_fixture.h"
 #include "model_io/file/model_file.h"
 #include "model_io/shard/track_shard.h"
-#include "model_io/tokenizer/tokenizer.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {

@@ -2,12 +2,15 @@
 // (golden/, made by scripts/make_tokenizer_goldens.py).
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <random>
+#include <thread>
 
 #include "model_fixture.h"
-#include "model_io/tokenizer/tokenizer.h"
+#include "model_io/text/unicode.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {
@@ -163,17 +166,71 @@ TEST(HuggingFace, AnUnknownTokenThatIsNotThere) {
 }
 
 TEST(HuggingFace, ARegexThatBacktracksGivesUp) {
-  const json slow = {{"type", "Split"},
-                     {"pattern", {{"Regex", "(a|aa|(a+)+)+b"}}},
-                     {"behavior", "Isolated"},
-                     {"invert", false}};
-  const auto tokenizer = tokenizer_of(with(golden("gpt2")["tokenizer"], {{"pre_tokenizer", slow}}));
-  expect_words(message_of([&] { tokenizer->encode(std::string(60, 'a')); }),
-               {"regular expression", "gave up"});
+  for (const std::string regex : {"(a|aa|(a+)+)+b", "(?:a|a)*b|a"}) {
+    const json slow = {
+        {"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}};
+    const auto tokenizer = tokenizer_of(with(golden("gpt2")["tokenizer"], {{"pre_tokenizer", slow}}));
+    for (const std::size_t length : {60, 100'000})
+      expect_words(message_of([&] { tokenizer->encode(std::string(length, 'a')); }),
+                   {"regular expression", regex, "gave up"});
+  }
 }
 
 json sequence(const char* key, const json& step) {
   return {{"type", "Sequence"}, {key, json::array({step})}};
+}
+
+// What the library's Replace makes of the texts (tokenizers 0.23.3).
+TEST(HuggingFace, ARegexMeansWhatItMeansToTheLibrary) {
+  const struct {
+    const char *regex, *text, *expected;
+  } cases[] = {
+      {"\\h+", "0aF g 1b", "_ g _"},
+      {"\\p{N}{1,3}+", "1234567 x", "_ x"},
+      {"(?im:a.b)", "A\nb a-B ab", "_ _ ab"},
+      {"(?<=a+)b", "aab b", "aa_ b"},
+      {"(?<!a|bc)d", "ad bcd cd", "ad bcd c_"},
+      {"^.", "ab\ncd\r\ne", "_b\n_d\r\n_"},
+      {".$", "ab\ncd\r\ne", "a_\ncd_\n_"},
+      {"(?>a+)ab", "aaab", "aaab"},
+      {"a++ab|b", "aaab", "aaa_"},
+      {"[[:alpha:]&&[^aeiou]]", "audio \u00c9", "au_io _"},
+      {"(\\p{L})\\1", "aabbc", "__c"},
+      {"x*", "axxb", "_a_b_"},
+      {"\\R", "a\r\nb\nc", "a_b_c"},
+      {"(?i:\u017f|K)", "sS\u017f kK\u212a", "___ ___"},
+      {"\\s+(?!\\S)", "a   b  ", "a_ b_"},
+      {"\\p{Han}+|\\p{Hiragana}+", "\u4e16\u754c\u3053\u3001x", "__\u3001x"},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.regex);
+    const json replace = {{"type", "Replace"}, {"pattern", {{"Regex", c.regex}}}, {"content", "_"}};
+    const auto tokenizer = tokenizer_of(with(golden("llama3")["tokenizer"], {{"normalizer", replace}}));
+    EXPECT_EQ(text_of(*tokenizer, tokenizer->encode(c.text)), c.expected);
+  }
+}
+
+TEST(HuggingFace, ThreadsEncodeAtTheSameTime) {
+  const auto tokenizer = tokenizer_of(golden("llama3")["tokenizer"]);
+  std::mt19937 random(10);
+  std::vector<std::string> texts;
+  std::vector<std::vector<std::int32_t>> expected;
+  for (int i = 0; i < 200; ++i) {
+    texts.push_back(random_text(random));
+    expected.push_back(tokenizer->encode(texts.back()));
+  }
+  std::atomic<int> wrong = 0;
+  {
+    std::vector<std::jthread> threads;
+    for (std::size_t t = 0; t < 4; ++t)
+      threads.emplace_back([&, t] {
+        for (std::size_t i = 0; i < 2 * texts.size(); ++i) {
+          const std::size_t which = (i + 50 * t) % texts.size();
+          if (tokenizer->encode(texts[which]) != expected[which]) ++wrong;
+        }
+      });
+  }
+  EXPECT_EQ(wrong, 0);
 }
 
 json split_at(const char* regex, const char* behavior = "Isolated") {
@@ -203,11 +260,11 @@ TEST(HuggingFace, WhatIsNotSupportedIsNamed) {
       {{{"normalizer", {{"type", "NFC"}, {"strength", 2}}}}, {"normalizer.strength"}},
       {{{"normalizer", empty}}, {"normalizer", "empty pattern"}},
       {{{"pre_tokenizer", {{"type", "UnicodeScripts"}}}}, {"pre_tokenizer", "UnicodeScripts"}},
-      {{{"pre_tokenizer", sequence("pretokenizers", split_at("(?<=a+)b"))}}, {"pretokenizers[0]", "regular"}},
-      {{{"pre_tokenizer", split_at("[a")}}, {"regular expression"}},
-      {{{"pre_tokenizer", split_at("\\h+")}}, {"\\h"}},
-      {{{"pre_tokenizer", split_at("\\p{N}{1,3}+")}}, {"interval"}},
-      {{{"pre_tokenizer", split_at("(?im:a)")}}, {"flag m"}},
+      {{{"pre_tokenizer", sequence("pretokenizers", split_at("(?<=a+b"))}},
+       {"pretokenizers[0]", "regular expression", "(?<=a+b", "parenthesis"}},
+      {{{"pre_tokenizer", split_at("[a")}}, {"regular expression", "[a", "char-class"}},
+      {{{"pre_tokenizer", split_at("\\p{Script=Han}")}}, {"regular expression", "p{Script=Han}", "property"}},
+      {{{"pre_tokenizer", split_at("(?z)")}}, {"regular expression", "(?z)", "group option"}},
       {{{"pre_tokenizer", split_at("a", "Sideways")}}, {"Sideways"}},
       {{{"decoder", nullptr}}, {"decoder"}},
       {{{"decoder", {{"type", "BPEDecoder"}, {"suffix", "</w>"}}}}, {"decoder", "BPEDecoder"}},

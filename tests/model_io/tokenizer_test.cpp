@@ -9,6 +9,8 @@
 #include <iterator>
 
 #include "model_fixture.h"
+#include "model_io/text/unicode.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {

@@ -11,6 +11,7 @@
 #include "engine_fixture.h"
 #include "kernels/base/error.h"
 #include "kernels/cpu/reference_backend.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
 #include "runtime/model/step_recorder.h"
 
 namespace ptrt::testing {

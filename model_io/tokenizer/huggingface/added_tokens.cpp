@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "model_io/text/unicode.h"
+
 namespace ptrt::huggingface {
 namespace {
 
@@ -24,7 +26,8 @@ bool stands_alone(std::string_view text, Span token) {
          (behind == text.size() || !is_word(next_character(text, behind)));
 }
 
-// The token with the white space that it takes along, of which `taken` bytes are another's already.
+// The token with the white space that it includes; the first `taken` bytes of the text belong to
+// earlier ones.
 Span with_spaces(std::string_view text, Span span, const AddedToken& token, std::size_t taken) {
   for (std::size_t at = span.begin;
        token.strips_left && at > taken && is_whitespace(previous_character(text, at));)
@@ -68,8 +71,8 @@ AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std
   }
 }
 
-// The longest token that `text` begins with, null where there is none. The tokens that agree with the first n
-// bytes of the text stand together; the shortest of them comes first.
+// The longest token that `text` begins with, null where there is none. The tokens that agree with
+// the first n bytes of the text stand together; the shortest of them comes first.
 const AddedToken* AddedTokenFinder::longest_at(std::string_view text) const {
   const auto first_byte = static_cast<unsigned char>(text[0]);
   auto begin = tokens_.begin() + static_cast<std::ptrdiff_t>(first_of_byte_[first_byte]);

@@ -1,5 +1,5 @@
-// Tokens that are found in the text itself, before it is cut into words (a tokenizer.json's "added_tokens"):
-// special ones, such as <|im_start|>, and others.
+// Tokens that are found in the text itself, before it is cut into words (a tokenizer.json's
+// "added_tokens"): special ones, such as <|im_start|>, and others.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "model_io/text/span.h"
 #include "model_io/tokenizer/huggingface/component.h"
-#include "model_io/tokenizer/huggingface/unicode.h"
 
 namespace ptrt::huggingface {
 
@@ -18,9 +18,9 @@ struct AddedToken {
   std::int32_t id = 0;
   bool special = false;
   bool normalized = false;    // looked for in the normalised text, in its own normalised form
-  bool single_word = false;   // only where no letter, digit or "_" is before or behind
-  bool strips_left = false;   // takes the white space before it along
-  bool strips_right = false;  // and that behind it
+  bool single_word = false;   // only where no letter, digit or "_" is next to it
+  bool strips_left = false;   // includes the white space before it
+  bool strips_right = false;  // includes the white space after it
 };
 
 // Every id must be below `vocab_size`, the model's.

@@ -6,7 +6,7 @@
 
 #include "kernels/base/error.h"
 #include "model_io/config/strict_json.h"
-#include "model_io/tokenizer/huggingface/unicode.h"
+#include "model_io/text/unicode.h"
 
 namespace ptrt::huggingface {
 namespace {
@@ -187,7 +187,7 @@ void Bpe::merge_all(std::vector<Symbol>& symbols) const {
     Symbol& left = at(top.left);
     if (left.dead) continue;
     const Merge* merge = merge_of(symbols, top.left);
-    if (merge == nullptr || merge->rank != top.rank) continue;  // one of the two has merged otherwise
+    if (merge == nullptr || merge->rank != top.rank) continue;  // one of the two has merged with another
     Symbol& right = at(left.next);
     right.dead = true;
     left.id = merge->result;

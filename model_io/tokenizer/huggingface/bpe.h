@@ -1,5 +1,5 @@
-// Byte pair encoding: a word is taken apart into characters, then the pair of neighbours that comes first in
-// the list of merges becomes one token, until no pair of the list is left.
+// Byte pair encoding: a word is split into characters. Then the pair of neighbours that comes first
+// in the list of merges becomes one token, until no pair of the list is left.
 #pragma once
 
 #include <array>
@@ -16,11 +16,12 @@ namespace ptrt::huggingface {
 
 class Bpe {
  public:
-  // Reads a tokenizer.json's "model" (whose type is BPE) and takes its vocabulary and merges in. `vocab_size`
-  // is the model's: every id must be below.
+  // Reads the vocabulary and merges of a tokenizer.json's "model", whose type is BPE. Every id must
+  // be below `vocab_size`, the model's.
   Bpe(const Component& model, std::int64_t vocab_size);
 
-  // Appends the ids of a word. Throws bad_input when a character needs an unknown token that is not there.
+  // Appends the ids of a word. Throws bad_input when a character needs an unknown token that is not
+  // there.
   void encode(std::string_view word, std::vector<std::int32_t>& ids) const;
 
   const std::unordered_map<std::int32_t, std::string>& tokens() const { return tokens_; }

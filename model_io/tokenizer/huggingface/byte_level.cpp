@@ -2,7 +2,7 @@
 
 #include <array>
 
-#include "model_io/tokenizer/huggingface/unicode.h"
+#include "model_io/text/unicode.h"
 
 namespace ptrt::huggingface {
 namespace {

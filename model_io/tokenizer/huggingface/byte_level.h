@@ -1,5 +1,5 @@
-// Byte-level tokenizers write each byte as a character that can be seen (GPT-2's table): "!" … "~" and most
-// of Latin-1 stand for themselves, the other 68 bytes for U+0100 … U+0143 in their order.
+// Byte-level tokenizers write each byte as a character that can be seen (GPT-2's table): "!" … "~"
+// and most of Latin-1 stand for themselves, the other 68 bytes for U+0100 … U+0143 in their order.
 #pragma once
 
 #include <string>

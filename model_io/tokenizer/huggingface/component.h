@@ -1,5 +1,6 @@
-// The components of a tokenizer.json as they are read, key by key. What is broken is bad input and names the
-// key by its full path; what is well-formed but cannot be run by this program is noted, and reading goes on.
+// The components of a tokenizer.json as they are read, key by key. What is broken is bad input and
+// names the key by its full path; what is well-formed but cannot be run by this program is noted,
+// and reading continues.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +15,14 @@ namespace ptrt::huggingface {
 
 class Component {
  public:
-  // `value` must outlive the component and be an object. `unsupported` gets the first thing that cannot be
-  // run: "normalizer \"Nmt\"". `file` begins every message, `path` names the component:
+  // `value` must outlive the component and be an object. `unsupported` gets the first thing that
+  // cannot be run: "normalizer \"Nmt\"". `file` begins every message, `path` names the component:
   // "decoder.decoders[1]".
   Component(const nlohmann::json& value, std::string file, std::string path, std::string& unsupported);
 
   const std::string& path() const { return path_; }
   std::string type() const;  // value of the key "type"; "" where there is none
-  // Notes every key besides "type" and these.
+  // Notes every key other than "type" and these as unsupported.
   void allow(std::initializer_list<std::string_view> keys) const;
 
   bool has(std::string_view key) const;  // it is there and not null

@@ -40,7 +40,7 @@ void Decoder::add(const Component& component) {
     return;
   }
   if (joined_ && type != "Fuse") {
-    component.note_unsupported(component.path() + " behind the joining of all tokens");
+    component.note_unsupported(component.path() + " after the joining of all tokens");
     return;
   }
   if (type == "ByteLevel") {

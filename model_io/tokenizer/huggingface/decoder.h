@@ -1,8 +1,8 @@
 // From tokens back to text (a tokenizer.json's "decoder"), token by token.
 //
-// Generated text goes on behind a prompt, and is taken apart at any token. So what a decoder does to the
-// beginning of a whole text, such as taking its first space away, is not done: a token's bytes are those that
-// it adds behind other text.
+// Generated text continues a prompt, and may be cut at any token. So what a decoder does to the
+// beginning of a whole text, such as removing its first space, is not done: a token's bytes are
+// those that it adds after other text.
 #pragma once
 
 #include <functional>
@@ -15,7 +15,7 @@ namespace ptrt::huggingface {
 
 class Decoder {
  public:
-  // Adds the steps of a component behind those that are there.
+  // Appends the steps of a component.
   void add(const Component& component);
   // Bytes of a token, as the vocabulary writes it.
   std::string bytes_of(std::string token) const;

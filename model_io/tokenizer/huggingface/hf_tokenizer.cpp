@@ -6,6 +6,7 @@
 
 #include "kernels/base/error.h"
 #include "model_io/config/strict_json.h"
+#include "model_io/text/unicode.h"
 #include "model_io/tokenizer/huggingface/added_tokens.h"
 #include "model_io/tokenizer/huggingface/bpe.h"
 #include "model_io/tokenizer/huggingface/component.h"
@@ -48,7 +49,7 @@ class HuggingFaceTokenizer : public Tokenizer {
   }
 
  private:
-  // What stands between the tokens that are found in the text as it is.
+  // Text between the tokens that are found before normalisation.
   void encode_section(std::string text, bool starts_text, std::vector<std::int32_t>& ids) const {
     const std::string normalized = normalizer_.apply(std::move(text));
     for (const auto& [span, id] : normalized_tokens_.cut(normalized)) {

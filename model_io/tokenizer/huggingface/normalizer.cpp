@@ -3,8 +3,8 @@
 #include <array>
 #include <utility>
 
+#include "model_io/text/unicode.h"
 #include "model_io/tokenizer/huggingface/pattern.h"
-#include "model_io/tokenizer/huggingface/unicode.h"
 
 namespace ptrt::huggingface {
 namespace {

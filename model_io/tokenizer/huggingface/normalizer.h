@@ -11,7 +11,7 @@ namespace ptrt::huggingface {
 
 class Normalizer {
  public:
-  // Adds the steps of a component behind those that are there.
+  // Appends the steps of a component.
   void add(const Component& component);
   std::string apply(std::string text) const;
 

@@ -7,11 +7,12 @@
 
 #include "kernels/base/error.h"
 #include "model_io/config/strict_json.h"
+#include "model_io/text/unicode.h"
 
 namespace ptrt::huggingface {
 namespace {
 
-// A text may get longer by replacements up to here; chains of them could fill any memory.
+// Replacements may make a text at most this long; chains of them could fill any memory.
 constexpr std::size_t kMaxReplacedBytes = std::size_t{1} << 28;
 
 constexpr std::array<std::pair<std::string_view, SplitBehavior>, 5> kSplitBehaviors{{
@@ -57,8 +58,8 @@ std::vector<Run> runs_of(std::string_view text, const Pattern& pattern, bool inv
   return runs;
 }
 
-// Whether a run joins the one that was taken before it: in the order of the text, or from its end on when
-// matches go with what follows them.
+// Whether a run joins the one before it. The order is that of the text, or the reverse where
+// matches join what follows them.
 bool joins(SplitBehavior behavior, bool match, bool previous_match) {
   switch (behavior) {
     case SplitBehavior::merged_with_previous:
@@ -90,7 +91,8 @@ Pattern read_pattern(const Component& owner) {
   if (!pattern.has("Regex")) owner.fail("pattern", "has neither \"String\" nor \"Regex\"");
   Regex regex(pattern.text("Regex"));
   if (regex.error().empty()) return Pattern(std::move(regex));
-  owner.note_unsupported(fmt::format("the regular expression of {} ({})", owner.path(), regex.error()));
+  owner.note_unsupported(fmt::format("the regular expression {} of {} ({})", shown(pattern.value("Regex")),
+                                     owner.path(), regex.error()));
   return nothing;
 }
 

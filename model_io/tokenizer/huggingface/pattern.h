@@ -6,8 +6,8 @@
 #include <variant>
 #include <vector>
 
+#include "model_io/text/regex.h"
 #include "model_io/tokenizer/huggingface/component.h"
-#include "model_io/tokenizer/huggingface/unicode.h"
 
 namespace ptrt::huggingface {
 
@@ -19,14 +19,15 @@ class Pattern {
   explicit Pattern(Regex regex) : what_(std::move(regex)) {}
   explicit Pattern(CharacterClass characters) : what_(characters) {}
 
-  // All matches from left to right, none overlapping. Of a class, each character is a match.
+  // All matches from left to right, none overlapping. Each character of a class is a match.
   std::vector<Span> find_all(std::string_view text) const;
 
  private:
   std::variant<std::string, Regex, CharacterClass> what_;
 };
 
-// {"String": ...} or {"Regex": ...} of the key "pattern". One that cannot be run is noted and finds nothing.
+// {"String": ...} or {"Regex": ...} of the key "pattern". One that cannot be run is noted and finds
+// nothing.
 Pattern read_pattern(const Component& owner);
 
 // The text with every match replaced. Throws bad_input when it gets longer than any text may be.

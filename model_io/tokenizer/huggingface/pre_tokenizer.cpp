@@ -3,17 +3,17 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "model_io/text/unicode.h"
 #include "model_io/tokenizer/huggingface/byte_level.h"
 #include "model_io/tokenizer/huggingface/pattern.h"
-#include "model_io/tokenizer/huggingface/unicode.h"
 
 namespace ptrt::huggingface {
 namespace {
 
-// GPT-2's: English contractions, letters, numbers and the rest with one space before, and the other spaces.
+// GPT-2's: English contractions, letters, numbers and the rest with one space before, and the other
+// spaces.
 constexpr const char* kByteLevelRegex =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-constexpr const char* kWhitespaceRegex = R"(\w+|[^\w\s]+)";
 
 void append_parts(const Word& word, const std::vector<Span>& parts, std::vector<Word>& words) {
   for (const Span part : parts)
@@ -61,13 +61,16 @@ void PreTokenizer::add(const Component& component) {
     add_step(Pattern(is_whitespace), SplitBehavior::removed);
   } else if (type == "Whitespace") {
     component.allow({});
-    add_step(Pattern(Regex(kWhitespaceRegex)), SplitBehavior::removed, true);
+    // The library's \w+|[^\w\s]+ by another engine than its other patterns, with more word
+    // characters.
+    add_step(Pattern(is_whitespace), SplitBehavior::removed);
+    add_step(Pattern(is_word), SplitBehavior::contiguous);
   } else {
     component.note_unsupported_type();
   }
 }
 
-// "trim_offsets" is about places in the text, which nobody asks for.
+// "trim_offsets" is about positions in the text, which are not used.
 void PreTokenizer::add_byte_level(const Component& component) {
   component.allow({"add_prefix_space", "trim_offsets", "use_regex"});
   if (component.flag("add_prefix_space"))
@@ -83,7 +86,7 @@ void PreTokenizer::add_byte_level(const Component& component) {
   });
 }
 
-// Older files have "add_prefix_space" in the place of "prepend_scheme".
+// Older files have "add_prefix_space" instead of "prepend_scheme".
 void PreTokenizer::add_metaspace(const Component& component) {
   component.allow({"replacement", "prepend_scheme", "split", "add_prefix_space", "str_rep"});
   const std::string mark = read_character(component, "replacement");

@@ -1,5 +1,5 @@
-// The second stage of encoding: a normalised text is cut into words, which the model encodes one by one (a
-// tokenizer.json's "pre_tokenizer").
+// The second stage of encoding: a normalised text is cut into words, which the model encodes one by
+// one (a tokenizer.json's "pre_tokenizer").
 #pragma once
 
 #include <functional>
@@ -17,7 +17,7 @@ struct Word {
 
 class PreTokenizer {
  public:
-  // Adds the steps of a component behind those that are there.
+  // Appends the steps of a component.
   void add(const Component& component);
   // None of the words is empty.
   std::vector<Word> cut(Word text) const;

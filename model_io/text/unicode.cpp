@@ -1,37 +1,28 @@
-#include "model_io/tokenizer/huggingface/unicode.h"
+#include "model_io/text/unicode.h"
 
 #include <unicode/bytestream.h>
 #include <unicode/normalizer2.h>
-#include <unicode/regex.h>
 #include <unicode/uchar.h>
-#include <unicode/unistr.h>
 #include <unicode/utf8.h>
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/base/error.h"
 
-namespace ptrt::huggingface {
+namespace ptrt {
 namespace {
 
-// ICU counts in 32 bits; the normal forms can make a text several times longer.
+// ICU and Oniguruma count in 32 bits; the normal forms can make a text several times longer.
 constexpr std::size_t kMaxTextBytes = std::size_t{1} << 28;
-// Bounds against patterns that backtrack without end. ICU counts the states that a search saves, in steps of
-// ten thousand: what is allowed is a hundred for each byte, many times what the usual patterns take, and then
-// some. Of the states, so many bytes may be kept to go back to.
-constexpr std::int32_t kMinMatchSteps = 2000;
-constexpr std::size_t kTextBytesPerStep = 100;
-constexpr std::int32_t kMaxMatchBytes = 256 << 20;
 
 void check(UErrorCode status, const char* what) {
   if (U_FAILURE(status)) throw_failure("{}: {}", what, u_errorName(status));
 }
 
 icu::StringPiece piece_of(std::string_view text) {
-  if (text.size() > kMaxTextBytes)
-    throw_bad_input("a text of {} bytes is too long for the tokenizer; {} are the most", text.size(),
-                    kMaxTextBytes);
+  check_text_length(text);
   return {text.data(), static_cast<std::int32_t>(text.size())};
 }
 
@@ -63,8 +54,8 @@ void append_character(std::string& text, UChar32 c) {
   text.append(bytes, static_cast<std::size_t>(length));
 }
 
-// Puts long runs of combining marks into their canonical order, which changes no normal form. Marks of a few
-// are ordered by the normalizer, which takes quadratic time for it.
+// Puts long runs of combining marks into their canonical order, which changes no normal form. The
+// normalizer orders short runs, in quadratic time.
 std::string order_marks(std::string_view text) {
   constexpr std::size_t kLongRun = 64;
   std::string result;
@@ -89,30 +80,6 @@ std::string order_marks(std::string_view text) {
     result += text.substr(end, at - end);
   }
   return result;
-}
-
-// A construct that ICU reads in another way than Oniguruma does with Ruby's syntax, "" where there is none.
-// (What ICU cannot read at all it says itself.)
-std::string other_meaning(std::string_view pattern) {
-  bool interval = false;  // the last token was {n,m}
-  for (std::size_t at = 0; at < pattern.size(); ++at) {
-    const char c = pattern[at];
-    if (c == '+' && interval) return "a \"+\" behind an interval";  // there it repeats, here it is possessive
-    interval = false;
-    if (c == '\\' && at + 1 < pattern.size()) {
-      const char escaped = pattern[++at];
-      if (escaped == 'h' || escaped == 'H') return "\\h";  // there a hexadecimal digit, here a space
-      if (at + 1 < pattern.size() && pattern[at + 1] == '{') at = pattern.find('}', at);  // \p{L}
-      if (at == std::string_view::npos) break;
-    } else if (c == '}') {
-      interval = true;
-    } else if (pattern.substr(at, 2) == "(?") {
-      const std::size_t flags_end = pattern.find_first_not_of("imx-", at + 2);
-      const std::string_view flags = pattern.substr(at + 2, flags_end - at - 2);
-      if (flags.find('m') != flags.npos) return "the flag m";  // there it makes "." match line breaks
-    }
-  }
-  return {};
 }
 
 }  // namespace
@@ -177,50 +144,18 @@ char32_t previous_character(std::string_view text, std::size_t& at) {
   return static_cast<char32_t>(c);
 }
 
-struct Regex::Impl {
-  std::unique_ptr<icu::RegexPattern> pattern;
-};
-
-Regex::Regex(const std::string& pattern) : error_(other_meaning(pattern)) {
-  if (!error_.empty()) return;
-  // Ruby's "^" and "$" stand at every line, and "\n" alone ends one.
-  constexpr std::uint32_t kRubyFlags = UREGEX_MULTILINE | UREGEX_UNIX_LINES;
-  UErrorCode status = U_ZERO_ERROR;
-  UParseError place;
-  auto impl = std::make_shared<Impl>();
-  impl->pattern.reset(
-      icu::RegexPattern::compile(icu::UnicodeString::fromUTF8(piece_of(pattern)), kRubyFlags, place, status));
-  if (U_FAILURE(status)) error_ = fmt::format("{} at character {}", u_errorName(status), place.offset);
-  impl_ = std::move(impl);
+std::string sanitize_utf8(std::string_view bytes) {
+  std::string text;
+  text.reserve(bytes.size());
+  for (std::size_t at = 0; at < bytes.size();)
+    append_character(text, static_cast<UChar32>(next_character(bytes, at)));
+  return text;
 }
 
-std::vector<Span> Regex::find_all(std::string_view text) const {
-  const icu::UnicodeString wide = icu::UnicodeString::fromUTF8(piece_of(text));
-  UErrorCode status = U_ZERO_ERROR;
-  const std::unique_ptr<icu::RegexMatcher> matcher(impl_->pattern->matcher(wide, status));
-  check(status, "regular expression");
-  matcher->setTimeLimit(kMinMatchSteps + static_cast<std::int32_t>(text.size() / kTextBytesPerStep), status);
-  matcher->setStackLimit(kMaxMatchBytes, status);
-
-  // Matches come in order, so that one walk turns the places of UTF-16 into those of the bytes.
-  std::size_t byte = 0;
-  std::int32_t unit = 0;
-  const auto byte_at = [&](std::int32_t wanted) {
-    while (unit < wanted) unit += U16_LENGTH(static_cast<UChar32>(next_character(text, byte)));
-    return byte;
-  };
-  std::vector<Span> matches;
-  std::size_t last_end = std::string_view::npos;
-  while (matcher->find(status)) {
-    const std::size_t begin = byte_at(matcher->start(status));
-    const std::size_t end = byte_at(matcher->end(status));
-    if (begin == end && begin == last_end) continue;
-    matches.push_back({begin, end});
-    last_end = end;
-  }
-  if (U_FAILURE(status))
-    throw_bad_input("a regular expression of the tokenizer gave up on the text: {}", u_errorName(status));
-  return matches;
+void check_text_length(std::string_view text) {
+  if (text.size() > kMaxTextBytes)
+    throw_bad_input("a text of {} bytes is too long for the tokenizer; {} are the most", text.size(),
+                    kMaxTextBytes);
 }
 
-}  // namespace ptrt::huggingface
+}  // namespace ptrt

@@ -1,0 +1,69 @@
+#include "model_io/tokenizer/kinds/sentencepiece_tokenizer.h"
+
+#include <sentencepiece_processor.h>
+
+#include <charconv>
+#include <utility>
+
+#include "kernels/base/error.h"
+
+namespace ptrt {
+namespace {
+
+class SentencePieceTokenizer : public Tokenizer {
+ public:
+  explicit SentencePieceTokenizer(const TokenizerBlob& blob) {
+    const std::string_view bytes(reinterpret_cast<const char*>(blob.model.data()), blob.model.size());
+    const auto status = processor_.LoadFromSerializedProto(bytes);
+    if (!status.ok())
+      throw_bad_input("{}: /tokenizer/model is not a sentencepiece model: {}", blob.file, status.ToString());
+    for (std::int32_t id = 0; id < processor_.GetPieceSize(); ++id) pieces_.push_back(bytes_of_piece(id));
+  }
+
+  std::int64_t size() const { return static_cast<std::int64_t>(pieces_.size()); }
+
+  std::vector<std::int32_t> encode(std::string_view text) const override {
+    std::vector<int> ids;
+    const auto status = processor_.Encode(text, &ids);
+    if (!status.ok()) throw_bad_input("sentencepiece cannot encode the text: {}", status.ToString());
+    return ids;
+  }
+
+  std::string token_bytes(std::int32_t id) const override {
+    return id < 0 || id >= size() ? std::string() : pieces_[static_cast<std::size_t>(id)];
+  }
+
+ private:
+  std::string bytes_of_piece(std::int32_t id) const {
+    if (processor_.IsControl(id) || processor_.IsUnknown(id) || processor_.IsUnused(id)) return {};
+    std::string piece = processor_.IdToPiece(id);
+    if (processor_.IsByte(id)) {  // "<0x0A>"
+      unsigned byte = 0;
+      std::from_chars(piece.data() + 3, piece.data() + piece.size(), byte, 16);
+      return {static_cast<char>(byte)};
+    }
+    constexpr std::string_view kSpace = "\u2581";  // what the pieces have for a space
+    std::string bytes;
+    for (std::size_t at = 0; at < piece.size();) {
+      const bool is_space = piece.compare(at, kSpace.size(), kSpace) == 0;
+      bytes += is_space ? ' ' : piece[at];
+      at += is_space ? kSpace.size() : 1;
+    }
+    return bytes;
+  }
+
+  sentencepiece::SentencePieceProcessor processor_;
+  std::vector<std::string> pieces_;  // the bytes of each id
+};
+
+}  // namespace
+
+TokenizerChoice make_sentencepiece_tokenizer(const TokenizerBlob& blob, const ModelConfig& config) {
+  auto tokenizer = std::make_unique<SentencePieceTokenizer>(blob);
+  if (tokenizer->size() > config.vocab_size)
+    throw_bad_input("{}: the sentencepiece tokenizer has {} pieces, more than vocab_size = {}", blob.file,
+                    tokenizer->size(), config.vocab_size);
+  return {std::move(tokenizer), {}};
+}
+
+}  // namespace ptrt
