@@ -24,7 +24,8 @@ inline constexpr std::uint16_t kFirstBadScale = 0x7C00;
 // to the nearest integer (ties to even) and clamped to ±127. A group of zeros, or of values too
 // small for a scale, gets scale 0 and q = 0. `q` has the row's size, `scales` int8_groups() of it.
 // Returns the index of the first element that int8 cannot hold (not finite, or beyond
-// ±kLargestInt8Weight), or the row's size; where there is one, what was written means nothing.
+// ±kLargestInt8Weight), or the row's size. Where there is such an element, `q` and `scales` are
+// undefined.
 [[nodiscard]] std::size_t quantize_int8_row(std::span<const float> row, std::span<std::int8_t> q,
                                             std::span<std::uint16_t> scales);
 

@@ -25,8 +25,8 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
-// A bad model file, request file or command line: exit status 2. Name the file, the key, what was expected
-// and found.
+// A bad model file, request file or command line: exit status 2. Name the file, the key, what was
+// expected and found.
 template <typename... Args>
 [[noreturn]] void throw_bad_input(fmt::format_string<Args...> format, Args&&... args) {
   throw Error(ExitCode::bad_input, fmt::format(format, std::forward<Args>(args)...));
@@ -40,7 +40,8 @@ template <typename... Args>
 
 }  // namespace ptrt
 
-// An invariant of the program itself; a broken one is a bug and is reported with its place in the source.
+// An invariant of the program itself; a broken one is a bug and is reported with its place in the
+// source.
 #define PTRT_CHECK(condition)                                                                      \
   do {                                                                                             \
     if (!(condition))                                                                              \

@@ -4,8 +4,8 @@
 
 namespace ptrt {
 
-// The whole content of a file. Throws bad_input "cannot read WHAT PATH: REASON", e.g. with `what` "the
-// configuration".
+// The whole content of a file. Throws bad_input "cannot read WHAT PATH: REASON", e.g. with `what`
+// "the configuration".
 std::string read_text_file(const std::string& path, const char* what);
 
 }  // namespace ptrt

@@ -16,8 +16,8 @@ Bitmap make_bitmap() {
   return {hwloc_bitmap_alloc(), &hwloc_bitmap_free};
 }
 
-// Cores, what groups them and their NUMA nodes. Left out for a quick start: small caches, and what the x86
-// part of the library finds by running on every core in turn.
+// Cores, what groups them and their NUMA nodes. Left out for a quick start: small caches, and what
+// the x86 part of the library finds by running on every core in turn.
 Topology load_topology() {
   hwloc_topology_t topology = nullptr;
   if (hwloc_topology_init(&topology) != 0) return {nullptr, &hwloc_topology_destroy};

@@ -1,6 +1,6 @@
-// Philox4x32-10, the counter-based random number generator of Salmon et al., "Parallel random numbers: as
-// easy as 1, 2, 3" (SC 2011): a bijection of the counter for every key, so that any number can be drawn by
-// itself.
+// Philox4x32-10, the counter-based random number generator of Salmon et al., "Parallel random
+// numbers: as easy as 1, 2, 3" (SC 2011): a bijection of the counter for every key, so that any
+// number can be drawn by itself.
 #pragma once
 
 #include <array>
@@ -28,7 +28,8 @@ constexpr PhiloxCounter philox4x32(PhiloxCounter counter, PhiloxKey key) {
   return counter;
 }
 
-// Uniform in [0, 1) with 53 random bits, for the output position `position` of a request with this seed.
+// Uniform in [0, 1) with 53 random bits, for the output position `position` of a request with this
+// seed.
 constexpr double uniform_draw(std::uint64_t seed, std::uint64_t position) {
   const PhiloxCounter random =
       philox4x32({static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), 0, 0},

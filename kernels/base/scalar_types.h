@@ -1,5 +1,5 @@
-// Conversions between float32 and the 16-bit types, one element at a time: for loading, for the reference
-// backend and for tools. Rounding is to nearest, ties to even.
+// Conversions between float32 and the 16-bit types, one element at a time: for loading, for the
+// reference backend and for tools. Rounding is to nearest, ties to even.
 #pragma once
 
 #include <bit>
@@ -19,8 +19,8 @@ inline std::uint16_t to_bfloat16(float value) {
 }
 
 inline float from_float16(std::uint16_t bits) {
-  // Exponent and mantissa shifted into place; the product with 2^112 corrects the bias, exactly, subnormals
-  // included.
+  // Exponent and mantissa shifted into place; the product with 2^112 corrects the bias, exactly,
+  // subnormals included.
   const std::uint32_t magnitude = std::uint32_t{bits} << 13 & 0x0FFFE000u;
   const std::uint32_t special = (bits & 0x7C00) == 0x7C00 ? 0x7F800000u : 0;  // infinities and NaNs
   const auto scaled = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112f);

@@ -28,8 +28,8 @@ CpuBackend::CpuBackend(const CpuOptions& options)
 }
 
 std::string CpuBackend::instruction_set() const {
-  // The bits of bfloat16 products hang on the instruction; those of int8 products do not, but attention and a
-  // tied head may take bfloat16 among them.
+  // The bits of bfloat16 products depend on the instruction; those of int8 products do not, but
+  // attention and a tied head may take bfloat16 among them.
   const bool pairs = options_.compute != Compute::float32 && simd_target_has_bfloat16();
   return pairs ? simd_target() + "+BF16" : simd_target();
 }

@@ -1,5 +1,5 @@
-// The CPU backend. It keeps memory and the thread pool; every op is a free function or a small class of its
-// own file.
+// The CPU backend. It keeps memory and the thread pool; every op is a free function or a small
+// class of its own file.
 #pragma once
 
 #include "kernels/backend.h"

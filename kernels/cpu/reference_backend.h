@@ -1,5 +1,5 @@
-// The op set in plain scalar code, one element at a time, sums in double and in ascending order: what the
-// fast kernels are tested against, and the place to read what an op does.
+// The op set in plain scalar code, one element at a time, sums in double and in ascending order:
+// what the fast kernels are tested against, and the place to read what an op does.
 #pragma once
 
 #include <vector>

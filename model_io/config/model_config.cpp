@@ -10,8 +10,8 @@
 namespace ptrt {
 namespace {
 
-// Paths in the file give two digits to tracks and blocks and three to layers; token ids and positions are
-// int32.
+// Paths in the file give two digits to tracks and blocks and three to layers; token ids and
+// positions are int32.
 constexpr std::int64_t kMaxTracks = 100, kMaxBlocks = 100, kMaxLayers = 1000;
 constexpr std::int64_t kMaxSize = std::numeric_limits<std::int32_t>::max();
 constexpr double kMaxElements = 281474976710656.0;  // 2^48 weights: no product of sizes overflows below
@@ -78,7 +78,8 @@ void check_patterns(const ModelConfig& config, const KindsUsed& used, const std:
     check_positive("moe.router_logit_cap", *config.moe->router_logit_cap, where);
 }
 
-// Before any size is multiplied as an integer: the whole model and one full context in floating point.
+// Before any size is multiplied as an integer: the whole model and one full context in floating
+// point.
 void check_volume(const ModelConfig& config, const KindsUsed& used, const std::string& where) {
   const auto d = static_cast<double>(config.hidden_size), head_dim = static_cast<double>(config.head_dim);
   const auto heads = static_cast<double>(config.heads), kv_heads = static_cast<double>(config.kv_heads);

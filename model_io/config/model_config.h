@@ -63,9 +63,9 @@ struct ModelConfig {
   std::int64_t blocks() const { return static_cast<std::int64_t>(sync_layers.size()); }
 };
 
-// Parses and validates. `where` (a file, say) opens every message. Throws bad_input that names the key, what
-// was expected and what was found: unknown keys, missing keys, wrong types, sizes that do not divide or are
-// absurd.
+// Parses and validates. `where`, e.g. a file, begins every message. Throws bad_input that names the
+// key, what was expected and what was found: unknown or missing keys, wrong types, sizes that do
+// not divide or are absurd.
 ModelConfig parse_config(const std::string& json_text, const std::string& where);
 std::string to_json(const ModelConfig& config);  // one line, every key, in the order of docs/SPEC.md
 

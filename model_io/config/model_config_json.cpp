@@ -67,7 +67,8 @@ std::string list_of(const std::array<Name<Enum>, N>& names) {
   return list;
 }
 
-// One JSON object of the configuration, read key by key; every complaint names the key by its full path.
+// One JSON object of the configuration, read key by key; every message names the key by its full
+// path.
 class ObjectReader {
  public:
   ObjectReader(const json& object, std::string where, std::string prefix,

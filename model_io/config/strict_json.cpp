@@ -24,8 +24,8 @@ std::string cut_short(std::string text, std::size_t length) {
   return text + "...";
 }
 
-// Follows the text without keeping its values. The JSON library itself would keep the last of two equal keys
-// silently, and copies or prints nested values by recursion.
+// Follows the text without keeping its values. The JSON library itself would keep the last of two
+// equal keys silently, and copies or prints nested values by recursion.
 class StrictCheck : public nlohmann::json_sax<json> {
  public:
   explicit StrictCheck(const std::string& what) : what_(what) {}

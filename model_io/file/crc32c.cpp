@@ -39,7 +39,7 @@ std::uint32_t crc32c(std::uint32_t crc, std::span<const std::byte> bytes) {
   std::uint32_t state = ~crc;  // the library leaves both inversions to its caller
   while (!bytes.empty()) {
     const auto part = bytes.first(std::min(bytes.size(), kMostAtOnce));
-    auto* data = const_cast<std::byte*>(part.data());  // only read: its declaration merely does not say so
+    auto* data = const_cast<std::byte*>(part.data());  // only read; the declaration lacks const
     state = ::crc32_iscsi(reinterpret_cast<unsigned char*>(data), static_cast<int>(part.size()), state);
     bytes = bytes.subspan(part.size());
   }

@@ -1,4 +1,4 @@
-// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), the checksum that datasets bear.
+// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), the checksum of datasets.
 #pragma once
 
 #include <atomic>
@@ -12,8 +12,8 @@ namespace ptrt {
 // "123456789" is 0xe3069283. By ISA-L, with what instructions the processor has.
 std::uint32_t crc32c(std::uint32_t crc, std::span<const std::byte> bytes);
 
-// What `crc`, of a first part, becomes in the checksum of the whole when `bytes` more follow: crc32c(0, a +
-// b) is crc32c_before(crc32c(0, a), size of b) ^ crc32c(0, b).
+// What the checksum `crc` of a first part contributes to the checksum of the whole when `bytes`
+// more follow: crc32c(0, a + b) is crc32c_before(crc32c(0, a), size of b) ^ crc32c(0, b).
 std::uint32_t crc32c_before(std::uint32_t crc, std::uint64_t bytes);
 
 // The checksum of a whole whose pieces come in any order and from several threads, each byte once.

@@ -13,12 +13,13 @@
 namespace ptrt {
 namespace {
 
-// [offset, offset + bytes), `offset` a multiple of the page size; null where that cannot be mapped: file
-// systems without a page cache and limits of the address space refuse what can be read.
+// [offset, offset + bytes), `offset` a multiple of the page size; null where that cannot be mapped:
+// file systems without a page cache and limits of the address space refuse what can be read.
 std::shared_ptr<const std::byte> map_pages(int descriptor, std::size_t offset, std::size_t bytes) {
   void* base = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, descriptor, static_cast<off_t>(offset));
   if (base == MAP_FAILED) return nullptr;
-  // Advice only: pages that are not in the cache yet are read in pieces of 2 MiB and mapped as such.
+  // Advice only: pages that are not in the cache yet are read in pieces of 2 MiB and mapped as
+  // such.
   ::madvise(base, bytes, MADV_HUGEPAGE);
   return {static_cast<const std::byte*>(base), [base, bytes](const std::byte*) { ::munmap(base, bytes); }};
 }
@@ -54,7 +55,7 @@ void FileMap::find_size() {
   if (std::exchange(sized_, true)) return;
   struct stat status {};
   if (::fstat(descriptor_, &status) != 0)
-    throw_failure("{}: cannot tell its size: {}", path_, std::strerror(errno));
+    throw_failure("{}: cannot find its size: {}", path_, std::strerror(errno));
   size_ = static_cast<std::size_t>(status.st_size);
 }
 

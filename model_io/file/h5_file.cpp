@@ -19,15 +19,16 @@ namespace {
 
 static_assert(std::is_same_v<hid_t, std::int64_t> && std::is_same_v<herr_t, int>);
 
-// The library neither prints (its errors become our messages) nor closes things at exit: handles here close
-// themselves, and after a file that could not be flushed, on a full disk, its own closing at exit crashes.
+// The library neither prints errors (they become our messages) nor closes objects at exit: handles
+// close themselves, and where a file could not be flushed (a full disk), the library's closing at
+// exit crashes.
 void prepare_library() {
   static const bool once = H5dont_atexit() >= 0 && H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr) >= 0;
   if (!once) throw_failure("cannot set up the HDF5 library");
 }
 
-// What the library says of its last error: the innermost entry of its stack, of which "error message = '...'"
-// is the part that tells (an errno in words).
+// The library's last error: the innermost entry of its stack, whose part "error message = '...'"
+// has the cause (an errno in words).
 std::string library_reason() {
   std::string reason;
   const auto take_first = [](unsigned, const H5E_error2_t* entry, void* text) -> herr_t {
@@ -48,7 +49,8 @@ H5Handle property_list(hid_t list_class) {
   return {H5Pcreate(list_class), H5Pclose};
 }
 
-// Whether every byte has its place in the file. A dataset that was created but never written has none.
+// Whether every byte has a place in the file. A dataset that was created but never written has
+// none.
 bool is_stored(hid_t dataset, hid_t properties, hid_t space, const std::vector<std::int64_t>& shape,
                std::size_t element_bytes) {
   std::size_t bytes = element_bytes;
@@ -176,8 +178,8 @@ H5Dataset::H5Dataset(H5Handle handle, std::string file, std::string path)
       element_bytes_(H5Tget_size(type_.id())),
       info_(read_info(handle_.id(), type_.id(), space_.id(), file_)) {}
 
-// A run of elements is cut into boxes that the library can select: of each dimension but one it takes a
-// single index or all of them. transfer(memory_space, file_space, byte offset in the run).
+// A run of elements is cut into boxes that the library can select: of each dimension but one it
+// takes a single index or all of them. transfer(memory_space, file_space, byte offset in the run).
 template <typename Transfer>
 void H5Dataset::for_each_box(std::int64_t first, std::size_t bytes, const Transfer& transfer) const {
   const std::size_t rank = info_.shape.size();
@@ -298,8 +300,8 @@ H5Object H5File::group(const std::string& path) const {
   return {std::move(handle), path_, path};
 }
 
-// Looks whether it is there only once it cannot be opened: a model has hundreds of datasets, and each link of
-// a path takes as long to look up as the dataset to open.
+// Checks whether it exists only after it could not be opened: a model has hundreds of datasets, and
+// looking up each link of a path takes as long as opening the dataset.
 std::optional<H5Dataset> H5File::find_dataset(const std::string& path, const std::string& name) const {
   const std::string& shown = name.empty() ? path : name;
   H5Handle handle(H5Dopen2(handle_.id(), path.c_str(), H5P_DEFAULT), H5Dclose);

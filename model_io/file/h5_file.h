@@ -1,8 +1,8 @@
-// HDF5 files behind handles that close themselves. h5_file.cpp and h5_types.cpp are the only sources that
-// know the HDF5 library.
+// HDF5 files and objects in handles that close themselves. h5_file.cpp and h5_types.cpp are the
+// only sources that know the HDF5 library.
 //
-// Every complaint names the file and the object. What is wrong with a file that is read is bad input; what
-// goes wrong while one is written is a failure. The library is used from one thread at a time.
+// Every message names the file and the object. An error in a file that is read is bad input; an
+// error while one is written is a failure. One thread at a time uses the library.
 #pragma once
 
 #include <cstddef>
@@ -23,10 +23,9 @@ struct H5DatasetInfo {
   bool big_endian = false;
   std::string type_name;            // for messages, also of other types: "int64", "float64 (big-endian)"
   std::vector<std::int64_t> shape;  // empty for a scalar
-  // Where its first byte lies, if its bytes are one run in the file that was opened, in C order and as they
-  // are.
+  // Of its first byte, if the opened file has its bytes in one run, in C order and unchanged.
   std::optional<std::uint64_t> offset;
-  bool stored = false;  // all of it has been written; where not, the library would read zeros
+  bool stored = false;  // all of it was written; otherwise the library would read zeros
 };
 
 struct H5ExternalLink {
@@ -57,8 +56,8 @@ class H5Object {
  public:
   H5Object(H5Handle handle, std::string file, std::string path);
 
-  // Empty when there is no such attribute; throws when it is of another kind. Strings of fixed or variable
-  // length.
+  // Empty when there is no such attribute; throws when it is of another kind. Strings of fixed or
+  // variable length.
   std::optional<std::string> string_attribute(const std::string& name) const;
   std::optional<std::int64_t> integer_attribute(const std::string& name) const;
 
@@ -77,8 +76,8 @@ class H5Dataset : public H5Object {
 
   const H5DatasetInfo& info() const { return info_; }
   std::size_t element_bytes() const { return element_bytes_; }
-  // Bytes of the elements first, first + 1, ... in C order, in the file's own element type, as many as fit
-  // `bytes`.
+  // Bytes of the elements first, first + 1, ... in C order, in the file's own element type, as many
+  // as fit `bytes`.
   void read(std::int64_t first, std::span<std::byte> bytes) const;
   void write(std::int64_t first, std::span<const std::byte> bytes);
 
@@ -95,7 +94,7 @@ class H5File {
  public:
   // For reading. Throws bad_input: no such file, not an HDF5 file, truncated or damaged.
   static H5File open(const std::string& path);
-  // A new, empty file in the place of what is there. Throws bad_input when it cannot be created.
+  // A new, empty file; replaces what is there. Throws bad_input when it cannot be created.
   // Datasets of at least `alignment` bytes begin at multiples of it.
   static H5File create(const std::string& path, std::size_t alignment = 1);
 
@@ -104,8 +103,9 @@ class H5File {
   bool exists(const std::string& object) const;  // each link of the path, and what the last one points at
   std::optional<H5ExternalLink> external_link(const std::string& path) const;
   H5Object group(const std::string& path) const;
-  // `name` is what messages call it (by default its path). Throws bad_input where there is one, or something
-  // else of that path, that cannot be opened as a dataset; dataset() also where there is none.
+  // `name` is what messages call it (by default its path). Throws bad_input where there is one, or
+  // something else of that path, that cannot be opened as a dataset; dataset() also where there is
+  // none.
   std::optional<H5Dataset> find_dataset(const std::string& path, const std::string& name = "") const;
   H5Dataset dataset(const std::string& path, const std::string& name = "") const;
 

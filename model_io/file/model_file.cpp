@@ -151,7 +151,8 @@ struct ModelFile::Impl {
     std::string path;  // of the dataset in that file
   };
 
-  // Follows a track's external link, so that a shard file is opened when a tensor of it is first asked for.
+  // Follows a track's external link, so that a shard file is opened when a tensor of it is first
+  // asked for.
   Place locate(const std::string& path) {
     constexpr std::size_t kTracksLength = sizeof("/tracks/") - 1, kGroupLength = kTracksLength + 2;
     if (path.compare(0, kTracksLength, "/tracks/") != 0) return {&main, path};
@@ -210,7 +211,7 @@ struct ModelFile::Impl {
     return stored;
   }
 
-  // A start asks several times for each tensor, and the library takes its time for an answer.
+  // Start-up asks several times for each tensor, and the library is slow.
   const StoredTensor& stat(const TensorSpec& spec) {
     const auto known = tensors.find({spec.path, spec.role});
     if (known != tensors.end() && known->second.shape == spec.shape) return known->second;

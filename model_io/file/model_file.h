@@ -1,5 +1,5 @@
-// A model file opened for reading: config, tokenizer and checked access to its tensors. One thread at a time,
-// but for the readers that open() gives.
+// A model file opened for reading: config, tokenizer and checked access to its tensors. One thread
+// at a time may use it; the readers that open() gives allow several.
 #pragma once
 
 #include <cstddef>
@@ -22,7 +22,8 @@ struct TokenizerBlob {
 
 class ModelFile {
  public:
-  // Opens the main file, checks format and version, parses the config. Opens no shard. Throws bad_input.
+  // Opens the main file, checks format and version, parses the config. Opens no shard. Throws
+  // bad_input.
   explicit ModelFile(const std::string& path);
   ~ModelFile();
   ModelFile(ModelFile&&) noexcept;
@@ -31,15 +32,16 @@ class ModelFile {
   const ModelConfig& config() const;
   TokenizerBlob tokenizer() const;
 
-  // Shape, type and checksums of one tensor from the file's metadata, checked against the spec: missing
-  // (names it, or the shard file that is not there), misshapen or of a type that its role does not have
-  // (expected and found), without its scales, truncated. Reads no data.
+  // Shape, type and checksums of one tensor from the file's metadata, checked against the spec:
+  // missing (names it, or the shard file that is not there), misshapen or of a type that its role
+  // does not have (expected and found), without its scales, truncated. Reads no data.
   StoredTensor stat(const TensorSpec& spec) const;
-  // A reader of what stat() found; this object and `stored` outlive it. A dataset that does not lie in the
-  // file as one run of this machine's elements (chunked, compressed, big-endian) is read whole here.
+  // A reader of what stat() found; this object and `stored` outlive it. A dataset that is not one
+  // run of this machine's elements in the file (chunked, compressed, big-endian) is read whole
+  // here.
   std::unique_ptr<TensorReader> open(const StoredTensor& stored) const;
 
-  // Bytes of tensor data read through this object so far, and files it opened (the main one, then shards).
+  // Bytes of tensor data read so far, and the files opened: the main one, then shards.
   std::size_t bytes_read() const;
   std::vector<std::string> files_opened() const;
   // File that holds a track: the main file's path or the external link's target, resolved.

@@ -41,7 +41,7 @@ H5Type stored_type(DType dtype) {
 
 const char* const kTemporarySuffix = ".partial";
 
-// A file that takes its name only when it is whole.
+// A file that gets its name only when it is complete.
 class PendingFile {
  public:
   PendingFile(std::string name, std::size_t alignment)
@@ -87,7 +87,7 @@ std::string track_file_name(const std::string& path, std::int64_t track) {
   return (main.parent_path() / fmt::format("{}.track{:02}.h5", main.stem().string(), track)).string();
 }
 
-// A dataset on its way into a file, from its first element to its last.
+// A dataset that is written from its first element to its last.
 class DatasetWriter {
  public:
   DatasetWriter(H5File& file, const std::string& path, DType dtype, const std::vector<std::int64_t>& shape,
@@ -153,7 +153,8 @@ struct ModelWriter::Impl {
     return files[1 + std::stoul(path.substr(kTracks.size(), 2))].file();
   }
 
-  // Appends pieces of `unit` bytes times what fits kPieceBytes; fill(number of the first unit, where to).
+  // Appends pieces of `unit` bytes times what fits kPieceBytes; fill(number of the first unit,
+  // where to).
   void write_pieces(DatasetWriter& dataset, std::size_t unit, std::int64_t units,
                     const ModelWriter::Fill& fill) {
     const auto step = std::max<std::int64_t>(1, static_cast<std::int64_t>(kPieceBytes / unit));

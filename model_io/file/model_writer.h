@@ -1,5 +1,4 @@
-// Writes a model file, one tensor after the other and each in pieces, so that the model need never fit into
-// memory.
+// Writes a model file tensor by tensor, each in pieces, so that the model need not fit into memory.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +20,8 @@ std::vector<std::string> files_written(const std::string& path, const ModelConfi
 
 class ModelWriter {
  public:
-  // Gives the elements first, first + 1, ... of a tensor in C order, as many as fit `bytes`: whole rows.
-  // Called in order.
+  // Gives the elements first, first + 1, ... of a tensor in C order, as many as fit `bytes`: whole
+  // rows. Called in order.
   using Fill = std::function<void(std::int64_t first, std::span<std::byte> bytes)>;
   // One piece of an int8 matrix: whole rows of q, and of the scales of their groups.
   struct Int8Piece {
@@ -32,24 +31,23 @@ class ModelWriter {
   // Gives rows [first, first + rows) of a matrix, valid until the next call. Called in order.
   using FillInt8 = std::function<Int8Piece(std::int64_t first, std::int64_t rows)>;
 
-  // The files lie under temporary names beside `path` until commit(). `split` puts each track into a file of
-  // its own,
-  // `<stem>.trackTT.h5` beside the main one, behind an external link of relative name, so that the folder can
-  // move. Datasets of at least `alignment` bytes begin at multiples of it. Throws bad_input when `path`
-  // cannot be written.
+  // The files have temporary names in the folder of `path` until commit(). `split` writes each
+  // track to its own file `<stem>.trackTT.h5` in that folder; the main file has external links with
+  // relative names, so that the folder can move. Datasets of at least `alignment` bytes begin at
+  // multiples of it. Throws bad_input when `path` cannot be written.
   ModelWriter(const std::string& path, const ModelConfig& config, bool split, std::size_t alignment = 1);
   ~ModelWriter();  // removes what was written unless it was committed
 
-  // One tensor of the config, with its crc32c; a table that a backend may map, if it is aligned. Throws
-  // failure, e.g. on a full disk.
+  // One tensor of the config, with its crc32c; a table that a backend may map, if it is aligned.
+  // Throws failure, e.g. on a full disk.
   void write(const TensorSpec& spec, DType dtype, const Fill& fill);
-  // The same for a matrix as int8, with its scales beside it.
+  // The same for a matrix as int8, with its scales.
   void write_int8(const TensorSpec& spec, const FillInt8& fill);
   // The same for a tensor in panels; the fill gives whole ones, and `first` counts panels.
   void write_panels(const TensorSpec& spec, DType dtype, const Fill& fill);
   void write_tokenizer(const TokenizerBlob& blob);
-  // Everything is on disk and appears under its name, the main file last. Throws when a tensor was not
-  // written.
+  // Everything is on disk and appears under its name, the main file last. Throws when a tensor was
+  // not written.
   void commit();
 
   std::size_t bytes_written() const;       // of tensor data

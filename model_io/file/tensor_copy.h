@@ -1,4 +1,4 @@
-// Copies tensors from one model file into another, in the layout asked for; their elements stay as they are.
+// Copies tensors from one model file to another in a given layout; their elements stay the same.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@ class TensorCopy {
  public:
   TensorCopy(const ModelFile& from, ModelWriter& to) : from_(from), to_(to) {}
 
-  // A tensor as from.stat() found it. `layout` panels: those that products multiply by; the others are rows
-  // in any case. Throws bad_input where the data is damaged.
+  // Copies a tensor that from.stat() found. Layout panels applies to tensors that products multiply
+  // by; the others are always rows. Throws bad_input where the data is damaged.
   void copy(const TensorSpec& spec, const StoredTensor& stored, WeightLayout layout);
 
  private:

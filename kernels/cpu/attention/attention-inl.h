@@ -1,9 +1,9 @@
-// The register tiles of attention (attention_tiles.h): scores, softmax and weighted values in float32.
-// Per-target header, see simd-inl.h. T is the element type of the pages, float, or std::uint16_t for
-// bfloat16.
+// The register tiles of attention (attention_tiles.h): scores, softmax and weighted values in
+// float32. Per-target header, see simd-inl.h. T is the element type of the pages, float, or
+// std::uint16_t for bfloat16.
 //
-// A score is one chain of multiply-adds over head_dim, an element of the values one chain over the visible
-// tokens, both ascending, however many queries and pages a tile holds.
+// A score is one chain of multiply-adds over head_dim; an element of the output is one chain over
+// the visible tokens. Both ascend, for any number of queries and pages in a tile.
 
 #if defined(PTRT_KERNELS_CPU_ATTENTION_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PTRT_KERNELS_CPU_ATTENTION_INL_H_
@@ -32,7 +32,7 @@ constexpr std::int64_t kSumVectors = 24;
 #else
 constexpr std::int64_t kSumVectors = 12;
 #endif
-// Pages and value vectors that a tile of so many queries takes at once.
+// Pages and value vectors that a tile of that many queries processes at once.
 constexpr int pages_of_tile(int queries) {
   const std::int64_t fit = kSumVectors / (queries * kPageVectors);
   return fit >= 4 ? 4 : fit >= 2 ? 2 : 1;
@@ -52,7 +52,7 @@ HWY_INLINE WordVec load_page(const std::uint16_t* from) {
   return load_words(from);
 }
 
-// The first n < kLanes words, zeros behind them.
+// The first n < kLanes words, zeros after them.
 HWY_INLINE FloatVec load_page_part(const float* from, std::int64_t n) {
   return load_part(from, n);
 }
@@ -86,8 +86,8 @@ HWY_INLINE void add_element(const float* factor, std::int64_t stride, const Word
   }
 }
 
-// weights[query][page · kPageTokens …] = q[query] · keys, for kPages pages; fetches those at `next` unless
-// null. q is [head_dim][kTileQueries].
+// weights[query][page · kPageTokens …] = q[query] · keys, for kPages pages; fetches those at `next`
+// unless null. q is [head_dim][kTileQueries].
 template <int kQueries, int kPages, typename T>
 HWY_INLINE void score_tile(const float* HWY_RESTRICT q, std::int64_t head_dim, const T* const* keys,
                            const T* const* next, float* HWY_RESTRICT weights) {
@@ -145,9 +145,9 @@ HWY_INLINE void score_span(const float* q, std::int64_t head_dim, const SpanPage
   }
 }
 
-// Turns the scores of one query into softmax weights, zero where not visible, and brings its largest score
-// and its sums (lane by lane) up to date; returns what the sums so far were multiplied with. Where asked,
-// the weights become bfloat16 numbers; what is summed does not.
+// Turns the scores of one query into softmax weights, zero where not visible, and updates its
+// largest score and its sums (lane by lane). Returns the factor by which the previous sums were
+// multiplied. The weights may be rounded to bfloat16; the sums take them before rounding.
 HWY_INLINE float update_softmax(float* weights, std::int64_t tokens, TokenRange seen, bool round_weights,
                                 float* max, float* sums) {
   if (seen.begin > 0 || seen.end < tokens) {
@@ -191,8 +191,8 @@ HWY_INLINE void add_value(const float* weight, const T* from, const Load& load,
   add_element<kElement>(weight, kSpanTokens, value, sum);
 }
 
-// acc[query][0 … kVectors · kLanes) = rescale[query] · acc + Σ_token weight · value. `load` takes a vector
-// of words.
+// acc[query][0 … kVectors · kLanes) = rescale[query] · acc + Σ_token weight · value. `load` takes a
+// vector of words.
 template <int kQueries, int kVectors, typename T, class Load>
 HWY_INLINE void value_tile(const float* HWY_RESTRICT weights, const float* rescale, const SpanPages<T>& span,
                            std::int64_t column, std::int64_t head_dim, TokenRange seen,
@@ -247,7 +247,8 @@ HWY_INLINE void add_values(const float* weights, const float* rescale, const Spa
                           [left](const T* from) HWY_ATTR { return load_page_part(from, left); });
 }
 
-// A tile of queries with one span. seen[query] never falls from one query to the next, at either end.
+// A tile of queries with one span. seen[query] never falls from one query to the next, at either
+// end.
 template <int kQueries, typename T>
 HWY_INLINE void attend_tile(const float* q, std::int64_t head_dim, SpanPages<T> span, const TokenRange* seen,
                             bool round_weights, const TileState& state) {
@@ -260,7 +261,8 @@ HWY_INLINE void attend_tile(const float* q, std::int64_t head_dim, SpanPages<T> 
       rescale[i] = update_softmax(weights + i * kSpanTokens, span.pages * kPageTokens, seen[i], round_weights,
                                   state.max + i, state.sums + i * kSumLanes);
 
-  // The tokens that all queries see are added to all at once; those before and after them query by query.
+  // The tokens that all queries see are added to all at once; those before and after them query by
+  // query.
   const auto add_alone = [&](int i, TokenRange tokens) HWY_ATTR {
     if (tokens.empty()) return;
     add_values<1>(weights + i * kSpanTokens, rescale + i, span, head_dim, tokens,

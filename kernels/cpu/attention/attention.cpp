@@ -15,11 +15,12 @@
 #define PTRT_KERNELS_CPU_ATTENTION_ONCE_
 namespace ptrt {
 
-// What the products of attention take: float32 as it is, numbers rounded to bfloat16, or the same numbers in
-// pairs, by the processor's own instruction.
+// The inputs of attention's products: float32, float32 rounded to bfloat16, or bfloat16 pairs for
+// the processor's own instruction.
 enum class AttentionInputs : std::uint8_t { exact, rounded, pairs };
 
-// The queries of one block of rows that share a KV head, query = row · group + head within the group.
+// The queries of one block of rows that share a KV head, query = row · group + head within the
+// group.
 struct AttentionTask {
   const AttentionShape* shape;
   const Tensor *q, *out;
@@ -113,8 +114,8 @@ void pack_queries(const AttentionTask& task, float* packed) {
     hn::StoreU(round_to_bfloat16(hn::LoadU(kFloats, packed + i)), kFloats, packed + i);
 }
 
-// The pages of the span that begins at token `base`. Places that no row of the task sees show a page that one
-// does: they are masked, but must be readable.
+// The pages of the span that begins at token `base`. Where no row of the task sees a page, a
+// visible one is given instead: it is masked, but must be readable.
 template <typename T>
 SpanPages<T> pages_of_span(const AttentionTask& task, std::int64_t base) {
   const std::int64_t first = task.first_visible(0) / kPageTokens, last = task.last_position() / kPageTokens;
@@ -189,7 +190,7 @@ HWY_INLINE float shrink(float max, float new_max) {
   return max == new_max ? 1.0f : hn::GetLane(exp_nonpositive(hn::Set(kFloats, max - new_max)));
 }
 
-// Adds a piece to what the pieces before it gave, for the queries that see it.
+// Merges a piece into the state of the pieces before it, for the queries that see it.
 void merge_piece(const AttentionTask& task, std::int64_t piece, const AttentionState& from,
                  const AttentionState& total) {
   for (std::int64_t query = 0; query < task.queries(); ++query) {

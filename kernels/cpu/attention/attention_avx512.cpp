@@ -1,5 +1,5 @@
-// Compiled for AVX-512 as a whole, so nothing here may be an inline function that other files share: the
-// linker might keep this file's copy for processors that cannot run it.
+// Compiled for AVX-512 as a whole, so nothing here may be an inline function that other files
+// share: the linker might keep this file's copy for processors that cannot run it.
 #include "kernels/cpu/attention/attention_avx512.h"
 
 #ifdef __AVX512BF16__
@@ -34,8 +34,8 @@ PTRT_INLINE __m512bh broadcast(const std::uint32_t* word) {
   return pairs(_mm512_set1_epi32(static_cast<int>(*word)));
 }
 
-// e^x for x <= 0 as 2^t; 0 below about -104 and for NaN. The polynomial is the minimax one of 2^f on
-// [-1/2, 1/2] with 1 at 0, good to 1.6e-7.
+// e^x for x <= 0 as 2^t; 0 below about -104 and for NaN. The polynomial is the minimax one of 2^f
+// on [-1/2, 1/2] with 1 at 0, good to 1.6e-7.
 PTRT_INLINE __m512 exp_nonpositive(__m512 x) {
   const __m512 t = _mm512_max_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _mm512_set1_ps(-200.0f));
   const __m512 whole = _mm512_roundscale_ps(t, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -59,8 +59,8 @@ PTRT_INLINE void add_scores(const std::uint32_t* element, std::int64_t stride, c
   }
 }
 
-// scores[query][page · kPageTokens …] = q[query] · keys, for kPages pages; fetches those at `next` unless
-// null.
+// scores[query][page · kPageTokens …] = q[query] · keys, for kPages pages; fetches those at `next`
+// unless null.
 template <int kQueries, int kPages>
 PTRT_INLINE void score_pages(const std::uint32_t* q, std::int64_t head_dim, const std::uint16_t* const* keys,
                              const std::uint16_t* const* next, float* scores) {
@@ -95,7 +95,7 @@ PTRT_INLINE void score_pages(const std::uint32_t* q, std::int64_t head_dim, cons
   }
 }
 
-// The softmax weights of a tile, zero where not seen, and what the sums so far are multiplied with.
+// The softmax weights of a tile, zero where not seen, and the factors for the sums so far.
 template <int kQueries>
 struct TileWeights {
   std::uint64_t seen[kQueries];
@@ -103,8 +103,8 @@ struct TileWeights {
   alignas(64) float rescale[16];
 };
 
-// From scores (garbage where not seen) to weights; brings the largest scores and the sums up to date, the
-// latter with the weights as they are before rounding.
+// From scores (undefined where not seen) to weights. Updates the largest scores, and the sums with
+// the weights before rounding.
 template <int kQueries>
 PTRT_INLINE void update_softmax(const float* scores, const TileState& state, TileWeights<kQueries>& weights) {
   alignas(64) float max[16] = {};
@@ -140,7 +140,8 @@ PTRT_INLINE void update_softmax(const float* scores, const TileState& state, Til
   }
 }
 
-// The pairs of a span that some query of a tile sees, and among them those that every query sees in full.
+// The pairs of a span that some query of a tile sees, and among them those that every query sees in
+// full.
 struct PairRange {
   std::int64_t begin, whole_begin, whole_end, end;
 };
@@ -152,8 +153,8 @@ PairRange pair_range(const TokenRange& first, const TokenRange& last) {
   return {begin, whole_begin, whole_end, end};
 }
 
-// sums += weight · value of one pair, for a query that sees the tokens of the pair whose bits are set in
-// `seen`. The word of a value that it does not see is cleared, as it may hold anything.
+// sums += weight · value of one pair, for a query that sees the tokens of the pair whose bits are
+// set in `seen`. The word of a value that it does not see is cleared, as it may hold anything.
 template <int kColumns>
 PTRT_INLINE void add_seen(std::uint64_t seen, const std::uint32_t* weight, const __m512i (&value)[kColumns],
                           __m512 (&sums)[kColumns]) {
@@ -168,8 +169,8 @@ PTRT_INLINE void add_seen(std::uint64_t seen, const std::uint32_t* weight, const
   }
 }
 
-// acc[query][0 … 16 · kColumns) = rescale[query] · acc + Σ_token weight · value, for the columns from
-// `column` on; of a single vector of columns only those in `lanes` exist.
+// acc[query][0 … 16 · kColumns) = rescale[query] · acc + Σ_token weight · value, for the columns
+// from `column` on; of a single vector of columns only those in `lanes` exist.
 template <int kQueries, int kColumns>
 PTRT_INLINE void add_values(const TileWeights<kQueries>& weights, const SpanPages<std::uint16_t>& span,
                             const PairRange& range, std::int64_t head_dim, std::int64_t column,

@@ -1,8 +1,8 @@
-// What the kernels of attention share: how the tokens of a sequence are cut, and the tile that a kernel
-// computes, a few queries of one KV head with one span of tokens.
+// What the attention kernels share: how the tokens of a sequence are cut, and the tile that a
+// kernel computes, which is a few queries of one KV head with one span of tokens.
 //
-// What a query gets from a tile hangs on that query and the tokens it sees, on nothing else, and a token that
-// it does not see is never multiplied into it.
+// A query's result from a tile depends only on that query and the tokens it sees. A token that it
+// does not see is never multiplied into it.
 #pragma once
 
 #include <cstdint>
@@ -16,16 +16,16 @@ inline constexpr std::int64_t kPieceTokens = 8 * kSpanTokens;
 inline constexpr int kTileQueries = 6;         // queries whose sums stay in registers together
 inline constexpr std::int64_t kSumLanes = 16;  // lanes of the widest vector
 
-// The keys and values of one head in the pages of a span (kv_layout.h), and how many pages there are. Every
-// pointer can be read through, also of pages past the last one.
+// The keys and values of one head in the pages of a span (kv_layout.h), and how many pages there
+// are. Every pointer can be read through, also of pages past the last one.
 template <typename T>
 struct SpanPages {
   const T* keys[kSpanPages];
   const T* values[kSpanPages];
   std::int64_t pages = 0;
-  // The same places of the span that comes after this one, to be fetched along the way: pages lie far apart,
-  // each too short for the processor's own prefetchers. Null at the end of a piece, and for all tiles of a
-  // span but one.
+  // The same places of the next span, to prefetch: pages are scattered, and each is too short for
+  // the processor's own prefetchers. Null at the end of a piece, and for all tiles of a span except
+  // one.
   const T* const* next_keys = nullptr;
   const T* const* next_values = nullptr;
 };

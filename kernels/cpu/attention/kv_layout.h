@@ -2,7 +2,7 @@
 //
 //   float32   keys [head_dim][kPageTokens], values [kPageTokens][head_dim]
 //   bfloat16  two elements that meet in one sum side by side, as the products of bfloat16 pairs take them:
-//             keys [head_dim / 2][kPageTokens][2 elements], of an odd head_dim the last element behind them,
+//             keys [head_dim / 2][kPageTokens][2 elements], of an odd head_dim the last element after them,
 //             [kPageTokens]; values [kPageTokens / 2][head_dim][2 tokens]
 //
 // So a vector of tokens meets an element (or two) of q, and a vector of elements the weight of a token (or

@@ -24,8 +24,8 @@ std::size_t round_up(std::size_t value, std::size_t multiple) {
                 static_cast<double>(bytes) / (1 << 20));
 }
 
-// A mapping of its own that starts on a huge page; fresh pages are zero and cost nothing until they are
-// touched.
+// A mapping of its own that starts on a huge page; fresh pages are zero and cost nothing until they
+// are touched.
 std::shared_ptr<std::byte[]> map_zeroed(std::size_t bytes, const std::string& what) {
   const std::size_t mapped = bytes + kHugePage;
   void* base = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -41,7 +41,8 @@ std::shared_ptr<std::byte[]> map_zeroed(std::size_t bytes, const std::string& wh
 std::shared_ptr<std::byte[]> allocate_zeroed(std::size_t bytes, const std::string& what) {
   if (bytes > std::numeric_limits<std::size_t>::max() / 4) throw_no_memory(bytes, what);
   if (bytes >= kHugePage) return map_zeroed(bytes, what);
-  // calloc() knows which memory is fresh: that is zero, and costs nothing until it is touched.
+  // calloc() knows which memory is fresh: it is zero already, and costs nothing until it is
+  // touched.
   void* base = std::calloc(1, bytes + kAlignment);
   if (base == nullptr) throw_no_memory(bytes, what);
   const auto address = reinterpret_cast<std::uintptr_t>(base);

@@ -9,8 +9,9 @@
 
 namespace ptrt {
 
-// Zeroed bytes, at least 64-byte aligned; large blocks start on a 2 MiB page and ask for huge pages, which
-// saves the TLB misses of streaming through weights. Throws with `what` and the size when there is none.
+// Zeroed bytes, at least 64-byte aligned; large blocks start on a 2 MiB page and ask for huge
+// pages, which saves the TLB misses of streaming through weights. Throws with `what` and the size
+// when there is none.
 std::shared_ptr<std::byte[]> allocate_zeroed(std::size_t bytes, const std::string& what);
 
 // Scratch of a kernel: float32, 64-byte aligned. It grows on the first calls and then stays.

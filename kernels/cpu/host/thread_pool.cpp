@@ -26,7 +26,7 @@ int usable_units() {
 
 constexpr std::size_t kLine = 64, kBurst = 8 * kLine;
 
-// Reads a little of it: by loads, as a processor drops prefetches when many are under way.
+// Reads a little of it: by loads, as a processor drops prefetches when many are in flight.
 void read_some(std::span<const std::byte>& bytes) {
   const std::size_t count = std::min(bytes.size(), kBurst);
   for (std::size_t at = 0; at < count; at += kLine)
@@ -48,7 +48,7 @@ bool spin_until(const Condition& condition) {
 
 }  // namespace
 
-// Bound workers have a core each; where nothing is said, the cores of this process are counted.
+// Bound workers have a core each; without a binding, the cores of this process are counted.
 ThreadPool::ThreadPool(int threads, const std::vector<CpuSet>& cores, bool oversubscribed)
     : threads_(threads), spins_(!oversubscribed && (!cores.empty() || usable_units() >= threads)) {
   if (threads < 1 || threads > kMaxThreads)
@@ -104,8 +104,8 @@ void ThreadPool::run(std::int64_t tasks, Invoke invoke, void* context) {
   }
 }
 
-// Claims and runs tasks of the job `epoch` until there is none left or a newer job has begun. A worker that
-// wakes late just finds nothing to do; nobody waits for it.
+// Claims and runs tasks of the job `epoch` until there is none left or a newer job has begun. A
+// worker that wakes late just finds nothing to do; no thread waits for it.
 void ThreadPool::work(std::uint32_t epoch, int worker) {
   std::int64_t done = 0;
   std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
@@ -115,7 +115,8 @@ void ThreadPool::work(std::uint32_t epoch, int worker) {
     if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
                                        std::memory_order_acquire))
       continue;
-    // From the claim until `done` is counted below the job cannot end, so its fields stay as they are.
+    // From the claim until `done` is counted below the job cannot end, so its fields stay as they
+    // are.
     execute(tasks_.load(std::memory_order_relaxed) - left, worker);
     ++done;
     ticket = ticket_.load(std::memory_order_acquire);
@@ -127,7 +128,7 @@ void ThreadPool::read_ahead(int worker, std::span<const std::byte> bytes) {
   ahead_[static_cast<std::size_t>(worker)].bytes = bytes.first(std::min(bytes.size(), kAheadBytes));
 }
 
-// Whether the condition came true before it is time to sleep.
+// Whether the condition became true before the time to sleep.
 template <typename Condition>
 bool ThreadPool::wait_awake(int worker, const Condition& condition) {
   if (!spins_) return false;

@@ -1,5 +1,5 @@
-// The one pool of worker threads of a backend. Work is a list of independent tasks; which thread runs which
-// task is left open, so a result must never depend on it.
+// The one pool of worker threads of a backend. Work is a list of independent tasks; which thread
+// runs which task is undefined, so a result must never depend on it.
 #pragma once
 
 #include <atomic>
@@ -16,16 +16,16 @@
 namespace ptrt {
 
 inline constexpr int kMaxThreads = 1024;
-// A quarter of a core's own cache of 1 MiB, so that there is room for what the ops in between take; where
-// that is smaller, the cache behind it is still nearer than memory.
+// A quarter of a core's own cache of 1 MiB, which leaves room for the ops in between. Where that
+// cache is smaller, the next cache level is still nearer than memory.
 inline constexpr std::size_t kAheadBytes = 256 << 10;
 
 class ThreadPool {
  public:
-  // `threads` workers, the calling thread included. Throws on threads < 1 or > kMaxThreads.
-  // Worker w runs on cores[w] alone, if given; worker 0 is the calling thread, which binds itself. A worker
-  // that waits for the next job burns its core for a moment, unless the cores are oversubscribed: then it
-  // sleeps.
+  // `threads` workers, the calling thread included. Throws on threads < 1 or > kMaxThreads. Worker
+  // w is bound to cores[w], if given; worker 0 is the calling thread, which binds itself. A worker
+  // that waits for the next job spins for a moment before it sleeps; it does not spin where the
+  // cores are oversubscribed.
   explicit ThreadPool(int threads, const std::vector<CpuSet>& cores = {}, bool oversubscribed = false);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -34,17 +34,18 @@ class ThreadPool {
   int threads() const { return threads_; }
   bool spins() const { return spins_; }
 
-  // By a task, for the worker that runs it: memory that the worker will want later, as weights of the next
-  // product, in place of what it was told before. It reads that into its core's cache, from the beginning on
-  // and up to kAheadBytes, while it waits and would burn its core. The memory must stay until the pool has
-  // ended or is stopped.
+  // Called by a task for the worker that runs it: memory that the worker will need later, such as
+  // weights of the next product. Replaces what was given before. While the worker spins, it reads
+  // that memory into its core's cache, from the beginning up to kAheadBytes. The memory must stay
+  // until the pool has ended or is stopped.
   void read_ahead(int worker, std::span<const std::byte> bytes);
   // Ends the workers. From now on there is only the calling thread.
   void stop();
 
-  // Calls body(task, worker) for every task in [0, tasks), worker in [0, threads()), and returns when all are
-  // done. The first exception a task throws is thrown again here, and the tasks not yet begun are skipped.
-  // One caller at a time; a task must not call parallel_for. Nothing is allocated.
+  // Calls body(task, worker) for every task in [0, tasks), worker in [0, threads()), and returns
+  // when all are done. The first exception a task throws is thrown again here, and the tasks not
+  // yet begun are skipped. One caller at a time; a task must not call parallel_for. Nothing is
+  // allocated.
   template <typename Body>
   void parallel_for(std::int64_t tasks, Body&& body) {
     if (tasks <= 1 || threads_ == 1) {
@@ -61,7 +62,7 @@ class ThreadPool {
   }
 
  private:
-  // What a worker has not read yet of what it was told; its alone.
+  // What a worker has not read yet of the memory given by read_ahead(); only the worker uses it.
   struct alignas(64) Ahead {
     std::span<const std::byte> bytes;
   };
@@ -78,9 +79,10 @@ class ThreadPool {
   int threads_;  // worker threads, the calling one included
   bool spins_;   // whether waiting threads may burn their core for a moment
 
-  // The current job, read only by a thread that has claimed one of its tasks. The ticket carries the job's
-  // epoch in its upper half and the number of tasks not yet claimed in its lower half: a job that is used up
-  // shows zero, so a worker that comes late can claim nothing while the next job is being set up.
+  // The current job, read only by a thread that has claimed one of its tasks. The ticket carries
+  // the job's epoch in its upper half and the number of tasks not yet claimed in its lower half: a
+  // job that is used up shows zero, so a worker that comes late can claim nothing while the next
+  // job is being set up.
   std::atomic<Invoke> invoke_{nullptr};
   std::atomic<void*> context_{nullptr};
   std::atomic<std::int64_t> tasks_{0};

@@ -16,7 +16,8 @@ namespace {
 using IntTag = hn::Rebind<std::int32_t, FloatTag>;
 constexpr IntTag kInts{};
 
-// body(vector, index, n) over n elements; the last vector may hold fewer than kLanes of them and zeros.
+// body(vector, index, n) over n elements; the last vector may hold fewer than kLanes of them and
+// zeros.
 template <class Body>
 HWY_INLINE void for_vectors(const float* x, std::int64_t n, const Body& body) {
   const std::int64_t whole = whole_vectors(n);
@@ -33,7 +34,8 @@ void write_rounded(const float* x, std::int64_t in, std::byte* record) {
   });
 }
 
-// Whole vectors are stored, so what a row lacks in its last one becomes zero; records are long enough.
+// Whole vectors are stored, so what a row lacks in its last one becomes zero; records are long
+// enough.
 void write_bfloat16(const float* x, std::int64_t in, std::byte* record) {
   auto* to = reinterpret_cast<std::uint16_t*>(record);
   const hn::Rebind<std::uint16_t, FloatTag> halves;
@@ -87,7 +89,7 @@ HWY_INLINE void write_int8_group(const float* x, std::int64_t n, std::int8_t* to
   auto sum = hn::Zero(kInts);
   quantise_group(x, n, group, [&](hn::Vec<IntTag> q, std::int64_t i, std::int64_t) HWY_ATTR {
     sum = hn::Add(sum, q);
-    hn::StoreU(hn::DemoteTo(bytes, q), bytes, to + i);  // the zeros behind a last part stay in the group
+    hn::StoreU(hn::DemoteTo(bytes, q), bytes, to + i);  // the zeros after a last part stay in the group
   });
   scale = group.scale;
   offset = -kInt8Offset * hn::GetLane(hn::SumOfLanes(kInts, sum));

@@ -23,15 +23,15 @@ inline constexpr float kSmallestGroup = 1e-30f;  // so that 127 / m is finite
 // Bytes of a record, a multiple of 64 (but for plain rows).
 std::int64_t record_bytes(RowFormat format, std::int64_t in);
 
-// Bytes from the start of a record to the scales and to the int32 behind them.
+// Bytes from the start of a record to the scales and to the int32 after them.
 constexpr std::int64_t scales_at(RowFormat format, std::int64_t in) {
   const std::int64_t padded = (in + kInt8Group - 1) / kInt8Group * kInt8Group;
   return format == RowFormat::int8 ? padded : in * 4;
 }
 
-// Writes the record of one row; not for plain rows. bfloat16: to nearest, ties to even. int8: q = x · (127 /
-// m) to nearest, ties to even, with m = max|x| of the group and scale = m / 127; a group with m <=
-// kSmallestGroup is zeros with scale 0.
+// Writes the record of one row; not for plain rows. bfloat16: to nearest, ties to even. int8: q = x
+// · (127 / m) to nearest, ties to even, with m = max|x| of the group and scale = m / 127; a group
+// with m <= kSmallestGroup is zeros with scale 0.
 void write_record(RowFormat format, const float* x, std::int64_t in, std::byte* record);
 
 }  // namespace ptrt

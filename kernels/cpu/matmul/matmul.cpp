@@ -12,7 +12,7 @@
 namespace ptrt {
 namespace {
 
-// A rough account of time in nanoseconds of one thread, for cutting work into tasks.
+// Rough times in nanoseconds of one thread, for cutting work into tasks.
 constexpr double kBytesPerNs = 16, kProductsPerNs = 100;
 constexpr double kSmallWork = 5000;  // below it, waking a thread costs more than it brings
 constexpr double kMinTask = 4000, kMaxTask = 60000;
@@ -22,15 +22,16 @@ constexpr std::int64_t kRowBlock = 42 * kTileRows;  // the most rows of a task
 constexpr std::int64_t kSmallConversion = 16 * 1024;  // elements
 constexpr std::int64_t kPanelsPerStep = 8;            // a task's panels are a multiple: whole tiles
 constexpr std::int64_t kFewRows = kMaxTileRows;       // up to so many, products wait for memory
-// Of a stream, where one thread's run may end: small beside a run, and still two panels side by side.
+// One thread's run of a stream ends at a multiple of this: small compared to a run, but two panels
+// at least.
 constexpr std::int64_t kPanelsPerCut = 2;
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
-// Few rows, and panels that take equal times: each thread reads one run of them, through as many matrices as
-// it takes, which memory gives faster than many short ones.
+// For few rows and panels of equal times: each thread reads one run of panels, which may span
+// several matrices. Memory delivers one long run faster than many short ones.
 bool is_stream(std::span<const Product> products) {
   const auto works = [](const Product& p) { return p.rows > 0; };
   const auto first = std::ranges::find_if(products, works);
@@ -59,7 +60,8 @@ double panel_work(const Product& p, std::int64_t rows) {
          static_cast<double>(p.layout.in * kPanelOuts * rows) / kProductsPerNs;
 }
 
-// The first of panels [begin, end), counted through all products: those that lie side by side in memory.
+// The first of panels [begin, end), counted through all products: those that lie side by side in
+// memory.
 std::span<const std::byte> first_panels(std::span<const Product> products, std::int64_t begin,
                                         std::int64_t end) {
   for (const Product& p : products) {
@@ -88,7 +90,8 @@ RowFormat Matmul::format_of(const Product& p) const {
   return RowFormat::plain;
 }
 
-// Products of one list often read the same x: q, k and v, gate and up, an expert's share of the rows.
+// Products of one list often read the same x: q, k and v, gate and up, an expert's share of the
+// rows.
 std::size_t Matmul::input_of(const Product& p) {
   const RowFormat format = format_of(p);
   for (std::size_t i = inputs_.size(); i-- > 0;)
@@ -178,9 +181,9 @@ void Matmul::run_panels(std::span<const Product> products, std::int64_t begin, s
   }
 }
 
-// Of the whole product, but for the panels and rows. Those are then set one by one, as the kernels read them:
-// a wide load of what narrower stores have just written waits until all loads before it are done, that is for
-// memory.
+// The whole product, except for panels and rows. Those are then set one by one, as the kernels read
+// them: a wide load of what narrower stores have just written waits until all loads before it are
+// done, that is for memory.
 MatmulBlock Matmul::block_of(const Product& p, const Plan& plan) const {
   const Input& input = inputs_[plan.input];
   MatmulBlock block{p.layout, p.matrix};
@@ -204,7 +207,7 @@ Compute product_type(Compute compute, DType weights) {
                                                                               : Compute::float32;
 }
 
-// A run for each thread, and behind it what the thread may read before the next list begins.
+// A run for each thread; after it, what the thread may read before the next list begins.
 void Matmul::run_stream(std::span<const Product> products) {
   const auto first = std::ranges::find_if(products, [](const Product& p) { return p.rows > 0; });
   const std::int64_t panel_bytes = first->layout.panel_bytes();

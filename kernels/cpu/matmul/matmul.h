@@ -1,11 +1,11 @@
 // Matrix products y[r, o] = Σ_i x[r, i] · w[o, i] over packed weights.
 //
-// The compute type says what the inputs of the products are: float32 takes x as it is and widens every weight
-// type; bfloat16 rounds x; int8 quantises x in groups. Sums are float32.
+// The compute type says what the inputs of the products are: float32 takes x as it is and widens
+// every weight type; bfloat16 rounds x; int8 quantises x in groups. Sums are float32.
 //
-// Order of one sum (r, o): one chain over i in ascending order, fused where the instruction set has it
-// (AVX-512-BF16: two products a step; int8: a group's exact integer sum a step). It does not hang on the
-// number of rows, on the threads or on which tile the pair falls into.
+// Order of one sum (r, o): one chain over i in ascending order, fused where the instruction set has
+// it (AVX-512-BF16: two products a step; int8: a group's exact integer sum a step). It does not
+// depend on the number of rows, on the threads or on the tile that holds the pair.
 #pragma once
 
 #include <cstdint>
@@ -23,17 +23,16 @@
 
 namespace ptrt {
 
-// Whether products of that type take the processor's own instructions (matmul_avx512.h) on the instruction
-// set in use.
+// Whether the instruction set in use has instructions for products of that type (matmul_avx512.h).
 bool multiplies_natively(Compute compute);
 
-// The type in which products with weights of type `weights` take their inputs: `compute`, but for the
-// floating weights that int8 products leave as they are (a head that is the embedding too): bfloat16 where
-// the processor multiplies it natively and they are of that type, else float32.
+// The type in which products with weights of type `weights` take their inputs. That is `compute`,
+// except for floating weights among int8 products (a tied head): for these it is bfloat16 where
+// they are bfloat16 and the processor multiplies it natively, else float32.
 Compute product_type(Compute compute, DType weights);
 
-// One product. Row r reads x + x_rows[r] · in and writes y + y_rows[r] · out; without the indices, row r
-// itself.
+// One product. Row r reads x + x_rows[r] · in and writes y + y_rows[r] · out; without the indices,
+// row r itself.
 struct Product {
   PackedLayout layout;
   const std::byte* matrix = nullptr;
@@ -52,8 +51,8 @@ class Matmul {
   Matmul(ThreadPool& pool, Compute compute)
       : pool_(pool), compute_(compute), shares_(pool.threads()), order_(pool.threads()) {}
 
-  // The products must not overlap in what they write. Matrices stay until the pool has ended or is stopped.
-  // `products` are processed in no particular order.
+  // The products must not overlap in what they write. Matrices stay until the pool has ended or is
+  // stopped. `products` are processed in no particular order.
   void run(std::span<const Product> products);
 
  private:
@@ -65,8 +64,8 @@ class Matmul {
     std::int64_t offset;     // of its records in the scratch
     std::int64_t first_row;  // among the rows of all inputs that are converted
   };
-  // How a product is cut into tasks, blocks of rows by runs of panels; `first_task` is its first in the
-  // list's.
+  // How a product is cut into tasks, blocks of rows by runs of panels; `first_task` is its first in
+  // the list's.
   struct Plan {
     std::size_t input = 0;
     std::int64_t first_task = 0, row_blocks = 0, rows_per_block = 0, panels_per_task = 0;

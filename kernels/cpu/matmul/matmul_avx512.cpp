@@ -1,5 +1,5 @@
-// Compiled for AVX-512 as a whole, so nothing here may be an inline function that other files share: the
-// linker might keep this file's copy for processors that cannot run it.
+// Compiled for AVX-512 as a whole, so nothing here may be an inline function that other files
+// share: the linker might keep this file's copy for processors that cannot run it.
 #include "kernels/cpu/matmul/matmul_avx512.h"
 
 #if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
@@ -37,9 +37,10 @@ __attribute__((always_inline)) inline __m512i broadcast(const std::byte* word) {
   return _mm512_set1_epi32(*reinterpret_cast<const std::int32_t*>(word));
 }
 
-// Few rows wait for memory: the fewer instructions a line of weights takes, the more lines are within the
-// processor's window and asked for at once. So the instructions below have a load in them, which GCC 12 makes
-// one of its own, and loops over lines are unrolled. Sanitizers do not see into them and get the intrinsics.
+// Few rows wait for memory: the fewer instructions a line of weights takes, the more lines are
+// within the processor's window and requested at once. So the instructions below include a load,
+// which GCC 12 would make a separate instruction, and loops over lines are unrolled. Sanitizers
+// cannot check them and get the intrinsics.
 #ifdef __SANITIZE_ADDRESS__
 constexpr bool kLoadsWithin = false;
 #else

@@ -16,8 +16,8 @@ namespace {
 constexpr int kPanelVectors = static_cast<int>(kPanelOuts / kLanes);
 static_assert(kPanelOuts % kLanes == 0);
 
-// Rows and panels of a tile, such that accumulators, one step of weights and an element of x fill the
-// registers.
+// Rows and panels of a tile, such that accumulators, one step of weights and an element of x fill
+// the registers.
 #if HWY_TARGET == HWY_AVX3
 constexpr int kTileRows = 6, kTilePanels = 4;
 #elif HWY_TARGET == HWY_AVX2
@@ -170,17 +170,22 @@ HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
   for (int r = 0; r < kRows; ++r) x[r] = reinterpret_cast<const float*>(tile.x[r]);
 }
 
-template <class Words>
-struct FloatTile {
-  static constexpr int kRows = kTileRows, kPanels = kTilePanels, kStreamRows = std::min(2, kRows),
+// What run_block() asks of a tile: its size, and a run of tiles that Tile::run_one() computes one
+// by one.
+template <class Tile, int kMostRows>
+struct StreamTile {
+  static constexpr int kRows = kMostRows, kPanels = kTilePanels, kStreamRows = std::min(2, kRows),
                        kStreamChains = 1;
   static constexpr bool kFetches = false;
 
   template <int kR, int kP, int kLines>
   static HWY_NOINLINE void run(MatmulTile& tile) {
-    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP>(tile);
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) Tile::template run_one<kR, kP>(tile);
   }
+};
 
+template <class Words>
+struct FloatTile : StreamTile<FloatTile<Words>, kTileRows> {
   template <int kR, int kP>
   static HWY_INLINE void run_one(const MatmulTile& tile) {
     const float* x[kR];
@@ -192,19 +197,10 @@ struct FloatTile {
   }
 };
 
-// int8 weights: the sum of a group of q · x, then one fused multiply-add with the scales. kScaled: rows of x
-// are quantised and bring scales of their own.
+// int8 weights: the sum of a group of q · x, then one fused multiply-add with the scales. kScaled:
+// rows of x are quantised and bring scales of their own.
 template <bool kScaled>
-struct GroupTile {
-  static constexpr int kRows = std::max(kTileRows / 2, 1), kPanels = kTilePanels,
-                       kStreamRows = std::min(2, kRows), kStreamChains = 1;
-  static constexpr bool kFetches = false;
-
-  template <int kR, int kP, int kLines>
-  static HWY_NOINLINE void run(MatmulTile& tile) {
-    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP>(tile);
-  }
-
+struct GroupTile : StreamTile<GroupTile<kScaled>, std::max(kTileRows / 2, 1)> {
   template <int kR, int kP>
   static HWY_INLINE void run_one(const MatmulTile& tile) {
     const float* x[kR];

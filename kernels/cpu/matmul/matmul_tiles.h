@@ -1,5 +1,5 @@
-// How a block of a product is cut into tiles of rows by panels; the kernels of every instruction set share
-// it. A tile goes through the whole of `in`, so that one sum is one chain whatever the tile.
+// How a block of a product is cut into tiles of rows by panels, for the kernels of every
+// instruction set. A tile covers the whole of `in`, so that one sum is one chain in any tile.
 #pragma once
 
 #include <algorithm>
@@ -12,9 +12,9 @@ namespace ptrt {
 
 inline constexpr int kMaxTileRows = 8;  // also the most that any kernel reads the weights as a stream for
 
-// Panels [panel_begin, panel_end) of a matrix by rows [row_begin, row_end). Row r reads the record x +
-// x_rows[r] · x_stride and writes y + y_rows[r] · out; without the indices, row r itself. What a record of x
-// holds is up to the kernel (activations.h).
+// Panels [panel_begin, panel_end) of a matrix by rows [row_begin, row_end). Row r reads the record
+// x + x_rows[r] · x_stride and writes y + y_rows[r] · out; without the indices, row r itself. What
+// a record of x holds is up to the kernel (activations.h).
 struct MatmulBlock {
   PackedLayout layout;
   const std::byte* matrix = nullptr;
@@ -36,7 +36,7 @@ struct MatmulTile {
   std::int64_t y_offset = 0;    // in them, of the first panel's outs
   std::int64_t count = 1;       // of equal tiles side by side, this one the first
 
-  // To the tile beside this one; not for tiles that fetch.
+  // Moves to the next tile to the right; not for tiles that fetch.
   __attribute__((always_inline)) void advance(std::int64_t panels) {
     panel += panels * panel_bytes;
     outs -= panels * kPanelOuts;
@@ -45,11 +45,12 @@ struct MatmulTile {
 };
 
 // Tile::kRows rows by Tile::kPanels panels for many rows; what is left over by single panels. Up to
-// Tile::kStreamRows rows, which wait for memory, take as few panels side by side as have Tile::kStreamChains
-// sums under way, so that no sum waits for itself; with a single panel (or short ones) the whole block is one
-// ascending stream, which the processor's prefetchers follow across the ends of short panels. Tile::run<rows,
-// panels, lines to fetch>(tile) computes tile.count of them and leaves the tile behind the last: what comes
-// between two tiles takes the processor's room for loads under way.
+// Tile::kStreamRows rows, which wait for memory, take just enough panels side by side to have
+// Tile::kStreamChains sums in flight, so that no sum waits for itself. With a single panel (or
+// short ones) the whole block is one ascending stream, which the processor's prefetchers follow
+// across the ends of short panels. Tile::run<rows, panels, lines to fetch>(tile) computes
+// tile.count of them and leaves the tile after the last one: work between two tiles would take the
+// processor's room for loads in flight.
 namespace {
 
 template <class Tile, int kPanels, int kLines, int kRows = Tile::kRows>
@@ -60,7 +61,8 @@ void run_rows(std::int64_t rows, MatmulTile& tile) {
   Tile::template run<kRows, kPanels, kLines>(tile);
 }
 
-// Tile number `index` of `count` over one strip; the strip after it is `next`, null where there is none.
+// Tile number `index` of `count` over one strip; the strip after it is `next`, null where there is
+// none.
 template <class Tile>
 void run_tile(std::int64_t rows, [[maybe_unused]] std::int64_t index, [[maybe_unused]] std::int64_t count,
               [[maybe_unused]] const std::byte* next, MatmulTile& tile) {
@@ -102,7 +104,8 @@ inline void place_tile(const MatmulBlock& block, std::int64_t panel, std::int64_
   }
 }
 
-// All rows over panels of one strip, as equal groups as can be: the strip stays in the second-level cache.
+// All rows over panels of one strip, as equal groups as can be: the strip stays in the second-level
+// cache.
 template <class Tile>
 void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels, MatmulTile& tile) {
   const bool follows = panel + 2 * panels <= block.panel_end;
@@ -120,8 +123,8 @@ void run_strip(const MatmulBlock& block, std::int64_t panel, std::int64_t panels
   }
 }
 
-// Where a panel is so short that the processor begins the sums of the next one while it waits for those of
-// the last, one at a time is enough, and what is read is one stream: bytes.
+// Where a panel is so short that the processor begins the sums of the next one while it waits for
+// those of the last, one at a time is enough, and what is read is one stream: bytes.
 constexpr std::int64_t kShortPanel = 8192;
 
 // Panels side by side for that many rows that wait for memory.

@@ -31,7 +31,8 @@ void StreamShares::set_runs(std::span<Share> shares) {
 void StreamShares::begin_job(std::int64_t total, std::int64_t quantum, std::int64_t bytes) {
   const int size = std::bit_width(static_cast<std::uint64_t>(bytes));
   now_ = shares_of(size);
-  // Counted by size: a step has its lists in one order, and must not look at the same ones for ever.
+  // Counted by size: the lists of a step come in a fixed order, and a common count would always
+  // time the same ones.
   looks_ = ++jobs_[static_cast<std::size_t>(size)] % kJobsPerLook == 0;
   ++job_;
   total_ = total;

@@ -1,9 +1,10 @@
-// How a stream of weights is shared out among the workers of a pool: one run for each, the longer the faster
-// it has lately been. A core whose neighbours use the memory much may be slower than the others for seconds,
-// and all of them wait for it at the end of every product. Streams of like sizes learn from one another
-// alone: a worker that has read a little ahead is faster in a short one than in a long one.
+// Divides a stream of weights among the workers of a pool: one run each, longer for a worker that
+// has lately been faster. A core whose neighbours use much memory bandwidth may be slower than the
+// others for seconds, and all workers wait for it at the end of every product. Only streams of
+// similar sizes share what was learnt: a worker that has read a little ahead gains more in a short
+// stream than in a long one.
 //
-// Only times decide what a worker takes, so no result may hang on it.
+// Times decide what a worker takes, so no result may depend on it.
 #pragma once
 
 #include <atomic>
@@ -18,15 +19,16 @@ class StreamShares {
  public:
   explicit StreamShares(int workers);
 
-  // A job: shares out [0, total), which are so many bytes. Runs begin at multiples of `quantum` and are equal
-  // but for the paces.
+  // A job divides [0, total), which is `bytes` long. Runs begin at multiples of `quantum`; their
+  // lengths differ only by the paces.
   void begin_job(std::int64_t total, std::int64_t quantum, std::int64_t bytes);
-  // When all its runs are done: takes the times of a job that was looked at into the paces, if each run was
-  // done by its own worker.
+  // Called when all runs are done: updates the paces by the times of a job that was timed, if each
+  // run was done by its own worker.
   void end_job();
 
-  // body(run, begin, end) for one run: this worker's own or, once that is taken, that of a worker who is
-  // late. Each of as many calls as there are workers gets another one. Several threads may call at a time.
+  // body(run, begin, end) for one run: this worker's own or, if it is taken, that of a worker that
+  // is late. Each of as many calls as there are workers gets a different run. Several threads may
+  // call at a time.
   template <typename Body>
   void run_one(int worker, const Body& body) {
     const int run = claim(worker);
@@ -38,7 +40,7 @@ class StreamShares {
 
   std::int64_t begin_of(int run) const { return run == 0 ? 0 : end_of(run - 1); }
   std::int64_t end_of(int run) const;
-  // That the run's own worker took so long for it.
+  // Records how long the run's own worker took for it.
   void tell(int run, double seconds);
 
  private:
@@ -47,7 +49,7 @@ class StreamShares {
   // A line of memory for each, which others touch in few jobs.
   struct alignas(64) Worker {
     std::atomic<std::uint32_t> taken = 0;  // the job in which its run was last taken
-    std::uint32_t told = 0;                // likewise, of `seconds`
+    std::uint32_t told = 0;                // the job in which `seconds` was set
     double seconds = 0;
   };
 

@@ -2,7 +2,7 @@
 
 namespace ptrt {
 
-// Mostly what is expected; looking it up takes longer.
+// Mostly the list that is expected; looking it up takes longer.
 int WeightOrder::find(const std::byte* first_matrix) {
   if (last_ != kNone) {
     const int expected = lists_[static_cast<std::size_t>(last_)].next;
@@ -17,7 +17,7 @@ int WeightOrder::find(const std::byte* first_matrix) {
 
 int WeightOrder::begin(const std::byte* first_matrix) {
   const int list = find(first_matrix);
-  // Nothing follows itself: its workers set what they would read, and it is in their caches as it is.
+  // A list does not follow itself: it is in the workers' caches already.
   if (last_ != kNone && last_ != list) {
     List& last = lists_[static_cast<std::size_t>(last_)];
     last.sure = last.next == list;

@@ -64,9 +64,9 @@ void swiglu_run(float* gate, const float* up, std::int64_t n) {
   });
 }
 
-// One chunk of at most kTreeChunk elements. `partial` holds the sums of the complete subtrees so far, the
-// largest first: adding pair i of the parts joins as many of them as i has trailing one bits, and the rest
-// are joined at the end.
+// One chunk of at most kTreeChunk elements. `partial` holds the sums of the complete subtrees so
+// far, the largest first: adding pair i of the parts joins as many of them as i has trailing one
+// bits, and the rest are joined at the end.
 HWY_INLINE void tree_chunk(const TreeSum& sum, std::int64_t begin, std::int64_t n,
                            float (*partial)[kTreeChunk]) {
   const std::size_t bytes = static_cast<std::size_t>(n) * sizeof(float);
@@ -118,8 +118,9 @@ std::int64_t tasks_for(std::int64_t elements) {
   return (elements + kElementsPerTask - 1) / kElementsPerTask;
 }
 
-// body(to, from, n) over the elements of all tracks, cut into pieces. Pieces of small tracks share a task, so
-// that a decode step of packed tracks does not wake other threads for a few microseconds of work.
+// body(to, from, n) over the elements of all tracks, cut into pieces. Pieces of small tracks share
+// a task, so that a decode step of packed tracks does not wake other threads for a few microseconds
+// of work.
 template <class Body>
 void for_runs(ThreadPool& pool, const Tensor& from, const Tensor& to, const Body& body) {
   PTRT_CHECK(from.rows == to.rows && from.width == to.width);

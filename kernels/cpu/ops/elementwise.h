@@ -1,5 +1,5 @@
-// Ops without a reduction over a row, and the tree sum of the fusion. Element by element the same arithmetic
-// wherever the element lies.
+// Ops without a reduction over a row, and the tree sum of the fusion. Element by element the same
+// arithmetic wherever the element lies.
 #pragma once
 
 #include <cstdint>
@@ -21,9 +21,9 @@ void swiglu(ThreadPool& pool, Tensor gate, Tensor up);
 // x[0, r, :] = table[tokens[r], :], widened.
 void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, Tensor x);
 
-// out[i] = scale · tree(parts[0][i], …, parts[n-1][i]), after it add_to[i] where add_to is not null. The tree
-// adds the tree of its left part, the largest power of two below the count, to that of the rest. out may be
-// one of the parts.
+// out[i] = scale · tree(parts[0][i], …, parts[n-1][i]), after it add_to[i] where add_to is not
+// null. The tree adds the tree of its left part, the largest power of two below the count, to that
+// of the rest. out may be one of the parts.
 void tree_sum(ThreadPool& pool, std::span<const float* const> parts, std::int64_t count, float scale,
               const float* add_to, float* out);
 

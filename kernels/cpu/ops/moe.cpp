@@ -108,7 +108,8 @@ void Moe::route(const MoeJob& job) {
   });
 }
 
-// Counting sort of the slots of each track by expert; rows stay in ascending order within an expert.
+// Counting sort of the slots of each track by expert; rows stay in ascending order within an
+// expert.
 void Moe::group_by_expert(const MoeJob& job) {
   const std::int64_t experts = job.shape.experts, top_k = job.shape.top_k;
   const std::int64_t slots = job.x.rows * top_k, tracks = job.router_logits.tracks;

@@ -1,5 +1,5 @@
-// Mixture-of-experts FFN: route, group the rows by expert, run each chosen expert once over its rows,
-// combine.
+// Mixture-of-experts FFN: route, group the rows by expert, run each chosen expert once over its
+// rows, combine.
 #pragma once
 
 #include <cstdint>
@@ -17,16 +17,18 @@ struct ExpertChoice {
   float weight = 0;  // softmax over the chosen
 };
 
-// Caps the logits of one row in place (cap · tanh(l / cap), unless cap is 0) and writes the `chosen.size()`
-// largest with their softmax weights, largest first, ties in favour of the lower index.
+// Caps the logits of one row in place (cap · tanh(l / cap), unless cap is 0) and writes the
+// `chosen.size()` largest with their softmax weights, largest first, ties in favour of the lower
+// index.
 void route_row(std::span<float> logits, float cap, std::span<ExpertChoice> chosen);
 
 class Moe {
  public:
   Moe(ThreadPool& pool, Matmul& matmul) : pool_(pool), matmul_(matmul) {}
 
-  // y[t, r] = Σ_slot weight[slot] · expert_out[slot], slots in the order of choice. A row's experts read and
-  // write row r · top_k + slot of the job's scratch, so every expert's weights are read once a call.
+  // y[t, r] = Σ_slot weight[slot] · expert_out[slot], slots in the order of choice. A row's experts
+  // read and write row r · top_k + slot of the job's scratch, so every expert's weights are read
+  // once a call.
   void run(const MoeJob& job);
 
  private:

@@ -218,8 +218,8 @@ void Sampler::log_probs(Tensor logits, std::span<const std::int32_t> targets, st
   }
 }
 
-// First the chunk by the chunks' masses, then the token within it. Where rounding leaves the target beyond
-// the end, the last chunk, or token, with any mass is taken.
+// First the chunk by the chunks' masses, then the token within it. Where rounding leaves the target
+// beyond the end, the last chunk, or token, with any mass is taken.
 std::int32_t Sampler::draw_from_all(const Row& row, double u) const {
   double target = u * row.mass();
   std::size_t chunk = 0;
@@ -249,9 +249,9 @@ std::int32_t Sampler::draw_from_all(const Row& row, double u) const {
   return static_cast<std::int32_t>(begin + chosen);
 }
 
-// Takes tokens from the largest down, as many as top_k and top_p keep. A histogram over the upper bits of the
-// logits gives segments of the order to gather and sort one after the other, so that the vocabulary is never
-// sorted whole.
+// Takes tokens from the largest down, as many as top_k and top_p keep. A histogram over the upper
+// bits of the logits gives segments of the order to gather and sort one after the other, so that
+// the vocabulary is never sorted whole.
 std::int32_t Sampler::draw_from_largest(const Row& row, const SampleParams& params, double u,
                                         Selection& selection) const {
   auto& [histogram, candidates, weights] = selection;

@@ -1,9 +1,9 @@
 // Choice of the next token, and log-probabilities.
 //
-// Statistics run over fixed chunks of kVocabChunk tokens: a chunk's maximum and its sums of exponentials
-// relative to that maximum (in lanes, see simd-inl.h); then the chunks in ascending order, in double. A draw
-// is the inverse of the cumulative distribution at u = uniform_draw(seed, position), so it hangs on the row
-// and the request alone.
+// Statistics run over fixed chunks of kVocabChunk tokens: a chunk's maximum and its sums of
+// exponentials relative to that maximum (in lanes, see simd-inl.h); then the chunks in ascending
+// order, in double. A draw is the inverse of the cumulative distribution at u = uniform_draw(seed,
+// position), so it depends only on the row and the request.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@ namespace ptrt {
 
 inline constexpr std::int64_t kVocabChunk = 4096;
 
-// What is known of one chunk of one row; the sums only where they are needed.
+// Statistics of one chunk of one row; the sums are set only where they are needed.
 struct ChunkStats {
   float max = 0;         // largest logit
   float raw_sum = 0;     // Σ e^(logit − max)
@@ -30,17 +30,17 @@ class Sampler {
 
   // One token a row of logits [1, rows, vocab]:
   //  * temperature 0: the largest logit, ties to the lower id;
-  //  * else softmax(logits / temperature), of it the top_k largest (0: all; ties to the lower id), of those
-  //  the
-  //    shortest run of the largest whose mass is at least top_p of the whole (1: all; one token at least),
-  //    and one draw from what is left.
+  //  * else one draw from softmax(logits / temperature), limited to its top_k largest (0: all; ties to the
+  //    lower id), and of these to the shortest run of the largest whose mass is at least top_p of the whole
+  //    (1: all; one token at least).
   // The log-probability is log softmax(logits) of the token, before temperature.
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out);
   // out[r] = log softmax(logits[0, r])[targets[r]].
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out);
 
  private:
-  // A worker's scratch for rows with top_k or top_p; its vectors grow to the vocabulary on first use.
+  // A worker's scratch for rows with top_k or top_p; its vectors grow to the vocabulary on first
+  // use.
   struct Selection {
     std::vector<std::int32_t> histogram;    // [bins] tokens by the upper bits of their logit
     std::vector<std::uint64_t> candidates;  // see pack_candidate in the source

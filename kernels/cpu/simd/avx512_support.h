@@ -1,5 +1,5 @@
-// The AVX-512 products that the SIMD library does not have: whether this build contains them and this
-// processor runs them.
+// The AVX-512 products that the SIMD library does not have: whether this build contains them and
+// this processor runs them.
 #pragma once
 
 namespace ptrt {

@@ -1,9 +1,10 @@
-// What the vectorised kernels share, compiled once per instruction set: loads that widen to float32, loads
-// and stores of a part of a vector, and horizontal sums in one fixed order.
+// Shared by the vectorised kernels, compiled once per instruction set: loads that widen to float32,
+// loads and stores of a part of a vector, and horizontal sums in one fixed order.
 //
-// In every kernel a sum over n elements runs in lanes: lane l adds the elements l, l + kLanes, l + 2·kLanes,
-// … in ascending order (fused where the instruction set has it), elements past the end count as zero, and
-// sum_lanes() folds the lanes. So the bits hang on n and the instruction set, on nothing else.
+// In every kernel a sum over n elements runs in lanes: lane l adds the elements l, l + kLanes, l +
+// 2·kLanes, … in ascending order (fused where the instruction set has it), elements past the end
+// count as zero, and sum_lanes() folds the lanes. So the bits depend only on n and the instruction
+// set.
 
 #if defined(PTRT_KERNELS_CPU_SIMD_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef PTRT_KERNELS_CPU_SIMD_INL_H_
@@ -46,7 +47,6 @@ constexpr std::int64_t whole_vectors(std::int64_t n) {
 }
 
 // ---- Loads that widen
-// -----------------------------------------------------------------------------------------------
 
 HWY_INLINE FloatVec load_wide(const float* from) {
   return hn::LoadU(kFloats, from);
@@ -58,8 +58,9 @@ HWY_INLINE FloatVec load_wide(const hwy::bfloat16_t* from) {
 
 HWY_INLINE FloatVec load_wide(const hwy::float16_t* from) {
 #if HWY_ARCH_X86 && (HWY_TARGET >= HWY_SSE4 || defined(HWY_DISABLE_F16C))
-  // No conversion instruction: shift exponent and mantissa into place and correct the bias by a product with
-  // 2^112, which is exact for subnormals too; infinities and NaNs get their exponent back.
+  // No conversion instruction: shift exponent and mantissa into place and correct the bias by a
+  // product with 2^112, which is exact for subnormals too; infinities and NaNs get their exponent
+  // back.
   const hn::Rebind<std::uint32_t, FloatTag> words;
   const hn::Rebind<std::uint16_t, FloatTag> halves;
   const auto bits = hn::PromoteTo(words, hn::LoadU(halves, reinterpret_cast<const std::uint16_t*>(from)));
@@ -88,7 +89,7 @@ HWY_INLINE FloatVec widen_element(WordVec words) {
   return hn::BitCast(kFloats, hn::And(words, hn::Set(kWords, 0xFFFF0000u)));
 }
 
-// The first n < kLanes elements, zeros behind them. Reads nothing past them.
+// The first n < kLanes elements, zeros after them. Reads nothing past them.
 template <typename T>
 HWY_INLINE FloatVec load_part(const T* from, std::int64_t n) {
   HWY_ALIGN T lanes[kLanes] = {};
@@ -104,7 +105,6 @@ HWY_INLINE void store_part(FloatVec v, float* to, std::int64_t n) {
 }
 
 // ---- Rounding
-// -----------------------------------------------------------------------------------------------------------
 
 // The elements rounded to bfloat16, in the upper halves of the lanes. NaNs stay NaNs.
 HWY_INLINE hn::Vec<WordTag> rounded_words(FloatVec v) {
@@ -121,7 +121,6 @@ HWY_INLINE FloatVec round_to_bfloat16(FloatVec v) {
 }
 
 // ---- Horizontal sums
-// ------------------------------------------------------------------------------------------------
 
 // Halves are added onto each other until four lanes are left.
 template <class D, class V>

@@ -1,6 +1,6 @@
-// The instruction set that the dispatched kernels of this process run on. Its name is that of the vectors,
-// e.g. "AVX3", and "+BF16" where the products of bfloat16 pairs are there too: the bits of a result hang on
-// both.
+// The instruction set that the dispatched kernels of this process run on. Its name is that of the
+// vectors, e.g. "AVX3", with "+BF16" where products of bfloat16 pairs are available: the bits of a
+// result depend on both.
 #pragma once
 
 #include <string>
@@ -16,8 +16,8 @@ bool simd_target_is_avx512();
 bool simd_target_has_bfloat16();
 // All that this machine can run, best first, e.g. "AVX3+BF16", "AVX3", "AVX2", …
 std::vector<std::string> simd_targets();
-// Uses the named one from now on, for every backend of the process; throws when this machine cannot run it.
-// An empty name goes back to the best one. Not while an op runs.
+// Uses the named one from now on, for every backend of the process; throws when this machine cannot
+// run it. An empty name goes back to the best one. Not while an op runs.
 void set_simd_target(const std::string& name);
 
 }  // namespace ptrt

@@ -40,8 +40,8 @@ HWY_INLINE void transpose_four(const std::byte* from, std::int64_t row_bytes, Fo
   put(3, hn::InterleaveUpper(kTwoPairs, ab_upper, cd_upper));
 }
 
-// 16 words of every row of a panel. A whole line of a row at a time, so that it is fetched once however the
-// rows lie to each other.
+// 16 words of every row of a panel: a whole cache line of a row at a time, so that each line is
+// fetched once for any distance of the rows.
 HWY_INLINE void transpose_line(const std::byte* from, std::int64_t row_bytes, FourWords flip, std::byte* to) {
   for (std::int64_t row = 0; row < kPanelOuts; row += 4)
     for (std::int64_t word = 0; word < kLineWords; word += 4)
@@ -104,9 +104,9 @@ T load(const std::byte* from) {
   return value;
 }
 
-// Transposes rows of words, `bytes` of each and `row_bytes` apart, into [words][kPanelOuts], `flip` applied
-// to every word. The bytes of a last word that the row does not fill, and the rows that are not there, are as
-// `flip` makes them of zero.
+// Transposes rows of words, `bytes` of each and `row_bytes` apart, into [words][kPanelOuts], `flip`
+// applied to every word. Missing rows, and the bytes of a last word that the row does not fill, are
+// `flip` applied to zero.
 template <typename Word>
 void pack_words(const std::byte* from, std::int64_t rows, std::int64_t bytes, std::int64_t row_bytes,
                 Word flip, std::byte* to) {
@@ -128,7 +128,7 @@ void pack_words(const std::byte* from, std::int64_t rows, std::int64_t bytes, st
   }
 }
 
-// What whole lines of whole panels allow goes fast, the rest word by word.
+// Whole lines of whole panels by vectors, the rest word by word.
 void pack_words_of_32(const std::byte* from, std::int64_t rows, std::int64_t row_bytes, std::byte* to) {
   const std::int64_t lines = rows == kPanelOuts ? row_bytes / kLine : 0;
   HWY_DYNAMIC_DISPATCH(transpose_lines_simd)(from, row_bytes, lines, 0, to, kLine * kPanelOuts);

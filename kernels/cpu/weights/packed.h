@@ -22,7 +22,8 @@ namespace ptrt {
 
 inline constexpr std::int64_t kPanelOuts = 16;
 inline constexpr int kInt8Offset = 128;
-// Of an int8 panel, in bytes: the line of scales of a pair, one group's scales and words, a whole pair.
+// Of an int8 panel, in bytes: the line of scales of a pair, one group's scales and words, a whole
+// pair.
 inline constexpr std::int64_t kScaleLine = 64, kGroupScales = kPanelOuts * 2,
                               kGroupWords = kInt8Group * kPanelOuts,
                               kGroupPair = kScaleLine + 2 * kGroupWords;
@@ -41,17 +42,18 @@ inline PackedLayout packed_layout(const Weight& w) {
   return {w.dtype, w.out, w.in};
 }
 
-// The version of the layout above, as model files name it; panels with another name are laid out otherwise.
+// The version of the layout above, as model files name it; panels with another name are laid out
+// otherwise.
 inline constexpr const char* kRowLayoutName = "rows";
 inline constexpr const char* kPanelLayoutName = "panels16.v1";
 
-// Writes one panel from its outs' rows, `rows` <= kPanelOuts of them, row-major in the layout's type (int8: q
-// as stored). `scales` [rows][groups] is for int8 alone.
+// Writes one panel from its outs' rows, `rows` <= kPanelOuts of them, row-major in the layout's
+// type (int8: q as stored). `scales` [rows][groups] is for int8 alone.
 void pack_panel(const PackedLayout& layout, const std::byte* from, const std::uint16_t* scales,
                 std::int64_t rows, std::byte* panel);
 
-// Where the columns from some `column` on begin in a panel: at a whole word, or a whole pair of groups. From
-// there on it is a panel of fewer columns.
+// Where the columns from some `column` on begin in a panel: at a whole word, or a whole pair of
+// groups. From there on it is a panel of fewer columns.
 struct PanelColumn {
   std::int64_t column = 0;  // the last one that is not after the one asked for and begins like that
   std::int64_t byte = 0;
