@@ -45,8 +45,9 @@ void Journal::check_output(const std::string& results_path, bool resume) {
     throw_bad_input("cannot write {}: directory {}: {}", results_path, directory.string(),
                     std::strerror(errno));
   if (!resume && fs::exists(journal_path(results_path), ignored))
-    throw_bad_input("{} is the journal of an earlier run: go on with --resume, or remove it to start anew",
-                    journal_path(results_path));
+    throw_bad_input(
+        "{} is the journal of an earlier run: continue with --resume, or remove it to start again",
+        journal_path(results_path));
 }
 
 Journal::Journal(const std::string& results_path, const std::string& digest, std::int64_t requests,

@@ -18,7 +18,7 @@ void set_integer(const std::string& file, const std::string& object, const std::
 // As a string of fixed length, padded as `padding` says: '\0' or ' '.
 void set_fixed_string(const std::string& file, const std::string& object, const std::string& name,
                       const std::string& value, char padding = '\0');
-// A dataset of the given values in the place of the old one (if any), without attributes. half_written: in
+// A dataset of the given values that replaces the old one (if any), without attributes. half_written: in
 // chunks along the first dimension, of which only the first is written.
 void replace_dataset(const std::string& file, const std::string& path, ForeignType type,
                      const std::vector<std::int64_t>& shape, const std::vector<double>& values,

@@ -49,8 +49,8 @@ class EngineRunner {
   Engine engine_;
 };
 
-// Requests of many lengths, greedy and sampled, with and without stop strings; what they get hangs on the
-// tokens of all before. `vocab` bounds the prompts' tokens.
+// Requests of many lengths, greedy and sampled, with and without stop strings. Their output depends on all
+// tokens before. `vocab` bounds the prompts' tokens.
 inline std::vector<Request> mixed_requests(std::int64_t count, std::int64_t longest_prompt,
                                            std::int64_t most_tokens, std::int32_t vocab) {
   std::vector<Request> requests;

@@ -1,5 +1,5 @@
-// The engine's ways to run the same requests give the same results: tokens taken at once or a step late,
-// steps filled up or not, pages for all or for few. On the scalar reference, whose rows hang on nothing else.
+// All ways of the engine to run the same requests give the same results: tokens taken at once or a step late,
+// padded steps or not, pages for all or for few. Runs on the scalar reference, whose rows are independent.
 #include "runtime/serving/engine.h"
 
 #include <gtest/gtest.h>

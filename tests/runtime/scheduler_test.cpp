@@ -317,7 +317,7 @@ TEST(Scheduler, LetsInWhatHasArrived) {
   scheduler.next_step();
   EXPECT_EQ(scheduler.running(), 2);
   scheduler.set_arrived(3);
-  EXPECT_EQ(scheduler.running(), 2) << "let in by the next step";
+  EXPECT_EQ(scheduler.running(), 2) << "admitted by the next step";
 }
 
 }  // namespace
