@@ -125,9 +125,7 @@ class Documents(unittest.TestCase):
                 other = os.path.dirname(included)
                 if other in rooms and rooms.index(other) > rooms.index(room):
                     bad.append(f"{path} includes {included}")
-        # The factory of the three kinds of tokenizers.
-        allowed = {"model_io/tokenizer/tokenizer.cpp includes model_io/tokenizer/huggingface/hf_tokenizer.h"}
-        self.each(set(bad) - allowed)
+        self.each(bad)
 
     def test_plain_english(self):
         bad = []
