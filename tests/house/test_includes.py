@@ -37,7 +37,11 @@ MAY_INCLUDE = {
     "model_io/config": ["kernels"],
     "model_io/file": ["kernels", "kernels/cpu/weights", "model_io/config"],
     "model_io/shard": ["kernels", "model_io/config", "model_io/file"],
-    "model_io/tokenizer": ["model_io/config", "model_io/file"],
+    "model_io/text": ["model_io/config"],
+    "model_io/tokenizer": [],
+    "model_io/tokenizer/huggingface": ["model_io/config", "model_io/file", "model_io/text", "model_io/tokenizer"],
+    "model_io/tokenizer/kinds": ["model_io/config", "model_io/file", "model_io/tokenizer",
+                                 "model_io/tokenizer/huggingface"],
     "runtime/comm": ["kernels"],
     "runtime/sync": ["kernels", "model_io/config", "runtime/comm"],
     "runtime/model": ["kernels", "model_io/config", "model_io/shard", "runtime/comm", "runtime/sync"],
@@ -46,24 +50,22 @@ MAY_INCLUDE = {
     "launch/options": ["kernels", "runtime/serving", "runtime/sync"],
     "launch/job": ["runtime/comm"],
     "launch/plan": ["model_io/config", "model_io/shard", "runtime/comm"],
-    "launch/jsonl": ["launch/job", "model_io/config", "model_io/tokenizer", "runtime/comm", "runtime/serving"],
+    "launch/jsonl": ["launch/job", "model_io/config", "model_io/text", "model_io/tokenizer", "runtime/comm",
+                     "runtime/serving"],
     "launch/session": ["kernels", "kernels/cpu/simd", "kernels/cuda", "launch/job", "launch/options", "model_io/config",
-                       "model_io/file", "model_io/shard", "model_io/tokenizer", "runtime/comm", "runtime/model",
-                       "runtime/serving", "runtime/sync"],
+                       "model_io/file", "model_io/shard", "model_io/tokenizer", "model_io/tokenizer/kinds",
+                       "runtime/comm", "runtime/model", "runtime/serving", "runtime/sync"],
     "launch/commands": ["kernels", "launch/job", "launch/jsonl", "launch/options", "launch/plan", "launch/session",
-                        "model_io/config", "model_io/file", "model_io/shard", "model_io/tokenizer", "runtime/comm",
+                        "model_io/config", "model_io/file", "model_io/shard", "model_io/tokenizer/kinds", "runtime/comm",
                         "runtime/model", "runtime/serving"],
     "launch": ["launch/commands", "launch/job", "launch/options", "runtime/comm"],
 }
-# The tokenizer and its Hugging Face reader are one room in two folders: an interface and its makers.
-ONE_ROOM = {"model_io/tokenizer/huggingface": "model_io/tokenizer"}
 # Pure headers at the top of kernels/ say what simd/ implements for them.
 CIRCLES_ALLOWED = {("kernels", "kernels/cpu/simd")}
 
 
 def room_of(path: str) -> str:
-    folder = path.rpartition("/")[0]
-    return ONE_ROOM.get(folder, folder)
+    return path.rpartition("/")[0]
 
 
 def includes() -> list[tuple[str, str]]:
