@@ -114,7 +114,7 @@ TEST(ThreadPool, LateWorkersClaimNothing) {
   }
 }
 
-TEST(ThreadPool, GoesOnAloneOnceStopped) {
+TEST(ThreadPool, ContinuesAloneOnceStopped) {
   ThreadPool pool(3);
   pool.stop();
   EXPECT_EQ(pool.threads(), 1);

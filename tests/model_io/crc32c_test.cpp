@@ -50,7 +50,7 @@ TEST(Crc32c, EveryLengthAndAlignment) {
   }
 }
 
-TEST(Crc32c, GoesOnFromWhereItStopped) {
+TEST(Crc32c, ContinuesFromWhereItStopped) {
   const std::vector<std::byte> bytes = noise(40000);
   const std::uint32_t whole = crc32c_bitwise(0, bytes);
   for (const std::size_t cut : {0, 1, 13, 12288, 39999, 40000}) {

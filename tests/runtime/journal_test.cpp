@@ -49,7 +49,7 @@ TEST_F(JournalTest, PublishesInRequestOrder) {
   EXPECT_FALSE(fs::exists(results_ + ".partial"));
 }
 
-TEST_F(JournalTest, GoesOnAndDropsATornLine) {
+TEST_F(JournalTest, ContinuesAndDropsATornLine) {
   { Journal(results_, "d", 3, false).append(1, R"({"id":"b"})"); }
   append_raw(R"({"line":2,"result":{"id":"c)");
   {

@@ -202,7 +202,7 @@ TEST(Scheduler, LongPromptsComeInChunks) {
   EXPECT_EQ(driver.steps(), 4);
 }
 
-TEST(Scheduler, DecodingGoesOnBesideAPrefill) {
+TEST(Scheduler, DecodingContinuesBesideAPrefill) {
   Driver driver({2, 8, 32, 256}, {request_of(4, 12), request_of(40, 1)});
   driver.run();
   EXPECT_EQ(driver.finished(), (std::vector<std::int64_t>{1, 0}));
