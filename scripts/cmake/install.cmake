@@ -7,6 +7,8 @@ set(shared ${CMAKE_INSTALL_DATADIR}/ptrt)
 add_custom_target(product DEPENDS ptrt)
 set(CMAKE_SKIP_INSTALL_ALL_DEPENDENCY ON)  # installing builds nothing, tests least of all
 
+# MPI and HDF5 of the site (MPI_HOME, HDF5_HOME) are found where they were at build time.
+set_target_properties(ptrt PROPERTIES INSTALL_RPATH_USE_LINK_PATH ON)
 install(TARGETS ptrt RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR} COMPONENT program)
 install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program FILES_MATCHING PATTERN "*.md" PATTERN "*.svg")
 install(FILES README.md CONTRIBUTING.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
