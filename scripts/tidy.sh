@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # tidy.sh [BUILD_DIR] [BASE]: clang-tidy on the C++ sources that changed against BASE (default: where this branch left
-# main; on main itself, the commit before). BASE=all takes every source. BUILD_DIR must be configured.
+# main; on main itself, the commit before). BASE=all takes every source. Of a change of more than 40 sources, which is
+# a renaming, those 40 that changed most. BUILD_DIR must be configured.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=${1:-build} base=${2:-}
@@ -11,12 +12,12 @@ if [ -z "$tool" ]; then
 fi
 if [ -z "$base" ]; then
   base=$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || true)
-  [ -n "$base" ] && [ "$base" != "$(git rev-parse HEAD)" ] || base=$(git rev-parse -q --verify HEAD~1 || echo all)
+  [ -n "$base" ] && [ "$base" != "$(git rev-parse HEAD)" ] || base=$(git rev-parse -q --verify HEAD~1 || echo HEAD)
 fi
 if [ "$base" = all ]; then
   mapfile -t changed < <(git ls-files '*.cpp')
 else
-  mapfile -t changed < <(git diff --name-only --diff-filter=d "$base" -- '*.cpp')
+  mapfile -t changed < <(git diff --numstat --no-renames --diff-filter=d "$base" -- '*.cpp' | sort -rn | head -n 40 | cut -f 3)
 fi
 
 # The commands of the build, less the launcher and what is GCC's alone;
