@@ -77,7 +77,7 @@ void print_placements(const ModelFacts& facts, std::int64_t tracks) {
 
 void print_ranks(const ModelConfig& config, const ModelFacts& facts, const std::vector<Placement>& ranks) {
   fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", "rank", "replica", "tracks", "weights",
-             fmt::format("GPU ({})", to_string(facts.on_device().inner)), "KV/token", "scratch");
+             fmt::format("GPU ({})", to_string(facts.on_device().activations)), "KV/token", "scratch");
   for (const Placement& rank : ranks) {
     const DeviceNeeds needs = needs_on_device(config, facts, rank);
     fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", rank.rank, rank.replica,

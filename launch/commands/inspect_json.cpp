@@ -90,7 +90,7 @@ ordered_json inspect_json(const ModelFile& model, const ModelFacts& facts,
                          {"why_not", text_or_null(facts.why_no_tokenizer)}};
   result["checksums"] = checksums_json(facts);
   result["kv_bytes_per_token_per_track"] = kv_bytes_json(facts, 1);
-  result["device_dtype"] = to_string(facts.on_device().inner);
+  result["device_dtype"] = to_string(facts.on_device().activations);
   result["placements"] = placements_json(facts, model.config().tracks);
   result["ranks"] = ranks_json(model.config(), facts, ranks);
   return result;

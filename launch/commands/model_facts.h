@@ -37,7 +37,7 @@ struct ModelFacts {
   DType embedding = DType::bfloat16;
 
   DeviceTypes on_device() const {
-    return {inner_type_on_device(matrices_differ ? std::nullopt : matrices), embedding};
+    return {activation_dtype_on_device(matrices_differ ? std::nullopt : matrices), embedding};
   }
 };
 

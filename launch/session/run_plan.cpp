@@ -147,7 +147,7 @@ Compute Agreement::choose_compute() const {
 // On a GPU all types are one: an option that asks for bfloat16 makes all of them bfloat16.
 DType Agreement::choose_activation_dtype() const {
   if (options_.compute == Compute::bfloat16 || options_.kv_dtype == DType::bfloat16) return DType::bfloat16;
-  return inner_type_on_device(
+  return activation_dtype_on_device(
       model_.stored_type(plan_.placement, {WeightRole::matrix, WeightRole::tied_embedding}));
 }
 
@@ -192,7 +192,7 @@ void Agreement::resolve_fusion() {
 }
 
 DeviceNeeds Agreement::needs_on_device() const {
-  DeviceTypes types{.inner = plan_.activation_dtype};  // of random weights
+  DeviceTypes types{.activations = plan_.activation_dtype};  // of random weights
   for (const TensorSpec& spec : shared_tensors(model_.config))
     if (model_.file && spec.role == WeightRole::embedding) types.embedding = model_.file->stat(spec).dtype;
   return device_needs(plan_.rank_config, plan_.placement.first_track, plan_.placement.tracks, types,

@@ -20,7 +20,7 @@ std::int64_t size(DType dtype) {
 }
 
 std::int64_t weight_bytes(const TensorSpec& spec, const DeviceTypes& types) {
-  DType kept = types.inner;
+  DType kept = types.activations;
   if (spec.role == WeightRole::embedding) kept = types.embedding;
   if (spec.role == WeightRole::router || spec.role == WeightRole::vector) kept = DType::float32;
   return (spec.elements() * size(kept) + kAlignment - 1) / kAlignment * kAlignment;
@@ -28,44 +28,45 @@ std::int64_t weight_bytes(const TensorSpec& spec, const DeviceTypes& types) {
 
 }  // namespace
 
-std::int64_t activation_bytes(const ModelConfig& mine, std::int64_t tracks, std::int64_t max_rows,
-                              std::int64_t logit_rows, DType inner, bool split_track) {
-  const std::int64_t exact = sizeof(float), narrow = size(inner), d = mine.hidden_size;
-  const auto uses = [&](FfnKind kind) { return std::ranges::count(mine.ffn_pattern, kind) > 0; };
-  std::int64_t ffn = uses(FfnKind::dense) ? mine.ffn_size : 0;
-  std::int64_t row = d * exact + d * narrow + d * (split_track ? exact : narrow);  // h, normed, out
-  row += 2 * (mine.heads + mine.kv_heads) * mine.head_dim * narrow;                // q, k, v, mixed
+std::int64_t activation_bytes(const ModelConfig& rank_config, std::int64_t tracks, std::int64_t max_rows,
+                              std::int64_t logit_rows, DType activation_dtype, bool split_track) {
+  const std::int64_t fp32 = sizeof(float), act = size(activation_dtype), d = rank_config.hidden_size;
+  const auto uses = [&](FfnKind kind) { return std::ranges::count(rank_config.ffn_pattern, kind) > 0; };
+  std::int64_t ffn = uses(FfnKind::dense) ? rank_config.ffn_size : 0;
+  std::int64_t row = d * fp32 + d * act + d * (split_track ? fp32 : act);              // h, normed, out
+  row += 2 * (rank_config.heads + rank_config.kv_heads) * rank_config.head_dim * act;  // q, k, v, attn_out
   if (uses(FfnKind::moe)) {
-    const MoeConfig& moe = *mine.moe;
+    const MoeConfig& moe = *rank_config.moe;
     ffn = std::max(ffn, moe.top_k * moe.ffn_size);
-    row += moe.experts * exact + moe.top_k * d * narrow;
+    row += moe.experts * fp32 + moe.top_k * d * act;
   }
-  row += 2 * ffn * narrow;
-  const std::int64_t shared_row = (d + mine.head_dim) * exact;  // x, rope angles
-  const std::int64_t head_row = d * exact + (inner == DType::float32 ? 0 : d * narrow);
+  row += 2 * ffn * act;
+  const std::int64_t shared_row = (d + rank_config.head_dim) * fp32;  // x, rope angles
+  const std::int64_t head_row = d * fp32 + (activation_dtype == DType::float32 ? 0 : d * act);
   return max_rows * (tracks * row + shared_row) + logit_rows * head_row;
 }
 
-DType inner_type_on_device(std::optional<DType> stored) {
+DType activation_dtype_on_device(std::optional<DType> stored) {
   return stored == DType::float16 ? DType::float16 : DType::bfloat16;
 }
 
-DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std::int64_t tracks,
+DeviceNeeds device_needs(const ModelConfig& rank_config, std::int64_t first_track, std::int64_t tracks,
                          const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows) {
   DeviceNeeds needs;
-  for (const TensorSpec& spec : shared_tensors(mine)) needs.weights += weight_bytes(spec, types);
+  for (const TensorSpec& spec : shared_tensors(rank_config)) needs.weights += weight_bytes(spec, types);
   for (std::int64_t t = 0; t < tracks; t++)
-    for (const TensorSpec& spec : track_tensors(mine, first_track + t))
+    for (const TensorSpec& spec : track_tensors(rank_config, first_track + t))
       needs.weights += weight_bytes(spec, types);
 
   EngineOptions options;
   options.max_batch = max_batch;
   options.max_rows = max_rows;
-  const WorkLimits limits = work_limits(mine, tracks, options);
-  needs.scratch = activation_bytes(mine, tracks, max_rows, limits.logit_rows, types.inner, false);
-  needs.scratch += limits.logit_rows * mine.vocab_size * static_cast<std::int64_t>(sizeof(float));
+  const WorkLimits limits = work_limits(rank_config, tracks, options);
+  needs.scratch =
+      activation_bytes(rank_config, tracks, max_rows, limits.logit_rows, types.activations, false);
+  needs.scratch += limits.logit_rows * rank_config.vocab_size * static_cast<std::int64_t>(sizeof(float));
   needs.scratch += static_cast<std::int64_t>(cuda_scratch_bytes(limits));
-  needs.kv_page = kv_page_bytes(mine, tracks, types.inner);
+  needs.kv_page = kv_page_bytes(rank_config, tracks, types.activations);
   return needs;
 }
 

@@ -15,14 +15,13 @@ namespace ptrt {
 
 // Element types in a GPU's memory.
 struct DeviceTypes {
-  DType inner = DType::bfloat16;      // of matrices, inner activations, keys and values
-  DType embedding = DType::bfloat16;  // as stored, of a table that is only looked up
+  DType activations = DType::bfloat16;  // of matrices, keys and values too
+  DType embedding = DType::bfloat16;    // as stored, of a table that is only looked up
 };
 
-// The inner type for matrices (a table that is the head too among them) that are all stored in one
-// type, or not: float16 for float16. Everything else takes bfloat16, into whose range all of them
-// fit.
-DType inner_type_on_device(std::optional<DType> stored);
+// The activation dtype for matrices (a tied token table among them) that are all `stored` in one
+// type; none: they differ. float16 for float16, else bfloat16, whose range holds every other type.
+DType activation_dtype_on_device(std::optional<DType> stored);
 
 struct DeviceNeeds {
   std::int64_t weights = 0;
@@ -30,14 +29,14 @@ struct DeviceNeeds {
   std::int64_t kv_page = 0;  // kPageTokens tokens of every layer
 };
 
-// `mine`: what the rank computes of the model (config_of_rank), of so many tracks from
+// `rank_config`: what the rank computes of the model (config_of_rank), of so many tracks from
 // `first_track` on.
-DeviceNeeds device_needs(const ModelConfig& mine, std::int64_t first_track, std::int64_t tracks,
+DeviceNeeds device_needs(const ModelConfig& rank_config, std::int64_t first_track, std::int64_t tracks,
                          const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows);
 
 // Activations of a step, as Engine::scratch_bytes() counts them once they are there.
-std::int64_t activation_bytes(const ModelConfig& mine, std::int64_t tracks, std::int64_t max_rows,
-                              std::int64_t logit_rows, DType inner, bool split_track);
+std::int64_t activation_bytes(const ModelConfig& rank_config, std::int64_t tracks, std::int64_t max_rows,
+                              std::int64_t logit_rows, DType activation_dtype, bool split_track);
 
 // Kept free for what is not planned: CUDA graphs, modules that are loaded on first use, workspaces
 // of libraries.

@@ -53,9 +53,9 @@ TEST(MemoryPlan, CountsWeightsAndPages) {
 }
 
 TEST(MemoryPlan, Float16OnlyWhereEveryMatrixIs) {
-  EXPECT_EQ(inner_type_on_device(DType::float16), DType::float16);
+  EXPECT_EQ(activation_dtype_on_device(DType::float16), DType::float16);
   for (const std::optional<DType> other : {std::optional<DType>(), {DType::float32}, {DType::bfloat16}})
-    EXPECT_EQ(inner_type_on_device(other), DType::bfloat16);
+    EXPECT_EQ(activation_dtype_on_device(other), DType::bfloat16);
 }
 
 // Activations as the engine counts them, whatever the kinds of its layers.
