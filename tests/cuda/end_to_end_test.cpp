@@ -6,8 +6,8 @@
 #include "model_io/file/model_file.h"
 #include "model_io/model_fixture.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
-#include "ops/cuda_provider.h"
-#include "ops/test_tensors.h"
+#include "ops/fixtures/cuda_provider.h"
+#include "ops/fixtures/test_tensors.h"
 #include "runtime/engine_fixture.h"
 #include "runtime/serving/memory_plan.h"
 

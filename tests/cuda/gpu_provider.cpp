@@ -1,4 +1,4 @@
-#include "ops/cuda_provider.h"
+#include "ops/fixtures/cuda_provider.h"
 
 namespace ptrt::testing {
 

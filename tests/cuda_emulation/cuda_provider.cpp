@@ -1,4 +1,4 @@
-#include "ops/cuda_provider.h"
+#include "ops/fixtures/cuda_provider.h"
 
 #include "cuda_emulation/stream.h"
 #include "kernels/cuda/cuda_backend.h"

@@ -10,7 +10,7 @@
 #include "model_io/file/model_file.h"
 #include "model_io/shard/track_shard.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
-#include "ops/test_tensors.h"
+#include "ops/fixtures/test_tensors.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/serving/engine.h"
 #include "thread_comm.h"

@@ -4,7 +4,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/weights/packed.h"
-#include "ops/test_tensors.h"
+#include "ops/fixtures/test_tensors.h"
 
 namespace ptrt::testing {
 namespace {

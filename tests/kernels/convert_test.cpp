@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <limits>
 
-#include "ops/test_tensors.h"
+#include "ops/fixtures/test_tensors.h"
 
 namespace ptrt::testing {
 namespace {

@@ -1,6 +1,6 @@
 // Whole steps, queries and keys encoded and appended, then attention, one step after the other: beside the
 // scalar reference, which gets the same rows.
-#include "ops/kv_pages.h"
+#include "ops/fixtures/kv_pages.h"
 
 namespace ptrt::testing {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/attention_fixture.h"
+#include "ops/fixtures/attention_fixture.h"
 
 namespace ptrt::testing {
 namespace {

@@ -1,5 +1,5 @@
 // The ops around a sync have the bits of the ops that they stand for.
-#include "ops/op_fixture.h"
+#include "ops/fixtures/op_fixture.h"
 
 namespace ptrt::testing {
 namespace {

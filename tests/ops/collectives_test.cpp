@@ -1,7 +1,7 @@
 // Groups of devices, as far as one device can show them: a group of one rank, emulated ranks, time by events.
 #include <chrono>
 
-#include "ops/op_fixture.h"
+#include "ops/fixtures/op_fixture.h"
 
 namespace ptrt::testing {
 namespace {

@@ -1,5 +1,5 @@
 // Rows picked from a table of embeddings and from activations.
-#include "ops/op_fixture.h"
+#include "ops/fixtures/op_fixture.h"
 
 namespace ptrt::testing {
 namespace {

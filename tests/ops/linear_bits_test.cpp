@@ -1,4 +1,4 @@
-#include "ops/op_fixture.h"
+#include "ops/fixtures/op_fixture.h"
 
 namespace ptrt::testing {
 namespace {

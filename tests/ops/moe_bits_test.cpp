@@ -1,5 +1,5 @@
 #include "kernels/cpu/ops/moe.h"
-#include "ops/moe_fixture.h"
+#include "ops/fixtures/moe_fixture.h"
 
 namespace ptrt::testing {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/moe_fixture.h"
+#include "ops/fixtures/moe_fixture.h"
 
 namespace ptrt::testing {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/kv_pages.h"
+#include "ops/fixtures/kv_pages.h"
 
 namespace ptrt::testing {
 namespace {

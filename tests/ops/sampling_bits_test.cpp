@@ -1,6 +1,6 @@
 #include <numeric>
 
-#include "ops/sampling_fixture.h"
+#include "ops/fixtures/sampling_fixture.h"
 
 namespace ptrt::testing {
 namespace {

@@ -1,4 +1,4 @@
-#include "ops/sampling_fixture.h"
+#include "ops/fixtures/sampling_fixture.h"
 
 namespace ptrt::testing {
 namespace {
