@@ -60,6 +60,15 @@ function(ptrt_uses_precompiled target name)
   endif()
 endfunction()
 
+# ptrt_compile_together(TARGET GROUP SOURCES...): compiles sources as one that spend their time in the same large header.
+# As with precompiled headers, other build types compile each by itself and find a missing include.
+function(ptrt_compile_together target group)
+  if(PTRT_PRECOMPILE)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON UNITY_BUILD_MODE GROUP)
+    set_source_files_properties(${ARGN} PROPERTIES UNITY_GROUP ${group})
+  endif()
+endfunction()
+
 # ptrt_folder(NAME SOURCES ... DEPENDS ... PRIVATE_DEPENDS ...): the library ptrt_NAME of the folder NAME. Headers are
 # included as "NAME/header.h" through a directory that shows this folder alone, so an include against the direction
 # kernels <- model_io <- runtime <- launch does not compile.
