@@ -26,8 +26,10 @@ if(PTRT_PRECOMPILE AND CCACHE_PROGRAM)
 endif()
 
 # Sources that start the program, read its command line or write its reports, and the tests' own code: a third of the
-# compile time at -O3, and no run time to speak of. For sources and for targets alike.
+# compile time at -O3, and no run time to speak of. For targets; sources of such a target that run once a request take
+# the full one.
 set(PTRT_LIGHT_OPTIMISATION $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
+set(PTRT_FULL_OPTIMISATION $<$<CONFIG:Release>:-O3>)
 
 add_library(ptrt_build_options INTERFACE)
 # -ffp-contract=off: a sum must round the same way wherever the compiler inlines it.
