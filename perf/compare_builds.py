@@ -19,8 +19,7 @@ from compare_cpu import ptrt_cells, start_cells
 
 
 def cells_of(program, folder):
-    """The cells of one build by name. Each build has its own folder of model files."""
-    Path(folder).mkdir()
+    """The cells of one build by name. Both builds read the same model files: where these lie in the page cache counts."""
     args = argparse.Namespace(ptrt=program, llama=None, gguf_bf16=None)
     return {name: run for source in (ptrt_cells(args, folder), start_cells(args, folder)) for name, (_, run) in source}
 
@@ -40,8 +39,7 @@ def main():
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
-        this = cells_of(args.ptrt, f"{folder}/this")
-        other = cells_of(args.against, f"{folder}/other")
+        this, other = cells_of(args.ptrt, folder), cells_of(args.against, folder)
         names = [name for name in this if re.search(args.only, name)]
         rounds = {name: [] for name in names}
         for turn in range(args.rounds):
