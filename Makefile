@@ -28,9 +28,10 @@ test: build ## Build and run all tests
 configure = cmake -S . -B $(BUILD_DIR) -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) $(1) > $(BUILD_DIR)-configure.log 2>&1 || { cat $(BUILD_DIR)-configure.log; exit 1; }
 
 # A first configuration looks for what the program needs and no further; `make build` and `make test` look for the rest.
+# Where they did, the target `product` has the plug-in too: a plug-in of older sources would be refused, or run old kernels.
 program: program-deps ## Build the program alone: build/ptrt
 	@$(call configure,$(if $(wildcard $(BUILD_DIR)/CMakeCache.txt),,-DPTRT_PROGRAM_ONLY=ON))
-	@cmake --build $(BUILD_DIR) --parallel $(JOBS) --target ptrt
+	@cmake --build $(BUILD_DIR) --parallel $(JOBS) --target product
 
 build: deps ## Build the program and, where nvcc is found, its CUDA plug-in
 	@$(call configure,-DPTRT_PROGRAM_ONLY=OFF)

@@ -14,9 +14,11 @@ if [ -z "$base" ]; then
   base=$(git merge-base HEAD origin/main 2>/dev/null || git merge-base HEAD main 2>/dev/null || true)
   [ -n "$base" ] && [ "$base" != "$(git rev-parse HEAD)" ] || base=$(git rev-parse -q --verify HEAD~1 || echo HEAD)
 fi
+[ -f "$build/compile_commands.json" ] || { echo "tidy: $build is not configured" >&2; exit 1; }
 if [ "$base" = all ]; then
   mapfile -t changed < <(git ls-files '*.cpp')
 else
+  git rev-parse -q --verify "$base^{commit}" >/dev/null || { echo "tidy: no commit $base" >&2; exit 1; }
   mapfile -t changed < <(git diff --numstat --no-renames --diff-filter=d "$base" -- '*.cpp' | sort -rn | head -n 40 | cut -f 3)
 fi
 

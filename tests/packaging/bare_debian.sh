@@ -37,13 +37,15 @@ root=$work/root
 echo 'force-unsafe-io' >"$root/etc/dpkg/dpkg.cfg.d/throw-away"
 cp /etc/resolv.conf "$root/etc/"
 cp "$work"/ptrt_*.deb "$root/tmp/ptrt.deb"
-mount -t proc proc "$root/proc"
-mkdir -p "$root/dev/shm" && mount -t tmpfs tmpfs "$root/dev/shm"
+mkdir -p "$root/dev/shm"
+mount -t proc proc "$root/proc" && mount -t tmpfs tmpfs "$root/dev/shm" || skip "not permitted to mount in a chroot"
+mapfile -t proxies < <(env | grep -iE '^(https?|no)_proxy=' || true)
+cp /etc/apt/apt.conf.d/*proxy* "$root/etc/apt/apt.conf.d/" 2>/dev/null || true
 inside() {
-  env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive OMPI_ALLOW_RUN_AS_ROOT=1 \
+  env -i "${proxies[@]}" PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root DEBIAN_FRONTEND=noninteractive OMPI_ALLOW_RUN_AS_ROOT=1 \
     OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 chroot "$root" "$@"
 }
-inside apt-get update -qq
+inside apt-get update -qq || skip "apt does not reach $mirror from the chroot"
 inside apt-get install -y -qq --no-install-recommends /tmp/ptrt.deb python3 >"$work/log" 2>&1 ||
   { tail -n 20 "$work/log"; exit 1; }
 

@@ -30,6 +30,7 @@ class Ptrt(CMakePackage, CudaPackage):
     depends_on("xxhash")
     depends_on("sentencepiece")
     depends_on("icu4c@72:")
+    depends_on("oniguruma@6.9.8:")
     depends_on("python@3.9:", type="run")
     depends_on("nccl", when="+cuda")
 
