@@ -11,7 +11,7 @@ from ptrt_cli import SANITIZERS, SLOWNESS, CliTest, Running, ptrt, write_request
 
 from model_maker import make_config, write_random
 
-REQUESTS = 60 if SANITIZERS else 120
+REQUESTS = 60 if SANITIZERS else 240
 # An interrupted run takes seconds on any machine: its first rank is slow.
 SLOW = {"PTRT_FAULT": "rank=0,at=step,pause_ms=3"}
 
