@@ -14,6 +14,7 @@ enum class ExitCode : int {
   ok = 0,
   failure = 1,    // something failed while running
   bad_input = 2,  // bad usage, model file or request file
+  stopped = 75,   // ended in order by a signal; --resume continues (EX_TEMPFAIL of sysexits.h)
 };
 
 class Error : public std::runtime_error {
@@ -24,6 +25,10 @@ class Error : public std::runtime_error {
  private:
   ExitCode code_;
 };
+
+// Call inside a catch block: the exception in flight as an Error. Those of the standard library get plain
+// words: what ran out, or the file and the reason.
+Error current_error();
 
 // A bad model file, request file or command line: exit status 2. Name the file, the key, what was
 // expected and found.
