@@ -1,7 +1,6 @@
 // ptrt: a runtime for Parallel Track transformers. All errors are caught here.
 #include <chrono>
 #include <cstdio>
-#include <exception>
 #include <thread>
 
 #include "launch/commands/commands.h"
@@ -42,22 +41,30 @@ int end_everywhere(JobComm* job, const std::string& message, ExitCode code) {
   return static_cast<int>(code);
 }
 
+// What the parser has to say, on rank 0.
+int print_outcome(const CommandLine& line, const JobComm& job) {
+  if (job.rank() == 0) {
+    std::fputs(line.out.c_str(), stdout);
+    std::fputs(line.err.c_str(), stderr);
+  }
+  return *line.exit_code;
+}
+
 int run_program(int argc, char** argv) {
   std::unique_ptr<JobComm> job;
   try {
+    const CommandLine line = parse_command_line(argc, argv);  // before MPI starts
     job = make_job_comm();
-    const CommandLine line = parse_command_line(argc, argv, job->rank() == 0);
-    if (line.exit_code) return *line.exit_code;
+    if (line.exit_code) return print_outcome(line, *job);
     run_command(line.command, *job);
     return 0;
   } catch (const OtherRankFailed& e) {
     return static_cast<int>(e.code());
   } catch (const AgreedError& e) {
     return print_error(job.get(), e.what(), e.code());
-  } catch (const Error& e) {
-    return end_everywhere(job.get(), e.what(), e.code());
-  } catch (const std::exception& e) {
-    return end_everywhere(job.get(), e.what(), ExitCode::failure);
+  } catch (...) {
+    const Error error = current_error();
+    return end_everywhere(job.get(), error.what(), error.code());
   }
 }
 

@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iostream>
 #include <memory>
+#include <sstream>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -67,7 +67,7 @@ bool is_command(CLI::App& app, const std::string& name) {
 
 }  // namespace
 
-CommandLine parse_command_line(int argc, const char* const* argv, bool may_print) {
+CommandLine parse_command_line(int argc, const char* const* argv) {
   CLI::App app(
       "ptrt runs Parallel Track transformers: T tracks that meet only at sync layers, one track a rank.",
       "ptrt");
@@ -79,8 +79,9 @@ CommandLine parse_command_line(int argc, const char* const* argv, bool may_print
       throw CLI::ExtrasError(std::vector<std::string>{argv[1]});
     app.parse(argc, argv);
   } catch (const CLI::ParseError& e) {
-    const int code = may_print ? app.exit(e, std::cout, std::cerr) : e.get_exit_code();
-    return {{}, code == 0 ? 0 : static_cast<int>(ExitCode::bad_input)};
+    std::ostringstream out, err;
+    const int code = app.exit(e, out, err);
+    return {{}, code == 0 ? 0 : static_cast<int>(ExitCode::bad_input), out.str(), err.str()};
   }
   PTRT_CHECK(!std::holds_alternative<std::monostate>(line.command));
   return line;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 
 #include "launch/options/command_options.h"
 
@@ -10,9 +11,10 @@ namespace ptrt {
 struct CommandLine {
   Command command;
   std::optional<int> exit_code;  // set when there is nothing to run: --help, --version (0) or bad usage (2)
+  std::string out, err;          // then: what to print on the standard streams
 };
 
-// Prints help and error messages only when `may_print` (rank 0).
-CommandLine parse_command_line(int argc, const char* const* argv, bool may_print);
+// Prints nothing and touches no file.
+CommandLine parse_command_line(int argc, const char* const* argv);
 
 }  // namespace ptrt

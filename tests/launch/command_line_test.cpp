@@ -11,7 +11,7 @@ namespace {
 
 CommandLine parse(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "ptrt");
-  return parse_command_line(static_cast<int>(arguments.size()), arguments.data(), false);
+  return parse_command_line(static_cast<int>(arguments.size()), arguments.data());
 }
 
 ModelRunOptions run_options(std::initializer_list<const char*> options) {
