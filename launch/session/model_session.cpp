@@ -1,8 +1,5 @@
 #include "launch/session/model_session.h"
 
-#include <fmt/format.h>
-#include <xxhash.h>
-
 #include <chrono>
 #include <cstdio>
 #include <optional>
@@ -12,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "launch/job/process.h"
 #include "launch/session/instruction_set.h"
+#include "launch/session/model_identity.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/comm/fault.h"
 
@@ -35,7 +33,8 @@ ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const s
     : options_(options),
       job_(job),
       model_(open_on_every_rank(job, options.model, random_config)),
-      run_(agree_on_run(job, options, model_)) {}
+      run_(agree_on_run(job, options, model_)),
+      recorded_(model_.file ? agree_on_recorded(job, *model_.file, plan().placement) : std::nullopt) {}
 
 void ModelSession::load(std::uint64_t random_seed) {
   const auto start = std::chrono::steady_clock::now();
@@ -48,6 +47,9 @@ void ModelSession::load(std::uint64_t random_seed) {
                          : random_shard(config(), random_seed, DType::bfloat16, placement.first_track,
                                         placement.tracks, backend, plan().head_rows, plan().split());
   });
+  // Of ranks that are emulated nothing is read.
+  if (model_.file && !options_.emulated)
+    content_ = agree_on_content(job_, *model_.file, placement, shard_.contents);
   const EngineComms comms = join_groups();
   all_or_none(job_, [&] {
     EngineOptions engine;
@@ -108,23 +110,12 @@ bool ModelSession::run(Task task, std::span<const Request> requests, std::span<c
 }
 
 std::string ModelSession::digest() const {
-  const Backend& backend = *run_.backend;
-  const TrackSplit split = plan().split();
-  const std::string fusion =
-      plan().device == Device::cuda ? fmt::format(" {}", to_string(options_.fusion)) : "";
-  std::string mine;
-  for (const std::uint64_t track : shard_.track_digests) mine += fmt::format("{:016x} ", track);
-  const auto ranks = job_.all_gather(mine);
-  std::string all = fmt::format(
-      "{}\n{}{}{}\n{}{} {} {} {}\n{:016x}\n", "1", to_json(config()), options_.int8_weights ? "int8" : "auto",
-      split.ranks > 1 ? fmt::format(" over {}", split.ranks) : "", backend.traits().name, fusion,
-      plan().product_type(), to_string(plan().kv_dtype), backend.instruction_set(), shard_.shared_digest);
-  for (std::int64_t r = 0; r < plan().placement.replica_ranks; r++) all += ranks[static_cast<std::size_t>(r)];
-  if (model_.file) {
-    const TokenizerBlob blob = model_.file->tokenizer();
-    all += fmt::format("{} {:016x}", blob.kind, XXH3_64bits(blob.model.data(), blob.model.size()));
-  }
-  return fmt::format("{:016x}", XXH3_64bits(all.data(), all.size()));
+  return model_digest(options_, model_, plan(), backend(), content_);
+}
+
+std::optional<std::string> ModelSession::digest_before_load() const {
+  if (!recorded_) return std::nullopt;
+  return model_digest(options_, model_, plan(), backend(), *recorded_);
 }
 
 }  // namespace ptrt

@@ -12,6 +12,7 @@
 #include "launch/options/run_options.h"
 #include "launch/session/model_source.h"
 #include "launch/session/run_plan.h"
+#include "model_io/shard/model_content.h"
 #include "model_io/shard/track_shard.h"
 #include "runtime/comm/track_comm.h"
 #include "runtime/comm/watchdog.h"
@@ -29,8 +30,10 @@ class ModelSession {
   // Engine::run() under the watchdog.
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
            const Engine::Hooks& hooks);
-  // Digest of the model's contents and of what its numbers depend on; equal on every rank. Collective.
+  // Digest of the model's contents and of what its numbers depend on; equal on every rank. After load().
   std::string digest() const;
+  // The same from the recorded checksums alone; none where a dataset of the model has none.
+  std::optional<std::string> digest_before_load() const;
 
   const ModelRunOptions& options() const { return options_; }
   const ModelSource& model() const { return model_; }
@@ -51,6 +54,8 @@ class ModelSession {
   JobComm& job_;
   const ModelSource model_;
   const AgreedRun run_;
+  const std::optional<ContentDigests> recorded_;  // what the model file says of its content
+  ContentDigests content_;                        // what the ranks have read
   TrackShard shard_;
   std::unique_ptr<Watchdog> watchdog_;
   // All ranks of the replica; those with the other tracks, and those that share this rank's tracks, where

@@ -156,7 +156,6 @@ HeadRows Agreement::choose_head_rows() const {
   const std::int64_t vocabulary = model_.config.vocab_size;
   const HeadRows rows = head_rows_of(vocabulary, plan_.placement.replica_ranks, plan_.placement.replica_rank);
   if (rows.count == 0 || on_gpu() || options_.vocab_head == VocabHeadMode::whole) return {};
-  if (model_.file && !can_split_head(*model_.file)) return {};
   const std::int64_t saved =
       (vocabulary - rows.count) * model_.config.hidden_size * 2;  // about two bytes each
   return options_.vocab_head == VocabHeadMode::split || saved >= kWorthSplitting ? rows : HeadRows{};

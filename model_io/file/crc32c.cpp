@@ -4,17 +4,19 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 
 namespace ptrt {
 namespace {
 
 constexpr std::uint32_t kPolynomial = 0x82f63b78;
+constexpr std::uint32_t kOne = std::uint32_t{1} << 31;     // x^0: bits are reflected
 constexpr std::size_t kMostAtOnce = std::size_t{1} << 30;  // the library counts in int
 
-// The product of two polynomials modulo the checksum's; bit 31 is x^0.
+// The product of two polynomials modulo the checksum's.
 constexpr std::uint32_t multiply(std::uint32_t a, std::uint32_t b) {
   std::uint32_t product = 0;
-  for (std::uint32_t bit = std::uint32_t{1} << 31; bit != 0; bit >>= 1) {
+  for (std::uint32_t bit = kOne; bit != 0; bit >>= 1) {
     if ((a & bit) != 0) product ^= b;
     b = (b >> 1) ^ ((b & 1) != 0 ? kPolynomial : 0);
   }
@@ -26,7 +28,7 @@ using BytePowers = std::array<std::uint32_t, 64>;
 // powers[k] = x^(8 · 2^k), by which 2^k further bytes multiply a remainder.
 constexpr BytePowers make_byte_powers() {
   BytePowers powers{};
-  powers[0] = std::uint32_t{1} << (31 - 8);
+  powers[0] = kOne >> 8;
   for (std::size_t k = 1; k < powers.size(); ++k) powers[k] = multiply(powers[k - 1], powers[k - 1]);
   return powers;
 }
@@ -52,9 +54,29 @@ std::uint32_t crc32c_before(std::uint32_t crc, std::uint64_t bytes) {
   return crc;
 }
 
+// Linear in the checksum: entries of single bits first, each the one before times x, then their sums.
+Crc32cAdvance::Crc32cAdvance(std::uint64_t bytes) : bytes_(bytes) {
+  std::array<std::uint32_t, 32> of_bit;
+  of_bit[31] = crc32c_before(kOne, bytes);
+  for (std::size_t bit = 31; bit > 0; --bit)
+    of_bit[bit - 1] = (of_bit[bit] >> 1) ^ ((of_bit[bit] & 1) != 0 ? kPolynomial : 0);
+  for (std::size_t byte = 0; byte < 4; ++byte) {
+    auto& entries = table_[byte];
+    entries[0] = 0;
+    for (std::size_t value = 1; value < entries.size(); ++value) {
+      const auto lowest = static_cast<std::size_t>(std::countr_zero(value));
+      entries[value] = entries[value & (value - 1)] ^ of_bit[8 * byte + lowest];
+    }
+  }
+}
+
 void Crc32cOfPieces::add(std::size_t at, std::span<const std::byte> piece) {
-  crc_ ^= crc32c_before(crc32c(0, piece), bytes_ - at - piece.size());
-  added_ += piece.size();
+  add_contribution(crc32c(0, piece), piece.size(), at + piece.size());
+}
+
+void Crc32cOfPieces::add_contribution(std::uint32_t crc, std::size_t bytes, std::size_t end) {
+  crc_ ^= crc32c_before(crc, bytes_ - end);
+  added_ += bytes;
 }
 
 }  // namespace ptrt

@@ -54,16 +54,17 @@ std::size_t PanelsReader::panel_at(std::int64_t row) const {
   return static_cast<std::size_t>(panel * layout_.panel_bytes());
 }
 
-// Panel by panel: the columns from a place on where a panel can be cut are read as a panel of their
-// own.
-void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns columns, bool counts,
-                          Destination to) {
+// Panel by panel: the columns from a place on where a panel can be cut are read as a panel of their own. What
+// that place has of earlier columns counts with those.
+void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns columns, Destination to) {
   const PanelColumn start = panel_column(layout_, columns.first);
   const auto skipped = static_cast<std::size_t>(columns.first - start.column);
   const PackedLayout part{layout_.dtype, layout_.out, columns.first + columns.count - start.column};
   const auto part_in = static_cast<std::size_t>(part.in),
              part_groups = static_cast<std::size_t>(part.groups());
   const auto width = static_cast<std::size_t>(columns.count), element = size_of(layout_.dtype);
+  const PackedLayout before{layout_.dtype, layout_.out, columns.first};
+  const auto of_earlier = static_cast<std::size_t>(before.panel_bytes() - start.byte);
   std::vector<std::byte> panel(static_cast<std::size_t>(part.panel_bytes()));
   UnpackedRows elements{std::vector<std::byte>(kPanelOuts * part_in * element)};
   std::vector<std::uint16_t> scales(layout_.dtype == DType::int8 ? kPanelOuts * part_groups : 0);
@@ -72,10 +73,10 @@ void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns column
     const std::int64_t row = first % layout_.out, lane = row % kPanelOuts;
     const std::int64_t rows = std::min({kPanelOuts - lane, count, layout_.out - row});
     const std::size_t at = panel_at(first) + static_cast<std::size_t>(start.byte);
-    if (counts && lane == 0)
-      content_->read(at, panel);
-    else
-      content_->read_strided(at, panel.size(), panel.size(), 1, panel);
+    content_->read_uncounted(at, panel);
+    // Scales are in the panels of their elements, which count with those.
+    if (!to.elements.empty() && lane == 0)
+      content_->count(at + of_earlier, std::span(panel).subspan(of_earlier));
     unpack_panel(part, panel.data(), lane + rows, elements.bytes.data(), scales.data());
     if (!to.elements.empty())
       elements.copy(lane, rows, part_in * element, skipped * element, to.elements, width * element);
@@ -91,7 +92,7 @@ void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns column
 
 void PanelsReader::read(std::int64_t first, std::span<std::byte> rows) {
   const auto count = static_cast<std::int64_t>(rows.size() / row_bytes());
-  unpack(first, count, {0, layout_.in}, true, {rows, {}});
+  unpack(first, count, {0, layout_.in}, {rows, {}});
 }
 
 void PanelsReader::read_scales(std::int64_t first, std::span<std::byte> scales) {
@@ -102,14 +103,14 @@ void PanelsReader::read_scales(std::int64_t first, std::span<std::byte> scales) 
 
 void PanelsReader::read_columns(std::int64_t first, std::int64_t count, std::int64_t column,
                                 std::int64_t columns, std::span<std::byte> out) {
-  unpack(first, count, {column, columns}, false, {out, {}});
+  unpack(first, count, {column, columns}, {out, {}});
 }
 
 void PanelsReader::read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group,
                                      std::size_t groups, std::span<std::byte> out) {
   const auto column = static_cast<std::int64_t>(group) * kInt8Group;
   const std::int64_t columns = std::min(static_cast<std::int64_t>(groups) * kInt8Group, layout_.in - column);
-  unpack(first, count, {column, columns}, false, {{}, out});
+  unpack(first, count, {column, columns}, {{}, out});
 }
 
 std::optional<MappedWeight> PanelsReader::try_map(WeightLayout layout) {

@@ -17,7 +17,7 @@ class PanelsReader final : public TensorReader {
  public:
   PanelsReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content);
 
-  // A panel counts as read, for verify(), with its first row.
+  // A panel counts with its first row.
   void read(std::int64_t first, std::span<std::byte> rows) override;
   // Throws bad_input on a scale that is negative or not finite.
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
@@ -38,7 +38,7 @@ class PanelsReader final : public TensorReader {
 
   void read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group, std::size_t groups,
                          std::span<std::byte> out) override;
-  void unpack(std::int64_t first, std::int64_t count, Columns columns, bool counts, Destination to);
+  void unpack(std::int64_t first, std::int64_t count, Columns columns, Destination to);
   std::size_t panel_at(std::int64_t row) const;  // of the tensor's rows; in bytes
 
   PackedLayout layout_;  // of one matrix

@@ -29,16 +29,23 @@ DatasetReader::DatasetReader(const StoredDataset& stored, std::vector<std::byte>
 }
 
 void DatasetReader::read(std::size_t at, std::span<std::byte> out) {
+  if (bytes_read_ == nullptr) return read_uncounted(at, out);
   PTRT_CHECK(at + out.size() <= stored_.bytes);
-  if (bytes_read_ == nullptr) {
-    std::copy_n(content_.begin() + static_cast<std::ptrdiff_t>(at), out.size(), out.begin());
-    return;
-  }
   for (std::size_t done = 0; done < out.size(); done += kPieceBytes) {
     const auto piece = out.subspan(done, std::min(kPieceBytes, out.size() - done));
     read_file(at + done, piece);
     pieces_.add(at + done, piece);
   }
+  *bytes_read_ += out.size();
+}
+
+void DatasetReader::read_uncounted(std::size_t at, std::span<std::byte> out) {
+  PTRT_CHECK(at + out.size() <= stored_.bytes);
+  if (bytes_read_ == nullptr) {
+    std::copy_n(content_.begin() + static_cast<std::ptrdiff_t>(at), out.size(), out.begin());
+    return;
+  }
+  read_file(at, out);
   *bytes_read_ += out.size();
 }
 
@@ -67,15 +74,22 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
     for (std::size_t i = 0; i < count; ++i) std::memcpy(&out[i * width], &content_[at + i * stride], width);
     return;
   }
+  std::call_once(advance_made_, [&] { advance_.emplace(stride); });
+  PTRT_CHECK(advance_->bytes() == stride);
   const std::size_t together = width >= kLong ? 1 : std::max<std::size_t>(1, kPieceBytes / stride);
   std::vector<std::byte> buffer;
+  std::uint32_t crc = 0;
   for (std::size_t done = 0; done < count; done += together) {
     const std::size_t n = std::min(together, count - done), bytes = (n - 1) * stride + width;
     buffer.resize(bytes);
     read_file(at + done * stride, buffer);
     *bytes_read_ += bytes;
-    for (std::size_t i = 0; i < n; ++i) std::memcpy(&out[(done + i) * width], &buffer[i * stride], width);
+    for (std::size_t i = 0; i < n; ++i) {
+      crc = (*advance_)(crc) ^ ptrt::crc32c(0, std::span(buffer).subspan(i * stride, width));
+      std::memcpy(&out[(done + i) * width], &buffer[i * stride], width);
+    }
   }
+  pieces_.add_contribution(crc, count * width, at + (count - 1) * stride + width);
 }
 
 std::shared_ptr<const std::byte> DatasetReader::map_alone(std::size_t alignment) {
@@ -86,6 +100,10 @@ std::shared_ptr<const std::byte> DatasetReader::map_alone(std::size_t alignment)
 std::shared_ptr<const std::byte> DatasetReader::map_with_file() {
   if (map_ == nullptr || *stored_.offset % kMapAlignment != 0) return nullptr;
   return map_->bytes(*stored_.offset, stored_.bytes, stored_.name);
+}
+
+void DatasetReader::count(std::size_t at, std::span<const std::byte> bytes) {
+  if (bytes_read_ != nullptr) pieces_.add(at, bytes);
 }
 
 void DatasetReader::add_checksum(std::size_t at, std::span<const std::byte> mapped) {
@@ -103,6 +121,11 @@ std::uint32_t DatasetReader::crc32c() const {
   if (bytes_read_ == nullptr) return content_crc_;
   PTRT_CHECK(pieces_.complete());
   return pieces_.value();
+}
+
+ReadContent DatasetReader::content() const {
+  if (bytes_read_ == nullptr) return {stored_.bytes, stored_.bytes, content_crc_, stored_.crc32c, true};
+  return {stored_.bytes, pieces_.added(), pieces_.value(), stored_.crc32c, false};
 }
 
 std::string DatasetReader::mismatch() const {
@@ -150,17 +173,15 @@ void TensorReader::check_scales(std::int64_t first, std::size_t group, std::size
   }
 }
 
-std::string TensorReader::verify() const {
+void TensorReader::verify() const {
   content_->verify();
-  if (scales_ == nullptr) return fmt::format("{:08x}", content_->crc32c());
-  scales_->verify();
-  return fmt::format("{:08x} {:08x}", content_->crc32c(), scales_->crc32c());
+  if (scales_ != nullptr) scales_->verify();
 }
 
-std::string TensorReader::recorded_checksums() const {
-  if (!stored_.crc32c) return "";
-  if (!stored_.scales) return fmt::format("{:08x}", *stored_.crc32c);
-  return stored_.scales->crc32c ? fmt::format("{:08x} {:08x}", *stored_.crc32c, *stored_.scales->crc32c) : "";
+std::vector<ReadContent> TensorReader::contents() const {
+  std::vector<ReadContent> all{content_->content()};
+  if (scales_ != nullptr) all.push_back(scales_->content());
+  return all;
 }
 
 void RowsReader::read(std::int64_t first, std::span<std::byte> rows) {

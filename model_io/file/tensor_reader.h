@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -48,7 +49,10 @@ class DatasetReader {
   // The bytes from `at` on, as many as `out` takes. Throws bad_input where the file ends before
   // them.
   void read(std::size_t at, std::span<std::byte> out);
-  // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before.
+  // The same bytes, but they do not count.
+  void read_uncounted(std::size_t at, std::span<std::byte> out);
+  // `count` pieces of `width` bytes, the first at `at`, each `stride` bytes after the one before. All calls
+  // for one dataset have the same stride.
   void read_strided(std::size_t at, std::size_t width, std::size_t stride, std::size_t count,
                     std::span<std::byte> out);
   // The whole dataset mapped: by itself, or within its whole file. Null where it cannot be mapped,
@@ -56,12 +60,15 @@ class DatasetReader {
   // kMapAlignment).
   std::shared_ptr<const std::byte> map_alone(std::size_t alignment);
   std::shared_ptr<const std::byte> map_with_file();
+  // Bytes at `at` that were read uncounted count after all.
+  void count(std::size_t at, std::span<const std::byte> bytes);
   // Adds bytes that are used from the map to the checksum.
   void add_checksum(std::size_t at, std::span<const std::byte> mapped);
   // Reads everything through a small buffer, for the checksum alone.
   void scan();
   // Of the whole, once each byte was read.
   std::uint32_t crc32c() const;
+  ReadContent content() const;
   // "expected crc32c ..., found ...", or "" where the checksum is the file's or the file has none.
   std::string mismatch() const;
   void verify() const;  // throws bad_input with the mismatch
@@ -74,6 +81,8 @@ class DatasetReader {
   FileMap* map_ = nullptr;                          // null likewise
   std::vector<std::byte> content_;
   Crc32cOfPieces pieces_;
+  std::once_flag advance_made_;
+  std::optional<Crc32cAdvance> advance_;  // by the stride of read_strided()
   std::uint32_t content_crc_ = 0;
 };
 
@@ -86,8 +95,8 @@ class TensorReader : public VerifiedSource {
                std::unique_ptr<DatasetReader> scales);
 
   DType dtype() const override { return stored_.dtype; }
-  std::string verify() const override;
-  std::string recorded_checksums() const override;
+  void verify() const override;
+  std::vector<ReadContent> contents() const override;
   // Throws bad_input on a scale that is negative or not finite, and where columns cut a group.
   void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                           std::span<std::byte> out) final;

@@ -1,6 +1,5 @@
 #include "model_io/shard/random_init.h"
 
-#include <fmt/format.h>
 #include <xxhash.h>
 
 #include <algorithm>
@@ -106,11 +105,11 @@ class RandomTensor final : public VerifiedSource {
                           std::span<std::byte>) override {
     throw_failure("{} has no scales", spec_.path);
   }
-  std::string verify() const override {
-    PTRT_CHECK(crc_.complete());
-    return fmt::format("{:08x}", crc_.value());
+  void verify() const override {}
+  std::vector<ReadContent> contents() const override {
+    const std::size_t total = static_cast<std::size_t>(spec_.elements()) * size_of(dtype_);
+    return {{total, crc_.added(), crc_.value(), {}, false}};
   }
-  std::string recorded_checksums() const override { return "random"; }
 
  private:
   const ModelConfig& config_;

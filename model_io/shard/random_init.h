@@ -21,7 +21,7 @@ namespace ptrt {
 void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype,
                      std::int64_t first, std::span<std::byte> out);
 
-// A tensor of such elements; nothing is recorded of it, and recorded_checksums() is "random".
+// A tensor of such elements; nothing is recorded of it, and what read_columns() gives does not count.
 // `config` and `spec` outlive it.
 std::unique_ptr<VerifiedSource> random_source(const ModelConfig& config, const TensorSpec& spec,
                                               std::uint64_t seed, DType dtype);

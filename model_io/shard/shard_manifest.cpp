@@ -17,7 +17,10 @@ class ManifestBuilder {
     for (const TensorSpec& spec : shared_tensors(plan_.config)) {
       if (shard_.head_rows.count > 0 && is_head(spec)) {
         add_head_rows(spec);
-        if (spec.role != WeightRole::tied_embedding) continue;
+        if (spec.role != WeightRole::tied_embedding) {
+          tensor_++;
+          continue;
+        }
         TensorSpec table = spec;
         table.role = WeightRole::embedding;  // the table is only looked up then
         add(spec, table, shared_slot(spec));
@@ -31,7 +34,9 @@ class ManifestBuilder {
   // The norms of a block are a group, and so are the tensors of a layer.
   void add_track(std::int64_t local) {
     const std::int64_t track = plan_.first_track + local;
-    owner_ = static_cast<std::size_t>(local) + 1;
+    local_ = static_cast<std::size_t>(local);
+    owner_ = static_cast<std::size_t>(track) + 1;
+    tensor_ = 0;
     for (std::int64_t b = 0; b < plan_.config.blocks(); ++b) {
       const auto specs = block_tensors(plan_.config, track, b);
       add_group(specs, specs, shard_.blocks[static_cast<std::size_t>(b)]);
@@ -45,12 +50,13 @@ class ManifestBuilder {
 
  private:
   void add(const TensorSpec& whole, const TensorSpec& mine, Weight& slot) {
-    ShardEntry entry{.whole = whole, .mine = mine, .slot = &slot, .group = group_, .owner = owner_};
+    ShardEntry entry{
+        .whole = whole, .mine = mine, .slot = &slot, .group = group_, .owner = owner_, .tensor = tensor_++};
     if (whole.shape != mine.shape) entry.part = part_of(whole, mine, plan_.split);
     entries_.push_back(std::move(entry));
   }
 
-  // A tied head is in the digest as the table.
+  // A tied head is the table's tensor again.
   void add_head_rows(const TensorSpec& spec) {
     TensorSpec rows = spec;
     rows.shape[0] = shard_.head_rows.count;
@@ -60,7 +66,8 @@ class ManifestBuilder {
                         .slot = &shard_.lm_head,
                         .group = group_++,
                         .owner = owner_,
-                        .in_digest = spec.role != WeightRole::tied_embedding});
+                        .tensor = tensor_,
+                        .again = spec.role == WeightRole::tied_embedding});
   }
 
   template <typename Slots>
@@ -68,7 +75,7 @@ class ManifestBuilder {
     for (std::size_t i = 0; i < whole.size(); ++i) {
       TrackWeights& all = weights_of(slots, whole[i].id);
       all.resize(static_cast<std::size_t>(plan_.tracks));
-      add(whole[i], mine[i], all[owner_ - 1]);
+      add(whole[i], mine[i], all[local_]);
     }
     group_++;
   }
@@ -85,7 +92,7 @@ class ManifestBuilder {
   ModelConfig mine_;
   TrackShard& shard_;
   std::vector<ShardEntry> entries_;
-  std::size_t group_ = 0, owner_ = 0;
+  std::size_t group_ = 0, owner_ = 0, tensor_ = 0, local_ = 0;
 };
 
 }  // namespace
@@ -98,7 +105,6 @@ std::vector<ShardEntry> make_manifest(const ShardPlan& plan, TrackShard& shard) 
   shard.head_rows = plan.head;
   shard.layers.resize(static_cast<std::size_t>(plan.config.layers));
   shard.blocks.resize(static_cast<std::size_t>(plan.config.blocks()));
-  shard.track_digests.resize(static_cast<std::size_t>(plan.tracks));
   ManifestBuilder manifest(plan, shard);
   manifest.add_shared();
   for (std::int64_t track = 0; track < plan.tracks; ++track) manifest.add_track(track);

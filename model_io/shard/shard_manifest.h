@@ -28,8 +28,9 @@ struct ShardEntry {
   std::optional<TensorPart> part = {};  // of `whole`; none where the rank has all of it
   Weight* slot = nullptr;               // where the loaded weight goes
   std::size_t group = 0;                // neighbours of the same group are loaded by one call of the backend
-  std::size_t owner = 0;                // 0: shared; 1 + t: local track t
-  bool in_digest = true;                // of its owner
+  std::size_t owner = 0;                // 0: shared; 1 + t: track t of the model
+  std::size_t tensor = 0;               // its number among those of its owner
+  bool again = false;                   // another entry is the same tensor
   StoredTensor stored = {};             // set from the file; random weights have a type alone
 };
 

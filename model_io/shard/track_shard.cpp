@@ -1,14 +1,9 @@
 #include "model_io/shard/track_shard.h"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
-#include <xxhash.h>
-
 #include <algorithm>
 #include <array>
 #include <memory>
 #include <span>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -72,20 +67,17 @@ class Loader {
     std::vector<WeightSpec> planned;
     for (const ShardEntry& entry : manifest) planned.push_back(entry.mine.weight(entry.stored.dtype));
     backend_.plan_weights(planned);
-    accounts_.resize(1 + shard.track_digests.size());
     for (auto first = manifest.begin(); first != manifest.end();) {
       const auto last = std::find_if(first, manifest.end(),
                                      [&](const ShardEntry& entry) { return entry.group != first->group; });
-      load_group({first, last});
+      load_group({first, last}, shard.contents);
       first = last;
     }
-    shard.shared_digest = digest(0);
-    for (std::size_t t = 0; t < shard.track_digests.size(); ++t) shard.track_digests[t] = digest(1 + t);
   }
 
  private:
   // All entries at once, so that threads need not wait for each other after each one.
-  void load_group(std::span<const ShardEntry> entries) {
+  void load_group(std::span<const ShardEntry> entries, std::vector<DatasetContent>& contents) {
     std::vector<std::unique_ptr<VerifiedSource>> sources;
     std::vector<std::unique_ptr<PartialSource>> parts;
     std::vector<WeightLoad> loads;
@@ -102,7 +94,8 @@ class Loader {
     const std::vector<Weight> weights = backend_.load_weights(loads);
     for (std::size_t i = 0; i < entries.size(); ++i) {
       *entries[i].slot = weights[i];
-      record(entries[i], *sources[i]);
+      if (!entries[i].part) sources[i]->verify();
+      record(entries[i], sources[i]->contents(), contents);
     }
   }
 
@@ -111,23 +104,23 @@ class Loader {
     return random_source(config_, entry.whole, seed_, entry.stored.dtype);
   }
 
-  void record(const ShardEntry& entry, const VerifiedSource& source) {
-    const std::string checksums = entry.part ? source.recorded_checksums() : source.verify();
-    if (entry.in_digest)
-      accounts_[entry.owner] +=
-          fmt::format("{} [{}] {} {}\n", entry.whole.path, fmt::join(entry.whole.shape, ","),
-                      to_string(source.dtype()), checksums);
-  }
-
-  std::uint64_t digest(std::size_t owner) const {
-    return XXH3_64bits(accounts_[owner].data(), accounts_[owner].size());
+  static void record(const ShardEntry& entry, const std::vector<ReadContent>& read,
+                     std::vector<DatasetContent>& contents) {
+    for (std::size_t i = 0; i < read.size(); ++i) {
+      DatasetContent content = content_of(entry.owner, entry.tensor, i == 1, entry.stored, read[i].recorded);
+      content.again = entry.again;
+      content.crc = read[i].crc;
+      content.bytes = read[i].bytes;
+      content.total = read[i].total;
+      if (entry.part && !read[i].in_memory) content.part = part_number(*entry.part);
+      contents.push_back(content);
+    }
   }
 
   const ModelConfig& config_;
   const ModelFile* file_;
   std::uint64_t seed_;
   Backend& backend_;
-  std::vector<std::string> accounts_;  // by owner: names, shapes, types and checksums
 };
 
 // `lm_head` is the embedding itself where it is tied and whole.
@@ -165,13 +158,6 @@ TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int6
   Loader(file.config(), &file, 0, backend).load(manifest, shard);
   share_tied_head(file.config(), shard);
   return shard;
-}
-
-bool can_split_head(const ModelFile& file) {
-  for (const TensorSpec& spec : shared_tensors(file.config()))
-    if (const StoredTensor stored = file.stat(spec); is_head(spec))
-      return stored.crc32c && (!stored.scales || stored.scales->crc32c);
-  return false;
 }
 
 TrackShard random_shard(const ModelConfig& config, std::uint64_t seed, DType dtype, std::int64_t first_track,

@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "model_io/config/tensor_names.h"
 #include "model_io/file/model_file.h"
+#include "model_io/shard/model_content.h"
 #include "model_io/shard/track_split.h"
 
 namespace ptrt {
@@ -48,19 +49,16 @@ struct TrackShard {
   TrackWeights final_norm;  // [d], one entry
   std::vector<LayerWeights> layers;
   std::vector<BlockWeights> blocks;
-  std::uint64_t shared_digest = 0;           // of names, shapes, types and contents of the shared tensors
-  std::vector<std::uint64_t> track_digests;  // the same of each local track
+  std::vector<DatasetContent> contents;  // what was read, in the order of the model's tensors
 };
 
 // Checks every tensor of these tracks against the file's metadata, then loads them; touches no other track.
-// Throws bad_input. Where the rank has a part of a tensor only, its checksum is not checked, and the recorded
-// one stands for its content in the digest. That is so for
+// Throws bad_input, also where a tensor's checksum is not the recorded one. Of a tensor that the rank has only
+// a part of, `contents` has what that part contributes: see ModelContent::merge(). That is so for
 // * the matrices of the layers, with a `split`;
-// * the head, with head rows; the file must record its checksum (can_split_head). A tied head is loaded as the
-//   whole table too.
+// * the head, with head rows. A tied head is loaded as the whole table too.
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
                       HeadRows head = {}, TrackSplit split = {});
-bool can_split_head(const ModelFile& file);
 bool is_head(const TensorSpec& spec);
 
 // The same shard with random weights: those that `ptrt init` writes with that seed and dtype.

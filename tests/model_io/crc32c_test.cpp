@@ -84,5 +84,32 @@ TEST(Crc32cOfParts, TakesPiecesInAnyOrder) {
   }
 }
 
+TEST(Crc32cOfParts, AdvancesByATable) {
+  for (const std::uint64_t bytes : {0ull, 1ull, 7ull, 4096ull, 1000003ull, 1ull << 40}) {
+    const Crc32cAdvance advance(bytes);
+    for (const std::uint32_t crc : {0u, 1u, 0x80000000u, 0xffu, 0x12345678u, 0xe3069283u, 0xffffffffu})
+      EXPECT_EQ(advance(crc), crc32c_before(crc, bytes)) << bytes << " " << crc;
+  }
+}
+
+// Two ranks have every other strip of 16 bytes of a matrix of 50 rows.
+TEST(Crc32cOfParts, AddsUpOverRanks) {
+  const std::vector<std::byte> bytes = noise(1600);
+  const std::span<const std::byte> all(bytes);
+  const Crc32cAdvance row(32);
+  std::uint32_t whole = 0;
+  for (const std::size_t rank : {0, 1}) {
+    std::uint32_t crc = 0;
+    for (std::size_t at = 16 * rank; at < all.size(); at += 32)
+      crc = row(crc) ^ crc32c(0, all.subspan(at, 16));
+    Crc32cOfPieces pieces(all.size());
+    pieces.add_contribution(crc, 800, 1584 + 16 * rank);
+    EXPECT_FALSE(pieces.complete());
+    EXPECT_EQ(pieces.added(), 800u);
+    whole ^= pieces.value();
+  }
+  EXPECT_EQ(whole, crc32c_bitwise(0, all));
+}
+
 }  // namespace
 }  // namespace ptrt

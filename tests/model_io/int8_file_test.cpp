@@ -11,6 +11,7 @@
 #include "model_fixture.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/shard/track_shard.h"
+#include "shard_content.h"
 
 namespace ptrt {
 namespace {
@@ -98,7 +99,8 @@ TEST_P(Int8File, LoadsAsIfQuantisedOnLoad) {
 TEST_P(Int8File, DigestKnowsTheScales) {
   const auto digest_of_track_1 = [&] {
     ReferenceBackend backend;
-    return load_shard(ModelFile(path_), 1, 1, backend).track_digests.at(0);
+    const ModelFile file(path_);
+    return track_digest(file.config(), load_shard(file, 1, 1, backend), 1);
   };
   const std::uint64_t before = digest_of_track_1();
   EXPECT_EQ(digest_of_track_1(), before);

@@ -18,35 +18,11 @@
 #include "model_io/file/file_map.h"
 #include "model_io/file/tensor_copy.h"
 #include "model_io/shard/track_shard.h"
+#include "packed_models.h"
 #include "shard_content.h"
 
 namespace ptrt {
 namespace {
-
-void rewrite(const std::string& from, const std::string& to, WeightLayout layout, bool split = false) {
-  const ModelFile model(from);
-  ModelWriter writer(to, model.config(), split, layout == WeightLayout::panels ? kMapAlignment : 1);
-  TensorCopy copy(model, writer);
-  for (const TensorSpec& spec : model_tensors(model.config())) copy.copy(spec, model.stat(spec), layout);
-  writer.write_tokenizer(model.tokenizer());
-  writer.commit();
-}
-
-void write_typed(const std::string& path, const ModelConfig& config, DType dtype) {
-  if (dtype == DType::int8) return write_int8_model(path, config, 8);
-  write_model(path, config, 8, dtype);
-}
-
-// Two tracks that two ranks can share, at columns that lie within a pair of groups; where ranks take whole
-// rows, those do not fill their last group.
-ModelConfig for_two_ranks() {
-  return small_config(
-      {{"hidden_size", 232},
-       {"head_dim", 32},
-       {"ffn_size", 320},
-       {"vocab_size", 1003},
-       {"moe", {{"experts", 3}, {"top_k", 2}, {"ffn_size", 64}, {"router_logit_cap", nullptr}}}});
-}
 
 class PackedFile : public testing::TestWithParam<DType> {
  protected:

@@ -29,6 +29,14 @@ inline std::string bytes_of(const Weight& w) {
   return {static_cast<const char*>(w.data), bytes};
 }
 
+// Of the shared tensors and of a track of the model, as one rank has read them.
+inline std::uint64_t shared_digest(const ModelConfig& config, const TrackShard& shard) {
+  return owner_digest(config, shard.contents, 0);
+}
+inline std::uint64_t track_digest(const ModelConfig& config, const TrackShard& shard, std::size_t track) {
+  return owner_digest(config, shard.contents, track + 1);
+}
+
 // Everything that a backend holds of the model, in one order.
 inline std::vector<std::string> all_weights(const TrackShard& shard) {
   std::vector<std::string> all{bytes_of(shard.embedding), bytes_of(shard.lm_head),

@@ -1,0 +1,114 @@
+#include "launch/session/agreement.h"
+
+#include <fmt/ranges.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "kernels/base/error.h"
+#include "launch/job/process.h"
+
+namespace ptrt {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::size_t kNamesShown = 5, kRanksShown = 3;
+
+std::string to_text(const Facts& facts) {
+  return Json(facts).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+// "10000.0 on rank 0 (a) and 2 more, 500000.0 on rank 1 (b)"
+std::string describe_values(const std::vector<std::pair<std::string, std::string>>& values_by_rank) {
+  std::vector<std::pair<std::string, std::vector<std::string>>> groups;  // in the order of their first ranks
+  for (const auto& [rank, value] : values_by_rank) {
+    const auto known = std::ranges::find(groups, value, [](const auto& group) { return group.first; });
+    if (known != groups.end())
+      known->second.push_back(rank);
+    else
+      groups.push_back({value, {rank}});
+  }
+  std::vector<std::string> texts;
+  for (const auto& [value, ranks] : groups) {
+    const std::size_t shown = std::min(kRanksShown, ranks.size());
+    texts.push_back(
+        fmt::format("{} on {}{}", value, fmt::join(ranks.begin(), ranks.begin() + shown, ", "),
+                    ranks.size() > shown ? fmt::format(" and {} more", ranks.size() - shown) : ""));
+  }
+  return fmt::format("{}", fmt::join(texts, ", "));
+}
+
+void add_facts(const Json& json, const std::string& prefix, Facts& facts) {
+  for (const auto& [key, value] : json.items())
+    if (value.is_object())
+      add_facts(value, prefix + key + ".", facts);
+    else
+      facts[prefix + key] = value.dump();
+}
+
+}  // namespace
+
+std::string describe_differences(std::span<const RankFacts> ranks, bool only_shared) {
+  std::set<std::string> names;
+  for (const RankFacts& rank : ranks)
+    for (const auto& [name, value] : rank.facts) names.insert(name);
+  std::vector<std::string> texts;
+  for (const std::string& name : names) {
+    std::vector<std::pair<std::string, std::string>> values;
+    for (const RankFacts& rank : ranks) {
+      const auto found = rank.facts.find(name);
+      if (found != rank.facts.end())
+        values.emplace_back(rank.rank, found->second);
+      else if (!only_shared)
+        values.emplace_back(rank.rank, "none");
+    }
+    if (std::ranges::all_of(values, [&](const auto& v) { return v.second == values.front().second; }))
+      continue;
+    texts.push_back(fmt::format("{}: {}", name, describe_values(values)));
+  }
+  const std::size_t shown = std::min(kNamesShown, texts.size());
+  return fmt::format("{}{}",
+                     fmt::join(texts.begin(), texts.begin() + static_cast<std::ptrdiff_t>(shown), "; "),
+                     texts.size() > shown ? fmt::format("; and {} more", texts.size() - shown) : "");
+}
+
+void agree_on(JobComm& job, std::string_view what, const Facts& mine) {
+  if (job.size() == 1) return;
+  const std::string text = to_text(mine);
+  const std::uint64_t digest = XXH3_64bits(text.data(), text.size());
+  if (!all_equal(job, fmt::format("{:016x}", digest))) throw_differences(job, what, mine);
+}
+
+void throw_differences(JobComm& job, std::string_view what, const Facts& mine, bool only_shared) {
+  const std::vector<std::string> names = rank_names(job);
+  const auto texts = job.all_gather(to_text(mine));
+  std::vector<RankFacts> ranks;
+  for (std::size_t r = 0; r < texts.size(); r++)
+    ranks.push_back({names[r], Json::parse(texts[r]).get<Facts>()});
+  all_or_none(job, [&] {
+    throw_bad_input("the ranks differ in {}: {}", what, describe_differences(ranks, only_shared));
+  });
+  throw_failure("internal error: ranks that differ in {} have agreed", what);
+}
+
+std::string rank_name(const JobComm& job) {
+  if (job.size() == 1) return "this rank";
+  return fmt::format("rank {} ({})", job.rank(), job.host());
+}
+
+std::vector<std::string> rank_names(JobComm& job) {
+  return job.all_gather(rank_name(job));
+}
+
+Facts facts_of(const ModelConfig& config) {
+  Facts facts;
+  add_facts(Json::parse(to_json(config)), "", facts);
+  return facts;
+}
+
+}  // namespace ptrt
