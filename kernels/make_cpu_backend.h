@@ -1,12 +1,14 @@
 // The CPU backend's factory; its class is in cpu_backend.h.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "kernels/base/host_cores.h"
 #include "kernels/tensor.h"
+#include "kernels/weight_source.h"
 
 namespace ptrt {
 
@@ -30,6 +32,11 @@ struct CpuOptions {
 // Throws bad_input when threads < 1; loading a weight throws it when its type does not fit the
 // options.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
+
+// What such a backend keeps of a weight: its type, and its bytes. Both throw bad_input where the stored type
+// does not fit the options.
+DType cpu_weight_type(const WeightSpec& spec, const CpuOptions& options);
+std::size_t cpu_weight_bytes(const WeightSpec& spec, const CpuOptions& options);
 
 // Whether the processor multiplies in that type at speed: decides `--compute auto`.
 bool cpu_computes(Compute compute);

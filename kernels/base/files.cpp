@@ -1,24 +1,68 @@
 #include "kernels/base/files.h"
 
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <sstream>
+#include <new>
+#include <stdexcept>
 
 #include "kernels/base/error.h"
 
 namespace ptrt {
+namespace {
+
+struct Descriptor {
+  explicit Descriptor(const std::string& path) : number(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  ~Descriptor() {
+    if (number >= 0) close(number);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+
+  int number;
+};
+
+// Where memory runs out, `text` is all that was read.
+bool read_all(int file, std::string& text) {
+  constexpr std::size_t kPiece = std::size_t{64} << 10;
+  struct stat status;
+  if (fstat(file, &status) == 0 && S_ISREG(status.st_mode))
+    text.reserve(static_cast<std::size_t>(status.st_size) + 1);
+  for (std::size_t bytes = 0;;) {
+    text.resize(std::max(text.capacity(), bytes + kPiece));
+    const ssize_t found = read(file, text.data() + bytes, text.size() - bytes);
+    if (found < 0 && errno == EINTR) continue;
+    if (found > 0) bytes += static_cast<std::size_t>(found);
+    if (found > 0) continue;
+    text.resize(bytes);
+    return found == 0;
+  }
+}
+
+}  // namespace
 
 std::string read_text_file(const std::string& path, const char* what) {
-  errno = 0;
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw_bad_input("cannot read {} {}: {}", what, path, std::strerror(errno));
-  std::ostringstream text;
-  errno = 0;
-  // An empty file sets failbit too, but leaves no error.
-  if (!(text << in.rdbuf()) && errno != 0)
-    throw_bad_input("cannot read {} {}: {}", what, path, std::strerror(errno));
-  return std::move(text).str();
+  const Descriptor file(path);
+  std::string text;
+  try {
+    if (file.number < 0 || !read_all(file.number, text))
+      throw_bad_input("cannot read {} {}: {}", what, path, std::strerror(errno));
+  } catch (const std::bad_alloc&) {
+    throw_failure("not enough memory to read {} {}", what, path);
+  } catch (const std::length_error&) {
+    throw_failure("not enough memory to read {} {}", what, path);
+  }
+  return text;
+}
+
+std::uint64_t file_bytes(const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0) throw_bad_input("cannot read {}: {}", path, std::strerror(errno));
+  return static_cast<std::uint64_t>(status.st_size);
 }
 
 }  // namespace ptrt

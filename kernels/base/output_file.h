@@ -16,9 +16,24 @@ std::string create_temporary_beside(const std::string& path);
 // temporary file then stays.
 void publish_temporary(const std::string& temporary, const std::string& path);
 
+// Removes a temporary file that is not to be published.
+void remove_temporary(const std::string& temporary);
+
+// From now on a SIGINT, SIGTERM or SIGHUP that ends this process first removes its temporary files. For
+// commands that do not handle these signals themselves.
+void remove_temporaries_on_signals();
+
+// The file that a chain of symbolic links at `path` ends at, whether or not it exists; else `path`.
+// A temporary file beside it takes its place without harm to the links.
+std::string behind_links(const std::string& path);
+
+// Throws bad_input if a file cannot be written there: no such folder, no permission, a directory. So a
+// long run says it at its start. Leaves nothing behind.
+void check_writable(const std::string& path);
+
 // A new content for the file `path`. It has a temporary name until publish(); if that is not called,
 // `path` is as before. A symbolic link at `path` stays, and the file it points at is replaced. A
-// device or a pipe is written directly.
+// device, a pipe or a descriptor of this process (/dev/stdout) is written directly.
 class OutputFile {
  public:
   // Throws bad_input if it cannot be created.
@@ -31,7 +46,7 @@ class OutputFile {
   void publish();                     // throws failure
 
  private:
-  std::string path_;
+  std::string path_;       // behind links
   std::string temporary_;  // empty: `path` is written directly, or has been published
   int descriptor_ = -1;
 };
@@ -45,7 +60,8 @@ struct NamedFile {
 // Devices and pipes are never the same file: nothing in them can be lost.
 bool is_same_file(const std::string& a, const std::string& b);
 
-// Throws bad_input if an output is the same file as an input or as another output.
+// Throws bad_input if an output is the same file as an input or as another output. Empty paths are
+// options that were not given.
 void check_outputs(std::span<const NamedFile> outputs, std::span<const NamedFile> inputs);
 
 }  // namespace ptrt

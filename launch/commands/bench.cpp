@@ -7,6 +7,7 @@
 #include "launch/commands/bench_report.h"
 #include "launch/commands/bench_requests.h"
 #include "launch/commands/commands.h"
+#include "launch/commands/model_output.h"
 #include "launch/commands/report_files.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
@@ -39,6 +40,15 @@ RankReport run_once(ModelSession& session, const std::vector<Request>& requests)
   return report;
 }
 
+// On rank 0, which writes them, before any weight is loaded.
+void check_reports_of(const BenchOptions& options, const ModelSession& session) {
+  std::vector<NamedFile> inputs{{"the dataset", options.dataset},
+                                {"the configuration", options.random_weights}};
+  if (session.model().file)
+    for (NamedFile& file : files_of(*session.model().file)) inputs.push_back(std::move(file));
+  check_reports(std::vector<NamedFile>{{"--json", options.json}, {"--csv", options.csv}}, inputs);
+}
+
 // Rank 0's file, on every rank.
 std::string read_dataset(const BenchOptions& options, JobComm& job) {
   if (options.dataset.empty()) return "";
@@ -69,6 +79,9 @@ void warm_up(const BenchOptions& options, ModelSession& session, const BenchCell
 
 void run_bench(const BenchOptions& options, JobComm& job) {
   ModelSession session(options.run, job, options.random_weights);
+  all_or_none(job, [&] {
+    if (job.rank() == 0) check_reports_of(options, session);
+  });
   const std::string dataset = read_dataset(options, job);
   std::vector<BenchCell> cells;
   all_or_none(job, [&] { cells = bench_cells(options, session, dataset); });

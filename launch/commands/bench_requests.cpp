@@ -9,15 +9,15 @@
 namespace ptrt {
 namespace {
 
-void check_fit(const Request& request, const ModelSession& session) {
-  const auto input = static_cast<std::int64_t>(request.tokens.size());
-  if (input + request.max_tokens > session.config().max_context)
-    throw_bad_input("--input-len {} + --output-len {} exceed the model's max_context of {}", input,
-                    request.max_tokens, session.config().max_context);
-  if (request.cached_tokens() > session.kv_tokens())
+// Before any request of that size is made.
+void check_fit(std::int64_t input, std::int64_t output, const ModelSession& session) {
+  if (input + output > session.config().max_context)
+    throw_bad_input("--input-len {} + --output-len {} exceed the model's max_context of {}", input, output,
+                    session.config().max_context);
+  if (input + output - 1 > session.kv_tokens())  // the last token is never cached
     throw_bad_input(
         "--input-len {} + --output-len {} do not fit the KV cache of {} tokens: raise --kv-cache-bytes",
-        input, request.max_tokens, session.kv_tokens());
+        input, output, session.kv_tokens());
 }
 
 std::vector<Request> dataset_requests(const BenchOptions& options, const ModelSession& session,
@@ -76,14 +76,13 @@ std::vector<BenchCell> bench_cells(const BenchOptions& options, const ModelSessi
   } else {
     const std::int64_t count = options.requests > 0 ? options.requests : 8;
     for (const std::int64_t input : options.input_lens)
+      for (const std::int64_t output : options.output_lens) check_fit(input, output, session);
+    for (const std::int64_t input : options.input_lens)
       for (const std::int64_t output : options.output_lens)
         cells.push_back(
             {input, output, random_requests(session.config(), count, input, output, options.seed)});
   }
-  for (BenchCell& cell : cells) {
-    for (const Request& request : cell.requests) check_fit(request, session);
-    set_arrivals(cell.requests, options.request_rate, options.seed);
-  }
+  for (BenchCell& cell : cells) set_arrivals(cell.requests, options.request_rate, options.seed);
   return cells;
 }
 

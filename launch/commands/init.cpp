@@ -5,6 +5,7 @@
 
 #include "kernels/base/files.h"
 #include "launch/commands/commands.h"
+#include "launch/commands/model_output.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/shard/random_init.h"
 
@@ -32,6 +33,9 @@ void run_init(const InitOptions& options) {
   const auto start = std::chrono::steady_clock::now();
   const ModelConfig config =
       parse_config(read_text_file(options.config_path, "the configuration"), options.config_path);
+  check_model_output(options.output, config, options.split,
+                     std::vector<NamedFile>{{"the configuration", options.config_path}});
+  remove_temporaries_on_signals();
   ModelWriter writer(options.output, config, options.split);
   std::int64_t parameters = write_tensors(config, shared_tensors(config), options, writer);
   for (std::int64_t track = 0; track < config.tracks; ++track)

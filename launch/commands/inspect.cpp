@@ -3,15 +3,16 @@
 #include <fmt/ranges.h>
 
 #include <cstdio>
-#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/inspect_json.h"
 #include "launch/commands/model_facts.h"
+#include "launch/commands/report_files.h"
 
 namespace ptrt {
 namespace {
@@ -48,8 +49,7 @@ void print_sizes(const ModelFacts& facts) {
   if (facts.in_panels > 0) types += fmt::format("; {} in panels, which CPU ranks map", facts.in_panels);
   print_row("weights", "{} ({} shared, {} the first track); {} datasets: {}", with_unit(sum.bytes),
             with_unit(facts.shared.bytes), with_unit(facts.tracks[0].bytes), facts.datasets, types);
-  for (const std::string& file : facts.files)
-    print_row("file", "{} ({})", file, with_unit(std::filesystem::file_size(file)));
+  for (const std::string& file : facts.files) print_row("file", "{} ({})", file, with_unit(file_bytes(file)));
 }
 
 void print_checks(const ModelFacts& facts) {
@@ -97,7 +97,7 @@ void run_inspect(const InspectOptions& options) {
   const std::vector<Placement> ranks = all_ranks(world_size, config.tracks);
   const ModelFacts facts = gather_facts(model, options.verify);
   if (options.json) {
-    fmt::print("{}\n", inspect_json(model, facts, ranks).dump());
+    fmt::print("{}\n", json_text(inspect_json(model, facts, ranks)));
   } else {
     print_row("model", "{}", config.name);
     print_config(config);

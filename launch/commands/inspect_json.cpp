@@ -1,7 +1,8 @@
 #include "launch/commands/inspect_json.h"
 
-#include <filesystem>
 #include <string>
+
+#include "kernels/base/files.h"
 
 namespace ptrt {
 namespace {
@@ -20,8 +21,7 @@ ordered_json bytes_json(const ModelFacts& facts, std::size_t all) {
 
 ordered_json files_json(const ModelFacts& facts) {
   ordered_json result = ordered_json::array();
-  for (const std::string& file : facts.files)
-    result.push_back({{"path", file}, {"bytes", std::filesystem::file_size(file)}});
+  for (const std::string& file : facts.files) result.push_back({{"path", file}, {"bytes", file_bytes(file)}});
   return result;
 }
 

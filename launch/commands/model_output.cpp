@@ -1,22 +1,22 @@
 #include "launch/commands/model_output.h"
 
-#include <filesystem>
-#include <system_error>
-#include <vector>
-
-#include "kernels/base/error.h"
 #include "model_io/file/model_writer.h"
 
 namespace ptrt {
 
-void check_output(const ModelFile& model, const std::string& output, bool split) {
-  std::vector<std::string> inputs{model.path()};
+std::vector<NamedFile> files_of(const ModelFile& model) {
+  std::vector<NamedFile> files{{"the model", model.path()}};
+  for (const std::string& opened : model.files_opened()) files.push_back({"a file of the model:", opened});
   for (std::int64_t track = 0; track < model.config().tracks; ++track)
-    inputs.push_back(model.track_file(track));
-  for (const std::string& written : files_written(output, model.config(), split))
-    for (const std::string& input : inputs)
-      if (std::error_code ignored; std::filesystem::equivalent(written, input, ignored))
-        throw_bad_input("-o {} would overwrite {} of the model itself", output, input);
+    files.push_back({"a file of the model:", model.track_file(track)});
+  return files;
+}
+
+void check_model_output(const std::string& output, const ModelConfig& config, bool split,
+                        std::span<const NamedFile> inputs) {
+  std::vector<NamedFile> outputs;
+  for (const std::string& written : files_written(output, config, split)) outputs.push_back({"-o", written});
+  check_outputs(outputs, inputs);
 }
 
 }  // namespace ptrt

@@ -22,9 +22,10 @@ void run_pack(const PackOptions& options) {
   const std::vector<TensorSpec> tensors = model_tensors(config);
   std::map<std::string, StoredTensor> stored;  // every tensor is checked before any is written
   for (const TensorSpec& spec : tensors) stored.emplace(spec.path, model.stat(spec));
-  check_output(model, options.output, options.split);
+  check_model_output(options.output, config, options.split, files_of(model));
 
   const bool panels = options.layout == WeightLayout::panels;
+  remove_temporaries_on_signals();
   ModelWriter writer(options.output, config, options.split, panels ? kMapAlignment : 1);
   TensorCopy copy(model, writer);
   std::int64_t matrices = 0;

@@ -104,6 +104,10 @@ ordered_json to_json(const Row& row, const ModelConfig& config) {
 void run_plan(const PlanOptions& options) {
   const ModelConfig config =
       parse_config(read_text_file(options.config, "the configuration"), options.config);
+  std::vector<NamedFile> inputs{{"the configuration", options.config}};
+  if (!is_known_gpu(options.gpu)) inputs.push_back({"--gpu", options.gpu});
+  if (!is_known_link(options.link)) inputs.push_back({"--link", options.link});
+  check_reports(std::vector<NamedFile>{{"--json", options.json}}, inputs);
   const GpuSpec gpu = gpu_of(options.gpu);
   const LinkSpec link = link_of(options.link);
   const std::vector<Row> rows = rows_of(options, config, gpu, link);

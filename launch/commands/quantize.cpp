@@ -27,8 +27,9 @@ class Quantizer {
     make_tokenizer(tokenizer, config);  // throws for an unknown kind, which would be lost
     const std::vector<TensorSpec> tensors = model_tensors(config);
     check_tensors(tensors);
-    check_output(model_, options_.output, options_.split);
+    check_model_output(options_.output, config, options_.split, files_of(model_));
 
+    remove_temporaries_on_signals();
     ModelWriter writer(options_.output, config, options_.split);
     for (const TensorSpec& spec : tensors) convert(spec, writer);
     writer.write_tokenizer(tokenizer);

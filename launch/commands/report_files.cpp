@@ -1,19 +1,14 @@
 #include "launch/commands/report_files.h"
 
-#include <fstream>
-
-#include "kernels/base/error.h"
-
 namespace ptrt {
 namespace {
 
 using nlohmann::ordered_json;
 
 void write_text(const std::string& path, const std::string& text) {
-  std::ofstream out(path);
-  out << text;
-  out.close();
-  if (!out) throw_bad_input("cannot write {}", path);
+  OutputFile out(path);
+  out.write(text);
+  out.publish();
 }
 
 // {"a": {"b": 1}} as a_b = 1, without the model's configuration.
@@ -30,7 +25,7 @@ ordered_json flat(const ordered_json& object) {
 }
 
 std::string csv_field(const ordered_json& value) {
-  if (!value.is_string()) return value.dump();
+  if (!value.is_string()) return json_text(value);
   std::string text = "\"";
   for (const char c : value.get<std::string>()) {
     if (c == '"') text += '"';
@@ -42,9 +37,19 @@ std::string csv_field(const ordered_json& value) {
 
 }  // namespace
 
+std::string json_text(const ordered_json& value, int indent) {
+  return value.dump(indent, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+void check_reports(std::span<const NamedFile> reports, std::span<const NamedFile> inputs) {
+  check_outputs(reports, inputs);
+  for (const NamedFile& report : reports)
+    if (!report.path.empty()) check_writable(report.path);
+}
+
 void write_json(const std::string& path, const std::vector<ordered_json>& runs) {
   const ordered_json whole = runs.size() == 1 ? runs[0] : ordered_json{{"runs", runs}};
-  write_text(path, whole.dump(2) + "\n");
+  write_text(path, json_text(whole, 2) + "\n");
 }
 
 void write_csv(const std::string& path, const std::vector<ordered_json>& runs) {

@@ -107,10 +107,6 @@ bool stop_signal_received() {
   return g_stop.load(std::memory_order_relaxed);
 }
 
-std::int64_t host_memory_share(const JobComm& job) {
-  return static_cast<std::int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE) / job.host_ranks();
-}
-
 std::string error_line(const JobComm* job, const std::string& message) {
   if (job == nullptr || job->size() == 1) return fmt::format("ptrt: error: {}\n", message);
   return fmt::format("ptrt: rank {} of {} ({}): error: {}\n", job->rank(), job->size(), job->host(), message);

@@ -1,4 +1,4 @@
-// The process as one rank of a job: start-up, errors that all ranks agree on, signals, memory.
+// The process as one rank of a job: start-up, errors that all ranks agree on, signals.
 #pragma once
 
 #include <cstdint>
@@ -47,9 +47,6 @@ Enum all_equal_or(JobComm& job, Enum mine, Enum fallback) {
 // once. SIGBUS, raised by a page of a mapped file that cannot be read, is reported as an error of this rank.
 void install_signal_handlers(const JobComm& job);
 bool stop_signal_received();
-
-// Memory of the host that this rank may plan with: physical memory over the ranks on the host.
-std::int64_t host_memory_share(const JobComm& job);
 
 // "ptrt: error: …", under a launcher with rank and host.
 std::string error_line(const JobComm* job, const std::string& message);

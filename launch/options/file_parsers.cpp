@@ -5,7 +5,7 @@ namespace ptrt {
 namespace {
 
 void add_model_output(CLI::App& command, std::string& path, bool& split) {
-  command.add_option("-o,--output", path, "Model file to write")->required();
+  add_path(command, "-o,--output", path, "Model file to write")->required();
   command.add_flag("--split", split, "Write one file a track beside the main file");
 }
 
@@ -14,10 +14,10 @@ void add_model_output(CLI::App& command, std::string& path, bool& split) {
 void add_init(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<InitOptions>();
   CLI::App* command = add_command(app, "init", "Write a model with random weights", options, chosen);
-  command->add_option("CONFIG", options->config_path, "Model configuration (JSON)")->required();
+  add_path(*command, "CONFIG", options->config_path, "Model configuration (JSON)")->required();
   add_model_output(*command, options->output, options->split);
   begin_group(*command, "Weights");
-  command->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str();
+  add_seed(*command, options->seed, "Seed of the weights");
   add_choice<DType>(*command, "--dtype", options->dtype,
                     {{"float32", DType::float32}, {"bfloat16", DType::bfloat16}},
                     "Type of the stored weights");
@@ -30,7 +30,7 @@ void add_quantize(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<QuantizeOptions>();
   CLI::App* command =
       add_command(app, "quantize", "Write a model with its matrices as int8", options, chosen);
-  command->add_option("MODEL", options->model, "Model file (HDF5) of floating-point weights")->required();
+  add_path(*command, "MODEL", options->model, "Model file (HDF5) of floating-point weights")->required();
   add_model_output(*command, options->output, options->split);
   begin_group(*command, "Weights");
   command
@@ -51,7 +51,7 @@ void add_pack(CLI::App& app, Command& chosen) {
   CLI::App* command = add_command(
       app, "pack", "Write a model in the layout of the CPU's products, to be mapped instead of loaded",
       options, chosen);
-  command->add_option("MODEL", options->model, "Model file (HDF5)")->required();
+  add_path(*command, "MODEL", options->model, "Model file (HDF5)")->required();
   add_model_output(*command, options->output, options->split);
   begin_group(*command, "Weights");
   add_choice<WeightLayout>(*command, "--layout", options->layout,
@@ -68,11 +68,11 @@ void add_inspect(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<InspectOptions>();
   CLI::App* command = add_command(
       app, "inspect", "Show a model's configuration, sizes, placement and checksums", options, chosen);
-  command->add_option("MODEL", options->model, "Model file (HDF5)")->required();
+  add_path(*command, "MODEL", options->model, "Model file (HDF5)")->required();
   command->add_flag("--json", options->json, "One JSON object instead of a table");
   command->add_flag("--verify", options->verify, "Read everything and check every checksum");
   command->add_option("--ranks", options->ranks, "Show the placement over that many ranks")
-      ->check(in_range(1, 1 << 20));
+      ->transform(in_range(1, 1 << 20));
   command->footer(R"(Examples:
   ptrt inspect model.h5
   ptrt inspect model.h5 --verify            (exit status 2 when a dataset does not match its checksum)
@@ -83,20 +83,20 @@ void add_plan(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<PlanOptions>();
   CLI::App* command = add_command(
       app, "plan", "Predict memory, TTFT, TPOT and throughput on so many processors", options, chosen);
-  command->add_option("CONFIG", options->config, "Model configuration (JSON)")->required();
-  command->add_option("--json", options->json, "File for the table as JSON");
+  add_path(*command, "CONFIG", options->config, "Model configuration (JSON)")->required();
+  add_path(*command, "--json", options->json, "File for the table as JSON");
   begin_group(*command, "Hardware");
   command->add_option("--gpus", options->gpus, "Numbers of processors, 1 to 4096")
-      ->check(in_range(1, 4096))
+      ->transform(in_range(1, 4096))
       ->delimiter(',')
       ->capture_default_str();
-  command->add_option("--gpu", options->gpu, "a100, h100, h200, or a JSON file (docs/PLAN.md)")
+  add_path(*command, "--gpu", options->gpu, "a100, h100, h200, or a JSON file (docs/PLAN.md)")
       ->capture_default_str();
-  command->add_option("--link", options->link, "nvlink, ib, or a JSON file")->capture_default_str();
+  add_path(*command, "--link", options->link, "nvlink, ib, or a JSON file")->capture_default_str();
   begin_group(*command, "Requests");
   const auto add_count = [&](const char* name, std::int64_t& value, const char* what) {
     command->add_option(name, value, what)
-        ->check(in_range(std::int64_t{1}, std::int64_t{1} << 31))
+        ->transform(in_range(std::int64_t{1}, std::int64_t{1} << 31))
         ->capture_default_str();
   };
   add_count("--input-len", options->input_len, "Prompt tokens");

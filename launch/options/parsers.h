@@ -4,9 +4,15 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -67,10 +73,47 @@ CLI::Option* add_choice(CLI::App& command, const std::string& option, T& value, 
       ->default_str(now);
 }
 
-// --help shows it as "1..1024".
+// The number that all of a text is: decimal, without a sign in front where it is positive; no NaN, no
+// infinity. None for anything else, and beyond the type.
+template <typename Number>
+std::optional<Number> parse_number(const std::string& text) {
+  Number value{};
+  const char* const end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, value);
+  if (error != std::errc() || stop != end) return std::nullopt;
+  if constexpr (std::is_floating_point_v<Number>)
+    if (!std::isfinite(value)) return std::nullopt;
+  return value;
+}
+
+// A number of that range, both ends included. --help shows it as "1..1024". The library would also take
+// hexadecimal and octal numbers and NaN, and would cut an integer that is too large.
 template <typename Number>
 CLI::Validator in_range(Number low, Number high) {
-  return CLI::Range(low, high).description(fmt::format("{}..{}", low, high));
+  static constexpr const char* kKind = std::is_floating_point_v<Number> ? "a number" : "an integer";
+  return {[low, high](std::string& text) -> std::string {
+            const std::optional<Number> value = parse_number<Number>(text);
+            if (!value || *value < low || *value > high)
+              return fmt::format("'{}': expected {} in {}..{}", text, kKind, low, high);
+            text = fmt::format("{}", *value);  // as the library then reads it: without leading zeros
+            return "";
+          },
+          fmt::format("{}..{}", low, high)};
+}
+
+// Of random numbers.
+inline CLI::Option* add_seed(CLI::App& command, std::uint64_t& seed, const char* what) {
+  CLI::Validator any = in_range<std::uint64_t>(0, std::numeric_limits<std::uint64_t>::max());
+  return command.add_option("--seed", seed, what)->transform(any.description(""))->capture_default_str();
+}
+
+// A file on the command line.
+inline CLI::Option* add_path(CLI::App& command, const std::string& option, std::string& path,
+                             const std::string& description) {
+  const auto named = [](const std::string& given) {
+    return given.empty() ? std::string("expected the name of a file, found ''") : std::string();
+  };
+  return command.add_option(option, path, description)->check(CLI::Validator(named, ""));
 }
 
 // "64", "512K", "3MB", "2G", "1T" as bytes, powers of 1024. The error message names the units that are
@@ -80,7 +123,7 @@ inline CLI::Validator as_size() {
             const std::string given = text;
             constexpr std::size_t kDigits = 18;  // of any result below 2^63
             try {
-              const bool number = given[0] >= '1' && given[0] <= '9';
+              const bool number = given[0] >= '1' && given[0] <= '9' && given.find(' ') == std::string::npos;
               if (number && CLI::AsSizeValue(false)(text).empty() && text.size() <= kDigits) return "";
             } catch (const CLI::ValidationError&) {
             }

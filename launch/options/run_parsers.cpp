@@ -1,7 +1,4 @@
 // Options of the commands that run a model: generate, score, bench.
-#include <charconv>
-#include <cmath>
-
 #include "launch/options/parsers.h"
 
 namespace ptrt {
@@ -32,11 +29,12 @@ void add_rank_options(CLI::App& command, ModelRunOptions& run) {
   command
       .add_option("--replicas", run.replicas,
                   "Replicas that share the requests (default: ranks / (tracks x --tensor-parallel))")
-      ->check(in_range(1, 1 << 20));
+      ->transform(in_range(1, 1 << 20));
   command
       .add_option(
           "--tensor-parallel", run.tensor_parallel,
           "Ranks that share each track: they divide its heads and FFN columns, and add up twice a layer")
+      ->transform(in_range(1, 1 << 20))
       ->capture_default_str();
   add_choice<std::optional<VocabHeadMode>>(
       command, "--vocab-head", run.vocab_head,
@@ -48,23 +46,25 @@ void add_rank_options(CLI::App& command, ModelRunOptions& run) {
           "--step-timeout", run.step_timeout_s,
           "Seconds a rank may be stuck in one step before a job of several ranks ends with an error;\n"
           "0: no limit")
-      ->check(in_range(0.0, 1e6))
+      ->transform(in_range(0.0, 1e6))
       ->capture_default_str();
 }
 
 void add_memory_options(CLI::App& command, ModelRunOptions& run) {
   begin_group(command, "Batch and memory");
   command.add_option("--max-batch", run.max_batch, "Sequences decoded together")
-      ->check(in_range(1, 65536))
+      ->transform(in_range(1, 65536))
       ->capture_default_str();
   command.add_option("--max-step-tokens", run.max_step_tokens, "Tokens of one step, prompt chunks included")
-      ->check(in_range(1, 1 << 20))
+      ->transform(in_range(1, 1 << 20))
       ->capture_default_str();
   command
       .add_option(
           "--kv-cache-bytes", run.kv_cache_bytes,
           "KV cache of a rank, e.g. 512M or 4G (default: what --max-batch sequences of max_context need,\n"
-          "at most a quarter of the host's memory divided by its ranks, or what a GPU has left)")
+          "at most a quarter of this rank's share of the host's memory, cgroup and Slurm limits included, "
+          "and\n"
+          "what weights leave of it; on a GPU what it has left)")
       ->transform(as_size())
       ->type_name("SIZE");
 }
@@ -94,7 +94,7 @@ void add_cpu_options(CLI::App& command, ModelRunOptions& run) {
           "--threads", run.threads,
           "CPU threads a rank (default: the cores that launcher, taskset and cgroups allow, divided by\n"
           "the ranks of the host that share them; hyper-threads are not counted)")
-      ->check(in_range(1, 1024));
+      ->transform(in_range(1, 1024));
   add_choice<bool>(
       command, "--bind", run.bind_threads, {{"auto", true}, {"none", false}},
       "auto: in a job of several ranks each thread runs on a core of its own, if there are enough;\n"
@@ -116,7 +116,7 @@ void add_gpu_options(CLI::App& command, ModelRunOptions& run) {
   command
       .add_option("--gpu-memory-fraction", run.gpu_memory_fraction,
                   "Share of a GPU's free memory that weights, scratch and KV cache may take together")
-      ->check(in_range(0.05, 1.0))
+      ->transform(in_range(0.05, 1.0))
       ->capture_default_str();
   command.add_flag("--share-gpu", run.share_gpu,
                    "Several ranks may use one GPU; their sums go through the hosts' memory");
@@ -130,11 +130,10 @@ void add_batch(CLI::App& app, const char* name, const char* what, Task task, Com
   const auto options = std::make_shared<BatchOptions>();
   options->task = task;
   CLI::App* command = add_command(app, name, what, options, chosen);
-  command->add_option("MODEL", options->run.model, "Model file (HDF5)")->required();
-  command->add_option("REQUESTS", options->requests, kRequestsHelp)->required();
-  command
-      ->add_option("-o,--output", options->output,
-                   "Results, one JSON object a line in the order of the requests")
+  add_path(*command, "MODEL", options->run.model, "Model file (HDF5)")->required();
+  add_path(*command, "REQUESTS", options->requests, kRequestsHelp)->required();
+  add_path(*command, "-o,--output", options->output,
+           "Results, one JSON object a line in the order of the requests")
       ->required();
   command->add_flag("--resume", options->resume,
                     "Continue from the journal RESULTS.partial of an earlier run");
@@ -147,24 +146,23 @@ void add_workload(CLI::App& command, BenchOptions& options) {
   const auto at_least = [](std::int64_t low) { return in_range(low, std::int64_t{1} << 31); };
   auto* input =
       command.add_option("--input-len", options.input_lens, "Prompt tokens; each of several is run")
-          ->check(at_least(1))
+          ->transform(at_least(1))
           ->delimiter(',')
           ->capture_default_str();
   auto* output = command
                      .add_option("--output-len", options.output_lens,
                                  "Tokens to generate; each of several is run with each prompt length")
-                     ->check(at_least(1))
+                     ->transform(at_least(1))
                      ->delimiter(',')
                      ->capture_default_str();
-  command
-      .add_option("--dataset", options.dataset,
-                  "REQUESTS.jsonl: its prompts and max_tokens instead of random prompts")
+  add_path(command, "--dataset", options.dataset,
+           "REQUESTS.jsonl: its prompts and max_tokens instead of random prompts")
       ->excludes(input)
       ->excludes(output);
   command
       .add_option("--requests", options.requests,
                   "Requests of a run (default: 8; with --dataset all of its lines)")
-      ->check(at_least(1));
+      ->transform(at_least(1));
   command
       .add_option_function<std::string>(
           "--request-rate",
@@ -177,10 +175,9 @@ void add_workload(CLI::App& command, BenchOptions& options) {
       ->type_name("FLOAT")
       ->default_str("inf");
   command.add_option("--warmup", options.warmup, "Requests run first and not measured")
-      ->check(at_least(0))
+      ->transform(at_least(0))
       ->capture_default_str();
-  command.add_option("--seed", options.seed, "Seed of prompts, arrivals and random weights")
-      ->capture_default_str();
+  add_seed(command, options.seed, "Seed of prompts, arrivals and random weights");
 }
 
 // Returns the option that turns the emulation on.
@@ -192,16 +189,16 @@ CLI::Option* add_emulation(CLI::App& command, EmulatedRanks& emulated) {
               "--emulate-ranks", emulated.ranks,
               "Run the first rank's share of a replica of so many ranks in this one process; each\n"
               "exchange with the others is a wait. The results mean nothing; every figure says EMULATED")
-          ->check(in_range(1, 1 << 20));
+          ->transform(in_range(1, 1 << 20));
   command
       .add_option("--link-latency-us", emulated.link.latency_us,
                   "Latency of an emulated exchange, in microseconds")
-      ->check(in_range(0.0, 1e9))
+      ->transform(in_range(0.0, 1e9))
       ->needs(ranks);
   auto* rate = command
                    .add_option("--link-gb-per-s", emulated.link.gb_per_s,
                                "10^9 bytes a second that an emulated rank receives")
-                   ->check(in_range(1e-6, 1e9))
+                   ->transform(in_range(1e-6, 1e9))
                    ->needs(ranks);
   ranks->needs(rate);
   return ranks;
@@ -211,10 +208,8 @@ CLI::Option* add_emulation(CLI::App& command, EmulatedRanks& emulated) {
 
 std::optional<double> parse_request_rate(const std::string& text) {
   if (text == "inf") return std::numeric_limits<double>::infinity();
-  double rate = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), rate);
-  const bool whole = error == std::errc() && end == text.data() + text.size();
-  return whole && rate > 0 ? std::optional(rate) : std::nullopt;
+  const std::optional<double> rate = parse_number<double>(text);
+  return rate && *rate > 0 ? rate : std::nullopt;
 }
 
 void add_run_options(CLI::App& command, ModelRunOptions& run) {
@@ -239,13 +234,12 @@ void add_bench(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<BenchOptions>();
   const auto emulated = std::make_shared<EmulatedRanks>();
   CLI::App* command = app.add_subcommand("bench", "Measure TTFT, TPOT, throughput and time in sync layers");
-  auto* model = command->add_option("MODEL", options->run.model, "Model file (HDF5)");
-  command
-      ->add_option("--random-weights", options->random_weights,
-                   "CONFIG.json: random weights instead of MODEL")
+  auto* model = add_path(*command, "MODEL", options->run.model, "Model file (HDF5)");
+  add_path(*command, "--random-weights", options->random_weights,
+           "CONFIG.json: random weights instead of MODEL")
       ->excludes(model);
-  command->add_option("--json", options->json, "File for the figures as one JSON object");
-  command->add_option("--csv", options->csv, "File for the figures as CSV, one row a run");
+  add_path(*command, "--json", options->json, "File for the figures as one JSON object");
+  add_path(*command, "--csv", options->csv, "File for the figures as CSV, one row a run");
   add_workload(*command, *options);
   add_run_options(*command, options->run);
   const auto* emulate = add_emulation(*command, *emulated);

@@ -1,6 +1,7 @@
 #include "launch/plan/hardware.h"
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -8,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
+#include "model_io/config/strict_json.h"
 
 namespace ptrt {
 namespace {
@@ -31,12 +33,7 @@ const std::map<std::string, LinkSpec> kLinks{
 class Reader {
  public:
   Reader(const std::string& path, const std::vector<std::string>& keys) : path_(path) {
-    try {
-      object_ = json::parse(read_text_file(path, "the description"));
-    } catch (const json::parse_error& e) {
-      throw_bad_input("{}: not valid JSON: {}", path, e.what());
-    }
-    if (!object_.is_object()) throw_bad_input("{}: expected a JSON object", path);
+    object_ = parse_json_object(read_text_file(path, "the description"), path);
     for (const auto& [key, value] : object_.items())
       if (key != "name" && key != "source" && std::ranges::count(keys, key) == 0)
         throw_bad_input("{}: unknown key {}", path, key);
@@ -56,6 +53,14 @@ class Reader {
                       value.dump());
     return value.get<double>();
   }
+  std::int64_t count(const std::string& key) const {
+    constexpr double kMost = 1 << 30;
+    const double value = number(key, true);
+    if (value != std::floor(value) || value > kMost)
+      throw_bad_input("{}: {}: expected an integer in 0..{}, found {}", path_, key, kMost,
+                      object_[key].dump());
+    return static_cast<std::int64_t>(value);
+  }
 
  private:
   std::string path_;
@@ -63,6 +68,14 @@ class Reader {
 };
 
 }  // namespace
+
+bool is_known_gpu(const std::string& name) {
+  return kGpus.contains(name);
+}
+
+bool is_known_link(const std::string& name) {
+  return kLinks.contains(name);
+}
 
 GpuSpec gpu_of(const std::string& name) {
   if (const auto known = kGpus.find(name); known != kGpus.end()) return known->second;
@@ -89,7 +102,7 @@ LinkSpec link_of(const std::string& name) {
   return {file.name(),
           file.number("latency_us", true),
           file.number("gb_per_s"),
-          static_cast<std::int64_t>(file.number("ranks", true)),
+          file.count("ranks"),
           file.number("message_us", true, 0),
           file.number("sum_bytes", false, 4),
           file.number("two_step_bytes", true, 0),

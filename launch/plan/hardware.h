@@ -13,4 +13,8 @@ GpuSpec gpu_of(const std::string& name);
 // nvlink, ib, or a file.
 LinkSpec link_of(const std::string& name);
 
+// Whether it is a name and not a file.
+bool is_known_gpu(const std::string& name);
+bool is_known_link(const std::string& name);
+
 }  // namespace ptrt

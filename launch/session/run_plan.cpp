@@ -8,6 +8,7 @@
 #include "kernels/cuda/plugin.h"
 #include "kernels/make_cpu_backend.h"
 #include "launch/job/process.h"
+#include "launch/session/host_budget.h"
 
 namespace ptrt {
 namespace {
@@ -198,8 +199,8 @@ DeviceNeeds Agreement::needs_on_device() const {
                       options_.max_batch, options_.max_step_rows());
 }
 
-// Bytes that the KV cache may take: what was asked for, else a quarter of this rank's share of the host, or
-// what a device has left. Plans the device's memory.
+// Bytes that the KV cache may take: what was asked for, else a part of this rank's share of the host
+// (plan_host_memory), or what a device has left. Plans the device's memory.
 std::int64_t Agreement::kv_budget() {
   if (const auto free = backend_->free_bytes()) {
     plan_.device_memory =
@@ -207,7 +208,10 @@ std::int64_t Agreement::kv_budget() {
                            options_.gpu_memory_fraction, options_.kv_cache_bytes);
     return plan_.device_memory->kv;
   }
-  return options_.kv_cache_bytes.value_or(host_memory_share(job_) / 4);
+  if (options_.kv_cache_bytes) return *options_.kv_cache_bytes;
+  const HostPlan host = plan_kv_on_host(memory_limit_of_rank(job_.host_ranks()), options_, model_, plan_);
+  plan_.kv_limit = host.limited_by;
+  return host.kv;
 }
 
 // As many pages as the batch can use, within kv_budget(). Every rank takes the smallest number of all ranks,
@@ -219,6 +223,7 @@ void Agreement::plan_kv_pages() {
     const std::int64_t useful = options_.max_batch * pages_for(model_.config.max_context);
     const std::int64_t budget = kv_budget();
     pages = std::min(useful, budget / page_bytes);
+    if (pages == useful) plan_.kv_limit.clear();
     if (pages < 1)
       throw_bad_input("--kv-cache-bytes {}: a page of {} tokens takes {} bytes on this rank", budget,
                       kPageTokens, page_bytes);

@@ -31,6 +31,7 @@ struct RunPlan {
   DeviceFusion fusion = DeviceFusion::automatic;  // between GPUs; the same on every rank
   HeadRows head_rows;                             // none: the whole vocabulary head
   std::int64_t kv_pages = 0;                      // the same on every rank
+  std::string kv_limit;                           // what keeps the KV cache small; empty: nothing unusual
   std::optional<DevicePlan> device_memory;        // where the backend has a memory of its own
 
   TrackSplit split() const { return {placement.tensor_parallel, placement.tensor_rank}; }

@@ -38,7 +38,8 @@ std::string describe_devices(const ModelSession& session) {
   std::string text;
   if (plan.device == Device::cuda && plan.placement.replica_ranks > 1)
     text = " | fusion over " + session.engine().describe_syncs();
-  if (!plan.why_not_gpu.empty()) text = " | not on GPUs: " + plan.why_not_gpu;
+  if (!plan.kv_limit.empty()) text = " | KV cache limited by " + plan.kv_limit;
+  if (!plan.why_not_gpu.empty()) text += " | not on GPUs: " + plan.why_not_gpu;
   if (plan.device_memory)
     text += fmt::format("\n{}; matrices, activations, keys and values are {}", plan.device_memory->describe(),
                         to_string(plan.activation_dtype));

@@ -50,7 +50,11 @@ class StrictCheck : public nlohmann::json_sax<json> {
   }
 
   bool parse_error(std::size_t, const std::string&, const json::exception& error) override {
-    throw_bad_input("{} is not valid JSON: {}", what_, cut_short(error.what(), 300));
+    // The library begins with its own name of the error, "[json.exception.parse_error.101] ".
+    std::string reason = error.what();
+    if (const std::size_t end = reason.find("] "); reason.starts_with("[json.") && end != std::string::npos)
+      reason.erase(0, end + 2);
+    throw_bad_input("{} is not valid JSON: {}", what_, cut_short(std::move(reason), 300));
   }
 
  private:

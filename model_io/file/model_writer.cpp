@@ -1,11 +1,6 @@
 #include "model_io/file/model_writer.h"
 
-#include <fcntl.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <optional>
 #include <set>
@@ -13,6 +8,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/base/output_file.h"
 #include "kernels/int8.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/file/h5_file.h"
@@ -39,22 +35,27 @@ H5Type stored_type(DType dtype) {
   return H5Type::other;
 }
 
-const char* const kTemporarySuffix = ".partial";
-
-// A file that gets its name only when it is complete.
+// A file that gets its name only when it is complete. Where a symbolic link has that name, the file it
+// points at is replaced.
 class PendingFile {
  public:
   PendingFile(std::string name, std::size_t alignment)
-      : name_(std::move(name)),
-        temporary_(name_ + kTemporarySuffix),
-        file_(H5File::create(temporary_, alignment)) {}
+      : name_(std::move(name)), place_(behind_links(name_)), temporary_(create_temporary_beside(place_)) {
+    try {
+      file_.emplace(H5File::create(temporary_, alignment));
+    } catch (...) {
+      remove_temporary(temporary_);
+      throw;
+    }
+  }
   ~PendingFile() {
     if (temporary_.empty()) return;
     file_.reset();
-    ::unlink(temporary_.c_str());
+    remove_temporary(temporary_);
   }
   PendingFile(PendingFile&& other) noexcept
       : name_(std::move(other.name_)),
+        place_(std::move(other.place_)),
         temporary_(std::exchange(other.temporary_, {})),
         file_(std::move(other.file_)) {}
   PendingFile& operator=(PendingFile&&) = delete;
@@ -62,23 +63,15 @@ class PendingFile {
   const std::string& name() const { return name_; }
   H5File& file() { return *file_; }
 
-  void finish() {
-    file_->close();
-    const int descriptor = ::open(temporary_.c_str(), O_RDONLY | O_CLOEXEC);
-    const bool flushed = descriptor >= 0 && ::fsync(descriptor) == 0;
-    const int error = errno;
-    if (descriptor >= 0) ::close(descriptor);
-    if (!flushed) throw_failure("{}: cannot write: {}", temporary_, std::strerror(error));
-  }
-
+  // All of them are closed before any gets its name: a full disk may show only then.
+  void finish() { file_->close(); }
   void publish() {
-    if (::rename(temporary_.c_str(), name_.c_str()) != 0)
-      throw_failure("{}: cannot rename {} to it: {}", name_, temporary_, std::strerror(errno));
+    publish_temporary(temporary_, place_);
     temporary_.clear();
   }
 
  private:
-  std::string name_, temporary_;
+  std::string name_, place_, temporary_;
   std::optional<H5File> file_;
 };
 
@@ -130,10 +123,12 @@ std::set<std::string> all_paths(const ModelConfig& config) {
 }  // namespace
 
 struct ModelWriter::Impl {
-  Impl(const std::string& path, const ModelConfig& config, std::size_t file_alignment)
+  Impl(const std::string& path, const ModelConfig& config, bool split, std::size_t file_alignment)
       : alignment(file_alignment), missing(all_paths(config)) {
-    if (std::error_code error; fs::is_directory(path, error))
-      throw_bad_input("{}: cannot create: it is a directory", path);
+    for (const std::string& name : files_written(path, config, split))
+      if (std::error_code error; fs::exists(name, error) && !fs::is_regular_file(name, error))
+        throw_bad_input("{}: cannot create: it is {}", name,
+                        fs::is_directory(name, error) ? "a directory" : "no regular file");
     files.emplace_back(path, alignment);
     H5Object root = files[0].file().group("/");
     root.write_attribute("format", std::string("ptrt"));
@@ -179,13 +174,12 @@ std::vector<std::string> files_written(const std::string& path, const ModelConfi
   std::vector<std::string> names{path};
   for (std::int64_t track = 0; split && track < config.tracks; ++track)
     names.push_back(track_file_name(path, track));
-  for (std::size_t i = names.size(); i-- > 0;) names.push_back(names[i] + kTemporarySuffix);
   return names;
 }
 
 ModelWriter::ModelWriter(const std::string& path, const ModelConfig& config, bool split,
                          std::size_t alignment)
-    : impl_(std::make_unique<Impl>(path, config, alignment)) {
+    : impl_(std::make_unique<Impl>(path, config, split, alignment)) {
   for (std::int64_t track = 0; split && track < config.tracks; ++track) impl_->add_track_file(track);
 }
 

@@ -15,7 +15,7 @@
 
 namespace ptrt {
 
-// Every file that a ModelWriter for that path would write, temporary ones too.
+// The names of all files that a ModelWriter for that path writes, the main one first.
 std::vector<std::string> files_written(const std::string& path, const ModelConfig& config, bool split);
 
 class ModelWriter {
@@ -31,10 +31,10 @@ class ModelWriter {
   // Gives rows [first, first + rows) of a matrix, valid until the next call. Called in order.
   using FillInt8 = std::function<Int8Piece(std::int64_t first, std::int64_t rows)>;
 
-  // The files have temporary names in the folder of `path` until commit(). `split` writes each
+  // The files have new temporary names beside their own until commit(). `split` writes each
   // track to its own file `<stem>.trackTT.h5` in that folder; the main file has external links with
   // relative names, so that the folder can move. Datasets of at least `alignment` bytes begin at
-  // multiples of it. Throws bad_input when `path` cannot be written.
+  // multiples of it. Throws bad_input when `path` cannot be written, or is no regular file.
   ModelWriter(const std::string& path, const ModelConfig& config, bool split, std::size_t alignment = 1);
   ~ModelWriter();  // removes what was written unless it was committed
 

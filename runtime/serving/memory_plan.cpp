@@ -103,6 +103,28 @@ std::string DevicePlan::describe() const {
                      with_byte_unit(reserve), with_byte_unit(kv));
 }
 
+HostPlan plan_host_memory(const HostNeeds& needs, const MemoryLimit& limit, std::int64_t sequence_pages) {
+  const std::int64_t weights = needs.weights + (limit.counts_mapped_files ? needs.mapped : 0);
+  const std::int64_t quarter = limit.bytes / 4;
+  const std::int64_t left = limit.bytes - weights - needs.scratch - kHostReserveBytes;
+  const bool physical = limit.source.empty();
+  if (quarter <= left) return {quarter, limit.source};
+  // A limit ends the process; beyond physical memory it only slows down, as far as there is swap.
+  const std::int64_t lacking =
+      physical ? weights + needs.scratch - limit.bytes - limit.swap_bytes : needs.kv_page - left;
+  if (lacking > 0)
+    throw_bad_input(
+        "not enough memory: {} leaves this rank {}; its weights take {}, scratch {} (--kv-cache-bytes skips "
+        "this check)",
+        physical ? "the host" : limit.source, with_byte_unit(limit.bytes + limit.swap_bytes),
+        with_byte_unit(weights), with_byte_unit(needs.scratch));
+  if (physical) {
+    const std::int64_t least = std::min(quarter, sequence_pages * needs.kv_page);
+    return {std::max(left, least), "what the weights leave of the host's memory"};
+  }
+  return {left, limit.source};
+}
+
 std::string with_byte_unit(std::int64_t bytes) {
   constexpr std::array<const char*, 5> kUnits{"B", "KiB", "MiB", "GiB", "TiB"};
   auto value = static_cast<double>(bytes);

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "kernels/base/host_memory.h"
 #include "kernels/kv_pool.h"
 #include "kernels/tensor.h"
 #include "model_io/config/model_config.h"
@@ -56,6 +57,28 @@ struct DevicePlan {
 // fits beside them, or when what was asked for does not fit.
 DevicePlan plan_device_memory(const DeviceNeeds& needs, std::int64_t free, double fraction,
                               std::optional<std::int64_t> kv_asked);
+
+// What a rank on CPUs takes of its host.
+struct HostNeeds {
+  std::int64_t weights = 0;  // copied into its memory
+  std::int64_t mapped = 0;   // used in place in the file: pages that ranks share and the system may reclaim
+  std::int64_t scratch = 0;  // activations and logits
+  std::int64_t kv_page = 0;
+};
+
+// Kept free for what is not planned: the program itself, libraries, requests, buffers of exchanges.
+inline constexpr std::int64_t kHostReserveBytes = std::int64_t{64} << 20;
+
+struct HostPlan {
+  std::int64_t kv = 0;     // bytes that the KV cache may take
+  std::string limited_by;  // what made it so small; empty where that is a quarter of physical memory
+};
+
+// A KV cache whose size was not asked for gets a quarter of what the rank may plan with, but no more than
+// its weights and scratch leave; mapped weights count only where the limit counts mapped files. Throws
+// bad_input, with all figures, when a limit leaves no room for a page, or physical memory and swap none
+// for the weights. Where only physical memory is short, it gets at least `sequence_pages`.
+HostPlan plan_host_memory(const HostNeeds& needs, const MemoryLimit& limit, std::int64_t sequence_pages);
 
 // 1610612736 as "1.5 GiB".
 std::string with_byte_unit(std::int64_t bytes);

@@ -88,6 +88,51 @@ TEST_F(OutputFileTest, FullDevice) {
 
 TEST_F(OutputFileTest, NoSuchFolder) {
   EXPECT_THROW(OutputFile(path("none/a")), Error);
+  EXPECT_THROW(OutputFile{folder_.string()}, Error) << "a folder is no file";
+  EXPECT_THROW(OutputFile(""), Error);
+}
+
+TEST_F(OutputFileTest, WritableOrNot) {
+  put("a", "old");
+  for (const std::string& good :
+       {path("a"), path("new"), std::string("/dev/null"), std::string("/dev/stdout")})
+    EXPECT_NO_THROW(check_writable(good)) << good;
+  for (const std::string& bad : {path("none/a"), folder_.string(), path("a/b"), path("new/"), std::string()})
+    EXPECT_THROW(check_writable(bad), Error) << bad;
+  EXPECT_EQ(content("a"), "old");
+  EXPECT_EQ(files(), 1u);
+}
+
+TEST_F(OutputFileTest, CreatesWhatALinkPointsAt) {
+  fs::create_symlink("later/target", path("link"));
+  fs::create_directory(path("later"));
+  EXPECT_EQ(behind_links(path("link")), path("later/target"));
+  EXPECT_TRUE(is_same_file(path("link"), path("later/target")));
+  OutputFile file(path("link"));
+  file.write("new");
+  file.publish();
+  EXPECT_TRUE(fs::is_symlink(path("link")));
+  EXPECT_EQ(content("later/target"), "new");
+}
+
+TEST_F(OutputFileTest, TakesTheLongestName) {
+  const std::string longest(255, 'x');
+  OutputFile file(path(longest));
+  file.write("text");
+  file.publish();
+  EXPECT_EQ(content(longest), "text");
+}
+
+// Where output is redirected to a file, what is written to /dev/stdout stands after what was printed.
+TEST_F(OutputFileTest, SharesADescriptor) {
+  std::FILE* const out = std::fopen(path("out").c_str(), "w");
+  std::fputs("printed ", out);
+  OutputFile file("/proc/self/fd/" + std::to_string(fileno(out)));
+  file.write("written ");
+  file.publish();
+  std::fputs("printed", out);
+  std::fclose(out);
+  EXPECT_EQ(content("out"), "printed written printed");
 }
 
 TEST_F(OutputFileTest, OneFileByAnyName) {
@@ -101,6 +146,7 @@ TEST_F(OutputFileTest, OneFileByAnyName) {
   EXPECT_FALSE(is_same_file(path("a"), path("other")));
   EXPECT_FALSE(is_same_file(path("a"), path("none")));
   EXPECT_TRUE(is_same_file(path("none"), path("./none"))) << "neither exists yet";
+  EXPECT_TRUE(is_same_file("no-such-file", "./no-such-file"));
   EXPECT_FALSE(is_same_file("/dev/null", "/dev/null"));
 }
 
@@ -125,6 +171,10 @@ TEST(CurrentError, SaysWhatRanOut) {
   EXPECT_EQ(message_of([] { throw std::bad_alloc(); }), "out of memory: the system gave no more");
   EXPECT_EQ(message_of([] { static_cast<void>(fs::file_size("/no/such")); }),
             "/no/such: No such file or directory");
+  EXPECT_EQ(message_of([] { std::string().reserve(~std::size_t{0}); }),
+            "out of memory: a size is beyond what memory can hold");
+  EXPECT_EQ(message_of([] { throw std::runtime_error("[json.exception.type_error.302] of another type"); }),
+            "internal error: of another type");
   EXPECT_EQ(message_of([] { throw_bad_input("bad {}", 1); }), "bad 1");
 }
 

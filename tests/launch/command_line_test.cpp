@@ -80,8 +80,95 @@ TEST(CommandLine, RequestRate) {
   EXPECT_TRUE(std::isinf(rate({})));
   EXPECT_TRUE(std::isinf(rate({"--request-rate", "inf"})));
   EXPECT_EQ(rate({"--request-rate", "0.1"}), 0.1);
-  for (const char* bad : {"", "0", "-1", "fast", "1x", "nan", "0x10"})
+  for (const char* bad : {"", "0", "-1", "fast", "1x", "nan", "0x10", "infinity", "1e999", "-inf"})
     EXPECT_EQ(exit_code({"--request-rate", bad}), 2) << bad;
+}
+
+// Of every command that has them; with what must come along.
+const std::vector<std::vector<const char*>> kIntegers = {
+    {"generate", "m", "r", "-o", "o", "--replicas"},
+    {"generate", "m", "r", "-o", "o", "--tensor-parallel"},
+    {"generate", "m", "r", "-o", "o", "--max-batch"},
+    {"generate", "m", "r", "-o", "o", "--max-step-tokens"},
+    {"score", "m", "r", "-o", "o", "--threads"},
+    {"score", "m", "r", "-o", "o", "--kv-cache-bytes"},
+    {"bench", "m", "--input-len"},
+    {"bench", "m", "--output-len"},
+    {"bench", "m", "--requests"},
+    {"bench", "m", "--warmup"},
+    {"bench", "m", "--seed"},
+    {"bench", "m", "--link-gb-per-s", "1", "--emulate-ranks"},
+    {"init", "c", "-o", "o", "--seed"},
+    {"inspect", "m", "--ranks"},
+    {"plan", "c", "--gpus"},
+    {"plan", "c", "--input-len"},
+    {"plan", "c", "--output-len"},
+    {"plan", "c", "--batch"},
+    {"plan", "c", "--max-step-tokens"},
+};
+const std::vector<std::vector<const char*>> kNumbers = {
+    {"generate", "m", "r", "-o", "o", "--step-timeout"},
+    {"score", "m", "r", "-o", "o", "--gpu-memory-fraction"},
+    {"bench", "m", "--request-rate"},
+    {"bench", "m", "--emulate-ranks", "2", "--link-gb-per-s", "1", "--link-latency-us"},
+    {"bench", "m", "--emulate-ranks", "2", "--link-gb-per-s"},
+};
+
+int exit_code_with(std::vector<const char*> arguments, const char* value) {
+  arguments.push_back(value);
+  return parse(arguments).exit_code.value_or(-1);
+}
+
+TEST(CommandLine, NumbersAreNumbers) {
+  for (const auto& option : kIntegers) {
+    EXPECT_EQ(exit_code_with(option, "1"), -1) << option.back();
+    for (const char* bad :
+         {"1.5", "1e3", "4294967296000000000000", "18446744073709551616", "0b1", "0o7", "1_0", "1'0"})
+      EXPECT_EQ(exit_code_with(option, bad), 2) << option.back() << ' ' << bad;
+  }
+  for (const auto& option : kNumbers) EXPECT_EQ(exit_code_with(option, "0.5"), -1) << option.back();
+  for (const auto* options : {&kIntegers, &kNumbers})
+    for (const auto& option : *options)
+      for (const char* bad : {"nan", "-nan", "NAN", "nan(1)", "-inf", "infinity", "1e999", "0x10", "0x1p3",
+                              "+1", " 1", "1 ", "", "1x", "-1", "one"})
+        EXPECT_EQ(exit_code_with(option, bad), 2) << option.back() << ' ' << bad;
+}
+
+TEST(CommandLine, NumbersAreDecimal) {
+  EXPECT_EQ(run_options({"--threads", "010"}).threads, 10);
+  EXPECT_EQ(run_options({"--threads", "08"}).threads, 8);
+  EXPECT_EQ(run_options({"--step-timeout", "1e3"}).step_timeout_s, 1000);
+  EXPECT_EQ(run_options({"--step-timeout", "0"}).step_timeout_s, 0);
+  const CommandLine line = parse({"init", "c", "-o", "o", "--seed", "18446744073709551615"});
+  EXPECT_EQ(std::get<InitOptions>(line.command).seed, UINT64_MAX);
+}
+
+TEST(CommandLine, FilesHaveNames) {
+  const std::vector<std::vector<const char*>> with_empty = {
+      {"generate", "", "r", "-o", "o"},
+      {"generate", "m", "", "-o", "o"},
+      {"generate", "m", "r", "-o", ""},
+      {"generate", "m", "r", "--output="},
+      {"score", "m", "r", "-o", ""},
+      {"bench", ""},
+      {"bench", "m", "--json", ""},
+      {"bench", "m", "--csv", ""},
+      {"bench", "m", "--dataset", ""},
+      {"bench", "--random-weights", ""},
+      {"init", "", "-o", "o"},
+      {"init", "c", "-o", ""},
+      {"quantize", "", "-o", "o", "--weights", "int8"},
+      {"quantize", "m", "-o", "", "--weights", "int8"},
+      {"pack", "", "-o", "o"},
+      {"pack", "m", "-o", ""},
+      {"inspect", ""},
+      {"plan", ""},
+      {"plan", "c", "--json", ""},
+      {"plan", "c", "--gpu", ""},
+      {"plan", "c", "--link", ""},
+  };
+  for (const auto& arguments : with_empty)
+    EXPECT_EQ(parse(arguments).exit_code, 2) << arguments[0] << ' ' << arguments.back();
 }
 
 TEST(CommandLine, EmulatedRanks) {

@@ -133,5 +133,33 @@ TEST(MemoryPlan, RefusesWhatDoesNotFit) {
             std::string::npos);
 }
 
+TEST(MemoryPlan, AQuarterOfTheHost) {
+  const HostNeeds needs{.weights = 20 * kGiB, .scratch = kGiB, .kv_page = 1 << 20};
+  const HostPlan plan = plan_host_memory(needs, {.bytes = 64 * kGiB}, 8);
+  EXPECT_EQ(plan.kv, 16 * kGiB);
+  EXPECT_EQ(plan.limited_by, "");
+  EXPECT_EQ(plan_host_memory(needs, {.bytes = 32 * kGiB, .source = "a cgroup"}, 8).limited_by, "a cgroup");
+}
+
+TEST(MemoryPlan, NoMoreThanTheHostsWeightsLeave) {
+  const HostNeeds needs{.weights = 20 * kGiB, .mapped = 40 * kGiB, .scratch = kGiB, .kv_page = 1 << 20};
+  const std::int64_t left = 3 * kGiB - kHostReserveBytes;
+  EXPECT_EQ(plan_host_memory(needs, {.bytes = 24 * kGiB, .source = "a cgroup"}, 8).kv, left);
+  const HostPlan plan =
+      plan_host_memory(needs, {.bytes = 64 * kGiB, .source = "ulimit -v", .counts_mapped_files = true}, 8);
+  EXPECT_EQ(plan.kv, left) << "mapped files count";
+  EXPECT_EQ(plan.limited_by, "ulimit -v");
+  EXPECT_EQ(
+      message_of([&] { plan_host_memory(needs, {.bytes = 21 * kGiB, .source = "a cgroup"}, 8); }),
+      "not enough memory: a cgroup leaves this rank 21.0 GiB; its weights take 20.0 GiB, scratch 1.0 GiB "
+      "(--kv-cache-bytes skips this check)");
+  EXPECT_EQ(plan_host_memory(needs, {.bytes = 21 * kGiB}, 8).kv, 8 << 20) << "a sequence";
+  EXPECT_EQ(plan_host_memory(needs, {.bytes = 18 * kGiB, .swap_bytes = 3 * kGiB}, 8).kv, 8 << 20);
+  EXPECT_NE(message_of([&] {
+              plan_host_memory(needs, {.bytes = 18 * kGiB, .swap_bytes = 2 * kGiB}, 8);
+            }).find("the host leaves this rank 20.0 GiB"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace ptrt

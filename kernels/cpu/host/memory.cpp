@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kernels/base/error.h"
+#include "kernels/base/host_memory.h"
 
 namespace ptrt {
 namespace {
@@ -20,8 +21,12 @@ std::size_t round_up(std::size_t value, std::size_t multiple) {
 }
 
 [[noreturn]] void throw_no_memory(std::size_t bytes, const std::string& what) {
-  throw_failure("not enough memory for {}: {} bytes ({:.1f} MiB) wanted", what, bytes,
-                static_cast<double>(bytes) / (1 << 20));
+  constexpr double kMiB = 1 << 20;
+  const MemoryLimit limit = memory_limit_of_rank(1);
+  throw_failure("not enough memory for {}: {} bytes ({:.1f} MiB) wanted; {} {:.1f} MiB", what, bytes,
+                static_cast<double>(bytes) / kMiB,
+                limit.source.empty() ? "the host has" : limit.source + " leaves",
+                static_cast<double>(limit.bytes) / kMiB);
 }
 
 // A mapping of its own that starts on a huge page; fresh pages are zero and cost nothing until they

@@ -25,28 +25,36 @@ std::size_t kept_bytes(const Weight& w) {
   return static_cast<std::size_t>(w.count * w.out * w.in) * size_of(w.dtype);
 }
 
+Weight kept_weight(const WeightSpec& spec, const CpuOptions& options) {
+  return {nullptr, cpu_weight_type(spec, options), spec.count, spec.out, spec.in, is_multiplied(spec.role)};
+}
+
 }  // namespace
 
-DType WeightLoader::kept_type(const WeightSpec& spec) const {
+DType cpu_weight_type(const WeightSpec& spec, const CpuOptions& options) {
   const bool stored_int8 = spec.dtype == DType::int8;
   if (spec.role != WeightRole::matrix) {
     if (stored_int8) throw_bad_input("{}: int8 is for matrices; expected a floating type", spec.name);
     if (spec.role == WeightRole::vector) return DType::float32;
-    const bool rounded = spec.role == WeightRole::tied_embedding && options_.compute == Compute::bfloat16;
+    const bool rounded = spec.role == WeightRole::tied_embedding && options.compute == Compute::bfloat16;
     return rounded ? DType::bfloat16 : spec.dtype;
   }
-  const bool becomes_int8 = stored_int8 || options_.quantize_int8;
-  if (options_.compute == Compute::bfloat16 && becomes_int8)
+  const bool becomes_int8 = stored_int8 || options.quantize_int8;
+  if (options.compute == Compute::bfloat16 && becomes_int8)
     throw_bad_input("{}: int8 weights cannot take bfloat16 products; compute in int8 or float32", spec.name);
-  if (options_.compute == Compute::int8 && !becomes_int8)
+  if (options.compute == Compute::int8 && !becomes_int8)
     throw_bad_input("{}: int8 products need int8 weights, found {}; quantise them or compute in another type",
                     spec.name, to_string(spec.dtype));
   if (becomes_int8) return DType::int8;
-  return options_.compute == Compute::bfloat16 ? DType::bfloat16 : spec.dtype;
+  return options.compute == Compute::bfloat16 ? DType::bfloat16 : spec.dtype;
+}
+
+std::size_t cpu_weight_bytes(const WeightSpec& spec, const CpuOptions& options) {
+  return kept_bytes(kept_weight(spec, options));
 }
 
 std::vector<Weight> WeightLoader::load(std::span<const WeightLoad> loads) {
-  for (const WeightLoad& load : loads) kept_type(load.spec);
+  for (const WeightLoad& load : loads) cpu_weight_type(load.spec, options_);
   std::vector<Job> jobs;
   std::int64_t tasks = 0;
   for (const WeightLoad& load : loads) {
@@ -76,7 +84,7 @@ WeightLoader::Job WeightLoader::plan(const WeightLoad& load) {
   Job job;
   job.spec = spec;
   job.source = load.source;
-  job.weight = {nullptr, kept_type(spec), spec.count, spec.out, spec.in, packed};
+  job.weight = kept_weight(spec, options_);
   if (!map(job)) {
     job.to = arena_.take(kept_bytes(job.weight), spec.name);
     job.weight.data = job.to;

@@ -47,7 +47,6 @@ class WeightLoader {
     std::int64_t first_task = 0;  // among those of all jobs
   };
 
-  DType kept_type(const WeightSpec& spec) const;
   Job plan(const WeightLoad& load);
   // Uses the source's mapping as the weight, if it has one.
   bool map(Job& job);
