@@ -30,6 +30,9 @@ const std::map<std::string, LinkSpec> kLinks{
     {"ib", {"ib", 25, 50, 0}},
 };
 
+// No figure that is made of numbers in this range overflows.
+constexpr double kLeast = 1e-9, kMost = 1e15;
+
 class Reader {
  public:
   Reader(const std::string& path, const std::vector<std::string>& keys) : path_(path) {
@@ -48,10 +51,17 @@ class Reader {
     if (!object_.contains(key) && otherwise) return *otherwise;
     if (!object_.contains(key)) throw_bad_input("{}: {} is missing", path_, key);
     const json& value = object_[key];
-    if (!value.is_number() || value.get<double>() < 0 || (!zero && value.get<double>() == 0))
-      throw_bad_input("{}: {}: expected a number {}, found {}", path_, key, zero ? "of 0 or more" : "above 0",
-                      value.dump());
-    return value.get<double>();
+    const double number = value.is_number() ? value.get<double>() : -1;
+    if (!(zero && number == 0) && !(number >= kLeast && number <= kMost))
+      throw_bad_input("{}: {}: expected a number from 1e-9 to 1e15{}, found {}", path_, key,
+                      zero ? ", or 0" : "", value.dump());
+    return number;
+  }
+  std::int64_t count(const std::string& key) const {
+    const double value = number(key, true);
+    if (value != std::floor(value))
+      throw_bad_input("{}: {}: expected an integer, found {}", path_, key, value);
+    return static_cast<std::int64_t>(value);
   }
   std::int64_t count(const std::string& key) const {
     constexpr double kMost = 1 << 30;

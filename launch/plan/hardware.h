@@ -7,8 +7,8 @@
 
 namespace ptrt {
 
-// h100, h200, a100, or a file. Throws bad_input that names the key which is missing, unknown or not a
-// positive number.
+// h100, h200, a100, or a file. Throws bad_input that names the key which is missing, unknown, given twice or
+// not a number from 1e-9 to 1e15; some may also be 0.
 GpuSpec gpu_of(const std::string& name);
 // nvlink, ib, or a file.
 LinkSpec link_of(const std::string& name);

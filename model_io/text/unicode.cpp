@@ -86,7 +86,7 @@ std::string order_marks(std::string_view text) {
 
 std::string normalize(NormalForm form, std::string_view text) {
   std::string result;
-  const std::string ordered = order_marks(text);
+  const std::string ordered = order_marks(sanitize_utf8(text));
   icu::StringByteSink<std::string> sink(&result, piece_of(ordered).size());
   UErrorCode status = U_ZERO_ERROR;
   normalizer_of(form).normalizeUTF8(0, piece_of(ordered), sink, nullptr, status);

@@ -7,6 +7,7 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR})
 
 option(PTRT_WERROR "Warnings are errors" ON)
 set(PTRT_SANITIZE "" CACHE STRING "Sanitizers to build with, e.g. address or undefined")
+option(PTRT_FUZZ "Build the targets of tests/fuzz with clang's libFuzzer" OFF)
 
 find_program(CCACHE_PROGRAM ccache)
 if(CCACHE_PROGRAM)
@@ -40,6 +41,9 @@ if(PTRT_SANITIZE)
   target_compile_options(ptrt_build_options INTERFACE
     -fsanitize=${PTRT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1 -fno-var-tracking)
   target_link_options(ptrt_build_options INTERFACE -fsanitize=${PTRT_SANITIZE})
+endif()
+if(PTRT_FUZZ)
+  target_compile_options(ptrt_build_options INTERFACE -fsanitize=fuzzer-no-link)
 endif()
 
 # ptrt_precompiled(NAME HEADERS... LIBRARIES ...): a target that ptrt_uses_precompiled() can name.

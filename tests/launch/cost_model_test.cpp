@@ -230,9 +230,24 @@ TEST(Hardware, FilesAreChecked) {
   expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "name": 7})",
                  "name: expected text, found 7");
   expect_message(R"({"latency_us": -5, "gb_per_s": 1, "ranks": 0})",
-                 "latency_us: expected a number of 0 or more, found -5");
+                 "latency_us: expected a number from 1e-9 to 1e15, or 0, found -5");
   expect_message(R"({"latency_us": 5, "gb_per_s": 0, "ranks": 0})",
-                 "gb_per_s: expected a number above 0, found 0");
+                 "gb_per_s: expected a number from 1e-9 to 1e15, found 0");
+  expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 2.5})",
+                 "ranks: expected an integer, found 2.5");
+  expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 1e300})",
+                 "ranks: expected a number from 1e-9 to 1e15, or 0, found 1e+300");
+  expect_message(R"({"latency_us": 1e308, "gb_per_s": 1, "ranks": 0})",
+                 "latency_us: expected a number from 1e-9 to 1e15, or 0, found 1e+308");
+  // Figures of 0 or infinity, a value nested too deep to be printed, a key twice.
+  const std::string deep = std::string(100'000, '[') + std::string(100'000, ']');
+  for (const std::string& text :
+       {std::string(R"({"latency_us": 5, "gb_per_s": 1e-320, "ranks": 0})"),
+        R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "name": )" + deep + "}",
+        std::string(R"({"latency_us": 5, "gb_per_s": 1, "gb_per_s": 2, "ranks": 0})")}) {
+    write(text);
+    EXPECT_THROW(link_of(path), Error) << text.substr(0, 80);
+  }
   EXPECT_THROW(link_of("no-such-link"), Error);
   write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0})");
   EXPECT_EQ(link_of(path).sum_bytes, 4);

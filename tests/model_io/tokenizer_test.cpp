@@ -5,6 +5,7 @@
 #include <sentencepiece_trainer.h>
 
 #include <algorithm>
+#include <cstring>
 #include <fstream>
 #include <iterator>
 
@@ -117,6 +118,48 @@ TEST_F(SentencePiece, MustFitTheVocabulary) {
   expect_words(message_of([&] { make_tokenizer(blob_, config); }), {"m.h5", "pieces", "vocab_size = 300"});
 }
 
+// A field of bytes or of a message in a protocol buffer.
+std::string field(int number, const std::string& bytes) {
+  std::string encoded(1, static_cast<char>(number << 3 | 2));
+  for (std::size_t length = bytes.size();
+       encoded += static_cast<char>(length < 0x80 ? length : length | 0x80), length >= 0x80;)
+    length >>= 7;
+  return encoded + bytes;
+}
+
+// The library walks the trie of replacements without looking where it goes.
+TEST_F(SentencePiece, DamagedReplacementsAreRefused) {
+  const auto table = [](const std::vector<std::uint32_t>& units, const std::string& texts) {
+    std::string bytes(4 * (units.size() + 1), '\0');
+    const auto size = static_cast<std::uint32_t>(4 * units.size());
+    std::memcpy(bytes.data(), &size, 4);
+    std::memcpy(bytes.data() + 4, units.data(), size);
+    return bytes + texts;
+  };
+  std::vector<std::uint32_t> sound(256), outside(256), no_text(256);
+  outside[0] = 0x3ffu << 10;
+  no_text[7] = 0x80000000u | 2;
+  const std::string text("a\0", 2);
+  const struct {
+    std::string table;
+    bool taken;
+  } cases[] = {{table(sound, text), true},          {table(outside, text), false},
+               {table(no_text, text), false},       {table(sound, "a"), false},
+               {table(sound, ""), false},           {std::string("\xff\xff\xff\x7f", 4), false},
+               {std::string(4, '\0') + text, false}};
+  for (const int spec : {3, 5})  // the normalizer's, the denormalizer's
+    for (const auto& c : cases) {
+      TokenizerBlob blob = blob_;
+      const std::string more = field(spec, field(2, c.table));
+      blob.model.insert(blob.model.end(), more.begin(), more.end());
+      const auto make = [&] { make_tokenizer(blob, small_config({{"vocab_size", 340}})); };
+      if (c.taken)
+        EXPECT_NO_THROW(make());
+      else
+        expect_words(message_of(make), {"m.h5", "not a sentencepiece model", "precompiled_charsmap"});
+    }
+}
+
 struct Utf8Case {
   const char *bytes, *expected;  // R stands for U+FFFD
 };
@@ -164,6 +207,13 @@ TEST(SanitizeUtf8, ReplacesMaximalSubparts) {
     EXPECT_EQ(sanitize_utf8(expected), expected);
   }
   EXPECT_EQ(sanitize_utf8(std::string_view("a\0b", 3)), std::string("a\0b", 3));
+}
+
+TEST(NormalForms, TakeInvalidBytesAsReplacementCharacters) {
+  for (const Utf8Case& c : kUtf8Cases)
+    for (const NormalForm form : {NormalForm::nfc, NormalForm::nfd, NormalForm::nfkc, NormalForm::nfkd})
+      EXPECT_EQ(normalize(form, c.bytes), normalize(form, sanitize_utf8(c.bytes)))
+          << testing::PrintToString(std::string(c.bytes));
 }
 
 }  // namespace

@@ -63,8 +63,8 @@ std::vector<AddedToken> read_added_tokens(const Component& tokenizer, std::int64
 AddedTokenFinder::AddedTokenFinder(std::vector<AddedToken> tokens) : tokens_(std::move(tokens)) {
   std::erase_if(tokens_, [](const AddedToken& token) { return token.content.empty(); });
   std::ranges::stable_sort(tokens_, {}, &AddedToken::content);
-  const auto [last, end] = std::ranges::unique(tokens_, {}, &AddedToken::content);
-  tokens_.erase(last, end);
+  const auto same = [](const AddedToken& a, const AddedToken& b) { return a.content == b.content; };
+  tokens_.erase(std::unique(tokens_.begin(), tokens_.end(), same), tokens_.end());
   for (std::size_t i = 0, byte = 0; byte <= 256; ++byte) {
     while (i < tokens_.size() && byte_of(tokens_[i], 0) < byte) ++i;
     first_of_byte_.push_back(i);

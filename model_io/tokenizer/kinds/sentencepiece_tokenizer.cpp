@@ -3,20 +3,35 @@
 #include <sentencepiece_processor.h>
 
 #include <charconv>
+#include <exception>
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "model_io/tokenizer/kinds/sentencepiece_check.h"
 
 namespace ptrt {
 namespace {
+
+// Most of the library's problems are a status; those of its tries are exceptions. Empty: none.
+template <typename Call>
+std::string problem_of(const Call& call) {
+  try {
+    const auto status = call();
+    return status.ok() ? std::string() : status.ToString();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
 
 class SentencePieceTokenizer : public Tokenizer {
  public:
   explicit SentencePieceTokenizer(const TokenizerBlob& blob) {
     const std::string_view bytes(reinterpret_cast<const char*>(blob.model.data()), blob.model.size());
-    const auto status = processor_.LoadFromSerializedProto(bytes);
-    if (!status.ok())
-      throw_bad_input("{}: /tokenizer/model is not a sentencepiece model: {}", blob.file, status.ToString());
+    if (const std::string problem = problem_of_sentencepiece_model(bytes); !problem.empty())
+      throw_bad_input("{}: /tokenizer/model is not a sentencepiece model: {}", blob.file, problem);
+    const std::string load_problem = problem_of([&] { return processor_.LoadFromSerializedProto(bytes); });
+    if (!load_problem.empty())
+      throw_bad_input("{}: /tokenizer/model is not a sentencepiece model: {}", blob.file, load_problem);
     for (std::int32_t id = 0; id < processor_.GetPieceSize(); ++id) pieces_.push_back(bytes_of_piece(id));
   }
 
@@ -24,8 +39,8 @@ class SentencePieceTokenizer : public Tokenizer {
 
   std::vector<std::int32_t> encode(std::string_view text) const override {
     std::vector<int> ids;
-    const auto status = processor_.Encode(text, &ids);
-    if (!status.ok()) throw_bad_input("sentencepiece cannot encode the text: {}", status.ToString());
+    const std::string problem = problem_of([&] { return processor_.Encode(text, &ids); });
+    if (!problem.empty()) throw_bad_input("sentencepiece cannot encode the text: {}", problem);
     return ids;
   }
 
