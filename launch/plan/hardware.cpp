@@ -58,16 +58,10 @@ class Reader {
     return number;
   }
   std::int64_t count(const std::string& key) const {
+    constexpr double kMostRanks = 1 << 30;
     const double value = number(key, true);
-    if (value != std::floor(value))
-      throw_bad_input("{}: {}: expected an integer, found {}", path_, key, value);
-    return static_cast<std::int64_t>(value);
-  }
-  std::int64_t count(const std::string& key) const {
-    constexpr double kMost = 1 << 30;
-    const double value = number(key, true);
-    if (value != std::floor(value) || value > kMost)
-      throw_bad_input("{}: {}: expected an integer in 0..{}, found {}", path_, key, kMost,
+    if (value != std::floor(value) || value > kMostRanks)
+      throw_bad_input("{}: {}: expected an integer in 0..{}, found {}", path_, key, kMostRanks,
                       object_[key].dump());
     return static_cast<std::int64_t>(value);
   }

@@ -234,7 +234,7 @@ TEST(Hardware, FilesAreChecked) {
   expect_message(R"({"latency_us": 5, "gb_per_s": 0, "ranks": 0})",
                  "gb_per_s: expected a number from 1e-9 to 1e15, found 0");
   expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 2.5})",
-                 "ranks: expected an integer, found 2.5");
+                 "ranks: expected an integer in 0..1073741824, found 2.5");
   expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 1e300})",
                  "ranks: expected a number from 1e-9 to 1e15, or 0, found 1e+300");
   expect_message(R"({"latency_us": 1e308, "gb_per_s": 1, "ranks": 0})",
