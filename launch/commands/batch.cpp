@@ -1,11 +1,12 @@
 // `ptrt generate` and `ptrt score`: a file of requests in, a file of results out.
 #include <xxhash.h>
 
-#include <filesystem>
+#include <chrono>
 #include <optional>
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
+#include "kernels/base/output_file.h"
 #include "launch/commands/commands.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
@@ -15,11 +16,14 @@
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "runtime/comm/fault.h"
-#include "runtime/serving/journal.h"
+#include "runtime/journal/finished_run.h"
+#include "runtime/journal/journal.h"
 #include "runtime/serving/replica_share.h"
 
 namespace ptrt {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 class Batch {
  public:
@@ -27,9 +31,11 @@ class Batch {
       : options_(options), job_(job), session_(options.run, job) {}
 
   void run() {
+    start_ = Clock::now();
     read_requests();
-    session_.load();
-    open_journal();
+    if (is_finished_already()) return;
+    load();
+    if (!open_journal()) return;
     if (job_.rank() == 0 && !options_.run.quiet) say(describe_run(session_) + "\n");
     const RankReport report = run_requests();
     const RunSummary summary = gather_summary(job_, report);
@@ -39,15 +45,27 @@ class Batch {
   }
 
  private:
+  std::vector<NamedFile> outputs() const {
+    return {{"-o", options_.output},
+            {"the journal", journal_path(options_.output)},
+            {"the file", finished_path(options_.output)}};
+  }
+  // The requests, and all files of the model that are there.
+  std::vector<NamedFile> inputs() const {
+    std::vector<NamedFile> files = {{"the requests", options_.requests}, {"the model", options_.run.model}};
+    if (session_.model().file)
+      for (std::int64_t track = 0; track < session_.config().tracks; track++)
+        files.push_back({"the model", session_.model().file->track_file(track)});
+    return files;
+  }
+
   // Rank 0 reads the file and checks where the results go, before any rank loads the model.
   void read_requests() {
     std::string text;
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
+      check_outputs(outputs(), inputs());
       Journal::check_output(options_.output, options_.resume);
-      for (const std::string& input : {options_.requests, options_.run.model})
-        if (std::error_code ignored; std::filesystem::equivalent(options_.output, input, ignored))
-          throw_bad_input("-o {} would overwrite the input {}", options_.output, input);
       text = read_text_file(options_.requests, "the requests");
     });
     text = job_.broadcast(text);
@@ -63,11 +81,47 @@ class Batch {
         requests_digest_ = XXH3_64bits_withSeed(&i, sizeof i, requests_digest_);
   }
 
-  // Opens or continues the journal, writes the error lines, and tells all ranks which lines are done.
-  void open_journal() {
-    const std::string model = session_.digest();
-    const std::string digest = fmt::format(
-        "{}-{}-{:016x}", options_.task == Task::score ? "score" : "generate", model, requests_digest_);
+  void load() {
+    const auto start = Clock::now();
+    session_.load();
+    load_s_ = seconds_since(start);
+  }
+
+  // Of what the results depend on, with that of the model.
+  std::string digest_with(const std::string& model) const {
+    return fmt::format("{}-{}-{:016x}", options_.task == Task::score ? "score" : "generate", model,
+                       requests_digest_);
+  }
+
+  // Whether an earlier run has finished the same job, where that is known before the model is loaded.
+  bool is_finished_already() {
+    if (!options_.resume) return false;
+    const auto model = session_.digest_before_load();
+    return model && is_finished_already(digest_with(*model));
+  }
+
+  // Rank 0 looks, and all ranks know.
+  bool is_finished_already(const std::string& digest) {
+    if (!options_.resume) return false;
+    std::string finished;
+    all_or_none(job_, [&] {
+      if (job_.rank() != 0 || Journal::exists(options_.output)) return;
+      const auto lines = static_cast<std::int64_t>(file_.lines.size());
+      if (!is_finished(options_.output, digest, lines)) return;
+      finished = "yes";
+      if (!options_.run.quiet)
+        say(fmt::format(
+            "{} is complete: {} results of an earlier run with the same requests, model and options\n",
+            options_.output, lines));
+    });
+    return !job_.broadcast(finished).empty();
+  }
+
+  // Opens or continues the journal, writes the error lines, and tells all ranks which lines are done. False when
+  // nothing is left to do.
+  bool open_journal() {
+    const std::string digest = digest_with(session_.digest());
+    if (is_finished_already(digest)) return false;
     std::string done;
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
@@ -85,6 +139,11 @@ class Batch {
     for (std::size_t i = 0; i < file_.requests.size(); i++)
       if (done[static_cast<std::size_t>(file_.requests[i].line)] == '0')
         pending_.push_back(static_cast<std::int64_t>(i));
+    return true;
+  }
+
+  static double seconds_since(Clock::time_point start) {
+    return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
   ResultCollector::Result format(const Completion& completion) const {
@@ -118,6 +177,7 @@ class Batch {
     session_.run(options_.task, file_.requests, mine, hooks);
     fault_point("finish");
     if (collector) collector->finish();
+    wall_s_ = seconds_since(start_) - load_s_;
     job_.barrier();
     report.counters = session_.engine().counters();
     return report;
@@ -140,6 +200,8 @@ class Batch {
                     journal_->count(), lines, journal_->path());
     journal_->publish();
     if (options_.run.quiet) return;
+    count_over(summary, wall_s_);
+    summary.load_s = load_s_;
     summary.failed = lines - static_cast<std::int64_t>(file_.requests.size());
     const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
     say(summary_table(summary, kind));
@@ -148,6 +210,9 @@ class Batch {
 
   const BatchOptions& options_;
   JobComm& job_;
+  Clock::time_point start_ = Clock::now();  // of reading the requests
+  double load_s_ = 0;
+  double wall_s_ = 0;  // from reading the requests to the last result, without loading
   ModelSession session_;
   RequestFile file_;
   std::uint64_t requests_digest_ = 0;

@@ -1,5 +1,6 @@
 #include "launch/jsonl/result_collector.h"
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
@@ -9,7 +10,12 @@ namespace ptrt {
 namespace {
 
 constexpr auto kPoll = std::chrono::milliseconds(2);  // between two polls of the mailbox
-const char* const kDone = "done";                     // a leader's last message
+// After a failure of this rank: how long other ranks are waited for at most, and after how long without a message
+// no more are expected.
+constexpr auto kPatience = std::chrono::seconds(2);
+constexpr auto kQuiet = std::chrono::milliseconds(50);
+const char* const kDone = "done";    // a leader's last message
+const char* const kFlush = "flush";  // has been taken: so has all before it
 
 }  // namespace
 
@@ -32,12 +38,18 @@ ResultCollector::ResultCollector(JobComm& job, Format format, Journal* journal, 
 }
 
 ResultCollector::~ResultCollector() {
+  if (!thread_.joinable()) return;
+  close(State::abandoned);
+  thread_.join();
+}
+
+void ResultCollector::close(State how) {
   {
     const std::lock_guard lock(mutex_);
-    cancelled_ = closed_ = true;
+    abandoned_at_ = Clock::now();
+    state_ = how;
   }
   changed_.notify_one();
-  if (thread_.joinable()) thread_.join();
 }
 
 void ResultCollector::deliver(Completion&& completion) {
@@ -50,11 +62,7 @@ void ResultCollector::deliver(Completion&& completion) {
 }
 
 void ResultCollector::finish() {
-  {
-    const std::lock_guard lock(mutex_);
-    closed_ = true;
-  }
-  changed_.notify_one();
+  close(State::closed);
   thread_.join();
   rethrow_error();
 }
@@ -64,18 +72,35 @@ void ResultCollector::rethrow_error() {
 }
 
 void ResultCollector::work() {
-  for (;;) {
-    const bool some = take_local() | take_posted();
-    std::unique_lock lock(mutex_);
-    if (cancelled_) return;
-    if (some || !queue_.empty()) continue;
-    if (closed_ && leaders_open_ == 0) break;
-    if (leaders_open_ > 0)
-      changed_.wait_for(lock, kPoll);
-    else
-      changed_.wait(lock, [&] { return closed_ || !queue_.empty(); });
+  last_taken_ = Clock::now();
+  while (!is_over(take_local() | take_posted())) {
   }
-  if (journal_ == nullptr) job_.post(kDone);
+  if (journal_ == nullptr && state_ == State::closed) post(kDone, JobComm::Post::sent);
+  // The end of a rank that failed ends the job: rank 0 must have everything by then.
+  if (journal_ == nullptr && state_ == State::abandoned) post(kFlush, JobComm::Post::taken);
+}
+
+// Waits until there may be something to take.
+bool ResultCollector::is_over(bool took_some) {
+  if (took_some) last_taken_ = Clock::now();
+  std::unique_lock lock(mutex_);
+  if (!queue_.empty()) return false;
+  if (took_some) return give_up();
+  if (state_ != State::open && leaders_open_ == 0) return true;
+  // What other leaders have sent may still be about to arrive.
+  if (state_ == State::abandoned &&
+      (give_up() || Clock::now() - std::max(last_taken_, abandoned_at_.load()) > kQuiet))
+    return true;
+  if (leaders_open_ > 0)
+    changed_.wait_for(lock, kPoll);
+  else
+    changed_.wait(lock, [&] { return state_ != State::open || !queue_.empty(); });
+  return false;
+}
+
+// Whether this rank failed so long ago that other ranks are not waited for any more.
+bool ResultCollector::give_up() const {
+  return state_ == State::abandoned && Clock::now() - abandoned_at_.load() > kPatience;
 }
 
 bool ResultCollector::take_local() {
@@ -98,6 +123,7 @@ bool ResultCollector::take_posted() {
     leaders_open_--;
     return true;
   }
+  if (*message == kFlush) return true;
   const std::size_t space = message->find(' ');
   PTRT_CHECK(space != std::string::npos);
   store({std::stoll(message->substr(0, space)), message->substr(space + 1)});
@@ -105,12 +131,14 @@ bool ResultCollector::take_posted() {
 }
 
 void ResultCollector::store(const Result& result) {
-  if (journal_ == nullptr) {
-    job_.post(fmt::format("{} {}", result.line, result.json));
-    return;
-  }
+  if (journal_ == nullptr) return post(fmt::format("{} {}", result.line, result.json), JobComm::Post::sent);
   journal_->append(result.line, result.json);
   progress_->advance();
+}
+
+void ResultCollector::post(const std::string& message, JobComm::Post until) {
+  if (!job_.post(message, until, [this] { return give_up(); }))
+    throw_failure("rank 0 did not take the last results of rank {}", job_.rank());
 }
 
 }  // namespace ptrt

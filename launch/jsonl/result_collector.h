@@ -1,7 +1,10 @@
 // Takes finished requests off the decode loop: a thread on every replica's first rank writes them as JSON and
-// sends them to rank 0, whose thread appends them to the journal.
+// sends them to rank 0, whose thread appends them to the journal. What was delivered is not lost when this rank
+// fails: the destructor brings it to the journal.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -14,7 +17,7 @@
 #include "kernels/base/host_cores.h"
 #include "launch/job/progress.h"
 #include "runtime/comm/track_comm.h"
-#include "runtime/serving/journal.h"
+#include "runtime/journal/journal.h"
 #include "runtime/serving/request.h"
 
 namespace ptrt {
@@ -32,6 +35,8 @@ class ResultCollector {
   // core that the starting thread may be bound to.
   ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress, int other_leaders,
                   const CpuSet& units);
+  // Without finish(), when this rank failed: brings what was delivered, and on rank 0 what others have sent so
+  // far, to the journal. Waits for other ranks for two seconds at most, and for none that still compute.
   ~ResultCollector();
   ResultCollector(const ResultCollector&) = delete;
   ResultCollector& operator=(const ResultCollector&) = delete;
@@ -44,10 +49,17 @@ class ResultCollector {
   void finish();
 
  private:
+  using Clock = std::chrono::steady_clock;
+  enum class State { open, closed, abandoned };
+
   void work();
+  bool is_over(bool took_some);
+  void close(State how);
+  bool give_up() const;
   bool take_local();
   bool take_posted();
   void store(const Result& result);
+  void post(const std::string& message, JobComm::Post until);
   void rethrow_error();
 
   JobComm& job_;
@@ -58,8 +70,9 @@ class ResultCollector {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<Completion> queue_;
-  bool closed_ = false;
-  bool cancelled_ = false;
+  std::atomic<State> state_ = State::open;
+  std::atomic<Clock::time_point> abandoned_at_ = Clock::time_point{};
+  Clock::time_point last_taken_;  // by the thread, local or posted
   std::exception_ptr error_;
   std::thread thread_;  // last member: it starts when the others are constructed
 };

@@ -118,7 +118,13 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
   std::string out;
   out += row("requests", s.failed > 0 ? fmt::format("{} done, {} failed", s.requests, s.failed)
                                       : fmt::format("{} done", s.requests));
-  out += row("tokens", fmt::format("{} in, {} out, {:.2f} s", s.prompt_tokens, s.output_tokens, s.elapsed_s));
+  const std::string tokens = fmt::format("{} in, {} out", s.prompt_tokens, s.output_tokens);
+  if (s.load_s)
+    out += row("tokens", tokens) +
+           row("time from requests to last result",
+               fmt::format("{:.2f} s, and {:.2f} s to load the model", s.elapsed_s, *s.load_s));
+  else
+    out += row("tokens", fmt::format("{}, {:.2f} s", tokens, s.elapsed_s));
   if (kind != SummaryKind::score) out += latency_rows(s, kind);
   out += throughput_rows(s, kind) + sync_rows(s, kind);
   if (kind == SummaryKind::bench && s.device_idle_fraction)

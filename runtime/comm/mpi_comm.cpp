@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdlib>
 #include <exception>
+#include <functional>
 #include <limits>
 #include <optional>
 #include <thread>
@@ -25,19 +26,27 @@ constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits too s
 constexpr Clock::duration kNap = std::chrono::microseconds(200);
 
 // Waits for a call outside the decode loop at little cost to other threads on this core: yields at
-// first, then sleeps between tests. False when it took longer than `seconds`.
-bool wait_politely(MPI_Request request, double seconds = std::numeric_limits<double>::infinity()) {
+// first, then sleeps between tests. False when give_up(), which gets the time waited, turns true first.
+template <typename GiveUp>
+bool wait_politely_until(MPI_Request request, const GiveUp& give_up) {
   const auto start = Clock::now();
   for (int done = 0;;) {
     check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Test");
     if (done) return true;
     const auto waited = Clock::now() - start;
-    if (std::chrono::duration<double>(waited).count() > seconds) return false;
+    if (give_up(waited)) return false;
     if (waited < kBrief)
       std::this_thread::yield();
     else
       std::this_thread::sleep_for(kNap);
   }
+}
+
+// False when it took longer than `seconds`.
+bool wait_politely(MPI_Request request, double seconds = std::numeric_limits<double>::infinity()) {
+  return wait_politely_until(request, [seconds](Clock::duration waited) {
+    return std::chrono::duration<double>(waited).count() > seconds;
+  });
 }
 
 MPI_Comm duplicate(MPI_Comm comm) {
@@ -137,11 +146,16 @@ class MpiJobComm final : public JobComm {
     return make_mpi_track_comm(part, waiting, std::move(job_ranks));
   }
 
-  void post(const std::string& message) override {
+  bool post(const std::string& message, Post until, const std::function<bool()>& give_up) override {
+    // MPI may still read a message that was given up, so that one is never freed.
+    auto kept = std::make_unique<std::string>(message);
     MPI_Request request = MPI_REQUEST_NULL;
-    check_mpi(MPI_Isend(message.data(), to_mpi_count(message.size()), MPI_BYTE, 0, 0, mail_.get(), &request),
+    const auto send = until == Post::taken ? MPI_Issend : MPI_Isend;
+    check_mpi(send(kept->data(), to_mpi_count(kept->size()), MPI_BYTE, 0, 0, mail_.get(), &request),
               "MPI_Isend");
-    wait_politely(request);
+    if (wait_politely_until(request, [&](Clock::duration) { return give_up(); })) return true;
+    [[maybe_unused]] const std::string* const given_up = kept.release();
+    return false;
   }
 
   std::optional<std::string> poll_post() override {

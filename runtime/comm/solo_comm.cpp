@@ -43,7 +43,7 @@ class SoloJobComm final : public JobComm {
   std::vector<std::string> all_gather(const std::string& mine) override { return {mine}; }
   std::vector<std::string> all_gather_on_host(const std::string& mine) override { return {mine}; }
   std::unique_ptr<TrackComm> split(int, Waiting) override { return make_solo_track_comm(); }
-  void post(const std::string&) override {
+  bool post(const std::string&, Post, const std::function<bool()>&) override {
     throw_failure("a job of one rank has no other rank to post from");
   }
   std::optional<std::string> poll_post() override { return std::nullopt; }

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -86,7 +87,10 @@ class JobComm {
 
   // A mailbox to rank 0 for finished results; used by the result threads while the decode loop
   // runs. Not collective.
-  virtual void post(const std::string& message) = 0;   // to rank 0; returns when the message is sent
+  // Returns true when the message is sent to rank 0, or `taken` by it. Returns false when give_up()
+  // turns true before; the message may then arrive or not.
+  enum class Post { sent, taken };
+  virtual bool post(const std::string& message, Post until, const std::function<bool()>& give_up) = 0;
   virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has arrived
 
   // Ends the job on every rank at once. Does not return.

@@ -62,6 +62,14 @@ void add_timing(const RequestTiming& timing, RunSummary& summary, Latencies& lat
 
 }  // namespace
 
+void count_over(RunSummary& summary, double seconds) {
+  summary.elapsed_s = seconds;
+  summary.output_tokens_per_s = rate(static_cast<double>(summary.output_tokens), seconds);
+  summary.total_tokens_per_s =
+      rate(static_cast<double>(summary.prompt_tokens + summary.output_tokens), seconds);
+  summary.requests_per_s = rate(static_cast<double>(summary.requests), seconds);
+}
+
 RunSummary summarize(const std::vector<RankReport>& ranks) {
   RunSummary summary;
   Latencies latencies;
@@ -97,10 +105,7 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
   summary.tpot_ms = percentiles(std::move(latencies.tpot));
   summary.itl_ms = percentiles(std::move(latencies.itl));
   summary.e2el_ms = percentiles(std::move(latencies.e2el));
-  summary.output_tokens_per_s = rate(static_cast<double>(summary.output_tokens), summary.elapsed_s);
-  summary.total_tokens_per_s =
-      rate(static_cast<double>(summary.prompt_tokens + summary.output_tokens), summary.elapsed_s);
-  summary.requests_per_s = rate(static_cast<double>(summary.requests), summary.elapsed_s);
+  count_over(summary, summary.elapsed_s);
   summary.fusions_per_forward = rate(static_cast<double>(fusions), static_cast<double>(steps));
   summary.track_sums_per_forward = rate(static_cast<double>(track_sums), static_cast<double>(steps));
   summary.sync_points_per_forward = summary.fusions_per_forward + summary.track_sums_per_forward;

@@ -29,7 +29,8 @@ struct RunSummary {
   // Time to first token; per output token of a request after its first; between two tokens; to the
   // last token.
   Percentiles ttft_ms, tpot_ms, itl_ms, e2el_ms;
-  double elapsed_s = 0;
+  double elapsed_s = 0;          // that the rates of tokens and requests count: the engine's, or count_over()
+  std::optional<double> load_s;  // not part of it, where a run tells the two apart
   double output_tokens_per_s = 0, total_tokens_per_s = 0, requests_per_s = 0;
   double prefill_tokens_per_s = 0, decode_tokens_per_s = 0;
   double sync_points_per_forward = 0;  // fusions and sums within tracks
@@ -57,5 +58,7 @@ std::string serialize(const RankReport& report);
 RankReport parse_report(const std::string& text);
 
 RunSummary summarize(const std::vector<RankReport>& ranks);
+// Makes `seconds` the time that the rates of tokens and requests count.
+void count_over(RunSummary& summary, double seconds);
 
 }  // namespace ptrt

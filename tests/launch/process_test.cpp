@@ -29,7 +29,7 @@ class AnsweringJob : public JobComm {
   std::vector<std::string> gather(const std::string& mine) override { return all_gather(mine); }
   std::vector<std::string> all_gather_on_host(const std::string& mine) override { return all_gather(mine); }
   std::unique_ptr<TrackComm> split(int, Waiting) override { return nullptr; }
-  void post(const std::string&) override {}
+  bool post(const std::string&, Post, const std::function<bool()>&) override { return true; }
   std::optional<std::string> poll_post() override { return std::nullopt; }
   [[noreturn]] void abort(int exit_code) override { std::exit(exit_code); }
 

@@ -1,18 +1,37 @@
-#include "runtime/serving/journal.h"
+#include "runtime/journal/journal.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
+#include <memory>
 #include <sstream>
 
 #include "kernels/base/error.h"
+#include "runtime/journal/finished_run.h"
 
 namespace fs = std::filesystem;
 
 namespace ptrt {
 namespace {
+
+const std::string kResults = "{\"id\":\"a\"}\n{\"id\":\"b\"}\n{\"id\":\"c\"}\n";
+
+// The status and the message of what `work` throws.
+struct Outcome {
+  ExitCode code = ExitCode::ok;
+  std::string message;
+};
+Outcome outcome_of(const std::function<void()>& work) {
+  try {
+    work();
+  } catch (const Error& e) {
+    return {e.code(), e.what()};
+  }
+  return {};
+}
 
 class JournalTest : public testing::Test {
  protected:
@@ -20,6 +39,7 @@ class JournalTest : public testing::Test {
     folder_ = fs::temp_directory_path() / ("ptrt_journal_" + std::to_string(getpid()));
     fs::create_directories(folder_);
     results_ = (folder_ / "r.jsonl").string();
+    partial_ = results_ + ".partial";
   }
   ~JournalTest() override { fs::remove_all(folder_); }
 
@@ -29,12 +49,52 @@ class JournalTest : public testing::Test {
     text << in.rdbuf();
     return text.str();
   }
+  static void write(const std::string& path, const std::string& text) {
+    std::ofstream(path, std::ios::binary) << text;
+  }
   void append_raw(const std::string& text) const {
-    std::ofstream(results_ + ".partial", std::ios::app) << text;
+    std::ofstream(partial_, std::ios::app | std::ios::binary) << text;
+  }
+  // A journal with the results of requests 1 and 0, in this order.
+  std::string two_of_three() const {
+    fs::remove(partial_);
+    Journal journal(results_, "d", 3, false);
+    journal.append(1, R"({"id":"b"})");
+    journal.append(0, R"({"id":"a"})");
+    return read(partial_);
+  }
+  // Resuming from such a file: bad input that names file and cause, and the file as it was.
+  void expect_refused(const std::string& journal, const std::string& cause) const {
+    write(partial_, journal);
+    const Outcome outcome = outcome_of([&] { Journal(results_, "d", 3, true); });
+    EXPECT_EQ(outcome.code, ExitCode::bad_input) << journal;
+    EXPECT_NE(outcome.message.find(partial_), std::string::npos) << outcome.message;
+    EXPECT_NE(outcome.message.find(cause), std::string::npos) << outcome.message << "\n" << journal;
+    EXPECT_EQ(read(partial_), journal);
+  }
+  static void finish(Journal& journal) {
+    if (!journal.has(1)) journal.append(1, R"({"id":"b"})");
+    if (!journal.has(0)) journal.append(0, R"({"id":"a"})");
+    journal.append(2, R"({"id":"c"})");
+  }
+  // What publish() says after `meddle`; there are no results, and the journal's name is left alone.
+  std::string published_after(const std::function<void()>& meddle) const {
+    Journal journal(results_, "d", 3, false);
+    finish(journal);
+    meddle();
+    const std::string before = read(partial_);
+    const Outcome outcome = outcome_of([&] { journal.publish(); });
+    EXPECT_EQ(outcome.code, ExitCode::failure);
+    EXPECT_FALSE(fs::exists(results_));
+    EXPECT_EQ(read(partial_), before);
+    for (const auto& entry : fs::directory_iterator(folder_))
+      EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
+    fs::remove(partial_);
+    return outcome.message;
   }
 
   fs::path folder_;
-  std::string results_;
+  std::string results_, partial_;
 };
 
 TEST_F(JournalTest, PublishesInRequestOrder) {
@@ -45,55 +105,172 @@ TEST_F(JournalTest, PublishesInRequestOrder) {
   EXPECT_THROW(journal.publish(), Error);
   journal.append(1, R"({"id":"b"})");
   journal.publish();
-  EXPECT_EQ(read(results_), "{\"id\":\"a\"}\n{\"id\":\"b\"}\n{\"id\":\"c\"}\n");
-  EXPECT_FALSE(fs::exists(results_ + ".partial"));
+  EXPECT_EQ(read(results_), kResults);
+  EXPECT_FALSE(fs::exists(partial_));
+}
+
+TEST_F(JournalTest, HasTheDocumentedText) {
+  EXPECT_EQ(two_of_three(),
+            "{\"ptrt_journal\":2,\"digest\":\"d\",\"requests\":3,\"crc32c\":\"68c30ef9\"}\n"
+            "{\"line\":1,\"crc32c\":\"855c5f9a\",\"result\":{\"id\":\"b\"}}\n"
+            "{\"line\":0,\"crc32c\":\"5e034bd9\",\"result\":{\"id\":\"a\"}}\n");
 }
 
 TEST_F(JournalTest, ContinuesAndDropsATornLine) {
-  { Journal(results_, "d", 3, false).append(1, R"({"id":"b"})"); }
-  append_raw(R"({"line":2,"result":{"id":"c)");
-  {
+  const std::string whole = two_of_three();
+  const std::size_t last = whole.rfind("{\"line\"");
+  for (std::size_t end = last; end < whole.size(); end++) {
+    write(partial_, whole.substr(0, end));
     Journal journal(results_, "d", 3, true);
     EXPECT_EQ(journal.count(), 1);
     EXPECT_TRUE(journal.has(1));
-    EXPECT_FALSE(journal.has(2));
-    journal.append(2, R"({"id":"c"})");
+    EXPECT_FALSE(journal.has(0));
+    EXPECT_EQ(read(partial_), whole.substr(0, last));
+    finish(journal);
+    journal.publish();
+    EXPECT_EQ(read(results_), kResults);
   }
-  Journal journal(results_, "d", 3, true);
-  EXPECT_EQ(journal.count(), 2);
-  journal.append(0, R"({"id":"a"})");
-  journal.publish();
-  EXPECT_EQ(read(results_), "{\"id\":\"a\"}\n{\"id\":\"b\"}\n{\"id\":\"c\"}\n");
-}
-
-TEST_F(JournalTest, RefusesWhatIsNotItsOwn) {
-  { Journal(results_, "d", 3, false).append(1, R"({"id":"b"})"); }
-  EXPECT_THROW(Journal(results_, "d", 3, false), Error) << "an earlier journal without resume";
-  EXPECT_THROW(Journal(results_, "other", 3, true), Error);
-  EXPECT_THROW(Journal(results_, "d", 4, true), Error);
-  append_raw("no json\n");
-  EXPECT_THROW(Journal(results_, "d", 3, true), Error) << "a damaged line that is not the torn last one";
-  fs::remove(results_ + ".partial");
-  append_raw("{\"ptrt_journal\":7}\n");
-  EXPECT_THROW(Journal(results_, "d", 3, true), Error);
 }
 
 TEST_F(JournalTest, TornInItsFirstLineStartsAnew) {
-  append_raw("{\"ptrt_jou");
-  Journal journal(results_, "d", 1, true);
-  EXPECT_EQ(journal.count(), 0);
-  journal.append(0, "{}");
-  journal.publish();
-  EXPECT_EQ(read(results_), "{}\n");
+  const std::string whole = two_of_three();
+  const std::string header = whole.substr(0, whole.find('\n'));
+  for (std::size_t end = 0; end <= header.size(); end++) {
+    write(partial_, header.substr(0, end));
+    EXPECT_EQ(Journal(results_, "d", 3, true).count(), 0);
+    EXPECT_EQ(read(partial_), header + "\n");
+  }
+}
+
+TEST_F(JournalTest, RefusesWhatIsNotItsOwn) {
+  const std::string whole = two_of_three();
+  EXPECT_THROW(Journal(results_, "d", 3, false), Error) << "an earlier journal without resume";
+  EXPECT_THROW(Journal(results_, "other", 3, true), Error);
+  EXPECT_THROW(Journal(results_, "d", 4, true), Error);
+  EXPECT_EQ(read(partial_), whole);
+  expect_refused(whole + "no json\n", "line 4");
+  expect_refused("{\"ptrt_journal\":7}\n", "newer version");
+  expect_refused(
+      "{\"ptrt_journal\":1,\"digest\":\"d\",\"requests\":3}\n{\"line\":1,\"result\":{\"id\":\"b\"}}\n",
+      "older version");
+  expect_refused("once upon a time", "no journal");
+  expect_refused("once upon a time\n", "no journal");
+}
+
+// Also of the header, and bits that make a line break or take one away.
+TEST_F(JournalTest, FindsEveryFlippedBit) {
+  const std::string whole = two_of_three();
+  for (std::size_t at = 0; at + 1 < whole.size(); at++)
+    for (int bit = 0; bit < 8; bit++) {
+      std::string changed = whole;
+      changed[at] = static_cast<char>(changed[at] ^ (1 << bit));
+      expect_refused(changed, "");
+    }
+}
+
+TEST_F(JournalTest, FindsEveryByteThatIsGoneOrNew) {
+  const std::string whole = two_of_three();
+  for (std::size_t at = 0; at + 1 < whole.size(); at++) {
+    std::string changed = whole;
+    expect_refused(changed.erase(at, 1), "");
+    changed = whole;
+    expect_refused(changed.insert(at, 1, whole[at] == ' ' ? '0' : ' '), "");
+    changed = whole;
+    expect_refused(changed.insert(at, 1, '\n'), "");
+  }
+}
+
+TEST_F(JournalTest, FindsLinesThatAreOutOfPlace) {
+  const std::string whole = two_of_three();
+  const std::size_t first = whole.find('\n') + 1, second = whole.find('\n', first) + 1;
+  const std::string header = whole.substr(0, first), b = whole.substr(first, second - first),
+                    a = whole.substr(second);
+  expect_refused(whole + b, "two results");
+  expect_refused(header + header + b, "line 2");
+  expect_refused(b + a, "no journal");
+  std::string crlf;
+  for (const char c : whole) crlf += c == '\n' ? "\r\n" : std::string(1, c);
+  expect_refused(crlf, "line 1");
+  expect_refused(header + std::string(40, '\0') + "\n" + a, "line 2");
+  std::string swapped = whole;  // the two line numbers
+  swapped[first + 8] = '0';
+  swapped[second + 8] = '1';
+  expect_refused(swapped, "line 2");
+  fs::remove(partial_);
+  { Journal(results_, "e", 3, false).append(0, R"({"id":"a"})"); }
+  const std::string other = read(partial_);
+  expect_refused(header + b + other.substr(other.find('\n') + 1), "line 3");
+  expect_refused(other, "another run");
 }
 
 TEST_F(JournalTest, OneRunAtATime) {
   const Journal journal(results_, "d", 1, false);
-  EXPECT_THROW(Journal(results_, "d", 1, true), Error);
+  for (const bool resume : {false, true}) {
+    const Outcome outcome = outcome_of([&] { Journal(results_, "d", 1, resume); });
+    EXPECT_EQ(outcome.code, ExitCode::bad_input);
+    EXPECT_NE(outcome.message.find("in use by a run that is still going"), std::string::npos)
+        << outcome.message;
+    EXPECT_EQ(outcome_of([&] { Journal::check_output(results_, resume); }).message, outcome.message);
+  }
+}
+
+TEST_F(JournalTest, NeverAdvisesToRemoveWhatIsNoJournal) {
+  write(partial_, "{\"id\":\"a\",\"prompt\":\"x\"}\n");
+  const Outcome outcome = outcome_of([&] { Journal(results_, "d", 1, false); });
+  EXPECT_EQ(outcome.code, ExitCode::bad_input);
+  EXPECT_EQ(outcome.message.find("remove"), std::string::npos) << outcome.message;
+  fs::remove(partial_);
+  fs::create_symlink("elsewhere", partial_);
+  EXPECT_EQ(outcome_of([&] { Journal(results_, "d", 1, true); }).code, ExitCode::bad_input);
+  EXPECT_TRUE(fs::is_symlink(partial_));
+}
+
+TEST_F(JournalTest, FindsThatAnotherProgramMeddled) {
+  const auto resized = [&](std::uintmax_t bytes) { return [&, bytes] { fs::resize_file(partial_, bytes); }; };
+  EXPECT_NE(published_after(resized(0)).find("changed by another program"), std::string::npos);
+  EXPECT_NE(published_after(resized(80)).find("changed by another program"), std::string::npos);
+  EXPECT_NE(published_after([&] {
+              const std::uintmax_t size = fs::file_size(partial_);
+              fs::resize_file(partial_, 80);
+              fs::resize_file(partial_, size);
+            }).find("changed by another program"),
+            std::string::npos)
+      << "zeros";
+  EXPECT_NE(published_after([&] { fs::remove(partial_); }).find("removed"), std::string::npos);
+  EXPECT_NE(published_after([&] { fs::rename(partial_, folder_ / "kept"); }).find("renamed"),
+            std::string::npos);
+  EXPECT_NE(published_after([&] {
+              fs::remove(partial_);
+              write(partial_, "mine");
+            }).find("replaced by another file"),
+            std::string::npos);
+}
+
+TEST_F(JournalTest, AppendingNoticesToo) {
+  Journal journal(results_, "d", 3, false);
+  journal.append(1, R"({"id":"b"})");
+  fs::resize_file(partial_, 10);
+  EXPECT_EQ(outcome_of([&] { journal.append(0, "{}"); }).code, ExitCode::failure);
+  EXPECT_EQ(fs::file_size(partial_), 10U) << "nothing is added to what is not ours";
+  fs::remove(partial_);
+  Journal other(results_, "d", 3, false);
+  fs::remove(partial_);
+  EXPECT_EQ(outcome_of([&] { other.append(0, "{}"); }).code, ExitCode::failure);
+}
+
+TEST_F(JournalTest, LeavesALinkAtTheResults) {
+  fs::create_directories(folder_ / "far");
+  write((folder_ / "far" / "r").string(), "old");
+  fs::create_symlink("far/r", results_);
+  Journal journal(results_, "d", 3, false);
+  finish(journal);
+  journal.publish();
+  EXPECT_TRUE(fs::is_symlink(results_));
+  EXPECT_EQ(read((folder_ / "far" / "r").string()), kResults);
 }
 
 TEST_F(JournalTest, ResumeWithoutAJournalStartsOne) {
-  Journal journal(results_, "d", 1, true);
+  const Journal journal(results_, "d", 1, true);
   EXPECT_EQ(journal.count(), 0);
 }
 
@@ -101,6 +278,82 @@ TEST_F(JournalTest, OutputPathsThatCannotWork) {
   EXPECT_THROW(Journal::check_output((folder_ / "nowhere" / "r.jsonl").string(), false), Error);
   EXPECT_THROW(Journal::check_output(folder_.string(), false), Error);
   EXPECT_NO_THROW(Journal::check_output(results_, false));
+}
+
+TEST_F(JournalTest, LongerThanOnePiece) {
+  constexpr std::int64_t kLines = 3000;
+  const std::string filler(1000, 'x');
+  const auto result = [&](std::int64_t i) { return fmt::format("{{\"id\":{},\"text\":\"{}\"}}", i, filler); };
+  {
+    Journal journal(results_, "d", kLines, false);
+    for (std::int64_t i = kLines - 1; i > 0; i--) journal.append(i, result(i));
+  }
+  Journal journal(results_, "d", kLines, true);
+  EXPECT_EQ(journal.count(), kLines - 1);
+  journal.append(0, result(0));
+  journal.publish();
+  std::string all;
+  for (std::int64_t i = 0; i < kLines; i++) all += result(i) + "\n";
+  EXPECT_EQ(read(results_), all);
+  EXPECT_TRUE(is_finished(results_, "d", kLines));
+}
+
+// What publish() leaves, and what --resume makes of it.
+class FinishedRunTest : public JournalTest {
+ protected:
+  FinishedRunTest() {
+    Journal journal(results_, "d", 3, false);
+    finish(journal);
+    journal.publish();
+    done_ = results_ + ".done";
+  }
+  void expect_refused(const std::string& cause) const {
+    const Outcome outcome = outcome_of([&] { is_finished(results_, "d", 3); });
+    EXPECT_EQ(outcome.code, ExitCode::bad_input);
+    EXPECT_NE(outcome.message.find(cause), std::string::npos) << outcome.message;
+  }
+  std::string done_;
+};
+
+TEST_F(FinishedRunTest, IsKnown) {
+  EXPECT_TRUE(is_finished(results_, "d", 3));
+  fs::remove(results_);
+  EXPECT_FALSE(is_finished(results_, "d", 3)) << "no results: a new run";
+}
+
+TEST_F(FinishedRunTest, RefusesWhatItDoesNotKnow) {
+  EXPECT_THROW(is_finished(results_, "e", 3), Error);
+  EXPECT_THROW(is_finished(results_, "d", 4), Error);
+  write(results_, "{\"id\":\"a\"}\n{\"id\":\"B\"}\n{\"id\":\"c\"}\n");
+  expect_refused("changed after its run");
+  write(results_, kResults + "\n");
+  expect_refused("changed after its run");
+  write(results_, kResults);
+  EXPECT_TRUE(is_finished(results_, "d", 3));
+  fs::remove(done_);
+  expect_refused("neither its journal");
+}
+
+TEST_F(FinishedRunTest, FindsEveryChangeOfTheNote) {
+  const std::string whole = read(done_);
+  for (std::size_t at = 0; at < whole.size(); at++) {
+    std::string changed = whole;
+    changed[at] = static_cast<char>(changed[at] ^ 4);
+    write(done_, changed);
+    expect_refused(done_);
+    write(done_, whole.substr(0, at));
+    expect_refused(done_);
+  }
+  write(done_, "");
+  EXPECT_THROW(Journal::check_output(results_, false), Error) << "it would be replaced";
+}
+
+TEST_F(FinishedRunTest, IsReplacedBeforeNewResults) {
+  Journal journal(results_, "e", 1, false);
+  journal.append(0, "{}");
+  EXPECT_TRUE(is_finished(results_, "d", 3)) << "as long as there are no new results";
+  journal.publish();
+  EXPECT_TRUE(is_finished(results_, "e", 1));
 }
 
 }  // namespace

@@ -1,0 +1,82 @@
+// The journal RESULTS.jsonl.partial: finished results in the order they finish, keyed by request
+// line, so that a run that ended early can be resumed (text: journal_format.h). Its first line holds a
+// digest of the requests, the model and the options that change results.
+//
+// Only rank 0 uses it. When the results are complete they are sorted, written to a temporary file,
+// synced and renamed. Nothing but a torn last line is ever cut off, and no file is removed that this
+// object does not hold open.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/journal/file_descriptor.h"
+#include "runtime/journal/journal_format.h"
+
+namespace ptrt {
+
+std::string journal_path(const std::string& results_path);
+
+class Journal {
+ public:
+  // Whether there is anything at the name of the journal.
+  static bool exists(const std::string& results_path);
+  // Checks what can be checked before any work: the directory exists and is writable, what is at the
+  // results' name is a plain file or a link to one, no run that is still going uses the journal, there is
+  // none unless `resume`, and what publish() would replace is this program's. Throws bad_input.
+  static void check_output(const std::string& results_path, bool resume);
+
+  // Starts a journal, or continues an existing one if `resume`: checks every line and drops a torn
+  // last one. Throws bad_input, with the file as it was, for another digest and for whatever this
+  // class did not write.
+  Journal(const std::string& results_path, const std::string& digest, std::int64_t requests, bool resume);
+  Journal(const Journal&) = delete;
+  Journal& operator=(const Journal&) = delete;
+
+  const std::string& path() const { return path_; }
+  bool has(std::int64_t line) const { return entries_[static_cast<std::size_t>(line)].bytes > 0; }
+  std::int64_t count() const { return count_; }
+
+  // Appends one result (a JSON object without newlines) to the file. Throws failure when it cannot be
+  // written, or when something else has written to the file or removed it.
+  void append(std::int64_t line, std::string_view result_json);
+  // Requires a result for every line. Reads all of them back and checks them, writes the results under
+  // their own name, says in RESULTS.jsonl.done what they are, and removes the journal. Throws
+  // failure when that fails; the journal then stays.
+  void publish();
+
+ private:
+  struct Entry {
+    std::int64_t offset = 0;  // of the journal's line
+    std::int64_t bytes = 0;   // of it, without the line break; 0: no result yet
+  };
+  void open_existing();
+  void open_new();
+  void lock() const;
+  void read_back();
+  void read_line(std::string_view text, std::int64_t number);
+  void write(std::string_view text);
+  void check_size() const;
+  void check_name() const;
+  void look_at_name();
+  bool is_at_its_name() const;
+  // A step of publish() that writes: its errors are failures that name the journal.
+  void on_disk(const std::function<void()>& write) const;
+  std::string_view read_entry(std::int64_t line, std::string& buffer) const;
+
+  std::string results_path_, path_;
+  JournalHeader header_;
+  JournalLineFormat format_;
+  FileDescriptor file_;
+  std::int64_t end_ = 0;  // bytes in the journal
+  std::int64_t count_ = 0;
+  std::vector<Entry> entries_;                    // by request line
+  std::string text_;                              // of the line being appended
+  std::chrono::steady_clock::time_point looked_;  // at the file's name
+};
+
+}  // namespace ptrt
