@@ -29,7 +29,7 @@ def tree():
 
 PATHS = tree()
 DOCUMENTS = sorted(path for path in PATHS if path.endswith(".md"))
-SOURCES = sorted(path for path in PATHS if path.endswith(CODE) and "/golden/" not in path)
+SOURCES = sorted(path for path in PATHS if path.endswith(CODE) and "/golden/" not in path and "/corpus/" not in path)
 
 
 def read(path):
