@@ -13,8 +13,10 @@
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <mutex>
 #include <random>
 #include <utility>
+#include <vector>
 
 #include "kernels/base/error.h"
 
@@ -39,10 +41,16 @@ void note_temporary(const std::string& name) {
   std::free(copy);
 }
 
-// The text is not freed: a handler on another thread may be reading it.
+// The text is kept: a handler on another thread may be reading it.
 void forget_temporary(const std::string& name) {
+  static std::mutex mutex;
+  static auto* const kept = new std::vector<char*>;
+  const std::lock_guard lock(mutex);
   for (std::atomic<char*>& slot : g_temporaries)
-    if (char* const noted = slot.load(); noted != nullptr && name == noted) slot = nullptr;
+    if (char* const noted = slot.load(); noted != nullptr && name == noted) {
+      slot = nullptr;
+      kept->push_back(noted);
+    }
 }
 
 void remove_temporaries(int signal_number) {
