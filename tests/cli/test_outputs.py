@@ -24,6 +24,8 @@ BENCH = ("--input-len", "4", "--output-len", "2", "--requests", "1", "--warmup",
 
 # Command, what it reads, and the option of each file that it writes.
 COMMANDS: list[tuple[list[str], list[str], list[str]]] = [
+    (["generate", "MODEL", "REQUESTS"], ["MODEL", "SHARD", "REQUESTS"], ["-o"]),
+    (["score", "MODEL", "REQUESTS"], ["MODEL", "SHARD", "REQUESTS"], ["-o"]),
     (["bench", "MODEL", *BENCH], ["MODEL", "SHARD"], ["--json", "--csv"]),
     (["bench", "MODEL", "--dataset", "REQUESTS"], ["MODEL", "SHARD", "REQUESTS"], ["--json", "--csv"]),
     (["bench", "--random-weights", "CONFIG", *BENCH], ["CONFIG"], ["--json", "--csv"]),
