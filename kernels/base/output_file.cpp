@@ -30,6 +30,7 @@ constexpr mode_t kMode = 0666;  // less the umask
 
 // Temporary files of this process, for a signal handler: it may read atomics and call unlink(). Slots are
 // few; what does not find one is not removed by a signal.
+constexpr std::array kEndingSignals{SIGINT, SIGTERM, SIGHUP};
 constexpr std::size_t kSlots = 256;
 std::array<std::atomic<char*>, kSlots> g_temporaries{};
 static_assert(std::atomic<char*>::is_always_lock_free, "read in a signal handler");
@@ -59,6 +60,23 @@ void remove_temporaries(int signal_number) {
   std::signal(signal_number, SIG_DFL);
   std::raise(signal_number);
 }
+
+// None of the signals is handled between the creation of a file and the note of it.
+class SignalsHeld {
+ public:
+  SignalsHeld() {
+    sigset_t held;
+    sigemptyset(&held);
+    for (const int number : kEndingSignals) sigaddset(&held, number);
+    pthread_sigmask(SIG_BLOCK, &held, &before_);
+  }
+  ~SignalsHeld() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsHeld(const SignalsHeld&) = delete;
+  SignalsHeld& operator=(const SignalsHeld&) = delete;
+
+ private:
+  sigset_t before_{};
+};
 
 // A descriptor of this process by one of its names; -1: the path is none.
 int descriptor_of(const std::string& path) {
@@ -125,6 +143,7 @@ std::string behind_links(const std::string& path) {
 std::string create_temporary_beside(const std::string& path) {
   if (path.empty()) throw_bad_input("cannot write a file without a name");
   std::random_device random;
+  const SignalsHeld held;
   for (int i = 0; i < kAttempts; i++) {
     std::string name = fmt::format("{}.{:08x}.tmp", cut_name(path), random());
     const int descriptor = open(name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kMode);
@@ -158,7 +177,7 @@ void remove_temporary(const std::string& temporary) {
 void remove_temporaries_on_signals() {
   struct sigaction action = {}, before = {};
   action.sa_handler = remove_temporaries;
-  for (const int number : {SIGINT, SIGTERM, SIGHUP}) {
+  for (const int number : kEndingSignals) {
     const bool ignored = sigaction(number, nullptr, &before) == 0 && before.sa_handler == SIG_IGN;  // nohup
     if (!ignored) sigaction(number, &action, nullptr);
   }
