@@ -135,8 +135,9 @@ void add_batch(CLI::App& app, const char* name, const char* what, Task task, Com
   add_path(*command, "-o,--output", options->output,
            "Results, one JSON object a line in the order of the requests")
       ->required();
-  command->add_flag("--resume", options->resume,
-                    "Continue from the journal RESULTS.partial of an earlier run");
+  command->add_flag(
+      "--resume", options->resume,
+      "Continue from the journal RESULTS.partial of an earlier run; end at once if RESULTS are complete");
   add_run_options(*command, options->run);
   command->footer(kBatchExamples);
 }
