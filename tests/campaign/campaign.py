@@ -35,6 +35,9 @@ def commit() -> str:
     return made.stdout.strip() or "unknown"
 
 
+COMMIT = commit()  # when the campaign starts
+
+
 def machine() -> str:
     names = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
              if line.startswith("model name")]
@@ -42,7 +45,7 @@ def machine() -> str:
 
 
 def write_report(path: Path | None, command: str, counts: dict) -> None:
-    report = {"command": command, "commit": commit(), "machine": machine(), **counts}
+    report = {"command": command, "commit": COMMIT, "machine": machine(), **counts}
     lines = [f" {json.dumps(key)}: " + (json.dumps(value) if key != "kinds" else
              "{\n" + ",\n".join(f"  {json.dumps(kind)}: {json.dumps(found)}" for kind, found in value.items()) + "\n }")
              for key, value in report.items()]
