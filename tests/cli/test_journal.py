@@ -214,7 +214,7 @@ class Journal(CliTest):
 
     def test_a_failure_loses_no_result(self) -> None:
         """What the engine has delivered is in the journal, however far the collector had come."""
-        for ranks, faulty, least in ((None, 0, REQUESTS), (4, 0, REQUESTS), (2, 0, REQUESTS // 2), (2, 1, REQUESTS // 2)):
+        for ranks, faulty, least in ((None, 0, REQUESTS), (2, 0, REQUESTS // 2), (2, 1, REQUESTS // 2)):
             with self.subTest(ranks=ranks, faulty=faulty):
                 results = self.fresh("-faulty.jsonl")
                 replicas = ["--replicas", "2"] if ranks == 2 else []
