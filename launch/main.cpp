@@ -4,18 +4,29 @@
 #include <thread>
 
 #include "launch/commands/commands.h"
+#include "launch/job/crash_report.h"
 #include "launch/job/process.h"
+#include "launch/job/standard_streams.h"
 #include "launch/options/command_line.h"
 #include "runtime/comm/fault.h"
+#include "runtime/comm/launcher.h"
 
 namespace ptrt {
 namespace {
 
+// The options of a command that runs a model; null: another command.
+const ModelRunOptions* run_options(const Command& command) {
+  if (const auto* batch = std::get_if<BatchOptions>(&command)) return &batch->run;
+  if (const auto* bench = std::get_if<BenchOptions>(&command)) return &bench->run;
+  return nullptr;
+}
+
 void run_command(const Command& command, JobComm& job) {
-  arm_faults(job.rank());
-  // Only the engine can end in order on a signal; the other commands end at once, as usual.
-  if (std::holds_alternative<BatchOptions>(command) || std::holds_alternative<BenchOptions>(command))
-    install_signal_handlers(job);
+  if (const ModelRunOptions* run = run_options(command)) {
+    if (!run->allow_singleton) refuse_singletons(job);
+    // Only the engine can end in order on a signal; the other commands end at once, as usual.
+    install_signal_handlers();
+  }
   if (const auto* batch = std::get_if<BatchOptions>(&command)) run_batch(*batch, job);
   if (const auto* bench = std::get_if<BenchOptions>(&command)) run_bench(*bench, job);
   if (job.rank() != 0) return;
@@ -27,8 +38,8 @@ void run_command(const Command& command, JobComm& job) {
 }
 
 int print_error(const JobComm* job, const std::string& message, ExitCode code) {
-  std::fputs(error_line(job, message).c_str(), stderr);
-  std::fflush(stderr);
+  std::fflush(stdout);  // what was printed comes first
+  say(error_line(job, message));
   return static_cast<int>(code);
 }
 
@@ -44,19 +55,28 @@ int end_everywhere(JobComm* job, const std::string& message, ExitCode code) {
 // What the parser has to say, on rank 0.
 int print_outcome(const CommandLine& line, const JobComm& job) {
   if (job.rank() == 0) {
-    std::fputs(line.out.c_str(), stdout);
-    std::fputs(line.err.c_str(), stderr);
+    write_output(line.out);
+    flush_output();
+    say(line.err);
   }
   return *line.exit_code;
 }
 
 int run_program(int argc, char** argv) {
+  std::unique_ptr<Watchdog> watchdog;  // outlives the job
   std::unique_ptr<JobComm> job;
   try {
+    open_standard_streams();
+    install_crash_handlers(launched_name());
     const CommandLine line = parse_command_line(argc, argv);  // before MPI starts
-    job = make_job_comm();
+    arm_faults(launched_task().rank.value_or(0));
+    const ModelRunOptions* run = run_options(line.command);
+    job = make_watched_job_comm(run != nullptr ? run->step_timeout_s : 0, watchdog);
+    name_in_crash_reports(name_in_job(*job));
     if (line.exit_code) return print_outcome(line, *job);
     run_command(line.command, *job);
+    flush_output();
+    fault_point("end");
     return 0;
   } catch (const OtherRankFailed& e) {
     return static_cast<int>(e.code());

@@ -10,6 +10,7 @@
 #include "launch/commands/commands.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
+#include "launch/job/standard_streams.h"
 #include "launch/jsonl/request_file.h"
 #include "launch/jsonl/result_collector.h"
 #include "launch/jsonl/result_lines.h"
@@ -32,13 +33,16 @@ class Batch {
 
   void run() {
     start_ = Clock::now();
+    enter_phase(job_, "reading the requests");
     read_requests();
     if (is_finished_already()) return;
     load();
+    enter_phase(job_, "opening the journal");
     if (!open_journal()) return;
     if (job_.rank() == 0 && !options_.run.quiet) say(describe_run(session_) + "\n");
     const RankReport report = run_requests();
     const RunSummary summary = gather_summary(job_, report);
+    enter_phase(job_, "publishing the results");
     all_or_none(job_, [&] {
       if (job_.rank() == 0) close(summary);
     });
@@ -176,6 +180,7 @@ class Batch {
     const auto mine = requests_of_replica(file_.requests, pending_, placement.replicas, placement.replica);
     session_.run(options_.task, file_.requests, mine, hooks);
     fault_point("finish");
+    enter_phase(job_, "collecting the results", true);
     if (collector) collector->finish();
     wall_s_ = seconds_since(start_) - load_s_;
     job_.barrier();
@@ -196,8 +201,10 @@ class Batch {
     progress_->end();
     const auto lines = static_cast<std::int64_t>(file_.lines.size());
     if (journal_->count() < lines)
-      throw_failure("stopped by a signal with {} of {} results in {}: continue with --resume",
-                    journal_->count(), lines, journal_->path());
+      throw Error(ExitCode::stopped,
+                  fmt::format("stopped by a signal with {} of {} results in {}: continue with --resume",
+                              journal_->count(), lines, journal_->path()));
+    fault_point("publish");
     journal_->publish();
     if (options_.run.quiet) return;
     count_over(summary, wall_s_);

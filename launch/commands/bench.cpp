@@ -11,6 +11,7 @@
 #include "launch/commands/report_files.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
+#include "launch/job/standard_streams.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "runtime/serving/replica_share.h"
@@ -96,9 +97,9 @@ void run_bench(const BenchOptions& options, JobComm& job) {
     const RankReport report = run_once(session, cell.requests);
     job.barrier();
     const RunSummary summary = gather_summary(job, report);
-    if (prints) fmt::print("{}", emulation_notice(session));
-    if (prints && cells.size() > 1) fmt::print("{}", heading(cell));
-    if (prints) fmt::print("{}", summary_table(summary, SummaryKind::bench));
+    if (prints) print_out("{}", emulation_notice(session));
+    if (prints && cells.size() > 1) print_out("{}", heading(cell));
+    if (prints) print_out("{}", summary_table(summary, SummaryKind::bench));
     if (job.rank() == 0) runs.push_back(bench_json(options, session, cell, summary));
   }
   all_or_none(job, [&] {

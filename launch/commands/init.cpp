@@ -6,6 +6,7 @@
 #include "kernels/base/files.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/model_output.h"
+#include "launch/job/standard_streams.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/shard/random_init.h"
 
@@ -45,10 +46,10 @@ void run_init(const InitOptions& options) {
   if (bytes_fit) writer.write_tokenizer({"bytes", {}, {}});
   writer.commit();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  fmt::print("{}: model \"{}\", {} parameters, {} bytes of {} in {} file{}, tokenizer {}, {:.1f} s\n",
-             options.output, config.name, parameters, writer.bytes_written(), to_string(options.dtype),
-             writer.files().size(), writer.files().size() == 1 ? "" : "s", bytes_fit ? "bytes" : "none",
-             elapsed.count());
+  print_out("{}: model \"{}\", {} parameters, {} bytes of {} in {} file{}, tokenizer {}, {:.1f} s\n",
+            options.output, config.name, parameters, writer.bytes_written(), to_string(options.dtype),
+            writer.files().size(), writer.files().size() == 1 ? "" : "s", bytes_fit ? "bytes" : "none",
+            elapsed.count());
 }
 
 }  // namespace ptrt

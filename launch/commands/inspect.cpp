@@ -13,6 +13,7 @@
 #include "launch/commands/inspect_json.h"
 #include "launch/commands/model_facts.h"
 #include "launch/commands/report_files.h"
+#include "launch/job/standard_streams.h"
 
 namespace ptrt {
 namespace {
@@ -23,7 +24,7 @@ std::string with_unit(std::size_t bytes) {
 
 template <typename... Args>
 void print_row(const char* label, fmt::format_string<Args...> format, Args&&... args) {
-  fmt::print("{:<12} {}\n", label, fmt::format(format, std::forward<Args>(args)...));
+  print_out("{:<12} {}\n", label, fmt::format(format, std::forward<Args>(args)...));
 }
 
 void print_config(const ModelConfig& config) {
@@ -66,25 +67,25 @@ void print_checks(const ModelFacts& facts) {
 }
 
 void print_placements(const ModelFacts& facts, std::int64_t tracks) {
-  fmt::print("\n{:>6} {:>12} {:>16} {:>28}\n", "ranks", "tracks/rank", "weights/rank", "KV bytes/token/rank");
+  print_out("\n{:>6} {:>12} {:>16} {:>28}\n", "ranks", "tracks/rank", "weights/rank", "KV bytes/token/rank");
   for (const std::int64_t n : packed_sizes(tracks))
-    fmt::print("{:>6} {:>12} {:>16} {:>28}\n", n, tracks / n,
-               with_unit(largest_weight_bytes(facts, n, tracks)),
-               fmt::format("{} ({} bfloat16)", kv_bytes(facts, tracks / n, DType::float32),
-                           kv_bytes(facts, tracks / n, DType::bfloat16)));
-  fmt::print("Multiples of {} ranks serve replicas of one rank a track.\n\n", tracks);
+    print_out("{:>6} {:>12} {:>16} {:>28}\n", n, tracks / n,
+              with_unit(largest_weight_bytes(facts, n, tracks)),
+              fmt::format("{} ({} bfloat16)", kv_bytes(facts, tracks / n, DType::float32),
+                          kv_bytes(facts, tracks / n, DType::bfloat16)));
+  print_out("Multiples of {} ranks serve replicas of one rank a track.\n\n", tracks);
 }
 
 void print_ranks(const ModelConfig& config, const ModelFacts& facts, const std::vector<Placement>& ranks) {
-  fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", "rank", "replica", "tracks", "weights",
-             fmt::format("GPU ({})", to_string(facts.on_device().activations)), "KV/token", "scratch");
+  print_out("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", "rank", "replica", "tracks", "weights",
+            fmt::format("GPU ({})", to_string(facts.on_device().activations)), "KV/token", "scratch");
   for (const Placement& rank : ranks) {
     const DeviceNeeds needs = needs_on_device(config, facts, rank);
-    fmt::print("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", rank.rank, rank.replica,
-               rank.tracks == 1 ? fmt::format("{}", rank.first_track)
-                                : fmt::format("{}-{}", rank.first_track, rank.first_track + rank.tracks - 1),
-               with_unit(weight_bytes(facts, rank)), with_byte_unit(needs.weights),
-               with_byte_unit(needs.kv_page / kPageTokens), with_byte_unit(needs.scratch));
+    print_out("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", rank.rank, rank.replica,
+              rank.tracks == 1 ? fmt::format("{}", rank.first_track)
+                               : fmt::format("{}-{}", rank.first_track, rank.first_track + rank.tracks - 1),
+              with_unit(weight_bytes(facts, rank)), with_byte_unit(needs.weights),
+              with_byte_unit(needs.kv_page / kPageTokens), with_byte_unit(needs.scratch));
   }
 }
 
@@ -97,7 +98,7 @@ void run_inspect(const InspectOptions& options) {
   const std::vector<Placement> ranks = all_ranks(world_size, config.tracks);
   const ModelFacts facts = gather_facts(model, options.verify);
   if (options.json) {
-    fmt::print("{}\n", json_text(inspect_json(model, facts, ranks)));
+    print_out("{}\n", json_text(inspect_json(model, facts, ranks)));
   } else {
     print_row("model", "{}", config.name);
     print_config(config);
@@ -106,7 +107,6 @@ void run_inspect(const InspectOptions& options) {
     print_placements(facts, config.tracks);
     print_ranks(config, facts, ranks);
   }
-  std::fflush(stdout);
   if (!facts.failed.empty())
     throw_bad_input("{}: {} of {} datasets are damaged:\n  {}", model.path(), facts.failed.size(),
                     facts.datasets, fmt::join(facts.failed, "\n  "));

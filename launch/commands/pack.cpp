@@ -6,6 +6,7 @@
 
 #include "launch/commands/commands.h"
 #include "launch/commands/model_output.h"
+#include "launch/job/standard_streams.h"
 #include "model_io/file/file_map.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/file/tensor_copy.h"
@@ -36,10 +37,10 @@ void run_pack(const PackOptions& options) {
   writer.write_tokenizer(tokenizer);
   writer.commit();
   const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-  fmt::print("{}: {} of {} tensors in {}, {} bytes of weights ({} in {}), {:.1f} s\n", options.output,
-             panels ? matrices : static_cast<std::int64_t>(tensors.size()), tensors.size(),
-             panels ? "panels" : "rows", writer.bytes_written(), model.bytes_read(), options.model,
-             elapsed.count());
+  print_out("{}: {} of {} tensors in {}, {} bytes of weights ({} in {}), {:.1f} s\n", options.output,
+            panels ? matrices : static_cast<std::int64_t>(tensors.size()), tensors.size(),
+            panels ? "panels" : "rows", writer.bytes_written(), model.bytes_read(), options.model,
+            elapsed.count());
 }
 
 }  // namespace ptrt

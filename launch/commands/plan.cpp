@@ -7,6 +7,7 @@
 #include "kernels/base/files.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/report_files.h"
+#include "launch/job/standard_streams.h"
 #include "launch/plan/cost_model.h"
 #include "launch/plan/hardware.h"
 
@@ -51,22 +52,22 @@ std::string name_of(const Row& row, const ModelConfig& config) {
 
 constexpr double kGiB = 1073741824.0;
 
-void print(const PlanOptions& options, const ModelConfig& config, const GpuSpec& gpu, const LinkSpec& link,
-           const std::vector<Row>& rows) {
-  fmt::print(
+void print_table(const PlanOptions& options, const ModelConfig& config, const GpuSpec& gpu,
+                 const LinkSpec& link, const std::vector<Row>& rows) {
+  print_out(
       "{}: {} tracks, {} layers, {} sync points | {} | {} | {} in, {} out, batch {} a replica | "
       "PREDICTED\n\n",
       config.name, config.tracks, config.layers, config.tracks > 1 ? config.blocks() : 0, gpu.name, link.name,
       options.input_len, options.output_len, options.batch);
-  fmt::print("{:>6} {:<20} {:>8} {:>12} {:>9} {:>6} {:>9} {:>9} {:>13} {:>6} {:>7}\n", "GPUs", "layout",
-             "replicas", "weights GiB", "KV GiB", "fits", "TTFT ms", "TPOT ms", "output tok/s", "syncs",
-             "sync %");
+  print_out("{:>6} {:<20} {:>8} {:>12} {:>9} {:>6} {:>9} {:>9} {:>13} {:>6} {:>7}\n", "GPUs", "layout",
+            "replicas", "weights GiB", "KV GiB", "fits", "TTFT ms", "TPOT ms", "output tok/s", "syncs",
+            "sync %");
   for (const Row& row : rows) {
     const Prediction& p = row.prediction;
-    fmt::print("{:>6} {:<20} {:>8} {:>12.1f} {:>9.1f} {:>6} {:>9.1f} {:>9.2f} {:>13.1f} {:>6.0f} {:>7.1f}\n",
-               row.world, name_of(row, config), row.layout.replicas, p.weight_bytes / kGiB, p.kv_bytes / kGiB,
-               p.fits ? "yes" : "no", p.ttft_ms, p.tpot_ms, p.output_tokens_per_s, p.sync_points,
-               100 * p.sync_fraction);
+    print_out("{:>6} {:<20} {:>8} {:>12.1f} {:>9.1f} {:>6} {:>9.1f} {:>9.2f} {:>13.1f} {:>6.0f} {:>7.1f}\n",
+              row.world, name_of(row, config), row.layout.replicas, p.weight_bytes / kGiB, p.kv_bytes / kGiB,
+              p.fits ? "yes" : "no", p.ttft_ms, p.tpot_ms, p.output_tokens_per_s, p.sync_points,
+              100 * p.sync_fraction);
   }
 }
 
@@ -114,7 +115,7 @@ void run_plan(const PlanOptions& options) {
   if (rows.empty())
     throw_bad_input("no layout of {} tracks and its replicas takes {} GPUs over {}", config.tracks,
                     fmt::join(options.gpus, ", "), link.name);
-  print(options, config, gpu, link, rows);
+  print_table(options, config, gpu, link, rows);
   if (options.json.empty()) return;
   std::vector<ordered_json> all;
   for (const Row& row : rows) all.push_back(to_json(row, config));

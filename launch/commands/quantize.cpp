@@ -8,6 +8,7 @@
 #include "kernels/convert.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/model_output.h"
+#include "launch/job/standard_streams.h"
 #include "model_io/file/model_file.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/file/tensor_copy.h"
@@ -35,9 +36,9 @@ class Quantizer {
     writer.write_tokenizer(tokenizer);
     writer.commit();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    fmt::print("{}: {} of {} tensors as int8, {} bytes of weights ({} in {}), {:.1f} s\n", options_.output,
-               quantized_, tensors.size(), writer.bytes_written(), model_.bytes_read(), options_.model,
-               elapsed.count());
+    print_out("{}: {} of {} tensors as int8, {} bytes of weights ({} in {}), {:.1f} s\n", options_.output,
+              quantized_, tensors.size(), writer.bytes_written(), model_.bytes_read(), options_.model,
+              elapsed.count());
   }
 
  private:

@@ -4,17 +4,25 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <ctime>
-#include <exception>
+#include <future>
 #include <thread>
+#include <utility>
 
+#include "launch/job/standard_streams.h"
+#include "runtime/comm/fault.h"
+#include "runtime/comm/launcher.h"
 #include "runtime/comm/mpi_comm.h"
+#include "runtime/comm/watched_comm.h"
 
 namespace ptrt {
 namespace {
 
-constexpr double kWaitToAgree = 3;  // seconds
+constexpr double kWaitToAgree = 3;                     // seconds
+constexpr double kLongestStart = 60;                   // seconds that MPI may take to start on a busy machine
+constexpr auto kAbortLimit = std::chrono::seconds(2);  // of GPU groups
 
 std::atomic<bool> g_stop{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
@@ -33,23 +41,44 @@ void note_signal(int number) {
   std::raise(number);
 }
 
-// The message of a SIGBUS, formatted beforehand: a handler may only write it. Full shared memory raises
-// SIGBUS too.
-constexpr const char* kBusError =
-    "a mapped model file could not be read: an I/O error, or it was truncated while in use "
-    "(or /dev/shm is full)";
-char g_bus_error[512];
-std::size_t g_bus_error_bytes = 0;
-
-void report_bus_error(int) {
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, g_bus_error, g_bus_error_bytes);
-  _exit(static_cast<int>(ExitCode::failure));
-}
-
 }  // namespace
 
 std::unique_ptr<JobComm> make_job_comm() {
   return started_by_mpi_launcher() ? make_mpi_job_comm() : make_solo_job_comm();
+}
+
+std::unique_ptr<Watchdog> make_watchdog(double step_timeout_s) {
+  const auto end_job = [](const std::string& what, const std::function<void()>& abort_groups) {
+    say(error_line(nullptr, what));
+    std::promise<void> aborted;  // left behind with its thread where that hangs
+    auto done = aborted.get_future();
+    std::thread([abort_groups, promise = std::move(aborted)]() mutable {
+      abort_groups();
+      promise.set_value();
+    }).detach();
+    done.wait_for(kAbortLimit);
+    end_job_now(static_cast<int>(ExitCode::failure));
+  };
+  return std::make_unique<Watchdog>(WatchdogOptions{.step_timeout_s = step_timeout_s,
+                                                    .rank = launched_task().rank.value_or(0),
+                                                    .stop_requested = stop_signal_received},
+                                    end_job);
+}
+
+std::unique_ptr<JobComm> make_watched_job_comm(double step_timeout_s, std::unique_ptr<Watchdog>& watchdog) {
+  if (!started_by_mpi_launcher() || step_timeout_s <= 0) return make_job_comm();
+  watchdog = make_watchdog(step_timeout_s);
+  watchdog->enter("starting MPI", Watchdog::Phase::waiting, kLongestStart);
+  fault_point("start");
+  auto job = make_job_comm();
+  if (job->size() > 1) return make_watched_job(std::move(job), *watchdog);
+  watchdog.reset();
+  return job;
+}
+
+void enter_phase(JobComm& job, const char* phase, bool waits) {
+  if (Watchdog* watchdog = job.watchdog())
+    watchdog->enter(phase, waits ? Watchdog::Phase::waiting : Watchdog::Phase::working);
 }
 
 void all_or_none(JobComm& job, const std::function<void()>& stage) {
@@ -57,12 +86,10 @@ void all_or_none(JobComm& job, const std::function<void()>& stage) {
   int code = 0;
   try {
     stage();
-  } catch (const Error& e) {
-    message = e.what();
-    code = static_cast<int>(e.code());
-  } catch (const std::exception& e) {
-    message = e.what();
-    code = static_cast<int>(ExitCode::failure);
+  } catch (...) {
+    const Error error = current_error();
+    message = error.what();
+    code = static_cast<int>(error.code());
   }
   // Ranks that load for long must not delay the error.
   if (code != 0 && !job.barrier_within(kWaitToAgree)) throw Error(static_cast<ExitCode>(code), message);
@@ -91,15 +118,11 @@ std::string first_nonempty(JobComm& job, const std::string& mine) {
   return "";
 }
 
-void install_signal_handlers(const JobComm& job) {
-  const std::string line = error_line(&job, kBusError);
-  g_bus_error_bytes = line.copy(g_bus_error, sizeof(g_bus_error));
+void install_signal_handlers() {
   struct sigaction action = {};
   action.sa_handler = note_signal;
   action.sa_flags = SA_RESTART;
   for (const int number : {SIGTERM, SIGINT, SIGUSR1}) sigaction(number, &action, nullptr);
-  action.sa_handler = report_bus_error;
-  sigaction(SIGBUS, &action, nullptr);
   std::signal(SIGPIPE, SIG_IGN);  // a closed pipe is a write error with a message
 }
 
@@ -107,9 +130,25 @@ bool stop_signal_received() {
   return g_stop.load(std::memory_order_relaxed);
 }
 
+std::string name_in_job(const JobComm& job) {
+  return job.size() == 1 ? "" : fmt::format("rank {} of {} ({})", job.rank(), job.size(), job.host());
+}
+
 std::string error_line(const JobComm* job, const std::string& message) {
-  if (job == nullptr || job->size() == 1) return fmt::format("ptrt: error: {}\n", message);
-  return fmt::format("ptrt: rank {} of {} ({}): error: {}\n", job->rank(), job->size(), job->host(), message);
+  const std::string who = job != nullptr ? name_in_job(*job) : launched_name();
+  return fmt::format("ptrt: {}{}error: {}\n", who, who.empty() ? "" : ": ", message);
+}
+
+void refuse_singletons(const JobComm& job) {
+  const LaunchedTask task = launched_task();
+  if (job.size() > 1 || task.size.value_or(1) <= 1) return;
+  if (task.rank.value_or(0) != 0) throw OtherRankFailed(ExitCode::bad_input);
+  throw_bad_input(
+      "MPI sees one process only, although the launcher started {0}: each would do all the work. Start them "
+      "as one job, with `mpirun -n {0} ptrt ...` or `srun -n {0} --mpi=pmix ptrt ...` (`srun --mpi=list` "
+      "shows "
+      "what Slurm offers), or give --allow-singleton if each is meant to run alone",
+      *task.size);
 }
 
 }  // namespace ptrt

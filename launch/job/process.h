@@ -8,11 +8,23 @@
 
 #include "kernels/base/error.h"
 #include "runtime/comm/track_comm.h"
+#include "runtime/comm/watchdog.h"
 
 namespace ptrt {
 
 // MPI when a launcher started this process, else a job of one rank without MPI.
 std::unique_ptr<JobComm> make_job_comm();
+
+// Ends the job on every rank, with one message, when a rank is stuck, stopped or cut off (runtime/comm/watchdog.h).
+std::unique_ptr<Watchdog> make_watchdog(double step_timeout_s);
+
+// The job under that watchdog from before MPI starts, with `watchdog` to outlive it. A job without a launcher, or
+// of one rank, has none: there `watchdog` stays null.
+std::unique_ptr<JobComm> make_watched_job_comm(double step_timeout_s, std::unique_ptr<Watchdog>& watchdog);
+
+// The part of the run that the watchdog's messages name from here on, where the job has one. `waits`: whether it
+// may wait for other ranks by other means than the job's collective calls.
+void enter_phase(JobComm& job, const char* phase, bool waits = false);
 
 // An error that every rank knows about, so that the job can end in order. Thrown on the rank that had it.
 class AgreedError : public Error {
@@ -44,11 +56,17 @@ Enum all_equal_or(JobComm& job, Enum mine, Enum fallback) {
 }
 
 // SIGTERM, SIGINT, SIGUSR1 are noted, to end in order between two steps. A second SIGINT or SIGTERM kills at
-// once. SIGBUS, raised by a page of a mapped file that cannot be read, is reported as an error of this rank.
-void install_signal_handlers(const JobComm& job);
+// once.
+void install_signal_handlers();
 bool stop_signal_received();
 
-// "ptrt: error: …", under a launcher with rank and host.
+// Throws bad_input where a launcher started several processes and MPI sees this one alone; on all but the
+// first of them OtherRankFailed.
+void refuse_singletons(const JobComm& job);
+
+// "rank 2 of 4 (host)"; empty for a process that is alone.
+std::string name_in_job(const JobComm& job);
+// "ptrt: error: …", under a launcher with rank and host. Null: before the job exists.
 std::string error_line(const JobComm* job, const std::string& message);
 
 }  // namespace ptrt

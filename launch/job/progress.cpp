@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <string>
+
+#include "kernels/base/progress.h"
+#include "launch/job/standard_streams.h"
 
 namespace ptrt {
 namespace {
@@ -22,11 +24,6 @@ std::string clock_text(double seconds) {
 
 }  // namespace
 
-void say(const std::string& text) {
-  std::fputs(text.c_str(), stderr);
-  std::fflush(stderr);
-}
-
 Progress::Progress(std::int64_t total, std::int64_t done, bool quiet)
     : total_(total),
       done_(done),
@@ -37,6 +34,7 @@ Progress::Progress(std::int64_t total, std::int64_t done, bool quiet)
       shown_(start_) {}
 
 void Progress::advance() {
+  note_progress();
   done_++;
   if (std::chrono::steady_clock::now() - shown_ >=
       (terminal_ ? std::chrono::milliseconds(kRedraw) : kNextLine))

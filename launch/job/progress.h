@@ -7,9 +7,6 @@
 
 namespace ptrt {
 
-// Writes to standard error and ignores failures: a closed pipe or a full disk must not end the run.
-void say(const std::string& text);
-
 class Progress {
  public:
   // `done` of `total` were finished by an earlier run. Shows nothing when `quiet`.

@@ -8,6 +8,7 @@
 #include <unordered_set>
 
 #include "kernels/base/error.h"
+#include "kernels/base/progress.h"
 
 namespace ptrt {
 namespace {
@@ -267,6 +268,7 @@ RequestFile parse_requests(const std::string& text, const std::string& path, Tas
   LineParser parser(task, config, tokenizer, limits);
   RequestFile file;
   for (std::size_t at = 0; at < text.size();) {
+    note_progress();
     const std::size_t end = std::min(text.find('\n', at), text.size());
     const auto number = static_cast<std::int64_t>(file.lines.size());
     RequestLine& line = file.lines.emplace_back();

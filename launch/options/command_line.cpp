@@ -26,7 +26,7 @@ const char* const kExamples = R"(Examples:
 `ptrt COMMAND --help` lists the options of a command.
 
 Exit status: 0 done (single bad requests are error lines in the results), 1 failure while running,
-2 bad usage, model or input file.)";
+2 bad usage, model or input file, 75 stopped by a signal (--resume continues).)";
 
 // One blank line between groups; the library leaves two.
 class HelpFormatter : public CLI::Formatter {

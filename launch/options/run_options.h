@@ -56,8 +56,9 @@ struct ModelRunOptions {
   std::int64_t tensor_parallel = 1;
   DeviceFusion fusion = DeviceFusion::automatic;  // between ranks on GPUs
   bool share_gpu = false;                         // several ranks may use one GPU
-  double step_timeout_s = 300;                    // 0: none
-  std::optional<EmulatedRanks> emulated;          // bench only
+  bool allow_singleton = false;           // this process may be alone although a launcher started several
+  double step_timeout_s = 300;            // 0: none
+  std::optional<EmulatedRanks> emulated;  // bench only
   bool quiet = false;
 
   // Rows of the largest step: decode tokens plus prefill chunks.

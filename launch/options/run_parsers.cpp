@@ -16,7 +16,7 @@ const char* const kBatchExamples = R"(Examples:
   ptrt generate model.h5 requests.jsonl -o results.jsonl --resume         (continues where a run ended)
 
 The results file appears when it is complete. Until then results.jsonl.partial holds the finished results.
-On SIGTERM, SIGINT or SIGUSR1 the run ends after the current step; --resume continues from there.)";
+On SIGTERM, SIGINT or SIGUSR1 the run ends after the current step with exit status 75; --resume continues.)";
 
 const char* const kBenchExamples = R"(Examples:
   ptrt bench model.h5 --input-len 128 --output-len 64 --requests 16
@@ -41,11 +41,13 @@ void add_rank_options(CLI::App& command, ModelRunOptions& run) {
       {{"auto", {}}, {"whole", VocabHeadMode::whole}, {"split", VocabHeadMode::split}},
       "whole: every rank multiplies the whole vocabulary head; split: each rank multiplies its share of the\n"
       "rows, with one more exchange a step; auto: split where it saves a rank several MiB a step");
+  command.add_flag("--allow-singleton", run.allow_singleton,
+                   "Run alone although a launcher started several processes that MPI does not join");
   command
       .add_option(
           "--step-timeout", run.step_timeout_s,
-          "Seconds a rank may be stuck in one step before a job of several ranks ends with an error;\n"
-          "0: no limit")
+          "Seconds a rank may be stuck, stopped or cut off, from its start to its end, before a job of\n"
+          "several ranks ends with an error; 0: no limit")
       ->transform(in_range(0.0, 1e6))
       ->capture_default_str();
 }

@@ -1,9 +1,7 @@
 #include "launch/session/model_session.h"
 
 #include <chrono>
-#include <cstdio>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "kernels/base/error.h"
@@ -12,13 +10,10 @@
 #include "launch/session/model_identity.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/comm/fault.h"
+#include "runtime/comm/watched_comm.h"
 
 namespace ptrt {
 namespace {
-
-constexpr auto kEndOfJob = std::chrono::seconds(3);  // that a launcher may take to kill the ranks
-constexpr auto kAbortLimit =
-    std::chrono::seconds(2);  // an abort of GPU groups that hangs must not keep the job
 
 ModelSource open_on_every_rank(JobComm& job, const std::string& file, const std::string& random_config) {
   agree_on_instruction_set(job);
@@ -40,6 +35,7 @@ void ModelSession::load(std::uint64_t random_seed) {
   const auto start = std::chrono::steady_clock::now();
   const Placement& placement = plan().placement;
   Backend& backend = *run_.backend;
+  enter_phase(job_, "loading");
   all_or_none(job_, [&] {
     fault_point("load");
     shard_ = model_.file ? load_shard(*model_.file, placement.first_track, placement.tracks, backend,
@@ -63,21 +59,6 @@ void ModelSession::load(std::uint64_t random_seed) {
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// One message for the whole job, then its end on every rank.
-std::unique_ptr<Watchdog> ModelSession::make_watchdog() {
-  const auto end_job = [this](const std::string& what, const std::function<void()>& abort_groups) {
-    // A launcher that ends the job sends a signal first; then another rank has printed the reason.
-    if (stop_signal_received()) std::this_thread::sleep_for(kEndOfJob);
-    std::fputs(error_line(&job_, what).c_str(), stderr);
-    std::fflush(stderr);
-    std::thread(abort_groups).detach();
-    if (plan().device == Device::cuda) std::this_thread::sleep_for(kAbortLimit);
-    job_.abort(static_cast<int>(ExitCode::failure));
-  };
-  return std::make_unique<Watchdog>(
-      WatchdogOptions{.step_timeout_s = options_.step_timeout_s, .rank = job_.rank()}, end_job);
-}
-
 std::unique_ptr<TrackComm> ModelSession::join_group(std::int64_t colour, std::int64_t size,
                                                     const char* others) {
   const Waiting waiting = plan().cores.oversubscribed ? Waiting::yielding : Waiting::spinning;
@@ -88,8 +69,12 @@ std::unique_ptr<TrackComm> ModelSession::join_group(std::int64_t colour, std::in
 
 EngineComms ModelSession::join_groups() {
   const Placement& p = plan().placement;
-  watchdog_ = make_watchdog();
-  AllReduceOptions all_reduce{.device_fusion = plan().fusion, .watchdog = &*watchdog_};
+  watchdog_ = job_.watchdog();
+  if (watchdog_ == nullptr) {
+    own_watchdog_ = make_watchdog(options_.step_timeout_s);
+    watchdog_ = &*own_watchdog_;
+  }
+  AllReduceOptions all_reduce{.device_fusion = plan().fusion, .watchdog = watchdog_};
   if (options_.emulated) all_reduce.emulated = options_.emulated->link;
   comm_ = join_group(p.replica, p.replica_ranks, "the other ranks of the replica");
   if (p.tensor_parallel == 1) return {*comm_, *comm_, nullptr, all_reduce};
@@ -102,10 +87,12 @@ EngineComms ModelSession::join_groups() {
 
 bool ModelSession::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
                        const Engine::Hooks& hooks) {
-  const bool watched = plan().placement.replica_ranks > 1 || plan().device == Device::cuda;
+  // A rank alone on its CPU ends when it is told to; there is no other that could wait for it.
+  const bool watched = job_.size() > 1 || plan().placement.replica_ranks > 1 || plan().device == Device::cuda;
   if (watched) watchdog_->start();
   const bool done = engine_->run(task, requests, order, hooks);
   watchdog_->stop();
+  enter_phase(job_, "after the last step");
   return done;
 }
 

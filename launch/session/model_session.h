@@ -46,7 +46,6 @@ class ModelSession {
   double load_seconds() const { return load_seconds_; }
 
  private:
-  std::unique_ptr<Watchdog> make_watchdog();
   std::unique_ptr<TrackComm> join_group(std::int64_t colour, std::int64_t size, const char* others);
   EngineComms join_groups();
 
@@ -57,7 +56,8 @@ class ModelSession {
   const std::optional<ContentDigests> recorded_;  // what the model file says of its content
   ContentDigests content_;                        // what the ranks have read
   TrackShard shard_;
-  std::unique_ptr<Watchdog> watchdog_;
+  std::unique_ptr<Watchdog> own_watchdog_;  // where the job has none
+  Watchdog* watchdog_ = nullptr;
   // All ranks of the replica; those with the other tracks, and those that share this rank's tracks, where
   // they are not the same or one alone.
   std::unique_ptr<TrackComm> comm_, fusion_comm_, track_comm_;

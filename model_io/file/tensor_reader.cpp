@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/base/progress.h"
 #include "kernels/base/scalar_types.h"
 
 namespace ptrt {
@@ -59,6 +60,7 @@ void DatasetReader::read_file(std::size_t at, std::span<std::byte> out) {
     if (got == 0)
       throw_bad_input("{}: truncated: it ends before byte {} of the {} of dataset {}", stored_.file, at,
                       stored_.bytes, stored_.name);
+    note_progress();
     at += static_cast<std::size_t>(got);
     out = out.subspan(static_cast<std::size_t>(got));
   }
@@ -108,6 +110,7 @@ void DatasetReader::count(std::size_t at, std::span<const std::byte> bytes) {
 
 void DatasetReader::add_checksum(std::size_t at, std::span<const std::byte> mapped) {
   pieces_.add(at, mapped);
+  note_progress();
   *bytes_read_ += mapped.size();
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/base/progress.h"
 #include "kernels/base/scalar_types.h"
 #include "model_io/file/crc32c.h"
 
@@ -124,6 +125,7 @@ class RandomTensor final : public VerifiedSource {
 void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype,
                      std::int64_t first, std::span<std::byte> out) {
   PTRT_CHECK(out.size() % size_of(dtype) == 0);
+  note_progress();
   if (spec.role == WeightRole::vector) return fill_as(dtype, out, [](std::size_t) { return 1.0f; });
   const std::uint64_t stream = mix(XXH3_64bits_withSeed(spec.path.data(), spec.path.size(), seed));
   const auto scale = static_cast<float>(deviation(config, spec) / kNearNormalDeviation);

@@ -1,7 +1,13 @@
 #include "runtime/comm/fault.h"
 
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <cstdlib>
+#include <iterator>
 #include <string>
 #include <thread>
 
@@ -15,8 +21,10 @@ struct Fault {
   std::string point;
   long passes_left = 0;
   long pause_ms = 0;  // 0: throws
+  int signal = 0;     // 0: none
 };
 Fault g_fault;
+constexpr std::string_view kPoints[] = {"start", "load", "step", "sync", "finish", "publish", "end"};
 
 long to_number(const std::string& text, const std::string& all) {
   char* end = nullptr;
@@ -42,16 +50,17 @@ void arm_faults(int rank) {
     const std::string text = equals == std::string::npos ? "" : item.substr(equals + 1);
     if (key == "rank") {
       fault_rank = to_number(text, all);
-    } else if (key == "at" && (text == "load" || text == "step" || text == "sync" || text == "finish")) {
+    } else if (key == "at" && std::ranges::find(kPoints, text) != std::end(kPoints)) {
       g_fault.point = text;
     } else if (key == "after") {
       g_fault.passes_left = to_number(text, all);
     } else if (key == "pause_ms") {
       g_fault.pause_ms = to_number(text, all);
+    } else if (key == "signal") {
+      g_fault.signal = static_cast<int>(to_number(text, all));
     } else {
-      throw_bad_input(
-          "PTRT_FAULT=\"{}\": expected rank=R,at=load|step|sync|finish[,after=N][,pause_ms=M], found '{}'",
-          all, item);
+      throw_bad_input("PTRT_FAULT=\"{}\": expected rank=R,at={}[,after=N][,pause_ms=M|,signal=S], found '{}'",
+                      all, fmt::join(kPoints, "|"), item);
     }
     at = end + 1;
   }
@@ -66,6 +75,10 @@ void fault_point(std::string_view point) {
   }
   if (g_fault.pause_ms > 0) return std::this_thread::sleep_for(std::chrono::milliseconds(g_fault.pause_ms));
   g_fault.armed = false;
+  if (g_fault.signal > 0) {
+    kill(getpid(), g_fault.signal);
+    return;
+  }
   throw_failure("injected fault at '{}' (PTRT_FAULT)", point);
 }
 

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/base/progress.h"
 #include "runtime/comm/mpi_calls.h"
+#include "runtime/comm/mpi_pulse_comm.h"
 #include "runtime/comm/mpi_track_comm.h"
 
 namespace ptrt {
@@ -23,6 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr Clock::duration kBrief = std::chrono::milliseconds(1);  // waits too short for a sleep
+constexpr Clock::duration kAbortLimit = std::chrono::seconds(2);
 constexpr Clock::duration kNap = std::chrono::microseconds(200);
 
 // Waits for a call outside the decode loop at little cost to other threads on this core: yields at
@@ -120,6 +123,7 @@ class MpiJobComm final : public JobComm {
       const auto count = static_cast<int>(std::min(kPiece, text.size() - at));
       check_mpi(MPI_Ibcast(text.data() + at, count, MPI_BYTE, 0, job_.get(), &request), "MPI_Ibcast");
       wait_politely(request);
+      note_progress();
     }
     return text;
   }
@@ -153,7 +157,10 @@ class MpiJobComm final : public JobComm {
     const auto send = until == Post::taken ? MPI_Issend : MPI_Isend;
     check_mpi(send(kept->data(), to_mpi_count(kept->size()), MPI_BYTE, 0, 0, mail_.get(), &request),
               "MPI_Isend");
-    if (wait_politely_until(request, [&](Clock::duration) { return give_up(); })) return true;
+    if (wait_politely_until(request, [&](Clock::duration) { return give_up(); })) {
+      note_progress();
+      return true;
+    }
     [[maybe_unused]] const std::string* const given_up = kept.release();
     return false;
   }
@@ -168,13 +175,15 @@ class MpiJobComm final : public JobComm {
     std::string message(static_cast<std::size_t>(count), '\0');
     check_mpi(MPI_Recv(message.data(), count, MPI_BYTE, status.MPI_SOURCE, 0, mail_.get(), MPI_STATUS_IGNORE),
               "MPI_Recv");
+    note_progress();
     return message;
   }
 
-  [[noreturn]] void abort(int exit_code) override {
-    MPI_Abort(MPI_COMM_WORLD, exit_code);
-    std::_Exit(exit_code);
+  std::unique_ptr<PulseComm> make_pulse_comm() override {
+    return size() > 1 ? make_mpi_pulse_comm(duplicate(job_.get())) : nullptr;
   }
+
+  [[noreturn]] void abort(int exit_code) override { end_job_now(exit_code); }
 
  private:
   // First member, so that MPI ends after every communicator is freed.
@@ -203,14 +212,20 @@ class MpiJobComm final : public JobComm {
 
 }  // namespace
 
-bool started_by_mpi_launcher() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK", "PMI_SIZE", "MPI_LOCALNRANKS"})
-    if (std::getenv(name) != nullptr) return true;
-  return false;
-}
-
 std::unique_ptr<JobComm> make_mpi_job_comm() {
   return std::make_unique<MpiJobComm>();
+}
+
+void end_job_now(int exit_code) {
+  int started = 0, ended = 0;
+  MPI_Initialized(&started);
+  MPI_Finalized(&ended);
+  if (started && !ended) {
+    // MPI_Abort waits for a launcher, which may be out of reach.
+    std::thread([exit_code] { MPI_Abort(MPI_COMM_WORLD, exit_code); }).detach();
+    std::this_thread::sleep_for(kAbortLimit);
+  }
+  std::_Exit(exit_code);
 }
 
 std::string mpi_library_version() {

@@ -7,13 +7,12 @@
 
 namespace ptrt {
 
-// True when a launcher (mpirun, srun with PMIx or PMI) started this process as one of several
-// ranks.
-bool started_by_mpi_launcher();
-
 // Starts MPI; the destructor calls MPI_Finalize, unless an exception ends the job. Call once,
-// before any thread starts.
+// before any thread starts but the watchdog's.
 std::unique_ptr<JobComm> make_mpi_job_comm();
+
+// Ends this process and, where MPI runs, the job on every rank, whatever the state of MPI. By any thread.
+[[noreturn]] void end_job_now(int exit_code);
 
 std::string mpi_library_version();
 

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "kernels/base/error.h"
+#include "runtime/comm/heartbeat.h"
 #include "runtime/comm/track_comm.h"
 
 namespace ptrt {
@@ -51,6 +52,10 @@ class SoloJobComm final : public JobComm {
 };
 
 }  // namespace
+
+std::unique_ptr<PulseComm> JobComm::make_pulse_comm() {
+  return nullptr;
+}
 
 std::unique_ptr<TrackComm> make_solo_track_comm() {
   return std::make_unique<SoloTrackComm>();

@@ -13,6 +13,9 @@
 
 namespace ptrt {
 
+class PulseComm;
+class Watchdog;
+
 // How a rank waits for others inside a TrackComm. With a core of its own it spins at first, and
 // yields only when the others are late; where ranks outnumber cores it yields at once.
 enum class Waiting { spinning, yielding };
@@ -93,7 +96,12 @@ class JobComm {
   virtual bool post(const std::string& message, Post until, const std::function<bool()>& give_up) = 0;
   virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has arrived
 
-  // Ends the job on every rank at once. Does not return.
+  // For the watchdog's signs of life (runtime/comm/heartbeat.h); null for a rank alone.
+  virtual std::unique_ptr<PulseComm> make_pulse_comm();
+  // That of the job, from its start to its end; null where it has none.
+  virtual Watchdog* watchdog() { return nullptr; }
+
+  // Ends the job on every rank at once, whatever the state of MPI. Does not return.
   [[noreturn]] virtual void abort(int exit_code) = 0;
 };
 

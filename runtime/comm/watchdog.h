@@ -1,5 +1,5 @@
-// Ends a job in which a rank is stuck: a thread beside the decode loop that asks the device groups
-// for failures and checks that steps continue.
+// Ends a job in which a rank is stuck, stopped or cut off: a thread beside the one that runs the rank. It checks
+// for progress, exchanges signs of life with the other ranks, and asks the device groups for failures.
 #pragma once
 
 #include <atomic>
@@ -13,15 +13,21 @@
 #include <vector>
 
 #include "kernels/device_collectives.h"
+#include "runtime/comm/heartbeat.h"
 #include "runtime/comm/track_comm.h"
 
 namespace ptrt {
 
 struct WatchdogOptions {
-  double step_timeout_s = 0;  // without a step or a message; 0: only failures of device groups are detected
+  // Without a step, a message or other work, and without a sign of life from a rank; 0: only failures of device
+  // groups are detected.
+  double step_timeout_s = 0;
   // A rank that waits for others reports later than one that is stuck, and each rank later than the
   // rank before it: so that one rank reports, and the right one.
   int rank = 0;
+  // Whether a signal asked for the end. A rank that had been silent for 3 seconds then ends the job at once, one
+  // that fell silent later after 10.
+  std::function<bool()> stop_requested = {};
 };
 
 class Watchdog {
@@ -34,14 +40,21 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  // Around a run of the engine; outside of it no progress is expected.
+  // What the rank does from here on: the engine's steps, or a phase that messages name. In each there must be
+  // progress, of a kind: steps, messages, note_progress(). stop(): none is expected until the next of them.
+  enum class Phase : std::uint8_t { working, waiting };  // waiting: maybe for other ranks, without a Wait
   void start();
+  void enter(const char* phase, Phase kind = Phase::working, double at_least_s = 0);
   void stop();
+
+  // Between these calls signs of life are exchanged.
+  void begin_heartbeat(std::unique_ptr<PulseComm> comm, std::vector<std::string> hosts);
+  void end_heartbeat();
 
   // A call that waits for messages.
   struct Wait {
-    const char* others = "";  // waited for: "the ranks with the other tracks"
-    TrackComm* comm = nullptr;
+    const char* others = "";    // waited for: "the ranks with the other tracks"
+    TrackComm* comm = nullptr;  // null: all ranks of the job, which may work for long meanwhile
   };
   // Called by the rank's thread.
   void step_begins();
@@ -54,8 +67,13 @@ class Watchdog {
 
  private:
   void monitor();
+  void beat();
   std::string detect_failure();
+  std::string detect_silence();
   std::string detect_stall() const;
+  std::string where() const;
+  double turn() const;
+  bool stopping() const { return options_.stop_requested && options_.stop_requested(); }
   void abort_groups();
 
   WatchdogOptions options_;
@@ -66,12 +84,17 @@ class Watchdog {
   std::mutex mutex_;
   std::condition_variable changed_;
   bool running_ = false, ended_ = false;
+  const char* phase_ = nullptr;  // null: the engine's steps
+  Phase phase_kind_ = Phase::working;
+  double limit_s_ = 0;  // in this phase
+  std::unique_ptr<Heartbeat> heartbeat_;
+  std::uint64_t work_ = 0, progress_seen_ = 0;
+  std::int64_t progress_seen_ns_ = 0;
+  std::int64_t stop_seen_ns_ = 0;  // 0: no signal yet
+  double silent_at_stop_ = 0;      // seconds
+  bool ends_a_stop_ = false;       // what was detected ends a job that was to stop anyway
   std::vector<DeviceCollectives*> groups_;
   std::thread thread_;
 };
-
-// `inner`, reporting every wait to the watchdog; `others` names the ranks waited for.
-std::unique_ptr<TrackComm> make_watched_comm(std::unique_ptr<TrackComm> inner, Watchdog& watchdog,
-                                             const char* others);
 
 }  // namespace ptrt

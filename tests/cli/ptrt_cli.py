@@ -68,9 +68,10 @@ class Running:
     """A run in progress. Output goes to files: a pipe would stay open in any rank that outlives its job."""
 
     def __init__(self, arguments: list[str], ranks: int | None = None, env: dict[str, str] | None = None,
-                 cwd: Path | None = None, rank_env: dict[int, dict[str, str]] | None = None):
-        """rank_env: variables of single ranks."""
-        command = [str(PTRT), *map(str, arguments)]
+                 cwd: Path | None = None, rank_env: dict[int, dict[str, str]] | None = None,
+                 command: list[str] | None = None):
+        """rank_env: variables of single ranks. command: another one than the program with these arguments."""
+        command = command or [str(PTRT), *map(str, arguments)]
         if ranks is not None:
             command = under_mpirun(command, ranks, rank_env or {})
         merged = {**os.environ, **_MPI_ENV}
@@ -84,20 +85,28 @@ class Running:
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self._out, stderr=self._err,
                                         env=merged, cwd=cwd, start_new_session=True)
 
+    def stderr_so_far(self) -> str:
+        return os.pread(self._err.fileno(), 1 << 20, 0).decode("utf-8", errors="replace")
+
     def ranks(self) -> list[int]:
-        """Process ids of the ranks: mpirun's children that run the program."""
-        found = []
+        """Process ids of the ranks, in their order: the descendants that run the program."""
+        parents, found = {}, []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
                 continue
             try:
-                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
                 name = os.path.basename(os.readlink(entry / "exe"))
             except OSError:
                 continue
-            if int(parent) == self.process.pid and name == PTRT.resolve().name:
+            if name == PTRT.resolve().name:
                 found.append(int(entry.name))
-        return sorted(found)
+
+        def descends(process: int) -> bool:
+            while process in parents and process != self.process.pid:
+                process = parents[process]
+            return process == self.process.pid
+        return sorted(process for process in found if descends(process))
 
     def finish(self, timeout: float) -> Outcome:
         """Waits for the end, with sanitizers SLOWNESS times as long; ends a run that takes longer."""

@@ -8,6 +8,7 @@
 
 #include "kernels/make_cpu_backend.h"
 #include "runtime/comm/emulated_comm.h"
+#include "runtime/comm/watched_comm.h"
 #include "runtime/sync/fusion.h"
 
 namespace ptrt {

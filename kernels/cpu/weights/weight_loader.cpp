@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/base/progress.h"
 
 namespace ptrt {
 namespace {
@@ -110,6 +111,7 @@ bool WeightLoader::map(Job& job) {
 }
 
 void WeightLoader::run_task(const Job& job, std::int64_t task, Buffers& buffers) {
+  note_progress();
   const WeightSpec& spec = job.spec;
   if (spec.role == WeightRole::vector) return load_vector(job, buffers);
   const std::int64_t matrix = task / job.tasks_per_matrix,

@@ -1,0 +1,49 @@
+// Which launcher's variables count, and when there is none.
+#include "runtime/comm/launcher.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+
+namespace ptrt {
+namespace {
+
+const char* const kVariables[] = {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "PMI_RANK",     "PMI_SIZE",
+                                  "SLURM_PROCID",         "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS", "PMIX_RANK",
+                                  "MPI_LOCALNRANKS"};
+
+// As a process with these variables has it.
+LaunchedTask task_with(const std::map<std::string, std::string>& variables) {
+  for (const char* name : kVariables) unsetenv(name);
+  for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
+  const LaunchedTask task = launched_task();
+  for (const char* name : kVariables) unsetenv(name);
+  return task;
+}
+
+TEST(Launcher, TheInnermostCounts) {
+  const LaunchedTask mpirun = task_with({{"OMPI_COMM_WORLD_RANK", "1"},
+                                         {"OMPI_COMM_WORLD_SIZE", "2"},
+                                         {"SLURM_PROCID", "5"},
+                                         {"SLURM_STEP_NUM_TASKS", "8"}});
+  EXPECT_EQ(mpirun.rank, 1);
+  EXPECT_EQ(mpirun.size, 2);
+  const LaunchedTask step =
+      task_with({{"SLURM_PROCID", "5"}, {"SLURM_STEP_NUM_TASKS", "8"}, {"PMIX_RANK", "5"}});
+  EXPECT_EQ(step.rank, 5);
+  EXPECT_EQ(step.size, 8);
+  EXPECT_EQ(task_with({{"PMI_RANK", "3"}, {"PMI_SIZE", "4"}}).size, 4);
+  EXPECT_EQ(task_with({{"PMI_RANK", "3"}, {"MPI_LOCALNRANKS", "4"}}).size, 4);
+}
+
+TEST(Launcher, ABatchScriptIsNone) {
+  const LaunchedTask script = task_with({{"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "0"}});
+  EXPECT_FALSE(script.size.has_value());
+  EXPECT_FALSE(task_with({}).rank.has_value());
+  EXPECT_FALSE(task_with({{"PMI_SIZE", "many"}}).size.has_value());
+  EXPECT_EQ(launched_name(), "") << "this test was not started by a launcher";
+}
+
+}  // namespace
+}  // namespace ptrt
