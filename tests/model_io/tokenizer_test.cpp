@@ -136,15 +136,18 @@ TEST_F(SentencePiece, DamagedReplacementsAreRefused) {
     std::memcpy(bytes.data() + 4, units.data(), size);
     return bytes + texts;
   };
-  std::vector<std::uint32_t> sound(256), outside(256), no_text(256);
+  std::vector<std::uint32_t> sound(256), outside(256), no_text(256), no_leaf(256), value_first(256);
   outside[0] = 0x3ffu << 10;
   no_text[7] = 0x80000000u | 2;
+  no_leaf[5] = 0x100;  // its text is where unit 5 says: 256
+  value_first[0] = 0x80000000u;
   const std::string text("a\0", 2);
   const struct {
     std::string table;
     bool taken;
   } cases[] = {{table(sound, text), true},          {table(outside, text), false},
-               {table(no_text, text), false},       {table(sound, "a"), false},
+               {table(no_text, text), false},       {table(no_leaf, text), false},
+               {table(value_first, text), false},   {table(sound, "a"), false},
                {table(sound, ""), false},           {std::string("\xff\xff\xff\x7f", 4), false},
                {std::string(4, '\0') + text, false}};
   for (const int spec : {3, 5})  // the normalizer's, the denormalizer's

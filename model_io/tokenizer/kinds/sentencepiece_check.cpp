@@ -70,12 +70,19 @@ bool is_sound_charsmap(std::string_view table) {
   if (trie_bytes == 0 || trie_bytes % sizeof(std::uint32_t) != 0 || trie_bytes >= table.size()) return false;
   const std::string_view texts = table.substr(trie_bytes);
   const std::size_t units = trie_bytes / sizeof(std::uint32_t);
-  for (std::size_t i = 0; i < units; ++i) {
+  const auto unit_at = [&](std::size_t i) {
     std::uint32_t unit = 0;
     std::memcpy(&unit, table.data() + i * sizeof(unit), sizeof(unit));
-    const bool is_value = (unit >> 31) != 0;
-    const std::size_t value = unit & 0x7fffffffu, offset = (unit >> 10) << ((unit & 0x200u) >> 6);
-    if (is_value ? value >= texts.size() : ((i ^ offset) | 0xffu) >= units) return false;
+    return unit;
+  };
+  const auto has_text = [&](std::uint32_t unit) { return (unit & 0x7fffffffu) < texts.size(); };
+  for (std::size_t i = 0; i < units; ++i) {
+    const std::uint32_t unit = unit_at(i);
+    const bool is_value = (unit >> 31) != 0, has_leaf = (unit & 0x100u) != 0;
+    if (is_value && !has_text(unit)) return false;
+    if (is_value && i > 0) continue;  // a walk begins at the first, whatever it is
+    const std::size_t children = i ^ (std::size_t{unit >> 10} << ((unit & 0x200u) >> 6));
+    if ((children | 0xffu) >= units || (has_leaf && !has_text(unit_at(children)))) return false;
   }
   return texts.back() == '\0';
 }
