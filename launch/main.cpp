@@ -6,8 +6,10 @@
 #include "launch/commands/commands.h"
 #include "launch/job/crash_report.h"
 #include "launch/job/process.h"
+#include "launch/job/program_version.h"
 #include "launch/job/standard_streams.h"
 #include "launch/options/command_line.h"
+#include "launch/session/agreement.h"
 #include "runtime/comm/fault.h"
 #include "runtime/comm/launcher.h"
 
@@ -62,6 +64,14 @@ int print_outcome(const CommandLine& line, const JobComm& job) {
   return *line.exit_code;
 }
 
+// Ranks may have been started with different programs or options.
+void agree_on_start(JobComm& job, const CommandLine& line) {
+  if (job.size() == 1) return;
+  Facts facts = line.common;
+  facts["version"] = program_version();
+  agree_on(job, "how they were started", facts);
+}
+
 int run_program(int argc, char** argv) {
   std::unique_ptr<Watchdog> watchdog;  // outlives the job
   std::unique_ptr<JobComm> job;
@@ -73,6 +83,7 @@ int run_program(int argc, char** argv) {
     const ModelRunOptions* run = run_options(line.command);
     job = make_watched_job_comm(run != nullptr ? run->step_timeout_s : 0, watchdog);
     name_in_crash_reports(name_in_job(*job));
+    agree_on_start(*job, line);
     if (line.exit_code) return print_outcome(line, *job);
     run_command(line.command, *job);
     flush_output();

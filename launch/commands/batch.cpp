@@ -14,6 +14,7 @@
 #include "launch/jsonl/request_file.h"
 #include "launch/jsonl/result_collector.h"
 #include "launch/jsonl/result_lines.h"
+#include "launch/session/agreement.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "runtime/comm/fault.h"
@@ -77,6 +78,7 @@ class Batch {
       file_ = parse_requests(text, options_.requests, options_.task, session_.config(), session_.tokenizer(),
                              {session_.kv_tokens()});
     });
+    agree_on_requests(job_, file_.requests);
     requests_digest_ = XXH3_64bits(text.data(), text.size());
     // Where the KV pool is too small for a line, its size is part of the digest: with a larger pool the line
     // has a result.

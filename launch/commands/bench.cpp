@@ -12,6 +12,7 @@
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
 #include "launch/job/standard_streams.h"
+#include "launch/session/agreement.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "runtime/serving/replica_share.h"
@@ -86,6 +87,7 @@ void run_bench(const BenchOptions& options, JobComm& job) {
   const std::string dataset = read_dataset(options, job);
   std::vector<BenchCell> cells;
   all_or_none(job, [&] { cells = bench_cells(options, session, dataset); });
+  for (const BenchCell& cell : cells) agree_on_requests(job, cell.requests);
   session.load(options.seed);
   const bool prints = job.rank() == 0 && !options.run.quiet;
   if (prints) say(describe_run(session) + "\n");

@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <sstream>
+#include <string_view>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -65,6 +67,33 @@ bool is_command(CLI::App& app, const std::string& name) {
                              [&](const CLI::App* command) { return command->get_name() == name; });
 }
 
+// Any other option counts: a new one belongs here only where ranks may have it differently.
+constexpr std::string_view kOwnOptions[] = {"help",
+                                            "output",
+                                            "dataset",
+                                            "json",
+                                            "csv",
+                                            "quiet",
+                                            "trust-links",
+                                            "threads",
+                                            "bind",
+                                            "kv-cache-bytes",
+                                            "gpu-memory-fraction",
+                                            "share-gpu"};
+
+std::map<std::string, std::string> common_options(const CLI::App& command) {
+  std::map<std::string, std::string> common{{"command", command.get_name()}};
+  for (const CLI::Option* option : command.get_options()) {
+    if (option->get_lnames().empty()) continue;  // a file
+    const std::string& name = option->get_lnames().front();
+    if (std::ranges::find(kOwnOptions, name) != std::end(kOwnOptions)) continue;
+    const bool given = option->count() > 0;
+    common["--" + name] = given ? CLI::detail::join(option->results(), ",") : option->get_default_str();
+    if (common["--" + name].empty()) common["--" + name] = "its default";
+  }
+  return common;
+}
+
 }  // namespace
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
@@ -81,9 +110,14 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   } catch (const CLI::ParseError& e) {
     std::ostringstream out, err;
     const int code = app.exit(e, out, err);
-    return {{}, code == 0 ? 0 : static_cast<int>(ExitCode::bad_input), out.str(), err.str()};
+    return {{},
+            code == 0 ? 0 : static_cast<int>(ExitCode::bad_input),
+            out.str(),
+            err.str(),
+            {{"command", code == 0 ? "help" : e.what()}}};
   }
   PTRT_CHECK(!std::holds_alternative<std::monostate>(line.command));
+  line.common = common_options(*app.get_subcommands().front());
   return line;
 }
 

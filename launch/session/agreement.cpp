@@ -57,11 +57,14 @@ std::string describe_differences(std::span<const RankFacts> ranks, bool only_sha
   std::set<std::string> names;
   for (const RankFacts& rank : ranks)
     for (const auto& [name, value] : rank.facts) names.insert(name);
-  std::vector<std::string> texts;
+  // A name that some ranks lack says less.
+  std::vector<std::string> texts, of_some;
   for (const std::string& name : names) {
     std::vector<std::pair<std::string, std::string>> values;
+    bool everywhere = true;
     for (const RankFacts& rank : ranks) {
       const auto found = rank.facts.find(name);
+      everywhere &= found != rank.facts.end();
       if (found != rank.facts.end())
         values.emplace_back(rank.rank, found->second);
       else if (!only_shared)
@@ -69,8 +72,9 @@ std::string describe_differences(std::span<const RankFacts> ranks, bool only_sha
     }
     if (std::ranges::all_of(values, [&](const auto& v) { return v.second == values.front().second; }))
       continue;
-    texts.push_back(fmt::format("{}: {}", name, describe_values(values)));
+    (everywhere ? texts : of_some).push_back(fmt::format("{}: {}", name, describe_values(values)));
   }
+  texts.insert(texts.end(), of_some.begin(), of_some.end());
   const std::size_t shown = std::min(kNamesShown, texts.size());
   return fmt::format("{}{}",
                      fmt::join(texts.begin(), texts.begin() + static_cast<std::ptrdiff_t>(shown), "; "),
@@ -103,6 +107,28 @@ std::string rank_name(const JobComm& job) {
 
 std::vector<std::string> rank_names(JobComm& job) {
   return job.all_gather(rank_name(job));
+}
+
+void agree_on_requests(JobComm& job, std::span<const Request> requests) {
+  if (job.size() == 1) return;
+  std::uint64_t digest = 0;
+  const auto add = [&](const void* bytes, std::size_t size) {
+    digest = XXH3_64bits_withSeed(bytes, size, digest);
+  };
+  for (const Request& r : requests) {
+    add(r.tokens.data(), r.tokens.size() * sizeof(r.tokens[0]));
+    for (const std::string& stop : r.stop) add(stop.data(), stop.size());
+    const double numbers[] = {static_cast<double>(r.line),
+                              static_cast<double>(r.max_tokens),
+                              r.temperature,
+                              static_cast<double>(r.top_k),
+                              r.top_p,
+                              r.arrival_s};
+    add(numbers, sizeof(numbers));
+    add(&r.seed, sizeof(r.seed));
+  }
+  agree_on(job, "the tokens of the requests",
+           {{"requests", fmt::format("{} with the digest {:016x}", requests.size(), digest)}});
 }
 
 Facts facts_of(const ModelConfig& config) {

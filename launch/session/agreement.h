@@ -6,9 +6,11 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "model_io/config/model_config.h"
 #include "runtime/comm/track_comm.h"
+#include "runtime/serving/request.h"
 
 namespace ptrt {
 
@@ -20,8 +22,9 @@ struct RankFacts {
   Facts facts;
 };
 
-// "rope_theta: 10000.0 on rank 0 (a), 500000.0 on rank 1 (b); …": the first few names whose values differ. A
-// rank without a name that others have differs from them, unless `only_shared`. Empty where all agree.
+// "rope_theta: 10000.0 on rank 0 (a), 500000.0 on rank 1 (b); …": the first few names whose values differ,
+// those that every rank has first. A rank without a name that others have differs from them, unless
+// `only_shared`. Empty where all agree.
 std::string describe_differences(std::span<const RankFacts> ranks, bool only_shared = false);
 
 // Throws bad_input on every rank, "the ranks differ in WHAT: …", where their facts are not the same. Costs one
@@ -35,6 +38,10 @@ void agree_on(JobComm& job, std::string_view what, const Facts& mine);
 std::string rank_name(const JobComm& job);
 // Of every rank. Collective.
 std::vector<std::string> rank_names(JobComm& job);
+
+// The requests as each rank has made them of the text that all have: tokenizers rest on libraries of the host.
+// Collective; the error is agreed on.
+void agree_on_requests(JobComm& job, std::span<const Request> requests);
 
 // The keys of a configuration; those of an object within it as "fusion.op".
 Facts facts_of(const ModelConfig& config);

@@ -114,13 +114,12 @@ std::string model_digest(const ModelRunOptions& options, const ModelSource& mode
                          const Backend& backend, const ContentDigests& content) {
   PTRT_CHECK(model.file);
   const TrackSplit split = plan.split();
-  const TokenizerBlob blob = model.file->tokenizer();
   const std::string all = fmt::format(
-      "2\n{}\n{}{}\n{}{} {} {} {}\n{:016x} {:016x}\n{} {:016x}", to_json(model.config),
+      "2\n{}\n{}{}\n{}{} {} {} {}\n{:016x} {:016x}\n{}", to_json(model.config),
       options.int8_weights ? "int8" : "auto", split.ranks > 1 ? fmt::format(" over {}", split.ranks) : "",
       backend.traits().name, plan.device == Device::cuda ? fmt::format(" {}", to_string(options.fusion)) : "",
       plan.product_type(), to_string(plan.kv_dtype), backend.instruction_set(), content.shared,
-      fmt::join(content.tracks, " "), blob.kind, XXH3_64bits(blob.model.data(), blob.model.size()));
+      fmt::join(content.tracks, " "), model.tokenizer_text);
   return fmt::format("{:016x}", XXH3_64bits(all.data(), all.size()));
 }
 

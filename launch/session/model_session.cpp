@@ -6,6 +6,7 @@
 
 #include "kernels/base/error.h"
 #include "launch/job/process.h"
+#include "launch/session/agreement.h"
 #include "launch/session/instruction_set.h"
 #include "launch/session/model_identity.h"
 #include "runtime/comm/emulated_comm.h"
@@ -19,6 +20,9 @@ ModelSource open_on_every_rank(JobComm& job, const std::string& file, const std:
   agree_on_instruction_set(job);
   std::optional<ModelSource> model;
   all_or_none(job, [&] { model.emplace(open_model(file, random_config)); });
+  Facts facts = facts_of(model->config);
+  facts["tokenizer"] = model->tokenizer_text;
+  agree_on(job, "the model", facts);
   return std::move(*model);
 }
 

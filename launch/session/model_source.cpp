@@ -1,5 +1,8 @@
 #include "launch/session/model_source.h"
 
+#include <fmt/format.h>
+#include <xxhash.h>
+
 #include <algorithm>
 
 #include "kernels/base/files.h"
@@ -38,7 +41,10 @@ ModelSource open_model(const std::string& file, const std::string& random_config
   if (random_config.empty()) {
     model.file.emplace(file);
     model.config = model.file->config();
-    model.tokenizer = make_tokenizer(model.file->tokenizer(), model.config);
+    const TokenizerBlob blob = model.file->tokenizer();
+    model.tokenizer_text = fmt::format("\"{}\", {} bytes, XXH3 {:016x}", blob.kind, blob.model.size(),
+                                       XXH3_64bits(blob.model.data(), blob.model.size()));
+    model.tokenizer = make_tokenizer(blob, model.config);
   } else {
     model.config = parse_config(read_text_file(random_config, "the configuration"), random_config);
     model.tokenizer.why_none = "random weights have no tokenizer";

@@ -16,6 +16,7 @@ struct ModelSource {
   std::optional<ModelFile> file;  // none with random weights
   ModelConfig config;
   TokenizerChoice tokenizer;
+  std::string tokenizer_text;  // kind, size and digest of the file's tokenizer
 
   // The stored type of all weights of these roles that a rank has; none where they differ.
   std::optional<DType> stored_type(const Placement& placement, std::initializer_list<WeightRole> roles) const;

@@ -78,17 +78,19 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
   }
   std::call_once(advance_made_, [&] { advance_.emplace(stride); });
   PTRT_CHECK(advance_->bytes() == stride);
-  const std::size_t together = width >= kLong ? 1 : std::max<std::size_t>(1, kPieceBytes / stride);
-  std::vector<std::byte> buffer;
   std::uint32_t crc = 0;
+  const std::size_t together = width >= kLong ? 1 : std::max<std::size_t>(1, kPieceBytes / stride);
+  const std::size_t most = (std::min(together, count) - 1) * stride + width;
+  const auto buffer = together > 1 ? std::make_unique_for_overwrite<std::byte[]>(most) : nullptr;
   for (std::size_t done = 0; done < count; done += together) {
     const std::size_t n = std::min(together, count - done), bytes = (n - 1) * stride + width;
-    buffer.resize(bytes);
-    read_file(at + done * stride, buffer);
+    const std::span<std::byte> pieces = out.subspan(done * width, n * width);
+    read_file(at + done * stride, buffer ? std::span(buffer.get(), bytes) : pieces);
     *bytes_read_ += bytes;
     for (std::size_t i = 0; i < n; ++i) {
-      crc = (*advance_)(crc) ^ ptrt::crc32c(0, std::span(buffer).subspan(i * stride, width));
-      std::memcpy(&out[(done + i) * width], &buffer[i * stride], width);
+      const std::span<std::byte> piece = pieces.subspan(i * width, width);
+      if (buffer) std::memcpy(piece.data(), &buffer[i * stride], width);
+      crc = (*advance_)(crc) ^ ptrt::crc32c(0, piece);
     }
   }
   pieces_.add_contribution(crc, count * width, at + (count - 1) * stride + width);

@@ -59,7 +59,7 @@ MAY_INCLUDE = {
     "launch/commands": ["kernels", "launch/job", "launch/jsonl", "launch/options", "launch/plan", "launch/session",
                         "model_io/config", "model_io/file", "model_io/shard", "model_io/tokenizer/kinds", "runtime/comm",
                         "runtime/journal", "runtime/model", "runtime/serving"],
-    "launch": ["launch/commands", "launch/job", "launch/options", "runtime/comm"],
+    "launch": ["launch/commands", "launch/job", "launch/options", "launch/session", "runtime/comm"],
 }
 
 
