@@ -291,7 +291,7 @@ def run_command(command: list, cwd: Path, limits: dict[int, int] | None = None,
             resource.setrlimit(what, (value, value))
 
     start = time.monotonic()
-    done = subprocess.run(list(map(str, command)), cwd=cwd, env=env, preexec_fn=restrict, restore_signals=False, stdin=subprocess.DEVNULL,
+    done = subprocess.run(list(map(str, command)), cwd=cwd, env=env, preexec_fn=restrict, stdin=subprocess.DEVNULL,
                           capture_output=True, timeout=120, check=False)
     return Outcome(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"),
                    time.monotonic() - start)
