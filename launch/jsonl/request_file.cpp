@@ -203,8 +203,8 @@ class LineParser {
     request.temperature = static_cast<float>(temperature);
     request.top_k = static_cast<std::int32_t>(fields.integer("top_k", 0, 0, INT32_MAX));
     const double top_p = fields.number("top_p", 1);
-    if (!(top_p > 0 && top_p <= 1))
-      reject("invalid_request", "'top_p' must be above 0 and at most 1, found {}", top_p);
+    if (!(static_cast<float>(top_p) > 0 && top_p <= 1))
+      reject("invalid_request", "'top_p' must be a float32 number above 0 and at most 1, found {}", top_p);
     request.top_p = static_cast<float>(top_p);
     const json* seed = fields.find("seed");
     if (seed == nullptr)

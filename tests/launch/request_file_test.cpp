@@ -119,6 +119,7 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{R"({"prompt": "a", "top_k": -1})", "invalid_request", "top_k"},
         Bad{R"({"prompt": "a", "top_p": 0})", "invalid_request", "top_p"},
         Bad{R"({"prompt": "a", "top_p": 1.1})", "invalid_request", "top_p"},
+        Bad{R"({"prompt": "a", "top_p": 1e-300})", "invalid_request", "top_p"},
         Bad{R"({"prompt": "a", "seed": "x"})", "invalid_request", "seed"},
         Bad{R"({"prompt": "a", "stop": 3})", "invalid_request", "stop"},
         Bad{R"({"prompt": "a", "stop": [""]})", "invalid_request", "stop"},
