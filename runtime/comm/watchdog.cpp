@@ -23,6 +23,7 @@ constexpr double kSilentAtStop = 3;  // seconds of silence that end a job once i
 // Seconds. A launcher that ends the job sends a signal first; then another rank has printed the reason, and the
 // launcher kills the others within this time.
 constexpr double kLauncherKills = 6, kLauncherKillsAtMost = 10;
+constexpr double kSilentToo = 0.7;  // of the limit: ranks that one cause silenced differ by a period
 constexpr double kSilenceExplains =
     2;  // seconds after which the rank that should report a silent one does not
 
@@ -174,7 +175,8 @@ std::string Watchdog::detect_silence() {
   if (silent < options_.step_timeout_s + patience) return "";
   return fmt::format(
       "{}: no sign of life from {} for {:.1f} s: stopped, or its host is cut off (--step-timeout {:g})",
-      where(), heartbeat_->silent_ranks(options_.step_timeout_s), silent, options_.step_timeout_s);
+      where(), heartbeat_->silent_ranks(kSilentToo * options_.step_timeout_s), silent,
+      options_.step_timeout_s);
 }
 
 std::string Watchdog::detect_stall() const {

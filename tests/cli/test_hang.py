@@ -234,7 +234,7 @@ class CutHost(Job):
         sys.path.insert(0, str(ROOT / "perf" / "emulated_cluster"))
         from cluster import CannotEmulate, Cluster, call
         try:
-            cluster = Cluster(2, 0, 10, "cut").__enter__()
+            cluster = Cluster(2, 0, 10, "c").__enter__()
         except CannotEmulate as why:
             self.skipTest(f"no network namespaces here: {why}")
         try:
