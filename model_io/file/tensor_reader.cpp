@@ -88,7 +88,7 @@ void DatasetReader::read_strided(std::size_t at, std::size_t width, std::size_t 
     read_file(at + done * stride, buffer ? std::span(buffer.get(), bytes) : pieces);
     *bytes_read_ += bytes;
     for (std::size_t i = 0; i < n; ++i) {
-      const std::span<std::byte> piece = pieces.subspan(i * width, width);
+      const std::span<std::byte> piece(pieces.data() + i * width, width);
       if (buffer) std::memcpy(piece.data(), &buffer[i * stride], width);
       crc = (*advance_)(crc) ^ ptrt::crc32c(0, piece);
     }
