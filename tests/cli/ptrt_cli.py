@@ -18,6 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PTRT = Path(os.environ.get("PTRT_BIN", ROOT / "build" / "ptrt"))
+# Seconds that a run may take, and that what follows from a fault may take after it. An idle machine needs a few; two
+# busy cores, or an mpirun that looks for names no server knows, need many more. Only a hang takes so long.
+PATIENCE = 180
 # The sanitizers that the program is built with, as CMake names them, and how much longer a run may take with them.
 SANITIZERS = os.environ.get("PTRT_SANITIZE", "")
 SLOWNESS = 6 if SANITIZERS else 1
@@ -36,7 +39,7 @@ _numbers = itertools.count()
 
 @dataclass
 class Outcome:
-    """A finished run: exit status, its two streams, seconds, and whether it had to be killed."""
+    """A finished run: exit status, its two streams, seconds (mpirun's start included), and whether it had to be killed."""
 
     status: int
     stdout: str
@@ -108,8 +111,8 @@ class Running:
             return process == self.process.pid
         return sorted(process for process in found if descends(process))
 
-    def finish(self, timeout: float) -> Outcome:
-        """Waits for the end, with sanitizers SLOWNESS times as long; ends a run that takes longer."""
+    def finish(self, timeout: float = PATIENCE) -> Outcome:
+        """Waits for the end, from now on, with sanitizers SLOWNESS times as long; ends a run that takes longer."""
         timed_out = False
         try:
             self.process.wait(timeout=timeout * SLOWNESS)
@@ -126,7 +129,7 @@ class Running:
 
     def stop(self) -> None:
         """Ends the run: mpirun first gets the chance to end its ranks."""
-        for how, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 5)):
+        for how, patience in ((signal.SIGTERM, 10), (signal.SIGKILL, 10)):
             try:
                 os.killpg(self.process.pid, how)
             except ProcessLookupError:
@@ -138,7 +141,7 @@ class Running:
                 continue
 
 
-def ptrt(*arguments, ranks: int | None = None, env: dict[str, str] | None = None, timeout: float = 60,
+def ptrt(*arguments, ranks: int | None = None, env: dict[str, str] | None = None, timeout: float = PATIENCE,
          cwd: Path | None = None, rank_env: dict[int, dict[str, str]] | None = None) -> Outcome:
     """Runs the program to its end; ranks = None starts it without mpirun."""
     return Running(list(arguments), ranks, env, cwd, rank_env).finish(timeout)
@@ -192,7 +195,7 @@ class CliTest(unittest.TestCase):
         self.assertEqual(outcome.status, 0, outcome.output)
 
     def batch(self, command: str, model: Path, rows: list, *options, ranks: int | None = None,
-              timeout: float = 60, **keywords) -> bytes:
+              timeout: float = PATIENCE, **keywords) -> bytes:
         """Runs generate or score over the rows and returns the bytes of the results file."""
         requests = write_requests(self.fresh("-requests.jsonl"), rows)
         results = self.fresh("-results.jsonl")

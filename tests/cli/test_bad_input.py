@@ -12,7 +12,7 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from ptrt_cli import SLOWNESS, CliTest, Outcome, error_code, ptrt, read_results, write_requests
+from ptrt_cli import CliTest, Outcome, error_code, ptrt, read_results, write_requests
 
 from model_maker import make_config, write_random
 
@@ -110,7 +110,6 @@ class BadInput(CliTest):
     def assert_refused(self, outcome: Outcome, words: list[str], statuses: tuple[int, ...] = (2,)) -> None:
         self.assertFalse(outcome.timed_out, outcome.output)
         self.assertIn(outcome.status, statuses, outcome.output)
-        self.assertLess(outcome.seconds, 30 * SLOWNESS)
         self.assertNotRegex(outcome.output, r"filesystem error|json\.exception|bad_alloc|std::|internal error")
         for word in words:
             self.assertRegex(outcome.output, f"(?i){word}")
@@ -242,7 +241,7 @@ class BadInput(CliTest):
         ]
         for what, arguments, words in rows:
             with self.subTest(what):
-                self.assert_refused(ptrt(*arguments, timeout=20), words)
+                self.assert_refused(ptrt(*arguments), words)
                 self.assertFalse(out.exists())
 
     def test_json_that_is_none(self) -> None:
@@ -268,7 +267,7 @@ class BadInput(CliTest):
             for case in texts:
                 with self.subTest(command=str(command[0]), case=case[:60]):
                     path.write_bytes(case.encode("latin-1"))
-                    outcome = ptrt(*command, timeout=20)
+                    outcome = ptrt(*command)
                     self.assert_refused(outcome, [path.name])
                     self.assertEqual(len(outcome.errors), 1, outcome.output)
 

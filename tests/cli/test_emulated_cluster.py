@@ -6,7 +6,7 @@ import subprocess
 import sys
 import unittest
 
-from ptrt_cli import MPI_LEAKS, PTRT, ROOT, CliTest, write_requests
+from ptrt_cli import MPI_LEAKS, PATIENCE, PTRT, ROOT, CliTest, write_requests
 
 from model_maker import make_config, write_random
 
@@ -14,7 +14,7 @@ CLUSTER = ROOT / "perf" / "emulated_cluster" / "cluster.py"
 
 
 def on_cluster(*words: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(CLUSTER), *map(str, words)], capture_output=True, text=True, timeout=120,
+    return subprocess.run([sys.executable, str(CLUSTER), *map(str, words)], capture_output=True, text=True, timeout=PATIENCE,
                           env={**os.environ, **MPI_LEAKS})
 
 

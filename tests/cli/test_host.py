@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptrt_cli import PTRT, ROOT, SANITIZERS, CliTest, ptrt
+from ptrt_cli import PATIENCE, PTRT, ROOT, SANITIZERS, CliTest, ptrt
 
 from model_maker import make_config, write_random
 
@@ -84,7 +84,7 @@ class Cores(Host):
         one = sorted(allowed)[0]
         figures = self.fresh(".json")
         subprocess.run(["taskset", "-c", str(one), PTRT, "bench", self.model, *BENCH, "--json", figures],
-                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=60)
+                       check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=PATIENCE)
         found = json.loads(figures.read_text())
         self.assertEqual((found["threads"], found["oversubscribed"]), (1, False))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import h5py
 
-from ptrt_cli import SANITIZERS, SLOWNESS, CliTest, Running, ptrt, write_requests
+from ptrt_cli import PATIENCE, SANITIZERS, SLOWNESS, CliTest, Running, ptrt, write_requests
 
 from model_maker import make_config, write_random
 
@@ -37,7 +37,7 @@ class Journal(CliTest):
         cls.model = write_random(cls.dir / "model.h5", cls.config, 61)
         cls.requests = write_requests(cls.dir / "requests.jsonl", rows())
         cls.whole = cls.dir / "whole.jsonl"
-        outcome = ptrt("generate", cls.model, cls.requests, "-o", cls.whole, timeout=120)
+        outcome = ptrt("generate", cls.model, cls.requests, "-o", cls.whole)
         if outcome.status != 0:
             raise RuntimeError(outcome.output)
         # One interrupted run serves many tests.
@@ -49,13 +49,13 @@ class Journal(CliTest):
         results = cls.fresh("-cut.jsonl")
         journal = Path(f"{results}.partial")
         running = Running(["generate", cls.model, cls.requests, "-o", results, "--max-batch", "4"], ranks, SLOW)
-        deadline = time.monotonic() + 60 * SLOWNESS
+        deadline = time.monotonic() + PATIENCE * SLOWNESS
         while time.monotonic() < deadline and running.process.poll() is None:
             if journal.exists() and journal.read_bytes().count(b"\n") > 12:
                 break
             time.sleep(0.01)
         running.process.send_signal(how)
-        outcome = running.finish(timeout=15)
+        outcome = running.finish()
         if outcome.timed_out or outcome.status == 0 or results.exists() or not journal.exists():
             raise AssertionError(f"the run was not cut off: status {outcome.status}\n{outcome.output}")
         return journal
@@ -67,7 +67,7 @@ class Journal(CliTest):
         self.partial = Path(f"{results}.partial")
         self.partial.write_bytes(journal)
         outcome = ptrt(command, model or self.model, requests or self.requests, "-o", results, *options,
-                       ranks=ranks, timeout=120)
+                       ranks=ranks)
         return outcome, results
 
     def check_resumed(self, journal: bytes, *options, ranks: int | None = None) -> None:
@@ -114,13 +114,13 @@ class Journal(CliTest):
         while running.process.poll() is None and partial.read_bytes().count(b"\n") < before + 10:
             time.sleep(0.01)
         running.process.kill()
-        running.finish(timeout=15)
+        running.finish()
         self.assertFalse(results.exists())
         self.check_resumed(partial.read_bytes())
 
     def test_resume_of_nothing(self) -> None:
         results = self.fresh("-new.jsonl")
-        self.assert_done(ptrt("generate", self.model, self.requests, "-o", results, "--resume", timeout=120))
+        self.assert_done(ptrt("generate", self.model, self.requests, "-o", results, "--resume"))
         self.assertEqual(results.read_bytes(), self.whole.read_bytes())
 
     def check_refused(self, journal: bytes, *options, **keywords) -> None:

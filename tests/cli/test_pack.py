@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptrt_cli import SANITIZERS, SLOWNESS, CliTest, Outcome, Running, ptrt, write_requests
+from ptrt_cli import PATIENCE, SANITIZERS, SLOWNESS, CliTest, Outcome, Running, ptrt, write_requests
 from test_quantize import mixed_config, peak_bytes, requests
 
 from crc32c import crc32c
@@ -241,13 +241,13 @@ class Pack(CliTest):
             journal = Path(f"{results}.partial")
             running = Running(["generate", packed, rows, "-o", results, "--max-batch", "2"], ranks,
                               {"PTRT_FAULT": "rank=0,at=step,pause_ms=3"})
-            deadline = time.monotonic() + 60 * SLOWNESS
+            deadline = time.monotonic() + PATIENCE * SLOWNESS
             while time.monotonic() < deadline and running.process.poll() is None:
                 if journal.exists() and journal.read_bytes().count(b"\n") > 2:
                     break
                 time.sleep(0.01)
             os.truncate(packed, 4096)
-            outcome = running.finish(timeout=30)
+            outcome = running.finish()
             self.assertFalse(outcome.timed_out, outcome.output)
             self.assertGreater(outcome.status, 0, outcome.output)
             self.assertTrue(outcome.errors, outcome.output)

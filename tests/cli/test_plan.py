@@ -8,7 +8,7 @@ import sys
 import unittest
 from pathlib import Path
 
-from ptrt_cli import PTRT, ROOT, CliTest, ptrt
+from ptrt_cli import PATIENCE, PTRT, ROOT, CliTest, ptrt
 
 from model_maker import make_config
 
@@ -36,7 +36,7 @@ class PlanTest(CliTest):
 
     def calibrate(self, *options: object) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, ROOT / "perf" / "calibrate_plan.py", "--ptrt", PTRT, *map(str, options)],
-                              capture_output=True, text=True, timeout=60)
+                              capture_output=True, text=True, timeout=PATIENCE)
 
     def known_times(self, config: Path, machine: Path, link: Path, batch: int, length: int) -> dict:
         """The times of a described machine for four ranks."""

@@ -65,7 +65,7 @@ class Reproducible(CliTest):
         self.assertNotIn('"error"', want.decode())
         for ranks, options in cases:
             with self.subTest(command=command, ranks=ranks, options=options):
-                got = self.batch(command, model, rows, *common, *options.split(), ranks=ranks, timeout=120)
+                got = self.batch(command, model, rows, *common, *options.split(), ranks=ranks)
                 if got != want:
                     differing = [index for index, pair in enumerate(zip(got.decode().splitlines(), lines))
                                  if pair[0] != pair[1]]

@@ -54,13 +54,13 @@ class TensorParallel(CliTest):
         rows = generate_requests(config["vocab_size"], 14)
         for split in (2, 4):
             common = ("--tensor-parallel", str(split))
-            want = self.batch("generate", model, rows, *common, "--replicas", "1", ranks=split, timeout=120)
+            want = self.batch("generate", model, rows, *common, "--replicas", "1", ranks=split)
             self.assertNotIn('"error"', want.decode())
             for ranks, options in ((2 * split, ""), (2 * split, "--replicas 2"), (split, "--replicas 1 --threads 2"),
                                    (split, "--replicas 1 --max-batch 1"), (2 * split, "--vocab-head split"),
                                    (2 * split, "--max-step-tokens 32")):
                 with self.subTest(split=split, ranks=ranks, options=options):
-                    got = self.batch("generate", model, rows, *common, *options.split(), ranks=ranks, timeout=120)
+                    got = self.batch("generate", model, rows, *common, *options.split(), ranks=ranks)
                     self.assertEqual(got, want)
 
     def test_sync_points_are_counted_by_kind(self) -> None:

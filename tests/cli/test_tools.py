@@ -243,8 +243,8 @@ class Tools(CliTest):
             self.assert_done(ptrt("bench", model, "--input-len", "4", "--output-len", "3", "--requests", "20",
                                   "--request-rate", "20", "--json", report, ranks=ranks))
             found = json.loads(report.read_text())
-            # Twenty gaps of a twentieth of a second: about a second on any machine.
-            self.assertTrue(0.4 < found["elapsed_s"] < 5, found["elapsed_s"])
+            # Twenty gaps of a twentieth of a second: about a second, on a busy machine more.
+            self.assertTrue(0.4 < found["elapsed_s"] < 60, found["elapsed_s"])
             self.assertLess(found["ttft_ms"]["p50"], 1e3 * found["elapsed_s"] / 2, "counted from arrival")
             self.assertEqual(found["output_tokens"], 60)
 

@@ -51,7 +51,7 @@ class WatchedMemory {
   void forget() { expect(ftruncate(file_, 0) == 0 && ftruncate(file_, static_cast<off_t>(bytes_)) == 0); }
   // Waits until at least so much has been read, and a little longer for what should not be.
   std::size_t bytes_read_in_time(std::size_t wanted) const {
-    const auto end = std::chrono::steady_clock::now() + 20s;
+    const auto end = std::chrono::steady_clock::now() + 120s;
     while (bytes_read() < wanted && std::chrono::steady_clock::now() < end) std::this_thread::sleep_for(1ms);
     std::this_thread::sleep_for(50ms);
     return bytes_read();

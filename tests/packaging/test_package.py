@@ -38,7 +38,7 @@ FILES = [
 
 
 def run(*command, **options) -> subprocess.CompletedProcess:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=240, **options)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=600, **options)
     if done.returncode != 0:
         raise AssertionError(f"{command} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return done
