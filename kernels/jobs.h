@@ -1,6 +1,7 @@
 // Arguments and results of ops that take more than a few tensors.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "kernels/tensor.h"
@@ -51,8 +52,13 @@ struct SampleParams {
 };
 
 struct Sampled {
-  std::int32_t token = 0;
-  float logprob = 0;  // natural logarithm, before temperature; 0 unless want_logprob
+  std::int32_t token = 0;  // of the vocabulary in any case, so that it can be fed
+  // Natural logarithm, before temperature; 0 unless want_logprob. NaN, whether wanted or not: the
+  // row has a logit that is not finite, so nothing could be chosen.
+  float logprob = 0;
+
+  static Sampled not_finite() { return {0, NAN}; }
+  bool finite() const { return !std::isnan(logprob); }
 };
 
 }  // namespace ptrt

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "kernels/base/error.h"
@@ -17,6 +18,10 @@
 
 namespace ptrt {
 namespace {
+
+bool all_finite(std::span<const float> values) {
+  return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
+}
 
 void norm_row(const float* x, const Weight& w, float eps, std::int64_t n, float* out) {
   double squares = 0;
@@ -39,10 +44,13 @@ std::vector<double> round_row(const float* x, std::int64_t n, Compute compute) {
     const std::int64_t end = std::min(begin + kInt8Group, n);
     float largest = 0;
     for (std::int64_t i = begin; i < end; ++i) largest = std::max(largest, std::abs(x[i]));
+    const bool finite = all_finite({x + begin, static_cast<std::size_t>(end - begin)});
     const bool empty = largest <= kSmallestGroup;
     for (std::int64_t i = begin; i < end; ++i)
       rounded[static_cast<std::size_t>(i)] =
-          empty ? 0 : double{std::nearbyint(x[i] * (127.0f / largest))} * (largest / 127.0f);
+          !finite ? NAN
+          : empty ? 0
+                  : double{std::nearbyint(x[i] * (127.0f / largest))} * (largest / 127.0f);
   }
   return rounded;
 }
@@ -118,7 +126,8 @@ float log_prob(std::span<const float> logits, std::int32_t token) {
   const double max = *std::max_element(logits.begin(), logits.end());
   double sum = 0;
   for (const float logit : logits) sum += std::exp(logit - max);
-  return static_cast<float>(logits[static_cast<std::size_t>(token)] - max - std::log(sum));
+  const double exact = logits[static_cast<std::size_t>(token)] - max - std::log(sum);
+  return static_cast<float>(std::max(exact, double{std::numeric_limits<float>::lowest()}));
 }
 
 std::int32_t sample_token(std::span<const float> logits, const SampleParams& params) {
@@ -249,6 +258,10 @@ void ReferenceBackend::moe_ffn(const MoeJob& job) {
       std::vector<float> logits(static_cast<std::size_t>(experts)), gate(static_cast<std::size_t>(ffn_size)),
           up(gate.size()), expert_out(static_cast<std::size_t>(d));
       linear_row(x, (*job.router)[track], 0, Compute::float32, logits.data());
+      if (!all_finite(logits)) {
+        std::fill_n(job.y.row(t, r), d, NAN);
+        continue;
+      }
       if (cap != 0)
         for (float& logit : logits) logit = cap * std::tanh(logit / cap);
       std::vector<std::int32_t> chosen = by_value(logits);
@@ -366,15 +379,21 @@ void ReferenceBackend::sample(Tensor logits, std::span<const SampleParams> param
   for (std::size_t r = 0; r < params.size(); ++r) {
     const std::span<const float> row(logits.row(0, static_cast<std::int64_t>(r)),
                                      static_cast<std::size_t>(logits.width));
+    if (!all_finite(row)) {
+      out[r] = Sampled::not_finite();
+      continue;
+    }
     out[r].token = sample_token(row, params[r]);
     out[r].logprob = params[r].want_logprob ? log_prob(row, out[r].token) : 0;
   }
 }
 
 void ReferenceBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
-  for (std::size_t r = 0; r < targets.size(); ++r)
-    out[r] = log_prob({logits.row(0, static_cast<std::int64_t>(r)), static_cast<std::size_t>(logits.width)},
-                      targets[r]);
+  for (std::size_t r = 0; r < targets.size(); ++r) {
+    const std::span<const float> row(logits.row(0, static_cast<std::int64_t>(r)),
+                                     static_cast<std::size_t>(logits.width));
+    out[r] = all_finite(row) ? log_prob(row, targets[r]) : NAN;
+  }
 }
 
 }  // namespace ptrt

@@ -176,7 +176,10 @@ class Batch {
     hooks.stop_requested = stop_signal_received;
     hooks.completed = [&](Completion&& completion) {
       if (!collector) return;
-      report.timings.push_back(timing_of(completion));
+      if (completion.failed())
+        report.failed++;
+      else
+        report.timings.push_back(timing_of(completion));
       collector->deliver(std::move(completion));
     };
     const auto mine = requests_of_replica(file_.requests, pending_, placement.replicas, placement.replica);
@@ -211,7 +214,7 @@ class Batch {
     if (options_.run.quiet) return;
     count_over(summary, wall_s_);
     summary.load_s = load_s_;
-    summary.failed = lines - static_cast<std::int64_t>(file_.requests.size());
+    summary.failed += lines - static_cast<std::int64_t>(file_.requests.size());
     const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
     say(summary_table(summary, kind));
     if (done_before_ > 0) say(fmt::format("  {} results are from an earlier run\n", done_before_));

@@ -30,6 +30,11 @@ RankReport run_once(ModelSession& session, const std::vector<Request>& requests)
   Engine::Hooks hooks;
   hooks.stop_requested = stop_signal_received;
   hooks.completed = [&](Completion&& completion) {
+    if (completion.failed())
+      throw_failure(
+          "the logits of output token {} of request {} are not finite: the model has weights that "
+          "are not, or too large (inspect --verify finds the former)",
+          completion.not_finite_at, completion.request);
     if (!report.leads_replica) return;
     const Request& request = requests[static_cast<std::size_t>(completion.request)];
     report.timings.push_back({static_cast<std::int64_t>(request.tokens.size()),

@@ -59,11 +59,23 @@ void print_checks(const ModelFacts& facts) {
   const std::size_t absent = facts.unchecked.size();
   print_row("checksums", "{} of {} datasets have one; {}", static_cast<std::size_t>(facts.datasets) - absent,
             facts.datasets,
-            !facts.verified
-                ? "not verified (--verify reads and checks them)"
-                : fmt::format("{} verified: {} do not match", facts.datasets, facts.failed.size()));
+            !facts.verified ? "not verified (--verify reads and checks them)"
+                            : fmt::format("{} verified: {} do not match, {} are not finite", facts.datasets,
+                                          facts.failed.size(), facts.not_finite.size()));
   if (!facts.verified) return;
   for (const std::string& dataset : facts.unchecked) print_row("", "no checksum: {}", dataset);
+}
+
+// Throws where --verify found something.
+void report_unsound(const ModelFile& model, const ModelFacts& facts) {
+  if (facts.unsound == 0) return;
+  std::vector<std::string> lines = facts.failed;
+  for (const NotFinite& dataset : facts.not_finite) lines.push_back(dataset.what);
+  throw_bad_input("{}: {} of {} datasets are {}:\n  {}", model.path(), facts.unsound, facts.datasets,
+                  facts.not_finite.empty() ? "damaged"
+                  : facts.failed.empty()   ? "not finite"
+                                           : "damaged or not finite",
+                  fmt::join(lines, "\n  "));
 }
 
 void print_placements(const ModelFacts& facts, std::int64_t tracks) {
@@ -107,9 +119,7 @@ void run_inspect(const InspectOptions& options) {
     print_placements(facts, config.tracks);
     print_ranks(config, facts, ranks);
   }
-  if (!facts.failed.empty())
-    throw_bad_input("{}: {} of {} datasets are damaged:\n  {}", model.path(), facts.failed.size(),
-                    facts.datasets, fmt::join(facts.failed, "\n  "));
+  report_unsound(model, facts);
 }
 
 }  // namespace ptrt

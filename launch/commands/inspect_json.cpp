@@ -34,6 +34,13 @@ ordered_json checksums_json(const ModelFacts& facts) {
           {"unchecked", facts.unchecked}};
 }
 
+ordered_json not_finite_json(const ModelFacts& facts) {
+  ordered_json result = ordered_json::array();
+  for (const NotFinite& dataset : facts.not_finite)
+    result.push_back({{"dataset", dataset.dataset}, {"count", dataset.count}, {"first", dataset.first}});
+  return result;
+}
+
 ordered_json kv_bytes_json(const ModelFacts& facts, std::int64_t tracks) {
   ordered_json bytes;
   for (const DType dtype : {DType::float32, DType::bfloat16})
@@ -89,6 +96,7 @@ ordered_json inspect_json(const ModelFile& model, const ModelFacts& facts,
                          {"usable", facts.why_no_tokenizer.empty()},
                          {"why_not", text_or_null(facts.why_no_tokenizer)}};
   result["checksums"] = checksums_json(facts);
+  result["not_finite"] = facts.verified ? not_finite_json(facts) : ordered_json(nullptr);
   result["kv_bytes_per_token_per_track"] = kv_bytes_json(facts, 1);
   result["device_dtype"] = to_string(facts.on_device().activations);
   result["placements"] = placements_json(facts, model.config().tracks);

@@ -8,6 +8,8 @@
 //   tokenizer                         {kind (null: none), usable, why_not}
 //   checksums                         {present, absent, verified (--verify was given), failed: [..],
 //                                       unchecked: [..]}
+//   not_finite                        [{dataset, count, first: index}]: elements, or int8 scales, that are
+//                                     NaN or infinite; null without --verify
 //   kv_bytes_per_token_per_track      {float32, bfloat16}: what --kv-dtype chooses between
 //   device_dtype                      of matrices, activations, keys and values on a GPU: bfloat16 or float16
 //   placements                        [{ranks, tracks_per_rank, weight_bytes_per_rank,

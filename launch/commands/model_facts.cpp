@@ -5,21 +5,27 @@
 #include <algorithm>
 
 #include "launch/options/run_options.h"
+#include "model_io/file/finite_scan.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {
 
-// `reader`: of this dataset, where its content is to be verified; else null.
+// `reader`: of this dataset, where its content is to be verified; else null. `finite` is new, and of this
+// dataset too.
 void survey_dataset(const StoredDataset& stored, const std::string& type, DatasetReader* reader,
-                    ModelFacts& facts) {
+                    FiniteScan finite, ModelFacts& facts) {
   facts.datasets++;
   facts.datasets_by_type[type]++;
   if (!stored.crc32c) facts.unchecked.push_back(stored.name);
   if (reader == nullptr) return;
-  reader->scan();
-  if (const std::string what = reader->mismatch(); !what.empty())
-    facts.failed.push_back(fmt::format("{}: {}", stored.name, what));
+  reader->scan([&](std::size_t at, std::span<const std::byte> piece) { finite.add(at, piece); });
+  const std::string what = reader->mismatch();
+  if (!what.empty()) facts.failed.push_back(fmt::format("{}: {}", stored.name, what));
+  if (finite.count() > 0)
+    facts.not_finite.push_back(
+        {stored.name, finite.count(), finite.first(), fmt::format("{}: {}", stored.name, finite.describe())});
+  facts.unsound += !what.empty() || finite.count() > 0 ? 1 : 0;
 }
 
 void note_types(const TensorSpec& spec, DType stored, ModelFacts& facts) {
@@ -42,9 +48,10 @@ Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, Mo
     facts.in_panels += stored.layout == WeightLayout::panels ? 1 : 0;
     const auto reader = facts.verified ? model.open(stored) : nullptr;
     survey_dataset(stored, std::string(to_string(stored.dtype)), reader ? &reader->content() : nullptr,
-                   facts);
+                   FiniteScan(stored), facts);
     if (stored.scales)
-      survey_dataset(*stored.scales, "int8 scales", reader ? reader->scales() : nullptr, facts);
+      survey_dataset(*stored.scales, "int8 scales", reader ? reader->scales() : nullptr,
+                     FiniteScan::of_scales(stored), facts);
   }
   return volume;
 }

@@ -20,6 +20,14 @@ struct Volume {
   std::size_t memory_bytes = 0;  // once loaded
 };
 
+// A dataset with elements, or scales, that are not finite.
+struct NotFinite {
+  std::string dataset;
+  std::int64_t count = 0;
+  std::vector<std::int64_t> first;  // FiniteScan::first()
+  std::string what;                 // for people
+};
+
 struct ModelFacts {
   Volume shared;
   std::vector<Volume> tracks;
@@ -27,8 +35,10 @@ struct ModelFacts {
   std::int64_t datasets = 0, in_panels = 0;
   std::vector<std::string> files;
   std::string tokenizer_kind, why_no_tokenizer;
-  bool verified = false;                   // every dataset was read and compared with its checksum
-  std::vector<std::string> failed;         // if verified: how each dataset differs that does not match
+  bool verified = false;                   // every dataset was read and checked
+  std::vector<std::string> failed;         // if verified: how each dataset differs from its checksum
+  std::vector<NotFinite> not_finite;       // likewise
+  std::int64_t unsound = 0;                // datasets in either
   std::vector<std::string> unchecked;      // datasets without a checksum
   std::int64_t kv_elements_per_track = 0;  // of a token
   // On a GPU.

@@ -28,7 +28,7 @@ void run_pack(const PackOptions& options) {
   const bool panels = options.layout == WeightLayout::panels;
   remove_temporaries_on_signals();
   ModelWriter writer(options.output, config, options.split, panels ? kMapAlignment : 1);
-  TensorCopy copy(model, writer);
+  TensorCopy copy(model, writer, TensorCopy::NotFinite::keep);
   std::int64_t matrices = 0;
   for (const TensorSpec& spec : tensors) {
     copy.copy(spec, stored.at(spec.path), options.layout);

@@ -55,7 +55,7 @@ class Quantizer {
   void convert(const TensorSpec& spec, ModelWriter& writer) {
     const StoredTensor& stored = stored_.at(spec.path);
     if (spec.role != WeightRole::matrix)
-      return TensorCopy(model_, writer).copy(spec, stored, WeightLayout::rows);
+      return TensorCopy(model_, writer, TensorCopy::NotFinite::refuse).copy(spec, stored, WeightLayout::rows);
     const auto reader = model_.open(stored);
     quantize(spec, stored, *reader, writer);
     reader->verify();

@@ -9,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/progress.h"
+#include "model_io/config/strict_json.h"
 
 namespace ptrt {
 namespace {
@@ -28,7 +29,7 @@ template <typename... Args>
 [[noreturn]] void reject_type(const char* key, const char* expected, const json& found) {
   reject("invalid_request", "'{}' must be {}, found {} ({})", key, expected, found.type_name(),
          found.is_structured() ? fmt::format("{} elements", found.size())
-                               : found.dump(-1, ' ', false, json::error_handler_t::replace).substr(0, 60));
+                               : cut_short(found.dump(-1, ' ', false, json::error_handler_t::replace), 60));
 }
 
 // One request object (for OpenAI lines its body) with typed, range-checked access to its fields.

@@ -4,6 +4,8 @@
 
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <vector>
 
 #include "model_io/text/unicode.h"
 
@@ -11,6 +13,8 @@ namespace ptrt {
 namespace {
 
 using nlohmann::ordered_json;
+
+const char* const kNonFiniteLogits = "non_finite_logits";
 
 const char* name_of(FinishReason reason) {
   return reason == FinishReason::stop ? "stop" : "length";
@@ -30,15 +34,63 @@ ordered_json openai_envelope(const RequestLine& line, std::int64_t number, int s
           {"error", nullptr}};
 }
 
+// What stands in place of the result of a failed completion.
+RequestError error_of(const Completion& completion, const char* which) {
+  return {kNonFiniteLogits,
+          fmt::format("the logits of {} {} are not finite: the model has weights that are not, or too large "
+                      "('ptrt inspect --verify' finds the former)",
+                      which, completion.not_finite_at)};
+}
+
+std::string error_line(const RequestLine& line, std::int64_t number, const RequestError& error) {
+  const ordered_json brief{{"code", error.code}, {"message", error.message}};
+  if (!line.openai) return dump({{"id", line.id}, {"error", brief}});
+  const bool of_server = error.code == kNonFiniteLogits;
+  const ordered_json body{{"error",
+                           {{"message", error.message},
+                            {"type", of_server ? "server_error" : "invalid_request_error"},
+                            {"param", nullptr},
+                            {"code", error.code}}}};
+  ordered_json result = openai_envelope(line, number, of_server ? 500 : 400, body);
+  result["error"] = brief;
+  return dump(result);
+}
+
+// The characters of a text, counted up to places that ascend.
+class CharacterCount {
+ public:
+  explicit CharacterCount(std::string_view text) : text_(text) {}
+  // How many characters end at or before byte `place`.
+  std::size_t before(std::size_t place) {
+    while (at_ < text_.size()) {
+      std::size_t end = at_;
+      next_character(text_, end);
+      if (end > place) break;
+      at_ = end;
+      count_++;
+    }
+    return count_;
+  }
+
+ private:
+  std::string_view text_;
+  std::size_t at_ = 0, count_ = 0;  // whole characters so far: where they end, how many
+};
+
+// A token's offset is in characters of the text, as sanitize_utf8() gives it: those before the one that
+// the token's first byte belongs to.
 ordered_json openai_logprobs(const Completion& completion, const Tokenizer* tokenizer) {
   ordered_json tokens = ordered_json::array(), offsets = ordered_json::array();
-  std::size_t offset = 0;
+  std::string text;
+  std::vector<std::size_t> places;
   for (const std::int32_t id : completion.tokens) {
     const std::string piece = tokenizer != nullptr ? tokenizer->token_bytes(id) : std::string();
     tokens.push_back(sanitize_utf8(piece));
-    offsets.push_back(offset);
-    offset += piece.size();
+    places.push_back(text.size());
+    text += piece;
   }
+  CharacterCount characters(text);
+  for (const std::size_t place : places) offsets.push_back(characters.before(place));
   return {{"tokens", std::move(tokens)},
           {"token_logprobs", completion.logprobs},
           {"top_logprobs", nullptr},
@@ -49,6 +101,7 @@ ordered_json openai_logprobs(const Completion& completion, const Tokenizer* toke
 
 std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
                             const Tokenizer* tokenizer) {
+  if (completion.failed()) return error_line(line, request.line, error_of(completion, "output token"));
   const std::size_t prompt = request.tokens.size(), generated = completion.tokens.size();
   if (!line.openai) {
     ordered_json result{{"id", line.id}};
@@ -74,6 +127,7 @@ std::string generate_result(const RequestLine& line, const Request& request, con
 }
 
 std::string score_result(const RequestLine& line, const Request& request, const Completion& completion) {
+  if (completion.failed()) return error_line(line, request.line, error_of(completion, "token"));
   ordered_json logprobs = ordered_json::array({nullptr});
   double sum = 0;
   for (const float lp : completion.logprobs) {
@@ -89,16 +143,7 @@ std::string score_result(const RequestLine& line, const Request& request, const 
 }
 
 std::string error_result(const RequestLine& line, std::int64_t number) {
-  if (!line.openai)
-    return dump({{"id", line.id}, {"error", {{"code", line.error.code}, {"message", line.error.message}}}});
-  const ordered_json body{{"error",
-                           {{"message", line.error.message},
-                            {"type", "invalid_request_error"},
-                            {"param", nullptr},
-                            {"code", line.error.code}}}};
-  ordered_json result = openai_envelope(line, number, 400, body);
-  result["error"] = {{"code", line.error.code}, {"message", line.error.message}};
-  return dump(result);
+  return error_line(line, number, line.error);
 }
 
 }  // namespace ptrt

@@ -9,10 +9,12 @@
 
 namespace ptrt {
 
-// `tokenizer` null: there is no "text".
+// The first two give an error line for a failed completion (code non_finite_logits, which in the OpenAI
+// form is an error of the server). `tokenizer` null: there is no "text".
 std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
                             const Tokenizer* tokenizer);
 std::string score_result(const RequestLine& line, const Request& request, const Completion& completion);
+// Of a line that could not be run.
 std::string error_result(const RequestLine& line, std::int64_t number);
 
 }  // namespace ptrt

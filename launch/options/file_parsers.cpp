@@ -70,12 +70,13 @@ void add_inspect(CLI::App& app, Command& chosen) {
       app, "inspect", "Show a model's configuration, sizes, placement and checksums", options, chosen);
   add_path(*command, "MODEL", options->model, "Model file (HDF5)")->required();
   command->add_flag("--json", options->json, "One JSON object instead of a table");
-  command->add_flag("--verify", options->verify, "Read everything and check every checksum");
+  command->add_flag("--verify", options->verify,
+                    "Read everything; check every checksum, and that all weights are finite");
   command->add_option("--ranks", options->ranks, "Show the placement over that many ranks")
       ->transform(in_range(1, 1 << 20));
   command->footer(R"(Examples:
   ptrt inspect model.h5
-  ptrt inspect model.h5 --verify            (exit status 2 when a dataset does not match its checksum)
+  ptrt inspect model.h5 --verify            (exit status 2 when a dataset is damaged or not finite)
   ptrt inspect model.h5 --json --ranks 4)");
 }
 

@@ -16,14 +16,6 @@ using nlohmann::json;
 constexpr std::size_t kMaxDepth = 64;
 constexpr std::size_t kMaxShown = 60;
 
-std::string cut_short(std::string text, std::size_t length) {
-  if (text.size() <= length) return text;
-  std::size_t end = length - 3;
-  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;  // whole characters
-  text.resize(end);
-  return text + "...";
-}
-
 // Follows the text without keeping its values. The JSON library itself would keep the last of two
 // equal keys silently, and copies or prints nested values by recursion.
 class StrictCheck : public nlohmann::json_sax<json> {
@@ -82,6 +74,14 @@ json parse_json_object(std::string_view text, const std::string& what) {
   json parsed = json::parse(text);
   if (!parsed.is_object()) throw_bad_input("{} is not a JSON object: {}", what, shown(parsed));
   return parsed;
+}
+
+std::string cut_short(std::string text, std::size_t length) {
+  if (text.size() <= length) return text;
+  std::size_t end = length - 3;
+  while (end > 0 && (static_cast<unsigned char>(text[end]) & 0xc0) == 0x80) --end;
+  text.resize(end);
+  return text + "...";
 }
 
 std::string shown(const json& value) {

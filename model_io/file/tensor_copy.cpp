@@ -2,23 +2,36 @@
 
 #include <algorithm>
 
+#include "kernels/base/error.h"
 #include "kernels/cpu/weights/packed.h"
 #include "kernels/int8.h"
+#include "model_io/file/finite_scan.h"
 
 namespace ptrt {
 
 void TensorCopy::copy(const TensorSpec& spec, const StoredTensor& stored, WeightLayout layout) {
   const auto reader = from_.open(stored);
-  const std::int64_t in = spec.shape.back();
   if (layout == WeightLayout::panels && is_multiplied(spec.role)) {
     copy_panels(spec, stored, *reader);
   } else if (stored.dtype == DType::int8) {
     copy_int8_rows(spec, *reader);
   } else {
-    to_.write(spec, stored.dtype,
-              [&](std::int64_t first, std::span<std::byte> bytes) { reader->read(first / in, bytes); });
+    copy_rows(spec, stored, *reader);
   }
   reader->verify();
+}
+
+void TensorCopy::copy_rows(const TensorSpec& spec, const StoredTensor& stored, TensorReader& reader) {
+  StoredTensor in_rows = stored;
+  in_rows.layout = WeightLayout::rows;
+  FiniteScan finite(in_rows);
+  to_.write(spec, stored.dtype, [&](std::int64_t first, std::span<std::byte> bytes) {
+    reader.read(first / spec.shape.back(), bytes);
+    if (not_finite_ == NotFinite::refuse)
+      finite.add(static_cast<std::size_t>(first) * size_of(stored.dtype), bytes);
+  });
+  reader.verify();
+  if (finite.count() > 0) throw_bad_input("{}: dataset {}: {}", stored.file, stored.name, finite.describe());
 }
 
 void TensorCopy::copy_int8_rows(const TensorSpec& spec, TensorReader& reader) {

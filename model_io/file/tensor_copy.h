@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "model_io/file/model_file.h"
@@ -11,18 +12,24 @@ namespace ptrt {
 
 class TensorCopy {
  public:
-  TensorCopy(const ModelFile& from, ModelWriter& to) : from_(from), to_(to) {}
+  enum class NotFinite : std::uint8_t { keep, refuse };  // elements of floating types
+
+  TensorCopy(const ModelFile& from, ModelWriter& to, NotFinite not_finite)
+      : from_(from), to_(to), not_finite_(not_finite) {}
 
   // Copies a tensor that from.stat() found. Layout panels applies to tensors that products multiply
-  // by; the others are always rows. Throws bad_input where the data is damaged.
+  // by; the others are always rows. Throws bad_input where the data is damaged, and where rows have
+  // what is to be refused.
   void copy(const TensorSpec& spec, const StoredTensor& stored, WeightLayout layout);
 
  private:
+  void copy_rows(const TensorSpec& spec, const StoredTensor& stored, TensorReader& reader);
   void copy_int8_rows(const TensorSpec& spec, TensorReader& reader);
   void copy_panels(const TensorSpec& spec, const StoredTensor& stored, TensorReader& reader);
 
   const ModelFile& from_;
   ModelWriter& to_;
+  NotFinite not_finite_;
   std::vector<std::byte> rows_;
   std::vector<std::uint16_t> scales_;
 };

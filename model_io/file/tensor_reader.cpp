@@ -116,10 +116,13 @@ void DatasetReader::add_checksum(std::size_t at, std::span<const std::byte> mapp
   *bytes_read_ += mapped.size();
 }
 
-void DatasetReader::scan() {
+void DatasetReader::scan(const std::function<void(std::size_t, std::span<const std::byte>)>& see) {
   std::vector<std::byte> buffer(std::min(kPieceBytes, stored_.bytes));
-  for (std::size_t at = 0; at < stored_.bytes; at += buffer.size())
-    read(at, std::span(buffer).first(std::min(buffer.size(), stored_.bytes - at)));
+  for (std::size_t at = 0; at < stored_.bytes; at += buffer.size()) {
+    const auto piece = std::span(buffer).first(std::min(buffer.size(), stored_.bytes - at));
+    read(at, piece);
+    see(at, piece);
+  }
 }
 
 std::uint32_t DatasetReader::crc32c() const {

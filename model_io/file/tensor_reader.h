@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -64,8 +65,9 @@ class DatasetReader {
   void count(std::size_t at, std::span<const std::byte> bytes);
   // Adds bytes that are used from the map to the checksum.
   void add_checksum(std::size_t at, std::span<const std::byte> mapped);
-  // Reads everything through a small buffer, for the checksum alone.
-  void scan();
+  // Reads everything through a small buffer, for the checksum and for `see`, which gets each piece of whole
+  // elements with its place in bytes.
+  void scan(const std::function<void(std::size_t, std::span<const std::byte>)>& see);
   // Of the whole, once each byte was read.
   std::uint32_t crc32c() const;
   ReadContent content() const;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "kernels/base/error.h"
 
@@ -10,6 +11,11 @@ namespace {
 
 std::int64_t slice_of(std::int64_t vocab_size, std::int64_t ranks) {
   return (vocab_size + ranks - 1) / ranks;
+}
+
+// NaN stands for a part of the row that is not finite: it goes before everything.
+bool goes_before(float logit, float best) {
+  return logit > best || std::isnan(logit);
 }
 
 }  // namespace
@@ -79,14 +85,15 @@ void VocabHead::greedy(Tensor input, std::span<Sampled> out) {
   backend_.sample(own, std::span(greedy_params_).first(out.size()), out);
   if (!split_) return;
   for (std::size_t r = 0; r < out.size(); r++)
-    own_best_[r] = {own.row(0, static_cast<std::int64_t>(r))[out[r].token],
+    own_best_[r] = {out[r].finite() ? own.row(0, static_cast<std::int64_t>(r))[out[r].token] : NAN,
                     static_cast<std::int32_t>(first_) + out[r].token};
   all_gather(own_best_.data(), all_best_.data(), out.size() * sizeof(Candidate));
   for (std::size_t r = 0; r < out.size(); r++) {
     Candidate best = all_best_[r];
     for (std::size_t rank = 1; rank < static_cast<std::size_t>(comm_.size()); rank++)
-      if (const Candidate& other = all_best_[rank * out.size() + r]; other.logit > best.logit) best = other;
-    out[r] = {best.token, 0};
+      if (const Candidate& other = all_best_[rank * out.size() + r]; goes_before(other.logit, best.logit))
+        best = other;
+    out[r] = std::isnan(best.logit) ? Sampled::not_finite() : Sampled{best.token, 0};
   }
 }
 

@@ -36,8 +36,8 @@ class VocabHead {
   Tensor logits(Tensor input);
   // The logits of the last logits(), for `rows` rows; not of a split head.
   Tensor logits_of_last_call(std::int64_t rows) const { return own_.first_rows(rows); }
-  // out[r].token = the row's likeliest token, ties to the lower id. A split head exchanges 8 bytes
-  // a row.
+  // out[r].token = the row's likeliest token, ties to the lower id; Sampled::not_finite() on every
+  // rank where a logit of the row is not finite. A split head exchanges 8 bytes a row.
   void greedy(Tensor input, std::span<Sampled> out);
 
   bool split() const { return split_; }
@@ -46,7 +46,7 @@ class VocabHead {
 
  private:
   struct Candidate {
-    float logit;
+    float logit;  // NaN: this rank's part of the row is not finite
     std::int32_t token;
   };
   Tensor own_logits(Tensor input);

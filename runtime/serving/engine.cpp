@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <unordered_map>
 
 #include "kernels/base/error.h"
@@ -195,7 +196,8 @@ void Engine::issue_step(Run& run) {
   const std::span<const LogitRow> wanted = plan.wanted;
   const auto piece = static_cast<std::size_t>(forward_.max_logit_rows());
   for (std::size_t at = 0; at < wanted.size(); at += piece)
-    score_rows(run, static_cast<std::int64_t>(at), wanted.subspan(at, std::min(piece, wanted.size() - at)));
+    score_rows(static_cast<std::int64_t>(at), wanted.subspan(at, std::min(piece, wanted.size() - at)));
+  complete_scored(run, wanted);
 }
 
 void Engine::run_forward(const StepPlan& plan, const StepRows& rows) {
@@ -245,7 +247,11 @@ void Engine::retire_step(Run& run) {
 
 void Engine::accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled) {
   const Request& request = run.request_of(sequence);
-  digest_.add(sequence.request, sampled.token);
+  digest_.add(sequence.request, sampled.finite() ? sampled.token : -1);
+  if (!sampled.finite()) {
+    sequence.not_finite_at = static_cast<std::int64_t>(place) - sequence.prompt_tokens;
+    return complete(run, sequence, FinishReason::stop);
+  }
   const double now = seconds_since(run.start);
   if (sequence.first_token_s < 0) {
     sequence.first_token_s = now;
@@ -267,7 +273,7 @@ void Engine::accept_token(Run& run, Sequence& sequence, std::size_t place, const
 }
 
 // The logits of a row score the token after the row's own.
-void Engine::score_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows) {
+void Engine::score_rows(std::int64_t first, std::span<const LogitRow> rows) {
   const Tensor logits = forward_.logits(first, std::ssize(rows));
   for (std::size_t r = 0; r < rows.size(); r++)
     targets_[r] = rows[r].sequence->tokens[static_cast<std::size_t>(rows[r].position) + 1];
@@ -277,7 +283,18 @@ void Engine::score_rows(Run& run, std::int64_t first, std::span<const LogitRow> 
     const auto position = static_cast<std::size_t>(rows[r].position);
     sequence.logprobs.resize(std::max(sequence.logprobs.size(), position + 1));
     sequence.logprobs[position] = log_probs_[r];
-    if (position + 2 != sequence.tokens.size()) continue;
+    if (std::isnan(log_probs_[r]) && sequence.not_finite_at < 0)
+      sequence.not_finite_at = rows[r].position + 1;
+  }
+}
+
+// Only now: while rows are scored, those after them may be of the same sequence.
+void Engine::complete_scored(Run& run, std::span<const LogitRow> rows) {
+  for (std::size_t r = 0; r < rows.size(); r++) {
+    Sequence& sequence = *rows[r].sequence;
+    const bool last_of_step = r + 1 == rows.size() || rows[r + 1].sequence != &sequence;
+    const bool last = rows[r].position + 2 == std::ssize(sequence.tokens);
+    if (!last_of_step || (!last && sequence.not_finite_at < 0)) continue;
     sequence.first_token_s = seconds_since(run.start);
     complete(run, sequence, FinishReason::length);
   }
@@ -286,13 +303,15 @@ void Engine::score_rows(Run& run, std::int64_t first, std::span<const LogitRow> 
 void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   Completion completion;
   completion.request = sequence.request;
-  completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
-  completion.logprobs = std::move(sequence.logprobs);
-  if (const auto text = run.texts.find(&sequence); text != run.texts.end()) {
-    completion.text = text->second.bytes();
-    run.texts.erase(text);
-  }
+  completion.not_finite_at = sequence.not_finite_at;
   completion.finish_reason = reason;
+  const auto text = run.texts.find(&sequence);
+  if (!completion.failed()) {
+    completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
+    completion.logprobs = std::move(sequence.logprobs);
+    if (text != run.texts.end()) completion.text = text->second.bytes();
+  }
+  if (text != run.texts.end()) run.texts.erase(text);
   completion.first_token_s = sequence.first_token_s;
   completion.finish_s = seconds_since(run.start);
   completion.gaps_s = std::move(sequence.gaps_s);

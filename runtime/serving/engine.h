@@ -69,7 +69,8 @@ class Engine {
          const EngineComms& comms, const Placement& placement, const Tokenizer* tokenizer,
          const EngineOptions& options);
 
-  // Runs requests[i] for i in `order` (ascending arrival). Returns false when it was asked to stop
+  // Runs requests[i] for i in `order` (ascending arrival). A request that meets logits which are not
+  // finite ends with a failed Completion; others are not affected. Returns false when it was asked to stop
   // before all were done. Requests must fit max_context and the KV pool. Throws when ranks have
   // diverged, and what the backend and the communication throw. Collective over the replica.
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
@@ -95,7 +96,10 @@ class Engine {
   void sample_rows(Run& run, std::span<const LogitRow> rows);
   void queue_or_sample(bool greedy, std::int64_t rows);
   // Scores, for each wanted row from `first` on, the token after it.
-  void score_rows(Run& run, std::int64_t first, std::span<const LogitRow> rows);
+  void score_rows(std::int64_t first, std::span<const LogitRow> rows);
+  // Completes the sequences whose last token, or a token that cannot be scored, is among `rows`, all
+  // that the step has scored.
+  void complete_scored(Run& run, std::span<const LogitRow> rows);
   // Takes the tokens of the oldest step in flight; waits for them.
   void retire_step(Run& run);
   void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);

@@ -12,7 +12,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_to
                                    track_sums, sync_bytes, sync_s, sync_wait_s, sync_wait_known,
                                    head_exchanges, head_bytes, head_s, replay_busy_s, replay_idle_s, step_s,
                                    prefill_s, decode_s, elapsed_s)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings, failed)
 
 std::string serialize(const RankReport& report) {
   return nlohmann::json(report).dump();
@@ -92,6 +92,7 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     head_bytes += rate(static_cast<double>(c.head_bytes), static_cast<double>(c.steps));
     if (!rank.leads_replica) continue;
     for (const RequestTiming& timing : rank.timings) add_timing(timing, summary, latencies);
+    summary.failed += rank.failed;
     steps += c.steps;
     fusions += c.fusions;
     track_sums += c.track_sums;

@@ -52,7 +52,9 @@ struct RunSummary {
 struct RankReport {
   bool leads_replica = false;
   RunCounters counters;
-  std::vector<RequestTiming> timings;  // of a replica's leader
+  // Of a replica's leader: requests that gave a result, and how many did not.
+  std::vector<RequestTiming> timings;
+  std::int64_t failed = 0;
 };
 std::string serialize(const RankReport& report);
 RankReport parse_report(const std::string& text);

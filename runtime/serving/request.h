@@ -30,7 +30,10 @@ struct Request {
 enum class FinishReason : std::uint8_t { stop, length };
 
 struct Completion {
-  std::int64_t request = 0;          // index into the requests given to the engine
+  std::int64_t request = 0;  // index into the requests given to the engine
+  // The first token whose logits were not all finite, so that there is no result (tokens, logprobs
+  // and text are empty): generate: its index in the output; score: in the request's tokens. -1: none.
+  std::int64_t not_finite_at = -1;
   std::vector<std::int32_t> tokens;  // generated, eos and stop tokens included
   std::vector<float> logprobs;       // generate: one a generated token, if asked for; score: of tokens 1 …
   std::string text;                  // bytes generated, cut before the stop string; no special tokens
@@ -38,6 +41,8 @@ struct Completion {
   double first_token_s = 0;  // since the start of the run: the first token, and the end
   double finish_s = 0;
   std::vector<float> gaps_s;  // between a token and the one before it
+
+  bool failed() const { return not_finite_at >= 0; }
 };
 
 }  // namespace ptrt

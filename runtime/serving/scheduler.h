@@ -25,7 +25,8 @@ struct Sequence {
   std::int32_t slot = -1;       // row of the page table while running
   std::vector<std::int32_t> pages;
   std::vector<float> logprobs;
-  std::int64_t place = 0;  // in the order of arrival
+  std::int64_t not_finite_at = -1;  // Completion::not_finite_at
+  std::int64_t place = 0;           // in the order of arrival
   double first_token_s = -1, last_token_s = 0;
   std::vector<float> gaps_s;
 

@@ -261,6 +261,67 @@ TEST_F(CudaSteps, SmallModelByEveryWay) {
   compare_ways(config, nullptr, bytes, requests, 4, {false, 1, true}, with_few);
 }
 
+// A model whose embedding has a NaN in the row of one token.
+void write_poisoned(const std::string& path, const ModelConfig& config, std::int64_t token) {
+  ModelWriter writer(path, config, false);
+  for (const TensorSpec& spec : all_tensors(config)) {
+    std::vector<std::byte> content = random_tensor(config, spec, 7, DType::bfloat16);
+    constexpr std::uint16_t kNan = 0x7FC0;
+    if (spec.role == WeightRole::embedding)
+      std::memcpy(&content[static_cast<std::size_t>(token * config.hidden_size + 3) * 2], &kNan, sizeof kNan);
+    writer.write(spec, DType::bfloat16, [&](std::int64_t first, std::span<std::byte> bytes) {
+      std::memcpy(bytes.data(), &content[static_cast<std::size_t>(first) * 2], bytes.size());
+    });
+  }
+  writer.commit();
+}
+
+// What a request ends with that is fed the token, in its prompt or once it has generated it; -1: nothing.
+std::int64_t failure_by(std::int32_t token, const Request& request, const Completion& sound) {
+  if (std::ranges::count(request.tokens, token) > 0) return 0;
+  const auto at = std::ranges::find(sound.tokens, token) - sound.tokens.begin();
+  return at + 1 < std::ssize(sound.tokens) ? at + 1 : -1;
+}
+
+// Its requests fail, with steps recorded and ahead too, and pages with NaNs are used again: no other
+// request changes.
+TEST_F(CudaSteps, NonFiniteLogitsHarmNoNeighbour) {
+  constexpr std::int32_t kToken = 31;
+  const ModelConfig config = parse_config(kSmallBytesModel, "the test's configuration");
+  const TempFolder folder;
+  write_poisoned(folder / "poisoned.h5", config, kToken);
+  const ModelFile file(folder / "poisoned.h5");
+  std::vector<Request> requests = mixed_requests(14, 14, 40, 256);
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    requests[i].stop.clear();
+    if (i % 5 == 1) requests[i].tokens[i % requests[i].tokens.size()] = kToken;
+  }
+  std::vector<Request> texts = requests;
+  for (Request& text : texts) text.max_tokens = 0, text.tokens.push_back(9);
+  const EngineOptions plain{.max_batch = 5, .max_rows = 16, .kv_pages = 64, .steps_ahead = 0};
+  const auto sound = make(config, nullptr, nullptr, false, plain)->run(Task::generate, requests);
+  for (const Way& way : {Way{false, 0, false}, {true, 1, false}}) {
+    EngineOptions options = plain;
+    options.steps_ahead = way.steps_ahead;
+    const auto runner = make(config, &file, nullptr, way.graphs, options);
+    std::size_t failed = 0;
+    const auto actual = runner->run(Task::generate, requests);
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(actual[i].not_finite_at, failure_by(kToken, requests[i], sound[i])) << "request " << i;
+      failed += actual[i].failed() ? 1 : 0;
+      if (actual[i].failed()) continue;
+      EXPECT_EQ(actual[i].tokens, sound[i].tokens) << "request " << i;
+    }
+    EXPECT_GE(failed, 3u);
+    EXPECT_LT(failed, requests.size());
+    const auto scored = runner->run(Task::score, texts);
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      EXPECT_EQ(scored[i].failed(), std::ranges::count(texts[i].tokens, kToken) > 0) << "request " << i;
+      for (const float logprob : scored[i].logprobs) EXPECT_TRUE(std::isfinite(logprob));
+    }
+  }
+}
+
 TEST_F(CudaSteps, DemoModelByEveryWay) {
   const ModelFile file(demo_model());
   const TokenizerChoice tokenizer = make_tokenizer(file.tokenizer(), file.config());

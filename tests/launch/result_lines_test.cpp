@@ -78,6 +78,80 @@ TEST(ResultLines, OpenAi) {
   EXPECT_EQ(error["error"]["code"], "invalid_url");
 }
 
+// As Python's len() counts: the offset of a token is that of the character its first byte belongs to.
+TEST(ResultLines, OffsetsCountCharacters) {
+  Request request;
+  request.logprobs = true;
+  RequestLine line;
+  line.openai = true;
+  const auto offsets = [&](const std::vector<std::int32_t>& tokens) {
+    Completion completion;
+    completion.tokens = tokens;
+    for (const std::int32_t id : tokens) completion.text += bytes().token_bytes(id);
+    completion.logprobs.resize(tokens.size());
+    const json result = json::parse(generate_result(line, request, completion, &bytes()));
+    return result["response"]["body"]["choices"][0]["logprobs"]["text_offset"].get<std::vector<int>>();
+  };
+  using Ints = std::vector<int>;
+  EXPECT_EQ(offsets({'c', 0xC3, 0xA9, '!'}), (Ints{0, 1, 1, 2})) << "two tokens of one character";
+  EXPECT_EQ(offsets({0xF0, 0x9F, 0x8E, 0x89, 'o', 'k'}), (Ints{0, 0, 0, 0, 1, 2}));
+  EXPECT_EQ(offsets({0xE6, 0x97, 'x', 0xFF, 0x80, 'y'}), (Ints{0, 0, 1, 2, 3, 4})) << "each U+FFFD counts";
+  EXPECT_EQ(offsets({0xE6, 257, 0x97, 0xA5, 257, 'x', 257}), (Ints{0, 0, 0, 0, 1, 1, 2}))
+      << "special tokens have no text";
+  EXPECT_EQ(offsets({0xC3}), (Ints{0})) << "what is not complete at the end";
+  EXPECT_EQ(offsets({}), Ints{});
+}
+
+// Tokens of several characters.
+class WordTokenizer final : public Tokenizer {
+ public:
+  std::vector<std::int32_t> encode(std::string_view) const override { return {}; }
+  std::string token_bytes(std::int32_t id) const override {
+    const char* const pieces[] = {"café", " 日本", " 🎉", "ok"};
+    return pieces[id];
+  }
+};
+
+TEST(ResultLines, OffsetsOfLongerTokens) {
+  Request request;
+  request.logprobs = true;
+  RequestLine line;
+  line.openai = true;
+  Completion completion;
+  completion.tokens = {0, 1, 2, 3};
+  completion.text = "café 日本 🎉ok";
+  completion.logprobs.resize(4);
+  const WordTokenizer words;
+  const json result = json::parse(generate_result(line, request, completion, &words));
+  const json& logprobs = result["response"]["body"]["choices"][0]["logprobs"];
+  EXPECT_EQ(logprobs["text_offset"], json({0, 4, 7, 9}));
+  EXPECT_EQ(logprobs["tokens"], json({"café", " 日本", " 🎉", "ok"}));
+}
+
+TEST(ResultLines, LogitsThatAreNotFinite) {
+  Request request;
+  request.line = 4;
+  request.tokens = {1, 2, 3};
+  RequestLine line;
+  line.id = "c";
+  Completion completion;
+  completion.request = 0;
+  completion.not_finite_at = 2;
+  for (const json& result : {json::parse(generate_result(line, request, completion, &bytes())),
+                             json::parse(score_result(line, request, completion))}) {
+    EXPECT_EQ(result.size(), 2u);
+    EXPECT_EQ(result["id"], "c");
+    EXPECT_EQ(result["error"]["code"], "non_finite_logits");
+    EXPECT_NE(result["error"]["message"].get<std::string>().find("token 2"), std::string::npos);
+  }
+  line.openai = true;
+  const json result = json::parse(generate_result(line, request, completion, &bytes()));
+  EXPECT_EQ(result["id"], "batch_req_4");
+  EXPECT_EQ(result["response"]["status_code"], 500);
+  EXPECT_EQ(result["response"]["body"]["error"]["type"], "server_error");
+  EXPECT_EQ(result["error"]["code"], "non_finite_logits");
+}
+
 TEST(ResultLines, Score) {
   Request request;
   request.tokens = {1, 2, 3};

@@ -11,7 +11,7 @@ namespace ptrt {
 inline void rewrite(const std::string& from, const std::string& to, WeightLayout layout, bool split = false) {
   const ModelFile model(from);
   ModelWriter writer(to, model.config(), split, layout == WeightLayout::panels ? kMapAlignment : 1);
-  TensorCopy copy(model, writer);
+  TensorCopy copy(model, writer, TensorCopy::NotFinite::keep);
   for (const TensorSpec& spec : model_tensors(model.config())) copy.copy(spec, model.stat(spec), layout);
   writer.write_tokenizer(model.tokenizer());
   writer.commit();

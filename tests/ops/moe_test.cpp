@@ -69,5 +69,43 @@ TEST_P(Moe, TakesTheLowerIndexOfEquals) {
   check(layer, 2, on_cuda() ? 8 * unit_roundoff(activations()) : 1e-4, random);
 }
 
+// A NaN among a row's router logits makes that row NaN, also where the expert would not have been chosen,
+// and no other row.
+TEST_P(Moe, ARouterThatIsNotFiniteShows) {
+  for (const float cap : {0.0f, 30.0f}) {
+    Random random(6);
+    const MoeLayer layer({5, 1, 8, cap}, matrices(), 1, 16, DType::float32, random);
+    backend().reserve({.tracks = 1,
+                       .rows = 3,
+                       .logit_rows = 1,
+                       .sequences = 1,
+                       .context = 1,
+                       .heads = 1,
+                       .head_dim = 1,
+                       .experts = 5,
+                       .top_k = 1});
+    MoeLayer::Loaded loaded = layer.load(backend());
+    Array x(backend(), 1, 3, 16, activations(), random);
+    const Activation sound = layer.run(backend(), loaded, x.tensor, DType::float32);
+    x.host.tensor.row(0, 1)[5] = NAN;
+    x.put();
+    const Activation y = layer.run(backend(), loaded, x.tensor, DType::float32);
+    for (std::int64_t i = 0; i < 16; ++i) {
+      EXPECT_TRUE(std::isnan(y.tensor.row(0, 1)[i]));
+      EXPECT_EQ(y.tensor.row(0, 0)[i], sound.tensor.row(0, 0)[i]);
+      EXPECT_EQ(y.tensor.row(0, 2)[i], sound.tensor.row(0, 2)[i]);
+    }
+    for (std::size_t expert = 0; expert < 5; ++expert) {
+      std::vector<float> router(5 * 16, 0.0f);
+      router[expert * 16 + 3] = NAN;
+      FromMemory source(std::as_bytes(std::span(router)), 16 * sizeof(float));
+      loaded.router = {
+          backend().load_weight({"router", WeightRole::router, DType::float32, 1, 5, 16}, source)};
+      for (const float element : layer.run(backend(), loaded, x.tensor, DType::float32).values)
+        EXPECT_TRUE(std::isnan(element)) << "expert " << expert;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ptrt::testing

@@ -1,3 +1,6 @@
+#include <limits>
+#include <utility>
+
 #include "ops/fixtures/sampling_fixture.h"
 
 namespace ptrt::testing {
@@ -119,14 +122,14 @@ TEST_P(Sampling, LogProbabilities) {
   }
 }
 
-// Of equal logits in several parts of the vocabulary the lowest id wins, and a part of -∞ adds nothing.
+// Of equal logits in several parts of the vocabulary the lowest id wins, and a part far below adds nothing.
 TEST_P(SamplingAsReference, PartsOfALargeVocabulary) {
   constexpr std::int64_t kVocab = 70001;  // on CUDA, more than 32 parts of the least size
   reserve(3);
   Array logits(backend(), 1, 3, kVocab);
   randomize(logits.host, 1, 4, true);
   for (const std::int64_t id : {69999, 2200, 41000}) logits.host.tensor.row(0, 0)[id] = 20;
-  std::fill_n(logits.host.tensor.row(0, 1) + 4000, 30000, -INFINITY);
+  std::fill_n(logits.host.tensor.row(0, 1) + 4000, 30000, -3e38f);
   logits.host.tensor.row(0, 2)[kVocab - 1] = 30;
   logits.put();
   // Top_k of 6000 and top_p of 0.95 keep more than the candidates that have a place of their own.
@@ -152,24 +155,61 @@ TEST_P(SamplingAsReference, CutsAmongEqualLogits) {
     for (params.position = 0; params.position < 3; ++params.position) expect_as_reference(logits, {params});
 }
 
-// Whatever the logits are, a token of the vocabulary comes out.
-TEST_P(Sampling, SurvivesBadLogits) {
-  reserve(1);
-  for (const std::int64_t vocab : {700, 5000})
-    for (const float bad : {NAN, INFINITY, -INFINITY})
-      for (const bool everywhere : {false, true}) {
-        Array logits(backend(), 1, 1, vocab);
-        randomize(logits.host, 1, 2, true);
-        for (std::size_t i = 0; i < logits.host.values.size(); i += everywhere ? 1 : 7)
-          logits.host.values[i] = bad;
-        logits.put();
-        for (const SampleParams& params :
-             {SampleParams{}, {1.0f}, {1.0f, 10}, {1.0f, 0, 0.5f}, {1e-40f}, {1e30f}}) {
-          const Sampled out = sample(logits, {params})[0];
-          EXPECT_GE(out.token, 0);
-          EXPECT_LT(out.token, vocab);
+// A row with a logit that is not finite, wherever it is, gives none of the vocabulary's tokens; its
+// neighbours keep their bits.
+TEST_P(Sampling, TellsWhichRowsAreNotFinite) {
+  constexpr std::int64_t kRows = 3;
+  reserve(kRows);
+  const float negative_nan = std::copysign(NAN, -1.0f);
+  for (const std::int64_t vocab : {1, 17, 700, 5003})
+    for (const SampleParams& params :
+         {SampleParams{}, {1.0f}, {1.0f, 10}, {1.0f, 0, 0.5f}, {1e-40f}, {1e30f}, {0, 0, 1, 0, 0, true}}) {
+      Array logits(backend(), 1, kRows, vocab);
+      randomize(logits.host, 1, 2, true);
+      logits.put();
+      const std::vector<SampleParams> all(kRows, params);
+      const std::vector<Sampled> sound = sample(logits, all);
+      std::vector<std::int32_t> targets(kRows);
+      std::vector<float> sound_log_probs(kRows), log_probs(kRows);
+      backend().log_probs(logits.tensor, targets, sound_log_probs);
+      for (const std::int64_t at : {std::int64_t{0}, vocab / 2, vocab - 1})
+        for (const float bad : {NAN, negative_nan, INFINITY, -INFINITY}) {
+          float& logit = logits.host.tensor.row(0, 1)[at];
+          const float before = std::exchange(logit, bad);
+          logits.put();
+          const std::vector<Sampled> out = sample(logits, all);
+          backend().log_probs(logits.tensor, targets, log_probs);
+          EXPECT_FALSE(out[1].finite()) << "vocabulary " << vocab << ", " << bad << " at " << at;
+          EXPECT_EQ(out[1].token, 0) << "it may be fed";
+          EXPECT_TRUE(std::isnan(log_probs[1]));
+          for (const std::size_t r : {std::size_t{0}, std::size_t{2}}) {
+            EXPECT_EQ(out[r].token, sound[r].token);
+            EXPECT_TRUE(same_bits(&out[r].logprob, &sound[r].logprob, 1));
+            EXPECT_TRUE(same_bits(&log_probs[r], &sound_log_probs[r], 1));
+          }
+          logit = before;
         }
-      }
+    }
+}
+
+// Logits of any finite size give a token and a finite log-probability.
+TEST_P(Sampling, ExtremeLogits) {
+  reserve(1);
+  constexpr float kMost = std::numeric_limits<float>::max();
+  Array logits(backend(), 1, 1, 5000);
+  std::ranges::fill(logits.host.values, -kMost);
+  logits.host.values[4321] = kMost;
+  logits.host.values[4322] = 1e-40f;
+  logits.put();
+  for (SampleParams params : {SampleParams{}, {1.0f}, {1.0f, 10}, {1.0f, 0, 0.5f}}) {
+    params.want_logprob = true;
+    const Sampled out = sample(logits, {params})[0];
+    EXPECT_EQ(out.token, 4321);
+    EXPECT_EQ(out.logprob, 0);
+  }
+  std::vector<float> log_probs(1);
+  backend().log_probs(logits.tensor, std::vector<std::int32_t>{0}, log_probs);
+  EXPECT_EQ(log_probs[0], -kMost);
 }
 
 TEST_P(Sampling, TinyTemperatureIsGreedy) {

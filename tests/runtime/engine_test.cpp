@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <deque>
 #include <numeric>
 
@@ -17,11 +18,17 @@
 namespace ptrt::testing {
 namespace {
 
+// What a model whose embedding has a NaN in the row of token `poison` gives.
+void poison_rows(std::span<const std::int32_t> tokens, std::int32_t poison, Tensor x) {
+  for (std::size_t r = 0; r < tokens.size(); ++r)
+    if (tokens[r] == poison) x.row(0, static_cast<std::int64_t>(r))[3] = NAN;
+}
+
 // A backend on which tokens are known to the device a step before the host learns them.
 class RunAheadBackend final : public ReferenceBackend {
  public:
-  explicit RunAheadBackend(bool records)
-      : traits_{.name = "run ahead", .records_steps = records, .steps_ahead = 1} {}
+  explicit RunAheadBackend(bool records, std::int32_t poison = -1)
+      : traits_{.name = "run ahead", .records_steps = records, .steps_ahead = 1}, poison_(poison) {}
   const BackendTraits& traits() const override { return traits_; }
   bool run_recorded(std::int64_t key, const std::function<void()>& ops) override {
     recorded_rows_.push_back(key);
@@ -35,6 +42,7 @@ class RunAheadBackend final : public ReferenceBackend {
         ++placeholders_;
       }
     ReferenceBackend::embed(table, known, x);
+    poison_rows(known, poison_, x);
   }
   void queue_sample(Tensor logits, std::span<const SampleParams> params) override {
     last_.resize(params.size());
@@ -54,6 +62,7 @@ class RunAheadBackend final : public ReferenceBackend {
 
  private:
   BackendTraits traits_;
+  std::int32_t poison_;
   std::vector<Sampled> last_;
   std::deque<std::vector<Sampled>> queued_;
 };
@@ -140,6 +149,86 @@ TEST_F(EngineSteps, ScoresAtOnce) {
                ahead = make(std::make_unique<RunAheadBackend>(true), 6);
   const auto expected = plain.run(Task::score, requests_), actual = ahead.run(Task::score, requests_);
   for (std::size_t i = 0; i < requests_.size(); ++i) EXPECT_EQ(actual[i].logprobs, expected[i].logprobs);
+}
+
+class PoisonedBackend final : public ReferenceBackend {
+ public:
+  explicit PoisonedBackend(std::int32_t poison) : poison_(poison) {}
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override {
+    ReferenceBackend::embed(table, tokens, x);
+    poison_rows(tokens, poison_, x);
+  }
+
+ private:
+  std::int32_t poison_;
+};
+
+class EngineNotFinite : public EngineSteps {
+ protected:
+  static constexpr std::int32_t kPoison = 31;
+  static std::int64_t first_poison(const std::vector<std::int32_t>& tokens) {
+    const auto at = std::ranges::find(tokens, kPoison);
+    return at == tokens.end() ? -1 : at - tokens.begin();
+  }
+  // What the request must end with, if it ends so without poison.
+  static std::int64_t expected_failure(Task task, const Request& request, const Completion& sound) {
+    if (const std::int64_t at = first_poison(request.tokens); at >= 0) {
+      if (task == Task::generate) return 0;
+      return at + 1 < std::ssize(request.tokens) ? at + 1 : -1;
+    }
+    const std::int64_t at = first_poison(sound.tokens);
+    return at >= 0 && at + 1 < std::ssize(sound.tokens) ? at + 1 : -1;
+  }
+};
+
+// Requests that meet NaNs fail, at the first token they cannot have; every other one is as without them,
+// also where pages with NaNs are used again.
+TEST_F(EngineNotFinite, FailsAloneAndGivesItsPagesBack) {
+  for (const Task task : {Task::generate, Task::score})
+    for (const std::int64_t pages : {40, 6}) {
+      if (task == Task::score)
+        for (Request& request : requests_) {
+          request.tokens.push_back(65);
+          request.max_tokens = 0;
+        }
+      const auto sound = make(std::make_unique<ReferenceBackend>(), pages).run(task, requests_);
+      const auto actual = make(std::make_unique<PoisonedBackend>(kPoison), pages).run(task, requests_);
+      std::int64_t in_prompt = 0, later = 0, unharmed = 0;
+      for (std::size_t i = 0; i < requests_.size(); ++i) {
+        const std::int64_t failure = expected_failure(task, requests_[i], sound[i]);
+        EXPECT_EQ(actual[i].not_finite_at, failure) << "request " << i;
+        if (actual[i].failed()) {
+          EXPECT_TRUE(actual[i].tokens.empty() && actual[i].logprobs.empty() && actual[i].text.empty());
+          (first_poison(requests_[i].tokens) >= 0 ? in_prompt : later)++;
+        } else {
+          EXPECT_EQ(actual[i].tokens, sound[i].tokens) << "request " << i;
+          EXPECT_EQ(actual[i].text, sound[i].text);
+          EXPECT_EQ(actual[i].logprobs, sound[i].logprobs);
+          ++unharmed;
+        }
+      }
+      EXPECT_GT(in_prompt, 1);
+      EXPECT_GT(unharmed, 1);
+      if (task == Task::generate) {
+        EXPECT_GT(later, 0) << "no request generates the token: choose another";
+      }
+    }
+}
+
+TEST_F(EngineNotFinite, StepsAheadAreDropped) {
+  const auto now = make(std::make_unique<PoisonedBackend>(kPoison), 40).run(Task::generate, requests_);
+  for (const bool records : {false, true}) {
+    auto backend = std::make_unique<RunAheadBackend>(records, kPoison);
+    const RunAheadBackend& ahead = *backend;
+    EngineRunner runner = make(std::move(backend), 6);
+    const auto later = runner.run(Task::generate, requests_);
+    EXPECT_TRUE(ahead.drained());
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      EXPECT_EQ(later[i].not_finite_at, now[i].not_finite_at) << "request " << i;
+      EXPECT_EQ(later[i].tokens, now[i].tokens) << "request " << i;
+      EXPECT_EQ(later[i].logprobs, now[i].logprobs) << "request " << i;
+    }
+  }
 }
 
 TEST(StepRecorder, FewSizes) {

@@ -1,6 +1,8 @@
 #include "kernels/cpu/matmul/activations.h"
 
 #include <algorithm>
+#include <bit>
+#include <limits>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul/activations.cpp"
@@ -45,15 +47,20 @@ void write_bfloat16(const float* x, std::int64_t in, std::byte* record) {
   });
 }
 
+// Of a group that has a NaN or an infinity, the scale is NaN, and so is every sum with it; its
+// elements are then of no use.
 struct Group {
   float scale, inverse;
 };
 
 HWY_INLINE Group measure_group(const float* x, std::int64_t n) {
-  FloatVec largest = hn::Zero(kFloats);
-  for_vectors(
-      x, n, [&](FloatVec v, std::int64_t, std::int64_t) HWY_ATTR { largest = hn::Max(largest, hn::Abs(v)); });
-  const float max = max_lanes(largest);
+  // Magnitudes compare like the integers of their bits, and NaNs and infinities are the largest.
+  auto largest = hn::Zero(kInts);
+  for_vectors(x, n, [&](FloatVec v, std::int64_t, std::int64_t) HWY_ATTR {
+    largest = hn::Max(largest, hn::BitCast(kInts, hn::Abs(v)));
+  });
+  const auto max = std::bit_cast<float>(hn::GetLane(hn::MaxOfLanes(kInts, largest)));
+  if (!(max <= std::numeric_limits<float>::max())) return {std::numeric_limits<float>::quiet_NaN(), 0};
   if (!(max > kSmallestGroup)) return {0, 0};
   return {max / 127.0f, 127.0f / max};
 }

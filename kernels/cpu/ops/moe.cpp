@@ -17,8 +17,11 @@ void grow(std::vector<T>& v, std::int64_t size) {
 }  // namespace
 
 void route_row(std::span<float> logits, float cap, std::span<ExpertChoice> chosen) {
-  if (cap != 0)
-    for (float& logit : logits) logit = cap * std::tanh(logit / cap);
+  float zeros = 0;  // NaN where a logit is not finite: then all weights are, whatever is chosen
+  for (float& logit : logits) {
+    zeros += 0.0f * logit;
+    if (cap != 0) logit = cap * std::tanh(logit / cap);
+  }
   // Insertion into the sorted prefix: a later logit must be larger to go before an earlier one.
   std::size_t count = 0;
   for (std::size_t expert = 0; expert < logits.size(); ++expert) {
@@ -32,7 +35,7 @@ void route_row(std::span<float> logits, float cap, std::span<ExpertChoice> chose
     chosen[place] = {static_cast<std::int32_t>(expert), logits[expert]};
   }
   const float largest = chosen.front().weight;
-  float sum = 0;
+  float sum = zeros;
   for (ExpertChoice& choice : chosen) sum += choice.weight = std::exp(choice.weight - largest);
   for (ExpertChoice& choice : chosen) choice.weight /= sum;
 }

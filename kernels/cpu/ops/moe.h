@@ -19,7 +19,7 @@ struct ExpertChoice {
 
 // Caps the logits of one row in place (cap · tanh(l / cap), unless cap is 0) and writes the
 // `chosen.size()` largest with their softmax weights, largest first, ties in favour of the lower
-// index.
+// index. Weights are NaN where a logit is not finite.
 void route_row(std::span<float> logits, float cap, std::span<ExpertChoice> chosen);
 
 class Moe {

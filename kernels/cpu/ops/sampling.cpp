@@ -28,14 +28,33 @@ HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace {
 
-float max_of(const float* x, std::int64_t n) {
-  const float lowest = -std::numeric_limits<float>::infinity();
-  FloatVec largest = hn::Set(kFloats, lowest);
-  const std::int64_t whole = whole_vectors(n);
-  for (std::int64_t i = 0; i < whole; i += kLanes) largest = hn::Max(hn::LoadU(kFloats, x + i), largest);
-  float result = max_lanes(largest);
-  for (std::int64_t i = whole; i < n; ++i) result = x[i] > result ? x[i] : result;
-  return result;
+// Sets max and finite. 0 · x is NaN where x is not finite, and the sum of these stays NaN.
+void find_max(const float* x, std::int64_t n, ChunkStats& stats) {
+  constexpr int kChains = 4;  // hide the latency of both operations
+  const FloatVec zero = hn::Zero(kFloats);
+  FloatVec largest[kChains], zeros[kChains];
+  for (int c = 0; c < kChains; ++c) {
+    largest[c] = hn::Set(kFloats, -std::numeric_limits<float>::infinity());
+    zeros[c] = zero;
+  }
+  const auto look_at = [&](FloatVec v, int chain) HWY_ATTR {
+    largest[chain] = hn::Max(v, largest[chain]);
+    zeros[chain] = hn::MulAdd(v, zero, zeros[chain]);
+  };
+  std::int64_t i = 0;
+  for (; i + kChains * kLanes <= n; i += kChains * kLanes) {
+    PTRT_UNROLL
+    for (int c = 0; c < kChains; ++c) look_at(hn::LoadU(kFloats, x + i + c * kLanes), c);
+  }
+  for (; i + kLanes <= n; i += kLanes) look_at(hn::LoadU(kFloats, x + i), 0);
+  for (int c = 1; c < kChains; ++c) {
+    largest[0] = hn::Max(largest[c], largest[0]);
+    zeros[0] = hn::Add(zeros[0], zeros[c]);
+  }
+  if (i < n) zeros[0] = hn::MulAdd(load_part(x + i, n - i), zero, zeros[0]);
+  stats.max = max_lanes(largest[0]);
+  for (; i < n; ++i) stats.max = std::max(stats.max, x[i]);
+  stats.finite = !std::isnan(sum_lanes(zeros[0]));
 }
 
 HWY_INLINE FloatVec weight_of(FloatVec x, float max, float factor) {
@@ -58,7 +77,8 @@ HWY_INLINE float sum_of_weights(const float* x, std::int64_t n, float max, float
 
 ChunkStats chunk_stats(const float* x, std::int64_t n, const StatsWanted& wanted) {
   ChunkStats stats;
-  stats.max = max_of(x, n);
+  find_max(x, n, stats);
+  if (!stats.finite) return stats;
   if (wanted.raw) stats.raw_sum = sum_of_weights(x, n, stats.max, 1.0f);
   if (wanted.scaled) stats.scaled_sum = sum_of_weights(x, n, stats.max, wanted.inverse_temperature);
   return stats;
@@ -102,9 +122,8 @@ bool uses_top_p(const SampleParams& params) {
   return params.top_p < 1;
 }
 
-// The order of floats as the order of integers: NaN lowest, and -0 equal to +0.
+// The order of finite floats as the order of integers, with -0 equal to +0.
 std::uint32_t order_of(float x) {
-  if (std::isnan(x)) return 0;
   const auto bits = std::bit_cast<std::uint32_t>(x + 0.0f);
   return bits ^ ((bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
 }
@@ -126,7 +145,8 @@ std::int32_t id_of(std::uint64_t candidate) {
 struct Sampler::Row {
   std::span<const float> logits;
   std::span<const ChunkStats> stats;
-  float max;  // over all chunks
+  float max;           // over all chunks
+  bool finite = true;  // every logit; otherwise nothing may be asked of the row
   float inverse_temperature;
 
   Row(std::span<const float> row_logits, std::span<const ChunkStats> row_stats, float row_inverse_temperature)
@@ -134,17 +154,21 @@ struct Sampler::Row {
         stats(row_stats),
         max(row_stats[0].max),
         inverse_temperature(row_inverse_temperature) {
-    for (const ChunkStats& chunk : stats) max = std::max(max, chunk.max);
+    for (const ChunkStats& chunk : stats) {
+      max = std::max(max, chunk.max);
+      finite &= chunk.finite;
+    }
   }
 
   std::int32_t argmax() const {
-    const auto found = std::find(logits.begin(), logits.end(), max);
-    return found == logits.end() ? 0 : static_cast<std::int32_t>(found - logits.begin());
+    return static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
   }
+  // Finite: logits at the two ends of float32 are farther apart than float32 can tell.
   float log_prob(std::int64_t token) const {
     double sum = 0;
     for (const ChunkStats& chunk : stats) sum += chunk.raw_sum * std::exp(double{chunk.max} - double{max});
-    return static_cast<float>(double{logits[static_cast<std::size_t>(token)]} - double{max} - std::log(sum));
+    const double exact = double{logits[static_cast<std::size_t>(token)]} - double{max} - std::log(sum);
+    return static_cast<float>(std::max(exact, double{std::numeric_limits<float>::lowest()}));
   }
   // e^((logit − max) / temperature)
   double weight(float logit) const {
@@ -194,6 +218,10 @@ void Sampler::sample(Tensor logits, std::span<const SampleParams> params, std::s
     const Row row({logits.row(0, r), static_cast<std::size_t>(vocab)}, stats_of(r, chunks),
                   inverse_temperature(p));
     Sampled& result = out[static_cast<std::size_t>(r)];
+    if (!row.finite) {
+      result = Sampled::not_finite();
+      return;
+    }
     if (!(p.temperature > 0)) {
       result.token = row.argmax();
     } else if (uses_top_k(p, vocab) || uses_top_p(p)) {
@@ -214,7 +242,8 @@ void Sampler::log_probs(Tensor logits, std::span<const std::int32_t> targets, st
     const std::int64_t target = targets[static_cast<std::size_t>(r)];
     PTRT_CHECK(target >= 0 && target < vocab);
     const Row row({logits.row(0, r), static_cast<std::size_t>(vocab)}, stats_of(r, chunks), 1.0f);
-    out[static_cast<std::size_t>(r)] = row.log_prob(target);
+    out[static_cast<std::size_t>(r)] =
+        row.finite ? row.log_prob(target) : std::numeric_limits<float>::quiet_NaN();
   }
 }
 

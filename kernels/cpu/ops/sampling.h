@@ -20,6 +20,7 @@ inline constexpr std::int64_t kVocabChunk = 4096;
 // Statistics of one chunk of one row; the sums are set only where they are needed.
 struct ChunkStats {
   float max = 0;         // largest logit
+  bool finite = true;    // otherwise the row is of no use, and nothing else of it is defined
   float raw_sum = 0;     // Σ e^(logit − max)
   float scaled_sum = 0;  // Σ e^((logit − max) / temperature)
 };
@@ -32,10 +33,11 @@ class Sampler {
   //  * temperature 0: the largest logit, ties to the lower id;
   //  * else one draw from softmax(logits / temperature), limited to its top_k largest (0: all; ties to the
   //    lower id), and of these to the shortest run of the largest whose mass is at least top_p of the whole
-  //    (1: all; one token at least).
+  //    (1: all; one token at least);
+  //  * Sampled::not_finite() where a logit is NaN or infinite.
   // The log-probability is log softmax(logits) of the token, before temperature.
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out);
-  // out[r] = log softmax(logits[0, r])[targets[r]].
+  // out[r] = log softmax(logits[0, r])[targets[r]]; NaN where a logit of the row is NaN or infinite.
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out);
 
  private:

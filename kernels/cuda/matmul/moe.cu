@@ -58,7 +58,7 @@ __global__ void __launch_bounds__(kRouteWarps* kWarpSize) route_kernel(RouteArgs
     float sum = 0;
     for (int i = lane; i < args.in; i += kWarpSize) sum += to_float(x[i]) * w[i];
     sum = warp_sum(sum);
-    if (args.cap != 0) sum = args.cap * tanhf(sum / args.cap);
+    if (args.cap != 0) sum = 0.0f * sum + args.cap * tanhf(sum / args.cap);  // not finite stays that
     if (lane == 0) logits[e] = sum;
   }
   __syncthreads();
@@ -70,9 +70,12 @@ __global__ void __launch_bounds__(kRouteWarps* kWarpSize) route_kernel(RouteArgs
     if (lane == 0) choices[i] = {expert, logits[expert]};
     __syncwarp();
   }
+  float zeros = 0;  // NaN where a logit is not finite: then all weights are, whatever was chosen
+  for (int e = lane; e < args.experts; e += kWarpSize) zeros += 0.0f * logits[e];
+  zeros = warp_sum(zeros);
   if (lane != 0) return;
   const float max_logit = choices[0].weight;
-  float sum = 0;
+  float sum = zeros;
   for (int i = 0; i < args.top_k; ++i) sum += choices[i].weight = expf(choices[i].weight - max_logit);
   for (int i = 0; i < args.top_k; ++i) choices[i].weight /= sum;
 }

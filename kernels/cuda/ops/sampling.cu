@@ -39,10 +39,11 @@ __device__ __forceinline__ float inverse_of(float temperature) {
   return fminf(1.0f / temperature, FLT_MAX);
 }
 
-__device__ __forceinline__ int argmax_token(const VocabPart* parts, int count) {
+// The key of the row's first token, by which also is_finite() of the row is known.
+__device__ __forceinline__ Key first_key(const VocabPart* parts, int count) {
   Key best = 0;
   for (int part = 0; part < count; ++part) best = max(best, parts[part].best);
-  return Row::id_of(best);
+  return best;
 }
 
 // Grid: x over parts, y over rows. Without `params` the sums of all rows are computed.
@@ -84,8 +85,10 @@ __global__ void __launch_bounds__(kThreads) part_mass_kernel(Parts parts, const 
   __shared__ Shared shared;
   const SampleParams& mine = params[blockIdx.y];
   if (!(mine.temperature > 0)) return;
+  const Key first = first_key(parts.of(blockIdx.y), parts.count);
+  if (!Row::is_finite(first)) return;
   Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
-  row.max_logit = row.logits[argmax_token(parts.of(blockIdx.y), parts.count)];
+  row.max_logit = row.logits[Row::id_of(first)];
   row.inverse_temperature = inverse_of(mine.temperature);
   const Mass mass = sum_mass(row, 0, shared);
   if (threadIdx.x == 0) parts.of(blockIdx.y)[blockIdx.x].mass = mass;
@@ -112,15 +115,16 @@ __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const
   const SampleParams& mine = params[blockIdx.y];
   if (!(mine.temperature > 0) || !cuts(mine, parts.vocab)) return;
   const VocabPart* of_row = parts.of(blockIdx.y);
+  const Key first = first_key(of_row, parts.count);
+  if (!Row::is_finite(first)) return;
   const Mass mass = mass_of_row(of_row, parts.count);
-  if (mass == 0) return;
   Candidates& candidates = parts.candidates[blockIdx.y];
   for (int i = thread_id(); i < kBins; i += kThreads) shared.bins[i] = candidates.bins[i];
   __syncthreads();
   const bool count = cuts_at_top_k(mine, parts.vocab);
   find_bin(count ? static_cast<Mass>(mine.top_k) : top_p_target(mine.top_p, mass), shared);
   Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
-  row.max_logit = row.logits[argmax_token(of_row, parts.count)];
+  row.max_logit = row.logits[Row::id_of(first)];
   for (int base = row.begin; base < row.end; base += kThreads) {
     const int id = base + thread_id();
     const bool kept = id < row.end && row.distance_bin(row.logits[id]) <= shared.bin;
@@ -133,12 +137,13 @@ __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const
   }
 }
 
+// Of a finite row, and finite itself: logits at the two ends of float32 are farther apart than
+// float32 can tell.
 __device__ __forceinline__ float log_prob(const Row& row, int token, const VocabPart* parts, int count) {
   float sum = 0;
   for (int part = 0; part < count; ++part)
-    if (const float part_max = row.logits[Row::id_of(parts[part].best)]; part_max != -INFINITY)
-      sum += parts[part].sum * expf(part_max - row.max_logit);
-  return row.logits[token] - row.max_logit - logf(sum);
+    sum += parts[part].sum * expf(row.logits[Row::id_of(parts[part].best)] - row.max_logit);
+  return fmaxf(row.logits[token] - row.max_logit - logf(sum), -FLT_MAX);
 }
 
 // The unit of mass that is drawn, from 1.
@@ -199,7 +204,6 @@ __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, co
   if (cuts_at_top_k(params, row.vocab)) {
     cut = end_of_run<true>(row, 0, false, static_cast<Mass>(params.top_k), shared).key;
     mass = sum_mass(row, cut, shared);
-    if (mass == 0) return 0;
   }
   if (params.top_p < 1) {
     const RunEnd kept = end_of_run<false>(row, cut, false, top_p_target(params.top_p, mass), shared);
@@ -212,7 +216,6 @@ __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, co
 __device__ __forceinline__ int draw(const Parts& parts, const Row& row, const SampleParams& params,
                                     Shared& shared) {
   const Mass mass = mass_of_row(parts.of(blockIdx.x), parts.count);
-  if (mass == 0) return 0;  // all logits are NaN
   if (cuts(params, row.vocab)) return draw_from_largest(parts, row, params, mass, shared);
   return draw_by_id(parts, row, draw_target(params, mass), shared);
 }
@@ -225,7 +228,12 @@ __global__ void __launch_bounds__(kThreads)
   const SampleParams& mine = params[blockIdx.x];
   const VocabPart* of_row = parts.of(blockIdx.x);
   Row row = parts.row(blockIdx.x);
-  int token = argmax_token(of_row, parts.count);
+  const Key first = first_key(of_row, parts.count);
+  if (!Row::is_finite(first)) {
+    if (threadIdx.x == 0) out[blockIdx.x] = {0, NAN};  // Sampled::not_finite()
+    return;
+  }
+  int token = Row::id_of(first);
   row.max_logit = row.logits[token];
   if (mine.temperature > 0) {
     row.inverse_temperature = inverse_of(mine.temperature);
@@ -243,8 +251,10 @@ __global__ void __launch_bounds__(kWarpSize)
   if (number >= static_cast<unsigned>(rows)) return;
   const VocabPart* of_row = parts.of(number);
   Row row = parts.row(number);
-  row.max_logit = row.logits[argmax_token(of_row, parts.count)];
-  out[number] = {targets[number], log_prob(row, targets[number], of_row, parts.count)};
+  const Key first = first_key(of_row, parts.count);
+  row.max_logit = row.logits[Row::id_of(first)];
+  out[number] = {targets[number],
+                 Row::is_finite(first) ? log_prob(row, targets[number], of_row, parts.count) : NAN};
 }
 
 Parts parts_of(const Tensor& logits, VocabPart* memory, Candidates* candidates) {

@@ -6,7 +6,8 @@
 #include "kernels/cuda/base/dtypes.cuh"
 #include "kernels/cuda/base/reduce.cuh"
 
-// Tokens are sorted by descending logit, equal ones by id; a 64-bit key encodes this order. top_k,
+// Tokens are sorted by descending logit, equal ones by id; a 64-bit key encodes this order. Logits
+// that are not finite have the largest keys: a row whose first token has one gives no token. top_k,
 // top_p and the draw all ask the same question: which token ends the shortest run from the first
 // token whose count, or probability mass, reaches a target? The answer is a radix select over the
 // digits of the key, with a histogram in shared memory. Masses are integers (units of 2^-40 of the
@@ -38,12 +39,15 @@ struct Row {
   float max_logit;
   float inverse_temperature;
 
-  // Maps floats to integers of the same order: NaN is lowest, -0 equals +0.
+  static constexpr unsigned kNotFinite = 0xFFFFFFFFu;  // above every finite logit
+
+  // Maps finite floats to integers of the same order, with -0 equal to +0.
   static __device__ __forceinline__ unsigned order_of(float x) {
-    if (x != x) return 0;
+    if (!(fabsf(x) <= FLT_MAX)) return kNotFinite;
     const unsigned bits = __float_as_uint(x + 0.0f);
     return bits ^ ((bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
   }
+  static __device__ __forceinline__ bool is_finite(Key key) { return key >> 32 != kNotFinite; }
   static __device__ __forceinline__ int id_of(Key key) {
     return static_cast<int>(0xFFFFFFFFu - static_cast<unsigned>(key));
   }
@@ -57,7 +61,7 @@ struct Row {
     constexpr float kBinsPerUnit = 64;
     if (logit == max_logit) return 0;
     const float distance = (max_logit - logit) * kBinsPerUnit;
-    return distance < kBins - 2 ? 1 + static_cast<int>(distance) : kBins - 1;  // NaN: the last
+    return distance < kBins - 2 ? 1 + static_cast<int>(distance) : kBins - 1;
   }
   __device__ __forceinline__ Mass mass_of(float logit) const {
     if (logit == max_logit) return static_cast<Mass>(kUnits);
@@ -99,12 +103,11 @@ __device__ __forceinline__ Mass sum_mass(const Row& row, Key cut, Shared& shared
   return reduce(sum, shared.partial, Sum{});
 }
 
-// Σ e^(logit − max_logit); zero if max_logit is -∞.
+// Σ e^(logit − max_logit)
 __device__ __forceinline__ float sum_exp(const Row& row, Shared& shared) {
   float sum = 0;
-  if (row.max_logit != -INFINITY)
-    for (int id = row.begin + thread_id(); id < row.end; id += kThreads)
-      sum += expf(row.logits[id] - row.max_logit);
+  for (int id = row.begin + thread_id(); id < row.end; id += kThreads)
+    sum += expf(row.logits[id] - row.max_logit);
   return reduce(sum, shared.sums, Sum{});
 }
 
