@@ -81,9 +81,10 @@ int run_program(int argc, char** argv) {
     const CommandLine line = parse_command_line(argc, argv);  // before MPI starts
     arm_faults(launched_task().rank.value_or(0));
     const ModelRunOptions* run = run_options(line.command);
-    job = make_watched_job_comm(run != nullptr ? run->step_timeout_s : 0, watchdog);
+    job = make_job_comm(run != nullptr ? run->step_timeout_s : 0, watchdog);
     name_in_crash_reports(name_in_job(*job));
     agree_on_start(*job, line);
+    job = watch_job(std::move(job), watchdog.get());
     if (line.exit_code) return print_outcome(line, *job);
     run_command(line.command, *job);
     flush_output();

@@ -65,15 +65,18 @@ std::unique_ptr<Watchdog> make_watchdog(double step_timeout_s) {
                                     end_job);
 }
 
-std::unique_ptr<JobComm> make_watched_job_comm(double step_timeout_s, std::unique_ptr<Watchdog>& watchdog) {
+std::unique_ptr<JobComm> make_job_comm(double step_timeout_s, std::unique_ptr<Watchdog>& watchdog) {
   if (!started_by_mpi_launcher() || step_timeout_s <= 0) return make_job_comm();
   watchdog = make_watchdog(step_timeout_s);
   watchdog->enter("starting MPI", Watchdog::Phase::waiting, kLongestStart);
   fault_point("start");
   auto job = make_job_comm();
-  if (job->size() > 1) return make_watched_job(std::move(job), *watchdog);
-  watchdog.reset();
+  if (job->size() == 1) watchdog.reset();
   return job;
+}
+
+std::unique_ptr<JobComm> watch_job(std::unique_ptr<JobComm> job, Watchdog* watchdog) {
+  return watchdog == nullptr ? std::move(job) : make_watched_job(std::move(job), *watchdog);
 }
 
 void enter_phase(JobComm& job, const char* phase, bool waits) {

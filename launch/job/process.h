@@ -18,9 +18,12 @@ std::unique_ptr<JobComm> make_job_comm();
 // Ends the job on every rank, with one message, when a rank is stuck, stopped or cut off (runtime/comm/watchdog.h).
 std::unique_ptr<Watchdog> make_watchdog(double step_timeout_s);
 
-// The job under that watchdog from before MPI starts, with `watchdog` to outlive it. A job without a launcher, or
-// of one rank, has none: there `watchdog` stays null.
-std::unique_ptr<JobComm> make_watched_job_comm(double step_timeout_s, std::unique_ptr<Watchdog>& watchdog);
+// The job, with a watchdog over MPI's start where there is a launcher and a timeout; in a job of one rank
+// `watchdog` is null again. Costs no exchange: whether a rank has a watchdog depends on its own command line.
+std::unique_ptr<JobComm> make_job_comm(double step_timeout_s, std::unique_ptr<Watchdog>& watchdog);
+// From here on the ranks' watchdogs exchange signs of life; `watchdog`, which may be null, outlives the job.
+// Collective: all ranks must have agreed on their command lines.
+std::unique_ptr<JobComm> watch_job(std::unique_ptr<JobComm> job, Watchdog* watchdog);
 
 // The part of the run that the watchdog's messages name from here on, where the job has one. `waits`: whether it
 // may wait for other ranks by other means than the job's collective calls.
