@@ -54,8 +54,7 @@ std::size_t PanelsReader::panel_at(std::int64_t row) const {
   return static_cast<std::size_t>(panel * layout_.panel_bytes());
 }
 
-// Panel by panel: the columns from a place on where a panel can be cut are read as a panel of their own. What
-// that place has of earlier columns counts with those.
+// Panel by panel: the columns from a place on where a panel can be cut are read as a panel of their own.
 void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns columns, Destination to) {
   const PanelColumn start = panel_column(layout_, columns.first);
   const auto skipped = static_cast<std::size_t>(columns.first - start.column);
@@ -63,8 +62,6 @@ void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns column
   const auto part_in = static_cast<std::size_t>(part.in),
              part_groups = static_cast<std::size_t>(part.groups());
   const auto width = static_cast<std::size_t>(columns.count), element = size_of(layout_.dtype);
-  const PackedLayout before{layout_.dtype, layout_.out, columns.first};
-  const auto of_earlier = static_cast<std::size_t>(before.panel_bytes() - start.byte);
   std::vector<std::byte> panel(static_cast<std::size_t>(part.panel_bytes()));
   UnpackedRows elements{std::vector<std::byte>(kPanelOuts * part_in * element)};
   std::vector<std::uint16_t> scales(layout_.dtype == DType::int8 ? kPanelOuts * part_groups : 0);
@@ -74,9 +71,8 @@ void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns column
     const std::int64_t rows = std::min({kPanelOuts - lane, count, layout_.out - row});
     const std::size_t at = panel_at(first) + static_cast<std::size_t>(start.byte);
     content_->read_uncounted(at, panel);
-    // Scales are in the panels of their elements, which count with those.
-    if (!to.elements.empty() && lane == 0)
-      content_->count(at + of_earlier, std::span(panel).subspan(of_earlier));
+    // Scales are in the panels of their elements, and count with those.
+    if (!to.elements.empty()) count_panel(row, rows, columns, at, panel);
     unpack_panel(part, panel.data(), lane + rows, elements.bytes.data(), scales.data());
     if (!to.elements.empty())
       elements.copy(lane, rows, part_in * element, skipped * element, to.elements, width * element);
@@ -88,6 +84,42 @@ void PanelsReader::unpack(std::int64_t first, std::int64_t count, Columns column
     first += rows;
     count -= rows;
   }
+}
+
+// Of rows [row, row + rows) of a matrix, all in one panel, of which `panel` was read at `at`. Where columns are
+// cut within a word or a pair, its bytes are those of earlier columns, and the part that follows has read them
+// too; where rows are cut within a panel, so is all of it.
+void PanelsReader::count_panel(std::int64_t row, std::int64_t rows, Columns columns, std::size_t at,
+                               std::span<const std::byte> panel) {
+  const std::int64_t lane = row % kPanelOuts, end = columns.first + columns.count;
+  const auto start = static_cast<std::size_t>(panel_column(layout_, columns.first).byte);
+  const auto bytes_before = [&](std::int64_t column) {
+    return static_cast<std::size_t>(PackedLayout{layout_.dtype, layout_.out, column}.panel_bytes());
+  };
+  const std::size_t of_earlier = bytes_before(columns.first) - start;
+  if (lane == 0) content_->count(at + of_earlier, panel.subspan(of_earlier));
+  const auto share = [&](std::uint64_t place, std::size_t skipped, std::size_t bytes) {
+    const auto shared = panel.subspan(skipped, bytes);
+    const std::uint32_t crc =
+        crc32c_before(crc32c(0, shared), stored_.bytes - (at + skipped + shared.size()));
+    const std::lock_guard lock(mutex_);
+    shared_[place] ^= crc;
+  };
+  if (lane != 0 || (rows < kPanelOuts && row + rows < layout_.out)) {
+    const std::lock_guard lock(mutex_);
+    shared_[at] = crc32c(0, panel);
+    return;
+  }
+  const auto cut = static_cast<std::size_t>(panel_column(layout_, end).byte);
+  if (of_earlier > 0) share(static_cast<std::uint64_t>(columns.first), 0, of_earlier);
+  if (end < layout_.in && bytes_before(end) > cut)
+    share(static_cast<std::uint64_t>(end), cut - start, bytes_before(end) - cut);
+}
+
+std::vector<ReadContent> PanelsReader::contents() const {
+  std::vector<ReadContent> all = TensorReader::contents();
+  all.front().shared = shared_;
+  return all;
 }
 
 void PanelsReader::read(std::int64_t first, std::span<std::byte> rows) {

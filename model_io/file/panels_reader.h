@@ -4,7 +4,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 
@@ -17,13 +19,14 @@ class PanelsReader final : public TensorReader {
  public:
   PanelsReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content);
 
-  // A panel counts with its first row.
+  // A panel counts with its first row, and a word or a pair of groups with its first column.
   void read(std::int64_t first, std::span<std::byte> rows) override;
   // Throws bad_input on a scale that is negative or not finite.
   void read_scales(std::int64_t first, std::span<std::byte> scales) override;
   void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                     std::span<std::byte> out) override;
   std::optional<MappedWeight> try_map(WeightLayout layout) override;
+  std::vector<ReadContent> contents() const override;
   // Throws bad_input on a scale that is negative or not finite.
   void check_mapped(std::int64_t first, std::int64_t rows) override;
 
@@ -39,10 +42,14 @@ class PanelsReader final : public TensorReader {
   void read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group, std::size_t groups,
                          std::span<std::byte> out) override;
   void unpack(std::int64_t first, std::int64_t count, Columns columns, Destination to);
+  void count_panel(std::int64_t row, std::int64_t rows, Columns columns, std::size_t at,
+                   std::span<const std::byte> panel);
   std::size_t panel_at(std::int64_t row) const;  // of the tensor's rows; in bytes
 
   PackedLayout layout_;  // of one matrix
   std::shared_ptr<const std::byte> mapped_;
+  std::mutex mutex_;                               // guards:
+  std::map<std::uint64_t, std::uint32_t> shared_;  // ReadContent::shared; by byte, or by column between parts
 };
 
 // Shape of the dataset, in bytes, of a tensor of that shape in panels: [.., panels, bytes of a

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <vector>
@@ -18,6 +19,9 @@ struct ReadContent {
   std::uint32_t crc = 0;  // what those contribute to the CRC-32C of the dataset; of all of them that CRC-32C
   std::optional<std::uint32_t> recorded;  // CRC-32C in the file
   bool in_memory = false;                 // all of it was read, however little was asked for
+  // Checksums of bytes that readers of other parts read too, by their place. Readers of the same place must have
+  // the same one.
+  std::map<std::uint64_t, std::uint32_t> shared = {};
 };
 
 // A byte of the file counts once, for the rank that has the first element in it: ranks whose parts make up a

@@ -27,8 +27,9 @@ std::string path_among(const std::vector<TensorSpec>& tensors, const DatasetCont
 class Joined {
  public:
   void add(const std::string& rank, const DatasetContent& content) {
-    ranks_.push_back(rank);
-    const auto [place, added] = parts_.try_emplace(content.part, rank, content);
+    if (content.shared == 0) ranks_.push_back(rank);
+    auto& places = content.shared == 0 ? parts_ : shared_;
+    const auto [place, added] = places.try_emplace(content.part, rank, content);
     if (added) return;
     const auto& [first, known] = place->second;
     if (!stored_alike(known, content)) other_file_ = {first, rank};
@@ -84,7 +85,8 @@ class Joined {
   }
 
   std::vector<std::string> ranks_;
-  std::map<std::uint64_t, std::pair<std::string, DatasetContent>> parts_;  // with the first rank that has it
+  // By part or place, with the first rank that has it.
+  std::map<std::uint64_t, std::pair<std::string, DatasetContent>> parts_, shared_;
   TwoRanks other_file_, other_content_;
 };
 
@@ -136,7 +138,7 @@ std::uint64_t owner_digest(const ModelConfig& config, std::span<const DatasetCon
   const std::vector<TensorSpec> tensors = tensors_of(config, owner);
   std::uint64_t digest = 0;
   for (const DatasetContent& content : contents) {
-    if (content.owner != owner || content.again != 0) continue;
+    if (content.owner != owner || content.again != 0 || content.shared != 0) continue;
     const std::string path = path_among(tensors, content);
     const std::uint64_t fields[] = {digest, content.crc,
                                     static_cast<std::uint64_t>(content.dtype) << 8 | content.layout};

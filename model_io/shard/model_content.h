@@ -26,7 +26,8 @@ struct DatasetContent {
   std::uint8_t has_recorded = 0;
   std::uint8_t again = 0;  // the head's rows of a tied table, which is there as a whole too
   std::uint8_t dtype = 0, layout = 0;
-  std::uint32_t unused = 0;     // no byte of an exchange is left undefined
+  // 1: not what counts, but bytes at the place `part` that other ranks may have read too; `crc` is of those.
+  std::uint32_t shared = 0;
   std::uint64_t part = kWhole;  // which part: equal parts have equal content
   std::uint64_t bytes = 0;      // that count for this part (VerifiedSource)
   std::uint64_t total = 0;      // of the dataset
@@ -44,7 +45,8 @@ std::vector<DatasetContent> recorded_contents(const ModelFile& file, std::int64_
                                               std::int64_t tracks);
 // "/tracks/03/layers/007/wq.scale"
 std::string dataset_path(const ModelConfig& config, const DatasetContent& content);
-// Of paths, types, layouts and checksums of whole datasets; those of other owners and `again` are passed over.
+// Of paths, types, layouts and checksums of whole datasets; those of other owners, `again` and `shared` are passed
+// over.
 std::uint64_t owner_digest(const ModelConfig& config, std::span<const DatasetContent> contents,
                            std::size_t owner);
 
@@ -60,8 +62,8 @@ struct RankContents {
   std::vector<DatasetContent> contents;
 };
 
-// Joins what the ranks of a job read; between them they have all of the model. Each part that several ranks
-// have must be the same for all, and the whole must have the recorded checksum. Throws bad_input that names
+// Joins what the ranks of a job read; between them they have all of the model. Each part or byte that several
+// ranks have read must be the same for all, and the whole must have the recorded checksum. Throws bad_input that names
 // the dataset and the ranks.
 ContentDigests merge_contents(const ModelFile& file, std::span<const RankContents> ranks);
 

@@ -114,6 +114,13 @@ class Loader {
       content.total = read[i].total;
       if (entry.part && !read[i].in_memory) content.part = part_number(*entry.part);
       contents.push_back(content);
+      if (!entry.part) continue;  // several pieces of one rank
+      content.shared = 1;
+      for (const auto& [place, crc] : read[i].shared) {
+        content.part = place;
+        content.crc = crc;
+        contents.push_back(content);
+      }
     }
   }
 

@@ -148,6 +148,28 @@ TEST(ModelsOfRanks, AreCompared) {
   expect_words(message_of([&] { join({2, 4}, 1); }), {"wk", "stored differently", "rank 0 and rank 1"});
 }
 
+// A panel, a word or a pair of groups that is cut between ranks counts for the first of them alone, but the second
+// uses it as well.
+TEST(ModelsOfRanks, AreComparedWherePanelsAreCut) {
+  TempFolder folder;
+  const std::string rows = folder / "m.h5", a = folder / "a.h5", b = folder / "b.h5";
+  ModelConfig config = for_two_ranks();
+  for (const DType dtype : {DType::bfloat16, DType::int8}) {
+    const bool int8 = dtype == DType::int8;
+    config.head_dim = int8 ? 16 : 6;  // one of a pair of groups of wo a rank; 12 rows of wq
+    const std::string name = std::string("/tracks/00/layers/000/") + (int8 ? "wo" : "wq");
+    write_typed(rows, config, dtype);
+    rewrite(rows, a, WeightLayout::panels);
+    std::filesystem::copy_file(a, b, std::filesystem::copy_options::overwrite_existing);
+    flip_bit(b, name, 74);  // of the first panel; of int8 behind the scales
+    auto ranks = read_by_ranks(a, {2, 2});
+    EXPECT_NO_THROW(merge_contents(ModelFile(a), ranks));
+    ranks[1] = read_by_ranks(b, {2, 2})[1];
+    expect_words(message_of([&] { merge_contents(ModelFile(a), ranks); }),
+                 {name, "rank 0 and rank 1", "differ"});
+  }
+}
+
 // A dataset that the library reads counts as a whole for every rank.
 TEST(ModelsOfRanks, MayBeInChunks) {
   TempFolder folder;
