@@ -80,12 +80,17 @@ int run_program(int argc, char** argv) {
     install_crash_handlers(launched_name());
     const CommandLine line = parse_command_line(argc, argv);  // before MPI starts
     arm_faults(launched_task().rank.value_or(0));
+    std::unique_ptr<ModelProbe> probe = start_probe(line.command);  // before there are threads
     const ModelRunOptions* run = run_options(line.command);
     job = make_job_comm(run != nullptr ? run->step_timeout_s : 0, watchdog);
     name_in_crash_reports(name_in_job(*job));
     agree_on_start(*job, line);
     job = watch_job(std::move(job), watchdog.get());
     if (line.exit_code) return print_outcome(line, *job);
+    if (!probe && job->size() == 1) probe = start_own_probe(line.command);
+    all_or_none(*job, [&] {
+      if (probe) probe->finish();
+    });
     run_command(line.command, *job);
     flush_output();
     fault_point("end");

@@ -35,7 +35,7 @@ def write_dataset(group, name, values, bfloat16):
         data = values.float().contiguous().numpy()
     dataset = group.create_dataset(name, data=data)
     if bfloat16:
-        dataset.attrs["dtype"] = "bfloat16"
+        dataset.attrs["dtype"] = np.bytes_("bfloat16")
     dataset.attrs["crc32c"] = np.uint32(crc32c(data.tobytes()))
 
 
@@ -43,11 +43,11 @@ def write_model(path, config, state):
     """Writes the stacked weights [layers, tracks, in, out] as a model file: a group a track, [out, in]."""
     q_size = config["heads"] * config["head_dim"]
     kv_size = config["kv_heads"] * config["head_dim"]
-    with h5py.File(path, "w") as file:
-        file.attrs["format"] = "ptrt"
+    with h5py.File(path, "w", libver=("v108", "v108")) as file:  # whose metadata bear checksums
+        file.attrs["format"] = np.bytes_("ptrt")  # bytes: a string of fixed length
         file.attrs["format_version"] = 1
-        file.attrs["config"] = json.dumps(config)
-        file.create_group("tokenizer").attrs["kind"] = "bytes"
+        file.attrs["config"] = np.bytes_(json.dumps(config))
+        file.create_group("tokenizer").attrs["kind"] = np.bytes_("bytes")
         shared = file.create_group("shared")
         write_dataset(shared, "embedding", state["embedding"], True)
         write_dataset(shared, "final_norm", state["final_norm"], False)

@@ -1,11 +1,20 @@
 // The functions that run the subcommands of `ptrt`. All throw ptrt::Error.
 #pragma once
 
+#include <memory>
+
 #include "launch/options/command_options.h"
+#include "model_io/file/model_probe.h"
 
 namespace ptrt {
 
 class JobComm;
+
+// Starts a process that reads the metadata of the command's model; null where it opens none, or where
+// another rank of this host does it. Call before MPI starts.
+std::unique_ptr<ModelProbe> start_probe(const Command& command);
+// The same whatever rank this is.
+std::unique_ptr<ModelProbe> start_own_probe(const Command& command);
 
 // Collective.
 void run_batch(const BatchOptions& options, JobComm& job);

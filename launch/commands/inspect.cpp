@@ -104,7 +104,7 @@ void print_ranks(const ModelConfig& config, const ModelFacts& facts, const std::
 }  // namespace
 
 void run_inspect(const InspectOptions& options) {
-  const ModelFile model(options.model);
+  const ModelFile model(options.model, options.trust_links);
   const ModelConfig& config = model.config();
   const std::int64_t world_size = options.ranks.value_or(static_cast<int>(config.tracks));
   const std::vector<Placement> ranks = all_ranks(world_size, config.tracks);

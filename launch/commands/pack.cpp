@@ -16,7 +16,7 @@ namespace ptrt {
 
 void run_pack(const PackOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const ModelFile model(options.model);
+  const ModelFile model(options.model, options.trust_links);
   const ModelConfig& config = model.config();
   const TokenizerBlob tokenizer = model.tokenizer();
   make_tokenizer(tokenizer, config);  // throws for an unknown kind, which would be lost

@@ -19,7 +19,8 @@ namespace {
 
 class Quantizer {
  public:
-  explicit Quantizer(const QuantizeOptions& options) : options_(options), model_(options.model) {}
+  explicit Quantizer(const QuantizeOptions& options)
+      : options_(options), model_(options.model, options.trust_links) {}
 
   void run() {
     const auto start = std::chrono::steady_clock::now();

@@ -47,12 +47,14 @@ struct InitOptions {
 // Matrices become int8, the only type there is.
 struct QuantizeOptions {
   std::string model;
+  bool trust_links = false;
   std::string output;
   bool split = false;
 };
 
 struct PackOptions {
   std::string model;
+  bool trust_links = false;
   std::string output;
   WeightLayout layout = WeightLayout::panels;
   bool split = false;
@@ -60,6 +62,7 @@ struct PackOptions {
 
 struct InspectOptions {
   std::string model;
+  bool trust_links = false;
   bool json = false;
   bool verify = false;
   std::optional<int> ranks;  // show the placement over that many ranks (default: one a track)

@@ -30,7 +30,8 @@ void add_quantize(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<QuantizeOptions>();
   CLI::App* command =
       add_command(app, "quantize", "Write a model with its matrices as int8", options, chosen);
-  add_path(*command, "MODEL", options->model, "Model file (HDF5) of floating-point weights")->required();
+  add_model(*command, options->model, options->trust_links, "Model file (HDF5) of floating-point weights")
+      ->required();
   add_model_output(*command, options->output, options->split);
   begin_group(*command, "Weights");
   command
@@ -51,7 +52,7 @@ void add_pack(CLI::App& app, Command& chosen) {
   CLI::App* command = add_command(
       app, "pack", "Write a model in the layout of the CPU's products, to be mapped instead of loaded",
       options, chosen);
-  add_path(*command, "MODEL", options->model, "Model file (HDF5)")->required();
+  add_model(*command, options->model, options->trust_links)->required();
   add_model_output(*command, options->output, options->split);
   begin_group(*command, "Weights");
   add_choice<WeightLayout>(*command, "--layout", options->layout,
@@ -68,7 +69,7 @@ void add_inspect(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<InspectOptions>();
   CLI::App* command = add_command(
       app, "inspect", "Show a model's configuration, sizes, placement and checksums", options, chosen);
-  add_path(*command, "MODEL", options->model, "Model file (HDF5)")->required();
+  add_model(*command, options->model, options->trust_links)->required();
   command->add_flag("--json", options->json, "One JSON object instead of a table");
   command->add_flag("--verify", options->verify,
                     "Read everything; check every checksum, and that all weights are finite");

@@ -132,4 +132,14 @@ inline CLI::Validator as_size() {
           ""};
 }
 
+// The model file and what goes with opening it.
+inline CLI::Option* add_model(CLI::App& command, std::string& path, bool& trust_links,
+                              const std::string& what = "Model file (HDF5)") {
+  command.add_flag(
+      "--trust-links", trust_links,
+      "Follow external links with an absolute path or \"..\", and read datasets that lie in other\n"
+      "files: for model files from a source you trust");
+  return add_path(command, "MODEL", path, what);
+}
+
 }  // namespace ptrt

@@ -39,7 +39,8 @@ struct EmulatedRanks {
 };
 
 struct ModelRunOptions {
-  std::string model;  // file
+  std::string model;         // file
+  bool trust_links = false;  // of the file, wherever they lead
   std::optional<Device> device;
   std::optional<Compute> compute;  // input type of the matrix products
   bool int8_weights = false;       // matrices are quantised on load; else they stay as stored

@@ -132,7 +132,7 @@ void add_batch(CLI::App& app, const char* name, const char* what, Task task, Com
   const auto options = std::make_shared<BatchOptions>();
   options->task = task;
   CLI::App* command = add_command(app, name, what, options, chosen);
-  add_path(*command, "MODEL", options->run.model, "Model file (HDF5)")->required();
+  add_model(*command, options->run.model, options->run.trust_links)->required();
   add_path(*command, "REQUESTS", options->requests, kRequestsHelp)->required();
   add_path(*command, "-o,--output", options->output,
            "Results, one JSON object a line in the order of the requests")
@@ -237,7 +237,7 @@ void add_bench(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<BenchOptions>();
   const auto emulated = std::make_shared<EmulatedRanks>();
   CLI::App* command = app.add_subcommand("bench", "Measure TTFT, TPOT, throughput and time in sync layers");
-  auto* model = add_path(*command, "MODEL", options->run.model, "Model file (HDF5)");
+  auto* model = add_model(*command, options->run.model, options->run.trust_links);
   add_path(*command, "--random-weights", options->random_weights,
            "CONFIG.json: random weights instead of MODEL")
       ->excludes(model);

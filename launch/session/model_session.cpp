@@ -16,10 +16,11 @@
 namespace ptrt {
 namespace {
 
-ModelSource open_on_every_rank(JobComm& job, const std::string& file, const std::string& random_config) {
+ModelSource open_on_every_rank(JobComm& job, const ModelRunOptions& options,
+                               const std::string& random_config) {
   agree_on_instruction_set(job);
   std::optional<ModelSource> model;
-  all_or_none(job, [&] { model.emplace(open_model(file, random_config)); });
+  all_or_none(job, [&] { model.emplace(open_model(options.model, options.trust_links, random_config)); });
   Facts facts = facts_of(model->config);
   facts["tokenizer"] = model->tokenizer_text;
   agree_on(job, "the model", facts);
@@ -31,7 +32,7 @@ ModelSource open_on_every_rank(JobComm& job, const std::string& file, const std:
 ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config)
     : options_(options),
       job_(job),
-      model_(open_on_every_rank(job, options.model, random_config)),
+      model_(open_on_every_rank(job, options, random_config)),
       run_(agree_on_run(job, options, model_)),
       recorded_(model_.file ? agree_on_recorded(job, *model_.file, plan().placement) : std::nullopt) {}
 

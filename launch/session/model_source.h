@@ -25,6 +25,6 @@ struct ModelSource {
 };
 
 // Opens the file, or reads only `random_config` where it is not empty. Throws bad_input.
-ModelSource open_model(const std::string& file, const std::string& random_config);
+ModelSource open_model(const std::string& file, bool trust_links, const std::string& random_config);
 
 }  // namespace ptrt

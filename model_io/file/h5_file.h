@@ -1,5 +1,5 @@
-// HDF5 files and objects in handles that close themselves. h5_file.cpp and h5_types.cpp are the
-// only sources that know the HDF5 library.
+// HDF5 files and objects in handles that close themselves. The sources h5_*.cpp are the only ones that
+// know the HDF5 library. It follows no link to another file by itself: linked_files.h does.
 //
 // Every message names the file and the object. An error in a file that is read is bad input; an
 // error while one is written is a failure. One thread at a time uses the library.
@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -25,12 +26,17 @@ struct H5DatasetInfo {
   std::vector<std::int64_t> shape;  // empty for a scalar
   // Of its first byte, if the opened file has its bytes in one run, in C order and unchanged.
   std::optional<std::uint64_t> offset;
-  bool stored = false;  // all of it was written; otherwise the library would read zeros
+  bool stored = false;                   // all of it was written; otherwise the library would read zeros
+  std::vector<std::string> other_files;  // that hold its data, as it names them
+  std::uint64_t header = 0;              // where its header lies in its file
+  unsigned links = 1;                    // that lead to it, as its header counts them
 };
 
-struct H5ExternalLink {
-  std::string file;  // as the link has it
-  std::string path;  // of the object in that file
+struct H5Link {
+  enum class Kind : std::uint8_t { none, hard, soft, external, other };
+  Kind kind = Kind::none;
+  std::string file;  // of an external link: the name that it has
+  std::string path;  // of a soft or external link: of the object that it leads to
 };
 
 // An identifier of the library, closed with its owner.
@@ -44,7 +50,8 @@ class H5Handle {
 
   std::int64_t id() const { return id_; }
   bool valid() const { return id_ >= 0; }
-  bool reset();  // false when the library could not close it
+  bool reset();            // false when the library could not close it
+  std::int64_t release();  // is no longer closed
 
  private:
   std::int64_t id_;
@@ -56,12 +63,13 @@ class H5Object {
  public:
   H5Object(H5Handle handle, std::string file, std::string path);
 
+  const std::string& path() const { return path_; }
   // Empty when there is no such attribute; throws when it is of another kind. Strings of fixed or
   // variable length.
   std::optional<std::string> string_attribute(const std::string& name) const;
   std::optional<std::int64_t> integer_attribute(const std::string& name) const;
 
-  void write_attribute(const std::string& name, const std::string& value);  // UTF-8, variable length
+  void write_attribute(const std::string& name, const std::string& value);  // UTF-8, fixed length
   void write_attribute(const std::string& name, std::int64_t value);
   void write_attribute(const std::string& name, std::uint32_t value);
 
@@ -72,7 +80,8 @@ class H5Object {
 
 class H5Dataset : public H5Object {
  public:
-  H5Dataset(H5Handle handle, std::string file, std::string path);
+  // Throws bad_input where its data are in other files, unless it may.
+  H5Dataset(H5Handle handle, std::string file, std::string path, bool may_lie_elsewhere = false);
 
   const H5DatasetInfo& info() const { return info_; }
   std::size_t element_bytes() const { return element_bytes_; }
@@ -85,42 +94,53 @@ class H5Dataset : public H5Object {
   template <typename Transfer>
   void for_each_box(std::int64_t first, std::size_t bytes, const Transfer& transfer) const;
 
-  H5Handle type_, space_;
+  H5Handle properties_, type_, space_;
   std::size_t element_bytes_ = 0;
   H5DatasetInfo info_;
+};
+
+// A group, and what its links lead to. `name` is that of a hard link in this group.
+class H5Group : public H5Object {
+ public:
+  using H5Object::H5Object;
+
+  H5Link link(const std::string& name) const;
+  // Throws bad_input where it is no group.
+  H5Group group(const std::string& name) const;
+  // `shown` is what messages call it. Throws bad_input where it is no dataset, and, unless
+  // `may_lie_elsewhere`, where its data are in other files (external storage, a virtual dataset).
+  H5Dataset dataset(const std::string& name, const std::string& shown, bool may_lie_elsewhere) const;
 };
 
 class H5File {
  public:
   // For reading. Throws bad_input: no such file, not an HDF5 file, truncated or damaged.
   static H5File open(const std::string& path);
-  // A new, empty file; replaces what is there. Throws bad_input when it cannot be created.
-  // Datasets of at least `alignment` bytes begin at multiples of it.
+  static bool is_hdf5(const std::string& path);  // a regular file that may be opened
+  // A new, empty file, in the format of HDF5 1.8, whose metadata bear checksums; replaces what is
+  // there. Throws bad_input when it cannot be created. Datasets of at least `alignment` bytes begin
+  // at multiples of it.
   static H5File create(const std::string& path, std::size_t alignment = 1);
 
   const std::string& path() const { return path_; }
-  int descriptor() const;                        // of a file opened for reading; for pread()
-  bool exists(const std::string& object) const;  // each link of the path, and what the last one points at
-  std::optional<H5ExternalLink> external_link(const std::string& path) const;
-  H5Object group(const std::string& path) const;
-  // `name` is what messages call it (by default its path). Throws bad_input where there is one, or
-  // something else of that path, that cannot be opened as a dataset; dataset() also where there is
-  // none.
-  std::optional<H5Dataset> find_dataset(const std::string& path, const std::string& name = "") const;
-  H5Dataset dataset(const std::string& path, const std::string& name = "") const;
+  int descriptor() const;  // of a file opened for reading; for pread()
+  H5Group root() const;
 
   // Groups on the way are created as needed.
   H5Object create_group(const std::string& path);
   H5Dataset create_dataset(const std::string& path, H5Type type, const std::vector<std::int64_t>& shape);
-  void create_external_link(const std::string& path, const H5ExternalLink& target);
+  void create_external_link(const std::string& path, const std::string& file, const std::string& target);
   // Writes out what the library still holds. Throws failure, e.g. on a full disk.
   void close();
 
  private:
   H5File(H5Handle handle, std::string path);
 
+  void create_parents(const std::string& path);
+
   H5Handle handle_;
   std::string path_;
+  std::set<std::string> created_;  // groups
 };
 
 }  // namespace ptrt

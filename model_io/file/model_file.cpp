@@ -13,7 +13,8 @@
 #include "kernels/base/error.h"
 #include "kernels/int8.h"
 #include "model_io/file/crc32c.h"
-#include "model_io/file/h5_file.h"
+#include "model_io/file/dataset_consistency.h"
+#include "model_io/file/linked_files.h"
 #include "model_io/file/panels_reader.h"
 
 namespace ptrt {
@@ -24,46 +25,31 @@ namespace fs = std::filesystem;
 static_assert(std::endian::native == std::endian::little);
 
 constexpr std::int64_t kFormatVersion = 1;
+constexpr std::int64_t kLargestTokenizer = std::int64_t{256} << 20;  // bytes
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
 
-// Main file opened and found to be of our format.
-H5File open_main(const std::string& path) {
-  H5File file = H5File::open(path);
-  const H5Object root = file.group("/");
+void check_format(const H5File& file) {
+  const H5Object root = file.root();
   const auto format = root.string_attribute("format");
-  if (!format) throw_bad_input("{}: not a ptrt model: root attribute \"format\" is missing", path);
+  if (!format) throw_bad_input("{}: not a ptrt model: root attribute \"format\" is missing", file.path());
   if (*format != "ptrt")
-    throw_bad_input("{}: not a ptrt model: root attribute \"format\": expected \"ptrt\", found \"{}\"", path,
-                    *format);
+    throw_bad_input("{}: not a ptrt model: root attribute \"format\": expected \"ptrt\", found \"{}\"",
+                    file.path(), *format);
   const auto version = root.integer_attribute("format_version");
-  if (!version) throw_bad_input("{}: root attribute \"format_version\" is missing", path);
+  if (!version) throw_bad_input("{}: root attribute \"format_version\" is missing", file.path());
   if (*version != kFormatVersion)
-    throw_bad_input("{}: root attribute \"format_version\": expected {}, found {}", path, kFormatVersion,
-                    *version);
-  return file;
+    throw_bad_input("{}: root attribute \"format_version\": expected {}, found {}", file.path(),
+                    kFormatVersion, *version);
 }
 
 ModelConfig read_config(const H5File& file) {
-  const auto text = file.group("/").string_attribute("config");
+  check_format(file);
+  const auto text = file.root().string_attribute("config");
   if (!text) throw_bad_input("{}: root attribute \"config\" is missing", file.path());
   return parse_config(*text, file.path());
-}
-
-// Where a track lies: the file that holds it and its group there.
-struct TrackPlace {
-  std::string file, group;
-};
-
-TrackPlace find_track(const H5File& main, std::int64_t track) {
-  const std::string group = track_group(track);
-  const auto link = main.external_link(group);
-  if (!link) return {main.path(), group};
-  const fs::path target(link->file);  // relative to the main file's folder
-  const fs::path file = target.is_absolute() ? target : fs::path(main.path()).parent_path() / target;
-  return {file.string(), link->path == "/" ? "" : link->path};
 }
 
 std::optional<WeightLayout> stored_layout(const H5Dataset& dataset, const TensorSpec& spec,
@@ -144,67 +130,53 @@ void swap_bytes(std::span<std::byte> bytes, std::size_t element_bytes) {
 }  // namespace
 
 struct ModelFile::Impl {
-  explicit Impl(const std::string& path) : main(open_main(path)), config(read_config(main)), files{path} {}
+  Impl(const std::string& path, bool trust_links)
+      : files(path, trust_links), config(read_config(files.main())) {}
 
-  struct Place {
+  // A dataset, by its name in the model, and the file it lies in.
+  struct Found {
+    H5Dataset dataset;
     const H5File* file;
-    std::string path;  // of the dataset in that file
   };
 
-  // Follows a track's external link, so that a shard file is opened when a tensor of it is first
-  // asked for.
-  Place locate(const std::string& path) {
-    constexpr std::size_t kTracksLength = sizeof("/tracks/") - 1, kGroupLength = kTracksLength + 2;
-    if (path.compare(0, kTracksLength, "/tracks/") != 0) return {&main, path};
-    const std::string group = path.substr(0, kGroupLength);
-    auto found = tracks.find(group);
-    if (found == tracks.end())
-      found = tracks.emplace(group, find_track(main, std::stoll(group.substr(kTracksLength)))).first;
-    const TrackPlace& place = found->second;
-    const std::string inner = place.group + path.substr(kGroupLength);
-    if (place.file == main.path()) return {&main, inner};
-    return {&shard(place.file, group), inner};
+  std::optional<Found> find(const std::string& path) {
+    const auto place = files.find(path);
+    if (!place) return std::nullopt;
+    if (place->group == nullptr)
+      throw_bad_input("{}: {} cannot be opened as a dataset: it is a root group", place->file->path(), path);
+    return Found{place->group->dataset(place->name, path, files.trusted()), place->file};
   }
 
-  const H5File& shard(const std::string& file, const std::string& group) {
-    const auto found = shards.find(file);
-    if (found != shards.end()) return found->second;
-    if (std::error_code error; !fs::exists(file, error))
-      throw_bad_input("{}: {} lies in the file {}, which is missing", main.path(), group, file);
-    const auto added = shards.emplace(file, H5File::open(file)).first;
-    files.push_back(file);
-    return added->second;
-  }
-
-  // The dataset with the name `path` in the model; `why` it must be there is for messages.
-  H5Dataset open(const std::string& path, const std::vector<std::int64_t>& shape, const std::string& why) {
-    const Place place = locate(path);
-    auto found = place.file->find_dataset(place.path, path);
+  // `why` it must be there is for messages.
+  Found open(const std::string& path, const std::vector<std::int64_t>& shape, const std::string& why) {
+    auto found = find(path);
     if (!found)
-      throw_bad_input("{}: dataset {} is missing; {} asks for it with shape {}", place.file->path(), path,
+      throw_bad_input("{}: dataset {} is missing; {} asks for it with shape {}", files.file_above(path), path,
                       why, shape_text(shape));
     return *std::move(found);
   }
 
-  void check_shape(const H5Dataset& dataset, const std::string& path,
-                   const std::vector<std::int64_t>& shape) {
-    if (dataset.info().shape != shape)
-      throw_bad_input("{}: dataset {}: expected shape {}, found {}", locate(path).file->path(), path,
-                      shape_text(shape), shape_text(dataset.info().shape));
+  static void check_shape(const Found& found, const std::string& path,
+                          const std::vector<std::int64_t>& shape) {
+    if (found.dataset.info().shape != shape)
+      throw_bad_input("{}: dataset {}: expected shape {}, found {}", found.file->path(), path,
+                      shape_text(shape), shape_text(found.dataset.info().shape));
   }
 
-  StoredDataset stat(const H5Dataset& dataset, const std::string& path) {
-    const H5File& file = *locate(path).file;
-    const H5DatasetInfo& info = dataset.info();
+  StoredDataset stat(const Found& found, const std::string& path) {
+    const H5File& file = *found.file;
+    const H5DatasetInfo& info = found.dataset.info();
     if (!info.stored)
       throw_bad_input("{}: dataset {} is incomplete: not all of its data was ever written", file.path(),
                       path);
     StoredDataset stored;
     stored.file = file.path();
     stored.name = path;
-    stored.crc32c = stored_crc32c(dataset, file.path(), path);
-    stored.bytes = dataset.element_bytes();
+    stored.crc32c = stored_crc32c(found.dataset, file.path(), path);
+    stored.bytes = found.dataset.element_bytes();
     for (const std::int64_t extent : info.shape) stored.bytes *= static_cast<std::size_t>(extent);
+    consistency.check(stored, info, found.dataset.element_bytes());
+    for (const std::string& other : info.other_files) other_files.push_back(other);
     if (info.big_endian) return stored;
     stored.descriptor = file.descriptor();
     stored.offset = info.offset;
@@ -219,14 +191,15 @@ struct ModelFile::Impl {
   }
 
   StoredTensor look_up(const TensorSpec& spec) {
-    const H5Dataset dataset = open(spec.path, spec.shape, "the config");
-    const std::string file = locate(spec.path).file->path();
+    const Found found = open(spec.path, spec.shape, "the config");
+    const H5Dataset& dataset = found.dataset;
+    const std::string file = found.file->path();
     const std::optional<WeightLayout> layout = stored_layout(dataset, spec, file);
     const bool panels = layout == WeightLayout::panels;
-    if (!panels) check_shape(dataset, spec.path, spec.shape);
+    if (!panels) check_shape(found, spec.path, spec.shape);
     const DType dtype = panels ? panel_type(dataset, spec, file) : element_type(dataset, spec, file);
-    if (panels) check_shape(dataset, spec.path, panels_shape(spec.shape, dtype));
-    StoredTensor stored{stat(dataset, spec.path), dtype, spec.shape, {}, layout.value_or(WeightLayout::rows)};
+    if (panels) check_shape(found, spec.path, panels_shape(spec.shape, dtype));
+    StoredTensor stored{stat(found, spec.path), dtype, spec.shape, {}, layout.value_or(WeightLayout::rows)};
     if (dtype == DType::int8 && !panels) stored.scales = look_up_scales(spec);
     return stored;
   }
@@ -235,11 +208,11 @@ struct ModelFile::Impl {
     std::vector<std::int64_t> shape = spec.shape;
     shape.back() = int8_groups(shape.back());
     const std::string path = scale_path(spec);
-    const H5Dataset scales = open(path, shape, fmt::format("the int8 dataset {}", spec.path));
+    const Found scales = open(path, shape, fmt::format("the int8 dataset {}", spec.path));
     check_shape(scales, path, shape);
-    if (scales.info().type != H5Type::float16)
-      throw_bad_input("{}: dataset {}: expected float16, found {}", locate(path).file->path(), path,
-                      scales.info().type_name);
+    if (scales.dataset.info().type != H5Type::float16)
+      throw_bad_input("{}: dataset {}: expected float16, found {}", scales.file->path(), path,
+                      scales.dataset.info().type_name);
     return stat(scales, path);
   }
 
@@ -248,8 +221,9 @@ struct ModelFile::Impl {
       FileMap& map = maps.try_emplace(stored.descriptor, stored.descriptor, stored.file).first->second;
       return std::make_unique<DatasetReader>(stored, bytes_read, map);
     }
-    const Place place = locate(stored.name);
-    const H5Dataset dataset = place.file->dataset(place.path, stored.name);
+    const auto found = find(stored.name);
+    if (!found) throw_bad_input("{}: dataset {} is missing", stored.file, stored.name);
+    const H5Dataset& dataset = found->dataset;
     std::vector<std::byte> content(stored.bytes);
     dataset.read(0, content);
     bytes_read += content.size();
@@ -258,22 +232,22 @@ struct ModelFile::Impl {
     return std::make_unique<DatasetReader>(stored, std::move(content), crc);
   }
 
-  H5File main;
+  LinkedFiles files;
   ModelConfig config;
-  std::map<std::string, TrackPlace> tracks;                            // looked up so far, by group
-  std::map<std::string, H5File> shards;                                // opened so far, by path
+  DatasetConsistency consistency;
+  std::vector<std::string> other_files;                                // of datasets with data elsewhere
   std::map<int, FileMap> maps;                                         // of the files, by descriptor
   std::map<std::pair<std::string, WeightRole>, StoredTensor> tensors;  // looked up so far
-  std::vector<std::string> files;
   std::atomic<std::size_t> bytes_read = 0;
 };
 
-ModelFile::ModelFile(const std::string& path) : impl_(std::make_unique<Impl>(path)) {}
+ModelFile::ModelFile(const std::string& path, bool trust_links)
+    : impl_(std::make_unique<Impl>(path, trust_links)) {}
 ModelFile::~ModelFile() = default;
 ModelFile::ModelFile(ModelFile&&) noexcept = default;
 
 const std::string& ModelFile::path() const {
-  return impl_->main.path();
+  return impl_->files.main().path();
 }
 const ModelConfig& ModelFile::config() const {
   return impl_->config;
@@ -282,31 +256,43 @@ std::size_t ModelFile::bytes_read() const {
   return impl_->bytes_read;
 }
 std::vector<std::string> ModelFile::files_opened() const {
-  return impl_->files;
+  std::vector<std::string> names = impl_->files.opened();
+  names.insert(names.end(), impl_->other_files.begin(), impl_->other_files.end());
+  return names;
 }
 std::string ModelFile::track_file(std::int64_t track) const {
-  return find_track(impl_->main, track).file;
+  return impl_->files.file_of_group(track_group(track));
+}
+
+bool ModelFile::has_track_file(std::int64_t track) const {
+  std::error_code error;
+  return fs::exists(track_file(track), error);
 }
 
 TokenizerBlob ModelFile::tokenizer() const {
-  const H5File& file = impl_->main;
-  if (!file.exists("/tokenizer")) return {};
-  const auto kind = file.group("/tokenizer").string_attribute("kind");
-  if (!kind) throw_bad_input("{}: attribute \"kind\" of /tokenizer is missing", file.path());
-  TokenizerBlob blob{*kind, {}, file.path()};
+  const H5Group* group = impl_->files.find_group("/tokenizer");
+  if (group == nullptr) return {};
+  const std::string file = impl_->files.file_of_group("/tokenizer");
+  const auto kind = group->string_attribute("kind");
+  if (!kind) throw_bad_input("{}: attribute \"kind\" of /tokenizer is missing", file);
+  TokenizerBlob blob{*kind, {}, file};
   if (*kind != "sentencepiece" && *kind != "huggingface") return blob;
-  const H5Dataset dataset = file.dataset("/tokenizer/model");
-  const H5DatasetInfo& info = dataset.info();
+  const auto found = impl_->find("/tokenizer/model");
+  if (!found) throw_bad_input("{}: dataset /tokenizer/model is missing", file);
+  const H5DatasetInfo& info = found->dataset.info();
   if (info.type != H5Type::uint8 || info.shape.size() != 1)
     throw_bad_input("{}: dataset /tokenizer/model: expected uint8 of one dimension, found {} of shape {}",
-                    file.path(), info.type_name, shape_text(info.shape));
-  if (!info.stored) throw_bad_input("{}: dataset /tokenizer/model was never written", file.path());
+                    file, info.type_name, shape_text(info.shape));
+  if (!info.stored) throw_bad_input("{}: dataset /tokenizer/model was never written", file);
+  if (info.shape[0] < 0 || info.shape[0] > kLargestTokenizer)
+    throw_bad_input("{}: dataset /tokenizer/model: expected up to {} bytes, found {}", file,
+                    kLargestTokenizer, info.shape[0]);
   blob.model.resize(static_cast<std::size_t>(info.shape[0]));
-  dataset.read(0, std::as_writable_bytes(std::span(blob.model)));
-  const auto crc = stored_crc32c(dataset, file.path(), "/tokenizer/model");
-  if (crc && *crc != crc32c(0, std::as_bytes(std::span(blob.model))))
-    throw_bad_input("{}: dataset /tokenizer/model does not match its crc32c: the data is damaged",
-                    file.path());
+  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(blob.model));
+  found->dataset.read(0, bytes);
+  const auto crc = stored_crc32c(found->dataset, file, "/tokenizer/model");
+  if (crc && *crc != crc32c(0, bytes))
+    throw_bad_input("{}: dataset /tokenizer/model does not match its crc32c: the data is damaged", file);
   return blob;
 }
 

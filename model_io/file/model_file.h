@@ -23,8 +23,9 @@ struct TokenizerBlob {
 class ModelFile {
  public:
   // Opens the main file, checks format and version, parses the config. Opens no shard. Throws
-  // bad_input.
-  explicit ModelFile(const std::string& path);
+  // bad_input. Links and datasets that take data from outside of the model's folder are refused where
+  // they are met, unless `trust_links` (docs/MODEL_FILE.md, Links).
+  explicit ModelFile(const std::string& path, bool trust_links = false);
   ~ModelFile();
   ModelFile(ModelFile&&) noexcept;
 
@@ -41,11 +42,14 @@ class ModelFile {
   // here.
   std::unique_ptr<TensorReader> open(const StoredTensor& stored) const;
 
-  // Bytes of tensor data read so far, and the files opened: the main one, then shards.
+  // Bytes of tensor data read so far, and the files they may come from: the main one, then those that
+  // links led to.
   std::size_t bytes_read() const;
   std::vector<std::string> files_opened() const;
-  // File that holds a track: the main file's path or the external link's target, resolved.
+  // File that holds a track: the main file, or the one that a link leads to; where that is missing, its
+  // place beside the main file.
   std::string track_file(std::int64_t track) const;
+  bool has_track_file(std::int64_t track) const;
 
  private:
   struct Impl;

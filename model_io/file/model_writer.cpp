@@ -130,7 +130,7 @@ struct ModelWriter::Impl {
         throw_bad_input("{}: cannot create: it is {}", name,
                         fs::is_directory(name, error) ? "a directory" : "no regular file");
     files.emplace_back(path, alignment);
-    H5Object root = files[0].file().group("/");
+    H5Object root = files[0].file().root();
     root.write_attribute("format", std::string("ptrt"));
     root.write_attribute("format_version", std::int64_t{1});
     root.write_attribute("config", to_json(config));
@@ -139,7 +139,7 @@ struct ModelWriter::Impl {
   void add_track_file(std::int64_t track) {
     files.emplace_back(track_file_name(files[0].name(), track), alignment);
     const std::string group = track_group(track);
-    files[0].file().create_external_link(group, {fs::path(files.back().name()).filename().string(), group});
+    files[0].file().create_external_link(group, fs::path(files.back().name()).filename().string(), group);
   }
 
   H5File& file_of(const std::string& path) {

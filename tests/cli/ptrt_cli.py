@@ -162,6 +162,12 @@ def read_results(path: Path) -> list[dict]:
     return [json.loads(line) for line in text.split("\n")[:-1]]
 
 
+def attribute(holder, name: str) -> str | None:
+    """A string attribute as text: h5py gives those of fixed length as bytes."""
+    value = holder.attrs.get(name)
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def error_code(line: dict) -> str:
     """The code of an error line of either form, or "" if the line is a result."""
     if line.get("error"):

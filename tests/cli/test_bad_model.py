@@ -15,7 +15,7 @@ from typing import Callable
 import h5py
 import numpy as np
 
-from ptrt_cli import CliTest, Outcome, ptrt, write_requests
+from ptrt_cli import ROOT, CliTest, Outcome, ptrt, write_requests
 
 from model_maker import make_config, write_random
 
@@ -238,6 +238,27 @@ class BadModel(CliTest):
                 damage(model)
                 words = [model.name if word == "{file}" else word for word in words]
                 self.assert_refused(self.generate(model), words)
+
+    def test_files_that_crash_the_library(self) -> None:
+        corpus = sorted((ROOT / "tests" / "fuzz" / "hdf5" / "corpus").glob("*.h5"))
+        self.assertGreaterEqual(len(corpus), 4)
+        for model in corpus:
+            commands = (["generate", model, self.requests, "-o", self.fresh("-no.jsonl")],
+                        ["score", model, self.requests, "-o", self.fresh("-no.jsonl")],
+                        ["bench", model], ["inspect", model], ["pack", model, "-o", self.fresh("-no.h5")],
+                        ["quantize", model, "-o", self.fresh("-no.h5"), "--weights", "int8"])
+            for command in commands[:1] if model.name.startswith("endless") else commands:  # each takes 5 s
+                with self.subTest(f"{command[0]} {model.name}"):
+                    outcome = ptrt(*command)
+                    self.assertEqual(outcome.status, 2, outcome.output)
+                    self.assertEqual(len(outcome.errors), 1, outcome.output)
+                    self.assertRegex(outcome.errors[0], f"{model.name}: .*(damaged|cannot|truncated)")
+            if model.name.startswith("endless"):
+                continue
+            with self.subTest(f"two ranks: {model.name}"):
+                outcome = self.generate(model, ranks=2)
+                self.assertEqual(outcome.status, 2, outcome.output)
+                self.assertEqual(len(outcome.errors), 1, outcome.output)
 
     def test_senseless_configs(self) -> None:
         for what, changes, words in CONFIGS:

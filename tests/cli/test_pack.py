@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ptrt_cli import PATIENCE, SANITIZERS, SLOWNESS, CliTest, Outcome, Running, ptrt, write_requests
+from ptrt_cli import PATIENCE, SANITIZERS, SLOWNESS, CliTest, Outcome, Running, attribute, ptrt, write_requests
 from test_quantize import mixed_config, peak_bytes, requests
 
 from crc32c import crc32c
@@ -78,10 +78,10 @@ class Pack(CliTest):
                 self.assertEqual(int(found.attrs["crc32c"]), crc32c(found[()].tobytes()), name)
                 if not is_multiplied(name, config):
                     self.assertEqual(found[()].tobytes(), expected[()].tobytes(), name)
-                    self.assertEqual(found.attrs.get("layout"), "rows" if name == "/shared/embedding" else None)
+                    self.assertEqual(attribute(found, "layout"), "rows" if name == "/shared/embedding" else None)
                     continue
-                dtype = expected.attrs.get("dtype", expected.dtype.name)
-                self.assertEqual((found.attrs["layout"], found.attrs["dtype"]), (LAYOUT, dtype), name)
+                dtype = attribute(expected, "dtype") or expected.dtype.name
+                self.assertEqual((attribute(found, "layout"), attribute(found, "dtype")), (LAYOUT, dtype), name)
                 self.assertEqual(found.dtype, np.uint8)
                 if found.nbytes >= 4096:
                     self.assertEqual(found.id.get_offset() % 4096, 0, name)

@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
 
 #include "h5_edit.h"
 #include "model_fixture.h"
@@ -44,7 +45,24 @@ TEST_F(ForeignFile, CompressedChunks) {
   EXPECT_EQ(read_experts(), expected());
 }
 
+// Every tensor of the file, as another machine writes it.
+void make_big_endian(const std::string& path) {
+  std::map<std::string, std::vector<double>> contents;
+  {
+    const ModelFile file(path);
+    for (const TensorSpec& spec : all_tensors(file.config())) {
+      const std::vector<std::byte> bytes = read_tensor(file, file.stat(spec));
+      std::vector<float> values(bytes.size() / sizeof(float));
+      std::memcpy(values.data(), bytes.data(), bytes.size());
+      contents[spec.path] = {values.begin(), values.end()};
+    }
+  }
+  for (const TensorSpec& spec : all_tensors(small_config()))
+    replace_dataset(path, spec.path, ForeignType::float32_big_endian, spec.shape, contents.at(spec.path));
+}
+
 TEST_F(ForeignFile, BigEndian) {
+  make_big_endian(path_);
   replace_dataset(path_, kExperts.path, ForeignType::float32_big_endian, kExperts.shape, values_);
   EXPECT_EQ(read_experts(), expected());
   // The checksum is of the bytes as the file has them.
@@ -57,6 +75,16 @@ TEST_F(ForeignFile, BigEndian) {
   }
   set_integer(path_, kExperts.path, "crc32c", crc32c(0, std::as_bytes(std::span(swapped))));
   EXPECT_EQ(read_experts(), expected());
+  const ModelFile file(path_);
+  for (const TensorSpec& spec : all_tensors(file.config())) EXPECT_NO_THROW(file.stat(spec));
+}
+
+// The byte order of a type is one bit, and the checksum is of the bytes alone.
+TEST_F(ForeignFile, ByteOrdersAreNotMixed) {
+  replace_dataset(path_, kExperts.path, ForeignType::float32_big_endian, kExperts.shape, values_);
+  const ModelFile file(path_);
+  file.stat(shared_tensors(file.config())[0]);
+  expect_words(message_of([&] { file.stat(kExperts); }), {"m.h5", kExperts.path, "big-endian", "/shared/"});
 }
 
 TEST_F(ForeignFile, NoChecksum) {
