@@ -1,4 +1,4 @@
-// hdf5_fuzz CORPUS [--mutants N] [--seed S] [--flips all|some] [--json FILE]: changes sound model files, and probes
+// hdf5_fuzz CORPUS [--mutants N] [--seed S] [--flips all|some|none] [--json FILE]: changes sound model files, and probes
 // and loads each in processes of their own. A mutant is refused with a message, or reads as the library alone
 // reads it, and, where only bytes outside of the datasets changed, as its seed. Exit status 1 where one does not.
 #include <fmt/format.h>
@@ -27,7 +27,7 @@ struct Options {
   std::string corpus, json;
   std::int64_t mutants = 3000;
   std::uint64_t seed = 1;
-  bool all_flips = false;
+  std::size_t flip_stride = 211;  // of the bits outside of datasets every so many is flipped; 0: none
 };
 
 void write_file(const std::string& path, const std::vector<std::uint8_t>& bytes) {
@@ -83,12 +83,12 @@ class Campaign {
     write_file(seed.files[file], seed.bytes[file]);
   }
 
-  // Of every byte outside of the datasets, all bits or one.
+  // Of the bytes outside of the datasets, all bits or some.
   void flip_bits() {
     for (const Seed& seed : seeds_) {
-      if (seed.name != "float32" && seed.name != "foreign") continue;
+      if (options_.flip_stride == 0 || (seed.name != "float32" && seed.name != "foreign")) continue;
       std::vector<std::uint8_t> mutant = seed.bytes[0];
-      const std::size_t stride = options_.all_flips ? 1 : 37;
+      const std::size_t stride = options_.flip_stride;
       for (std::size_t bit = options_.seed % stride; bit < 8 * mutant.size(); bit += stride) {
         const bool inside = std::ranges::any_of(seed.datasets[0], [&](const auto& range) {
           return bit / 8 >= range.first && bit / 8 < range.second;
@@ -158,7 +158,7 @@ Options parse(int argc, char** argv) {
     const std::string name = argv[i], value = argv[i + 1];
     if (name == "--mutants") options.mutants = std::stoll(value);
     if (name == "--seed") options.seed = std::stoull(value);
-    if (name == "--flips") options.all_flips = value == "all";
+    if (name == "--flips") options.flip_stride = value == "all" ? 1 : value == "none" ? 0 : 211;
     if (name == "--json") options.json = value;
   }
   return options;
