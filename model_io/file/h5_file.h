@@ -74,6 +74,8 @@ class H5Object {
   void write_attribute(const std::string& name, std::uint32_t value);
 
  protected:
+  bool has_attribute(const std::string& name) const;
+
   H5Handle handle_;
   std::string file_, path_;
 };

@@ -8,8 +8,9 @@ namespace ptrt {
 
 H5Link H5Group::link(const std::string& name) const {
   H5L_info_t info;
-  if (H5Lexists(handle_.id(), name.c_str(), H5P_DEFAULT) <= 0) return {};
-  if (H5Lget_info(handle_.id(), name.c_str(), &info, H5P_DEFAULT) < 0)
+  const htri_t there = H5Lexists(handle_.id(), name.c_str(), H5P_DEFAULT);
+  if (there == 0) return {};
+  if (there < 0 || H5Lget_info(handle_.id(), name.c_str(), &info, H5P_DEFAULT) < 0)
     throw_bad_input("{}: cannot read the link {} of {}: {}", file_, name, path_, library_reason());
   if (info.type == H5L_TYPE_HARD) return {H5Link::Kind::hard, "", ""};
   if (info.type != H5L_TYPE_SOFT && info.type != H5L_TYPE_EXTERNAL) return {H5Link::Kind::other, "", ""};

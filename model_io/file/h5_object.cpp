@@ -64,8 +64,15 @@ bool H5Handle::reset() {
 H5Object::H5Object(H5Handle handle, std::string file, std::string path)
     : handle_(std::move(handle)), file_(std::move(file)), path_(std::move(path)) {}
 
+// An attribute that cannot be looked for is not one that is not there: it may be a checksum.
+bool H5Object::has_attribute(const std::string& name) const {
+  const htri_t there = H5Aexists(handle_.id(), name.c_str());
+  if (there < 0) throw_bad_input("{}: cannot read the attributes of {}: {}", file_, path_, library_reason());
+  return there > 0;
+}
+
 std::optional<std::string> H5Object::string_attribute(const std::string& name) const {
-  if (H5Aexists(handle_.id(), name.c_str()) <= 0) return std::nullopt;
+  if (!has_attribute(name)) return std::nullopt;
   const H5Handle attribute(H5Aopen(handle_.id(), name.c_str(), H5P_DEFAULT), H5Aclose);
   const H5Handle type(H5Aget_type(attribute.id()), H5Tclose), space(H5Aget_space(attribute.id()), H5Sclose);
   if (H5Tget_class(type.id()) != H5T_STRING || H5Sget_simple_extent_npoints(space.id()) != 1)
@@ -78,7 +85,7 @@ std::optional<std::string> H5Object::string_attribute(const std::string& name) c
 }
 
 std::optional<std::int64_t> H5Object::integer_attribute(const std::string& name) const {
-  if (H5Aexists(handle_.id(), name.c_str()) <= 0) return std::nullopt;
+  if (!has_attribute(name)) return std::nullopt;
   const H5Handle attribute(H5Aopen(handle_.id(), name.c_str(), H5P_DEFAULT), H5Aclose);
   const H5Handle type(H5Aget_type(attribute.id()), H5Tclose), space(H5Aget_space(attribute.id()), H5Sclose);
   std::int64_t value = 0;
