@@ -80,7 +80,8 @@ class Campaign {
     const bool fault = found.outcome >= Outcome::load_crashed || (change.forbidden && !bytes && !refused) ||
                        (found.outcome == Outcome::other_content && !object && !seed.content.tensors.empty());
     if (fault) note_fault(seed, file, change.what, found);
-    write_file(seed.files[file], seed.bytes[file]);
+    for (std::size_t i = 0; i < seed.files.size(); ++i)  // links may have led a change to another file
+      if (object || i == file) write_file(seed.files[i], seed.bytes[i]);
   }
 
   // Of the bytes outside of the datasets, all bits or some.
