@@ -49,7 +49,7 @@ class InstructionSets(Host):
             self.skipTest(f"this machine has {names} alone")
         best = self.batch("generate", self.model, self.rows(), "--compute", "bfloat16")
         for name in dict.fromkeys((names[1], "AVX2", names[-1])):
-            if name not in names:
+            if name not in names[1:]:  # the best one is no limit
                 continue
             with self.subTest(name=name):
                 limit = {"PTRT_SIMD_TARGET": name}
