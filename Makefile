@@ -12,7 +12,7 @@ MPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export CXX_COMPILER BUILD_TYPE MPI_HOME HDF5_HOME CUDA_HOME NCCL_HOME CUDA_ARCHITECTURES
 
 .DEFAULT_GOAL := help
-.PHONY: help run test program build install deb deps program-deps grade asan ubsan format format-check tidy clean
+.PHONY: help run test program build install deb deps program-deps grade asan ubsan tsan format format-check tidy clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,7 +53,7 @@ grade: program ## 500 held-out prompts through the demo model, graded
 	$(MPI_ENV) $(MPIRUN) $(MPIRUN_FLAGS) -n $(RANKS) $(PTRT) generate $(DEMO)/demo.h5 $(DEMO)/heldout.jsonl -o $(BUILD_DIR)/heldout.results.jsonl
 	python3 scripts/grade_demo.py $(BUILD_DIR)/heldout.results.jsonl --answers $(DEMO)/answers.jsonl --min 95
 
-asan ubsan: deps ## Build with a sanitizer and run the tests
+asan ubsan tsan: deps ## Build with a sanitizer and run the tests (tsan: of what has threads)
 	cmake --preset $@
 	cmake --build --preset $@ --parallel $(JOBS)
 	$(MPI_ENV) ctest --preset $@ -j $(JOBS)
@@ -69,4 +69,4 @@ tidy: deps ## Run clang-tidy on what changed against BASE
 	scripts/tidy.sh $(BUILD_DIR) $(BASE)
 
 clean: ## Remove what was built
-	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan build-asan-ubsan
+	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan build-tsan build-asan-ubsan

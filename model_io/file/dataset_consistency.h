@@ -7,8 +7,8 @@
 #include <string>
 #include <utility>
 
-#include "model_io/file/h5_file.h"
 #include "model_io/file/tensor_reader.h"
+#include "model_io/hdf5/h5_file.h"
 
 namespace ptrt {
 

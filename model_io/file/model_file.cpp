@@ -14,8 +14,8 @@
 #include "kernels/int8.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/file/dataset_consistency.h"
-#include "model_io/file/linked_files.h"
 #include "model_io/file/panels_reader.h"
+#include "model_io/hdf5/linked_files.h"
 
 namespace ptrt {
 namespace {

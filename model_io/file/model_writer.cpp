@@ -11,8 +11,8 @@
 #include "kernels/base/output_file.h"
 #include "kernels/int8.h"
 #include "model_io/file/crc32c.h"
-#include "model_io/file/h5_file.h"
 #include "model_io/file/panels_reader.h"
+#include "model_io/hdf5/h5_file.h"
 
 namespace ptrt {
 namespace {

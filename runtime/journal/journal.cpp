@@ -15,6 +15,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/output_file.h"
+#include "kernels/base/progress.h"
 #include "runtime/journal/finished_run.h"
 
 namespace fs = std::filesystem;
@@ -192,6 +193,7 @@ void Journal::read_back() {
       at = stop + 1;
     }
     piece.erase(0, at);
+    note_progress();
   }
   if (number == 0 && !header_.text().starts_with(piece))
     throw_bad_input("{} {}", path_, explain_header(piece, header_));
@@ -283,6 +285,7 @@ void Journal::publish() {
     run.bytes += static_cast<std::int64_t>(text.size());
     on_disk([&] { out->write(text); });
     text.clear();
+    note_progress();
   }
   // In this order: until the journal is gone, --resume goes by it alone.
   on_disk([&] { write_finished(results_path_, run); });

@@ -20,7 +20,7 @@ LIKE = [
     (r"^kernels/cuda/", r"kernels/cuda/.*\.cu$"),
     (r"^tests/cuda_emulation/", r"tests/cuda_emulation/execution\.cpp$"),
     (r"^kernels/", r"kernels/cpu/cpu_backend\.cpp$"),
-    (r"^model_io/", r"model_io/file/h5_file\.cpp$"),
+    (r"^model_io/", r"model_io/hdf5/h5_file\.cpp$"),
     (r"^runtime/", r"runtime/comm/mpi_comm\.cpp$"),
     (r"^launch/", r"launch/commands/plan\.cpp$"),
     (r"^tests/(\w+)/", r"tests/\1/[^/]*_test\.cpp$"),

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "model_io/file/h5_file.h"
+#include "model_io/hdf5/h5_file.h"
 
 namespace ptrt {
 

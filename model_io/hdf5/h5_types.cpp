@@ -1,4 +1,4 @@
-#include "model_io/file/h5_types.h"
+#include "model_io/hdf5/h5_types.h"
 
 #include <fmt/format.h>
 #include <hdf5.h>

@@ -2,7 +2,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "model_io/file/h5_library.h"
+#include "model_io/hdf5/h5_library.h"
 
 namespace ptrt {
 

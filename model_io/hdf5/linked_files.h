@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "model_io/file/h5_file.h"
+#include "model_io/hdf5/h5_file.h"
 
 namespace ptrt {
 

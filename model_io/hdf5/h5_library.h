@@ -6,7 +6,7 @@
 #include <string>
 #include <type_traits>
 
-#include "model_io/file/h5_file.h"
+#include "model_io/hdf5/h5_file.h"
 
 namespace ptrt {
 

@@ -1,4 +1,4 @@
-#include "model_io/file/h5_file.h"
+#include "model_io/hdf5/h5_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -9,8 +9,8 @@
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "model_io/file/h5_library.h"
-#include "model_io/file/h5_types.h"
+#include "model_io/hdf5/h5_library.h"
+#include "model_io/hdf5/h5_types.h"
 
 namespace ptrt {
 namespace {

@@ -1,4 +1,4 @@
-#include "model_io/file/linked_files.h"
+#include "model_io/hdf5/linked_files.h"
 
 #include <fmt/ranges.h>
 

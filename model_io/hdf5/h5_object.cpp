@@ -2,8 +2,8 @@
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "model_io/file/h5_library.h"
-#include "model_io/file/h5_types.h"
+#include "model_io/hdf5/h5_library.h"
+#include "model_io/hdf5/h5_types.h"
 
 namespace ptrt {
 namespace {
