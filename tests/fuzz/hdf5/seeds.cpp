@@ -74,7 +74,7 @@ void write_int8(const std::string& path) {
 void write_panels(const std::string& path, const std::string& from) {
   const ModelFile model(from);
   ModelWriter writer(path, model.config(), false, kMapAlignment);
-  TensorCopy copy(model, writer);
+  TensorCopy copy(model, writer, TensorCopy::NotFinite::keep);
   for (const TensorSpec& spec : all_tensors(model.config()))
     copy.copy(spec, model.stat(spec), WeightLayout::panels);
   writer.commit();
