@@ -59,7 +59,7 @@ Judgement load(const std::string& path, const Content& seed) {
   for (const auto& [name, tensor] : found.tensors) {
     const auto original = seed.tensors.find(name);
     if (original == seed.tensors.end() || !same_tensor(original->second, tensor))
-      return {Outcome::other_content, name};
+      return {tensor.checked ? Outcome::other_content : Outcome::unchecked, name};
   }
   const bool same = found.config == seed.config && found.tokenizer == seed.tokenizer;
   return {same ? Outcome::same : Outcome::other_config, ""};
@@ -96,9 +96,9 @@ Judgement load_apart(const std::string& path, const Content& seed) {
 }  // namespace
 
 const char* to_string(Outcome outcome) {
-  constexpr const char* kNames[kOutcomes] = {"refused",      "crash_refused", "hang_refused",
-                                             "same",         "other_config",  "other_content",
-                                             "load_crashed", "load_hung",     "differs"};
+  constexpr const char* kNames[kOutcomes] = {"refused",      "crash_refused", "hang_refused", "same",
+                                             "other_config", "other_content", "unchecked",    "load_crashed",
+                                             "load_hung",    "differs"};
   return kNames[static_cast<int>(outcome)];
 }
 

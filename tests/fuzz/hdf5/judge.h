@@ -15,11 +15,12 @@ enum class Outcome : std::uint8_t {
   same,           // reads as its seed does
   other_config,   // the same tensors, and another configuration
   other_content,  // other tensors, and the library alone reads them too
+  unchecked,      // other content of a tensor that has lost its checksum
   load_crashed,   // after the probe had passed: a fault
   load_hung,      // likewise
   differs,        // reads other tensors than the library alone does: a fault
 };
-constexpr int kOutcomes = 9;
+constexpr int kOutcomes = 10;
 
 const char* to_string(Outcome outcome);
 

@@ -213,7 +213,11 @@ Content read_content(const ModelFile& file) {
   for (const TensorSpec& spec : all_tensors(file.config())) {
     const StoredTensor stored = file.stat(spec);
     const auto reader = file.open(stored);
-    Content::Tensor tensor{stored.dtype, stored.layout, std::vector<std::byte>(stored.bytes), {}};
+    Content::Tensor tensor{stored.dtype,
+                           stored.layout,
+                           std::vector<std::byte>(stored.bytes),
+                           {},
+                           stored.crc32c && (!stored.scales || stored.scales->crc32c)};
     reader->content().read(0, tensor.bytes);
     reader->content().verify();
     if (stored.scales) {

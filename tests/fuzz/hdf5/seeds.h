@@ -17,6 +17,7 @@ struct Content {
     DType dtype;
     WeightLayout layout;
     std::vector<std::byte> bytes, scales;
+    bool checked;  // each of the two has a checksum
   };
   std::map<std::string, Tensor> tensors;
 };
