@@ -33,6 +33,7 @@ namespace ptrt {
 namespace {
 
 constexpr double kCpuSecondsPerTensor = 0.005;
+constexpr double kCpuSecondsPerByte = 1.0 / (8 << 20);  // of chunks that are decompressed
 
 // SIGPROF ends the process after so much more processor time.
 void limit_cpu(double seconds) {
@@ -53,7 +54,8 @@ void limit_memory([[maybe_unused]] std::size_t bytes) {
 #if !defined(PTRT_LARGE_ADDRESS_SPACE)
   rlimit limit{};
   ::getrlimit(RLIMIT_AS, &limit);
-  limit.rlim_cur = std::min<rlim_t>(limit.rlim_cur, address_space() + bytes);
+  static const rlim_t own = limit.rlim_cur;  // that this process was started with
+  limit.rlim_cur = std::min<rlim_t>(own, address_space() + bytes);
   ::setrlimit(RLIMIT_AS, &limit);
 #endif
 }
@@ -70,12 +72,25 @@ void become_expendable() {
   for (const int descriptor : {0, 1, 2}) ::dup2(null, descriptor);
 }
 
-void read_metadata(const ModelFile& file) {
+// The content too where the library reads it: chunks may crash it as metadata may.
+template <typename BeforeContent>
+void read_tensor(const ModelFile& file, const TensorSpec& spec, const BeforeContent& before_content) {
+  const StoredTensor stored = file.stat(spec);
+  const bool by_library = !stored.offset || (stored.scales && !stored.scales->offset);
+  if (!by_library) return;
+  before_content(stored.bytes);
+  file.open(stored);
+}
+
+// before_content(bytes) is called before that many bytes are read.
+template <typename BeforeContent>
+void read_metadata(const ModelFile& file, const BeforeContent& before_content) {
   file.tokenizer();
-  for (const TensorSpec& spec : shared_tensors(file.config())) file.stat(spec);
+  for (const TensorSpec& spec : shared_tensors(file.config())) read_tensor(file, spec, before_content);
   for (std::int64_t track = 0; track < file.config().tracks; ++track)
     if (file.has_track_file(track))
-      for (const TensorSpec& spec : track_tensors(file.config(), track)) file.stat(spec);
+      for (const TensorSpec& spec : track_tensors(file.config(), track))
+        read_tensor(file, spec, before_content);
 }
 
 double tensors_of(const ModelConfig& config) {
@@ -89,7 +104,12 @@ std::string probe(const std::string& path, bool trust_links, const ProbeLimits& 
     limit_cpu(limits.cpu_seconds);
     const ModelFile file(path, trust_links);
     limit_cpu(limits.cpu_seconds + kCpuSecondsPerTensor * tensors_of(file.config()));
-    read_metadata(file);
+    double seconds = limits.cpu_seconds + kCpuSecondsPerTensor * tensors_of(file.config());
+    read_metadata(file, [&](std::size_t bytes) {
+      seconds += static_cast<double>(bytes) * kCpuSecondsPerByte;
+      limit_cpu(seconds);
+      limit_memory(limits.memory_bytes + 2 * bytes);
+    });
     return {static_cast<char>(ExitCode::ok)};
   } catch (const std::bad_alloc&) {
     return static_cast<char>(ExitCode::bad_input) +
@@ -126,7 +146,7 @@ std::string read_all(int descriptor) {
 }  // namespace
 
 void read_all_metadata(const std::string& path, bool trust_links) {
-  read_metadata(ModelFile(path, trust_links));
+  read_metadata(ModelFile(path, trust_links), [](std::size_t) {});
 }
 
 ModelProbe::ModelProbe(std::string path, bool trust_links, ProbeLimits limits)
