@@ -346,7 +346,7 @@ class Tools(CliTest):
         for group, option in (("Common options", "--output"), ("Ranks", "--tensor-parallel"), ("GPU", "--share-gpu"),
                               ("Batch and memory", "--kv-cache-bytes"), ("CPU", "--threads"), ("Number types", "--compute")):
             self.assertIn(option, groups[group])
-        self.assertEqual(sum(map(len, groups.values())), 21, "every option once")
+        self.assertEqual(sum(map(len, groups.values())), 23, "every option once")
 
 
 if __name__ == "__main__":
