@@ -82,10 +82,15 @@ std::string LinkedFiles::file_of_group(const std::string& path) {
 }
 
 std::string LinkedFiles::file_above(const std::string& path) {
-  std::string group = normal_path(path);
-  while (!group.empty()) {
-    group.resize(group.rfind('/'));
-    if (const Node* node = group_in(main(), group, 0)) return node->file->path();
+  std::string object = normal_path(path);
+  while (!object.empty()) {
+    const std::size_t slash = object.rfind('/');
+    if (const Node* node = group_in(main(), object.substr(0, slash), 0)) {
+      const H5Link link = node->group.link(object.substr(slash + 1));
+      const bool leads_on = link.kind == H5Link::Kind::external;  // into a file that lacks its target
+      return leads_on ? linked_file(*node->file, object, link).path() : node->file->path();
+    }
+    object.resize(slash);
   }
   return main().path();
 }

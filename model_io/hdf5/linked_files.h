@@ -47,7 +47,8 @@ class LinkedFiles {
   const H5Group* find_group(const std::string& path);
   // The file that holds a group; or would, where it is missing. Throws bad_input likewise.
   std::string file_of_group(const std::string& path);
-  // The file that holds the nearest group above an object; for messages about one that is missing.
+  // The file that should hold an object: that of the nearest group above it, or of the link that ends
+  // there. For messages about one that is missing.
   std::string file_above(const std::string& path);
   // Opened so far: the main one first.
   std::vector<std::string> opened() const;
