@@ -43,7 +43,7 @@ void limit_cpu(double seconds) {
   ::setitimer(ITIMER_PROF, &limit, nullptr);
 }
 
-std::size_t address_space() {
+[[maybe_unused]] std::size_t address_space() {
   std::size_t pages = 0;
   std::ifstream("/proc/self/statm") >> pages;
   return pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
