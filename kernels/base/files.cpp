@@ -11,20 +11,10 @@
 #include <stdexcept>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file_descriptor.h"
 
 namespace ptrt {
 namespace {
-
-struct Descriptor {
-  explicit Descriptor(const std::string& path) : number(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
-  ~Descriptor() {
-    if (number >= 0) close(number);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  int number;
-};
 
 // Where memory runs out, `text` is all that was read.
 bool read_all(int file, std::string& text) {
@@ -46,10 +36,10 @@ bool read_all(int file, std::string& text) {
 }  // namespace
 
 std::string read_text_file(const std::string& path, const char* what) {
-  const Descriptor file(path);
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   std::string text;
   try {
-    if (file.number < 0 || !read_all(file.number, text))
+    if (!file || !read_all(file.get(), text))
       throw_bad_input("cannot read {} {}: {}", what, path, std::strerror(errno));
   } catch (const std::bad_alloc&) {
     throw_failure("not enough memory to read {} {}", what, path);

@@ -11,8 +11,8 @@
 #include <string_view>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file_descriptor.h"
 #include "kernels/base/output_file.h"
-#include "runtime/journal/file_descriptor.h"
 #include "runtime/journal/journal_format.h"
 
 namespace fs = std::filesystem;

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "runtime/journal/file_descriptor.h"
+#include "kernels/base/file_descriptor.h"
 #include "runtime/journal/journal_format.h"
 
 namespace ptrt {

@@ -6,7 +6,7 @@
 #include "driver/target.h"
 #include "kernels/base/error.h"
 #include "model_io/text/unicode.h"
-#include "model_io/tokenizer/kinds/make_tokenizer.h"
+#include "tokenizer_input.h"
 
 namespace ptrt::fuzz {
 namespace {
@@ -130,20 +130,12 @@ void check_tokenizer(const Tokenizer& tokenizer) {
 }  // namespace
 
 void run_input(std::string_view input) {
-  ModelConfig config;
-  config.vocab_size = kVocabSize;
-  TokenizerChoice choice;
-  try {
-    choice = make_tokenizer({"huggingface", {input.begin(), input.end()}, "m.h5"}, config);
-  } catch (const Error& error) {
-    expect(error.code() == ExitCode::bad_input, "exit status {}: {}", static_cast<int>(error.code()),
-           error.what());
-    expect(std::string_view(error.what()).starts_with("m.h5"), "the message names no file: {}", error.what());
-    return;
-  }
-  expect((choice.tokenizer == nullptr) != choice.why_none.empty(), "neither a tokenizer nor a reason");
-  expect(sanitize_utf8(choice.why_none) == choice.why_none, "a reason that is no UTF-8: {}", choice.why_none);
-  if (choice.tokenizer) check_tokenizer(*choice.tokenizer);
+  const auto choice = try_tokenizer("huggingface", input, kVocabSize);
+  if (!choice) return;
+  expect((choice->tokenizer == nullptr) != choice->why_none.empty(), "neither a tokenizer nor a reason");
+  expect(sanitize_utf8(choice->why_none) == choice->why_none, "a reason that is no UTF-8: {}",
+         choice->why_none);
+  if (choice->tokenizer) check_tokenizer(*choice->tokenizer);
 }
 
 std::string mutate_input(std::string input, Random& random) {

@@ -4,7 +4,7 @@
 #include "driver/protobuf_mutator.h"
 #include "driver/target.h"
 #include "kernels/base/error.h"
-#include "model_io/tokenizer/kinds/make_tokenizer.h"
+#include "tokenizer_input.h"
 
 namespace ptrt::fuzz {
 namespace {
@@ -21,22 +21,13 @@ constexpr auto kTexts = std::to_array<std::string_view>({
 }  // namespace
 
 void run_input(std::string_view input) {
-  ModelConfig config;
-  config.vocab_size = kVocabSize;
-  TokenizerChoice choice;
-  try {
-    choice = make_tokenizer({"sentencepiece", {input.begin(), input.end()}, "m.h5"}, config);
-  } catch (const Error& error) {
-    expect(error.code() == ExitCode::bad_input, "exit status {}: {}", static_cast<int>(error.code()),
-           error.what());
-    expect(std::string_view(error.what()).starts_with("m.h5"), "the message names no file: {}", error.what());
-    return;
-  }
-  expect(choice.tokenizer != nullptr, "no tokenizer: {}", choice.why_none);
-  for (std::int32_t id = -1; id <= kVocabSize; ++id) choice.tokenizer->token_bytes(id);
+  const auto choice = try_tokenizer("sentencepiece", input, kVocabSize);
+  if (!choice) return;
+  expect(choice->tokenizer != nullptr, "no tokenizer: {}", choice->why_none);
+  for (std::int32_t id = -1; id <= kVocabSize; ++id) choice->tokenizer->token_bytes(id);
   for (const std::string_view text : kTexts) {
     try {
-      for (const std::int32_t id : choice.tokenizer->encode(text))
+      for (const std::int32_t id : choice->tokenizer->encode(text))
         expect(id >= 0 && id < kVocabSize, "the id {}", id);
     } catch (const Error& error) {
       expect(error.code() == ExitCode::bad_input, "exit status {}: {}", static_cast<int>(error.code()),

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <map>
 
+#include "temp_folder.h"
+
 namespace ptrt {
 namespace {
 
@@ -18,8 +20,6 @@ constexpr std::int64_t kMiB = std::int64_t{1} << 20, kGiB = std::int64_t{1} << 3
 class HostMemory : public testing::Test {
  protected:
   HostMemory() {
-    std::string name = (fs::temp_directory_path() / "ptrt-memory-XXXXXX").string();
-    root_ = mkdtemp(name.data());
     sources_.cgroups = root_ + "/cgroup";
     sources_.mounts = root_ + "/mountinfo";
     sources_.environment = [this](const char* variable) -> const char* {
@@ -30,7 +30,6 @@ class HostMemory : public testing::Test {
     sources_.swap_bytes = 8 * kGiB;
     sources_.address_space = [] { return std::nullopt; };
   }
-  ~HostMemory() override { fs::remove_all(root_); }
 
   void put(const std::string& path, const std::string& text) const {
     fs::create_directories(fs::path(root_ + "/" + path).parent_path());
@@ -43,7 +42,8 @@ class HostMemory : public testing::Test {
   }
   MemoryLimit limit(int ranks = 1) const { return memory_limit_of_rank(ranks, sources_); }
 
-  std::string root_;
+  TempFolder folder_;
+  const std::string root_ = folder_.path();
   MemorySources sources_;
   std::map<std::string, std::string> environment_;
 };

@@ -10,6 +10,7 @@
 #include <sstream>
 
 #include "kernels/base/error.h"
+#include "temp_folder.h"
 
 namespace ptrt {
 namespace {
@@ -18,13 +19,7 @@ namespace fs = std::filesystem;
 
 class OutputFileTest : public testing::Test {
  protected:
-  OutputFileTest() {
-    std::string name = (fs::temp_directory_path() / "ptrt-output-XXXXXX").string();
-    folder_ = mkdtemp(name.data());
-  }
-  ~OutputFileTest() override { fs::remove_all(folder_); }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+  std::string path(const std::string& name) const { return folder_ / name; }
   std::string content(const std::string& name) const {
     std::ifstream in(folder_ / name);
     std::ostringstream text;
@@ -33,10 +28,11 @@ class OutputFileTest : public testing::Test {
   }
   void put(const std::string& name, const std::string& text) const { std::ofstream(folder_ / name) << text; }
   std::size_t files() const {
-    return static_cast<std::size_t>(std::distance(fs::directory_iterator(folder_), fs::directory_iterator()));
+    return static_cast<std::size_t>(
+        std::distance(fs::directory_iterator(folder_.path()), fs::directory_iterator()));
   }
 
-  fs::path folder_;
+  TempFolder folder_;
 };
 
 TEST_F(OutputFileTest, AppearsWhenPublished) {
@@ -88,7 +84,7 @@ TEST_F(OutputFileTest, FullDevice) {
 
 TEST_F(OutputFileTest, NoSuchFolder) {
   EXPECT_THROW(OutputFile(path("none/a")), Error);
-  EXPECT_THROW(OutputFile{folder_.string()}, Error) << "a folder is no file";
+  EXPECT_THROW(OutputFile{folder_.path()}, Error) << "a folder is no file";
   EXPECT_THROW(OutputFile(""), Error);
 }
 
@@ -97,7 +93,7 @@ TEST_F(OutputFileTest, WritableOrNot) {
   for (const std::string& good :
        {path("a"), path("new"), std::string("/dev/null"), std::string("/dev/stdout")})
     EXPECT_NO_THROW(check_writable(good)) << good;
-  for (const std::string& bad : {path("none/a"), folder_.string(), path("a/b"), path("new/"), std::string()})
+  for (const std::string& bad : {path("none/a"), folder_.path(), path("a/b"), path("new/"), std::string()})
     EXPECT_THROW(check_writable(bad), Error) << bad;
   EXPECT_EQ(content("a"), "old");
   EXPECT_EQ(files(), 1u);

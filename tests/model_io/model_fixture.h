@@ -1,4 +1,4 @@
-// What the tests of model_io share: a folder that goes away, small configs, models written from a seed.
+// What the tests of model_io share: small configs, models written from a seed.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -15,23 +15,9 @@
 #include "model_io/file/model_file.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/shard/random_init.h"
+#include "temp_folder.h"
 
 namespace ptrt {
-
-class TempFolder {
- public:
-  TempFolder() : path_((std::filesystem::temp_directory_path() / "ptrt-model-io-XXXXXX").string()) {
-    if (::mkdtemp(path_.data()) == nullptr) throw std::runtime_error("no temporary folder");
-  }
-  ~TempFolder() { std::filesystem::remove_all(path_); }
-  std::string operator/(const std::string& name) const {
-    return (std::filesystem::path(path_) / name).string();
-  }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
 
 inline nlohmann::json small_config_json() {
   return nlohmann::json::parse(R"({

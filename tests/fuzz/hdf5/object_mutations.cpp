@@ -8,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "mutations.h"
+#include "with_parents.h"
 
 namespace ptrt {
 namespace {
@@ -38,7 +39,7 @@ class ObjectEditor {
         return link(name);
       case 4:
         H5Ldelete(file_, name.c_str(), H5P_DEFAULT);
-        if (below(random_, 2) == 0) H5Gclose(H5Gcreate2(file_, name.c_str(), links(), 0, 0));
+        if (below(random_, 2) == 0) H5Gclose(H5Gcreate2(file_, name.c_str(), with_parents(), 0, 0));
         return {"removed " + name};
       default:
         return set_attribute(name);
@@ -46,15 +47,6 @@ class ObjectEditor {
   }
 
  private:
-  static hid_t links() {
-    static const hid_t list = [] {
-      const hid_t id = H5Pcreate(H5P_LINK_CREATE);
-      H5Pset_create_intermediate_group(id, 1);
-      return id;
-    }();
-    return list;
-  }
-
   // A tensor that lies in this file, which may be a shard.
   std::string pick() {
     std::string name;
@@ -78,7 +70,7 @@ class ObjectEditor {
   hid_t make(const std::string& name, hid_t type, const std::vector<hsize_t>& shape, hid_t properties) {
     H5Ldelete(file_, name.c_str(), H5P_DEFAULT);
     const hid_t space = H5Screate_simple(static_cast<int>(shape.size()), shape.data(), nullptr);
-    const hid_t dataset = H5Dcreate2(file_, name.c_str(), type, space, links(), properties, 0);
+    const hid_t dataset = H5Dcreate2(file_, name.c_str(), type, space, with_parents(), properties, 0);
     H5Sclose(space), H5Pclose(properties);
     return dataset;
   }
@@ -141,21 +133,22 @@ class ObjectEditor {
     switch (below(random_, 4)) {
       case 0:  // moved away, so that the link is right where it leads to the new place
         H5Lmove(file_, from.c_str(), file_, "/moved", H5P_DEFAULT, H5P_DEFAULT);
-        H5Lcreate_soft(below(random_, 2) == 0 ? "/moved" : to.c_str(), file_, from.c_str(), links(), 0);
+        H5Lcreate_soft(below(random_, 2) == 0 ? "/moved" : to.c_str(), file_, from.c_str(), with_parents(),
+                       0);
         return {"soft link " + from};
       case 1:
         if (below(random_, 2) == 0) H5Ldelete(file_, from.c_str(), H5P_DEFAULT);
-        H5Lcreate_hard(file_, to.c_str(), file_, from.c_str(), links(), 0);
+        H5Lcreate_hard(file_, to.c_str(), file_, from.c_str(), with_parents(), 0);
         return {"hard link " + from + " to " + to};
       case 2:
         H5Ldelete(file_, from.c_str(), H5P_DEFAULT);
-        H5Lcreate_external("m.h5", to.c_str(), file_, from.c_str(), links(), 0);
+        H5Lcreate_external("m.h5", to.c_str(), file_, from.c_str(), with_parents(), 0);
         return {"external link " + from + " to " + to};
       default: {
         const std::array<const char*, 3> files{"/etc/passwd", "../float32/m.h5", "x/../m.h5"};
         H5Ldelete(file_, from.c_str(), H5P_DEFAULT);
-        H5Lcreate_external(files[below(random_, files.size())], from.c_str(), file_, from.c_str(), links(),
-                           0);
+        H5Lcreate_external(files[below(random_, files.size())], from.c_str(), file_, from.c_str(),
+                           with_parents(), 0);
         return {"external link out of the folder at " + from, true};
       }
     }

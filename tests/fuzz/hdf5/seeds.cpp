@@ -14,6 +14,7 @@
 #include "model_io/file/model_writer.h"
 #include "model_io/file/tensor_copy.h"
 #include "model_io/shard/random_init.h"
+#include "with_parents.h"
 
 namespace ptrt {
 namespace {
@@ -103,9 +104,9 @@ class ForeignWriter {
   void integer(const std::string& object, const char* name, std::int64_t value) {
     put(object, name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
   }
-  void group(const std::string& path) { H5Gclose(H5Gcreate2(file_, path.c_str(), links(), 0, 0)); }
+  void group(const std::string& path) { H5Gclose(H5Gcreate2(file_, path.c_str(), with_parents(), 0, 0)); }
   void link(const std::string& path, const std::string& file) {
-    H5Lcreate_external(file.c_str(), path.c_str(), file_, path.c_str(), links(), 0);
+    H5Lcreate_external(file.c_str(), path.c_str(), file_, path.c_str(), with_parents(), 0);
   }
 
   void tensor(const TensorSpec& spec, std::vector<std::byte> bytes) {
@@ -122,7 +123,7 @@ class ForeignWriter {
     const hid_t type = big_endian_ ? H5T_IEEE_F32BE : H5T_IEEE_F32LE;
     if (big_endian_)
       for (std::size_t at = 0; at < bytes.size(); at += 4) std::reverse(&bytes[at], &bytes[at] + 4);
-    const hid_t dataset = H5Dcreate2(file_, spec.path.c_str(), type, space, links(), properties, 0);
+    const hid_t dataset = H5Dcreate2(file_, spec.path.c_str(), type, space, with_parents(), properties, 0);
     H5Dwrite(dataset, type, H5S_ALL, H5S_ALL, 0, bytes.data());
     H5Dclose(dataset), H5Pclose(properties), H5Sclose(space);
     const std::uint32_t crc = crc32c(0, bytes);
@@ -130,14 +131,6 @@ class ForeignWriter {
   }
 
  private:
-  static hid_t links() {
-    static const hid_t list = [] {
-      const hid_t id = H5Pcreate(H5P_LINK_CREATE);
-      H5Pset_create_intermediate_group(id, 1);
-      return id;
-    }();
-    return list;
-  }
   void put(const std::string& object, const char* name, hid_t type, hid_t memory, const void* value) {
     const hid_t holder = H5Oopen(file_, object.c_str(), 0), space = H5Screate(H5S_SCALAR);
     const hid_t attribute = H5Acreate2(holder, name, type, space, 0, 0);
