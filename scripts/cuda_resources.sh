@@ -15,11 +15,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 for source in kernels/cuda/*/*.cu; do
   target=$architecture
-<<<<<<< HEAD
   if [[ $source == *wgmma* ]]; then  # only for sm_90a
-=======
-  if [[ $source == *wgmma* ]]; then  # sm_90a only
->>>>>>> e0d41cb (CUDA kernels in the field's vocabulary)
     [ "$architecture" = sm_90 ] || continue
     target=sm_90a
   fi
@@ -27,11 +23,7 @@ for source in kernels/cuda/*/*.cu; do
     -o "$scratch/cubin" "$source" 2>&1
 done | c++filt > "$scratch/report"
 
-<<<<<<< HEAD
 # Template arguments identify the instances of a kernel; namespaces and parameters are left out.
-=======
-# Names keep the template arguments, which distinguish instances; namespaces and parameters are removed.
->>>>>>> e0d41cb (CUDA kernels in the field's vocabulary)
 awk '
   BEGIN { printf "%-44s %9s %8s %7s %7s\n", "kernel (" ARGV[2] ")", "registers", "shared", "stack", "spilled"; ARGC = 2 }
   /Compiling entry function/ {
