@@ -23,7 +23,7 @@ std::optional<std::string> read_string(hid_t attribute, hid_t type, hid_t space)
   std::string result(bytes, '\0');
   if (H5Aread(attribute, type, result.data()) < 0) return std::nullopt;
   const auto padding = H5Tget_strpad(type);
-  if (padding == H5T_STR_NULLTERM) return std::string(result.c_str());
+  if (padding == H5T_STR_NULLTERM) return result.substr(0, result.find('\0'));
   const auto last = result.find_last_not_of(padding == H5T_STR_SPACEPAD ? ' ' : '\0');
   return result.substr(0, last == std::string::npos ? 0 : last + 1);
 }

@@ -23,6 +23,9 @@ LIKE = [
     (r"^model_io/", r"model_io/hdf5/h5_file\.cpp$"),
     (r"^runtime/", r"runtime/comm/mpi_comm\.cpp$"),
     (r"^launch/", r"launch/commands/plan\.cpp$"),
+    (r"^tests/fuzz/hdf5/", r"tests/fuzz/hdf5/[^/]*\.cpp$"),
+    (r"^tests/fuzz/", r"tests/fuzz/hf_tokenizer_fuzz\.cpp$"),
+    (r"^tests/[^/]+$", r"tests/model_io/[^/]*_test\.cpp$"),
     (r"^tests/(\w+)/", r"tests/\1/[^/]*_test\.cpp$"),
 ]
 
