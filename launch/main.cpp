@@ -1,6 +1,7 @@
 // ptrt: a runtime for Parallel Track transformers. All errors are caught here.
 #include <chrono>
 #include <cstdio>
+#include <optional>
 #include <thread>
 
 #include "launch/commands/commands.h"
@@ -23,19 +24,19 @@ const ModelRunOptions* run_options(const Command& command) {
   return nullptr;
 }
 
-void run_command(const Command& command, JobComm& job) {
+void run_command(const Command& command, JobComm& job, const ModelMetadata* known) {
   if (const ModelRunOptions* run = run_options(command)) {
     if (!run->allow_singleton) refuse_singletons(job);
     // Only the engine can end in order on a signal; the other commands end at once, as usual.
     install_signal_handlers();
   }
-  if (const auto* batch = std::get_if<BatchOptions>(&command)) run_batch(*batch, job);
-  if (const auto* bench = std::get_if<BenchOptions>(&command)) run_bench(*bench, job);
+  if (const auto* batch = std::get_if<BatchOptions>(&command)) run_batch(*batch, job, known);
+  if (const auto* bench = std::get_if<BenchOptions>(&command)) run_bench(*bench, job, known);
   if (job.rank() != 0) return;
   if (const auto* init = std::get_if<InitOptions>(&command)) run_init(*init);
-  if (const auto* quantize = std::get_if<QuantizeOptions>(&command)) run_quantize(*quantize);
-  if (const auto* pack = std::get_if<PackOptions>(&command)) run_pack(*pack);
-  if (const auto* inspect = std::get_if<InspectOptions>(&command)) run_inspect(*inspect);
+  if (const auto* quantize = std::get_if<QuantizeOptions>(&command)) run_quantize(*quantize, known);
+  if (const auto* pack = std::get_if<PackOptions>(&command)) run_pack(*pack, known);
+  if (const auto* inspect = std::get_if<InspectOptions>(&command)) run_inspect(*inspect, known);
   if (const auto* plan = std::get_if<PlanOptions>(&command)) run_plan(*plan);
 }
 
@@ -88,10 +89,11 @@ int run_program(int argc, char** argv) {
     job = watch_job(std::move(job), watchdog.get());
     if (line.exit_code) return print_outcome(line, *job);
     if (!probe && job->size() == 1) probe = start_own_probe(line.command);
+    std::optional<ModelMetadata> known;
     all_or_none(*job, [&] {
-      if (probe) probe->finish();
+      if (probe) known = probe->finish();
     });
-    run_command(line.command, *job);
+    run_command(line.command, *job, known ? &*known : nullptr);
     flush_output();
     fault_point("end");
     return 0;

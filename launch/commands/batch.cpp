@@ -29,8 +29,8 @@ using Clock = std::chrono::steady_clock;
 
 class Batch {
  public:
-  Batch(const BatchOptions& options, JobComm& job)
-      : options_(options), job_(job), session_(options.run, job) {}
+  Batch(const BatchOptions& options, JobComm& job, const ModelMetadata* known)
+      : options_(options), job_(job), session_(options.run, job, known) {}
 
   void run() {
     start_ = Clock::now();
@@ -236,8 +236,8 @@ class Batch {
 
 }  // namespace
 
-void run_batch(const BatchOptions& options, JobComm& job) {
-  Batch(options, job).run();
+void run_batch(const BatchOptions& options, JobComm& job, const ModelMetadata* known) {
+  Batch(options, job, known).run();
 }
 
 }  // namespace ptrt

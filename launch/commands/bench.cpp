@@ -84,8 +84,8 @@ void warm_up(const BenchOptions& options, ModelSession& session, const BenchCell
 
 }  // namespace
 
-void run_bench(const BenchOptions& options, JobComm& job) {
-  ModelSession session(options.run, job, options.random_weights);
+void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* known) {
+  ModelSession session(options.run, job, known, options.random_weights);
   all_or_none(job, [&] {
     if (job.rank() == 0) check_reports_of(options, session);
   });

@@ -16,14 +16,15 @@ std::unique_ptr<ModelProbe> start_probe(const Command& command);
 // The same whatever rank this is.
 std::unique_ptr<ModelProbe> start_own_probe(const Command& command);
 
+// Of a model's files `known` is what a probe of this process read; null where it started none.
 // Collective.
-void run_batch(const BatchOptions& options, JobComm& job);
-void run_bench(const BenchOptions& options, JobComm& job);
+void run_batch(const BatchOptions& options, JobComm& job, const ModelMetadata* known);
+void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* known);
 // On one rank.
 void run_init(const InitOptions& options);
-void run_quantize(const QuantizeOptions& options);
-void run_pack(const PackOptions& options);
-void run_inspect(const InspectOptions& options);
+void run_quantize(const QuantizeOptions& options, const ModelMetadata* known);
+void run_pack(const PackOptions& options, const ModelMetadata* known);
+void run_inspect(const InspectOptions& options, const ModelMetadata* known);
 void run_plan(const PlanOptions& options);
 
 }  // namespace ptrt

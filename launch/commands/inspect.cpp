@@ -103,8 +103,8 @@ void print_ranks(const ModelConfig& config, const ModelFacts& facts, const std::
 
 }  // namespace
 
-void run_inspect(const InspectOptions& options) {
-  const ModelFile model(options.model, options.trust_links);
+void run_inspect(const InspectOptions& options, const ModelMetadata* known) {
+  const ModelFile model(options.model, options.trust_links, known);
   const ModelConfig& config = model.config();
   const std::int64_t world_size = options.ranks.value_or(static_cast<int>(config.tracks));
   const std::vector<Placement> ranks = all_ranks(world_size, config.tracks);

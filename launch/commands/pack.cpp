@@ -14,9 +14,9 @@
 
 namespace ptrt {
 
-void run_pack(const PackOptions& options) {
+void run_pack(const PackOptions& options, const ModelMetadata* known) {
   const auto start = std::chrono::steady_clock::now();
-  const ModelFile model(options.model, options.trust_links);
+  const ModelFile model(options.model, options.trust_links, known);
   const ModelConfig& config = model.config();
   const TokenizerBlob tokenizer = model.tokenizer();
   make_tokenizer(tokenizer, config);  // throws for an unknown kind, which would be lost

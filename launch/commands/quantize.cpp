@@ -19,8 +19,8 @@ namespace {
 
 class Quantizer {
  public:
-  explicit Quantizer(const QuantizeOptions& options)
-      : options_(options), model_(options.model, options.trust_links) {}
+  Quantizer(const QuantizeOptions& options, const ModelMetadata* known)
+      : options_(options), model_(options.model, options.trust_links, known) {}
 
   void run() {
     const auto start = std::chrono::steady_clock::now();
@@ -86,8 +86,8 @@ class Quantizer {
 
 }  // namespace
 
-void run_quantize(const QuantizeOptions& options) {
-  Quantizer(options).run();
+void run_quantize(const QuantizeOptions& options, const ModelMetadata* known) {
+  Quantizer(options, known).run();
 }
 
 }  // namespace ptrt

@@ -16,11 +16,12 @@
 namespace ptrt {
 namespace {
 
-ModelSource open_on_every_rank(JobComm& job, const ModelRunOptions& options,
+ModelSource open_on_every_rank(JobComm& job, const ModelRunOptions& options, const ModelMetadata* known,
                                const std::string& random_config) {
   agree_on_instruction_set(job);
   std::optional<ModelSource> model;
-  all_or_none(job, [&] { model.emplace(open_model(options.model, options.trust_links, random_config)); });
+  all_or_none(job,
+              [&] { model.emplace(open_model(options.model, options.trust_links, known, random_config)); });
   Facts facts = facts_of(model->config);
   facts["tokenizer"] = model->tokenizer_text;
   agree_on(job, "the model", facts);
@@ -29,10 +30,11 @@ ModelSource open_on_every_rank(JobComm& job, const ModelRunOptions& options,
 
 }  // namespace
 
-ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config)
+ModelSession::ModelSession(const ModelRunOptions& options, JobComm& job, const ModelMetadata* known,
+                           const std::string& random_config)
     : options_(options),
       job_(job),
-      model_(open_on_every_rank(job, options, random_config)),
+      model_(open_on_every_rank(job, options, known, random_config)),
       run_(agree_on_run(job, options, model_)),
       recorded_(model_.file ? agree_on_recorded(job, *model_.file, plan().placement) : std::nullopt) {}
 

@@ -23,8 +23,10 @@ namespace ptrt {
 class ModelSession {
  public:
   // Opens the model, or with `random_config` only the configuration, and agrees on the plan of the run.
-  // Collective; errors are agreed on by all ranks. `options` must outlive the session.
-  ModelSession(const ModelRunOptions& options, JobComm& job, const std::string& random_config = "");
+  // Of the model's files `known` is what was read already; null: nothing. Collective; errors are agreed on by
+  // all ranks. `options` must outlive the session.
+  ModelSession(const ModelRunOptions& options, JobComm& job, const ModelMetadata* known,
+               const std::string& random_config = "");
   // Loads this rank's weights (or makes them, with random_config) and builds the engine. Collective.
   void load(std::uint64_t random_seed = 0);
   // Engine::run() under the watchdog.

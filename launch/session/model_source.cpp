@@ -36,10 +36,11 @@ bool ModelSource::has_panels() const {
   return false;
 }
 
-ModelSource open_model(const std::string& file, bool trust_links, const std::string& random_config) {
+ModelSource open_model(const std::string& file, bool trust_links, const ModelMetadata* known,
+                       const std::string& random_config) {
   ModelSource model;
   if (random_config.empty()) {
-    model.file.emplace(file, trust_links);
+    model.file.emplace(file, trust_links, known);
     model.config = model.file->config();
     const TokenizerBlob blob = model.file->tokenizer();
     model.tokenizer_text = fmt::format("\"{}\", {} bytes, XXH3 {:016x}", blob.kind, blob.model.size(),

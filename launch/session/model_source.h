@@ -24,7 +24,9 @@ struct ModelSource {
   bool has_panels() const;
 };
 
-// Opens the file, or reads only `random_config` where it is not empty. Throws bad_input.
-ModelSource open_model(const std::string& file, bool trust_links, const std::string& random_config);
+// Opens the file, of which `known` may be read already, or reads only `random_config` where it is not empty.
+// Throws bad_input.
+ModelSource open_model(const std::string& file, bool trust_links, const ModelMetadata* known,
+                       const std::string& random_config);
 
 }  // namespace ptrt

@@ -1,16 +1,21 @@
 #include "model_io/file/model_file.h"
 
+#include <fcntl.h>
 #include <fmt/ranges.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <atomic>
 #include <bit>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <system_error>
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/base/file_descriptor.h"
 #include "kernels/int8.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/file/dataset_consistency.h"
@@ -45,11 +50,11 @@ void check_format(const H5File& file) {
                     kFormatVersion, *version);
 }
 
-ModelConfig read_config(const H5File& file) {
+std::string config_text(const H5File& file) {
   check_format(file);
-  const auto text = file.root().string_attribute("config");
+  auto text = file.root().string_attribute("config");
   if (!text) throw_bad_input("{}: root attribute \"config\" is missing", file.path());
-  return parse_config(*text, file.path());
+  return *std::move(text);
 }
 
 std::optional<WeightLayout> stored_layout(const H5Dataset& dataset, const TensorSpec& spec,
@@ -130,8 +135,22 @@ void swap_bytes(std::span<std::byte> bytes, std::size_t element_bytes) {
 }  // namespace
 
 struct ModelFile::Impl {
-  Impl(const std::string& path, bool trust_links)
-      : files(path, trust_links), config(read_config(files.main())) {}
+  Impl(std::string path, bool trusted, const ModelMetadata* metadata)
+      : main(std::move(path)), trust_links(trusted), all_known(metadata != nullptr) {
+    if (all_known)
+      known = *metadata;
+    else
+      known.config = config_text(files().main());
+    config = parse_config(known.config, main);
+    other_files = known.other_files;
+    for (const auto& [role, stored] : known.tensors) tensors.emplace(std::pair(stored.name, role), stored);
+  }
+
+  // Opened when they are first asked for: whoever has the metadata and reads runs of bytes needs no library.
+  LinkedFiles& files() {
+    if (!links) links.emplace(main, trust_links);
+    return *links;
+  }
 
   // A dataset, by its name in the model, and the file it lies in.
   struct Found {
@@ -140,19 +159,19 @@ struct ModelFile::Impl {
   };
 
   std::optional<Found> find(const std::string& path) {
-    const auto place = files.find(path);
+    const auto place = files().find(path);
     if (!place) return std::nullopt;
     if (place->group == nullptr)
       throw_bad_input("{}: {} cannot be opened as a dataset: it is a root group", place->file->path(), path);
-    return Found{place->group->dataset(place->name, path, files.trusted()), place->file};
+    return Found{place->group->dataset(place->name, path, files().trusted()), place->file};
   }
 
   // `why` it must be there is for messages.
   Found open(const std::string& path, const std::vector<std::int64_t>& shape, const std::string& why) {
     auto found = find(path);
     if (!found)
-      throw_bad_input("{}: dataset {} is missing; {} asks for it with shape {}", files.file_above(path), path,
-                      why, shape_text(shape));
+      throw_bad_input("{}: dataset {} is missing; {} asks for it with shape {}", files().file_above(path),
+                      path, why, shape_text(shape));
     return *std::move(found);
   }
 
@@ -185,9 +204,28 @@ struct ModelFile::Impl {
 
   // Start-up asks several times for each tensor, and the library is slow.
   const StoredTensor& stat(const TensorSpec& spec) {
-    const auto known = tensors.find({spec.path, spec.role});
-    if (known != tensors.end() && known->second.shape == spec.shape) return known->second;
-    return tensors.insert_or_assign({spec.path, spec.role}, look_up(spec)).first->second;
+    const auto found = tensors.find({spec.path, spec.role});
+    if (found == tensors.end() || found->second.shape != spec.shape)
+      return tensors.insert_or_assign({spec.path, spec.role}, look_up(spec)).first->second;
+    give_descriptor(found->second);
+    if (found->second.scales) give_descriptor(*found->second.scales);
+    return found->second;
+  }
+
+  void give_descriptor(StoredDataset& stored) {
+    if (stored.offset && stored.descriptor < 0) stored.descriptor = open_known(stored.file);
+  }
+
+  int open_known(const std::string& path) {
+    if (const auto open = opened.find(path); open != opened.end()) return open->second.get();
+    const auto file = std::ranges::find(known.files, path, &ModelMetadata::File::path);
+    FileDescriptor descriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    struct stat status {};
+    if (!descriptor || ::fstat(descriptor.get(), &status) != 0)
+      throw_bad_input("cannot open {}: {}", path, std::strerror(errno));
+    if (file == known.files.end() || file->device != status.st_dev || file->inode != status.st_ino)
+      throw_bad_input("{}: another file took its place while it was opened", path);
+    return opened.emplace(path, std::move(descriptor)).first->second.get();
   }
 
   StoredTensor look_up(const TensorSpec& spec) {
@@ -216,6 +254,52 @@ struct ModelFile::Impl {
     return stat(scales, path);
   }
 
+  TokenizerBlob read_tokenizer() {
+    const H5Group* group = files().find_group("/tokenizer");
+    if (group == nullptr) return {};
+    const std::string file = files().file_of_group("/tokenizer");
+    const auto kind = group->string_attribute("kind");
+    if (!kind) throw_bad_input("{}: attribute \"kind\" of /tokenizer is missing", file);
+    TokenizerBlob blob{*kind, {}, file};
+    if (*kind != "sentencepiece" && *kind != "huggingface") return blob;
+    const auto found = find("/tokenizer/model");
+    if (!found) throw_bad_input("{}: dataset /tokenizer/model is missing", file);
+    const H5DatasetInfo& info = found->dataset.info();
+    if (info.type != H5Type::uint8 || info.shape.size() != 1)
+      throw_bad_input("{}: dataset /tokenizer/model: expected uint8 of one dimension, found {} of shape {}",
+                      file, info.type_name, shape_text(info.shape));
+    if (!info.stored) throw_bad_input("{}: dataset /tokenizer/model was never written", file);
+    if (info.shape[0] < 0 || info.shape[0] > kLargestTokenizer)
+      throw_bad_input("{}: dataset /tokenizer/model: expected up to {} bytes, found {}", file,
+                      kLargestTokenizer, info.shape[0]);
+    blob.model.resize(static_cast<std::size_t>(info.shape[0]));
+    const std::span<std::byte> bytes = std::as_writable_bytes(std::span(blob.model));
+    found->dataset.read(0, bytes);
+    const auto crc = stored_crc32c(found->dataset, file, "/tokenizer/model");
+    if (crc && *crc != crc32c(0, bytes))
+      throw_bad_input("{}: dataset /tokenizer/model does not match its crc32c: the data is damaged", file);
+    return blob;
+  }
+
+  std::vector<ModelMetadata::File> known_files() {
+    if (all_known) return known.files;
+    std::vector<ModelMetadata::File> all;
+    for (const H5File* file : files().opened()) {
+      struct stat status {};
+      if (::fstat(file->descriptor(), &status) != 0)
+        throw_failure("{}: {}", file->path(), std::strerror(errno));
+      all.push_back({file->path(), status.st_dev, status.st_ino});
+    }
+    return all;
+  }
+
+  std::vector<std::string> file_names() {
+    std::vector<std::string> names;
+    for (const ModelMetadata::File& file : known_files()) names.push_back(file.path);
+    names.insert(names.end(), other_files.begin(), other_files.end());
+    return names;
+  }
+
   std::unique_ptr<DatasetReader> reader(const StoredDataset& stored) {
     if (stored.offset) {
       FileMap& map = maps.try_emplace(stored.descriptor, stored.descriptor, stored.file).first->second;
@@ -232,8 +316,13 @@ struct ModelFile::Impl {
     return std::make_unique<DatasetReader>(stored, std::move(content), crc);
   }
 
-  LinkedFiles files;
+  std::string main;
+  bool trust_links;
+  std::optional<LinkedFiles> links;
+  bool all_known;       // by another process
+  ModelMetadata known;  // else the config alone
   ModelConfig config;
+  std::map<std::string, FileDescriptor> opened;  // of the files known, by path
   DatasetConsistency consistency;
   std::vector<std::string> other_files;                                // of datasets with data elsewhere
   std::map<int, FileMap> maps;                                         // of the files, by descriptor
@@ -241,13 +330,13 @@ struct ModelFile::Impl {
   std::atomic<std::size_t> bytes_read = 0;
 };
 
-ModelFile::ModelFile(const std::string& path, bool trust_links)
-    : impl_(std::make_unique<Impl>(path, trust_links)) {}
+ModelFile::ModelFile(const std::string& path, bool trust_links, const ModelMetadata* known)
+    : impl_(std::make_unique<Impl>(path, trust_links, known)) {}
 ModelFile::~ModelFile() = default;
 ModelFile::ModelFile(ModelFile&&) noexcept = default;
 
 const std::string& ModelFile::path() const {
-  return impl_->files.main().path();
+  return impl_->main;
 }
 const ModelConfig& ModelFile::config() const {
   return impl_->config;
@@ -256,12 +345,11 @@ std::size_t ModelFile::bytes_read() const {
   return impl_->bytes_read;
 }
 std::vector<std::string> ModelFile::files_opened() const {
-  std::vector<std::string> names = impl_->files.opened();
-  names.insert(names.end(), impl_->other_files.begin(), impl_->other_files.end());
-  return names;
+  return impl_->file_names();
 }
 std::string ModelFile::track_file(std::int64_t track) const {
-  return impl_->files.file_of_group(track_group(track));
+  if (impl_->all_known) return impl_->known.track_files.at(static_cast<std::size_t>(track));
+  return impl_->files().file_of_group(track_group(track));
 }
 
 bool ModelFile::has_track_file(std::int64_t track) const {
@@ -270,30 +358,27 @@ bool ModelFile::has_track_file(std::int64_t track) const {
 }
 
 TokenizerBlob ModelFile::tokenizer() const {
-  const H5Group* group = impl_->files.find_group("/tokenizer");
-  if (group == nullptr) return {};
-  const std::string file = impl_->files.file_of_group("/tokenizer");
-  const auto kind = group->string_attribute("kind");
-  if (!kind) throw_bad_input("{}: attribute \"kind\" of /tokenizer is missing", file);
-  TokenizerBlob blob{*kind, {}, file};
-  if (*kind != "sentencepiece" && *kind != "huggingface") return blob;
-  const auto found = impl_->find("/tokenizer/model");
-  if (!found) throw_bad_input("{}: dataset /tokenizer/model is missing", file);
-  const H5DatasetInfo& info = found->dataset.info();
-  if (info.type != H5Type::uint8 || info.shape.size() != 1)
-    throw_bad_input("{}: dataset /tokenizer/model: expected uint8 of one dimension, found {} of shape {}",
-                    file, info.type_name, shape_text(info.shape));
-  if (!info.stored) throw_bad_input("{}: dataset /tokenizer/model was never written", file);
-  if (info.shape[0] < 0 || info.shape[0] > kLargestTokenizer)
-    throw_bad_input("{}: dataset /tokenizer/model: expected up to {} bytes, found {}", file,
-                    kLargestTokenizer, info.shape[0]);
-  blob.model.resize(static_cast<std::size_t>(info.shape[0]));
-  const std::span<std::byte> bytes = std::as_writable_bytes(std::span(blob.model));
-  found->dataset.read(0, bytes);
-  const auto crc = stored_crc32c(found->dataset, file, "/tokenizer/model");
-  if (crc && *crc != crc32c(0, bytes))
-    throw_bad_input("{}: dataset /tokenizer/model does not match its crc32c: the data is damaged", file);
-  return blob;
+  return impl_->all_known ? impl_->known.tokenizer : impl_->read_tokenizer();
+}
+
+ModelMetadata ModelFile::metadata(const std::function<void(const StoredTensor&)>& look) const {
+  ModelMetadata all{impl_->known.config, tokenizer(), {}, {}, {}, {}};
+  const auto add = [&](const TensorSpec& spec) {
+    all.tensors.push_back({spec.role, stat(spec)});
+    StoredTensor& stored = all.tensors.back().stored;
+    if (look) look(stored);
+    stored.descriptor = -1;
+    if (stored.scales) stored.scales->descriptor = -1;
+  };
+  for (const TensorSpec& spec : shared_tensors(config())) add(spec);
+  for (std::int64_t track = 0; track < config().tracks; ++track) {
+    all.track_files.push_back(track_file(track));
+    if (!has_track_file(track)) continue;
+    for (const TensorSpec& spec : track_tensors(config(), track)) add(spec);
+  }
+  all.files = impl_->known_files();
+  all.other_files = impl_->other_files;
+  return all;
 }
 
 StoredTensor ModelFile::stat(const TensorSpec& spec) const {

@@ -4,28 +4,26 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "model_io/config/model_config.h"
 #include "model_io/config/tensor_names.h"
+#include "model_io/file/model_metadata.h"
 #include "model_io/file/tensor_reader.h"
 
 namespace ptrt {
-
-struct TokenizerBlob {
-  std::string kind;                 // "bytes", "sentencepiece", "huggingface"; "" when the file has none
-  std::vector<std::uint8_t> model;  // tokenizer.model / tokenizer.json bytes
-  std::string file;                 // it was read from; for messages
-};
 
 class ModelFile {
  public:
   // Opens the main file, checks format and version, parses the config. Opens no shard. Throws
   // bad_input. Links and datasets that take data from outside of the model's folder are refused where
   // they are met, unless `trust_links` (docs/MODEL_FILE.md, Links).
-  explicit ModelFile(const std::string& path, bool trust_links = false);
+  // Where another process has read the metadata, `known`, the files are not asked for them again; then
+  // bad_input too where another file has taken the place of one.
+  explicit ModelFile(const std::string& path, bool trust_links = false, const ModelMetadata* known = nullptr);
   ~ModelFile();
   ModelFile(ModelFile&&) noexcept;
 
@@ -37,6 +35,8 @@ class ModelFile {
   // missing (names it, or the shard file that is not there), misshapen or of a type that its role
   // does not have (expected and found), without its scales, truncated. Reads no data.
   StoredTensor stat(const TensorSpec& spec) const;
+  // All that there is: of every track whose file is there. Calls `look` with each tensor. Throws like stat().
+  ModelMetadata metadata(const std::function<void(const StoredTensor&)>& look = {}) const;
   // A reader of what stat() found; this object and `stored` outlive it. A dataset that is not one
   // run of this machine's elements in the file (chunked, compressed, big-endian) is read whole
   // here.

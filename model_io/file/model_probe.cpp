@@ -72,45 +72,31 @@ void become_expendable() {
   for (const int descriptor : {0, 1, 2}) ::dup2(null, descriptor);
 }
 
-// The content too where the library reads it: chunks may crash it as metadata may.
-template <typename BeforeContent>
-void read_tensor(const ModelFile& file, const TensorSpec& spec, const BeforeContent& before_content) {
-  const StoredTensor stored = file.stat(spec);
-  const bool by_library = !stored.offset || (stored.scales && !stored.scales->offset);
-  if (!by_library) return;
-  before_content(stored.bytes);
-  file.open(stored);
-}
-
-// before_content(bytes) is called before that many bytes are read.
-template <typename BeforeContent>
-void read_metadata(const ModelFile& file, const BeforeContent& before_content) {
-  file.tokenizer();
-  for (const TensorSpec& spec : shared_tensors(file.config())) read_tensor(file, spec, before_content);
-  for (std::int64_t track = 0; track < file.config().tracks; ++track)
-    if (file.has_track_file(track))
-      for (const TensorSpec& spec : track_tensors(file.config(), track))
-        read_tensor(file, spec, before_content);
-}
-
 double tensors_of(const ModelConfig& config) {
   return static_cast<double>(config.tracks) * static_cast<double>(track_tensors(config, 0).size());
 }
 
-// The first byte of a verdict is an exit code, the rest a message.
+// The content too where the library reads it: chunks may crash it as metadata may.
+bool is_read_by_library(const StoredTensor& stored) {
+  return !stored.offset || (stored.scales && !stored.scales->offset);
+}
+
+// The first byte of a verdict is an exit code, the rest a message, or the metadata.
 std::string probe(const std::string& path, bool trust_links, const ProbeLimits& limits) {
   try {
     limit_memory(limits.memory_bytes);
     limit_cpu(limits.cpu_seconds);
     const ModelFile file(path, trust_links);
-    limit_cpu(limits.cpu_seconds + kCpuSecondsPerTensor * tensors_of(file.config()));
     double seconds = limits.cpu_seconds + kCpuSecondsPerTensor * tensors_of(file.config());
-    read_metadata(file, [&](std::size_t bytes) {
-      seconds += static_cast<double>(bytes) * kCpuSecondsPerByte;
+    limit_cpu(seconds);
+    const ModelMetadata metadata = file.metadata([&](const StoredTensor& stored) {
+      if (!is_read_by_library(stored)) return;
+      seconds += static_cast<double>(stored.bytes) * kCpuSecondsPerByte;
       limit_cpu(seconds);
-      limit_memory(limits.memory_bytes + 2 * bytes);
+      limit_memory(limits.memory_bytes + 2 * stored.bytes);
+      file.open(stored);
     });
-    return {static_cast<char>(ExitCode::ok)};
+    return static_cast<char>(ExitCode::ok) + to_bytes(metadata);
   } catch (const std::bad_alloc&) {
     return static_cast<char>(ExitCode::bad_input) +
            fmt::format("{}: damaged HDF5 file: its metadata take more than {} MiB of memory", path,
@@ -145,10 +131,6 @@ std::string read_all(int descriptor) {
 
 }  // namespace
 
-void read_all_metadata(const std::string& path, bool trust_links) {
-  read_metadata(ModelFile(path, trust_links), [](std::size_t) {});
-}
-
 ModelProbe::ModelProbe(std::string path, bool trust_links, ProbeLimits limits)
     : path_(std::move(path)), limits_(limits) {
   int ends[2];
@@ -174,17 +156,16 @@ ModelProbe::~ModelProbe() {
   ::waitpid(process_, nullptr, 0);
 }
 
-void ModelProbe::finish() {
-  if (process_ <= 0) return;
+ModelMetadata ModelProbe::finish() {
   const std::string verdict = read_all(verdict_);
   int status = 0;
   while (::waitpid(process_, &status, 0) < 0 && errno == EINTR) {
   }
   process_ = -1;
-  if (!verdict.empty()) {
+  if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && !verdict.empty()) {
     const auto code = static_cast<ExitCode>(verdict.front());
     if (code != ExitCode::ok) throw Error(code, verdict.substr(1));
-    return;
+    return metadata_from_bytes(std::string_view(verdict).substr(1), path_);
   }
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF)
     throw_bad_input(

@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <string>
 
+#include "model_io/file/model_metadata.h"
+
 namespace ptrt {
 
 struct ProbeLimits {
@@ -22,8 +24,9 @@ class ModelProbe {
   ModelProbe(const ModelProbe&) = delete;
   ModelProbe& operator=(const ModelProbe&) = delete;
 
-  // Waits for its end. Throws the error that it met, or bad_input where it did not end in order.
-  void finish();
+  // Waits for its end and gives what it read; once. Throws the error that it met, or bad_input where it did
+  // not end in order.
+  ModelMetadata finish();
 
  private:
   std::string path_;
@@ -31,9 +34,5 @@ class ModelProbe {
   pid_t process_ = -1;
   int verdict_ = -1;  // end of a pipe
 };
-
-// What the probe does: reads all metadata that a run may ask for, of every track whose file is there.
-// Throws bad_input.
-void read_all_metadata(const std::string& path, bool trust_links);
 
 }  // namespace ptrt

@@ -95,10 +95,10 @@ std::string LinkedFiles::file_above(const std::string& path) {
   return main().path();
 }
 
-std::vector<std::string> LinkedFiles::opened() const {
-  std::vector<std::string> names;
-  for (const auto& file : files_) names.push_back(file->path());
-  return names;
+std::vector<const H5File*> LinkedFiles::opened() const {
+  std::vector<const H5File*> all;
+  for (const auto& file : files_) all.push_back(file.get());
+  return all;
 }
 
 std::optional<LinkedFiles::Place> LinkedFiles::find_in(const H5File& file, const std::string& path,

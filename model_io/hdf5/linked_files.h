@@ -51,7 +51,7 @@ class LinkedFiles {
   // there. For messages about one that is missing.
   std::string file_above(const std::string& path);
   // Opened so far: the main one first.
-  std::vector<std::string> opened() const;
+  std::vector<const H5File*> opened() const;
 
  private:
   struct Node {

@@ -4,6 +4,8 @@
 #include <sys/wait.h>
 
 #include <filesystem>
+#include <numeric>
+#include <span>
 
 #include "h5_edit.h"
 #include "model_fixture.h"
@@ -50,6 +52,79 @@ TEST(ModelProbe, SurvivesDamagedFiles) {
     const std::string message = probe(entry.path().string(), {.cpu_seconds = 0.5});
     expect_words(message, {entry.path().filename().string()});
   }
+}
+
+std::size_t elements_of(const TensorSpec& spec) {
+  std::size_t count = 1;
+  for (const std::int64_t extent : spec.shape) count *= static_cast<std::size_t>(extent);
+  return count;
+}
+
+std::vector<std::byte> content_of(const ModelFile& file, const TensorSpec& spec) {
+  const StoredTensor stored = file.stat(spec);
+  std::vector<std::byte> content(stored.bytes);
+  file.open(stored)->read(0, content);
+  return content;
+}
+
+TEST(ModelProbe, ReadsForItsOwner) {
+  for (const bool split : {false, true}) {
+    TempFolder folder;
+    const std::string path = folder / "m.h5";
+    write_model(path, small_config(), 3, DType::bfloat16, split);
+    const ModelMetadata known = ModelProbe(path, false).finish();
+    const ModelFile told(path, false, &known), read(path);
+    EXPECT_EQ(to_json(told.config()), to_json(read.config()));
+    EXPECT_EQ(told.tokenizer().kind, read.tokenizer().kind);
+    EXPECT_EQ(told.tokenizer().model, read.tokenizer().model);
+    for (std::int64_t track = 0; track < read.config().tracks; ++track)
+      EXPECT_EQ(told.track_file(track), read.track_file(track));
+    for (const TensorSpec& spec : model_tensors(read.config())) {
+      EXPECT_EQ(content_of(told, spec), content_of(read, spec)) << spec.path;
+      EXPECT_EQ(told.stat(spec).crc32c, read.stat(spec).crc32c) << spec.path;
+    }
+    EXPECT_EQ(told.files_opened(), read.files_opened());
+  }
+}
+
+// What is not one run of bytes only the library can read.
+TEST(ModelProbe, LeavesChunksToTheLibrary) {
+  TempFolder folder;
+  const std::string path = folder / "m.h5";
+  write_model(path, small_config(), 3);
+  const TensorSpec spec = shared_tensors(small_config()).back();
+  std::vector<double> values(elements_of(spec));
+  std::iota(values.begin(), values.end(), 1.0);
+  replace_dataset(path, spec.path, ForeignType::float32, spec.shape, values,
+                  ForeignLayout::compressed_chunks);
+  const ModelMetadata known = ModelProbe(path, false).finish();
+  const ModelFile told(path, false, &known);
+  EXPECT_FALSE(told.stat(spec).offset.has_value());
+  const std::vector<float> wanted(values.begin(), values.end());
+  const auto bytes = std::as_bytes(std::span(wanted));
+  EXPECT_EQ(content_of(told, spec), std::vector<std::byte>(bytes.begin(), bytes.end()));
+}
+
+TEST(ModelProbe, NoticesAnotherFileInItsPlace) {
+  TempFolder folder;
+  const std::string path = folder / "m.h5";
+  write_model(path, small_config(), 3);
+  const ModelMetadata known = ModelProbe(path, false).finish();
+  write_model(folder / "other.h5", small_config(), 4);
+  fs::rename(folder / "other.h5", path);
+  const ModelFile told(path, false, &known);
+  expect_words(message_of([&] { told.stat(shared_tensors(small_config()).front()); }),
+               {path, "took its place"});
+}
+
+TEST(ModelProbe, RefusesBytesThatAreNoMetadata) {
+  TempFolder folder;
+  const std::string path = folder / "m.h5";
+  write_model(path, small_config(), 3);
+  const std::string bytes = to_bytes(ModelProbe(path, false).finish());
+  EXPECT_EQ(to_bytes(metadata_from_bytes(bytes, path)), bytes);
+  for (const std::string& damaged : {std::string(), std::string("x"), bytes.substr(0, bytes.size() / 2)})
+    expect_words(message_of([&] { metadata_from_bytes(damaged, path); }), {path, "makes no sense"});
 }
 
 TEST(ModelProbe, EndsWithItsOwner) {
