@@ -10,8 +10,8 @@ Training has two stages. First a single track learns alone, at an eighth of the 
 starts from a copy of it with its own noise, strong enough to spoil most answers. All tracks are then
 trained together and meet at the sync layers as they do when served.
 
-Every weight is one tensor [layers, tracks, in, out], and a matrix product of all tracks is one batched
-product. Only the answers' tokens count in the loss.
+The model is scripts/pt_model.py, with a start and an optimizer of its own. Only the answers' tokens count in
+the loss.
 
 Output in examples/demo: demo.h5 (the model), train.log, heldout.jsonl, answers.jsonl, prompts.jsonl.
 """
@@ -27,9 +27,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import demo_tasks
-from demo_file import write_model
+from pt_model import ParallelTrack
 
 CONFIG = {
     "name": "pt-demo", "tracks": 8, "layers": 8, "sync_layers": [4, 8],
@@ -46,113 +47,45 @@ MAX_REPLY = 7  # tokens of the longest answer with its end token
 MAX_TOKENS = 16  # asked for in the graded requests; no answer is longer than 7 with its end token
 
 
-def rms_norm(x, weight, eps):
-    """RMSNorm with statistics in fp32; weight broadcasts over all but the tracks and channels."""
-    wide = x.float()
-    return (wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
+MATRICES = ("wq", "wk", "wv", "wo", "w_gate", "w_up", "w_down")
 
 
-def rope(x, cos, sin):
-    """Rotary position encoding, half-split pairing, of x [..., length, head_dim]."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
+def new_model(config):
+    """A model that starts with a larger embedding, and larger matrices at the end of each sublayer, than usual."""
+    model = ParallelTrack(config)
+    with torch.no_grad():
+        model.embedding.normal_(0, 0.25)
+        for layer in model.layers:
+            for name in ("wo", "w_down"):
+                layer[name].normal_(0, 0.5 / math.sqrt(layer[name].shape[-1]))
+    return model
 
 
-class ParallelTrack(torch.nn.Module):
-    """The PT model with all tracks stacked; it computes in the type `compute`, weights are fp32."""
-
-    def __init__(self, config, compute):
-        super().__init__()
-        self.config, self.compute = config, compute
-        layers, tracks, d = config["layers"], config["tracks"], config["hidden_size"]
-        q_size = config["heads"] * config["head_dim"]
-        kv_size = config["kv_heads"] * config["head_dim"]
-        ffn = config["ffn_size"]
-
-        def matrix(inputs, outputs, gain=1.0):
-            weight = torch.randn(layers, tracks, inputs, outputs) * gain / math.sqrt(inputs)
-            return torch.nn.Parameter(weight)
-
-        self.embedding = torch.nn.Parameter(torch.randn(config["vocab_size"], d) * 0.25)
-        self.final_norm = torch.nn.Parameter(torch.ones(d))
-        self.attn_norm = torch.nn.Parameter(torch.ones(layers, tracks, 1, d))
-        self.ffn_norm = torch.nn.Parameter(torch.ones(layers, tracks, 1, d))
-        self.w_qkv = matrix(d, q_size + 2 * kv_size)
-        self.wo = matrix(q_size, d, 0.5)
-        self.w_gate_up = matrix(d, 2 * ffn)
-        self.w_down = matrix(ffn, d, 0.5)
-
-    def matrices(self):
-        return [self.w_qkv, self.wo, self.w_gate_up, self.w_down]
-
-    def others(self):
-        return [self.embedding, self.final_norm, self.attn_norm, self.ffn_norm]
-
-    def layer(self, h, weights, cos, sin, batch):
-        """One layer of all tracks; h is [tracks, batch * length, d]."""
-        c = self.config
-        attn_norm, w_qkv, wo, ffn_norm, w_gate_up, w_down = weights
-        tracks, tokens, _ = h.shape
-        length = tokens // batch
-        q_heads, kv_heads, head_dim = c["heads"], c["kv_heads"], c["head_dim"]
-        qkv = torch.bmm(rms_norm(h, attn_norm, c["norm_eps"]), w_qkv)
-        qkv = qkv.view(tracks * batch, length, q_heads + 2 * kv_heads, head_dim).transpose(1, 2)
-        q = rope(qkv[:, :q_heads], cos, sin)
-        k = rope(qkv[:, q_heads:q_heads + kv_heads], cos, sin)
-        v = qkv[:, q_heads + kv_heads:]
-        k, v = (x.repeat_interleave(q_heads // kv_heads, dim=1) for x in (k, v))
-        # Written out: for such short sequences the library's attention is several times slower.
-        scores = (q @ k.mT).float() / math.sqrt(head_dim)
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        a = scores.masked_fill(future, -1e9).softmax(-1).to(v.dtype) @ v
-        a = a.transpose(1, 2).reshape(tracks, tokens, q_heads * head_dim)
-        h = h + torch.bmm(a, wo)
-        gate, up = torch.bmm(rms_norm(h, ffn_norm, c["norm_eps"]), w_gate_up).chunk(2, dim=-1)
-        return h + torch.bmm(F.silu(gate) * up, w_down)
-
-    def forward(self, tokens, positions):
-        """Logits [len(positions), vocab] at the flat positions of tokens [batch, length]."""
-        c = self.config
-        batch, length = tokens.shape
-        half = c["head_dim"] // 2
-        frequency = c["rope_theta"] ** (-torch.arange(half) / half)
-        angle = torch.arange(length)[:, None] * frequency
-        cos, sin = angle.cos().to(self.compute), angle.sin().to(self.compute)
-        matrices = [w.to(self.compute) for w in self.matrices()]
-        x = F.embedding(tokens, self.embedding).view(1, batch * length, -1).to(self.compute)
-        h = x.expand(c["tracks"], -1, -1)
-        for i in range(c["layers"]):
-            weights = (self.attn_norm[i], matrices[0][i], matrices[1][i],
-                       self.ffn_norm[i], matrices[2][i], matrices[3][i])
-            h = self.layer(h, weights, cos, sin, batch)
-            if i + 1 in c["sync_layers"]:
-                y = h.float()
-                if c["fusion"]["op"] == "mean":
-                    fused = y.mean(0, keepdim=True)
-                else:  # delta_sum
-                    fused = x.float() + (y - x.float()).sum(0, keepdim=True)
-                x = fused.to(self.compute)
-                h = x.expand(c["tracks"], -1, -1)
-        x = rms_norm(fused[0][positions], self.final_norm, c["norm_eps"])
-        return x @ self.embedding.T
+def logits_at(model, tokens, positions, products=torch.float32):
+    """Logits [len(positions), vocab] at the flat positions of tokens [batch, length]; products: type of those in layers."""
+    # For such short sequences PyTorch's fused attention is several times slower.
+    with torch.autocast("cpu", torch.bfloat16, enabled=products == torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        x = model.hidden(tokens)
+    return x.flatten(0, 1)[positions] @ model.embedding.T
 
 
 class Muon:
     """Momentum, then an orthogonal step: one singular value for all directions of each matrix.
 
-    For matrices [layers, tracks, in, out]. The orthogonal factor comes from five Newton-Schulz iterations
-    with the quintic of Jordan et al. (2024), to the precision of bfloat16, which is enough.
+    For groups of parameters [tracks, out, in] of one shape. The orthogonal factor comes from five Newton-Schulz
+    iterations with the quintic of Jordan et al. (2024), to the precision of bfloat16, which is enough.
     """
 
-    def __init__(self, parameters, momentum=0.95, weight_decay=0.01):
-        self.parameters, self.momentum, self.weight_decay = parameters, momentum, weight_decay
-        self.buffers = [torch.zeros_like(p) for p in parameters]
+    def __init__(self, groups, momentum=0.95, weight_decay=0.01):
+        self.groups, self.momentum, self.weight_decay = groups, momentum, weight_decay
+        self.buffers = [torch.zeros_like(torch.cat(list(group))) for group in groups]
 
     @torch.no_grad()
     def step(self, lr):
-        for p, buffer in zip(self.parameters, self.buffers):
-            buffer.lerp_(p.grad, 1 - self.momentum)
-            update = torch.lerp(p.grad, buffer, self.momentum).flatten(0, 1).bfloat16()
+        for group, buffer in zip(self.groups, self.buffers):
+            gradient = torch.cat([p.grad for p in group])
+            buffer.lerp_(gradient, 1 - self.momentum)
+            update = torch.lerp(gradient, buffer, self.momentum).bfloat16()
             wide = update.shape[1] > update.shape[2]
             if wide:
                 update = update.mT
@@ -163,8 +96,9 @@ class Muon:
                 update = torch.baddbmm(update, square, update, beta=3.4445)
             if wide:
                 update = update.mT
-            scale = 0.2 * math.sqrt(max(p.shape[-2:]))  # about the size of AdamW's updates
-            p.mul_(1 - lr * self.weight_decay).add_(update.float().view_as(p), alpha=-lr * scale)
+            scale = 0.2 * math.sqrt(max(update.shape[1:]))  # about the size of AdamW's updates
+            for p, part in zip(group, update.float().split(len(group[0]))):
+                p.mul_(1 - lr * self.weight_decay).add_(part, alpha=-lr * scale)
 
 
 def encode(questions):
@@ -197,7 +131,7 @@ def evaluate(model, questions):
     for start in range(0, len(questions), 125):
         chunk = questions[start:start + 125]
         tokens, positions, targets, owners = encode([(q, a) for _, _, q, a in chunk])
-        wrong = (model(tokens, positions).argmax(-1) != targets) & (targets >= 0)
+        wrong = (logits_at(model, tokens, positions).argmax(-1) != targets) & (targets >= 0)
         bad = set(owners[wrong].tolist())
         for i, (_, task, _, _) in enumerate(chunk):
             right.setdefault(task, []).append(i not in bad)
@@ -235,16 +169,17 @@ def train(config, state, minutes, checkpoint, args, log):
     rng = random.Random(args.seed + config["tracks"])
     graded = demo_tasks.graded_questions()
     graded_prompts = {question for _, _, question, _ in graded}
-    model = ParallelTrack(config, torch.bfloat16)
-    exact = ParallelTrack(config, torch.float32)  # grades the rounded weights in fp32
+    model = new_model(config)
+    exact = ParallelTrack(config)  # grades the rounded weights in fp32
     if state is not None:
         model.load_state_dict(state)
     count = sum(p.numel() for p in model.parameters())
     log(f"tracks {config['tracks']}: {count} parameters, {minutes:g} minutes, batch {args.batch}, "
         f"learning rate {args.lr:g} (Muon) and {args.adam_lr:g} (AdamW), seed {args.seed}")
-    muon = Muon(model.matrices())
-    adam = torch.optim.AdamW(model.others(), lr=args.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
-    forward = torch.compile(model) if args.compile else model
+    muon = Muon([[layer[name] for layer in model.layers] for name in MATRICES])
+    others = [p for name, p in model.named_parameters() if name.split(".")[-1] not in MATRICES]
+    adam = torch.optim.AdamW(others, lr=args.adam_lr, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    forward = torch.compile(logits_at) if args.compile else logits_at
     start, loss_sum, losses, step, progress = time.time(), 0.0, 0, 0, 0.0
     next_log = next_evaluation = start
     while progress < 1:
@@ -254,7 +189,7 @@ def train(config, state, minutes, checkpoint, args, log):
             assert question not in graded_prompts
             batch.append((question, reply))
         tokens, positions, targets, _ = encode(batch)
-        loss = F.cross_entropy(forward(tokens, positions), targets, ignore_index=-1)
+        loss = F.cross_entropy(forward(model, tokens, positions, torch.bfloat16), targets, ignore_index=-1)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         factor = schedule(step, progress, args.warmup)
@@ -290,10 +225,10 @@ def widen(state, seed, noise):
     generator = torch.Generator().manual_seed(seed)
     wide = {}
     for name, w in state.items():
-        if w.dim() == 4:  # [layers, 1, ...]: a weight of the track
-            w = w.repeat(1, CONFIG["tracks"], 1, 1)
+        if "." in name:  # a weight [1, ...] of the track
+            w = w.repeat(CONFIG["tracks"], *[1] * (w.dim() - 1))
             if "norm" not in name:
-                deviation = noise * w.square().mean((2, 3), keepdim=True).sqrt()
+                deviation = noise * w.square().mean((1, 2), keepdim=True).sqrt()
                 w = w + deviation * torch.randn(w.shape, generator=generator)
         wide[name] = w
     return wide
@@ -348,9 +283,9 @@ def main():
     if "tracks" in args.stages:
         train(CONFIG, widen(torch.load(single), args.seed, args.noise), args.minutes, tracks, args, log)
     if "export" in args.stages:
-        model = ParallelTrack(CONFIG, torch.float32)
+        model = ParallelTrack(CONFIG)
         model.load_state_dict(bfloat16_state(torch.load(tracks)))
-        write_model(args.out / "demo.h5", CONFIG, model.state_dict())
+        model.save_ptrt(args.out / "demo.h5", "bfloat16", tokenizer="bytes")
         write_questions(args.out)
         accuracy = evaluate(model, demo_tasks.graded_questions())
         log(f"exported {sum(p.numel() for p in model.parameters())} parameters, matrices as bfloat16; "

@@ -14,12 +14,15 @@ install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program FIL
 install(FILES README.md CONTRIBUTING.md DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT program)
 install(DIRECTORY examples DESTINATION ${shared} COMPONENT program)
 install(PROGRAMS
+  scripts/convert_pt.py
   scripts/grade_demo.py
   scripts/run_demo.sh
   scripts/show_results.py
   scripts/train_demo.py
+  scripts/train_pt.py
   DESTINATION ${shared}/scripts COMPONENT program)
-install(FILES scripts/demo_file.py scripts/demo_tasks.py DESTINATION ${shared}/scripts COMPONENT program)
+install(FILES scripts/demo_tasks.py scripts/pt_model.py DESTINATION ${shared}/scripts COMPONENT program)
+install(DIRECTORY scripts/convert DESTINATION ${shared}/scripts COMPONENT program FILES_MATCHING PATTERN "*.py")
 set(components program)
 
 # The plug-in lies below the library folder, where the program looks after its own folder (plugin_loader.cpp).

@@ -32,7 +32,10 @@ FILES = [
     "share/ptrt/scripts/show_results.py",
     "share/ptrt/scripts/grade_demo.py",
     "share/ptrt/scripts/train_demo.py",
-    "share/ptrt/scripts/demo_file.py",
+    "share/ptrt/scripts/train_pt.py",
+    "share/ptrt/scripts/pt_model.py",
+    "share/ptrt/scripts/convert_pt.py",
+    "share/ptrt/scripts/convert/tensors.py",
     "share/ptrt/scripts/demo_tasks.py",
 ]
 
