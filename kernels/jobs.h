@@ -61,4 +61,10 @@ struct Sampled {
   bool finite() const { return !std::isnan(logprob); }
 };
 
+// How likely a given token is as the next one.
+struct Scored {
+  float logprob = 0;    // natural logarithm; NaN: the row has a logit that is not finite
+  bool greedy = false;  // it is the token that temperature 0 chooses
+};
+
 }  // namespace ptrt

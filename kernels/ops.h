@@ -143,9 +143,9 @@ class OpSet {
   // One token for each row of logits [1, rows, vocab]; randomness depends on (seed, position)
   // alone. A row with a NaN or an infinity gives Sampled::not_finite(). Waits.
   virtual void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) = 0;
-  // out[r] = log softmax(logits[r])[targets[r]], with statistics over fixed chunks of the
-  // vocabulary; finite, or NaN for a row with a NaN or an infinity. Waits.
-  virtual void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) = 0;
+  // out[r].logprob = log softmax(logits[r])[targets[r]], with statistics over fixed chunks of the
+  // vocabulary; finite, or NaN for a row with a NaN or an infinity, which is not greedy. Waits.
+  virtual void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) = 0;
 };
 
 }  // namespace ptrt

@@ -125,7 +125,7 @@ void CpuBackend::sample(Tensor logits, std::span<const SampleParams> params, std
   sampler_.sample(logits, params, out);
 }
 
-void CpuBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
+void CpuBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) {
   sampler_.log_probs(logits, targets, out);
 }
 

@@ -48,7 +48,7 @@ class CpuBackend final : public Backend {
   void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
-  void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
+  void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) override;
 
  private:
   CpuOptions options_;

@@ -388,11 +388,13 @@ void ReferenceBackend::sample(Tensor logits, std::span<const SampleParams> param
   }
 }
 
-void ReferenceBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
+void ReferenceBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets,
+                                 std::span<Scored> out) {
   for (std::size_t r = 0; r < targets.size(); ++r) {
     const std::span<const float> row(logits.row(0, static_cast<std::int64_t>(r)),
                                      static_cast<std::size_t>(logits.width));
-    out[r] = all_finite(row) ? log_prob(row, targets[r]) : NAN;
+    out[r] = all_finite(row) ? Scored{log_prob(row, targets[r]), sample_token(row, {}) == targets[r]}
+                             : Scored{NAN, false};
   }
 }
 

@@ -334,7 +334,7 @@ void CudaBackend::take_sampled(std::span<Sampled> out) {
   scratch().sampler.take(out);
 }
 
-void CudaBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
+void CudaBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) {
   PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
   PTRT_CHECK(logits.rows <= scratch().limits.logit_rows && scratch().sampler.in_flight() == 0);
   check_fp32(logits);

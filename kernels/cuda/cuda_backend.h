@@ -70,7 +70,7 @@ class CudaBackend final : public Backend {
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
   void queue_sample(Tensor logits, std::span<const SampleParams> params) override;
   void take_sampled(std::span<Sampled> out) override;
-  void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) override;
+  void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) override;
 
  private:
   // Sized by reserve().

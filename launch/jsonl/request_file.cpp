@@ -93,7 +93,10 @@ class LineParser {
     const Fields fields(object, line.openai);
     Request request;
     request.line = number;
-    request.tokens = prompt_tokens(object, fields, line);
+    if (task_ == Task::score && (fields.find("context") != nullptr || fields.find("continuation") != nullptr))
+      line.continuation = true, take_continuation(fields, request);
+    else
+      request.tokens = prompt_tokens(object, fields, line);
     if (task_ == Task::generate) {
       take_sampling(fields, line, request);
       take_stop(fields, request);
@@ -150,6 +153,32 @@ class LineParser {
       if (fields.find(key) != nullptr) reject("unsupported", "'{}' is not supported", key);
   }
 
+  // Only the continuation is scored: what the text of both, encoded together, has more tokens than the context.
+  void take_continuation(const Fields& fields, Request& request) const {
+    const json *context = fields.find("context"), *continuation = fields.find("continuation");
+    if (fields.find("prompt") != nullptr || fields.find("tokens") != nullptr)
+      reject("invalid_request", "give either 'prompt' or 'tokens', or 'context' and 'continuation'");
+    if (context == nullptr || continuation == nullptr)
+      reject("invalid_request", "'context' and 'continuation' go together: '{}' is not given",
+             context == nullptr ? "context" : "continuation");
+    if (context->is_string() && continuation->is_string()) {
+      const auto& text = context->get_ref<const std::string&>();
+      request.score_from = std::ssize(encode("context", text));
+      request.tokens = encode("context", text + continuation->get_ref<const std::string&>());
+    } else if (context->is_array() && continuation->is_array()) {
+      request.tokens = token_ids("context", *context);
+      request.score_from = std::ssize(request.tokens);
+      const auto rest = token_ids("continuation", *continuation);
+      request.tokens.insert(request.tokens.end(), rest.begin(), rest.end());
+    } else {
+      reject("invalid_request",
+             "'context' and 'continuation' must both be text or both be arrays of token ids, found {} and {}",
+             context->type_name(), continuation->type_name());
+    }
+    if (request.score_from >= std::ssize(request.tokens))
+      reject("invalid_request", "'continuation' adds no token to the {} of 'context'", request.score_from);
+  }
+
   std::vector<std::int32_t> prompt_tokens(const json& object, const Fields& fields,
                                           const RequestLine& line) const {
     const json* prompt = fields.find("prompt");
@@ -159,10 +188,10 @@ class LineParser {
     if (prompt == nullptr && tokens == nullptr)
       reject("invalid_request", "neither 'prompt' nor 'tokens' is given ({} fields)", object.size());
     if (tokens != nullptr) return token_ids("tokens", *tokens);
-    if (prompt->is_string()) return encode(prompt->get<std::string>());
+    if (prompt->is_string()) return encode("prompt", prompt->get<std::string>());
     // An OpenAI prompt may be an array: of token ids, or of one text.
     if (line.openai && prompt->is_array() && prompt->size() == 1 && prompt->front().is_string())
-      return encode(prompt->front().get<std::string>());
+      return encode("prompt", prompt->front().get<std::string>());
     if (line.openai && prompt->is_array() && !prompt->empty() && prompt->front().is_number())
       return token_ids("prompt", *prompt);
     reject_type("prompt", "a string", *prompt);
@@ -185,14 +214,16 @@ class LineParser {
     return ids;
   }
 
-  std::vector<std::int32_t> encode(const std::string& text) const {
+  std::vector<std::int32_t> encode(const char* key, const std::string& text) const {
     if (tokenizer_.tokenizer == nullptr)
-      reject("no_tokenizer", "{}: give 'tokens' instead of 'prompt'", tokenizer_.why_none);
+      reject("no_tokenizer", "{}: {}", tokenizer_.why_none,
+             key == std::string_view("prompt") ? "give 'tokens' instead of 'prompt'"
+                                               : "give token ids instead of text");
     std::vector<std::int32_t> ids;
     if (config_.bos_token_id) ids.push_back(static_cast<std::int32_t>(*config_.bos_token_id));
     const auto text_ids = tokenizer_.tokenizer->encode(text);
     ids.insert(ids.end(), text_ids.begin(), text_ids.end());
-    if (ids.empty()) reject("invalid_request", "'prompt' is empty and the model has no bos token");
+    if (ids.empty()) reject("invalid_request", "'{}' is empty and the model has no bos token", key);
     return ids;
   }
 

@@ -21,6 +21,7 @@ struct RequestError {
 struct RequestLine {
   std::string id;             // of the request; else the 0-based line number
   bool openai = false;        // answered by an OpenAI batch response line
+  bool continuation = false;  // scored after a context
   std::string model;          // OpenAI: the model named by the request
   std::int64_t request = -1;  // index into RequestFile::requests; -1: error
   RequestError error;

@@ -128,11 +128,20 @@ std::string generate_result(const RequestLine& line, const Request& request, con
 
 std::string score_result(const RequestLine& line, const Request& request, const Completion& completion) {
   if (completion.failed()) return error_line(line, request.line, error_of(completion, "token"));
-  ordered_json logprobs = ordered_json::array({nullptr});
+  ordered_json logprobs = ordered_json::array();
+  if (!line.continuation) logprobs.push_back(nullptr);
   double sum = 0;
   for (const float lp : completion.logprobs) {
     logprobs.push_back(lp);
     sum += lp;
+  }
+  if (line.continuation) {
+    const std::vector<std::int32_t> tokens(request.tokens.begin() + request.score_from, request.tokens.end());
+    return dump({{"id", line.id},
+                 {"tokens", tokens},
+                 {"logprobs", std::move(logprobs)},
+                 {"sum_logprob", sum},
+                 {"is_greedy", completion.is_greedy}});
   }
   ordered_json result{
       {"id", line.id}, {"tokens", request.tokens}, {"logprobs", std::move(logprobs)}, {"sum_logprob", sum}};

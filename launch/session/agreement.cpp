@@ -120,6 +120,7 @@ void agree_on_requests(JobComm& job, std::span<const Request> requests) {
     for (const std::string& stop : r.stop) add(stop.data(), stop.size());
     const double numbers[] = {static_cast<double>(r.line),
                               static_cast<double>(r.max_tokens),
+                              static_cast<double>(r.score_from),
                               r.temperature,
                               static_cast<double>(r.top_k),
                               r.top_p,

@@ -108,7 +108,7 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const 
   targets_.resize(rows);
   sample_params_.resize(rows);
   sampled_.resize(rows);
-  log_probs_.resize(rows);
+  scored_.resize(rows);
 }
 
 bool Engine::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
@@ -277,13 +277,12 @@ void Engine::score_rows(std::int64_t first, std::span<const LogitRow> rows) {
   const Tensor logits = forward_.logits(first, std::ssize(rows));
   for (std::size_t r = 0; r < rows.size(); r++)
     targets_[r] = rows[r].sequence->tokens[static_cast<std::size_t>(rows[r].position) + 1];
-  backend_.log_probs(logits, {targets_.data(), rows.size()}, {log_probs_.data(), rows.size()});
+  backend_.log_probs(logits, {targets_.data(), rows.size()}, {scored_.data(), rows.size()});
   for (std::size_t r = 0; r < rows.size(); r++) {
     Sequence& sequence = *rows[r].sequence;
-    const auto position = static_cast<std::size_t>(rows[r].position);
-    sequence.logprobs.resize(std::max(sequence.logprobs.size(), position + 1));
-    sequence.logprobs[position] = log_probs_[r];
-    if (std::isnan(log_probs_[r]) && sequence.not_finite_at < 0)
+    sequence.logprobs.push_back(scored_[r].logprob);
+    sequence.is_greedy &= scored_[r].greedy;
+    if (std::isnan(scored_[r].logprob) && sequence.not_finite_at < 0)
       sequence.not_finite_at = rows[r].position + 1;
   }
 }
@@ -309,6 +308,7 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   if (!completion.failed()) {
     completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
     completion.logprobs = std::move(sequence.logprobs);
+    completion.is_greedy = sequence.is_greedy;
     if (text != run.texts.end()) completion.text = text->second.bytes();
   }
   if (text != run.texts.end()) run.texts.erase(text);

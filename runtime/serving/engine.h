@@ -127,7 +127,7 @@ class Engine {
   std::vector<std::int32_t> wanted_rows_, targets_;
   std::vector<SampleParams> sample_params_;
   std::vector<Sampled> sampled_;
-  std::vector<float> log_probs_;
+  std::vector<Scored> scored_;
 };
 
 }  // namespace ptrt

@@ -13,6 +13,7 @@ struct Request {
   std::int64_t line = 0;             // 0-based, in the request file
   std::vector<std::int32_t> tokens;  // prompt, or the text to score; never empty
   std::int64_t max_tokens = 0;       // to generate, >= 1; 0 when scoring
+  std::int64_t score_from = 1;       // index of the first token to score, >= 1
   float temperature = 0;             // 0: greedy
   std::int32_t top_k = 0;            // 0: all
   float top_p = 1;                   // 1: all
@@ -35,8 +36,10 @@ struct Completion {
   // and text are empty): generate: its index in the output; score: in the request's tokens. -1: none.
   std::int64_t not_finite_at = -1;
   std::vector<std::int32_t> tokens;  // generated, eos and stop tokens included
-  std::vector<float> logprobs;       // generate: one a generated token, if asked for; score: of tokens 1 …
-  std::string text;                  // bytes generated, cut before the stop string; no special tokens
+  std::vector<float>
+      logprobs;           // generate: one a generated token, if asked for; score: of tokens score_from …
+  bool is_greedy = true;  // score: each of these tokens is the one that temperature 0 chooses
+  std::string text;       // bytes generated, cut before the stop string; no special tokens
   FinishReason finish_reason = FinishReason::length;
   double first_token_s = 0;  // since the start of the run: the first token, and the end
   double finish_s = 0;

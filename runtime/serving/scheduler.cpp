@@ -23,6 +23,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const R
     sequence->tokens = request.tokens;
     sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
     sequence->max_tokens = request.max_tokens;
+    sequence->score_from = request.score_from;
     waiting_.push_back(std::move(sequence));
   }
   for (std::int64_t slot = limits.max_batch - 1; slot >= 0; slot--)
@@ -40,6 +41,11 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const R
 // which is only a target.
 std::int64_t Scheduler::rows_to_cache(const Sequence& sequence) const {
   return static_cast<std::int64_t>(sequence.tokens.size()) - (task_ == Task::score ? 1 : 0);
+}
+
+// Whether the logits of the token at `position` are: they are of the token after it.
+bool Scheduler::is_wanted(const Sequence& sequence, std::int64_t position) const {
+  return position + 1 >= (task_ == Task::score ? sequence.score_from : rows_to_cache(sequence));
 }
 
 bool Scheduler::in_prefill(const Sequence& sequence) const {
@@ -106,13 +112,12 @@ void Scheduler::plan_prefill() {
 }
 
 void Scheduler::add_rows(Sequence& sequence, std::int64_t count) {
-  const std::int64_t target = rows_to_cache(sequence);
   for (std::int64_t position = sequence.cached; position < sequence.cached + count; position++) {
     const auto row = static_cast<std::int32_t>(plan_.tokens.size());
     plan_.tokens.push_back(sequence.tokens[static_cast<std::size_t>(position)]);
     plan_.positions.push_back(static_cast<std::int32_t>(position));
     plan_.slots.push_back(sequence.slot);
-    if (task_ == Task::score || position == target - 1) plan_.wanted.push_back({row, &sequence, position});
+    if (is_wanted(sequence, position)) plan_.wanted.push_back({row, &sequence, position});
   }
   sequence.cached += count;
 }

@@ -20,11 +20,13 @@ struct Sequence {
   std::vector<std::int32_t> tokens;  // prompt, then generated; placeholders for those in flight
   std::int64_t prompt_tokens = 0;
   std::int64_t max_tokens = 0;  // to generate
+  std::int64_t score_from = 1;  // the first token to score
   std::int64_t cached = 0;      // tokens whose keys and values are in pages
   std::int64_t admitted = 0;    // admission counter: the newest is preempted first
   std::int32_t slot = -1;       // row of the page table while running
   std::vector<std::int32_t> pages;
   std::vector<float> logprobs;
+  bool is_greedy = true;            // Completion::is_greedy, so far
   std::int64_t not_finite_at = -1;  // Completion::not_finite_at
   std::int64_t place = 0;           // in the order of arrival
   double first_token_s = -1, last_token_s = 0;
@@ -101,6 +103,7 @@ class Scheduler {
   bool has_arrived(const Sequence& sequence) const { return sequence.place < arrived_; }
   bool in_prefill(const Sequence& sequence) const;
   std::int64_t rows_to_cache(const Sequence& sequence) const;
+  bool is_wanted(const Sequence& sequence, std::int64_t position) const;
   void preempt_newest();
   void release(Sequence& sequence);
   std::unique_ptr<Sequence> take_out(Sequence& sequence);

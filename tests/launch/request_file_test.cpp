@@ -150,6 +150,59 @@ TEST(RequestFile, ScoringIgnoresWhatOnlyGenerationKnows) {
   EXPECT_EQ(file.requests[0].max_tokens, 0);
 }
 
+TEST(RequestFile, AContinuationIsWhatExceedsTheContext) {
+  const RequestFile file = parse(
+      "{\"context\": \"ab\", \"continuation\": \"c\\u00fc\"}\n"
+      "{\"context\": [7, 8], \"continuation\": [9]}\n"
+      "{\"context\": \"\", \"continuation\": \"a\"}\n"
+      "{\"prompt\": \"ab\"}\n",
+      Task::score);
+  ASSERT_EQ(file.requests.size(), 4u) << file.lines[0].error.message << file.lines[1].error.message;
+  EXPECT_EQ(file.requests[0].tokens, (std::vector<std::int32_t>{256, 'a', 'b', 'c', 0xC3, 0xBC}));
+  EXPECT_EQ(file.requests[0].score_from, 3);
+  EXPECT_EQ(file.requests[1].tokens, (std::vector<std::int32_t>{7, 8, 9})) << "no bos before token ids";
+  EXPECT_EQ(file.requests[1].score_from, 2);
+  EXPECT_EQ(file.requests[2].tokens, (std::vector<std::int32_t>{256, 'a'}));
+  EXPECT_EQ(file.requests[2].score_from, 1);
+  EXPECT_EQ(file.requests[3].score_from, 1);
+  for (std::size_t i = 0; i < 4; i++) EXPECT_EQ(file.lines[i].continuation, i < 3);
+}
+
+TEST(RequestFile, BadContinuations) {
+  const std::pair<const char*, const char*> bad[] = {
+      {R"({"context": "a"})", "'continuation' is not given"},
+      {R"({"continuation": "a"})", "'context' is not given"},
+      {R"({"context": "a", "continuation": "b", "prompt": "c"})", "either"},
+      {R"({"context": "a", "continuation": "b", "tokens": [1]})", "either"},
+      {R"({"context": "a", "continuation": [1]})", "found string and array"},
+      {R"({"context": [1], "continuation": "a"})", "found array and string"},
+      {R"({"context": 1, "continuation": 2})", "found number and number"},
+      {R"({"context": "a", "continuation": ""})", "adds no token"},
+      {R"({"context": [], "continuation": [1]})", "'context' is empty"},
+      {R"({"context": [1], "continuation": []})", "'continuation' is empty"},
+      {R"({"context": [1], "continuation": [259]})", "'continuation' at 0"},
+      {R"({"context": [1, "a"], "continuation": [2]})", "'context' must be an array of integers"}};
+  for (const auto& [text, names] : bad) {
+    const RequestFile file = parse(text, Task::score);
+    EXPECT_TRUE(file.requests.empty()) << text;
+    EXPECT_NE(file.lines[0].error.message.find(names), std::string::npos) << file.lines[0].error.message;
+  }
+  const std::string longer(64, 'x');
+  EXPECT_EQ(parse(R"({"context": "a", "continuation": ")" + longer + "\"}", Task::score).lines[0].error.code,
+            "context_length_exceeded");
+  EXPECT_EQ(parse(R"({"context": "a", "continuation": "b"})").lines[0].error.code, "invalid_request")
+      << "only of score";
+}
+
+TEST(RequestFile, AContextNeedsATokenOrABos) {
+  ModelConfig config = small_config();
+  config.bos_token_id.reset();
+  const RequestFile file = parse_requests(R"({"context": "", "continuation": "a"})", "r", Task::score, config,
+                                          bytes_tokenizer(config), {100});
+  EXPECT_NE(file.lines[0].error.message.find("'context' is empty and the model has no bos"),
+            std::string::npos);
+}
+
 TEST(RequestFile, WithoutATokenizer) {
   const ModelConfig config = small_config();
   const RequestFile file =

@@ -169,5 +169,19 @@ TEST(ResultLines, Score) {
   EXPECT_EQ(one["sum_logprob"], 0);
 }
 
+TEST(ResultLines, ScoreOfAContinuation) {
+  Request request;
+  request.tokens = {1, 2, 3, 4};
+  request.score_from = 2;
+  RequestLine line;
+  line.id = "c";
+  line.continuation = true;
+  Completion completion;
+  completion.logprobs = {-1.0f, -0.5f};
+  completion.is_greedy = false;
+  EXPECT_EQ(score_result(line, request, completion),
+            R"({"id":"c","tokens":[3,4],"logprobs":[-1.0,-0.5],"sum_logprob":-1.5,"is_greedy":false})");
+}
+
 }  // namespace
 }  // namespace ptrt

@@ -81,7 +81,7 @@ TEST_P(SamplingBits, BatchInvariant) {
     targets[r] = static_cast<std::int32_t>(r * 100);
   }
   std::vector<Sampled> alone(kRows);
-  std::vector<float> alone_log_probs(kRows);
+  std::vector<Scored> alone_log_probs(kRows);
   const auto single = make_backend(1);
   for (std::size_t r = 0; r < params.size(); ++r) {
     const Tensor row = rows_of(logits.tensor, static_cast<std::int64_t>(r), 1);
@@ -90,12 +90,13 @@ TEST_P(SamplingBits, BatchInvariant) {
   }
   for (const int threads : {1, 2, 3}) {
     std::vector<Sampled> out(kRows);
-    std::vector<float> log_probs(kRows);
+    std::vector<Scored> log_probs(kRows);
     const auto backend = make_backend(threads);
     backend->sample(logits.tensor, params, out);
     backend->log_probs(logits.tensor, targets, log_probs);
-    EXPECT_TRUE(same_bits(log_probs.data(), alone_log_probs.data(), kRows));
     for (std::size_t r = 0; r < params.size(); ++r) {
+      EXPECT_TRUE(same_bits(&log_probs[r].logprob, &alone_log_probs[r].logprob, 1)) << "row " << r;
+      EXPECT_EQ(log_probs[r].greedy, alone_log_probs[r].greedy) << "row " << r;
       EXPECT_EQ(out[r].token, alone[r].token) << "row " << r;
       EXPECT_TRUE(same_bits(&out[r].logprob, &alone[r].logprob, 1)) << "row " << r;
     }

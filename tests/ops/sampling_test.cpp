@@ -106,7 +106,7 @@ TEST_P(Sampling, LogProbabilities) {
     const std::vector<std::int32_t> targets{0, static_cast<std::int32_t>(vocab - 1),
                                             static_cast<std::int32_t>(vocab / 2),
                                             static_cast<std::int32_t>(vocab / 3)};
-    std::vector<float> log_probs(4);
+    std::vector<Scored> log_probs(4);
     backend().log_probs(logits.tensor, targets, log_probs);
     std::vector<SampleParams> params(4, SampleParams{0.8f, 0, 0.9f, 5, 6, true});
     params[0].temperature = 0;
@@ -115,9 +115,33 @@ TEST_P(Sampling, LogProbabilities) {
       const float* row = logits.host.tensor.row(0, static_cast<std::int64_t>(r));
       const std::vector<double> p = softmax(std::vector<double>(row, row + vocab));
       const double target = std::log(p[static_cast<std::size_t>(targets[r])]);
-      EXPECT_NEAR(log_probs[r], target, on_cuda() ? 1e-5 * std::max(1.0, std::abs(target)) : 5e-6);
+      EXPECT_EQ(log_probs[r].greedy, std::max_element(row, row + vocab) - row == targets[r]);
+      EXPECT_NEAR(log_probs[r].logprob, target, on_cuda() ? 1e-5 * std::max(1.0, std::abs(target)) : 5e-6);
       EXPECT_NEAR(out[r].logprob, std::log(p[static_cast<std::size_t>(out[r].token)]),
                   on_cuda() ? 2e-5 : 5e-6);
+    }
+  }
+}
+
+// The lowest id of equal logits is greedy, wherever the others are; every other token is not.
+TEST_P(Sampling, GreedyIsTheLowestIdOfTheLargest) {
+  for (const std::int64_t vocab : {4, 259, 4100, 9000}) {
+    std::vector<std::int32_t> targets{0, 1, static_cast<std::int32_t>(vocab / 2),
+                                      static_cast<std::int32_t>(vocab - 2),
+                                      static_cast<std::int32_t>(vocab - 1)};
+    const auto rows = std::ssize(targets);
+    reserve(rows);
+    for (const std::size_t lowest : {std::size_t{1}, std::size_t{2}, std::size_t{3}}) {
+      Array logits(backend(), 1, rows, vocab);
+      randomize(logits.host, 1, static_cast<unsigned>(vocab));
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::size_t i = lowest; i < targets.size(); ++i) logits.host.tensor.row(0, r)[targets[i]] = 40;
+      logits.put();
+      std::vector<Scored> scored(targets.size());
+      backend().log_probs(logits.tensor, targets, scored);
+      for (std::size_t r = 0; r < targets.size(); ++r)
+        EXPECT_EQ(scored[r].greedy, r == lowest || targets[r] == targets[lowest])
+            << "vocabulary " << vocab << " token " << targets[r] << " of those from " << targets[lowest];
     }
   }
 }
@@ -170,7 +194,7 @@ TEST_P(Sampling, TellsWhichRowsAreNotFinite) {
       const std::vector<SampleParams> all(kRows, params);
       const std::vector<Sampled> sound = sample(logits, all);
       std::vector<std::int32_t> targets(kRows);
-      std::vector<float> sound_log_probs(kRows), log_probs(kRows);
+      std::vector<Scored> sound_log_probs(kRows), log_probs(kRows);
       backend().log_probs(logits.tensor, targets, sound_log_probs);
       for (const std::int64_t at : {std::int64_t{0}, vocab / 2, vocab - 1})
         for (const float bad : {NAN, negative_nan, INFINITY, -INFINITY}) {
@@ -181,11 +205,12 @@ TEST_P(Sampling, TellsWhichRowsAreNotFinite) {
           backend().log_probs(logits.tensor, targets, log_probs);
           EXPECT_FALSE(out[1].finite()) << "vocabulary " << vocab << ", " << bad << " at " << at;
           EXPECT_EQ(out[1].token, 0) << "it may be fed";
-          EXPECT_TRUE(std::isnan(log_probs[1]));
+          EXPECT_TRUE(std::isnan(log_probs[1].logprob));
+          EXPECT_FALSE(log_probs[1].greedy);
           for (const std::size_t r : {std::size_t{0}, std::size_t{2}}) {
             EXPECT_EQ(out[r].token, sound[r].token);
             EXPECT_TRUE(same_bits(&out[r].logprob, &sound[r].logprob, 1));
-            EXPECT_TRUE(same_bits(&log_probs[r], &sound_log_probs[r], 1));
+            EXPECT_TRUE(same_bits(&log_probs[r].logprob, &sound_log_probs[r].logprob, 1));
           }
           logit = before;
         }
@@ -207,9 +232,9 @@ TEST_P(Sampling, ExtremeLogits) {
     EXPECT_EQ(out.token, 4321);
     EXPECT_EQ(out.logprob, 0);
   }
-  std::vector<float> log_probs(1);
+  std::vector<Scored> log_probs(1);
   backend().log_probs(logits.tensor, std::vector<std::int32_t>{0}, log_probs);
-  EXPECT_EQ(log_probs[0], -kMost);
+  EXPECT_EQ(log_probs[0].logprob, -kMost);
 }
 
 TEST_P(Sampling, TinyTemperatureIsGreedy) {

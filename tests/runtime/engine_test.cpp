@@ -151,6 +151,42 @@ TEST_F(EngineSteps, ScoresAtOnce) {
   for (std::size_t i = 0; i < requests_.size(); ++i) EXPECT_EQ(actual[i].logprobs, expected[i].logprobs);
 }
 
+// What stands before `score_from` is read and not scored; the rest has the bits it has in the whole text, in
+// prefill chunks too.
+TEST_F(EngineSteps, ScoresWhatFollowsAContext) {
+  for (Request& request : requests_) {
+    request.tokens.push_back(65);
+    request.max_tokens = 0;
+  }
+  const auto whole = make(std::make_unique<ReferenceBackend>(), 40).run(Task::score, requests_);
+  for (std::size_t i = 0; i < requests_.size(); ++i)
+    requests_[i].score_from = 1 + static_cast<std::int64_t>(i) % (std::ssize(requests_[i].tokens) - 1);
+  const auto parts = make(std::make_unique<ReferenceBackend>(), 40).run(Task::score, requests_);
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    const auto from = whole[i].logprobs.begin() + requests_[i].score_from - 1;
+    EXPECT_EQ(parts[i].logprobs, std::vector<float>(from, whole[i].logprobs.end())) << "request " << i;
+  }
+}
+
+// Greedy output is greedy as a continuation; with another token anywhere in it, it is not.
+TEST_F(EngineSteps, TellsGreedyContinuations) {
+  for (Request& request : requests_) request.temperature = 0, request.ignore_eos = true, request.stop.clear();
+  const auto generated = make(std::make_unique<ReferenceBackend>(), 40).run(Task::generate, requests_);
+  std::vector<Request> texts;
+  std::vector<bool> greedy;
+  for (std::size_t i = 0; i < requests_.size(); ++i)
+    for (const std::size_t changed : {std::size_t{0}, generated[i].tokens.size() - 1, std::size_t{1000}}) {
+      Request& text = texts.emplace_back();
+      text.tokens = requests_[i].tokens;
+      text.score_from = std::ssize(text.tokens);
+      text.tokens.insert(text.tokens.end(), generated[i].tokens.begin(), generated[i].tokens.end());
+      greedy.push_back(changed == 1000);
+      if (changed != 1000) text.tokens[requests_[i].tokens.size() + changed] ^= 1;
+    }
+  const auto scored = make(std::make_unique<ReferenceBackend>(), 40).run(Task::score, texts);
+  for (std::size_t i = 0; i < texts.size(); ++i) EXPECT_EQ(scored[i].is_greedy, greedy[i]) << "text " << i;
+}
+
 class PoisonedBackend final : public ReferenceBackend {
  public:
   explicit PoisonedBackend(std::int32_t poison) : poison_(poison) {}

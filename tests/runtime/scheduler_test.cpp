@@ -168,7 +168,9 @@ class Driver {
   void end(Sequence& sequence) {
     finished_.push_back(sequence.request);
     if (task_ == Task::score) {
-      EXPECT_EQ(scored_[sequence.request].size(), sequence.tokens.size() - 1);
+      const std::set<std::int64_t>& scored = scored_[sequence.request];
+      EXPECT_EQ(std::ssize(scored), std::ssize(sequence.tokens) - sequence.score_from);
+      EXPECT_EQ(*scored.begin(), sequence.score_from - 1);
     }
     scheduler_->finish(sequence);
   }

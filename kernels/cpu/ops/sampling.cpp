@@ -163,6 +163,15 @@ struct Sampler::Row {
   std::int32_t argmax() const {
     return static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
   }
+  // Whether argmax() is `token`; looks at one chunk of logits only.
+  bool is_argmax(std::int64_t token) const {
+    if (logits[static_cast<std::size_t>(token)] != max) return false;
+    const auto chunk = static_cast<std::ptrdiff_t>(token / kVocabChunk);
+    const auto before = stats.first(static_cast<std::size_t>(chunk));
+    if (std::ranges::any_of(before, [&](const ChunkStats& other) { return other.max == max; })) return false;
+    const auto begin = logits.begin() + chunk * kVocabChunk, end = logits.begin() + token;
+    return std::find(begin, end, max) == end;
+  }
   // Finite: logits at the two ends of float32 are farther apart than float32 can tell.
   float log_prob(std::int64_t token) const {
     double sum = 0;
@@ -234,7 +243,7 @@ void Sampler::sample(Tensor logits, std::span<const SampleParams> params, std::s
   });
 }
 
-void Sampler::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out) {
+void Sampler::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) {
   const std::int64_t vocab = logits.width, chunks = (vocab + kVocabChunk - 1) / kVocabChunk;
   PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
   collect_stats(logits, {});
@@ -242,8 +251,8 @@ void Sampler::log_probs(Tensor logits, std::span<const std::int32_t> targets, st
     const std::int64_t target = targets[static_cast<std::size_t>(r)];
     PTRT_CHECK(target >= 0 && target < vocab);
     const Row row({logits.row(0, r), static_cast<std::size_t>(vocab)}, stats_of(r, chunks), 1.0f);
-    out[static_cast<std::size_t>(r)] =
-        row.finite ? row.log_prob(target) : std::numeric_limits<float>::quiet_NaN();
+    out[static_cast<std::size_t>(r)] = row.finite ? Scored{row.log_prob(target), row.is_argmax(target)}
+                                                  : Scored{std::numeric_limits<float>::quiet_NaN(), false};
   }
 }
 

@@ -37,8 +37,8 @@ class Sampler {
   //  * Sampled::not_finite() where a logit is NaN or infinite.
   // The log-probability is log softmax(logits) of the token, before temperature.
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out);
-  // out[r] = log softmax(logits[0, r])[targets[r]]; NaN where a logit of the row is NaN or infinite.
-  void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<float> out);
+  // out[r].logprob = log softmax(logits[0, r])[targets[r]]; NaN where a logit of the row is NaN or infinite.
+  void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out);
 
  private:
   // A worker's scratch for rows with top_k or top_p; its vectors grow to the vocabulary on first

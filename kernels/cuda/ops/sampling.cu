@@ -243,7 +243,7 @@ __global__ void __launch_bounds__(kThreads)
   out[blockIdx.x] = {token, mine.want_logprob ? log_prob(row, token, of_row, parts.count) : 0.0f};
 }
 
-// One thread per row.
+// One thread per row: the likeliest token, and the log-probability of the target.
 __global__ void __launch_bounds__(kWarpSize)
     log_probs_kernel(Parts parts, int rows, const std::int32_t* targets, Sampled* out) {
   pdl_trigger_and_wait();
@@ -253,7 +253,7 @@ __global__ void __launch_bounds__(kWarpSize)
   Row row = parts.row(number);
   const Key first = first_key(of_row, parts.count);
   row.max_logit = row.logits[Row::id_of(first)];
-  out[number] = {targets[number],
+  out[number] = {Row::id_of(first),
                  Row::is_finite(first) ? log_prob(row, targets[number], of_row, parts.count) : NAN};
 }
 
@@ -334,7 +334,7 @@ void Sampler::take(std::span<Sampled> out) {
   std::copy_n(reinterpret_cast<const Sampled*>(oldest.out.get()), out.size(), out.begin());
 }
 
-void Sampler::log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<float> out) {
+void Sampler::log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<Scored> out) {
   Call& mine = call(queued_);
   upload(targets, mine, targets_.get());
   const Parts parts = parts_of(logits, parts_.get(), candidates_.get());
@@ -347,7 +347,8 @@ void Sampler::log_probs(const Tensor& logits, std::span<const std::int32_t> targ
   download(targets.size(), mine);
   mine.done.wait();
   const auto* results = reinterpret_cast<const Sampled*>(mine.out.get());
-  for (std::size_t r = 0; r < out.size(); ++r) out[r] = results[r].logprob;
+  for (std::size_t r = 0; r < out.size(); ++r)
+    out[r] = {results[r].logprob, results[r].finite() && results[r].token == targets[r]};
 }
 
 }  // namespace ptrt::cuda

@@ -45,7 +45,7 @@ class Sampler {
   void queue(const Tensor& logits, std::span<const SampleParams> params);
   void take(std::span<Sampled> out);
   // Backend::log_probs(); waits for the results. No call may be in flight.
-  void log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<float> out);
+  void log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<Scored> out);
 
   // Device memory at a fixed address: the results of the last queue(), for later work in the
   // stream.
