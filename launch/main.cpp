@@ -30,7 +30,8 @@ void run_command(const Command& command, JobComm& job, const ModelMetadata* know
     // Only the engine can end in order on a signal; the other commands end at once, as usual.
     install_signal_handlers();
   }
-  if (const auto* batch = std::get_if<BatchOptions>(&command)) run_batch(*batch, job, known);
+  if (const auto* batch = std::get_if<BatchOptions>(&command))
+    batch->text.empty() ? run_batch(*batch, job, known) : run_score_text(*batch, job, known);
   if (const auto* bench = std::get_if<BenchOptions>(&command)) run_bench(*bench, job, known);
   if (job.rank() != 0) return;
   if (const auto* init = std::get_if<InitOptions>(&command)) run_init(*init);

@@ -19,6 +19,7 @@ std::unique_ptr<ModelProbe> start_own_probe(const Command& command);
 // Of a model's files `known` is what a probe of this process read; null where it started none.
 // Collective.
 void run_batch(const BatchOptions& options, JobComm& job, const ModelMetadata* known);
+void run_score_text(const BatchOptions& options, JobComm& job, const ModelMetadata* known);
 void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* known);
 // On one rank.
 void run_init(const InitOptions& options);

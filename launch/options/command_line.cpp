@@ -68,17 +68,9 @@ bool is_command(CLI::App& app, const std::string& name) {
 }
 
 // Any other option counts: a new one belongs here only where ranks may have it differently.
-constexpr std::string_view kOwnOptions[] = {"help",
-                                            "output",
-                                            "dataset",
-                                            "json",
-                                            "csv",
-                                            "quiet",
-                                            "trust-links",
-                                            "threads",
-                                            "bind",
-                                            "kv-cache-bytes",
-                                            "gpu-memory-fraction",
+constexpr std::string_view kOwnOptions[] = {"help",     "output", "dataset",        "text",
+                                            "json",     "csv",    "quiet",          "trust-links",
+                                            "threads",  "bind",   "kv-cache-bytes", "gpu-memory-fraction",
                                             "share-gpu"};
 
 std::map<std::string, std::string> common_options(const CLI::App& command) {

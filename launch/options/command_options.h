@@ -21,6 +21,8 @@ struct BatchOptions {
   std::string requests;
   std::string output;
   bool resume = false;
+  std::string text;                     // score: a file to score whole, instead of requests
+  std::int64_t window = 0, stride = 0;  // of it, in tokens; 0: the model's context, half of the window
 };
 
 struct BenchOptions {

@@ -8,6 +8,10 @@ const char* const kRequestsHelp =
     "One JSON object a line: {\"id\", \"prompt\" or \"tokens\", \"max_tokens\", \"temperature\", \"top_k\",\n"
     "\"top_p\", \"seed\", \"stop\", \"logprobs\"}, or an OpenAI batch line (custom_id, method, url, body)";
 
+const char* const kScoreRequestsHelp =
+    "One JSON object a line: {\"id\", \"prompt\" or \"tokens\"} is scored whole; {\"id\", \"context\",\n"
+    "\"continuation\"}, both text or both token ids, from the continuation on; or an OpenAI batch line";
+
 const char* const kBatchExamples = R"(Examples:
   echo '{"id": "a", "prompt": "What is 23 + 45?\n", "max_tokens": 16}' > requests.jsonl
   ptrt generate model.h5 requests.jsonl -o results.jsonl
@@ -17,6 +21,14 @@ const char* const kBatchExamples = R"(Examples:
 
 The results file appears when it is complete. Until then results.jsonl.partial holds the finished results.
 On SIGTERM, SIGINT or SIGUSR1 the run ends after the current step with exit status 75; --resume continues.)";
+
+const char* const kScoreExamples = R"(Examples:
+  echo '{"context": "What is 23 + 45?\n", "continuation": "68"}' > texts.jsonl
+  ptrt score model.h5 texts.jsonl -o scores.jsonl
+  mpirun -n 8 ptrt score model.h5 texts.jsonl -o scores.jsonl --resume      (continues where a run ended)
+  ptrt score model.h5 --text book.txt --window 1024 --stride 512            (perplexity, to standard output)
+
+Results of requests appear when they are complete, as those of `ptrt generate`.)";
 
 const char* const kBenchExamples = R"(Examples:
   ptrt bench model.h5 --input-len 128 --output-len 64 --requests 16
@@ -128,20 +140,61 @@ void add_gpu_options(CLI::App& command, ModelRunOptions& run) {
       "launched on its own, to look for faults");
 }
 
-void add_batch(CLI::App& app, const char* name, const char* what, Task task, Command& chosen) {
+constexpr const char* kOutputHelp = "Results, one JSON object a line in the order of the requests";
+
+CLI::Option* add_resume(CLI::App& command, BatchOptions& options) {
+  return command.add_flag(
+      "--resume", options.resume,
+      "Continue from the journal RESULTS.partial of an earlier run; end at once if RESULTS are complete");
+}
+
+void add_generate(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<BatchOptions>();
-  options->task = task;
-  CLI::App* command = add_command(app, name, what, options, chosen);
+  CLI::App* command = add_command(app, "generate", "Generate text for a file of requests", options, chosen);
   add_model(*command, options->run.model, options->run.trust_links)->required();
   add_path(*command, "REQUESTS", options->requests, kRequestsHelp)->required();
-  add_path(*command, "-o,--output", options->output,
-           "Results, one JSON object a line in the order of the requests")
-      ->required();
-  command->add_flag(
-      "--resume", options->resume,
-      "Continue from the journal RESULTS.partial of an earlier run; end at once if RESULTS are complete");
+  add_path(*command, "-o,--output", options->output, kOutputHelp)->required();
+  add_resume(*command, *options);
   add_run_options(*command, options->run);
   command->footer(kBatchExamples);
+}
+
+void add_text(CLI::App& command, BatchOptions& options, CLI::Option* requests, CLI::Option* resume) {
+  begin_group(command, "Perplexity of a text");
+  const auto tokens = [] { return in_range(std::int64_t{1}, std::int64_t{1} << 31); };
+  auto* text =
+      add_path(command, "--text", options.text,
+               "A text file instead of REQUESTS: every token is scored once by a sliding window. The\n"
+               "result {\"tokens\", \"sum_logprob\", \"perplexity\", \"window\", \"stride\"} goes to -o or\n"
+               "to standard output")
+          ->excludes(requests)
+          ->excludes(resume);
+  command.add_option("--window", options.window, "Tokens of a window (default: the model's max_context)")
+      ->transform(tokens())
+      ->needs(text);
+  command
+      .add_option("--stride", options.stride,
+                  "Tokens from a window to the next, below --window (default: half of it)")
+      ->transform(tokens())
+      ->needs(text);
+}
+
+void add_score(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<BatchOptions>();
+  options->task = Task::score;
+  CLI::App* command = app.add_subcommand("score", "Log-probabilities of given texts");
+  add_model(*command, options->run.model, options->run.trust_links)->required();
+  auto* requests = add_path(*command, "REQUESTS", options->requests, kScoreRequestsHelp);
+  add_path(*command, "-o,--output", options->output, kOutputHelp);
+  auto* resume = add_resume(*command, *options);
+  add_text(*command, *options, requests, resume);
+  add_run_options(*command, options->run);
+  command->callback([options, &chosen] {
+    if (options->text.empty() && options->requests.empty()) throw CLI::RequiredError("REQUESTS or --text");
+    if (options->text.empty() && options->output.empty()) throw CLI::RequiredError("--output");
+    chosen = *options;
+  });
+  command->footer(kScoreExamples);
 }
 
 void add_workload(CLI::App& command, BenchOptions& options) {
@@ -229,8 +282,8 @@ void add_run_options(CLI::App& command, ModelRunOptions& run) {
 }
 
 void add_generate_and_score(CLI::App& app, Command& chosen) {
-  add_batch(app, "generate", "Generate text for a file of requests", Task::generate, chosen);
-  add_batch(app, "score", "Log-probabilities of given texts", Task::score, chosen);
+  add_generate(app, chosen);
+  add_score(app, chosen);
 }
 
 void add_bench(CLI::App& app, Command& chosen) {

@@ -92,6 +92,8 @@ const std::vector<std::vector<const char*>> kIntegers = {
     {"generate", "m", "r", "-o", "o", "--max-step-tokens"},
     {"score", "m", "r", "-o", "o", "--threads"},
     {"score", "m", "r", "-o", "o", "--kv-cache-bytes"},
+    {"score", "m", "--text", "t", "--window"},
+    {"score", "m", "--text", "t", "--stride"},
     {"bench", "m", "--input-len"},
     {"bench", "m", "--output-len"},
     {"bench", "m", "--requests"},
@@ -150,6 +152,7 @@ TEST(CommandLine, FilesHaveNames) {
       {"generate", "m", "r", "-o", ""},
       {"generate", "m", "r", "--output="},
       {"score", "m", "r", "-o", ""},
+      {"score", "m", "--text", ""},
       {"bench", ""},
       {"bench", "m", "--json", ""},
       {"bench", "m", "--csv", ""},
@@ -182,6 +185,26 @@ TEST(CommandLine, EmulatedRanks) {
   EXPECT_FALSE(std::get<BenchOptions>(parse({"bench", "model.h5"}).command).run.emulated.has_value());
   EXPECT_EQ(exit_code({"--emulate-ranks", "8"}), 2);
   EXPECT_EQ(exit_code({"--link-gb-per-s", "5"}), 2);
+}
+
+TEST(CommandLine, AScoreIsOfRequestsOrOfAText) {
+  const CommandLine line = parse({"score", "m", "--text", "t", "--window", "8", "--stride", "3"});
+  const auto& options = std::get<BatchOptions>(line.command);
+  EXPECT_EQ(options.task, Task::score);
+  EXPECT_EQ(options.text, "t");
+  EXPECT_EQ(options.window, 8);
+  EXPECT_EQ(options.stride, 3);
+  EXPECT_EQ(line.common.at("--window"), "8");
+  EXPECT_FALSE(line.common.contains("--text")) << "only rank 0 reads it";
+  const std::vector<std::vector<const char*>> bad = {{"score", "m"},
+                                                     {"score", "m", "r"},
+                                                     {"score", "m", "-o", "o"},
+                                                     {"score", "m", "r", "-o", "o", "--text", "t"},
+                                                     {"score", "m", "--text", "t", "--resume"},
+                                                     {"score", "m", "r", "-o", "o", "--window", "8"},
+                                                     {"score", "m", "r", "-o", "o", "--stride", "8"},
+                                                     {"generate", "m", "--text", "t"}};
+  for (const auto& arguments : bad) EXPECT_EQ(parse(arguments).exit_code, 2) << arguments.back();
 }
 
 TEST(CommandLine, EachCommandHasItsOptions) {
