@@ -26,6 +26,7 @@ BENCH = ("--input-len", "4", "--output-len", "2", "--requests", "1", "--warmup",
 COMMANDS: list[tuple[list[str], list[str], list[str]]] = [
     (["generate", "MODEL", "REQUESTS"], ["MODEL", "SHARD", "REQUESTS"], ["-o"]),
     (["score", "MODEL", "REQUESTS"], ["MODEL", "SHARD", "REQUESTS"], ["-o"]),
+    (["score", "MODEL", "--text", "TEXT"], ["MODEL", "SHARD", "TEXT"], ["-o"]),
     (["bench", "MODEL", *BENCH], ["MODEL", "SHARD"], ["--json", "--csv"]),
     (["bench", "MODEL", "--dataset", "REQUESTS"], ["MODEL", "SHARD", "REQUESTS"], ["--json", "--csv"]),
     (["bench", "--random-weights", "CONFIG", *BENCH], ["CONFIG"], ["--json", "--csv"]),
@@ -34,6 +35,10 @@ COMMANDS: list[tuple[list[str], list[str], list[str]]] = [
     (["pack", "MODEL"], ["MODEL", "SHARD"], ["-o"]),
     (["plan", "CONFIG", "--gpu", "GPU", "--link", "LINK"], ["CONFIG", "GPU", "LINK"], ["--json"]),
 ]
+
+
+def has_journal(command: list[str]) -> bool:
+    return command[0] in ("generate", "score") and "--text" not in command
 
 
 class Outputs(CliTest):
@@ -47,9 +52,10 @@ class Outputs(CliTest):
         (cls.source / "gpu.json").write_text(json.dumps(GPU))
         (cls.source / "link.json").write_text(json.dumps(LINK))
         write_requests(cls.source / "requests.jsonl", [REQUEST])
+        (cls.source / "text.txt").write_text("a text")
         made = ptrt("init", cls.source / "config.json", "-o", cls.source / "model.h5", "--split")
         assert made.status == 0, made.output
-        cls.files = {"MODEL": "model.h5", "SHARD": "model.track01.h5", "REQUESTS": "requests.jsonl",
+        cls.files = {"MODEL": "model.h5", "SHARD": "model.track01.h5", "REQUESTS": "requests.jsonl", "TEXT": "text.txt",
                      "CONFIG": "config.json", "GPU": "gpu.json", "LINK": "link.json"}
 
     def setUp(self) -> None:
@@ -112,7 +118,7 @@ class Outputs(CliTest):
     def test_names_beside_an_output_are_kept(self) -> None:
         """A file that has a name like a temporary one is the user's."""
         for command, inputs, outputs in COMMANDS:
-            if command[0] in ("generate", "score"):
+            if has_journal(command):
                 continue  # test_journal
             for suffix in (".tmp", ".partial"):
                 self.setUp()
@@ -167,11 +173,11 @@ class Outputs(CliTest):
     def test_devices(self) -> None:
         """Reports may go to a device or a descriptor; a model may not."""
         for command, _, outputs in COMMANDS:
-            if command[0] in ("bench", "plan"):
+            if command[0] in ("bench", "plan") or "--text" in command:
                 for option in outputs:
                     self.assert_done(self.run_here(command, option, "/dev/null"))
                     self.assert_refused(self.run_here(command, option, "/dev/full"), "No space", status=1)
-            elif command[0] not in ("generate", "score"):
+            elif not has_journal(command):
                 for device in ("/dev/null", "/dev/full"):
                     self.assert_refused(self.run_here(command, "-o", device), "no regular file|cannot write")
         self.assertTrue(Path("/dev/null").is_char_device())
@@ -226,6 +232,8 @@ class Outputs(CliTest):
         write_requests(self.folder / "many.jsonl", rows)
         before = self.contents()
         for command, _, outputs in COMMANDS:
+            if "--text" in command:
+                continue  # a short line
             command = ["many.jsonl" if word == "REQUESTS" else self.files.get(word, word) for word in command]
             if command[0] == "bench":
                 command += ["--requests", "1"] if "--dataset" in command else ["--input-len", "1,2,3,4,5"]
@@ -235,7 +243,7 @@ class Outputs(CliTest):
                                           limits={resource.RLIMIT_FSIZE: 300 if option == "--csv" else 1024})
                     self.assert_refused(outcome, "out", "[Tt]oo large", status=1)
                     left = {name: data for name, data in self.contents().items() if name not in before}
-                    self.assertEqual(set(left), {"out.partial"} if command[0] in ("generate", "score") else set())
+                    self.assertEqual(set(left), {"out.partial"} if has_journal(command) else set())
                     if not left:
                         continue
                     self.assert_done(ptrt(*command, option, "out", "--resume", cwd=self.folder))

@@ -192,6 +192,7 @@ TEST_P(CudaModels, ScoresEveryKindOfModel) {
     std::vector<Request> texts(2);
     for (std::size_t i = 0; i < texts.size(); ++i)
       for (int n = 0; n < 12 + 11 * static_cast<int>(i); ++n) texts[i].tokens.push_back(random.below(91));
+    texts[1].score_from = 7;
     EXPECT_LT(compare(on_cuda->run(Task::score, texts), on_cpu->run(Task::score, texts)),
               allowed_distance(GetParam()))
         << norms << " " << op;

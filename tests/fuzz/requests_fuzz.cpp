@@ -142,6 +142,8 @@ void check_request(const Request& request, Task task, const ModelConfig& config)
   expect(request.max_tokens >= 0 && length + request.max_tokens <= config.max_context &&
              request.cached_tokens() <= kCachedTokens,
          "line {}: {} + {} tokens", request.line, length, request.max_tokens);
+  expect(request.score_from >= 1 && request.score_from <= std::max<std::int64_t>(length - 1, 1),
+         "line {}: scores {} tokens from {}", request.line, length, request.score_from);
   if (task == Task::score) return;
   expect(request.max_tokens >= 1, "line {}: max_tokens {}", request.line, request.max_tokens);
   expect(request.temperature >= 0 && std::isfinite(request.temperature), "temperature {}",
@@ -165,8 +167,8 @@ void check_error(const RequestLine& line, std::int64_t number) {
 
 bool same(const Request& a, const Request& b) {
   return a.line == b.line && a.tokens == b.tokens && a.max_tokens == b.max_tokens &&
-         a.temperature == b.temperature && a.top_k == b.top_k && a.top_p == b.top_p && a.seed == b.seed &&
-         a.stop == b.stop && a.logprobs == b.logprobs;
+         a.score_from == b.score_from && a.temperature == b.temperature && a.top_k == b.top_k &&
+         a.top_p == b.top_p && a.seed == b.seed && a.stop == b.stop && a.logprobs == b.logprobs;
 }
 
 // A line after as many blank ones as it has before it, so that it has the same number.
@@ -175,7 +177,8 @@ void check_alone(const RequestFile& file, std::size_t number, const std::string&
   const RequestFile alone = parse_requests(std::string(number, '\n') + text, "alone", task, model.config,
                                            model.tokenizer, {kCachedTokens});
   const RequestLine &here = file.lines[number], &there = alone.lines.back();
-  expect(here.id == there.id && here.openai == there.openai && here.model == there.model,
+  expect(here.id == there.id && here.openai == there.openai && here.model == there.model &&
+             here.continuation == there.continuation,
          "line {} is '{}' alone and '{}' here", number, there.id, here.id);
   expect(here.error.code == there.error.code && here.error.message == there.error.message,
          "line {} is an error ({}) alone and ({}) here", number, there.error.message, here.error.message);

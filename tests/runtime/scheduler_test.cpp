@@ -232,9 +232,12 @@ TEST(Scheduler, RandomLoads) {
     limits.max_context = 200;
     const Task task = round % 3 == 0 ? Task::score : Task::generate;
     std::vector<Request> requests;
-    for (std::int64_t i = between(1, 25); i > 0; i--)
-      requests.push_back(task == Task::score ? request_of(between(2, 100), 0)
+    for (std::int64_t i = between(1, 25); i > 0; i--) {
+      const std::int64_t length = between(2, 100);
+      requests.push_back(task == Task::score ? request_of(length, 0)
                                              : request_of(between(1, 60), between(1, 50)));
+      if (task == Task::score && i % 2 == 0) requests.back().score_from = between(1, length - 1);
+    }
     for (const bool ahead : {false, true})
       for (const std::int64_t share : {1, 2, 3}) {
         if (task == Task::score && (ahead || share > 1)) continue;
