@@ -1,0 +1,64 @@
+"""What a model file says about text: its special tokens, its context, and its tokenizer, for tools in Python."""
+
+import json
+from collections.abc import Callable
+
+import h5py
+import numpy as np
+
+
+class NoTokenizer(Exception):
+    """The model takes token ids only, or the package for its tokenizer is missing."""
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8") if isinstance(value, bytes) else str(value)
+
+
+class ModelText:
+    """`encode` gives ids without bos, `name_of` the text of one token, special tokens included."""
+
+    def __init__(self, path: str):
+        with h5py.File(path, "r") as file:
+            self.config = json.loads(_text(file.attrs["config"]))
+            group = file.get("tokenizer")
+            if group is None:
+                raise NoTokenizer(f"{path}: the model file has no tokenizer")
+            self.kind = _text(group.attrs["kind"])
+            data = np.asarray(group["model"], dtype=np.uint8).tobytes() if "model" in group else b""
+        makers: dict[str, Callable[[bytes], None]] = {
+            "bytes": self._use_bytes, "huggingface": self._use_huggingface, "sentencepiece": self._use_sentencepiece}
+        if self.kind not in makers:
+            raise NoTokenizer(f"{path}: unknown kind of tokenizer '{self.kind}'")
+        try:
+            makers[self.kind](data)
+        except ImportError as error:
+            raise NoTokenizer(f"{path}: its tokenizer needs a Python package: {error}") from error
+
+    @property
+    def bos(self) -> int | None:
+        return self.config["bos_token_id"]
+
+    @property
+    def eos(self) -> list[int]:
+        return self.config["eos_token_ids"]
+
+    @property
+    def max_context(self) -> int:
+        return self.config["max_context"]
+
+    def _use_bytes(self, _: bytes) -> None:
+        self.encode: Callable[[str], list[int]] = lambda text: list(text.encode("utf-8"))
+        self.name_of: Callable[[int], str] = lambda token: chr(token) if token < 128 else ""
+
+    def _use_huggingface(self, data: bytes) -> None:
+        from tokenizers import Tokenizer
+        tokenizer = Tokenizer.from_str(data.decode("utf-8"))
+        self.encode = lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+        self.name_of = lambda token: tokenizer.decode([token], skip_special_tokens=False)
+
+    def _use_sentencepiece(self, data: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+        processor = SentencePieceProcessor(model_proto=data)
+        self.encode = processor.encode
+        self.name_of = processor.id_to_piece
