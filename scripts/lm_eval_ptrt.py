@@ -69,6 +69,21 @@ class PtrtLM(TemplateLM):
             return ids
         return [self.bos, *ids]
 
+    @property
+    def tokenizer_name(self) -> str:
+        """By which lm_eval's cache of requests knows the tokenizer."""
+        return f"ptrt {self.batches.model}"
+
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        if not chat_template:
+            return None
+        if isinstance(chat_template, str):
+            raise ValueError(f"the model file has one chat template, none with the name '{chat_template}'")
+        return self.text.chat_template
+
+    def apply_chat_template(self, chat_history: list[dict], add_generation_prompt: bool = True) -> str:
+        return self.text.render(chat_history, add_generation_prompt)
+
     def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False, **ignored) -> list[tuple[float, bool]]:
         pairs = []
         for _, context, continuation in requests:
@@ -130,6 +145,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", default=DEFAULT_WORK, help="folder for requests, journals and results (%(default)s)")
     parser.add_argument("--include-path", help="folder of further task files (yaml)")
     parser.add_argument("--num-fewshot", type=int, help="examples before each question")
+    parser.add_argument("--apply-chat-template", action="store_true", help="questions as chats, by the model file's template")
+    parser.add_argument("--system-instruction", help="system message of these chats")
     parser.add_argument("--limit", type=float, help="questions of a task: a number, or a share below 1")
     parser.add_argument("--max-length", type=int, help="tokens that are fed at most (default: max_context - 1)")
     parser.add_argument("--prefix-token-id", type=int, help="token before a text without context (default: bos, else eos)")
@@ -142,6 +159,7 @@ def evaluate(args: argparse.Namespace) -> dict:
     lm = PtrtLM(args.model, args.work, args.launcher, args.ptrt, args.options, args.max_length,
                 False if args.no_bos else None, args.prefix_token_id)
     return simple_evaluate(lm, tasks=args.tasks.split(","), num_fewshot=args.num_fewshot, limit=args.limit,
+                           apply_chat_template=args.apply_chat_template, system_instruction=args.system_instruction,
                            task_manager=TaskManager(include_path=args.include_path), log_samples=args.output is not None)
 
 

@@ -7,6 +7,9 @@ import h5py
 import numpy as np
 
 
+CONTINUED = "\N{OBJECT REPLACEMENT CHARACTER}continued"  # marks in a rendered chat where its last message ends
+
+
 class NoTokenizer(Exception):
     """The model takes token ids only, or the package for its tokenizer is missing."""
 
@@ -25,6 +28,8 @@ class ModelText:
             if group is None:
                 raise NoTokenizer(f"{path}: the model file has no tokenizer")
             self.kind = _text(group.attrs["kind"])
+            template = group.attrs.get("chat_template")
+            self.chat_template = None if template is None else _text(template)
             data = np.asarray(group["model"], dtype=np.uint8).tobytes() if "model" in group else b""
         makers: dict[str, Callable[[bytes], None]] = {
             "bytes": self._use_bytes, "huggingface": self._use_huggingface, "sentencepiece": self._use_sentencepiece}
@@ -46,6 +51,37 @@ class ModelText:
     @property
     def max_context(self) -> int:
         return self.config["max_context"]
+
+    def render(self, messages: list[dict], add_generation_prompt: bool = True) -> str:
+        """The chat as text. Without a generation prompt the last message is left open, to be continued.
+
+        Raises ValueError for a chat that the template refuses.
+        """
+        import jinja2
+        import jinja2.meta
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+        if self.chat_template is None:
+            raise ValueError("the model file has no chat template")
+
+        def refuse(message: str) -> None:
+            raise jinja2.TemplateError(message)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                                    extensions=["jinja2.ext.loopcontrols"])
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        environment.globals["raise_exception"] = refuse
+        special = {"bos_token": self.bos, "eos_token": self.eos[0] if self.eos else None}
+        names = {name: self.name_of(token) for name, token in special.items() if token is not None}
+        if not add_generation_prompt:
+            messages = [*messages[:-1], messages[-1] | {"content": messages[-1]["content"] + CONTINUED}]
+        try:
+            used = jinja2.meta.find_undeclared_variables(environment.parse(self.chat_template))
+            if missing := sorted((used & set(special)) - set(names)):
+                raise ValueError(f"the chat template uses {', '.join(missing)}, which the model does not have")
+            text = environment.from_string(self.chat_template).render(
+                messages=messages, add_generation_prompt=add_generation_prompt, **names)
+        except jinja2.TemplateError as error:
+            raise ValueError(f"chat template: {error}") from error
+        return text if add_generation_prompt else text[:text.rindex(CONTINUED)]
 
     def _use_bytes(self, _: bytes) -> None:
         self.encode: Callable[[str], list[int]] = lambda text: list(text.encode("utf-8"))

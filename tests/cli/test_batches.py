@@ -1,12 +1,15 @@
 #!/usr/bin/python3
 """The batch files behind scripts/lm_eval_ptrt.py: made, run, read back and continued, without lm-eval or torch."""
 
+import importlib.util
 import json
 import os
 import sys
 import unittest
 import unittest.mock
 from pathlib import Path
+
+import h5py
 
 from ptrt_cli import PTRT, ROOT, CliTest, under_mpirun
 
@@ -113,6 +116,36 @@ class BatchFiles(CliTest):
         for options, word in (({"tokenizer": None}, "no tokenizer"), ({"tokenizer": "words"}, "'words'")):
             with self.assertRaisesRegex(NoTokenizer, word):
                 ModelText(str(write_random(self.fresh(".h5"), self.config, 1, **options)))
+
+    @unittest.skipUnless(importlib.util.find_spec("jinja2"), "needs jinja2")
+    def test_chats(self) -> None:
+        model = write_random(self.fresh(".h5"), self.config, 1)
+        turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "grün"}]
+        with self.assertRaisesRegex(ValueError, "no chat template"):
+            ModelText(str(model)).render(turns)
+        for template, want in (
+                ("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+                 "{% if add_generation_prompt %}[a]{% endif %}", "[system] s\n[user] grün\n[a]"),
+                ("{{ messages[1] | tojson }}", '{"role": "user", "content": "grün"}')):
+            self.set_template(model, template)
+            self.assertEqual(ModelText(str(model)).render(turns), want)
+        open_end = [*turns, {"role": "assistant", "content": "Well, "}]
+        self.set_template(model, "{% for m in messages %}<{{ m.content }}>{% endfor %}")
+        self.assertEqual(ModelText(str(model)).render(open_end, False), "<s><grün><Well, ")
+        for template, word in (("{{ raise_exception('no system') }}", "no system"), ("{% if %}", "chat template"),
+                               ("{{ messages.append(1) }}", "chat template")):
+            self.set_template(model, template)
+            with self.assertRaisesRegex(ValueError, word):
+                ModelText(str(model)).render(turns)
+        bare = write_random(self.fresh(".h5"), self.config | {"bos_token_id": None}, 1)
+        self.set_template(bare, "{{ bos_token }}{{ messages[0].content }}")
+        with self.assertRaisesRegex(ValueError, "bos_token"):
+            ModelText(str(bare)).render(turns)
+
+    @staticmethod
+    def set_template(model: Path, template: str) -> None:
+        with h5py.File(model, "r+") as file:
+            file["tokenizer"].attrs["chat_template"] = template
 
     def test_requests_are_lines_of_json(self) -> None:
         requests, results = self.batches().make_files("generate", [{"tokens": [1], "stop": ["ü\n"]}])

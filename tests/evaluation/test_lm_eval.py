@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """scripts/lm_eval_ptrt.py against lm-eval's own Hugging Face class, on a small checkpoint with tasks of this folder.
 
-Needs torch, transformers and lm-eval (pip install "lm-eval[hf]"); says so and exits with 77 where one is missing.
+Needs torch, transformers and lm-eval (pip install "lm-eval[hf]").
 """
 
 import json
@@ -19,19 +19,20 @@ os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TOKENIZERS_PA
                "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 _CACHE = tempfile.TemporaryDirectory(prefix="ptrt-lm-eval-")
 os.environ["HF_HOME"] = _CACHE.name
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reference")]
-try:
-    import numpy as np
-    import torch
-    from lm_eval import simple_evaluate
-    from lm_eval.tasks import TaskManager
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-except ImportError as error:
-    print(f"skipped: {error} (pip install \"lm-eval[hf]\")")
-    sys.exit(77)
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "reference"), str(ROOT / "tests" / "convert")]
+import with_torch  # noqa: E402
 
-from model_maker import make_config, write_model
+with_torch.need("torch", "transformers", "lm_eval", "h5py")
+
+import h5py  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from lm_eval import simple_evaluate  # noqa: E402
+from lm_eval.tasks import TaskManager  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+
+from model_maker import make_config, write_model  # noqa: E402
 
 TOLERANCE = 1e-3
 CONTEXT = 64  # tokens; the longest texts of the tasks have more
@@ -40,6 +41,10 @@ LAYER = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
          "self_attn.k_proj": "wk", "self_attn.v_proj": "wv", "self_attn.o_proj": "wo", "mlp.gate_proj": "w_gate",
          "mlp.up_proj": "w_up", "mlp.down_proj": "w_down"}
 SHARED = {"model.embed_tokens": "embedding", "model.norm": "final_norm", "lm_head": "lm_head"}
+
+
+TEMPLATE = ("{{ bos_token }}{% for message in messages %}\n<{{ message['role'] }}>\n"
+            "{{ message['content'] }}</s>{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}")
 
 
 def make_tokenizer(puts_bos: bool) -> "Tokenizer":
@@ -73,7 +78,9 @@ def make_checkpoint(folder: Path, puts_bos: bool) -> Path:
             else:
                 parameter.copy_(drawn * (1.0 if "embed" in name else 1.4 / parameter.shape[1] ** 0.5))
     model.save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
     tensors = {}
     for name, parameter in model.named_parameters():
         parts = name.removesuffix(".weight").removeprefix("model.layers.").split(".", 1)
@@ -83,8 +90,11 @@ def make_checkpoint(folder: Path, puts_bos: bool) -> Path:
     ours = make_config(tracks=1, layers=2, hidden_size=64, ffn_size=96, heads=4, kv_heads=2, head_dim=16,
                        vocab_size=vocab, max_context=CONTEXT, norm_eps=1e-5, rope_theta=10000.0,
                        tie_embeddings=False, bos_token_id=0 if puts_bos else None, eos_token_ids=[1])
-    return write_model(folder / "model.h5", ours, tensors, tokenizer="huggingface",
+    path = write_model(folder / "model.h5", ours, tensors, tokenizer="huggingface",
                        tokenizer_model=tokenizer.to_str().encode())
+    with h5py.File(path, "r+") as file:
+        file["tokenizer"].attrs["chat_template"] = TEMPLATE
+    return path
 
 
 class LmEval(unittest.TestCase):
@@ -127,15 +137,17 @@ class LmEval(unittest.TestCase):
             self.assertAlmostEqual(float(ours), float(theirs), delta=TOLERANCE)
 
     def test_as_hugging_face(self) -> None:
-        for puts_bos in (False, True):
-            with self.subTest(puts_bos=puts_bos):
-                folder = self.folder / f"bos-{puts_bos}"
+        for puts_bos, chats in ((False, False), (True, False), (True, True)):
+            with self.subTest(puts_bos=puts_bos, chats=chats):
+                folder = self.folder / f"bos-{puts_bos}-{chats}"
                 model = make_checkpoint(folder, puts_bos)
                 theirs = simple_evaluate(
                     "hf", {"pretrained": str(folder), "dtype": "float32", "device": "cpu", "max_length": CONTEXT - 1},
-                    tasks=NAMES, task_manager=TaskManager(include_path=str(TASKS)), batch_size=4)
+                    tasks=NAMES, task_manager=TaskManager(include_path=str(TASKS)), batch_size=4,
+                    apply_chat_template=chats, system_instruction="Be brief." if chats else None)
+                chat = ["--apply-chat-template", "--system-instruction", "Be brief."] if chats else []
                 mine = self.run_ptrt(model, "--launcher", "mpirun --oversubscribe --bind-to none -n 2",
-                                     "--options=--compute float32 --quiet")
+                                     "--options=--compute float32 --quiet", *chat)
                 self.compare(mine, theirs)
 
     def test_resume(self) -> None:
