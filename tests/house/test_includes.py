@@ -58,8 +58,8 @@ MAY_INCLUDE = {
                        "model_io/file", "model_io/shard", "model_io/tokenizer", "model_io/tokenizer/kinds",
                        "runtime/comm", "runtime/model", "runtime/serving", "runtime/sync"],
     "launch/commands": ["kernels", "launch/job", "launch/jsonl", "launch/options", "launch/plan", "launch/session",
-                        "model_io/config", "model_io/file", "model_io/shard", "model_io/tokenizer/kinds", "runtime/comm",
-                        "runtime/journal", "runtime/model", "runtime/serving"],
+                        "model_io/config", "model_io/file", "model_io/shard", "model_io/text", "model_io/tokenizer/kinds",
+                        "runtime/comm", "runtime/journal", "runtime/model", "runtime/serving"],
     "launch": ["launch/commands", "launch/job", "launch/options", "launch/session", "runtime/comm"],
 }
 
