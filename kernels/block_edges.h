@@ -19,6 +19,7 @@ struct BlockEnd {
   const TrackWeights* post_norm = nullptr;  // null: there is none, here and below
   const TrackWeights* combine_norm = nullptr;
   float eps = 0;
+  bool pre_scale_post = false, pre_scale_combine = false;  // NormRule::pre_scale of these norms
 };
 
 // The beginning of a block: with `parts`, first x = scale · tree(parts) (+ x, where add_to_x); then
@@ -34,6 +35,7 @@ struct BlockBegin {
   const TrackWeights* dispatch_norm = nullptr;
   const TrackWeights* pre_norm = nullptr;
   float eps = 0;
+  bool pre_scale_dispatch = false, pre_scale_pre = false;  // NormRule::pre_scale of these norms
 };
 
 }  // namespace ptrt

@@ -3,16 +3,38 @@
 
 #include <cmath>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/tensor.h"
 
 namespace ptrt {
 
-// One matrix product for every local track: y[t] = x[t] · w[t]ᵀ.
+// How RMSNorm computes a row: x / sqrt(mean(x²) + eps) · w; with pre_scale z / sqrt(mean(z²) + eps) of
+// z = x · w.
+struct NormRule {
+  NormRule(float epsilon, bool weights_first = false) : eps(epsilon), pre_scale(weights_first) {}
+  float eps;
+  bool pre_scale;
+};
+
+// The activation of an FFN's gate.
+enum class FfnActivation : std::uint8_t {
+  silu,       // v / (1 + e^-v)
+  gelu_tanh,  // v/2 · (1 + tanh(sqrt(2/π) · (v + 0.044715 v³)))
+};
+
+// One matrix product for every local track: y[t] = x[t] · w[t]ᵀ, to which the bias is added last.
 struct LinearJob {
   const TrackWeights* weights = nullptr;  // [out, in] each
   Tensor x;                               // [tracks or 1, rows, in]
   Tensor y;                               // [tracks, rows, out]
+  const TrackWeights* bias = nullptr;     // [out] each, float32; null: none
+};
+
+// How RoPE rotates: the pair j of position p by the angle p · frequencies[j].
+struct RopeFrequencies {
+  std::vector<double> frequencies;  // [head_dim / 2]
+  double magnitude = 1;             // a factor on cosines and sines
 };
 
 // The heads that a rank computes: with tensor parallelism its share of a track's.
@@ -21,12 +43,18 @@ struct AttentionShape {
   // A row attends to the last `window` positions up to and including its own; 0: to all of them.
   std::int64_t window = 0;
   bool rope = true;
-  float norm_eps = 1e-5f;  // of the QK-norm
+  float norm_eps = 1e-5f;        // of the QK-norm
+  bool norm_after_rope = false;  // else the QK-norm comes before RoPE
+  float scale = 0;               // of q · k; 0: 1/sqrt(head_dim)
+
+  float query_scale() const { return scale != 0 ? scale : 1.0f / std::sqrt(static_cast<float>(head_dim)); }
 };
 
 struct MoeShape {
   std::int64_t experts = 0, top_k = 0, ffn_size = 0;
-  float router_logit_cap = 0;  // 0: no cap
+  float router_logit_cap = 0;   // 0: no cap
+  bool normalize_top_k = true;  // weights: softmax over the chosen experts; false: over all of them
+  FfnActivation activation = FfnActivation::silu;
 };
 
 // Weights and scratch of one mixture-of-experts FFN. The caller allocates the scratch once.

@@ -39,27 +39,27 @@ class OpSet {
 
   // --- Embedding and norms ---
 
-  // x[0, r, :] = table[tokens[r], :]; x float32.
-  virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) = 0;
-  // out = x / sqrt(mean(x²) + eps) · w, row by row; x [tracks or 1, rows, d], out [tracks, rows,
-  // d], which may be x.
-  virtual void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) = 0;
+  // x[0, r, :] = scale · table[tokens[r], :], rounded after the product; x float32.
+  virtual void embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) = 0;
+  // out = RMSNorm(x), row by row, as `rule` says; x [tracks or 1, rows, d], out [tracks, rows, d],
+  // which may be x.
+  virtual void rms_norm(const TrackWeights& weights, NormRule rule, Tensor x, Tensor out) = 0;
   // h += a, then out = RMSNorm(h); all [tracks, rows, d]; out may be h.
-  virtual void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) {
+  virtual void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, NormRule rule, Tensor out) {
     add(a, h);
-    rms_norm(weights, eps, h, out);
+    rms_norm(weights, rule, h, out);
   }
 
   // --- Matrix products ---
 
   // All products of the list in one parallel region.
   virtual void linear(std::span<const LinearJob> jobs) = 0;
-  // gate.y = silu(gate) · up of the two products, which are of equal sizes and read the same x;
-  // up.y is undefined afterwards.
-  virtual void gated_linear(const LinearJob& gate, const LinearJob& up) {
+  // gate.y = activation(gate) · up of the two products, which are of equal sizes, read the same x
+  // and have no bias; up.y is undefined afterwards.
+  virtual void gated_linear(FfnActivation activation, const LinearJob& gate, const LinearJob& up) {
     const LinearJob both[] = {gate, up};
     linear(both);
-    swiglu(gate.y, up.y);
+    glu(activation, gate.y, up.y);
   }
   // y = the weighted sum of the top_k experts' FFNs of every row.
   virtual void moe_ffn(const MoeJob& job) = 0;
@@ -70,8 +70,8 @@ class OpSet {
   virtual void add(Tensor a, Tensor h) = 0;
   // y[t] -= x: the leaves of the delta_sum fusion. x [1, rows, d] or a broadcast of it.
   virtual void subtract(Tensor x, Tensor y) = 0;
-  // gate = silu(gate) · up
-  virtual void swiglu(Tensor gate, Tensor up) = 0;
+  // gate = activation(gate) · up
+  virtual void glu(FfnActivation activation, Tensor gate, Tensor up) = 0;
   // out = x, track by track; x may have one track for all.
   virtual void copy(Tensor x, Tensor out) = 0;
   // out[0, i, :] = x[0, rows[i], :]
@@ -90,19 +90,21 @@ class OpSet {
 
   // --- Attention ---
 
-  // cos_sin[0, r, :] = the cosines of the head_dim/2 angles of positions[r], then their sines; [1,
-  // rows, head_dim] float32, angles in double.
-  virtual void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) = 0;
-  // Per head: QK-norm, then RoPE where shape.rope, on q (in place) and k; then k and v of every row
-  // are written to their pages of `layer`. k is undefined afterwards. Empty norm weights mean no
-  // QK-norm. q [tracks, rows, heads · head_dim], k and v [tracks, rows, kv_heads · head_dim].
+  // cos_sin[0, r, :] = magnitude · the cosines of the head_dim/2 angles of positions[r], then
+  // magnitude · their sines; [1, rows, head_dim] float32, all of it in double up to there.
+  virtual void rope_angles(std::span<const std::int32_t> positions, const RopeFrequencies& rope,
+                           Tensor cos_sin) = 0;
+  // Per head: QK-norm, then RoPE where shape.rope (the other order with shape.norm_after_rope), on q
+  // (in place) and k; then k and v of every row are written to their pages of `layer`. k is
+  // undefined afterwards. Empty norm weights mean no QK-norm. q [tracks, rows, heads · head_dim], k
+  // and v [tracks, rows, kv_heads · head_dim].
   virtual void rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
                            const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
                            const StepRows& rows, std::int64_t layer, const KvPool& pool) = 0;
   // Causal attention of every row over its sequence's pages; q and out [tracks, rows, heads ·
   // head_dim]. On the CPU, over a pool of bfloat16 and with a compute type other than float32, its
-  // products take bfloat16 inputs: q / sqrt(head_dim) and the softmax weights are rounded, on every
-  // instruction set. Otherwise neither is.
+  // products take bfloat16 inputs: q · shape.query_scale() and the softmax weights are rounded, on
+  // every instruction set. Otherwise neither is.
   virtual void attention(const AttentionShape& shape, Tensor q, const StepRows& rows, std::int64_t layer,
                          const KvPool& pool, Tensor out) = 0;
 
@@ -117,11 +119,11 @@ class OpSet {
   // A backend may fuse it, with the bits of these ops.
   virtual void end_block(const BlockEnd& end) {
     if (end.post_norm != nullptr)
-      add_rms_norm(end.a, end.h, *end.post_norm, end.eps, end.h);
+      add_rms_norm(end.a, end.h, *end.post_norm, {end.eps, end.pre_scale_post}, end.h);
     else
       add(end.a, end.h);
     if (end.combine_norm != nullptr)
-      rms_norm(*end.combine_norm, end.eps, end.h, end.y);
+      rms_norm(*end.combine_norm, {end.eps, end.pre_scale_combine}, end.h, end.y);
     else if (end.y.data != end.h.data)
       copy(end.h, end.y);
     if (end.minus.data != nullptr) subtract(end.minus.broadcast(end.y.tracks), end.y);
@@ -132,10 +134,11 @@ class OpSet {
       tree_sum(begin.parts, begin.x.rows * begin.x.width, begin.scale, begin.add_to_x ? x : nullptr, x);
     const Tensor every = begin.x.broadcast(begin.h.tracks);
     if (begin.dispatch_norm != nullptr)
-      rms_norm(*begin.dispatch_norm, begin.eps, every, begin.h);
+      rms_norm(*begin.dispatch_norm, {begin.eps, begin.pre_scale_dispatch}, every, begin.h);
     else
       copy(every, begin.h);
-    if (begin.pre_norm != nullptr) rms_norm(*begin.pre_norm, begin.eps, begin.h, begin.normed);
+    if (begin.pre_norm != nullptr)
+      rms_norm(*begin.pre_norm, {begin.eps, begin.pre_scale_pre}, begin.h, begin.normed);
   }
 
   // --- Tokens ---

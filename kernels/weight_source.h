@@ -21,7 +21,7 @@ enum class WeightRole : std::uint8_t {
   tied_embedding,  // the head's matrix, looked up by row too; never int8, else kept as a matrix is. Where the
                    // other products take int8, its own take bfloat16 if it is stored so and the
                    // processor multiplies that natively, else float32
-  vector,          // norm weights; widened to float32 at load
+  vector,          // norm weights and biases; widened to float32 at load
 };
 
 // Whether products multiply by it, so that the CPU keeps it in panels.

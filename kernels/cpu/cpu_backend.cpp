@@ -53,12 +53,12 @@ void CpuBackend::parallel_over_tracks(std::int64_t tracks,
   });
 }
 
-void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
-  ptrt::embed(pool_, table, tokens, x);
+void CpuBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) {
+  ptrt::embed(pool_, table, tokens, scale, x);
 }
 
-void CpuBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
-  ptrt::rms_norm(pool_, weights, eps, x, out);
+void CpuBackend::rms_norm(const TrackWeights& weights, NormRule rule, Tensor x, Tensor out) {
+  ptrt::rms_norm(pool_, weights, rule, x, out);
 }
 
 void CpuBackend::linear(std::span<const LinearJob> jobs) {
@@ -79,6 +79,7 @@ void CpuBackend::linear(std::span<const LinearJob> jobs) {
     }
   }
   matmul_.run(products_);
+  add_bias(pool_, jobs);
 }
 
 void CpuBackend::add(Tensor a, Tensor h) {
@@ -89,16 +90,17 @@ void CpuBackend::copy(Tensor x, Tensor out) {
   ptrt::copy(pool_, x, out);
 }
 
-void CpuBackend::swiglu(Tensor gate, Tensor up) {
-  ptrt::swiglu(pool_, gate, up);
+void CpuBackend::glu(FfnActivation activation, Tensor gate, Tensor up) {
+  ptrt::glu(pool_, activation, gate, up);
 }
 
 void CpuBackend::moe_ffn(const MoeJob& job) {
   moe_.run(job);
 }
 
-void CpuBackend::rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) {
-  ptrt::rope_angles(pool_, positions, theta, cos_sin);
+void CpuBackend::rope_angles(std::span<const std::int32_t> positions, const RopeFrequencies& rope,
+                             Tensor cos_sin) {
+  ptrt::rope_angles(pool_, positions, rope, cos_sin);
 }
 
 void CpuBackend::rope_append(const AttentionShape& shape, const TrackWeights& q_norm,

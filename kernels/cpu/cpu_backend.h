@@ -31,14 +31,15 @@ class CpuBackend final : public Backend {
   void parallel_over_tracks(std::int64_t tracks,
                             const std::function<void(std::int64_t, Backend&)>& body) override;
 
-  void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;
-  void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) override;
+  void rms_norm(const TrackWeights& weights, NormRule rule, Tensor x, Tensor out) override;
   void linear(std::span<const LinearJob> jobs) override;
   void add(Tensor a, Tensor h) override;
   void copy(Tensor x, Tensor out) override;
-  void swiglu(Tensor gate, Tensor up) override;
+  void glu(FfnActivation activation, Tensor gate, Tensor up) override;
   void moe_ffn(const MoeJob& job) override;
-  void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) override;
+  void rope_angles(std::span<const std::int32_t> positions, const RopeFrequencies& rope,
+                   Tensor cos_sin) override;
   void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
                    Tensor cos_sin, Tensor q, Tensor k, Tensor v, const StepRows& rows, std::int64_t layer,
                    const KvPool& pool) override;

@@ -5,15 +5,16 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numbers>
 #include <numeric>
 
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
 #include "kernels/base/scalar_types.h"
 #include "kernels/convert.h"
-#include "kernels/cpu/attention/kv_layout.h"
 #include "kernels/cpu/matmul/activations.h"
 #include "kernels/cpu/matmul/matmul.h"
+#include "kernels/cpu/reference_math.h"
 #include "kernels/int8.h"
 
 namespace ptrt {
@@ -21,17 +22,6 @@ namespace {
 
 bool all_finite(std::span<const float> values) {
   return std::ranges::all_of(values, [](float value) { return std::isfinite(value); });
-}
-
-void norm_row(const float* x, const Weight& w, float eps, std::int64_t n, float* out) {
-  double squares = 0;
-  for (std::int64_t i = 0; i < n; ++i) squares += double{x[i]} * x[i];
-  const double scale = 1 / std::sqrt(squares / static_cast<double>(n) + eps);
-  for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(x[i] * scale * weight_element(w, i));
-}
-
-double rounded_to_bfloat16(double value) {
-  return from_bfloat16(to_bfloat16(static_cast<float>(value)));
 }
 
 // One row as the products of a compute type see it.
@@ -66,8 +56,9 @@ void linear_row(const float* x, const Weight& w, std::int64_t matrix, Compute co
   }
 }
 
-double silu(double v) {
-  return v / (1 + std::exp(-v));
+double activated(FfnActivation activation, double v) {
+  if (activation == FfnActivation::silu) return v / (1 + std::exp(-v));
+  return 0.5 * v * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (v + 0.044715 * v * v * v)));
 }
 
 // A track-less tensor is seen by every track.
@@ -86,30 +77,6 @@ float tree(std::span<const float* const> parts, std::int64_t i) {
   if (parts.size() == 1) return parts[0][i];
   const std::size_t left = std::bit_floor(parts.size() - 1);
   return tree(parts.first(left), i) + tree(parts.subspan(left), i);
-}
-
-float key_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
-                  std::int64_t head, std::int64_t place, std::int64_t j) {
-  const std::int64_t at = key_index(pool, place, j);
-  if (pool.dtype == DType::float32) return pool.keys<float>(track, layer, page, head)[at];
-  return from_bfloat16(pool.keys<std::uint16_t>(track, layer, page, head)[at]);
-}
-
-float value_element(const KvPool& pool, std::int64_t track, std::int64_t layer, std::int64_t page,
-                    std::int64_t head, std::int64_t place, std::int64_t j) {
-  const std::int64_t at = value_index(pool, place, j);
-  if (pool.dtype == DType::float32) return pool.values<float>(track, layer, page, head)[at];
-  return from_bfloat16(pool.values<std::uint16_t>(track, layer, page, head)[at]);
-}
-
-// q / sqrt(head_dim); what is rounded is the float32 quotient.
-std::vector<double> scaled_query(const float* q, std::int64_t head_dim, bool rounds) {
-  std::vector<double> scaled(q, q + head_dim);
-  for (double& element : scaled) {
-    element /= std::sqrt(static_cast<double>(head_dim));
-    if (rounds) element = rounded_to_bfloat16(element);
-  }
-  return scaled;
 }
 
 // Ids by falling value, ties by rising id.
@@ -212,24 +179,28 @@ Weight ReferenceBackend::load_weight(const WeightSpec& spec, WeightSource& sourc
   return w;
 }
 
-void ReferenceBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
+void ReferenceBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, float scale,
+                             Tensor x) {
   for (std::int64_t r = 0; r < x.rows; ++r)
     for (std::int64_t i = 0; i < x.width; ++i)
-      x.row(0, r)[i] = weight_element(table, tokens[static_cast<std::size_t>(r)] * x.width + i);
+      x.row(0, r)[i] = scale * weight_element(table, tokens[static_cast<std::size_t>(r)] * x.width + i);
 }
 
-void ReferenceBackend::rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) {
+void ReferenceBackend::rms_norm(const TrackWeights& weights, NormRule rule, Tensor x, Tensor out) {
   for (std::int64_t t = 0; t < out.tracks; ++t)
     for (std::int64_t r = 0; r < out.rows; ++r)
-      norm_row(row_of(x, t, r), weights[static_cast<std::size_t>(t)], eps, x.width, out.row(t, r));
+      norm_row(row_of(x, t, r), weights[static_cast<std::size_t>(t)], rule, x.width, out.row(t, r));
 }
 
 void ReferenceBackend::linear(std::span<const LinearJob> jobs) {
   for (const LinearJob& job : jobs)
     for (std::int64_t t = 0; t < job.y.tracks; ++t)
-      for (std::int64_t r = 0; r < job.y.rows; ++r)
-        linear_row(row_of(job.x, t, r), (*job.weights)[static_cast<std::size_t>(t)], 0, options_.compute,
-                   job.y.row(t, r));
+      for (std::int64_t r = 0; r < job.y.rows; ++r) {
+        const auto track = static_cast<std::size_t>(t);
+        linear_row(row_of(job.x, t, r), (*job.weights)[track], 0, options_.compute, job.y.row(t, r));
+        for (std::int64_t o = 0; job.bias != nullptr && o < job.y.width; ++o)
+          job.y.row(t, r)[o] += weight_element((*job.bias)[track], o);
+      }
 }
 
 void ReferenceBackend::add(Tensor a, Tensor h) {
@@ -244,19 +215,21 @@ void ReferenceBackend::subtract(Tensor x, Tensor y) {
   for_elements(x, y, [](float& to, float from) { to -= from; });
 }
 
-void ReferenceBackend::swiglu(Tensor gate, Tensor up) {
-  for_elements(up, gate, [](float& g, float u) { g = static_cast<float>(silu(g) * u); });
+void ReferenceBackend::glu(FfnActivation activation, Tensor gate, Tensor up) {
+  for_elements(up, gate, [&](float& g, float u) { g = static_cast<float>(activated(activation, g) * u); });
 }
 
 void ReferenceBackend::moe_ffn(const MoeJob& job) {
-  const auto [experts, top_k, ffn_size, cap] = job.shape;
+  const MoeShape& shape = job.shape;
+  const float cap = shape.router_logit_cap;
   const std::int64_t d = job.x.width;
   for (std::int64_t t = 0; t < job.y.tracks; ++t) {
     const auto track = static_cast<std::size_t>(t);
     for (std::int64_t r = 0; r < job.y.rows; ++r) {
       const float* x = row_of(job.x, t, r);
-      std::vector<float> logits(static_cast<std::size_t>(experts)), gate(static_cast<std::size_t>(ffn_size)),
-          up(gate.size()), expert_out(static_cast<std::size_t>(d));
+      std::vector<float> logits(static_cast<std::size_t>(shape.experts)),
+          gate(static_cast<std::size_t>(shape.ffn_size)), up(gate.size()),
+          expert_out(static_cast<std::size_t>(d));
       linear_row(x, (*job.router)[track], 0, Compute::float32, logits.data());
       if (!all_finite(logits)) {
         std::fill_n(job.y.row(t, r), d, NAN);
@@ -265,14 +238,17 @@ void ReferenceBackend::moe_ffn(const MoeJob& job) {
       if (cap != 0)
         for (float& logit : logits) logit = cap * std::tanh(logit / cap);
       std::vector<std::int32_t> chosen = by_value(logits);
-      chosen.resize(static_cast<std::size_t>(top_k));
+      const std::size_t top_k = static_cast<std::size_t>(shape.top_k);
+      if (shape.normalize_top_k) chosen.resize(top_k);
       double total = 0;
       for (const std::int32_t e : chosen) total += std::exp(double{logits[static_cast<std::size_t>(e)]});
+      chosen.resize(top_k);
       std::vector<double> y(static_cast<std::size_t>(d));
       for (const std::int32_t e : chosen) {
         linear_row(x, (*job.gate)[track], e, options_.compute, gate.data());
         linear_row(x, (*job.up)[track], e, options_.compute, up.data());
-        for (std::size_t i = 0; i < gate.size(); ++i) gate[i] = static_cast<float>(silu(gate[i]) * up[i]);
+        for (std::size_t i = 0; i < gate.size(); ++i)
+          gate[i] = static_cast<float>(activated(shape.activation, gate[i]) * up[i]);
         linear_row(gate.data(), (*job.down)[track], e, options_.compute, expert_out.data());
         const double weight = std::exp(double{logits[static_cast<std::size_t>(e)]}) / total;
         for (std::size_t i = 0; i < y.size(); ++i) y[i] += weight * expert_out[i];
@@ -281,89 +257,6 @@ void ReferenceBackend::moe_ffn(const MoeJob& job) {
         job.y.row(t, r)[i] = static_cast<float>(y[static_cast<std::size_t>(i)]);
     }
   }
-}
-
-void ReferenceBackend::rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) {
-  const std::int64_t half = cos_sin.width / 2;
-  for (std::int64_t r = 0; r < cos_sin.rows; ++r)
-    for (std::int64_t j = 0; j < half; ++j) {
-      const double exponent = -2 * static_cast<double>(j) / static_cast<double>(cos_sin.width);
-      const double angle = positions[static_cast<std::size_t>(r)] * std::pow(theta, exponent);
-      cos_sin.row(0, r)[j] = static_cast<float>(std::cos(angle));
-      cos_sin.row(0, r)[half + j] = static_cast<float>(std::sin(angle));
-    }
-}
-
-void ReferenceBackend::rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
-                                   const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
-                                   const StepRows& rows, std::int64_t layer, const KvPool& pool) {
-  const std::int64_t head_dim = shape.head_dim, half = head_dim / 2;
-  const auto encode = [&](float* head, const TrackWeights& norm, std::int64_t t, std::int64_t r) {
-    if (!norm.empty()) norm_row(head, norm[static_cast<std::size_t>(t)], shape.norm_eps, head_dim, head);
-    for (std::int64_t j = 0; shape.rope && j < half; ++j) {
-      const double cosine = cos_sin.row(0, r)[j], sine = cos_sin.row(0, r)[half + j];
-      const double a = head[j], b = head[j + half];
-      head[j] = static_cast<float>(a * cosine - b * sine);
-      head[j + half] = static_cast<float>(b * cosine + a * sine);
-    }
-  };
-  for (std::int64_t t = 0; t < q.tracks; ++t)
-    for (std::int64_t r = 0; r < q.rows; ++r) {
-      const std::int64_t position = rows.positions[static_cast<std::size_t>(r)];
-      const std::int64_t page = rows.page(r, position / kPageTokens), place = position % kPageTokens;
-      for (std::int64_t h = 0; h < shape.heads; ++h) encode(q.row(t, r) + h * head_dim, q_norm, t, r);
-      for (std::int64_t h = 0; h < shape.kv_heads; ++h) {
-        encode(k.row(t, r) + h * head_dim, k_norm, t, r);
-        for (std::int64_t j = 0; j < head_dim; ++j) {
-          const float key = k.row(t, r)[h * head_dim + j], value = v.row(t, r)[h * head_dim + j];
-          const std::int64_t key_at = key_index(pool, place, j), value_at = value_index(pool, place, j);
-          if (pool.dtype == DType::float32) {
-            pool.keys<float>(t, layer, page, h)[key_at] = key;
-            pool.values<float>(t, layer, page, h)[value_at] = value;
-          } else {
-            pool.keys<std::uint16_t>(t, layer, page, h)[key_at] = to_bfloat16(key);
-            pool.values<std::uint16_t>(t, layer, page, h)[value_at] = to_bfloat16(value);
-          }
-        }
-      }
-    }
-}
-
-void ReferenceBackend::attention(const AttentionShape& shape, Tensor q, const StepRows& rows,
-                                 std::int64_t layer, const KvPool& pool, Tensor out) {
-  const std::int64_t head_dim = shape.head_dim;
-  const bool rounds = options_.compute != Compute::float32 && pool.dtype == DType::bfloat16;
-  for (std::int64_t t = 0; t < q.tracks; ++t)
-    for (std::int64_t r = 0; r < q.rows; ++r)
-      for (std::int64_t h = 0; h < shape.heads; ++h) {
-        const std::int64_t kv_head = h / (shape.heads / shape.kv_heads), offset = h * head_dim;
-        const std::int64_t last = rows.positions[static_cast<std::size_t>(r)];
-        const std::int64_t first = shape.window == 0 ? 0 : std::max<std::int64_t>(0, last - shape.window + 1);
-        const std::vector<double> query = scaled_query(q.row(t, r) + offset, head_dim, rounds);
-        std::vector<double> weights;
-        for (std::int64_t p = first; p <= last; ++p) {
-          const std::int64_t page = rows.page(r, p / kPageTokens);
-          double score = 0;
-          for (std::int64_t j = 0; j < head_dim; ++j)
-            score += query[static_cast<std::size_t>(j)] *
-                     key_element(pool, t, layer, page, kv_head, p % kPageTokens, j);
-          weights.push_back(score);
-        }
-        const double max = *std::max_element(weights.begin(), weights.end());
-        for (double& weight : weights) weight = std::exp(weight - max);
-        const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
-        std::vector<double> sum(static_cast<std::size_t>(head_dim));
-        for (std::int64_t p = first; p <= last; ++p) {
-          const std::int64_t page = rows.page(r, p / kPageTokens);
-          const double exact = weights[static_cast<std::size_t>(p - first)];
-          const double weight = rounds ? rounded_to_bfloat16(exact) : exact;
-          for (std::size_t j = 0; j < sum.size(); ++j)
-            sum[j] += weight * value_element(pool, t, layer, page, kv_head, p % kPageTokens,
-                                             static_cast<std::int64_t>(j));
-        }
-        for (std::size_t j = 0; j < sum.size(); ++j)
-          out.row(t, r)[offset + static_cast<std::int64_t>(j)] = static_cast<float>(sum[j] / total);
-      }
 }
 
 void ReferenceBackend::tree_sum(std::span<const float* const> parts, std::int64_t count, float scale,

@@ -46,17 +46,18 @@ class CudaBackend final : public Backend {
   void write(std::span<const std::byte> from, std::byte* to) override;
   void read_back(const std::byte* from, std::span<std::byte> to) override;
 
-  void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override;
-  void rms_norm(const TrackWeights& weights, float eps, Tensor x, Tensor out) override;
-  void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, float eps, Tensor out) override;
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) override;
+  void rms_norm(const TrackWeights& weights, NormRule rule, Tensor x, Tensor out) override;
+  void add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, NormRule rule, Tensor out) override;
   void linear(std::span<const LinearJob> jobs) override;
-  void gated_linear(const LinearJob& gate, const LinearJob& up) override;
+  void gated_linear(FfnActivation activation, const LinearJob& gate, const LinearJob& up) override;
   void add(Tensor a, Tensor h) override;
   void copy(Tensor x, Tensor out) override;
   void gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) override;
-  void swiglu(Tensor gate, Tensor up) override;
+  void glu(FfnActivation activation, Tensor gate, Tensor up) override;
   void moe_ffn(const MoeJob& job) override;
-  void rope_angles(std::span<const std::int32_t> positions, double theta, Tensor cos_sin) override;
+  void rope_angles(std::span<const std::int32_t> positions, const RopeFrequencies& rope,
+                   Tensor cos_sin) override;
   void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,
                    Tensor cos_sin, Tensor q, Tensor k, Tensor v, const StepRows& rows, std::int64_t layer,
                    const KvPool& pool) override;

@@ -29,6 +29,30 @@ void check_positive(std::string_view key, double value, const std::string& where
     throw_bad_input("{}: config key \"{}\": expected a number above 0, found {}", where, key, value);
 }
 
+void check_rope_scaling(const RopeScaling& scaling, double rope_theta, const std::string& where) {
+  check_positive("rope_scaling.factor", scaling.factor, where);
+  if (scaling.type == RopeScalingType::linear) return;
+  check_range("rope_scaling.original_max_position", scaling.original_max_position, 1, kMaxSize, where);
+  if (scaling.type == RopeScalingType::llama3) {
+    check_positive("rope_scaling.low_freq_factor", scaling.low_freq_factor, where);
+    check_positive("rope_scaling.high_freq_factor", scaling.high_freq_factor, where);
+    return;
+  }
+  check_positive("rope_scaling.beta_fast", scaling.beta_fast, where);
+  check_positive("rope_scaling.beta_slow", scaling.beta_slow, where);
+  if (scaling.attention_factor)
+    check_positive("rope_scaling.attention_factor", *scaling.attention_factor, where);
+  if (rope_theta == 1)
+    throw_bad_input("{}: config key \"rope_theta\": expected other than 1, as rope_scaling is yarn", where);
+}
+
+void check_optional(const ModelConfig& config, const std::string& where) {
+  if (config.attention_scale) check_positive("attention_scale", *config.attention_scale, where);
+  if (config.rope_scaling) check_rope_scaling(*config.rope_scaling, config.rope_theta, where);
+  if (config.rope_theta_local) check_positive("rope_theta_local", *config.rope_theta_local, where);
+  check_positive("embedding_scale", config.embedding_scale, where);
+}
+
 void check_sync_layers(const ModelConfig& config, const std::string& where) {
   const auto& sync = config.sync_layers;
   if (sync.empty()) throw_bad_input("{}: config key \"sync_layers\": expected at least one layer", where);
@@ -118,6 +142,7 @@ void validate(const ModelConfig& config, const std::string& where) {
                     config.kv_heads, config.heads);
   check_positive("norm_eps", config.norm_eps, where);
   check_positive("rope_theta", config.rope_theta, where);
+  check_optional(config, where);
   if (config.attention_pattern.empty())
     throw_bad_input("{}: config key \"attention_pattern\": expected at least one kind", where);
   if (config.ffn_pattern.empty())

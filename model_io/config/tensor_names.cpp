@@ -26,6 +26,10 @@ constexpr std::array kNames = std::to_array<std::string_view>({
     "wk",
     "wv",
     "wo",
+    "bq",
+    "bk",
+    "bv",
+    "bo",
     "q_norm",
     "k_norm",
     "w_gate",
@@ -117,6 +121,10 @@ std::vector<TensorSpec> layer_tensors(const ModelConfig& config, std::int64_t tr
   tensors.matrix(wk, config.kv_heads * head_dim, d);
   tensors.matrix(wv, config.kv_heads * head_dim, d);
   tensors.matrix(wo, d, config.heads * head_dim);
+  if (config.attention_bias.q) tensors.vector(bq, config.heads * head_dim);
+  if (config.attention_bias.k) tensors.vector(bk, config.kv_heads * head_dim);
+  if (config.attention_bias.v) tensors.vector(bv, config.kv_heads * head_dim);
+  if (config.attention_bias.o) tensors.vector(bo, d);
   if (config.qk_norm) tensors.vector(q_norm, head_dim);
   if (config.qk_norm) tensors.vector(k_norm, head_dim);
   if (config.norm_placement.output) tensors.vector(attn_output_norm, d);

@@ -30,6 +30,10 @@ enum class TensorId : std::uint8_t {
   wk,
   wv,
   wo,
+  bq,
+  bk,
+  bv,
+  bo,
   q_norm,
   k_norm,
   // Its dense FFN.
@@ -49,6 +53,9 @@ struct TensorSpec {
   WeightRole role = WeightRole::matrix;
   TensorId id = TensorId::embedding;
 
+  bool is_bias() const {
+    return id == TensorId::bq || id == TensorId::bk || id == TensorId::bv || id == TensorId::bo;
+  }
   std::int64_t elements() const;
   WeightSpec weight(DType dtype) const;  // what a backend loads, where it is stored in that type
 };

@@ -37,10 +37,16 @@ constexpr float near_normal(std::uint64_t bits) {
 // Its standard deviation: sqrt(4 · (2^32 - 1) / 12).
 constexpr double kNearNormalDeviation = 37837.22722;
 
+// Of a bias: half that of what it is added to, so that it matters and does not prevail.
+constexpr double kBiasDeviation = 0.5;
+
 double deviation(const ModelConfig& config, const TensorSpec& spec) {
   const double xavier = 1 / std::sqrt(static_cast<double>(spec.shape.back()));
+  const double inner = spec.is_bias() ? kBiasDeviation : xavier;
   const bool writes_residual = spec.path.ends_with("/wo") || spec.path.ends_with("/w_down");
-  return writes_residual ? xavier / std::sqrt(2.0 * static_cast<double>(config.layers)) : xavier;
+  return writes_residual || spec.id == TensorId::bo
+             ? inner / std::sqrt(2.0 * static_cast<double>(config.layers))
+             : inner;
 }
 
 // Elements are independent of each other, so threads divide them: a whole model may have to be
@@ -126,7 +132,8 @@ void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uin
                      std::int64_t first, std::span<std::byte> out) {
   PTRT_CHECK(out.size() % size_of(dtype) == 0);
   note_progress();
-  if (spec.role == WeightRole::vector) return fill_as(dtype, out, [](std::size_t) { return 1.0f; });
+  if (spec.role == WeightRole::vector && !spec.is_bias())
+    return fill_as(dtype, out, [](std::size_t) { return 1.0f; });
   const std::uint64_t stream = mix(XXH3_64bits_withSeed(spec.path.data(), spec.path.size(), seed));
   const auto scale = static_cast<float>(deviation(config, spec) / kNearNormalDeviation);
   const std::uint64_t origin = stream + static_cast<std::uint64_t>(first) * kGoldenGamma;

@@ -16,8 +16,8 @@ namespace ptrt {
 
 // Fills `out` with the elements first, first + 1, ... of the tensor, rounded to `dtype` (to
 // nearest, ties to even). Norm weights are 1. Matrices have mean 0 and standard deviation
-// 1/sqrt(in); those that write to the residual stream (wo, w_down) are divided by sqrt(2 · layers),
-// so that its scale is the same for any depth.
+// 1/sqrt(in), biases 1/2; what writes to the residual stream (wo, bo, w_down) is divided by sqrt(2 ·
+// layers), so that its scale is the same for any depth.
 void random_elements(const ModelConfig& config, const TensorSpec& spec, std::uint64_t seed, DType dtype,
                      std::int64_t first, std::span<std::byte> out);
 

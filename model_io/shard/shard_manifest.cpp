@@ -102,6 +102,7 @@ std::vector<ShardEntry> make_manifest(const ShardPlan& plan, TrackShard& shard) 
              plan.first_track + plan.tracks <= plan.config.tracks);
   shard.first_track = plan.first_track;
   shard.tracks = plan.tracks;
+  shard.split = plan.split;
   shard.head_rows = plan.head;
   shard.layers.resize(static_cast<std::size_t>(plan.config.layers));
   shard.blocks.resize(static_cast<std::size_t>(plan.config.blocks()));

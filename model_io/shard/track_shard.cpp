@@ -15,7 +15,7 @@
 namespace ptrt {
 namespace {
 
-constexpr std::array<std::pair<TensorId, TrackWeights LayerWeights::*>, 19> kLayerMembers{{
+constexpr std::array<std::pair<TensorId, TrackWeights LayerWeights::*>, 23> kLayerMembers{{
     {TensorId::attn_norm, &LayerWeights::attn_norm},
     {TensorId::attn_output_norm, &LayerWeights::attn_output_norm},
     {TensorId::attn_post_norm, &LayerWeights::attn_post_norm},
@@ -26,6 +26,10 @@ constexpr std::array<std::pair<TensorId, TrackWeights LayerWeights::*>, 19> kLay
     {TensorId::wk, &LayerWeights::wk},
     {TensorId::wv, &LayerWeights::wv},
     {TensorId::wo, &LayerWeights::wo},
+    {TensorId::bq, &LayerWeights::bq},
+    {TensorId::bk, &LayerWeights::bk},
+    {TensorId::bv, &LayerWeights::bv},
+    {TensorId::bo, &LayerWeights::bo},
     {TensorId::q_norm, &LayerWeights::q_norm},
     {TensorId::k_norm, &LayerWeights::k_norm},
     {TensorId::w_gate, &LayerWeights::w_gate},

@@ -18,6 +18,7 @@ struct LayerWeights {
   TrackWeights attn_norm, attn_output_norm, attn_post_norm;  // [d]
   TrackWeights ffn_norm, ffn_output_norm, ffn_post_norm;     // [d]
   TrackWeights wq, wk, wv, wo;                       // [heads·hd, d] [kv_heads·hd, d] ×2 [d, heads·hd]
+  TrackWeights bq, bk, bv, bo;                       // [heads·hd] [kv_heads·hd] ×2 [d]
   TrackWeights q_norm, k_norm;                       // [head_dim]
   TrackWeights w_gate, w_up, w_down;                 // dense: [ffn, d] ×2 [d, ffn]
   TrackWeights router;                               // moe: [E, d]
@@ -43,6 +44,7 @@ struct HeadRows {
 
 struct TrackShard {
   std::int64_t first_track = 0, tracks = 0;
+  TrackSplit split;  // which part of these tracks
   Weight embedding;  // [vocab, d]
   Weight lm_head;    // [vocab, d], or its head_rows; the embedding itself when tied and whole
   HeadRows head_rows;
@@ -55,7 +57,7 @@ struct TrackShard {
 // Checks every tensor of these tracks against the file's metadata, then loads them; touches no other track.
 // Throws bad_input, also where a tensor's checksum is not the recorded one. Of a tensor that the rank has only
 // a part of, `contents` has what that part contributes: see ModelContent::merge(). That is so for
-// * the matrices of the layers, with a `split`;
+// * the matrices of the layers and the biases bq, bk and bv, with a `split`;
 // * the head, with head rows. A tied head is loaded as the whole table too.
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
                       HeadRows head = {}, TrackSplit split = {});

@@ -94,7 +94,7 @@ LayerTime measure_layer(CudaBackend& backend, GraphTimer& timer, std::byte* memo
     const LinearJob wo{&w.wo, attn_out, out};
     backend.linear({&wo, 1});
     if (norms) backend.add_rms_norm(out, h, norm, 1e-5f, normed);
-    backend.gated_linear({&w.gate, normed, gate}, {&w.up, normed, up});
+    backend.gated_linear(FfnActivation::silu, {&w.gate, normed, gate}, {&w.up, normed, up});
     const LinearJob down{&w.down, gate, out};
     backend.linear({&down, 1});
   });

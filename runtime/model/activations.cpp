@@ -42,6 +42,9 @@ Activations make_activations(TensorMemory& memory, const ModelConfig& config, st
 
   a.x = memory.make(1, rows, d, fp32, "x");
   a.cos_sin = memory.make(1, rows, config.head_dim, fp32, "rope angles");
+  a.local_cos_sin = config.has_local_rope_theta()
+                        ? memory.make(1, rows, config.head_dim, fp32, "rope angles of local layers")
+                        : a.cos_sin;
   a.head_rows = memory.make(1, logit_rows, d, fp32, "rows for the head");
   a.head_in = dtype == fp32 ? a.head_rows : memory.make(1, logit_rows, d, dtype, "head input");
   return a;

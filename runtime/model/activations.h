@@ -9,14 +9,15 @@
 
 namespace ptrt {
 
-// Views of memory for the most rows of a step. x, cos_sin, head_rows, h and router are float32; the
+// Views of memory for the most rows of a step. x, the rope angles, head_rows, h and router are float32; the
 // others are of the backend's activation dtype.
 struct Activations {
   // Shared by all tracks.
-  Tensor x;          // [1, rows, d]        the stream that every track reads
-  Tensor cos_sin;    // [1, rows, hd]       rope angles
-  Tensor head_rows;  // [1, logit rows, d]  rows of x whose logits are computed
-  Tensor head_in;    // [1, logit rows, d]  these, normed; the same memory where the dtypes are equal
+  Tensor x;              // [1, rows, d]        the stream that every track reads
+  Tensor cos_sin;        // [1, rows, hd]       rope angles
+  Tensor local_cos_sin;  // [1, rows, hd]   those of local layers; cos_sin where they do not differ
+  Tensor head_rows;      // [1, logit rows, d]  rows of x whose logits are computed
+  Tensor head_in;        // [1, logit rows, d]  these, normed; the same memory where the dtypes are equal
 
   // For T tracks.
   Tensor h;         // [T, rows, d]               each track's own stream inside a block

@@ -1,6 +1,7 @@
 #include "runtime/model/forward.h"
 
 #include "kernels/base/error.h"
+#include "runtime/model/rope_frequencies.h"
 
 namespace ptrt {
 
@@ -17,9 +18,11 @@ Forward::Forward(const ModelConfig& config, const TrackShard& shard, Backend& ba
       memory_(backend),
       activations_(make_activations(memory_, config, shard.tracks, max_rows, max_logit_rows,
                                     backend.traits().activation_dtype, tensor_parallel != nullptr)),
+      rope_(rope_frequencies(config)),
       all_tracks_(config, schedule_, shard, cache.pool(), activations_, tensor_parallel),
       logit_rows_(max_rows),
       padded_(max_rows) {
+  if (config.has_local_rope_theta()) local_rope_ = local_rope_frequencies(config);
   // With tensor parallelism ranks communicate within a track, which they must do in one order.
   if (tensor_parallel != nullptr || !backend.traits().prefers_track_parallel(shard.tracks)) return;
   for (std::int64_t t = 0; t < shard.tracks; t++) track_shards_.push_back(shard_of_track(shard, t));
@@ -56,9 +59,11 @@ void Forward::run_layers(std::span<const std::int32_t> tokens, const StepRows& r
   PTRT_CHECK(count <= activations_.x.rows);
   x_ = activations_.x.first_rows(count);
   const Tensor cos_sin = activations_.cos_sin.first_rows(count);
-  backend_.embed(shard_.embedding, tokens, x_);
-  backend_.rope_angles(rows.positions, config_.rope_theta, cos_sin);
-  const StepView step{&rows, &logit_rows_.active(), logit_rows_.retained(), cos_sin};
+  const Tensor local_cos_sin = activations_.local_cos_sin.first_rows(count);
+  backend_.embed(shard_.embedding, tokens, static_cast<float>(config_.embedding_scale), x_);
+  backend_.rope_angles(rows.positions, rope_, cos_sin);
+  if (local_rope_) backend_.rope_angles(rows.positions, *local_rope_, local_cos_sin);
+  const StepView step{&rows, &logit_rows_.active(), logit_rows_.retained(), cos_sin, local_cos_sin};
   all_tracks_.bind_views(step);
   for (TrackLayers& track : lanes_) track.bind_views(step);
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -74,6 +75,8 @@ class Forward {
   StepRecorder recorder_;
   TensorMemory memory_;
   Activations activations_;
+  RopeFrequencies rope_;
+  std::optional<RopeFrequencies> local_rope_;  // where local layers have their own
   TrackLayers all_tracks_;
   // Each local track by itself, for backends that run tracks in parallel; else empty.
   std::vector<TrackShard> track_shards_;

@@ -16,6 +16,11 @@ Tensor contiguous(Tensor x) {
   return x;
 }
 
+// Null where the model has no such bias.
+const TrackWeights* bias(const TrackWeights& weights) {
+  return weights.empty() ? nullptr : &weights;
+}
+
 }  // namespace
 
 TrackShard shard_of_track(const TrackShard& shard, std::int64_t track) {
@@ -23,6 +28,7 @@ TrackShard shard_of_track(const TrackShard& shard, std::int64_t track) {
   TrackShard one;
   one.first_track = shard.first_track + track;
   one.tracks = 1;
+  one.split = shard.split;
   for (const LayerWeights& layer : shard.layers) one.layers.push_back(of_track(layer, index));
   for (const BlockWeights& block : shard.blocks) one.blocks.push_back(of_track(block, index));
   return one;
@@ -38,7 +44,10 @@ TrackLayers::TrackLayers(const ModelConfig& config, const SyncSchedule& schedule
       activations_(activations),
       tensor_parallel_(tensor_parallel),
       first_track_(first_track),
-      eps_(static_cast<float>(config.norm_eps)) {}
+      eps_(static_cast<float>(config.norm_eps)),
+      pre_rule_(eps_, config.pre_scale_norms.pre),
+      output_rule_(eps_, config.pre_scale_norms.output),
+      post_rule_(eps_, config.pre_scale_norms.post) {}
 
 void TrackLayers::bind_views(const StepView& step) {
   const std::int64_t count = std::ssize(step.rows->positions);
@@ -69,6 +78,8 @@ void TrackLayers::begin_block(Backend& lane, std::int64_t block, Tensor x, const
     begin.dispatch_norm = &shard_.blocks[static_cast<std::size_t>(block)].dispatch_norm;
   if (config_.norm_placement.pre) begin.pre_norm = &weights(schedule_.layers_of(block).begin).attn_norm;
   begin.eps = eps_;
+  begin.pre_scale_dispatch = config_.pre_scale_norms.dispatch;
+  begin.pre_scale_pre = config_.pre_scale_norms.pre;
   lane.begin_block(begin);
   input.consumed();
 }
@@ -80,7 +91,9 @@ void TrackLayers::attention(Backend& lane, std::int64_t layer) {
   const bool last = layer + 1 == config_.layers;
   if (last) drop_rows(lane);
   lane.attention(shape, step_.q, last ? *view_.active : *view_.rows, layer, pool_, step_.attn_out);
-  const LinearJob merge[] = {{&w.wo, step_.attn_out, step_.out}};
+  // Of the ranks that share the track, one adds the bias.
+  const LinearJob merge[] = {
+      {&w.wo, step_.attn_out, step_.out, shard_.split.rank == 0 ? bias(w.bo) : nullptr}};
   lane.linear(merge);
   add_parts();
   residual(lane, w.attn_output_norm, w.attn_post_norm, w.ffn_norm);
@@ -89,10 +102,12 @@ void TrackLayers::attention(Backend& lane, std::int64_t layer) {
 void TrackLayers::append_keys_and_values(Backend& lane, std::int64_t layer, const AttentionShape& shape) {
   const LayerWeights& w = weights(layer);
   const Tensor input = sublayer_input(lane);
-  const LinearJob project[] = {{&w.wq, input, step_.q}, {&w.wk, input, step_.k}, {&w.wv, input, step_.v}};
+  const LinearJob project[] = {{&w.wq, input, step_.q, bias(w.bq)},
+                               {&w.wk, input, step_.k, bias(w.bk)},
+                               {&w.wv, input, step_.v, bias(w.bv)}};
   lane.linear(project);
-  lane.rope_append(shape, w.q_norm, w.k_norm, view_.cos_sin, step_.q, step_.k, step_.v, *view_.rows, layer,
-                   pool_);
+  const Tensor angles = is_local(config_.attention_kind(layer)) ? view_.local_cos_sin : view_.cos_sin;
+  lane.rope_append(shape, w.q_norm, w.k_norm, angles, step_.q, step_.k, step_.v, *view_.rows, layer, pool_);
 }
 
 void TrackLayers::drop_rows(Backend& lane) {
@@ -113,7 +128,7 @@ void TrackLayers::ffn(Backend& lane, std::int64_t layer) {
   } else {
     const Tensor gate = reshaped(step_.gate, step_.h.rows, config_.ffn_size);
     const Tensor up = reshaped(step_.up, step_.h.rows, config_.ffn_size);
-    lane.gated_linear({&w.w_gate, input, gate}, {&w.w_up, input, up});
+    lane.gated_linear(config_.ffn_activation, {&w.w_gate, input, gate}, {&w.w_up, input, up});
     const LinearJob narrow[] = {{&w.w_down, gate, step_.out}};
     lane.linear(narrow);
   }
@@ -126,7 +141,12 @@ void TrackLayers::moe(Backend& lane, const LayerWeights& layer, Tensor input) {
   const MoeConfig& moe = *config_.moe;
   const std::int64_t chosen = step_.h.rows * moe.top_k;
   MoeJob job;
-  job.shape = {moe.experts, moe.top_k, moe.ffn_size, static_cast<float>(moe.router_logit_cap.value_or(0))};
+  job.shape = {.experts = moe.experts,
+               .top_k = moe.top_k,
+               .ffn_size = moe.ffn_size,
+               .router_logit_cap = static_cast<float>(moe.router_logit_cap.value_or(0)),
+               .normalize_top_k = moe.normalize_top_k,
+               .activation = config_.ffn_activation};
   job.router = &layer.router;
   job.gate = &layer.expert_gate;
   job.up = &layer.expert_up;
@@ -142,7 +162,7 @@ void TrackLayers::moe(Backend& lane, const LayerWeights& layer, Tensor input) {
 
 void TrackLayers::end_block(Backend& lane, std::int64_t block, const BlockOutput& output) {
   const LayerWeights& last = weights(schedule_.layers_of(block).end - 1);
-  if (config_.norm_placement.output) lane.rms_norm(last.ffn_output_norm, eps_, step_.out, step_.out);
+  norm_output(lane, last.ffn_output_norm);
   BlockEnd end;
   end.a = step_.out;
   end.h = step_.h;
@@ -152,6 +172,8 @@ void TrackLayers::end_block(Backend& lane, std::int64_t block, const BlockOutput
   if (config_.fusion.combine_norm)
     end.combine_norm = &shard_.blocks[static_cast<std::size_t>(block)].combine_norm;
   end.eps = eps_;
+  end.pre_scale_post = config_.pre_scale_norms.post;
+  end.pre_scale_combine = config_.pre_scale_norms.combine;
   lane.end_block(end);
 }
 
@@ -168,15 +190,19 @@ void TrackLayers::add_parts() {
 void TrackLayers::residual(Backend& lane, const TrackWeights& output_norm, const TrackWeights& post_norm,
                            const TrackWeights& next_norm) {
   const bool pre = config_.norm_placement.pre;
-  if (config_.norm_placement.output) lane.rms_norm(output_norm, eps_, step_.out, step_.out);
+  norm_output(lane, output_norm);
   if (config_.norm_placement.post) {
-    lane.add_rms_norm(step_.out, step_.h, post_norm, eps_, step_.h);
-    if (pre) lane.rms_norm(next_norm, eps_, step_.h, step_.normed);
+    lane.add_rms_norm(step_.out, step_.h, post_norm, post_rule_, step_.h);
+    if (pre) lane.rms_norm(next_norm, pre_rule_, step_.h, step_.normed);
   } else if (pre) {
-    lane.add_rms_norm(step_.out, step_.h, next_norm, eps_, step_.normed);
+    lane.add_rms_norm(step_.out, step_.h, next_norm, pre_rule_, step_.normed);
   } else {
     lane.add(step_.out, step_.h);
   }
+}
+
+void TrackLayers::norm_output(Backend& lane, const TrackWeights& output_norm) {
+  if (config_.norm_placement.output) lane.rms_norm(output_norm, output_rule_, step_.out, step_.out);
 }
 
 // What the sublayer's products read; without a pre-norm the stream itself, in their dtype.
@@ -189,9 +215,14 @@ Tensor TrackLayers::sublayer_input(Backend& lane) {
 
 AttentionShape TrackLayers::attention_shape(std::int64_t layer) const {
   const AttentionKind kind = config_.attention_kind(layer);
-  return {config_.heads,    config_.kv_heads,
-          config_.head_dim, is_local(kind) ? config_.attention_window : 0,
-          has_rope(kind),   eps_};
+  return {.heads = config_.heads,
+          .kv_heads = config_.kv_heads,
+          .head_dim = config_.head_dim,
+          .window = is_local(kind) ? config_.attention_window : 0,
+          .rope = has_rope(kind),
+          .norm_eps = eps_,
+          .norm_after_rope = config_.qk_norm_order == QkNormOrder::after_rope,
+          .scale = static_cast<float>(config_.attention_scale.value_or(0))};
 }
 
 }  // namespace ptrt

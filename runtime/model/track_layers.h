@@ -20,7 +20,7 @@ struct StepView {
   // `retained`.
   const StepRows* active = nullptr;
   std::span<const std::int32_t> retained = {};  // rows of the step, ascending; empty: all
-  Tensor cos_sin;                               // [1, rows, hd]
+  Tensor cos_sin, local_cos_sin;                // [1, rows, hd]
 };
 
 // One local track's layers and blocks alone.
@@ -57,6 +57,7 @@ class TrackLayers {
   void add_parts();
   void residual(Backend& lane, const TrackWeights& output_norm, const TrackWeights& post_norm,
                 const TrackWeights& next_norm);
+  void norm_output(Backend& lane, const TrackWeights& output_norm);
   AttentionShape attention_shape(std::int64_t layer) const;
   Tensor sublayer_input(Backend& lane);
   const LayerWeights& weights(std::int64_t layer) const {
@@ -71,6 +72,7 @@ class TrackLayers {
   AllReduce* tensor_parallel_;
   std::int64_t first_track_;
   float eps_;
+  NormRule pre_rule_, output_rule_, post_rule_;
   StepView view_;     // of the current step
   Activations step_;  // the rows of the current step
 };

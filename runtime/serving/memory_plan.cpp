@@ -41,7 +41,8 @@ std::int64_t activation_bytes(const ModelConfig& rank_config, std::int64_t track
     row += moe.experts * fp32 + moe.top_k * d * act;
   }
   row += 2 * ffn * act;
-  const std::int64_t shared_row = (d + rank_config.head_dim) * fp32;  // x, rope angles
+  const std::int64_t angles = rank_config.head_dim * (rank_config.has_local_rope_theta() ? 2 : 1);
+  const std::int64_t shared_row = (d + angles) * fp32;  // x, rope angles
   const std::int64_t head_row = d * fp32 + (activation_dtype == DType::float32 ? 0 : d * act);
   return max_rows * (tracks * row + shared_row) + logit_rows * head_row;
 }

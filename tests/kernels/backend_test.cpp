@@ -168,7 +168,7 @@ TEST(CpuBackend, HoldsManyWeightsOfAllSizes) {
   for (const Loaded& loaded : all)
     for (std::int64_t row = 0; row < loaded.weight.out; row += 1 + loaded.weight.out / 50) {
       Activation x(1, 1, 251);
-      backend->embed(loaded.weight, std::vector{static_cast<std::int32_t>(row)}, x.tensor);
+      backend->embed(loaded.weight, std::vector{static_cast<std::int32_t>(row)}, 1, x.tensor);
       for (std::int64_t i = 0; i < 251; ++i)
         ASSERT_EQ(double{x.at(0, 0, i)}, loaded.content.value(0, row, i));
     }

@@ -49,7 +49,7 @@ struct Side {
            const Tensor& v, const Tensor& out) {
     const StepRows rows = pages.rows(positions, slots);
     backend.set_step_inputs(std::vector<std::int32_t>(positions.size(), 0), rows);
-    if (shape.rope) backend.rope_angles(positions, 10000.0, angles);
+    if (shape.rope) backend.rope_angles(positions, plain_rope(10000.0, shape.head_dim), angles);
     backend.rope_append(shape, q_norm, k_norm, angles, q, k, v, rows, KvPages::kLayer, pages.pool());
     backend.attention(shape, q, rows, KvPages::kLayer, pages.pool(), out);
   }

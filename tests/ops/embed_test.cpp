@@ -33,7 +33,7 @@ TEST_P(Embed, LooksUpRows) {
         const RandomWeights table(dtype, 1, 1, 50, width, random);
         const Weight loaded = table.load(backend(), role)[0];
         const Array x(backend(), 1, 5, width), some(backend(), 1, 4, width);
-        backend().embed(loaded, tokens, x.tensor);
+        backend().embed(loaded, tokens, 1, x.tensor);
         backend().gather_rows(x.tensor, picked, some.tensor);
         const Activation rows = x.get(), gathered = some.get();
         for (std::int64_t i = 0; i < width; ++i) {
@@ -56,7 +56,7 @@ TEST_P(Embed, RefusesTokensOutsideTheTable) {
       const Weight loaded = table.load(backend(), role)[0];
       const Array x(backend(), 1, 1, 8);
       for (const std::int32_t token : {-1, 50})
-        EXPECT_ANY_THROW(backend().embed(loaded, std::vector<std::int32_t>{token}, x.tensor));
+        EXPECT_ANY_THROW(backend().embed(loaded, std::vector<std::int32_t>{token}, 1, x.tensor));
     }
 }
 
@@ -75,7 +75,7 @@ TEST_P(Embed, WidensEveryHalf) {
       FromMemory source(std::as_bytes(std::span(bits)), kWidth * 2);
       const Weight table = backend().load_weight({"table", role, dtype, 1, 256, kWidth}, source);
       const Array x(backend(), 1, 256, kWidth);
-      backend().embed(table, tokens, x.tensor);
+      backend().embed(table, tokens, 1, x.tensor);
       const Activation actual = x.get();
       for (std::int64_t r = 0; r < 256; ++r)
         for (std::int64_t i = 0; i < kWidth; ++i) {

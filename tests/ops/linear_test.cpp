@@ -127,7 +127,7 @@ TEST_P(Linear, GatesOneProductByAnother) {
       const Array x(backend(), tracks, rows, in, activations(), random);
       const Array gate_out(backend(), tracks, rows, out, activations()),
           up_out(backend(), tracks, rows, out, activations());
-      backend().gated_linear({&gate_loaded, x.tensor, gate_out.tensor},
+      backend().gated_linear(FfnActivation::silu, {&gate_loaded, x.tensor, gate_out.tensor},
                              {&up_loaded, x.tensor, up_out.tensor});
       std::vector<double> expected = product(gate, x.host).value;
       const std::vector<double> factor = product(up, x.host).value;

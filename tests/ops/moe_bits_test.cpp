@@ -52,7 +52,7 @@ TEST_P(MoeBits, BatchInvariant) {
 TEST(MoeRouting, TakesTheLowerIndexOfEquals) {
   std::vector<float> logits{1, 3, 2, 3, 0, 2};
   std::vector<ExpertChoice> chosen(4);
-  route_row(logits, 0, chosen);
+  route_row(logits, 0, true, chosen);
   EXPECT_EQ(chosen[0].expert, 1);
   EXPECT_EQ(chosen[1].expert, 3);
   EXPECT_EQ(chosen[2].expert, 2);

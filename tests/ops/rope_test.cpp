@@ -32,7 +32,7 @@ TEST_P(Rope, AnglesAreExact) {
   for (const std::int64_t head_dim : {2, 10, 64, 128}) {
     set_step({1, 1, head_dim}, 1, {positions, slots, pages, 8192});
     const Array angles(backend(), 1, rows, head_dim);
-    backend().rope_angles(positions, 500000.0, angles.tensor);
+    backend().rope_angles(positions, plain_rope(500000.0, head_dim), angles.tensor);
     const Activation cos_sin = angles.get();
     for (std::int64_t r = 0; r < rows; ++r)
       for (std::int64_t j = 0; j < head_dim / 2; ++j) {
@@ -77,7 +77,7 @@ void Rope::check_append(const Case& c) {
   const StepRows rows = pages.rows(positions, slots);
   set_step(shape, kTracks, rows);
   const Array cos_sin(backend(), 1, kRows, c.head_dim);
-  if (c.rope) backend().rope_angles(positions, 100.0, cos_sin.tensor);
+  if (c.rope) backend().rope_angles(positions, plain_rope(100.0, c.head_dim), cos_sin.tensor);
   backend().rope_append(shape, q_norm, k_norm, cos_sin.tensor, q.tensor, k.tensor, v.tensor, rows,
                         KvPages::kLayer, pages.pool());
   pages.load();

@@ -34,14 +34,14 @@ class RunAheadBackend final : public ReferenceBackend {
     recorded_rows_.push_back(key);
     return ReferenceBackend::run_recorded(key, ops);
   }
-  void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override {
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) override {
     std::vector<std::int32_t> known(tokens.begin(), tokens.end());
     for (std::int32_t& token : known)
       if (token < 0) {
         token = last_.at(static_cast<std::size_t>(token_of_sample(token))).token;
         ++placeholders_;
       }
-    ReferenceBackend::embed(table, known, x);
+    ReferenceBackend::embed(table, known, scale, x);
     poison_rows(known, poison_, x);
   }
   void queue_sample(Tensor logits, std::span<const SampleParams> params) override {
@@ -190,8 +190,8 @@ TEST_F(EngineSteps, TellsGreedyContinuations) {
 class PoisonedBackend final : public ReferenceBackend {
  public:
   explicit PoisonedBackend(std::int32_t poison) : poison_(poison) {}
-  void embed(const Weight& table, std::span<const std::int32_t> tokens, Tensor x) override {
-    ReferenceBackend::embed(table, tokens, x);
+  void embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) override {
+    ReferenceBackend::embed(table, tokens, scale, x);
     poison_rows(tokens, poison_, x);
   }
 

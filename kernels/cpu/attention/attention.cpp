@@ -96,7 +96,7 @@ namespace {
 // For attend_tile_avx512() as words, else for attend_queries() [tile][head_dim][kTileQueries].
 void pack_queries(const AttentionTask& task, float* packed) {
   const std::int64_t head_dim = task.shape->head_dim;
-  const float scale = 1.0f / std::sqrt(static_cast<float>(head_dim));
+  const float scale = task.shape->query_scale();
   if (task.inputs == AttentionInputs::pairs) {
     auto* words = reinterpret_cast<std::uint32_t*>(packed);
     for (std::int64_t query = 0; query < task.queries(); ++query, words += query_words(head_dim))

@@ -54,14 +54,30 @@ void subtract_run(float* to, const float* from, std::int64_t n) {
   combine(to, from, n, to, [](FloatVec a, FloatVec b) HWY_ATTR { return hn::Sub(a, b); });
 }
 
-void swiglu_run(float* gate, const float* up, std::int64_t n) {
+// a / (1 + e^-v), written with e^-|v| so that nothing overflows.
+HWY_INLINE FloatVec times_sigmoid(FloatVec a, FloatVec v) {
+  const FloatVec one = hn::Set(kFloats, 1.0f);
+  const FloatVec e = exp_nonpositive(hn::Neg(hn::Abs(v)));
+  const FloatVec numerator = hn::IfThenElse(hn::Lt(v, hn::Zero(kFloats)), e, one);
+  return hn::Mul(a, hn::Div(numerator, hn::Add(one, e)));
+}
+
+void silu_run(float* gate, const float* up, std::int64_t n) {
+  combine(gate, up, n, gate, [](FloatVec g, FloatVec u) HWY_ATTR { return hn::Mul(times_sigmoid(g, g), u); });
+}
+
+// g/2 · (1 + tanh t) = g / (1 + e^-2t), with t = sqrt(2/π) · (g + 0.044715 g³).
+void gelu_tanh_run(float* gate, const float* up, std::int64_t n) {
   combine(gate, up, n, gate, [](FloatVec g, FloatVec u) HWY_ATTR {
-    const FloatVec one = hn::Set(kFloats, 1.0f);
-    const FloatVec e = exp_nonpositive(hn::Neg(hn::Abs(g)));
-    // 1 / (1 + e^-g), written with e^-|g| so that nothing overflows.
-    const FloatVec numerator = hn::IfThenElse(hn::Lt(g, hn::Zero(kFloats)), e, one);
-    return hn::Mul(hn::Mul(g, hn::Div(numerator, hn::Add(one, e))), u);
+    const FloatVec linear = hn::Set(kFloats, 1.5957691216f), cubic = hn::Set(kFloats, 0.0713548163f);
+    const FloatVec twice = hn::Mul(g, hn::MulAdd(hn::Mul(g, g), cubic, linear));
+    return hn::Mul(times_sigmoid(g, twice), u);
   });
+}
+
+void scale_run(float* row, float scale, std::int64_t n) {
+  const FloatVec factor = hn::Set(kFloats, scale);
+  combine(row, row, n, row, [factor](FloatVec v, FloatVec) HWY_ATTR { return hn::Mul(v, factor); });
 }
 
 // One chunk of at most kTreeChunk elements. `partial` holds the sums of the complete subtrees so
@@ -108,7 +124,9 @@ namespace {
 
 HWY_EXPORT(add_run);
 HWY_EXPORT(subtract_run);
-HWY_EXPORT(swiglu_run);
+HWY_EXPORT(silu_run);
+HWY_EXPORT(gelu_tanh_run);
+HWY_EXPORT(scale_run);
 HWY_EXPORT(tree_sum_run);
 
 // Elements of a task: a few microseconds, a multiple of every vector and of kTreeChunk.
@@ -155,11 +173,45 @@ void copy(ThreadPool& pool, Tensor x, Tensor out) {
   });
 }
 
-void swiglu(ThreadPool& pool, Tensor gate, Tensor up) {
-  for_runs(pool, up, gate, HWY_DYNAMIC_DISPATCH(swiglu_run));
+void glu(ThreadPool& pool, FfnActivation activation, Tensor gate, Tensor up) {
+  const auto run = activation == FfnActivation::silu ? HWY_DYNAMIC_DISPATCH(silu_run)
+                                                     : HWY_DYNAMIC_DISPATCH(gelu_tanh_run);
+  for_runs(pool, up, gate, run);
 }
 
-void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, Tensor x) {
+void add_bias(ThreadPool& pool, std::span<const LinearJob> jobs) {
+  std::int64_t rows = 0, elements = 0;
+  for (const LinearJob& job : jobs) {
+    if (job.bias == nullptr) continue;
+    PTRT_CHECK(static_cast<std::int64_t>(job.bias->size()) == job.y.tracks);
+    for (const Weight& w : *job.bias) PTRT_CHECK(w.dtype == DType::float32 && w.in == job.y.width);
+    rows += job.y.tracks * job.y.rows;
+    elements += job.y.tracks * job.y.rows * job.y.width;
+  }
+  if (rows == 0) return;
+  const auto run = HWY_DYNAMIC_DISPATCH(add_run);
+  // Row i of all rows that have a bias.
+  const auto add_to_row = [&](std::int64_t i) {
+    for (const LinearJob& job : jobs) {
+      if (job.bias == nullptr) continue;
+      if (const std::int64_t count = job.y.tracks * job.y.rows; i >= count) {
+        i -= count;
+        continue;
+      }
+      const std::int64_t track = i / job.y.rows;
+      const auto* bias = static_cast<const float*>((*job.bias)[static_cast<std::size_t>(track)].data);
+      return run(job.y.row(track, i % job.y.rows), bias, job.y.width);
+    }
+  };
+  const std::int64_t tasks = std::min(rows, tasks_for(elements));
+  pool.parallel_for(tasks, [&](std::int64_t task, int) {
+    for (std::int64_t i = rows * task / tasks; i < rows * (task + 1) / tasks; ++i) add_to_row(i);
+  });
+}
+
+void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, float scale,
+           Tensor x) {
+  const auto multiply = HWY_DYNAMIC_DISPATCH(scale_run);
   PTRT_CHECK(x.width == table.in && static_cast<std::int64_t>(tokens.size()) == x.rows);
   const std::int64_t rows_per_task = std::max<std::int64_t>(1, kElementsPerTask / x.width);
   pool.parallel_for((x.rows + rows_per_task - 1) / rows_per_task, [&](std::int64_t task, int) {
@@ -174,6 +226,7 @@ void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> 
         const auto* row = static_cast<const std::byte*>(table.data) + token * row_bytes;
         widen(table.dtype, row, table.in, x.row(0, r));
       }
+      if (scale != 1) multiply(x.row(0, r), scale, x.width);
     }
   });
 }

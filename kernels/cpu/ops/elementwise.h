@@ -6,7 +6,7 @@
 #include <span>
 
 #include "kernels/cpu/host/thread_pool.h"
-#include "kernels/tensor.h"
+#include "kernels/jobs.h"
 
 namespace ptrt {
 
@@ -16,10 +16,13 @@ void add(ThreadPool& pool, Tensor a, Tensor h);
 void subtract(ThreadPool& pool, Tensor x, Tensor y);
 // out = x; x as `a` above.
 void copy(ThreadPool& pool, Tensor x, Tensor out);
-// gate = silu(gate) · up, silu(v) = v / (1 + e^-v).
-void swiglu(ThreadPool& pool, Tensor gate, Tensor up);
-// x[0, r, :] = table[tokens[r], :], widened.
-void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, Tensor x);
+// gate = activation(gate) · up.
+void glu(ThreadPool& pool, FfnActivation activation, Tensor gate, Tensor up);
+// y += bias, for the jobs that have one.
+void add_bias(ThreadPool& pool, std::span<const LinearJob> jobs);
+// x[0, r, :] = scale · table[tokens[r], :], widened.
+void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, float scale,
+           Tensor x);
 
 // out[i] = scale · tree(parts[0][i], …, parts[n-1][i]), after it add_to[i] where add_to is not
 // null. The tree adds the tree of its left part, the largest power of two below the count, to that

@@ -16,7 +16,7 @@ void grow(std::vector<T>& v, std::int64_t size) {
 
 }  // namespace
 
-void route_row(std::span<float> logits, float cap, std::span<ExpertChoice> chosen) {
+void route_row(std::span<float> logits, float cap, bool normalize, std::span<ExpertChoice> chosen) {
   float zeros = 0;  // NaN where a logit is not finite: then all weights are, whatever is chosen
   for (float& logit : logits) {
     zeros += 0.0f * logit;
@@ -36,7 +36,12 @@ void route_row(std::span<float> logits, float cap, std::span<ExpertChoice> chose
   }
   const float largest = chosen.front().weight;
   float sum = zeros;
-  for (ExpertChoice& choice : chosen) sum += choice.weight = std::exp(choice.weight - largest);
+  if (!normalize)
+    for (const float logit : logits) sum += std::exp(logit - largest);
+  for (ExpertChoice& choice : chosen) {
+    choice.weight = std::exp(choice.weight - largest);
+    if (normalize) sum += choice.weight;
+  }
   for (ExpertChoice& choice : chosen) choice.weight /= sum;
 }
 
@@ -77,7 +82,7 @@ void Moe::run(const MoeJob& job) {
   add_products(*job.gate, job.x, source_rows_.data(), job.gate_out);
   add_products(*job.up, job.x, source_rows_.data(), job.up_out);
   matmul_.run(products_);
-  swiglu(pool_, job.gate_out, job.up_out);
+  glu(pool_, shape.activation, job.gate_out, job.up_out);
   products_.clear();
   add_products(*job.down, job.gate_out, slot_rows_.data(), job.expert_out);
   matmul_.run(products_);
@@ -107,7 +112,8 @@ void Moe::route(const MoeJob& job) {
     const std::int64_t end = std::min((task + 1) * kRowsPerTask, items);
     for (std::int64_t i = task * kRowsPerTask; i < end; ++i)
       route_row({logits.row(i / logits.rows, i % logits.rows), static_cast<std::size_t>(logits.width)},
-                job.shape.router_logit_cap, {choices_.data() + i * top_k, static_cast<std::size_t>(top_k)});
+                job.shape.router_logit_cap, job.shape.normalize_top_k,
+                {choices_.data() + i * top_k, static_cast<std::size_t>(top_k)});
   });
 }
 

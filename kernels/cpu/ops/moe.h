@@ -14,13 +14,14 @@ namespace ptrt {
 
 struct ExpertChoice {
   std::int32_t expert = 0;
-  float weight = 0;  // softmax over the chosen
+  float weight = 0;
 };
 
 // Caps the logits of one row in place (cap · tanh(l / cap), unless cap is 0) and writes the
 // `chosen.size()` largest with their softmax weights, largest first, ties in favour of the lower
-// index. Weights are NaN where a logit is not finite.
-void route_row(std::span<float> logits, float cap, std::span<ExpertChoice> chosen);
+// index. The softmax is over the chosen experts with `normalize`, else over all. Weights are NaN
+// where a logit is not finite.
+void route_row(std::span<float> logits, float cap, bool normalize, std::span<ExpertChoice> chosen);
 
 class Moe {
  public:

@@ -12,12 +12,12 @@ HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace {
 
-void rms_norm_rows(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
+void rms_norm_rows(const TrackWeights& weights, NormRule rule, const Tensor& x, const Tensor& out,
                    std::int64_t begin, std::int64_t end) {
   for (std::int64_t i = begin; i < end; ++i) {
     const std::int64_t track = i / out.rows, row = i % out.rows;
     const auto* w = static_cast<const float*>(weights[static_cast<std::size_t>(track)].data);
-    rms_norm_row(x.row(track, row), w, eps, x.width, out.row(track, row));
+    rms_norm_row(x.row(track, row), w, rule, x.width, out.row(track, row));
   }
 }
 
@@ -37,7 +37,7 @@ constexpr std::int64_t kElementsPerTask = 16 * 1024;
 
 }  // namespace
 
-void rms_norm(ThreadPool& pool, const TrackWeights& weights, float eps, Tensor x, Tensor out) {
+void rms_norm(ThreadPool& pool, const TrackWeights& weights, NormRule rule, Tensor x, Tensor out) {
   PTRT_CHECK(static_cast<std::int64_t>(weights.size()) == out.tracks);
   PTRT_CHECK(x.tracks == out.tracks && x.rows == out.rows && x.width == out.width);
   for (const Weight& w : weights) PTRT_CHECK(w.dtype == DType::float32 && w.in == x.width);
@@ -47,7 +47,7 @@ void rms_norm(ThreadPool& pool, const TrackWeights& weights, float eps, Tensor x
   const auto run_rows = HWY_DYNAMIC_DISPATCH(rms_norm_rows);
   pool.parallel_for((rows + rows_per_task - 1) / rows_per_task, [&](std::int64_t task, int) {
     const std::int64_t begin = task * rows_per_task;
-    run_rows(weights, eps, x, out, begin, std::min(begin + rows_per_task, rows));
+    run_rows(weights, rule, x, out, begin, std::min(begin + rows_per_task, rows));
   });
 }
 

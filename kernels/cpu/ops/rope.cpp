@@ -31,12 +31,15 @@ HWY_INLINE void rotate(float* v, const float* cos_sin, std::int64_t half) {
 }
 
 // QK-norm (norm may be null) and RoPE (cos_sin may be null) of the heads of one row.
-void encode_heads(float* heads, std::int64_t count, std::int64_t head_dim, const float* norm, float eps,
+void encode_heads(const AttentionShape& shape, float* heads, std::int64_t count, const float* norm,
                   const float* cos_sin) {
+  const std::int64_t head_dim = shape.head_dim;
+  const bool first = norm != nullptr && !shape.norm_after_rope, last = norm != nullptr && !first;
   for (std::int64_t h = 0; h < count; ++h) {
     float* head = heads + h * head_dim;
-    if (norm != nullptr) rms_norm_row(head, norm, eps, head_dim, head);
+    if (first) rms_norm_row(head, norm, shape.norm_eps, head_dim, head);
     if (cos_sin != nullptr) rotate(head, cos_sin, head_dim / 2);
+    if (last) rms_norm_row(head, norm, shape.norm_eps, head_dim, head);
   }
 }
 
@@ -97,19 +100,20 @@ void check_norm(const TrackWeights& weights, std::int64_t tracks, std::int64_t h
 
 }  // namespace
 
-void rope_angles(ThreadPool& pool, std::span<const std::int32_t> positions, double theta, Tensor cos_sin) {
+void rope_angles(ThreadPool& pool, std::span<const std::int32_t> positions, const RopeFrequencies& rope,
+                 Tensor cos_sin) {
   PTRT_CHECK(static_cast<std::int64_t>(positions.size()) == cos_sin.rows);
   const std::int64_t half = cos_sin.width / 2;
+  PTRT_CHECK(static_cast<std::int64_t>(rope.frequencies.size()) == half);
   constexpr std::int64_t kRowsPerTask = 8;
   pool.parallel_for((cos_sin.rows + kRowsPerTask - 1) / kRowsPerTask, [&](std::int64_t task, int) {
     const std::int64_t begin = task * kRowsPerTask, end = std::min(begin + kRowsPerTask, cos_sin.rows);
     for (std::int64_t j = 0; j < half; ++j) {
-      const double frequency =
-          std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(cos_sin.width));
+      const double frequency = rope.frequencies[static_cast<std::size_t>(j)];
       for (std::int64_t r = begin; r < end; ++r) {
         const double angle = static_cast<double>(positions[static_cast<std::size_t>(r)]) * frequency;
-        cos_sin.row(0, r)[j] = static_cast<float>(std::cos(angle));
-        cos_sin.row(0, r)[half + j] = static_cast<float>(std::sin(angle));
+        cos_sin.row(0, r)[j] = static_cast<float>(rope.magnitude * std::cos(angle));
+        cos_sin.row(0, r)[half + j] = static_cast<float>(rope.magnitude * std::sin(angle));
       }
     }
   });
@@ -130,8 +134,8 @@ void rope_append(ThreadPool& pool, const AttentionShape& shape, const TrackWeigh
   const auto append_row = kv.dtype == DType::float32 ? append<float> : append<std::uint16_t>;
   const auto encode_and_append = [&](std::int64_t track, std::int64_t r) {
     const float* angles = shape.rope ? cos_sin.row(0, r) : nullptr;
-    encode(q.row(track, r), shape.heads, head_dim, norm_of(q_norm, track), shape.norm_eps, angles);
-    encode(k.row(track, r), shape.kv_heads, head_dim, norm_of(k_norm, track), shape.norm_eps, angles);
+    encode(shape, q.row(track, r), shape.heads, norm_of(q_norm, track), angles);
+    encode(shape, k.row(track, r), shape.kv_heads, norm_of(k_norm, track), angles);
     append_row(rows, r, k.row(track, r), v.row(track, r), track, layer, kv);
   };
   const std::int64_t items = q.tracks * q.rows;

@@ -13,14 +13,20 @@ constexpr int kMaxHeadDim = 256;
 constexpr std::int64_t kBlocksWanted = 512;          // a few on every multiprocessor
 constexpr int kPairs = kMaxHeadDim / 2 / kWarpSize;  // per lane, of elements j and j + head_dim / 2
 
-__global__ void rope_angles_kernel(const std::int32_t* positions, double theta, float* cos_sin, int width) {
+// RopeFrequencies by value, so that a recorded step holds them.
+struct RopeTable {
+  double frequencies[kMaxHeadDim / 2];
+  double magnitude;
+};
+
+__global__ void rope_angles_kernel(const std::int32_t* positions, RopeTable rope, float* cos_sin, int width) {
   pdl_trigger_and_wait();
   const int half = width / 2;
   float* row = cos_sin + static_cast<std::int64_t>(blockIdx.x) * width;
   for (int j = thread_id(); j < half; j += block_size()) {
-    const double angle = positions[blockIdx.x] * pow(theta, -2.0 * j / width);
-    row[j] = static_cast<float>(cos(angle));
-    row[half + j] = static_cast<float>(sin(angle));
+    const double angle = positions[blockIdx.x] * rope.frequencies[j];
+    row[j] = static_cast<float>(rope.magnitude * cos(angle));
+    row[half + j] = static_cast<float>(rope.magnitude * sin(angle));
   }
 }
 
@@ -165,9 +171,13 @@ void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWei
 
 }  // namespace
 
-void rope_angles(const std::int32_t* positions, double theta, const Tensor& cos_sin, cudaStream_t stream) {
+void rope_angles(const std::int32_t* positions, const RopeFrequencies& rope, const Tensor& cos_sin,
+                 cudaStream_t stream) {
+  RopeTable table{};
+  std::copy(rope.frequencies.begin(), rope.frequencies.end(), table.frequencies);
+  table.magnitude = rope.magnitude;
   launch({"rope_angles", dim3(static_cast<unsigned>(cos_sin.rows)), dim3(64), stream}, rope_angles_kernel,
-         positions, theta, static_cast<float*>(cos_sin.data), static_cast<int>(cos_sin.width));
+         positions, table, static_cast<float*>(cos_sin.data), static_cast<int>(cos_sin.width));
 }
 
 void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,

@@ -9,9 +9,10 @@
 
 namespace ptrt::cuda {
 
-// cos_sin[0, r, :] = the cosines of the angles of row r's position, then their sines; angles in
-// double.
-void rope_angles(const std::int32_t* positions, double theta, const Tensor& cos_sin, cudaStream_t stream);
+// cos_sin[0, r, :] = magnitude · the cosines of the angles of row r's position, then their sines, in
+// double; cos_sin.width up to 256.
+void rope_angles(const std::int32_t* positions, const RopeFrequencies& rope, const Tensor& cos_sin,
+                 cudaStream_t stream);
 
 // Backend::rope_append() for q, k, v and pool of one activation dtype (dtypes.cuh); head_dim up to
 // 256. k is not modified.
