@@ -184,6 +184,13 @@ CONFIGS: list[tuple[str, dict, list[str]]] = [
                                       key: value}}, [key])
       for key, value in (("experts", 0), ("top_k", 0), ("top_k", 5), ("ffn_size", 0),
                          ("router_logit_cap", -1.0))),
+    *((f"{key} {value}", {key: value}, [rf"\b{key}\b"]) for key, value in (
+        ("attention_bias", ["q", "q"]), ("attention_bias", ["w"]), ("attention_bias", "q"), ("qk_norm_order", "late"),
+        ("pre_scale_norms", ["pre", "pre"]), ("pre_scale_norms", ["final"]), ("rope_scaling", "yarn"),
+        ("rope_scaling", {"type": "linear"}), ("rope_scaling", {"type": "linear", "factor": 0}),
+        ("rope_theta_local", -1.0), ("attention_scale", 0), ("ffn_activation", "relu"), ("embedding_scale", -1))),
+    ("unknown key in rope_scaling", {"rope_scaling": {"type": "linear", "factor": 2.0, "mscale": 1.0}},
+     [r"rope_scaling\.mscale"]),
     ("negative epsilon", {"norm_eps": -1e-5}, ["norm_eps"]),
     ("no theta", {"rope_theta": 0.0}, ["rope_theta"]),
     ("eos out of range", {"eos_token_ids": [259]}, ["eos_token_ids", "259"]),
@@ -228,6 +235,16 @@ class BadModel(CliTest):
     def test_good_model_is_good(self) -> None:
         self.assert_done(self.generate(self.good))
         self.assert_done(self.generate(self.good_int8))
+
+    def test_biases(self) -> None:
+        for what, value, words in (("missing", None, ["missing"]), ("misshapen", np.zeros(31, np.float32), [r"\b32\b", r"\b31\b"]),
+                                   ("int8", np.zeros(32, np.int8), ["int8"])):
+            with self.subTest(what):
+                model = write_random(self.fresh("-model.h5"), changed_config({"attention_bias": ["k"]}), 31)
+                self.assert_done(self.generate(model))
+                bias = "/tracks/01/layers/002/bk"
+                replace(bias, value)(model)
+                self.assert_refused(self.generate(model), [bias, *words])
 
     def test_damaged_files(self) -> None:
         cases = [(self.good, *case) for case in FILES] + [(self.good_int8, *case) for case in INT8_FILES]

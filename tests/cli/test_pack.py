@@ -112,7 +112,7 @@ class Pack(CliTest):
 
     def test_ranks_that_share_a_track(self) -> None:
         config = make_config(tracks=1, layers=2, sync_layers=[2], hidden_size=96, head_dim=32, heads=4, kv_heads=2,
-                             ffn_size=192)
+                             ffn_size=192, attention_bias=["q", "k", "v", "o"])
         for dtype in ("bfloat16", "int8"):
             model = write_random(self.fresh(".h5"), config, 70, dtype=dtype)
             rows = requests(config["vocab_size"])

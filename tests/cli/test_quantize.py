@@ -22,11 +22,11 @@ INT8 = ("--weights", "int8")
 
 
 def mixed_config(**changes) -> dict:
-    """Rows that do not fill their last group, experts, tracks."""
+    """Rows that do not fill their last group, experts, tracks, biases."""
     return make_config(**{"tracks": 3, "layers": 3, "sync_layers": [1, 3], "hidden_size": 72, "head_dim": 18,
                           "ffn_size": 100, "qk_norm": True, "ffn_pattern": ["dense", "moe"],
                           "moe": {"experts": 3, "top_k": 2, "ffn_size": 50, "router_logit_cap": 4.0},
-                          "fusion": {"op": "mean", "combine_norm": True}, "tie_embeddings": False,
+                          "attention_bias": ["q", "k", "v", "o"], "fusion": {"op": "mean", "combine_norm": True}, "tie_embeddings": False,
                           "bos_token_id": 256, "eos_token_ids": [257], **changes})
 
 

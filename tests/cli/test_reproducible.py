@@ -104,6 +104,31 @@ class Reproducible(CliTest):
                 (None, "--threads 2 --max-batch 1"), (None, "--max-step-tokens 7 --max-batch 3"), (4, ""),
                 (4, "--vocab-head split --max-batch 1")], products)
 
+    def test_optional_keys(self) -> None:
+        """Models with as many of the optional keys as go together, with every type of products."""
+        yarn = {"type": "yarn", "factor": 4.0, "original_max_position": 64, "beta_fast": 2.0, "beta_slow": 0.25}
+        common = {"max_context": 256, "attention_bias": ["q", "k", "v", "o"], "qk_norm": True,
+                  "pre_scale_norms": ["pre", "output", "post", "dispatch", "combine"], "attention_scale": 0.3,
+                  "ffn_activation": "gelu_tanh", "embedding_scale": 6.0}
+        of_tracks = make_config(tracks=4, layers=4, sync_layers=[2, 4], fusion={"dispatch_norm": True, "combine_norm": True},
+                                qk_norm_order="after_rope", rope_scaling=yarn, ffn_pattern=["moe", "dense"],
+                                moe={"experts": 4, "top_k": 2, "ffn_size": 50, "router_logit_cap": 5.0,
+                                     "normalize_top_k": False}, **common)
+        dense = make_config(layers=3, norm_placement=["pre", "output", "post"], rope_theta_local=50.0, head_dim=18,
+                            attention_pattern=["local_rope", "global_rope"], attention_window=30,
+                            rope_scaling={"type": "linear", "factor": 3.0}, **common)
+        for config, seed, ranks in ((of_tracks, 26, (2, 4, 8)), (dense, 27, (2, 3))):
+            model = write_random(self.fresh(".h5"), config, seed, dtype="bfloat16")
+            rows = generate_requests(config["vocab_size"], 14)
+            for products in (("--compute", "float32"), ("--compute", "bfloat16"), ("--weights", "int8")):
+                self.compare("generate", model, rows, [
+                    (None, "--threads 2 --max-batch 1"), (None, "--max-step-tokens 7 --max-batch 3"),
+                    *((count, "") for count in ranks)], products)
+            few = tight_cache(config, rows, config["tracks"])
+            self.compare("generate", model, rows, [(None, f"--kv-cache-bytes {few}")], ("--kv-dtype", "float32"))
+            self.compare("score", model, score_requests(config["vocab_size"]),
+                         [(None, "--max-step-tokens 5"), (ranks[0], "--threads 2")])
+
     def test_six_tracks(self) -> None:
         config = make_config(tracks=6, layers=3, sync_layers=[1, 3], hidden_size=40, head_dim=10, ffn_size=36,
                              fusion={"op": "delta_sum", "dispatch_norm": True, "combine_norm": True},

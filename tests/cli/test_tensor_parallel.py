@@ -45,11 +45,14 @@ class TensorParallel(CliTest):
                     with self.subTest(model=grid_model.name, split=split):
                         self.check(grid_model, split)
                         tried.add((split, *grid_model.config["ffn_pattern"]))
-        self.assertTrue({(2, "dense"), (4, "dense"), (2, "moe")} <= tried, f"the grid has too few models: {tried}")
+                        tried |= {(split, f"b{name}") for name in grid_model.config.get("attention_bias") or []}
+        self.assertTrue({(2, "dense"), (4, "dense"), (2, "moe"), (2, "bq"), (4, "bk"), (4, "bv"), (2, "bo")} <= tried,
+                        f"the grid has too few models: {tried}")
 
     def test_the_same_bytes_on_every_placement(self) -> None:
         config = make_config(tracks=2, layers=4, sync_layers=[2, 4], heads=4, kv_heads=2, max_context=256,
-                             tie_embeddings=False, bos_token_id=256, eos_token_ids=[257])
+                             tie_embeddings=False, bos_token_id=256, eos_token_ids=[257],
+                             attention_bias=["q", "k", "v", "o"])
         model = write_random(self.fresh(".h5"), config, 31, dtype="bfloat16")
         rows = generate_requests(config["vocab_size"], 14)
         for split in (2, 4):

@@ -24,7 +24,10 @@ def config_of_many_parts() -> dict:
                        fusion={"op": "delta_sum", "dispatch_norm": True, "combine_norm": True},
                        norm_placement=["pre", "output", "post"], ffn_pattern=["dense", "moe"],
                        moe={"experts": 4, "top_k": 2, "ffn_size": 20, "router_logit_cap": 4.0},
-                       tie_embeddings=False, bos_token_id=256, eos_token_ids=[257])
+                       tie_embeddings=False, bos_token_id=256, eos_token_ids=[257], attention_bias=["q", "k", "v", "o"],
+                       qk_norm_order="after_rope", pre_scale_norms=["pre", "combine"],
+                       rope_scaling={"type": "linear", "factor": 2.0}, attention_scale=0.3, ffn_activation="gelu_tanh",
+                       embedding_scale=1.5)
 
 
 def datasets(path: Path) -> dict[str, h5py.Dataset]:

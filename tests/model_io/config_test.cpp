@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "model_fixture.h"
 
 namespace ptrt {
@@ -64,6 +66,21 @@ std::vector<BadConfig> bad_configs() {
       {"no epsilon", {{"norm_eps", 0}}, {"norm_eps", "above 0"}},
       {"epsilon below float32", {{"norm_eps", 1e-60}}, {"norm_eps", "above 0"}},
       {"no theta", {{"rope_theta", -1.0}}, {"rope_theta"}},
+      {"bias of nothing", {{"attention_bias", {"q", "x"}}}, {"attention_bias", "\"o\"", "\"x\""}},
+      {"bias twice", {{"attention_bias", {"q", "o", "q"}}}, {"attention_bias", "\"q\"", "twice"}},
+      {"bias as a truth", {{"attention_bias", true}}, {"attention_bias", "array of strings"}},
+      {"unknown order", {{"qk_norm_order", "after"}}, {"qk_norm_order", "\"after_rope\"", "\"after\""}},
+      {"pre-scale twice", {{"pre_scale_norms", {"pre", "pre"}}}, {"pre_scale_norms", "\"pre\"", "twice"}},
+      {"pre-scale of the final norm", {{"pre_scale_norms", {"final"}}}, {"pre_scale_norms", "\"final\""}},
+      {"unknown activation", {{"ffn_activation", "relu"}}, {"ffn_activation", "\"gelu_tanh\"", "\"relu\""}},
+      {"no attention scale", {{"attention_scale", 0}}, {"attention_scale", "above 0"}},
+      {"text for an attention scale", {{"attention_scale", "1"}}, {"attention_scale", "a number"}},
+      {"negative embedding scale", {{"embedding_scale", -2.5}}, {"embedding_scale", "above 0", "-2.5"}},
+      {"embedding scale beyond float32", {{"embedding_scale", 1e60}}, {"embedding_scale"}},
+      {"no local theta", {{"rope_theta_local", 0.0}}, {"rope_theta_local", "above 0"}},
+      {"integer for a truth in moe",
+       {{"moe", with(moe, "normalize_top_k", 0)}},
+       {"moe.normalize_top_k", "true or false"}},
       {"absurd vocabulary", {{"vocab_size", kHuge}}, {"vocab_size"}},
       {"absurd product", {{"hidden_size", 2000000000}, {"ffn_size", 2000000000}}, {"weights"}},
       {"absurd experts",
@@ -80,6 +97,83 @@ TEST(ModelConfig, RefusesWhatMakesNoSense) {
     expect_words(message, bad.words);
     EXPECT_EQ(message.rfind("small: ", 0), 0u) << message;
   }
+}
+
+json rope_scaling(const char* type) {
+  json scaling = {{"type", type}, {"factor", 8}};
+  if (scaling["type"] == "linear") return scaling;
+  scaling["original_max_position"] = 64;
+  if (scaling["type"] == "llama3")
+    scaling.update({{"low_freq_factor", 1}, {"high_freq_factor", 4.0}});
+  else
+    scaling.update({{"beta_fast", 32}, {"beta_slow", 1.0}, {"attention_factor", nullptr}});
+  return scaling;
+}
+
+TEST(ModelConfig, RefusesWrongRopeScalings) {
+  const auto message = [](const json& scaling) {
+    return message_of([&] { small_config({{"rope_scaling", scaling}}); });
+  };
+  for (const char* type : {"linear", "llama3", "yarn"}) {
+    const json good = rope_scaling(type);
+    EXPECT_EQ(message(good), "") << type;
+    for (const auto& [key, value] : good.items()) {
+      const std::string path = "\"rope_scaling." + key + "\"";
+      json bad = good;
+      bad.erase(key);
+      if (key == "attention_factor")
+        EXPECT_EQ(message(bad), "");
+      else
+        expect_words(message(bad), {path, "missing"});
+      for (const json& nonsense : {json(0), json(-1), json("one")}) {
+        bad[key] = nonsense;
+        expect_words(message(bad), {path});
+      }
+    }
+    json more = good;
+    more["mscale"] = 1;
+    expect_words(message(more), {"unknown", "rope_scaling.mscale"});
+  }
+  json of_another = rope_scaling("linear");
+  of_another["beta_fast"] = 32;
+  expect_words(message(of_another), {"unknown", "rope_scaling.beta_fast"});
+  json dynamic = rope_scaling("linear");
+  dynamic["type"] = "dynamic";
+  expect_words(message(dynamic), {"rope_scaling.type", "\"llama3\"", "\"dynamic\""});
+  expect_words(message_of([&] {
+                 small_config({{"rope_scaling", rope_scaling("yarn")}, {"rope_theta", 1}});
+               }),
+               {"\"rope_theta\"", "yarn"});
+  expect_words(message("yarn"), {"rope_scaling", "an object"});
+}
+
+// Files that say what is the default anyway are the same model, and have the same text.
+TEST(ModelConfig, DefaultsOfOptionalKeysMeanAbsent) {
+  const std::string plain = to_json(small_config());
+  json null_moe = small_config_json()["moe"], true_moe = null_moe;
+  null_moe["normalize_top_k"] = nullptr;
+  true_moe["normalize_top_k"] = true;
+  const json nulls = {
+      {"attention_bias", nullptr}, {"qk_norm_order", nullptr},    {"pre_scale_norms", nullptr},
+      {"rope_scaling", nullptr},   {"rope_theta_local", nullptr}, {"attention_scale", nullptr},
+      {"ffn_activation", nullptr}, {"embedding_scale", nullptr},  {"moe", null_moe}};
+  const json defaults = {{"attention_bias", json::array()},
+                         {"qk_norm_order", "before_rope"},
+                         {"pre_scale_norms", json::array()},
+                         {"attention_scale", 1 / std::sqrt(6.0)},
+                         {"ffn_activation", "silu"},
+                         {"embedding_scale", 1},
+                         {"moe", true_moe}};
+  EXPECT_EQ(to_json(small_config(nulls)), plain);
+  EXPECT_EQ(to_json(small_config(defaults)), plain);
+}
+
+TEST(ModelConfig, TakesOptionalKeysThatHaveNoEffect) {
+  small_config({{"qk_norm", false}, {"qk_norm_order", "after_rope"}});
+  small_config({{"norm_placement", json::array()}, {"pre_scale_norms", {"post", "combine"}}});
+  small_config({{"attention_pattern", {"global_nope"}},
+                {"rope_scaling", rope_scaling("yarn")},
+                {"rope_theta_local", 100.0}});
 }
 
 TEST(ModelConfig, EveryKeyButFourMustBeThere) {
@@ -122,9 +216,25 @@ TEST(ModelConfig, TakesWhatIsUnusualButWellDefined) {
   EXPECT_TRUE(small_config({{"eos_token_ids", json::array()}}).eos_token_ids.empty());
 }
 
+// All of them, none with its default.
+json optional_keys(const char* scaling) {
+  json moe = small_config_json()["moe"];
+  moe["normalize_top_k"] = false;
+  return {{"attention_bias", {"q", "o"}},
+          {"qk_norm_order", "after_rope"},
+          {"pre_scale_norms", {"pre", "output", "post", "dispatch", "combine"}},
+          {"rope_scaling", rope_scaling(scaling)},
+          {"rope_theta_local", 500.5},
+          {"attention_scale", 0.25},
+          {"ffn_activation", "gelu_tanh"},
+          {"embedding_scale", 33.5},
+          {"moe", moe}};
+}
+
 TEST(ModelConfig, SurvivesARoundTrip) {
   for (const json& changes : {json::object(), json{{"moe", nullptr}, {"ffn_pattern", {"dense"}}},
-                              json{{"bos_token_id", nullptr}, {"name", "α \"quoted\""}}}) {
+                              json{{"bos_token_id", nullptr}, {"name", "α \"quoted\""}},
+                              optional_keys("linear"), optional_keys("llama3"), optional_keys("yarn")}) {
     json expected = small_config_json();
     expected.update(changes);
     const std::string text = to_json(small_config(changes));

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <tuple>
 
 #include "model_fixture.h"
 
@@ -74,6 +75,20 @@ TEST(RandomInit, IsScaledByWhatTheMatrixDoes) {
   EXPECT_EQ(elements_of<float>(random_tensor(config, norm, 9, DType::float32)), std::vector<float>(24, 1.0f));
   EXPECT_EQ(elements_of<std::uint16_t>(random_tensor(config, norm, 9, DType::bfloat16))[23], 0x3f80);
   EXPECT_EQ(elements_of<std::uint16_t>(random_tensor(config, norm, 9, DType::float16))[23], 0x3c00);
+}
+
+TEST(RandomInit, BiasesAreNotZero) {
+  const ModelConfig config = small_config();  // of 3 layers
+  for (const auto& [id, name, deviation] : {std::tuple{TensorId::bq, "bq", 0.5},
+                                            {TensorId::bk, "bk", 0.5},
+                                            {TensorId::bv, "bv", 0.5},
+                                            {TensorId::bo, "bo", 0.5 / std::sqrt(6.0)}}) {
+    const TensorSpec bias{std::string("/tracks/00/layers/000/") + name, {20000}, WeightRole::vector, id};
+    double squares = 0;
+    for (const float value : elements_of<float>(random_tensor(config, bias, 1, DType::float32)))
+      squares += static_cast<double>(value) * value;
+    EXPECT_NEAR(std::sqrt(squares / 20000), deviation, 0.02 * deviation) << name;
+  }
 }
 
 TEST(RandomInit, RoundsToNearest) {

@@ -59,6 +59,16 @@ TEST(TensorNames, MixtureLayerWithFewNorms) {
                                                             {at + "experts/w_down", {3, 24, 10}}}));
 }
 
+TEST(TensorNames, Biases) {
+  const std::string at = "/tracks/01/layers/002/";
+  Shapes all = shapes_of(layer_tensors(small_config(), 1, 2));
+  all.insert({{at + "bq", {24}}, {at + "bk", {12}}, {at + "bv", {12}}, {at + "bo", {24}}});
+  EXPECT_EQ(shapes_of(layer_tensors(small_config({{"attention_bias", {"o", "v", "k", "q"}}}), 1, 2)), all);
+  all.erase(at + "bq");
+  all.erase(at + "bo");
+  EXPECT_EQ(shapes_of(layer_tensors(small_config({{"attention_bias", {"k", "v"}}}), 1, 2)), all);
+}
+
 TEST(TensorNames, Blocks) {
   EXPECT_EQ(shapes_of(block_tensors(small_config(), 1, 1)),
             (Shapes{{"/tracks/01/blocks/01/dispatch_norm", {24}}}));

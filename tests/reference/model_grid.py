@@ -28,8 +28,18 @@ def _fusion(op: str, dispatch: bool = False, combine: bool = False) -> dict:
     return {"op": op, "dispatch_norm": dispatch, "combine_norm": combine}
 
 
-def _moe(experts: int, top_k: int, ffn_size: int, cap: float | None) -> dict:
-    return {"experts": experts, "top_k": top_k, "ffn_size": ffn_size, "router_logit_cap": cap}
+def _moe(experts: int, top_k: int, ffn_size: int, cap: float | None, **more) -> dict:
+    return {"experts": experts, "top_k": top_k, "ffn_size": ffn_size, "router_logit_cap": cap, **more}
+
+
+def _llama3(factor: float, low: float, high: float, original: int) -> dict:
+    return {"type": "llama3", "factor": factor, "low_freq_factor": low, "high_freq_factor": high,
+            "original_max_position": original}
+
+
+def _yarn(factor: float, original: int, fast: float, slow: float, **more) -> dict:
+    return {"type": "yarn", "factor": factor, "original_max_position": original, "beta_fast": fast,
+            "beta_slow": slow, **more}
 
 
 _SPECIAL = {"bos_token_id": 256, "eos_token_ids": [257, 258]}
@@ -99,6 +109,38 @@ GRID: tuple[GridModel, ...] = (
         name="eight tracks, odd sizes", tracks=8, layers=2, sync_layers=[1, 2], hidden_size=33, heads=3,
         kv_heads=3, head_dim=2, ffn_size=7, norm_placement=["output"], norm_eps=0.02,
         fusion=_fusion("mean", dispatch=True)), 15, "float16"),
+    GridModel(make_config(
+        name="one track, biases, linear rotation", layers=3, attention_bias=["q", "k", "v"],
+        rope_scaling={"type": "linear", "factor": 2.5}, attention_scale=0.4, ffn_activation="silu",
+        vocab_size=1003), 16, "bfloat16"),
+    GridModel(make_config(
+        name="two tracks, every bias, norm after rotation", tracks=2, layers=4, sync_layers=[2, 4],
+        attention_bias=["o", "k", "v", "q"], qk_norm=True, qk_norm_order="after_rope", hidden_size=36, head_dim=10,
+        rope_scaling=_llama3(8.0, 1.0, 4.0, 64), rope_theta=500.0, embedding_scale=3.5, heads=6, kv_heads=3,
+        attention_pattern=["global_rope", "local_rope"], attention_window=20), 17, "mixed", {"split": True}),
+    GridModel(make_config(
+        name="one track, two thetas, gelu, scaled embedding", layers=4, norm_placement=["pre", "output"],
+        qk_norm=True, attention_pattern=["local_rope", "local_rope", "global_rope"], attention_window=24,
+        rope_theta=1000.0, rope_theta_local=30.0, rope_scaling={"type": "linear", "factor": 4.0},
+        attention_scale=0.3, ffn_activation="gelu_tanh", embedding_scale=8.0, kv_heads=1), 18, "bfloat16"),
+    GridModel(make_config(
+        name="four tracks, norms that scale first, mixture of all experts' weights", tracks=4, layers=4,
+        sync_layers=[2, 4], fusion=_fusion("mean", True, True), norm_eps=0.02,
+        norm_placement=["pre", "output", "post"],
+        pre_scale_norms=["pre", "output", "post", "dispatch", "combine"], qk_norm=True, qk_norm_order="after_rope",
+        attention_pattern=["local_rope", "global_nope"], attention_window=16, ffn_pattern=["dense", "moe"],
+        ffn_activation="gelu_tanh", moe=_moe(5, 2, 40, 4.0, normalize_top_k=False)), 19, "float32"),
+    GridModel(make_config(
+        name="three tracks, yarn, biases, mixture", tracks=3, layers=3, sync_layers=[1, 3],
+        fusion=_fusion("delta_sum"), attention_bias=["q", "o"], rope_scaling=_yarn(4.0, 64, 2.0, 0.25),
+        rope_theta=1000.0, pre_scale_norms=["pre"], tie_embeddings=False, embedding_scale=2.0,
+        ffn_pattern=["moe", "dense"], moe=_moe(4, 2, 48, None, normalize_top_k=False), head_dim=24), 20, "bfloat16"),
+    GridModel(make_config(
+        name="two tracks, yarn with its own magnitude, post norms that scale first", tracks=2, layers=2,
+        sync_layers=[1, 2], fusion=_fusion("sum", combine=True), norm_placement=["post"], norm_eps=0.02,
+        pre_scale_norms=["post", "combine"], rope_scaling=_yarn(16.0, 32, 1.0, 0.05, attention_factor=1.4),
+        attention_pattern=["global_rope", "local_nope"], attention_window=30, attention_bias=["v"],
+        rope_theta_local=50.0), 21, "float16"),
 )
 
 

@@ -20,13 +20,17 @@ DEFAULTS: dict = {
     "ffn_pattern": ["dense"], "moe": None, "tie_embeddings": True, "bos_token_id": None, "eos_token_ids": [],
 }
 
+# Keys that a config may lack.
+OPTIONAL = ("attention_bias", "qk_norm_order", "pre_scale_norms", "rope_scaling", "rope_theta_local",
+            "attention_scale", "ffn_activation", "embedding_scale")
+
 _GAINS = {"wq": 1.6, "wk": 1.6, "wv": 1.0, "wo": 1.0, "w_gate": 1.3, "w_up": 1.0, "w_down": 1.5,
           "router": 2.0}
 
 
 def make_config(**changes) -> dict:
     """A whole config: the defaults above with changes; by default the last layer is the only sync layer."""
-    unknown = set(changes) - set(DEFAULTS)
+    unknown = set(changes) - set(DEFAULTS) - set(OPTIONAL)
     if unknown:
         raise ValueError(f"no such config keys: {sorted(unknown)}")
     config = json.loads(json.dumps({**DEFAULTS, **changes}))
@@ -56,6 +60,8 @@ def tensor_shapes(config: dict) -> dict[str, tuple[int, ...]]:
                 shapes[f"{at}/attn_{infix[place]}norm"] = (d,)
                 shapes[f"{at}/ffn_{infix[place]}norm"] = (d,)
             shapes |= {f"{at}/wq": (q, d), f"{at}/wk": (kv, d), f"{at}/wv": (kv, d), f"{at}/wo": (d, q)}
+            width = {"q": q, "k": kv, "v": kv, "o": d}
+            shapes |= {f"{at}/b{name}": (width[name],) for name in config.get("attention_bias") or []}
             if config["qk_norm"]:
                 shapes |= {f"{at}/q_norm": (c,), f"{at}/k_norm": (c,)}
             if config["ffn_pattern"][layer % len(config["ffn_pattern"])] == "dense":
@@ -77,6 +83,8 @@ def random_tensors(config: dict, seed: int) -> dict[str, Array]:
         noise = rng.standard_normal(shape)
         if name.endswith("norm"):
             tensors[path] = (1.0 + 0.25 * noise).astype(np.float32)
+        elif name in ("bq", "bk", "bv", "bo"):
+            tensors[path] = (0.7 * noise).astype(np.float32)
         elif name in ("embedding", "lm_head"):
             tensors[path] = (noise * 2.5 / np.sqrt(shape[-1])).astype(np.float32)
         else:

@@ -74,20 +74,70 @@ def load(path: str | Path) -> Model:
     return Model(config, tensors, tokenizer)
 
 
-def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+def rms_norm(x: Array, weight: Array, eps: float, pre_scale: bool = False) -> Array:
+    if pre_scale:
+        x, weight = x * weight, 1.0
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight
+
+
+def pre_scales(config: dict, place: str) -> bool:
+    return place in (config.get("pre_scale_norms") or [])
 
 
 def silu(x: Array) -> Array:
     return x * 0.5 * (1.0 + np.tanh(0.5 * x))  # x * sigmoid(x), without overflow
 
 
-def rope(v: Array, theta: float) -> Array:
+def gelu_tanh(x: Array) -> Array:
+    return 0.5 * x * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x ** 3)))
+
+
+def yarn_frequencies(scaling: dict, theta: float, c: int) -> Array:
+    """Pairs that turn often keep their frequency, those that turn rarely are divided by the factor."""
+    frequencies = theta ** (-2.0 * np.arange(c // 2) / c)
+
+    def pair(turns: float) -> float:
+        return c * np.log(scaling["original_max_position"] / (turns * 2 * np.pi)) / (2 * np.log(theta))
+
+    low = max(np.floor(pair(scaling["beta_fast"])), 0)
+    high = min(np.ceil(pair(scaling["beta_slow"])), c - 1)
+    ramp = np.clip((np.arange(c // 2) - low) / (high - low if high != low else 0.001), 0, 1)
+    return frequencies * (1 - ramp) + frequencies / scaling["factor"] * ramp
+
+
+def rope_frequencies(config: dict, kind: str) -> tuple[Array, float]:
+    """The angle per position of each pair, and the factor on cosines and sines, for layers of a kind."""
+    c, theta, scaling = config["head_dim"], config["rope_theta"], config.get("rope_scaling")
+    if kind == "local_rope" and config.get("rope_theta_local") is not None:
+        theta, scaling = config["rope_theta_local"], None
+    frequencies = theta ** (-2.0 * np.arange(c // 2) / c)
+    if not scaling:
+        return frequencies, 1.0
+    factor = scaling["factor"]
+    if scaling["type"] == "linear":
+        return frequencies / factor, 1.0
+    if scaling["type"] == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        wavelength = 2 * np.pi / frequencies
+        smooth = (scaling["original_max_position"] / wavelength - low) / (high - low)
+        blended = (1 - smooth) * frequencies / factor + smooth * frequencies
+        longest, shortest = (scaling["original_max_position"] / turns for turns in (low, high))
+        kinds = [wavelength > longest, wavelength < shortest]
+        return np.select(kinds, [frequencies / factor, frequencies], blended), 1.0
+    if scaling["type"] == "yarn":
+        magnitude = scaling.get("attention_factor")
+        if magnitude is None:
+            magnitude = 0.1 * np.log(factor) + 1 if factor > 1 else 1.0
+        return yarn_frequencies(scaling, theta, c), magnitude
+    raise ValueError(f"rope_scaling type {scaling['type']!r}")
+
+
+def rope(v: Array, frequencies: Array, magnitude: float = 1.0) -> Array:
     """Rotates v [n, heads, c]; element j of the first half is paired with element j of the second."""
     n, _, c = v.shape
     half = c // 2
-    angle = np.arange(n)[:, None] * theta ** (-2.0 * np.arange(half) / c)
-    cos, sin = np.cos(angle)[:, None, :], np.sin(angle)[:, None, :]
+    angle = np.arange(n)[:, None] * frequencies
+    cos, sin = magnitude * np.cos(angle)[:, None, :], magnitude * np.sin(angle)[:, None, :]
     low, high = v[..., :half], v[..., half:]
     return np.concatenate([low * cos - high * sin, high * cos + low * sin], axis=-1)
 
@@ -97,17 +147,27 @@ def attention(model: Model, track: int, layer: int, x: Array) -> Array:
     cfg = model.config
     n, heads, kv_heads, c = len(x), cfg["heads"], cfg["kv_heads"], cfg["head_dim"]
     kind = cfg["attention_pattern"][layer % len(cfg["attention_pattern"])]
-    q = (x @ model.track(track, layer, "wq").T).reshape(n, heads, c)
-    k = (x @ model.track(track, layer, "wk").T).reshape(n, kv_heads, c)
-    v = (x @ model.track(track, layer, "wv").T).reshape(n, kv_heads, c)
-    if cfg["qk_norm"]:
-        q = rms_norm(q, model.track(track, layer, "q_norm"), cfg["norm_eps"])
-        k = rms_norm(k, model.track(track, layer, "k_norm"), cfg["norm_eps"])
+
+    def project(name: str, of: Array) -> Array:
+        bias = model.track(track, layer, f"b{name}") if name in (cfg.get("attention_bias") or []) else 0.0
+        return of @ model.track(track, layer, f"w{name}").T + bias
+
+    def normed(name: str, of: Array) -> Array:
+        return rms_norm(of, model.track(track, layer, f"{name}_norm"), cfg["norm_eps"]) if cfg["qk_norm"] else of
+
+    q = project("q", x).reshape(n, heads, c)
+    k, v = (project(name, x).reshape(n, kv_heads, c) for name in "kv")
+    norm_last = cfg.get("qk_norm_order") == "after_rope"
+    if not norm_last:
+        q, k = normed("q", q), normed("k", k)
     if kind.endswith("_rope"):
-        q, k = rope(q, cfg["rope_theta"]), rope(k, cfg["rope_theta"])
+        q, k = (rope(a, *rope_frequencies(cfg, kind)) for a in (q, k))
+    if norm_last:
+        q, k = normed("q", q), normed("k", k)
     of_head = np.arange(heads) // (heads // kv_heads)
     q, k, v = (a.transpose(1, 0, 2) for a in (q, k[:, of_head], v[:, of_head]))  # each [H, n, c]
-    scores = q @ k.transpose(0, 2, 1) / np.sqrt(c)
+    scale = cfg.get("attention_scale")
+    scores = q @ k.transpose(0, 2, 1) * (1 / np.sqrt(c) if scale is None else scale)
     query, key = np.arange(n)[:, None], np.arange(n)[None, :]
     seen = key <= query
     if kind.startswith("local_"):
@@ -116,11 +176,12 @@ def attention(model: Model, track: int, layer: int, x: Array) -> Array:
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights /= weights.sum(axis=-1, keepdims=True)
     mixed = (weights @ v).transpose(1, 0, 2).reshape(n, heads * c)
-    return mixed @ model.track(track, layer, "wo").T
+    return project("o", mixed)
 
 
-def gated(x: Array, gate: Array, up: Array, down: Array) -> Array:
-    return (silu(x @ gate.T) * (x @ up.T)) @ down.T
+def gated(config: dict, x: Array, gate: Array, up: Array, down: Array) -> Array:
+    activation = {"silu": silu, "gelu_tanh": gelu_tanh}[config.get("ffn_activation") or "silu"]
+    return (activation(x @ gate.T) * (x @ up.T)) @ down.T
 
 
 def mixture(model: Model, track: int, layer: int, x: Array) -> Array:
@@ -136,14 +197,15 @@ def mixture(model: Model, track: int, layer: int, x: Array) -> Array:
     if top_k < moe["experts"]:
         margin = float(np.min(ranked[:, top_k - 1] - ranked[:, top_k]))
         model.router_margin = min(model.router_margin, margin)
-    share = np.exp(ranked[:, :top_k] - ranked[:, :1])
-    share /= share.sum(axis=-1, keepdims=True)
+    share = np.exp(ranked - ranked[:, :1])
+    over = slice(None) if moe.get("normalize_top_k") is False else slice(top_k)
+    share /= share[:, over].sum(axis=-1, keepdims=True)
     out = np.zeros_like(x)
     for expert in range(moe["experts"]):
         rows, slots = np.nonzero(order[:, :top_k] == expert)
         gate, up, down = (model.track(track, layer, f"experts/{name}")[expert]
                           for name in ("w_gate", "w_up", "w_down"))
-        out[rows] += share[rows, slots, None] * gated(x[rows], gate, up, down)
+        out[rows] += share[rows, slots, None] * gated(model.config, x[rows], gate, up, down)
     return out
 
 
@@ -151,7 +213,7 @@ def ffn(model: Model, track: int, layer: int, x: Array) -> Array:
     pattern = model.config["ffn_pattern"]
     if pattern[layer % len(pattern)] == "moe":
         return mixture(model, track, layer, x)
-    return gated(x, *(model.track(track, layer, name) for name in ("w_gate", "w_up", "w_down")))
+    return gated(model.config, x, *(model.track(track, layer, name) for name in ("w_gate", "w_up", "w_down")))
 
 
 def run_layer(model: Model, track: int, layer: int, h: Array) -> Array:
@@ -160,7 +222,7 @@ def run_layer(model: Model, track: int, layer: int, h: Array) -> Array:
     def norm(place: str, weight: str, x: Array) -> Array:
         if place not in cfg["norm_placement"]:
             return x
-        return rms_norm(x, model.track(track, layer, weight), cfg["norm_eps"])
+        return rms_norm(x, model.track(track, layer, weight), cfg["norm_eps"], pre_scales(cfg, place))
 
     a = attention(model, track, layer, norm("pre", "attn_norm", h))
     h = norm("post", "attn_post_norm", h + norm("output", "attn_output_norm", a))
@@ -182,18 +244,20 @@ def logits(model: Model, tokens: list[int]) -> Array:
     """The logits [n, V] after every token of the sequence."""
     cfg, fusion = model.config, model.config["fusion"]
     embedding = model.tensors["/shared/embedding"]
-    x = embedding[np.asarray(tokens)]
+    x = embedding[np.asarray(tokens)] * (cfg.get("embedding_scale") or 1.0)
     first = 0
     for block, last in enumerate(cfg["sync_layers"]):
         ends = []
         for track in range(cfg["tracks"]):
             h = x
             if fusion["dispatch_norm"]:
-                h = rms_norm(h, model.block(track, block, "dispatch_norm"), cfg["norm_eps"])
+                h = rms_norm(h, model.block(track, block, "dispatch_norm"), cfg["norm_eps"],
+                             pre_scales(cfg, "dispatch"))
             for layer in range(first, last):
                 h = run_layer(model, track, layer, h)
             if fusion["combine_norm"]:
-                h = rms_norm(h, model.block(track, block, "combine_norm"), cfg["norm_eps"])
+                h = rms_norm(h, model.block(track, block, "combine_norm"), cfg["norm_eps"],
+                             pre_scales(cfg, "combine"))
             ends.append(h)
         x = fuse(fusion["op"], x, ends)
         first = last

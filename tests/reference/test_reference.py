@@ -2,6 +2,7 @@
 """Checks the reference itself: against sums by hand, by identities, and that the grid detects misreadings."""
 
 import copy
+import json
 import math
 import sys
 import tempfile
@@ -15,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import pt_reference as ref
 from crc32c import crc32c, crc32c_bytewise
 from model_grid import GRID, GridModel, prompts
-from model_maker import (in_memory, is_matrix, make_config, quantize, random_tensors, table_config,
+from model_maker import (OPTIONAL, in_memory, is_matrix, make_config, quantize, random_tensors, table_config,
                          table_tensors, to_bfloat16, write_model, write_random)
 
 TOKENS = [3, 200, 17, 17, 45, 3, 99, 250, 0, 3, 200, 17]
@@ -26,23 +27,38 @@ def attention_by_hand(model: ref.Model, layer: int, x: np.ndarray) -> list[list[
     cfg, c = model.config, model.config["head_dim"]
     kind = cfg["attention_pattern"][layer % len(cfg["attention_pattern"])]
     w = {name: model.track(0, layer, name) for name in ("wq", "wk", "wv", "wo")}
+    local_theta = cfg.get("rope_theta_local") if kind == "local_rope" else None
+    slower = 1 if local_theta else (cfg.get("rope_scaling") or {"factor": 1})["factor"]  # linear
+    scale_of_scores = cfg.get("attention_scale") or 1 / math.sqrt(c)
+
+    def bias(name: str, i: int) -> float:
+        return model.track(0, layer, f"b{name[1]}")[i] if name[1] in cfg.get("attention_bias", []) else 0.0
+
+    def normed(name: str, v: list[float]) -> list[float]:
+        if not cfg["qk_norm"]:
+            return v
+        scale = 1 / math.sqrt(sum(e * e for e in v) / c + cfg["norm_eps"])
+        weight = model.track(0, layer, {"wq": "q_norm", "wk": "k_norm"}[name])
+        return [e * scale * weight[j] for j, e in enumerate(v)]
+
+    def rotated(v: list[float], position: int) -> list[float]:
+        if kind not in ("global_rope", "local_rope"):
+            return v
+        turned = list(v)
+        for j in range(c // 2):
+            a = position * (local_theta or cfg["rope_theta"]) ** (-2 * j / c) / slower
+            turned[j] = v[j] * math.cos(a) - v[j + c // 2] * math.sin(a)
+            turned[j + c // 2] = v[j + c // 2] * math.cos(a) + v[j] * math.sin(a)
+        return turned
 
     def head_vector(name: str, head: int, position: int) -> list[float]:
-        v = [sum(w[name][head * c + j, i] * x[position, i] for i in range(x.shape[1])) for j in range(c)]
+        v = [sum(w[name][head * c + j, i] * x[position, i] for i in range(x.shape[1])) + bias(name, head * c + j)
+             for j in range(c)]
         if name == "wv":
             return v
-        if cfg["qk_norm"]:
-            scale = 1 / math.sqrt(sum(e * e for e in v) / c + cfg["norm_eps"])
-            weight = model.track(0, layer, {"wq": "q_norm", "wk": "k_norm"}[name])
-            v = [e * scale * weight[j] for j, e in enumerate(v)]
-        if kind in ("global_rope", "local_rope"):
-            turned = list(v)
-            for j in range(c // 2):
-                a = position * cfg["rope_theta"] ** (-2 * j / c)
-                turned[j] = v[j] * math.cos(a) - v[j + c // 2] * math.sin(a)
-                turned[j + c // 2] = v[j + c // 2] * math.cos(a) + v[j] * math.sin(a)
-            v = turned
-        return v
+        if cfg.get("qk_norm_order") == "after_rope":
+            return normed(name, rotated(v, position))
+        return rotated(normed(name, v), position)
 
     out = []
     for p in range(len(x)):
@@ -51,12 +67,12 @@ def attention_by_hand(model: ref.Model, layer: int, x: np.ndarray) -> list[list[
         for head in range(cfg["heads"]):
             kv_head = head // (cfg["heads"] // cfg["kv_heads"])
             q = head_vector("wq", head, p)
-            scores = [sum(a * b for a, b in zip(q, head_vector("wk", kv_head, s))) / math.sqrt(c)
+            scores = [sum(a * b for a, b in zip(q, head_vector("wk", kv_head, s))) * scale_of_scores
                       for s in range(start, p + 1)]
             total = sum(math.exp(s) for s in scores)
             values = [head_vector("wv", kv_head, s) for s in range(start, p + 1)]
             row += [sum(math.exp(s) / total * v[j] for s, v in zip(scores, values)) for j in range(c)]
-        out.append([sum(w["wo"][i, j] * row[j] for j in range(len(row))) for i in range(x.shape[1])])
+        out.append([sum(w["wo"][i, j] * row[j] for j in range(len(row))) + bias("wo", i) for i in range(x.shape[1])])
     return out
 
 
@@ -122,24 +138,49 @@ class Identities(unittest.TestCase):
         self.rng = np.random.default_rng(1)
 
     def test_attention_by_hand(self):
+        optional = {"attention_bias": ["q", "k", "v", "o"], "qk_norm_order": "after_rope", "rope_theta_local": 8.0,
+                    "rope_scaling": {"type": "linear", "factor": 1.7}, "attention_scale": 0.8}
         for kind in ("global_rope", "global_nope", "local_rope", "local_nope"):
-            for qk_norm in (False, True):
+            for qk_norm, more in ((False, {}), (True, {}), (True, optional), (False, {"attention_bias": ["k", "o"]})):
                 model = in_memory(make_config(hidden_size=6, heads=4, kv_heads=2, head_dim=4, ffn_size=4,
                                               attention_pattern=["global_rope", kind], attention_window=3,
-                                              qk_norm=qk_norm, rope_theta=50.0))
+                                              qk_norm=qk_norm, rope_theta=50.0, **more))
                 x = self.rng.standard_normal((6, 6))
                 got, want = ref.attention(model, 0, 1, x), attention_by_hand(model, 1, x)
                 np.testing.assert_allclose(got, want, atol=1e-12)
 
+    def test_frequencies_are_those_of_transformers(self):
+        golden = json.loads((Path(__file__).parents[1] / "runtime" / "golden" / "rope_frequencies.json").read_text())
+        self.assertEqual({case["rope_scaling"]["type"] for case in golden}, {"linear", "llama3", "yarn"})
+        for case in golden:
+            frequencies, magnitude = ref.rope_frequencies(case, "global_rope")
+            np.testing.assert_allclose(frequencies, case["frequencies"], rtol=1e-6)
+            self.assertAlmostEqual(magnitude, case["magnitude"], delta=1e-12)
+
+    def test_norm_that_scales_first_by_hand(self):
+        x, w = [1.0, -2.0, 3.0], [0.5, 2.0, -1.0]
+        z = [a * b for a, b in zip(x, w)]
+        size = math.sqrt(sum(e * e for e in z) / 3 + 0.1)
+        np.testing.assert_allclose(ref.rms_norm(np.array(x), np.array(w), 0.1, True), [e / size for e in z], atol=1e-14)
+
+    def test_gelu_by_hand(self):
+        x = np.array([-3.0, -0.1, 0.0, 0.5, 2.0])
+        want = [0.5 * v * (1 + math.tanh(0.7978845608028654 * (v + 0.044715 * v ** 3))) for v in x]
+        np.testing.assert_allclose(ref.gelu_tanh(x), want, atol=1e-14)
+
     def test_mixture_by_hand(self):
-        moe = {"experts": 4, "top_k": 2, "ffn_size": 5, "router_logit_cap": 1.5}
+        for normalize in (True, False):
+            self.check_mixture({"experts": 4, "top_k": 2, "ffn_size": 5, "router_logit_cap": 1.5,
+                                "normalize_top_k": normalize})
+
+    def check_mixture(self, moe: dict):
         model = in_memory(make_config(hidden_size=8, ffn_pattern=["moe"], moe=moe))
         x = self.rng.standard_normal((9, 8))
         out = ref.mixture(model, 0, 0, x)
         for row, got in zip(x, out):
             logits = [1.5 * math.tanh(float(r @ row) / 1.5) for r in model.track(0, 0, "router")]
             chosen = sorted(range(4), key=lambda e: (-logits[e], e))[:2]
-            total = sum(math.exp(logits[e]) for e in chosen)
+            total = sum(math.exp(logits[e]) for e in (chosen if moe["normalize_top_k"] else range(4)))
             want = np.zeros(8)
             for e in chosen:
                 gate, up, down = (model.track(0, 0, f"experts/{n}")[e] for n in ("w_gate", "w_up", "w_down"))
@@ -247,11 +288,37 @@ def mutations(grid_model: GridModel) -> list[tuple[str, dict]]:
             add("top_k - 1", moe={**config["moe"], "top_k": config["moe"]["top_k"] - 1})
         if config["moe"]["router_logit_cap"]:
             add("no cap", moe={**config["moe"], "router_logit_cap": None})
+        if config["moe"].get("normalize_top_k") is False:
+            add("normalized", moe={**config["moe"], "normalize_top_k": True})
     if not config["tie_embeddings"]:
         add("tied", tie_embeddings=True)
     if config["norm_eps"] > 1e-3:
         add("small epsilon", norm_eps=1e-6)
+    return found + optional_mutations(config)
+
+
+def optional_mutations(config: dict) -> list[tuple[str, dict]]:
+    """Configs without one of the optional keys, or without one entry of it."""
+    found = []
+    for key in OPTIONAL:
+        value = config.get(key)
+        if value in (None, [], "silu") or key == "rope_theta_local" and not uses(config, "local_rope"):
+            continue
+        found.append((f"no {key}", {**config, key: None}))
+        if isinstance(value, list):
+            found += [(f"{key} without {entry}", {**config, key: [e for e in value if e != entry]})
+                      for entry in value]
+    scaling = config.get("rope_scaling")
+    if scaling and config.get("rope_theta_local") is not None and uses(config, "local_rope"):
+        found.append(("scaling of every layer", {**config, "rope_theta_local": config["rope_theta"]}))
+    for key in ("beta_fast", "beta_slow", "attention_factor", "low_freq_factor", "high_freq_factor"):
+        if scaling and scaling.get(key):
+            found.append((f"other {key}", {**config, "rope_scaling": {**scaling, key: scaling[key] * 1.7}}))
     return found
+
+
+def uses(config: dict, kind: str) -> bool:
+    return kind in config["attention_pattern"]
 
 
 class GridSees(unittest.TestCase):

@@ -58,10 +58,27 @@ TEST(MemoryPlan, Float16OnlyWhereEveryMatrixIs) {
     EXPECT_EQ(activation_dtype_on_device(other), DType::bfloat16);
 }
 
+TEST(MemoryPlan, CountsBiases) {
+  const auto weights = [](const AttentionBias& bias) {
+    ModelConfig config = small(R"(["dense"])");
+    config.attention_bias = bias;
+    return device_needs(config, 0, 1, {}, 4, 8).weights;
+  };
+  EXPECT_EQ(weights({.q = true, .o = true}) - weights({}), 2 * 2 * 128 * 4);
+  EXPECT_EQ(weights({.k = true, .v = true}) - weights({}), 2 * 2 * 64 * 4);
+}
+
+ModelConfig with_two_thetas(ModelConfig config) {
+  config.attention_pattern = {AttentionKind::local_rope, AttentionKind::global_rope};
+  config.attention_window = 9;
+  config.rope_theta_local = 30;
+  return config;
+}
+
 // Activations as the engine counts them, whatever the kinds of its layers.
 TEST(MemoryPlan, ActivationsAreWhatAnEngineTakes) {
-  for (const char* pattern : {R"(["dense"])", R"(["moe"])", R"(["dense", "moe"])"}) {
-    const ModelConfig config = small(pattern);
+  for (const ModelConfig& config : {small(R"(["dense"])"), small(R"(["moe"])"), small(R"(["dense", "moe"])"),
+                                    with_two_thetas(small(R"(["dense"])"))}) {
     const auto backend = make_cpu_backend({.threads = 1});
     const TrackShard shard = random_shard(config, 1, DType::bfloat16, 0, 2, *backend);
     const auto comm = make_solo_track_comm();
@@ -74,7 +91,7 @@ TEST(MemoryPlan, ActivationsAreWhatAnEngineTakes) {
     EXPECT_EQ(
         engine.scratch_bytes(),
         activation_bytes(config, 2, 24, work_limits(config, 2, options).logit_rows, DType::float32, false))
-        << pattern;
+        << to_json(config);
   }
 }
 
