@@ -63,6 +63,7 @@ TEST_P(ModelContent, IsTheSameForEveryDivision) {
     config.tie_embeddings = tied;
     config.ffn_size = GetParam() == DType::int8 ? 384 : 320;  // whole groups for each of four ranks
     config.moe->ffn_size = GetParam() == DType::int8 ? 128 : 68;
+    config.attention_bias = {true, true, true, true};
     write_typed(rows, config, GetParam());
     rewrite(rows, panels, WeightLayout::panels);
     for (const std::string& path : {rows, panels}) {

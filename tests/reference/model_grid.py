@@ -124,7 +124,7 @@ GRID: tuple[GridModel, ...] = (
         rope_theta=1000.0, rope_theta_local=30.0, rope_scaling={"type": "linear", "factor": 4.0},
         attention_scale=0.3, ffn_activation="gelu_tanh", embedding_scale=8.0, kv_heads=1), 18, "bfloat16"),
     GridModel(make_config(
-        name="four tracks, norms that scale first, mixture of all experts' weights", tracks=4, layers=4,
+        name="four tracks, norms that scale first, mixture weighted over all experts", tracks=4, layers=4,
         sync_layers=[2, 4], fusion=_fusion("mean", True, True), norm_eps=0.02,
         norm_placement=["pre", "output", "post"],
         pre_scale_norms=["pre", "output", "post", "dispatch", "combine"], qk_norm=True, qk_norm_order="after_rope",

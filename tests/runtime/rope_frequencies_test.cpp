@@ -47,7 +47,7 @@ TEST(RopeFrequencies, AreThoseOfTransformers) {
 }
 
 TEST(RopeFrequencies, AreExactWithoutScaling) {
-  const RopeFrequencies rope = rope_frequencies(with({}));
+  const RopeFrequencies rope = rope_frequencies(with(json::object()));
   for (std::size_t j = 0; j < 3; ++j)
     EXPECT_EQ(rope.frequencies[j], std::pow(10000.0, -2.0 * static_cast<double>(j) / 6));
   EXPECT_EQ(rope.magnitude, 1);
@@ -59,7 +59,7 @@ TEST(RopeFrequencies, OfLocalLayersAreNeverScaled) {
   ASSERT_TRUE(config.has_local_rope_theta());
   expect_rope(local_rope_frequencies(config), {1, 0.5, 0.25}, 1);
   EXPECT_EQ(rope_frequencies(config).frequencies[0], 0.5);
-  EXPECT_FALSE(with({}).has_local_rope_theta());
+  EXPECT_FALSE(with(json::object()).has_local_rope_theta());
   EXPECT_FALSE(
       with({{"rope_theta_local", 8.0}, {"attention_pattern", {"global_rope"}}}).has_local_rope_theta());
 }
