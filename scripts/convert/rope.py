@@ -14,10 +14,10 @@ def _yarn(keys: Keys, max_position: int, original) -> dict:
     if factor is None:
         factor = max_position / original
     attention_factor = keys.number("attention_factor", None)
-    mscale, all_dim = keys.raw("mscale"), keys.raw("mscale_all_dim")
+    mscale, all_dim = keys.number("mscale", None), keys.number("mscale_all_dim", None)
     if attention_factor is None and mscale and all_dim:
         steepness = 0.1 * math.log(factor) if factor > 1 else 0.0
-        attention_factor = (steepness * float(mscale) + 1.0) / (steepness * float(all_dim) + 1.0)
+        attention_factor = (steepness * mscale + 1.0) / (steepness * all_dim + 1.0)
     if keys.raw("truncate", True) is not True:
         keys.fail("truncate", "only true is supported: yarn's bounds are rounded")
     return {"type": "yarn", "factor": factor, "original_max_position": original,

