@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Converts a GGUF file, or a .whl or .zip that holds one, to a model file of ptrt. Needs the Python package gguf;
-docs/CONVERT.md has the details."""
+"""Converts a GGUF file, or a .whl or .zip that holds one, to a model file of ptrt. Quantised ones need the Python
+package gguf; docs/CONVERT.md has the details."""
 
 import sys
 import time
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from convert.command import add_options, convert
 from convert.errors import Parser, run
-from convert.gguf_file import package, unpacked
+from convert.gguf_file import unpacked
 from convert.gguf_model import read_model
 
 
@@ -20,7 +20,6 @@ def main():
                                                                        "what the GGUF file says")
     options = parser.parse_args()
     start = time.monotonic()
-    package()
     with unpacked(options.file, options.output) as path:
         model = read_model(path, set(options.ignore_key), options.tokenizer)
         inputs = [options.file, path] + ([options.tokenizer] if options.tokenizer else [])

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from .errors import BadInput
-from .layout import Dataset, Tokenizer, write_model
+from .layout import Dataset, Tokenizer, stored_bytes, write_model
 from .ptrt_file import ModelWriter
 
 
@@ -28,7 +28,8 @@ def convert(options, config: dict, datasets: list[Dataset], tokenizer: Tokenizer
         if options.max_context < 1:
             raise BadInput(f"--max-context: expected an integer from 1, found {options.max_context}")
         config["max_context"] = options.max_context
-    with ModelWriter(options.output, config, inputs, options.split) as writer:
-        size = write_model(writer, datasets, options.dtype, tokenizer)
+    size = stored_bytes(datasets, options.dtype)
+    with ModelWriter(options.output, config, inputs, options.split, size) as writer:
+        write_model(writer, datasets, options.dtype, tokenizer)
         writer.commit()
     print(f"{options.output}: {len(datasets)} tensors, {size / 2**20:.1f} MiB, {time.monotonic() - start:.1f} s")

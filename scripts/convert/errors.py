@@ -1,6 +1,7 @@
 """Errors of the converters: one message each, exit status 2 for bad input and 1 for a failure while running."""
 
 import argparse
+import os
 import signal
 import sys
 
@@ -35,19 +36,20 @@ def run(program: str, main) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    status = 1
     try:
         main()
-        status = 0
     except ConvertError as error:
-        message, status = str(error), error.status
+        _end(program, str(error), error.status)
     except KeyboardInterrupt:
-        message, status = "stopped", 130
+        _end(program, "stopped", 130)
     except MemoryError:
-        message = "out of memory"
+        _end(program, "out of memory", 1)
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-    if status:
-        print(f"{program}: error: {message}", file=sys.stderr)
+        _end(program, f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error), 1)
+
+
+def _end(program: str, message: str, status: int) -> None:
+    """Ends the process at once: the HDF5 library does not get to write to a full disk again."""
+    print(f"{program}: error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
-    sys.exit(status)
+    os._exit(status)

@@ -71,6 +71,10 @@ def _layer_types(keys: Keys, layers: int):
 def _local_layers(family: Family, keys: Keys, layers: int, roped: list[bool]) -> tuple[list[bool], int]:
     """Which layers have a window, and the window."""
     types = _layer_types(keys, layers)
+    if family.windows == "none":
+        if types and "sliding_attention" in types:
+            keys.fail("layer_types", "sliding_attention is not known of this family")
+        return [False] * layers, 0
     window = keys.integer("sliding_window", 4096 if family.windows == "gemma" else None)
     used = window is not None
     if family.windows in ("qwen", "nope"):
@@ -89,13 +93,13 @@ def _local_layers(family: Family, keys: Keys, layers: int, roped: list[bool]) ->
     elif family.windows == "nope":
         local = [not rope for rope in roped]
     else:
-        local = [family.windows == "all"] * layers
+        local = [True] * layers
     local = [used and is_local for is_local in local]
     if types is not None:
         named = [kind == "sliding_attention" for kind in types]
         if any(named) and not used:
             keys.fail("layer_types", "sliding_attention, but no sliding_window is in use")
-        if family.windows in ("none", "all") or family.experts == "qwen":
+        if family.windows == "all" or family.experts == "qwen":
             if named != local:
                 keys.fail("layer_types", "a mixture of layers with and without a window is not known of this family")
         local = named

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .errors import BadInput
 from .ptrt_file import ModelWriter
-from .tensors import Tensor, slices
+from .tensors import STORED, Tensor, slices
 
 TRACK = "/tracks/00"
 
@@ -87,6 +87,11 @@ def stored_type(parts: list[Tensor], shape: tuple[int, ...], wanted: str) -> str
     return own
 
 
+def stored_bytes(wanted: list[Dataset], dtype: str) -> int:
+    """Bytes of all datasets."""
+    return sum(math.prod(each.shape) * STORED[stored_type(each.parts, each.shape, dtype)].itemsize for each in wanted)
+
+
 class Progress:
     """One line on a terminal; nothing elsewhere."""
 
@@ -105,10 +110,9 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def write_model(writer: ModelWriter, wanted: list[Dataset], dtype: str, tokenizer: Tokenizer | None) -> int:
-    """Writes all datasets and the tokenizer; returns the bytes of the datasets."""
+def write_model(writer: ModelWriter, wanted: list[Dataset], dtype: str, tokenizer: Tokenizer | None) -> None:
+    """Writes all datasets and the tokenizer."""
     progress = Progress(sum(math.prod(dataset.shape) for dataset in wanted))
-    total = 0
     try:
         for dataset in wanted:
             kind = stored_type(dataset.parts, dataset.shape, dtype)
@@ -117,9 +121,7 @@ def write_model(writer: ModelWriter, wanted: list[Dataset], dtype: str, tokenize
                     for piece in slices(part, kind):
                         out.append(piece)
                         progress.add(piece.size)
-                        total += piece.nbytes
         if tokenizer:
             writer.write_tokenizer(tokenizer.kind, tokenizer.model, tokenizer.chat_template)
     finally:
         progress.end()
-    return total

@@ -17,6 +17,28 @@ from .errors import BadInput, ConvertError
 from .tensors import STORED
 
 
+def _create_file(path: Path) -> h5py.File:
+    """A new file without times in it, so that the same input gives the same bytes."""
+    creation, access = h5py.h5p.create(h5py.h5p.FILE_CREATE), h5py.h5p.create(h5py.h5p.FILE_ACCESS)
+    creation.set_obj_track_times(False)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    access.set_sieve_buf_size(0)  # a write fails at once on a full disk, not when an object is closed
+    return h5py.File(h5py.h5f.create(os.fsencode(path), h5py.h5f.ACC_TRUNC, creation, access))
+
+
+def _group(file: h5py.File, path: str) -> h5py.Group:
+    """The group of this path, made where it is missing, without times too."""
+    creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    creation.set_obj_track_times(False)
+    group = file["/"]
+    for name in path.strip("/").split("/"):
+        if name not in group:
+            h5py.h5g.create(group.id, name.encode(), gcpl=creation)
+        group = group[name]
+    return group
+
+
 def set_text(holder, name: str, text: str) -> None:
     """A string attribute of fixed length."""
     data = text.encode("utf-8")
@@ -26,8 +48,9 @@ def set_text(holder, name: str, text: str) -> None:
 class DatasetWriter:
     """Appends pieces to a dataset, from its first element to its last, and ends with its checksum."""
 
-    def __init__(self, group, path: str, shape: tuple[int, ...], dtype: str):
-        self._dataset = group.create_dataset(path, shape, STORED[dtype])
+    def __init__(self, file: h5py.File, path: str, shape: tuple[int, ...], dtype: str):
+        folder, name = path.rsplit("/", 1)
+        self._dataset = _group(file, folder).create_dataset(name, shape, STORED[dtype])
         # The same elements as rows: a piece is a run of rows, and a matrix of experts has them one after the other.
         self._shape, self._next, self._crc = shape, 0, 0
         if dtype == "bfloat16":
@@ -72,12 +95,13 @@ class PendingFile:
         self.path = path
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            self.file = h5py.File(self.temporary, "w", libver=("v108", "v108"))
+            self.file = _create_file(self.temporary)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else str(error)
             raise BadInput(f"{path}: cannot create: {reason}") from None
 
     def finish(self) -> None:
+        self.file.flush()
         self.file.close()
         with open(self.temporary, "rb") as file:
             os.fsync(file.fileno())
@@ -85,11 +109,10 @@ class PendingFile:
     def publish(self) -> None:
         os.replace(self.temporary, self.path)
 
-    def discard(self) -> None:
-        try:
+    def discard(self, close: bool) -> None:
+        """close: whether the library may write what it still has in memory."""
+        if close:
             self.file.close()
-        except Exception:  # noqa: BLE001: what could not be written cannot be closed either
-            pass
         self.temporary.unlink(missing_ok=True)
 
 
@@ -103,16 +126,26 @@ def _check_output(path: Path, inputs: list[Path]) -> None:
             raise BadInput(f"{path}: the output would overwrite an input, {source}")
 
 
+def _check_space(path: Path, needed: int) -> None:
+    """A full disk is better found now than at the end."""
+    disk = os.statvfs(path.parent)
+    free = disk.f_bavail * disk.f_frsize
+    if disk.f_blocks and free < needed:
+        raise ConvertError(f"{path}: the model has {needed / 2**20:.1f} MiB, but the disk has {free / 2**20:.1f} MiB free")
+
+
 class ModelWriter:
     """A model file, with split one more for each track. Nothing appears under its final name before commit()."""
 
-    def __init__(self, path: str | Path, config: dict, inputs: list[Path] = (), split: bool = False):
+    def __init__(self, path: str | Path, config: dict, inputs: list[Path] = (), split: bool = False, needed: int = 0):
+        """inputs: files that must not be overwritten. needed: bytes that the disk must have."""
         main = Path(os.path.realpath(path))
         names = [main]
         if split:
             names += [main.with_name(f"{main.stem}.track{track:02d}.h5") for track in range(config["tracks"])]
         for name in names:
             _check_output(name, list(inputs))
+        _check_space(main, needed)
         self._files: list[PendingFile] = []
         try:
             for name in names:
@@ -122,6 +155,7 @@ class ModelWriter:
             root.attrs["format_version"] = 1
             set_text(root, "config", json.dumps(config))
             for track, name in enumerate(names[1:]):
+                _group(root, "/tracks")
                 root[f"/tracks/{track:02d}"] = h5py.ExternalLink(name.name, f"/tracks/{track:02d}")
         except BaseException:
             self.discard()
@@ -134,7 +168,7 @@ class ModelWriter:
         return DatasetWriter(self._files[at].file, path, shape, dtype)
 
     def write_tokenizer(self, kind: str, model: bytes | None, chat_template: str | None = None) -> None:
-        group = self._files[0].file.create_group("tokenizer")
+        group = _group(self._files[0].file, "/tokenizer")
         set_text(group, "kind", kind)
         if chat_template:
             set_text(group, "chat_template", chat_template)
@@ -149,18 +183,22 @@ class ModelWriter:
             self._files[-1].publish()
             self._files.pop()
 
-    def discard(self) -> None:
+    def discard(self, close: bool = True) -> None:
         for file in self._files:
-            file.discard()
-        self._files = []
+            file.discard(close)
+        if close:
+            self._files = []
 
     def __enter__(self):
         return self
 
     def __exit__(self, kind, error, trace):
-        self.discard()
-        if isinstance(error, (OSError, RuntimeError)) and not getattr(error, "filename", None):
-            raise ConvertError(f"the model could not be written: {_reason(error)}") from None
+        # What the library could not write it would try to write again at each close, and complain at length: nothing is
+        # closed, and the exception keeps all objects alive. run() then ends the process.
+        broken = isinstance(error, (OSError, RuntimeError)) and not getattr(error, "filename", None)
+        self.discard(close=not broken)
+        if broken:
+            raise ConvertError(f"the model could not be written: {_reason(error)}") from error
 
 
 def _reason(error: BaseException) -> str:
