@@ -168,11 +168,12 @@ def make_smollm2(archive: Path) -> None:
             row["greedy"] = new
             row["greedy_text"] = reader.decode(new, skip_special_tokens=True)
             rows.append(row)
+            print(len(ids), new, flush=True)
         write(CHECKPOINTS.parent / "smollm2.json", rows)
 
 
 def main() -> None:
-    torch.set_num_threads(2)
+    torch.set_num_threads(1)
     if len(sys.argv) > 1:
         make_smollm2(Path(sys.argv[1]))
         return

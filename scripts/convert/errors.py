@@ -1,6 +1,7 @@
 """Errors of the converters: one message each, exit status 2 for bad input and 1 for a failure while running."""
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -17,8 +18,8 @@ class BadInput(ConvertError):
 
 
 def brief(value) -> str:
-    """A value for a message, shortened."""
-    text = repr(value) if not isinstance(value, str) else f'"{value}"'
+    """A value for a message, as JSON has it, shortened."""
+    text = json.dumps(value, ensure_ascii=False, default=repr)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
