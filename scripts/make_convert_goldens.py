@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes tests/convert/checkpoints/: a tiny checkpoint of each family that convert_hf.py knows, and what transformers
-computes with it in float64. Needs torch, transformers and tokenizers (pip install); the tests only read the files.
+computes with it in float64. Needs torch, transformers, tokenizers and sentencepiece (pip install); the tests only read the files.
 
 A folder holds config.json as transformers 5 writes it, config_v4.json as version 4 did, the weights, and goldens.json:
 texts with the ids that AutoTokenizer gives them, log-probabilities of each, and greedy tokens after each. Every
@@ -13,6 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import sentencepiece
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -38,7 +39,7 @@ CASES = {
     "llama_yarn": ("llama", "llama3", "bfloat16", {
         "rope_parameters": YARN | {"mscale": 1.3, "mscale_all_dim": 0.6, "beta_fast": 4.0, "beta_slow": 0.5},
         "head_dim": 32, "num_hidden_layers": 2}),
-    "mistral": ("mistral", "bytes_bos", "bfloat16", {"sliding_window": 20, "head_dim": 12}),
+    "mistral": ("mistral", "sentencepiece", "bfloat16", {"sliding_window": 20, "head_dim": 12}),
     "mixtral": ("mixtral", "bytes_bos", "bfloat16", {"num_local_experts": 4, "num_experts_per_tok": 2,
                                                      "sliding_window": None, "num_hidden_layers": 2}),
     "qwen2": ("qwen2", "qwen", "bfloat16", {
@@ -117,6 +118,21 @@ def make_tokenizers(folder: Path) -> None:
                                                            "{% endfor %}"}
         (folder / name / "tokenizer_config.json").write_text(json.dumps(settings, indent=1, ensure_ascii=False) + "\n",
                                                              encoding="utf-8")
+
+
+def make_sentencepiece(folder: Path) -> None:
+    """A tokenizer.model, as of Llama 2 and Mistral 7B; only add_bos_token says that it puts a bos before a text."""
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as made:
+        Path(made, "corpus").write_text("\n".join(CORPUS[5:6] * 4))
+        sentencepiece.SentencePieceTrainer.train(
+            input=f"{made}/corpus", model_prefix=f"{made}/tokenizer", vocab_size=310, model_type="bpe", byte_fallback=True,
+            normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, unk_id=2, bos_id=0,
+            eos_id=1, pad_id=-1, minloglevel=2)
+        shutil.copy(f"{made}/tokenizer.model", folder)
+    settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>",
+                "eos_token": "</s>", "unk_token": "<unk>", "chat_template": "{{ messages[0].content }}"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
 
 def draw(model, gemma: bool) -> None:
@@ -217,6 +233,7 @@ def main() -> None:
     if not names:
         shutil.rmtree(CHECKPOINTS, ignore_errors=True)
         make_tokenizers(CHECKPOINTS / "tokenizers")
+        make_sentencepiece(CHECKPOINTS / "tokenizers" / "sentencepiece")
     for number, name in enumerate(CASES):
         if not names or name in names:
             shutil.rmtree(CHECKPOINTS / name, ignore_errors=True)

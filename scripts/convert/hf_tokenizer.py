@@ -8,10 +8,6 @@ from .errors import BadInput, brief
 from .layout import Tokenizer
 from .safetensors import load_object
 
-# Classes of sentencepiece tokenizers that put a bos before a text unless add_bos_token is false.
-_BOS_BY_DEFAULT = ("Llama", "CodeLlama", "Gemma")
-
-
 def content(token) -> str | None:
     """A token of tokenizer_config.json: text, or an object that has it."""
     return token.get("content") if isinstance(token, dict) else token
@@ -114,6 +110,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer | None, int
         return None, None, []
     if config.get("add_eos_token"):
         raise BadInput(f"{settings}: key \"add_eos_token\": a model file cannot say that an eos follows each text")
-    name = str(config.get("tokenizer_class") or "Llama")
-    adds = config.get("add_bos_token", name.startswith(_BOS_BY_DEFAULT))
+    adds = config.get("add_bos_token")
+    if adds is None:  # transformers 4 puts one in some of its classes, version 5 does not
+        print(f"note: {settings} does not say add_bos_token: no bos is put before a text", file=sys.stderr)
     return Tokenizer("sentencepiece", path.read_bytes(), template), _bos_id(folder, config) if adds else None, [path]

@@ -149,9 +149,8 @@ class Files(ConvertTest):
         self.assertIsNone(config_of(self.converted(folder))["bos_token_id"])
         (folder / "tokenizer.json").unlink()
         (folder / "tokenizer.model").write_bytes(b"sentencepiece")
-        for settings, bos in (({}, 0), ({"add_bos_token": False}, None), ({"add_bos_token": True}, 0),
-                              ({"tokenizer_class": "Qwen2Tokenizer"}, None),
-                              ({"tokenizer_class": "GemmaTokenizer", "bos_token": "<b>",
+        for settings, bos in (({}, None), ({"add_bos_token": False}, None), ({"add_bos_token": True}, 0),
+                              ({"add_bos_token": True, "bos_token": "<b>",
                                 "added_tokens_decoder": {"7": {"content": "<b>"}}}, 7)):
             (folder / "tokenizer_config.json").write_text(json.dumps(settings))
             model = self.converted(folder)
