@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes tests/convert/gguf/: tiny GGUF files of each architecture that convert_gguf.py knows, and what transformers
+"""Makes tests/convert/gguf_files/: tiny GGUF files of each architecture that convert_gguf.py knows, and what transformers
 computes in float64 with the same, dequantised weights. Needs torch, transformers and gguf; the tests only read the files.
 
     scripts/make_gguf_goldens.py                          the tiny files
@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from convert.gguf_model import llama3_factors
 from make_convert_goldens import BASE, CHECKPOINTS, TEXTS, draw, greedy, log_probs
 
-FOLDER = CHECKPOINTS.parent / "gguf"
+FOLDER = CHECKPOINTS.parent / "gguf_files"
 Q = gguf.GGMLQuantizationType
 NAMES = {"input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
          "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",

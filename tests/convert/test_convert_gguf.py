@@ -20,7 +20,7 @@ except ImportError:
 
 TOLERANCE = 1e-4
 VISIBLE = 0.01
-FILES = HERE / "gguf"
+FILES = HERE / "gguf_files"
 NEEDED = {"llama": [{"rope_scaling": ...}, {"rope_theta": 5000.0}], "qwen2": [{"attention_bias": ...}, {"rope_scaling": ...}],
           "qwen3": [{"qk_norm": False}, {"rope_scaling": ...}, {"rope_scaling.original_max_position": 96}]}
 
