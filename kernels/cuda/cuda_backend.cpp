@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string_view>
 
 #include "kernels/base/error.h"
 #include "kernels/cuda/base/cuda_check.h"
@@ -23,12 +22,6 @@ void check_weights(const TrackWeights& weights, std::int64_t tracks, DType dtype
                    std::int64_t in) {
   PTRT_CHECK(static_cast<std::int64_t>(weights.size()) == tracks);
   for (const Weight& w : weights) PTRT_CHECK(w.dtype == dtype && w.out == out && w.in == in);
-}
-
-// For what the kernels do not compute yet.
-void refuse(bool asked, std::string_view key) {
-  if (asked)
-    throw_bad_input("config key \"{}\": the CUDA backend does not compute this, use --backend cpu", key);
 }
 
 void check_fp32(const Tensor& x) {
@@ -133,42 +126,39 @@ void CudaBackend::read_back(const std::byte* from, std::span<std::byte> to) {
 }
 
 void CudaBackend::embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) {
-  refuse(scale != 1, "embedding_scale");
   PTRT_CHECK(x.rows == scratch().step.rows() && x.width == table.in);
   check_fp32(x);
   const cuda::Sampler& sampler = scratch().sampler;
   for (const std::int32_t token : tokens)
     if (token >= table.out || token_of_sample(token) >= sampler.rows())
       throw_failure("token {} is outside the vocabulary of {}", token, table.out);
-  cuda::embed(table, scratch().step.view().tokens, sampler.sampled(), x, stream_.get());
+  cuda::embed(table, scratch().step.view().tokens, sampler.sampled(), scale, x, stream_.get());
 }
 
 void CudaBackend::rms_norm(const TrackWeights& weights, NormRule rule, Tensor x, Tensor out) {
-  refuse(rule.pre_scale, "pre_scale_norms");
   check_weights(weights, out.tracks, DType::float32, 1, x.width);
   check_like(x, out);
   PTRT_CHECK(x.dtype == DType::float32 || (x.dtype == activation_dtype_ && out.dtype == activation_dtype_));
   check_activation_or_fp32(out);
-  cuda::rms_norm(weights, rule.eps, x, out, stream_.get());
+  cuda::rms_norm(weights, rule, x, out, stream_.get());
 }
 
 void CudaBackend::add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, NormRule rule, Tensor out) {
-  refuse(rule.pre_scale, "pre_scale_norms");
   check_weights(weights, out.tracks, DType::float32, 1, h.width);
   check_like(a, h);
   check_like(h, out);
   check_fp32(h);
   for (const Tensor& x : {a, out}) check_activation_or_fp32(x);
-  cuda::add_rms_norm(a, h, weights, rule.eps, out, stream_.get());
+  cuda::add_rms_norm(a, h, weights, rule, out, stream_.get());
 }
 
 void CudaBackend::linear(std::span<const LinearJob> jobs) {
   bool skinny = true;
   for (const LinearJob& job : jobs) {
-    refuse(job.bias != nullptr, "attention_bias");
     check_weights(*job.weights, job.y.tracks, activation_dtype_, job.y.width, job.x.width);
     check_activation(job.x);
     check_activation_or_fp32(job.y);
+    if (job.bias != nullptr) check_weights(*job.bias, job.y.tracks, DType::float32, 1, job.y.width);
     PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
     PTRT_CHECK(job.x.rows == jobs[0].x.rows && job.y.tracks == jobs[0].y.tracks);
     skinny = skinny && job.x.rows <= cuda::kSkinnyRows;
@@ -181,7 +171,10 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
     if (wide(jobs[0])) {
       const bool pair = jobs.size() > 1 && cuda::gemm_lt_pair(jobs[0], jobs[1], cublaslt_, stream_.get());
       if (!pair) cuda::gemm_lt(jobs[0], cublaslt_, stream_.get());
-      jobs = jobs.subspan(pair ? 2 : 1);
+      const std::size_t done = pair ? 2 : 1;
+      for (const LinearJob& job : jobs.first(done))
+        if (job.bias != nullptr) cuda::add_bias(*job.bias, job.y, stream_.get());
+      jobs = jobs.subspan(done);
       continue;
     }
     std::size_t count = 1;
@@ -192,18 +185,18 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
 }
 
 void CudaBackend::gated_linear(FfnActivation activation, const LinearJob& gate, const LinearJob& up) {
-  refuse(activation != FfnActivation::silu, "ffn_activation");
   if (gate.x.rows > cuda::kSkinnyRows || gate.x.width % 8 != 0)
     return Backend::gated_linear(activation, gate, up);
   for (const LinearJob* job : {&gate, &up}) {
     check_weights(*job->weights, job->y.tracks, activation_dtype_, job->y.width, job->x.width);
     check_activation(job->x);
     check_activation(job->y);
-    PTRT_CHECK(job->x.rows == job->y.rows && (job->x.tracks == job->y.tracks || job->x.tracks == 1));
+    PTRT_CHECK(job->bias == nullptr && job->x.rows == job->y.rows &&
+               (job->x.tracks == job->y.tracks || job->x.tracks == 1));
   }
   PTRT_CHECK(gate.x.data == up.x.data && gate.x.track_stride == up.x.track_stride);
   check_like(gate.y, up.y);
-  cuda::skinny_gated_gemm(gate, up, stream_.get());
+  cuda::skinny_gated_gemm(activation, gate, up, stream_.get());
 }
 
 void CudaBackend::add(Tensor a, Tensor h) {
@@ -229,15 +222,12 @@ void CudaBackend::gather_rows(Tensor x, std::span<const std::int32_t> rows, Tens
 }
 
 void CudaBackend::glu(FfnActivation activation, Tensor gate, Tensor up) {
-  refuse(activation != FfnActivation::silu, "ffn_activation");
   for (const Tensor& x : {gate, up}) check_activation(x);
-  cuda::swiglu(gate, up, stream_.get());
+  cuda::glu(activation, gate, up, stream_.get());
 }
 
 void CudaBackend::moe_ffn(const MoeJob& job) {
   const MoeShape& shape = job.shape;
-  refuse(shape.activation != FfnActivation::silu, "ffn_activation");
-  refuse(!shape.normalize_top_k, "moe.normalize_top_k");
   const std::int64_t tracks = job.y.tracks, slots = job.x.rows * shape.top_k, d = job.x.width;
   const WorkLimits& limits = scratch().limits;
   PTRT_CHECK(tracks <= limits.tracks && job.x.rows <= limits.rows && shape.top_k <= limits.top_k &&
@@ -257,18 +247,16 @@ void CudaBackend::moe_ffn(const MoeJob& job) {
 
 void CudaBackend::rope_angles(std::span<const std::int32_t> positions, const RopeFrequencies& rope,
                               Tensor cos_sin) {
+  PTRT_CHECK(std::ssize(rope.frequencies) == cos_sin.width / 2 && cos_sin.width <= cuda::kMaxHeadDim);
   PTRT_CHECK(static_cast<std::int64_t>(positions.size()) == scratch().step.rows() &&
              cos_sin.rows == scratch().step.rows());
   check_fp32(cos_sin);
-  PTRT_CHECK(cos_sin.width <= cuda::kMaxHeadDim &&
-             static_cast<std::int64_t>(rope.frequencies.size()) == cos_sin.width / 2);
   cuda::rope_angles(scratch().step.view().positions, rope, cos_sin, stream_.get());
 }
 
 void CudaBackend::rope_append(const AttentionShape& shape, const TrackWeights& q_norm,
                               const TrackWeights& k_norm, Tensor cos_sin, Tensor q, Tensor k, Tensor v,
                               const StepRows&, std::int64_t layer, const KvPool& pool) {
-  refuse(shape.norm_after_rope && !q_norm.empty(), "qk_norm_order");
   PTRT_CHECK(q.rows == scratch().step.rows() && k.rows == q.rows && v.rows == q.rows);
   PTRT_CHECK(q.width == shape.heads * shape.head_dim && k.width == shape.kv_heads * shape.head_dim);
   PTRT_CHECK(v.width == k.width && v.track_stride == k.track_stride && pool.dtype == activation_dtype_);
@@ -282,7 +270,6 @@ void CudaBackend::rope_append(const AttentionShape& shape, const TrackWeights& q
 
 void CudaBackend::attention(const AttentionShape& shape, Tensor q, const StepRows&, std::int64_t layer,
                             const KvPool& pool, Tensor out) {
-  refuse(shape.scale != 0, "attention_scale");
   const Scratch& s = scratch();
   PTRT_CHECK(q.rows == s.step.rows() && out.rows == q.rows && out.width == q.width);
   PTRT_CHECK(q.tracks <= s.limits.tracks && shape.heads <= s.limits.heads &&
@@ -302,7 +289,6 @@ void CudaBackend::subtract(Tensor x, Tensor y) {
 }
 
 void CudaBackend::end_block(const BlockEnd& end) {
-  refuse(end.pre_scale_post || end.pre_scale_combine, "pre_scale_norms");
   if (!cuda::fits_one_launch(end)) return Backend::end_block(end);
   for (const TrackWeights* norm : {end.post_norm, end.combine_norm})
     if (norm != nullptr) check_weights(*norm, end.h.tracks, DType::float32, 1, end.h.width);
@@ -316,7 +302,6 @@ void CudaBackend::end_block(const BlockEnd& end) {
 }
 
 void CudaBackend::begin_block(const BlockBegin& begin) {
-  refuse(begin.pre_scale_dispatch || begin.pre_scale_pre, "pre_scale_norms");
   if (!cuda::fits_one_launch(begin)) return Backend::begin_block(begin);
   for (const TrackWeights* norm : {begin.dispatch_norm, begin.pre_norm})
     if (norm != nullptr) check_weights(*norm, begin.h.tracks, DType::float32, 1, begin.h.width);

@@ -2,6 +2,7 @@
 #include <cstdlib>
 #include <nlohmann/json.hpp>
 
+#include "cuda/model_distance.h"
 #include "kernels/make_cpu_backend.h"
 #include "model_io/file/model_file.h"
 #include "model_io/model_fixture.h"
@@ -17,20 +18,6 @@
 
 namespace ptrt::testing {
 namespace {
-
-// Mean distance of the log-probabilities of all tokens; the tokens must be equal.
-double compare(const std::vector<Completion>& cuda, const std::vector<Completion>& cpu) {
-  double distance = 0;
-  std::size_t count = 0;
-  for (std::size_t i = 0; i < cpu.size(); ++i) {
-    EXPECT_EQ(cuda[i].tokens, cpu[i].tokens)
-        << "request " << i << ": " << cuda[i].text << " for " << cpu[i].text;
-    EXPECT_EQ(cuda[i].logprobs.size(), cpu[i].logprobs.size());
-    for (std::size_t p = 0; p < std::min(cuda[i].logprobs.size(), cpu[i].logprobs.size()); ++p, ++count)
-      distance += std::abs(double{cuda[i].logprobs[p]} - double{cpu[i].logprobs[p]});
-  }
-  return distance / static_cast<double>(std::max<std::size_t>(count, 1));
-}
 
 // The same model with every tensor rounded to float16.
 void write_as_float16(const ModelFile& model, const std::string& path) {
@@ -51,12 +38,6 @@ void write_as_float16(const ModelFile& model, const std::string& path) {
   }
   writer.write_tokenizer(model.tokenizer());
   writer.commit();
-}
-
-// How far float16 and bfloat16 may be from the CPU's float32 in the mean of a log-probability: the goal, and
-// for float16 what shows that nothing is rounded to bfloat16 on the way.
-double allowed_distance(DType activations) {
-  return activations == DType::float16 ? 3e-3 : 3e-2;
 }
 
 class CudaEndToEnd : public ::testing::Test {
@@ -260,6 +241,19 @@ TEST_F(CudaSteps, SmallModelByEveryWay) {
   compare_ways(config, nullptr, bytes, requests, 4, {false, 0, false}, with_all);
   const std::vector<Way> with_few{{true, 1, true}};
   compare_ways(config, nullptr, bytes, requests, 4, {false, 1, true}, with_few);
+}
+
+// Two angles a position, biases, and norms of both rules are in the recorded steps.
+TEST_F(CudaSteps, ConfigKeysByEveryWay) {
+  auto json = nlohmann::json::parse(kSmallBytesModel);
+  json.update(nlohmann::json::parse(R"({"attention_bias": ["q", "v", "o"], "rope_theta_local": 20.0,
+    "rope_scaling": {"type": "linear", "factor": 2.0}, "pre_scale_norms": ["pre"], "embedding_scale": 4.0,
+    "ffn_activation": "gelu_tanh", "attention_scale": 0.5})"));
+  const ModelConfig config = parse_config(json.dump(), "the test's configuration");
+  const TokenizerChoice tokenizer = make_tokenizer({.kind = "bytes", .model = {}, .file = {}}, config);
+  const std::vector<Way> ways{{true, 1, false}};
+  compare_ways(config, nullptr, tokenizer.tokenizer.get(), mixed_requests(6, 14, 40, 256), 4,
+               {false, 0, false}, ways);
 }
 
 // A model whose embedding has a NaN in the row of one token.

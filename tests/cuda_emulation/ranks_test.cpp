@@ -280,5 +280,26 @@ TEST(CudaRanks, TensorParallel) {
                    "staged");
 }
 
+// A bias of q, k and v is divided like their rows; that of o is added by one rank of a track alone.
+TEST(CudaRanks, TensorParallelWithConfigKeys) {
+  Job job = small_job(Task::score);
+  job.config.attention_bias = {.q = true, .k = true, .v = true, .o = true};
+  job.config.pre_scale_norms = {.output = true, .post = true};
+  job.config.qk_norm_order = QkNormOrder::after_rope;
+  job.config.ffn_activation = FfnActivation::gelu_tanh;
+  job.config.moe->normalize_top_k = false;
+  job.load = [&job](const Placement& p, const TrackSplit& split, Backend& backend) {
+    return random_shard(job.config, 5, DType::bfloat16, p.first_track, p.tracks, backend, {}, split);
+  };
+  const Outcome on_cpu = run_over(job, {.ranks = 1, .on_cuda = false});
+  for (const int ranks : {1, 4}) {
+    const Outcome on_cuda = run_over(
+        job, {.ranks = ranks, .tensor_parallel = ranks == 1 ? 1 : 2, .activation_dtype = DType::float16});
+    EXPECT_LT(distance(on_cuda, on_cpu), 3e-3) << ranks << " ranks";
+  }
+  job.config.attention_bias.o = false;
+  EXPECT_GT(distance(run_over(job, {.ranks = 1, .on_cuda = false}), on_cpu), 3e-2);
+}
+
 }  // namespace
 }  // namespace ptrt::testing

@@ -19,7 +19,7 @@ TrackWeights norm_weights(Backend& backend, const Case& shape, Random& random) {
 }
 
 // bits: 1 the first norm, 2 the second, 4 what is subtracted, 8 an output elsewhere, 16 a sublayer of
-// float32.
+// float32, 32 and 64 that the first and the second norm multiply by their weights first.
 void check_end(Backend& backend, const Case& shape, unsigned bits) {
   const auto& [tracks, rows, width] = shape;
   Random random(bits + static_cast<unsigned>(width));
@@ -38,6 +38,8 @@ void check_end(Backend& backend, const Case& shape, unsigned bits) {
   if ((bits & 4) != 0) end.minus = minus.tensor;
   end.post_norm = (bits & 1) != 0 ? &first : nullptr;
   end.combine_norm = (bits & 2) != 0 ? &second : nullptr;
+  end.pre_scale_post = (bits & 32) != 0;
+  end.pre_scale_combine = (bits & 64) != 0;
   end.eps = kEps;
   backend.end_block(end);
   end.h = h_plain.tensor;
@@ -50,10 +52,11 @@ void check_end(Backend& backend, const Case& shape, unsigned bits) {
 
 TEST_P(BlockEdges, EndIsItsOpsInARow) {
   for (const Case& shape : kCases)
-    for (unsigned bits = 0; bits < 32; ++bits) check_end(backend(), shape, bits);
+    for (unsigned bits = 0; bits < 128; ++bits) check_end(backend(), shape, bits);
 }
 
-// bits: 1 the dispatch norm, 2 the pre-norm, 4 onto x.
+// bits: 1 the dispatch norm, 2 the pre-norm, 4 onto x, 8 and 16 that these norms multiply by their weights
+// first.
 void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsigned bits) {
   const auto& [tracks, rows, width] = shape;
   Random random(bits + static_cast<unsigned>(width));
@@ -77,6 +80,8 @@ void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsign
   begin.normed = normed.tensor;
   begin.dispatch_norm = (bits & 1) != 0 ? &first : nullptr;
   begin.pre_norm = (bits & 2) != 0 ? &second : nullptr;
+  begin.pre_scale_dispatch = (bits & 8) != 0;
+  begin.pre_scale_pre = (bits & 16) != 0;
   begin.eps = kEps;
   backend.begin_block(begin);
   begin.x = x_plain.tensor;
@@ -93,7 +98,7 @@ void check_begin(Backend& backend, const Case& shape, std::int64_t parts, unsign
 TEST_P(BlockEdges, BeginIsItsOpsInARow) {
   for (const Case& shape : kCases)
     for (const std::int64_t parts : {0, 1, 2, 3, 8, 13})
-      for (unsigned bits = 0; bits < 8; ++bits) check_begin(backend(), shape, parts, bits);
+      for (unsigned bits = 0; bits < 32; ++bits) check_begin(backend(), shape, parts, bits);
 }
 
 }  // namespace

@@ -3,22 +3,24 @@
 namespace ptrt::testing {
 namespace {
 
-// x · wᵀ in float64 of the values that the backend has, [tracks, rows, out], and the sums of the terms' sizes.
+// x · wᵀ (+ bias) in float64 of the values that the backend has, [tracks, rows, out], and the sums of the
+// terms' sizes.
 struct Product {
-  std::vector<double> value, magnitude;
+  std::vector<double> value, magnitude, bias;
 };
 
 class Linear : public OpTest {
  protected:
   // x of one track serves all.
-  Product product(const RandomWeights& w, const Activation& x) {
+  Product product(const RandomWeights& w, const Activation& x, const RandomWeights* bias = nullptr) {
     const DType kept = on_cuda() ? activations() : DType::float32;  // matrices become that, or stay
     const auto tracks = static_cast<std::int64_t>(w.tracks().size());
     Product result;
     for (std::int64_t t = 0; t < tracks; ++t)
       for (std::int64_t r = 0; r < x.tensor.rows; ++r)
         for (std::int64_t o = 0; o < w.out(); ++o) {
-          double sum = 0, magnitude = 0;
+          const double added = bias == nullptr ? 0 : bias->value(t, 0, o);
+          double sum = added, magnitude = std::abs(added);
           for (std::int64_t i = 0; i < w.in(); ++i) {
             const double element = w.value(t, o, i);
             const double weight = on_cuda() ? rounded_to(kept, static_cast<float>(element)) : element;
@@ -28,39 +30,48 @@ class Linear : public OpTest {
           }
           result.value.push_back(sum);
           result.magnitude.push_back(magnitude);
+          result.bias.push_back(added);
         }
     return result;
   }
-  // `actual` is of y_type. On CUDA: one rounding of a sum of `in` products of elements in [-1, 1].
+  // `actual` is of y_type. On CUDA: one rounding of a sum of `in` products of elements in [-1, 1], and one of
+  // the product alone where a bias is added afterwards.
   void expect_product(std::span<const float> actual, DType y_type, const Product& expected, std::int64_t in,
                       const std::string& where) {
     ASSERT_EQ(actual.size(), expected.value.size()) << where;
     const double one = unit_roundoff(y_type) * std::max(1.0, std::sqrt(static_cast<double>(in)) / 2);
     for (std::size_t i = 0; i < actual.size(); ++i) {
-      const double tolerance = on_cuda() ? one : 1e-6 + 1e-7 * expected.magnitude[i];
+      const double first = std::abs(expected.value[i] - expected.bias[i]);
+      const double of_bias = expected.bias[i] == 0 ? 0 : unit_roundoff(y_type) * first;
+      const double tolerance = on_cuda() ? one : 1e-6 + 1.2e-7 * expected.magnitude[i];
       ASSERT_NEAR(double{actual[i]}, expected.value[i],
-                  tolerance * std::max(1.0, std::abs(expected.value[i])))
+                  tolerance * std::max(1.0, std::abs(expected.value[i])) + of_bias)
           << where << ", element " << i;
     }
   }
-  void expect_product(const Array& y, const RandomWeights& w, const Activation& x, const std::string& where) {
-    expect_product(y.get().values, y.tensor.dtype, product(w, x), w.in(), where);
+  void expect_product(const Array& y, const RandomWeights& w, const Activation& x, const std::string& where,
+                      const RandomWeights* bias = nullptr) {
+    expect_product(y.get().values, y.tensor.dtype, product(w, x, bias), w.in(), where);
   }
 
   struct Shape {
     std::int64_t tracks, rows, out, in;
   };
-  void check(DType dtype, const Shape& s, DType y_type) {
+  void check(DType dtype, const Shape& s, DType y_type, bool biased = false) {
     Random random(static_cast<unsigned>(s.rows * 1000 + s.out * 10 + s.in));
     const RandomWeights w(dtype, s.tracks, 1, s.out, s.in, random);
     const Array x(backend(), s.tracks, s.rows, s.in, activations(), random);
     const Array y(backend(), s.tracks, s.rows, s.out, y_type);
     const TrackWeights loaded = w.load(backend());
-    const LinearJob job{&loaded, x.tensor, y.tensor};
+    // It may be much larger than the product.
+    const RandomWeights bias(DType::float32, s.tracks, 1, 1, s.out, random, 20);
+    const TrackWeights loaded_bias = bias.load(backend(), WeightRole::vector);
+    const LinearJob job{&loaded, x.tensor, y.tensor, biased ? &loaded_bias : nullptr};
     backend().linear({&job, 1});
     expect_product(y, w, x.host,
-                   fmt::format("{} weights, tracks {} rows {} out {} in {}", to_string(dtype), s.tracks,
-                               s.rows, s.out, s.in));
+                   fmt::format("{} weights, tracks {} rows {} out {} in {} biased {}", to_string(dtype),
+                               s.tracks, s.rows, s.out, s.in, biased),
+                   biased ? &bias : nullptr);
   }
 };
 PTRT_EVERY_BACKEND(Linear);
@@ -89,10 +100,19 @@ TEST_P(Linear, AgreesWithFloat64) {
   }
 }
 
-// Logits are not rounded.
+TEST_P(Linear, AddsABias) {
+  for (const auto& [out, in] : {std::pair{1, 8}, {16, 64}, {40, 1100}, {19, 37}, {33, 128}, {24, 130}})
+    for (const std::int64_t rows : {1, 3, 8, 9, 16, 17, 40})
+      check(matrices(), {2, rows, out, in}, activations(), true);
+  for (const Shape& s : {Shape{18, 3, 24, 40}, {18, 20, 24, 40}, {3, 20, 600, 40}, {1, 20, 1100, 24}})
+    check(matrices(), s, activations(), true);
+}
+
+// Logits are not rounded, nor are the parts that ranks that share a track add up.
 TEST_P(Linear, WritesFloat32) {
   for (const std::int64_t rows : {1, 12, 30})
-    for (const std::int64_t out : {259, 64}) check(matrices(), {1, rows, out, 72}, DType::float32);
+    for (const std::int64_t out : {259, 64})
+      for (const bool biased : {false, true}) check(matrices(), {2, rows, out, 72}, DType::float32, biased);
 }
 
 TEST_P(Linear, RunsAListOfJobsAndBroadcasts) {
@@ -113,6 +133,39 @@ TEST_P(Linear, RunsAListOfJobsAndBroadcasts) {
     expect_product(k, wk, x.host, "k");
     expect_product(v, wv, x.host, "v");
   }
+}
+
+// Of q, k and v any may have a bias. k and v are a pair for cuBLASLt.
+TEST_P(Linear, AddsTheBiasOfEachJob) {
+  Random random(5);
+  const std::vector<WeightSpec> specs(2, {"w", WeightRole::matrix, matrices(), 1, 16, 24});
+  backend().plan_weights(specs);
+  const RandomWeights wk(matrices(), 1, 1, 16, 24, random), wv(matrices(), 1, 1, 16, 24, random),
+      wq(matrices(), 1, 1, 32, 24, random), bq(DType::float32, 1, 1, 1, 32, random, 3),
+      bk(DType::float32, 1, 1, 1, 16, random, 3), bv(DType::float32, 1, 1, 1, 16, random, 3);
+  const TrackWeights k = wk.load(backend()), v = wv.load(backend()), q = wq.load(backend());
+  const auto load = [&](const RandomWeights& bias) { return bias.load(backend(), WeightRole::vector); };
+  const TrackWeights q_bias = load(bq), k_bias = load(bk), v_bias = load(bv);
+  for (const std::int64_t rows : {4, 20})
+    for (unsigned biased = 0; biased < 8; ++biased) {
+      const bool on_q = (biased & 1) != 0, on_k = (biased & 2) != 0, on_v = (biased & 4) != 0;
+      const Array x(backend(), 1, rows, 24, activations(), random);
+      const Array q_out(backend(), 1, rows, 32, activations()),
+          both(backend(), 1, 2 * rows, 16, activations());
+      const LinearJob jobs[] = {{&q, x.tensor, q_out.tensor, on_q ? &q_bias : nullptr},
+                                {&k, x.tensor, rows_of(both.tensor, 0, rows), on_k ? &k_bias : nullptr},
+                                {&v, x.tensor, rows_of(both.tensor, rows, rows), on_v ? &v_bias : nullptr}};
+      backend().linear(jobs);
+      const std::string where = fmt::format("rows {} biased {}", rows, biased);
+      expect_product(q_out, wq, x.host, where + ", q", on_q ? &bq : nullptr);
+      const Activation actual = both.get();
+      const std::span<const float> values = actual.values;
+      const auto half = static_cast<std::size_t>(rows * 16);
+      expect_product(values.first(half), activations(), product(wk, x.host, on_k ? &bk : nullptr), 24,
+                     where + ", k");
+      expect_product(values.last(half), activations(), product(wv, x.host, on_v ? &bv : nullptr), 24,
+                     where + ", v");
+    }
 }
 
 // On CUDA, one kernel up to 16 rows; with more, two products and their gate.

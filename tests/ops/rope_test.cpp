@@ -20,6 +20,7 @@ class Rope : public OpTest {
     std::int64_t heads, kv_heads, head_dim;
     bool norm, rope;
     DType dtype;
+    bool norm_after_rope = false;
   };
   void check_append(const Case& c);
 };
@@ -44,30 +45,73 @@ TEST_P(Rope, AnglesAreExact) {
   }
 }
 
-// A head after QK-norm (where w is given) and RoPE (where theta is not 0), in float64.
-std::vector<double> encoded(const float* head, std::int64_t head_dim, const RandomWeights* w,
-                            std::int64_t track, double theta, std::int32_t position) {
-  std::vector<double> e(head, head + head_dim);
-  if (w != nullptr) e = rms_normed(head, *w, track, head_dim, double{1e-5f});
-  const auto half = static_cast<std::size_t>(head_dim / 2);
-  for (std::size_t j = 0; theta != 0 && j < half; ++j) {
-    const double angle =
-        position * std::pow(theta, -2.0 * static_cast<double>(j) / static_cast<double>(head_dim));
-    const double a = e[j], b = e[j + half];
-    e[j] = a * std::cos(angle) - b * std::sin(angle);
-    e[j + half] = b * std::cos(angle) + a * std::sin(angle);
+// Frequencies that no theta gives, and a magnitude.
+RopeFrequencies random_rope(std::int64_t head_dim, Random& random) {
+  RopeFrequencies rope;
+  for (std::int64_t j = 0; j < head_dim / 2; ++j)
+    rope.frequencies.push_back(std::exp2(double{random.uniform(-12, 0)}));
+  rope.magnitude = 1.37;
+  return rope;
+}
+
+TEST_P(Rope, AnglesHaveTheirFrequenciesAndMagnitude) {
+  const std::vector<std::int32_t> positions{0, 1, 77, 1023, 131071}, slots{0, 0, 1, 2, 3};
+  const std::vector<std::int32_t> pages(4 * 8192, 0);
+  Random random(3);
+  for (const std::int64_t head_dim : {2, 10, 64, 128, 256}) {
+    set_step({1, 1, head_dim}, 1, {positions, slots, pages, 8192});
+    const RopeFrequencies rope = random_rope(head_dim, random);
+    const Array angles(backend(), 1, std::ssize(positions), head_dim);
+    backend().rope_angles(positions, rope, angles.tensor);
+    const Activation cos_sin = angles.get();
+    for (std::size_t r = 0; r < positions.size(); ++r)
+      for (std::int64_t j = 0; j < head_dim / 2; ++j) {
+        const double angle = positions[r] * rope.frequencies[static_cast<std::size_t>(j)];
+        const auto row = static_cast<std::int64_t>(r);
+        EXPECT_NEAR(cos_sin.at(0, row, j), rope.magnitude * std::cos(angle), 1.5e-7);
+        EXPECT_NEAR(cos_sin.at(0, row, head_dim / 2 + j), rope.magnitude * std::sin(angle), 1.5e-7);
+      }
   }
+}
+
+// What happens to a head: QK-norm where there are weights, and RoPE.
+struct Encoding {
+  const RandomWeights* norm;
+  const RopeFrequencies* rope;  // null: none
+  bool norm_after_rope;
+};
+
+void rotate(std::vector<double>& head, const RopeFrequencies& rope, std::int32_t position) {
+  const std::size_t half = head.size() / 2;
+  for (std::size_t j = 0; j < half; ++j) {
+    const double angle = position * rope.frequencies[j], a = head[j], b = head[j + half];
+    head[j] = rope.magnitude * (a * std::cos(angle) - b * std::sin(angle));
+    head[j + half] = rope.magnitude * (b * std::cos(angle) + a * std::sin(angle));
+  }
+}
+
+// In float64.
+std::vector<double> encoded(const float* head, std::int64_t head_dim, const Encoding& encoding,
+                            std::int64_t track, std::int32_t position) {
+  std::vector<double> e(head, head + head_dim);
+  const auto norm = [&] {
+    if (encoding.norm != nullptr) e = rms_normed(e.data(), *encoding.norm, track, head_dim, 1e-5f);
+  };
+  if (!encoding.norm_after_rope) norm();
+  if (encoding.rope != nullptr) rotate(e, *encoding.rope, position);
+  if (encoding.norm_after_rope) norm();
   return e;
 }
 
 void Rope::check_append(const Case& c) {
   constexpr std::int64_t kTracks = 2, kRows = 5;
   Random random(static_cast<unsigned>(c.head_dim * 4 + c.norm * 2 + c.rope));
+  // Weights that differ, so that the order of QK-norm and RoPE matters.
   const RandomWeights qn(DType::float32, kTracks, 1, 1, c.head_dim, random);
   const RandomWeights kn(DType::float32, kTracks, 1, 1, c.head_dim, random);
   const TrackWeights none, q_norm = c.norm ? qn.load(backend(), WeightRole::vector) : none,
                            k_norm = c.norm ? kn.load(backend(), WeightRole::vector) : none;
-  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, 0, c.rope, 1e-5f};
+  const AttentionShape shape{c.heads, c.kv_heads, c.head_dim, 0, c.rope, 1e-5f, c.norm_after_rope};
   const Array q(backend(), kTracks, kRows, c.heads * c.head_dim, activations(), random),
       k(backend(), kTracks, kRows, c.kv_heads * c.head_dim, activations(), random),
       v(backend(), kTracks, kRows, c.kv_heads * c.head_dim, activations(), random);
@@ -77,27 +121,32 @@ void Rope::check_append(const Case& c) {
   const StepRows rows = pages.rows(positions, slots);
   set_step(shape, kTracks, rows);
   const Array cos_sin(backend(), 1, kRows, c.head_dim);
-  if (c.rope) backend().rope_angles(positions, plain_rope(100.0, c.head_dim), cos_sin.tensor);
+  const RopeFrequencies rope =
+      c.norm_after_rope ? random_rope(c.head_dim, random) : plain_rope(100.0, c.head_dim);
+  if (c.rope) backend().rope_angles(positions, rope, cos_sin.tensor);
   backend().rope_append(shape, q_norm, k_norm, cos_sin.tensor, q.tensor, k.tensor, v.tensor, rows,
                         KvPages::kLayer, pages.pool());
   pages.load();
 
   const Activation q_out = q.get(), k_out = k.get();
-  const double tolerance = once_rounded(2e-6), theta = c.rope ? 100.0 : 0;
+  const double tolerance = once_rounded(2e-6);
+  const RopeFrequencies* angles = c.rope ? &rope : nullptr;
+  const Encoding of_q{c.norm ? &qn : nullptr, angles, c.norm_after_rope},
+      of_k{c.norm ? &kn : nullptr, angles, c.norm_after_rope};
   for (std::int64_t t = 0; t < kTracks; ++t)
     for (std::int64_t r = 0; r < kRows; ++r) {
       const std::int32_t position = positions[static_cast<std::size_t>(r)];
       const std::int32_t slot = slots[static_cast<std::size_t>(r)];
       for (std::int64_t h = 0; h < c.heads; ++h) {
-        const auto expected = encoded(q.host.tensor.row(t, r) + h * c.head_dim, c.head_dim,
-                                      c.norm ? &qn : nullptr, t, theta, position);
+        const auto expected =
+            encoded(q.host.tensor.row(t, r) + h * c.head_dim, c.head_dim, of_q, t, position);
         for (std::int64_t j = 0; j < c.head_dim; ++j)
           expect_close(q_out.at(t, r, h * c.head_dim + j), expected[static_cast<std::size_t>(j)], tolerance,
                        "query");
       }
       for (std::int64_t h = 0; h < c.kv_heads; ++h) {
-        const auto expected = encoded(k.host.tensor.row(t, r) + h * c.head_dim, c.head_dim,
-                                      c.norm ? &kn : nullptr, t, theta, position);
+        const auto expected =
+            encoded(k.host.tensor.row(t, r) + h * c.head_dim, c.head_dim, of_k, t, position);
         for (std::int64_t j = 0; j < c.head_dim; ++j) {
           const float key = pages.key(t, slot, position, h, j), in_k = k_out.at(t, r, h * c.head_dim + j);
           // On the host k is left as it was before it was rounded to the pool's type.
@@ -120,6 +169,7 @@ TEST_P(Rope, NormsRotatesAndAppends) {
         if (rope && head_dim % 2 != 0) continue;
         check_append({4, 2, head_dim, norm, rope, activations()});
         check_append({3, 1, head_dim, norm, rope, on_cuda() ? activations() : DType::bfloat16});
+        check_append({4, 2, head_dim, norm, rope, activations(), true});
       }
 }
 

@@ -20,7 +20,7 @@ struct DecodeArgs {
   float* partial;                     // [tracks, decode rows, heads, splits, head_dim + 2]; null: one split
   std::int32_t* splits_done;          // [tracks, decode rows, kv_heads], zero between launches
   int decode_rows, splits, split_tokens, tracks, heads, kv_heads, head_dim, window;
-  float scale;  // log2(e) / sqrt(head_dim): the softmax uses powers of two
+  float scale;  // log2(e) · the scale of q · k: the softmax uses powers of two
   StepView step;
   LayerPool<T> pool;
 };
@@ -283,7 +283,7 @@ void launch_kernel(const AttentionJob& job, const StepInput& step, const Splits&
   args.kv_heads = static_cast<int>(shape.kv_heads);
   args.head_dim = static_cast<int>(shape.head_dim);
   args.window = static_cast<int>(shape.window);
-  args.scale = kLog2E / sqrtf(static_cast<float>(shape.head_dim));
+  args.scale = kLog2E * shape.query_scale();
   args.step = step.view();
   args.pool = layer_pool<T>(job.pool, job.layer);
   // The vectors of a head are aligned to 16 bytes if head_dim is a multiple of 8.

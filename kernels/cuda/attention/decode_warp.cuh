@@ -182,7 +182,7 @@ class WarpAttention {
     }
   }
 
-  float scale_;  // log2(e) / sqrt(head_dim): the softmax uses powers of two
+  float scale_;  // of DecodeArgs
   Vec8 q_[kChunks];
   float row_max_[2] = {-INFINITY, -INFINITY}, row_sum_[2] = {0, 0};  // row_sum_: over this lane's tokens
   float acc_o_[kHalves][4][4] = {};

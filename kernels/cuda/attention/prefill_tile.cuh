@@ -13,7 +13,7 @@ struct PrefillArgs {
   T* out;
   std::int64_t q_stride, out_stride;  // between tracks
   int heads, kv_heads, head_dim, window;
-  float scale;  // log2(e) / sqrt(head_dim): the softmax uses powers of two
+  float scale;  // log2(e) · the scale of q · k: the softmax uses powers of two
   StepView step;
   LayerPool<T> pool;
 };
@@ -30,7 +30,7 @@ PrefillArgs<T> prefill_args(const AttentionJob& job, const StepInput& step) {
           static_cast<int>(shape.kv_heads),
           static_cast<int>(shape.head_dim),
           static_cast<int>(shape.window),
-          kLog2E / sqrtf(static_cast<float>(shape.head_dim)),
+          kLog2E * shape.query_scale(),
           step.view(),
           layer_pool<T>(job.pool, job.layer)};
 }

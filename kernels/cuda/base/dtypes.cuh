@@ -70,10 +70,6 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   }
 }
 
-__device__ __forceinline__ float silu(float x) {
-  return x / (1.0f + expf(-x));
-}
-
 __device__ __forceinline__ Vec8 zeros8() {
   return {{0, 0, 0, 0}};
 }

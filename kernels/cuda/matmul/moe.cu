@@ -21,6 +21,7 @@ struct RouteArgs {
   ExpertChoice* choices;  // [tracks, rows · top_k]
   int rows, in, experts, top_k;
   float cap;
+  bool normalize_top_k;
 };
 
 // The expert with the largest logit among those not in `taken`, ties to the lower index; by one
@@ -73,10 +74,16 @@ __global__ void __launch_bounds__(kRouteWarps* kWarpSize) route_kernel(RouteArgs
   float zeros = 0;  // NaN where a logit is not finite: then all weights are, whatever was chosen
   for (int e = lane; e < args.experts; e += kWarpSize) zeros += 0.0f * logits[e];
   zeros = warp_sum(zeros);
+  const float max_logit = logits[choices[0].expert];
+  float all = zeros;
+  if (!args.normalize_top_k) {
+    for (int e = lane; e < args.experts; e += kWarpSize) all += expf(logits[e] - max_logit);
+    all = warp_sum(all);
+  }
   if (lane != 0) return;
-  const float max_logit = choices[0].weight;
-  float sum = zeros;
-  for (int i = 0; i < args.top_k; ++i) sum += choices[i].weight = expf(choices[i].weight - max_logit);
+  float chosen = zeros;
+  for (int i = 0; i < args.top_k; ++i) chosen += choices[i].weight = expf(choices[i].weight - max_logit);
+  const float sum = args.normalize_top_k ? chosen : all;
   for (int i = 0; i < args.top_k; ++i) choices[i].weight /= sum;
 }
 
@@ -228,6 +235,7 @@ class Launches {
     args.experts = static_cast<int>(job_.shape.experts);
     args.top_k = static_cast<int>(job_.shape.top_k);
     args.cap = job_.shape.router_logit_cap;
+    args.normalize_top_k = job_.shape.normalize_top_k;
     launch({"route", rows_by_tracks(), dim3(kRouteWarps * kWarpSize), stream_}, route_kernel<T>, args);
     const dim3 experts(static_cast<unsigned>(ceil_div(args.experts, kGroupWarps)),
                        static_cast<unsigned>(count_));
@@ -324,7 +332,7 @@ void Moe::run(const MoeJob& job, cudaStream_t stream) const {
     group.route();
     group.gate_up_proj();
   });
-  swiglu(job.gate_out, job.up_out, stream);
+  glu(job.shape.activation, job.gate_out, job.up_out, stream);
   each_group([](const auto& group) {
     group.down_proj();
     group.combine();

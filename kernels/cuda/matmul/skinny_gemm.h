@@ -1,4 +1,4 @@
-// GEMMs with few rows, over all local tracks: y[t] = x[t] · w[t]ᵀ with x and weights of one
+// GEMMs with few rows, over all local tracks: y[t] = x[t] · w[t]ᵀ (+ bias[t]) with x and weights of one
 // activation dtype, float32 accumulation, y of that dtype or float32.
 #pragma once
 
@@ -21,6 +21,7 @@ inline constexpr std::size_t kSkinnyJobs = 3;
 void skinny_gemm(std::span<const LinearJob> jobs, cudaStream_t stream);
 // Backend::gated_linear() in one launch, for up to kSkinnyRows rows of a width that is a multiple
 // of 8. Neither GEMM's result is rounded or written.
-void skinny_gated_gemm(const LinearJob& gate, const LinearJob& up, cudaStream_t stream);
+void skinny_gated_gemm(FfnActivation activation, const LinearJob& gate, const LinearJob& up,
+                       cudaStream_t stream);
 
 }  // namespace ptrt::cuda

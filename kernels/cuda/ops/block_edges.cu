@@ -15,12 +15,31 @@ __device__ __forceinline__ float norm_scale(float squares, int width, float eps,
   return scale;
 }
 
-template <int kElements>
-__device__ __forceinline__ void load_and_apply(float scale, const float* weights, float (&value)[kElements]) {
-  float weight[kElements];
-  load(weights, weight);
-  apply_norm(scale, weight, value);
-}
+// A norm of every track, where it exists. kAnyPreScale: one of the launch's norms multiplies by its
+// weights first.
+struct BlockNorm {
+  PerTrack<float> weights;
+  bool exists = false, pre_scale = false;
+
+  // squares + the squares of elements [i, i + kElements) that this norm's statistics take.
+  template <bool kAnyPreScale, int kElements>
+  __device__ __forceinline__ float add_squares(float squares, int track, int i,
+                                               const float (&value)[kElements]) const {
+    if (!kAnyPreScale || !pre_scale) return cuda::add_squares(squares, value);
+    float weight[kElements];
+    load(weights.at[track] + i, weight);
+    return cuda::add_squares<true>(squares, weight, value);
+  }
+  template <bool kAnyPreScale, int kElements>
+  __device__ __forceinline__ void apply(float scale, int track, int i, float (&value)[kElements]) const {
+    float weight[kElements];
+    load(weights.at[track] + i, weight);
+    if (kAnyPreScale && pre_scale)
+      apply_norm<true>(scale, weight, value);
+    else
+      apply_norm<false>(scale, weight, value);
+  }
+};
 
 // Strides between tracks in elements; rows lie `width` apart.
 template <typename Added>
@@ -29,14 +48,13 @@ struct EndArgs {
   float *h, *y;
   const float* minus;  // null: nothing is subtracted
   std::int64_t a_stride, h_stride, y_stride;
-  PerTrack<float> post_norm, combine_norm;
-  bool post, combine;
+  BlockNorm post, combine;
   int width;
   float eps;
 };
 
 // Grid: x over rows, y over tracks.
-template <int kElements, typename Added>
+template <int kElements, bool kPreScale, typename Added>
 __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added> args) {
   pdl_trigger_and_wait();
   __shared__ float scratch[kMaxRowThreads / kWarpSize];
@@ -47,6 +65,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added
   float* y = args.y + track * args.y_stride + row;
   const int first = thread_id() * kElements;
   const int step = block_size() * kElements;
+  const BlockNorm& first_norm = args.post.exists ? args.post : args.combine;
 
   float squares = 0;
   for (int i = first; i < args.width; i += step) {
@@ -56,25 +75,25 @@ __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added
 #pragma unroll
     for (int j = 0; j < kElements; ++j) value[j] += more[j];
     save(h + i, value);
-    squares = add_squares(squares, value);
+    squares = first_norm.template add_squares<kPreScale>(squares, track, i, value);
   }
-  if (args.post) {
+  if (args.post.exists) {
     const float scale = norm_scale(squares, args.width, args.eps, scratch);
     squares = 0;
     for (int i = first; i < args.width; i += step) {
       float value[kElements];
       load(h + i, value);
-      load_and_apply(scale, args.post_norm.at[track] + i, value);
+      args.post.template apply<kPreScale>(scale, track, i, value);
       save(h + i, value);
-      squares = add_squares(squares, value);
+      squares = args.combine.template add_squares<kPreScale>(squares, track, i, value);
     }
   }
-  if (!args.combine && args.minus == nullptr && y == h) return;
-  const float scale = args.combine ? norm_scale(squares, args.width, args.eps, scratch) : 1.0f;
+  if (!args.combine.exists && args.minus == nullptr && y == h) return;
+  const float scale = args.combine.exists ? norm_scale(squares, args.width, args.eps, scratch) : 1.0f;
   for (int i = first; i < args.width; i += step) {
     float value[kElements];
     load(h + i, value);
-    if (args.combine) load_and_apply(scale, args.combine_norm.at[track] + i, value);
+    if (args.combine.exists) args.combine.template apply<kPreScale>(scale, track, i, value);
     if (args.minus != nullptr) {
       float less[kElements];
       load(args.minus + row + i, less);
@@ -94,8 +113,7 @@ struct BeginArgs {
   float *x, *h;
   Normed* normed;
   std::int64_t h_stride, normed_stride;
-  PerTrack<float> dispatch_norm, pre_norm;
-  bool dispatch, pre;
+  BlockNorm dispatch, pre;
   int tracks, width;
   float eps;
 };
@@ -118,7 +136,7 @@ __device__ __forceinline__ void load_x(const BeginArgs<Normed>& args, bool sum, 
 // Grid: x over rows; y over tracks, or 1 if x is read and written, since one block must not read
 // what another has written. The blocks of every track sum the parts; only those of the first store
 // x. Unrolled loops would spill.
-template <int kElements, typename Normed>
+template <int kElements, bool kPreScale, typename Normed>
 __global__ void __launch_bounds__(kMaxRowThreads) begin_block_kernel(BeginArgs<Normed> args) {
   pdl_trigger_and_wait();
   __shared__ float scratch[kMaxRowThreads / kWarpSize];
@@ -128,6 +146,7 @@ __global__ void __launch_bounds__(kMaxRowThreads) begin_block_kernel(BeginArgs<N
   bool sum = args.parts.count > 0;
   for (int track = static_cast<int>(blockIdx.y); track < args.tracks; track += static_cast<int>(gridDim.y)) {
     float* h = args.h + track * args.h_stride + row;
+    const BlockNorm& first_norm = args.dispatch.exists ? args.dispatch : args.pre;
     float squares = 0;
 #pragma unroll 1
     for (int i = first; i < args.width; i += step) {
@@ -135,36 +154,37 @@ __global__ void __launch_bounds__(kMaxRowThreads) begin_block_kernel(BeginArgs<N
       load_x(args, sum, row + i, value);
       if (sum && track == 0) save(args.x + row + i, value);
       save(h + i, value);
-      squares = add_squares(squares, value);
+      squares = first_norm.template add_squares<kPreScale>(squares, track, i, value);
     }
     sum = false;
-    if (args.dispatch) {
+    if (args.dispatch.exists) {
       const float scale = norm_scale(squares, args.width, args.eps, scratch);
       squares = 0;
 #pragma unroll 1
       for (int i = first; i < args.width; i += step) {
         float value[kElements];
         load(h + i, value);
-        load_and_apply(scale, args.dispatch_norm.at[track] + i, value);
+        args.dispatch.template apply<kPreScale>(scale, track, i, value);
         save(h + i, value);
-        squares = add_squares(squares, value);
+        squares = args.pre.template add_squares<kPreScale>(squares, track, i, value);
       }
     }
-    if (!args.pre) continue;
+    if (!args.pre.exists) continue;
     const float scale = norm_scale(squares, args.width, args.eps, scratch);
     Normed* normed = args.normed + track * args.normed_stride + row;
 #pragma unroll 1
     for (int i = first; i < args.width; i += step) {
       float value[kElements];
       load(h + i, value);
-      load_and_apply(scale, args.pre_norm.at[track] + i, value);
+      args.pre.template apply<kPreScale>(scale, track, i, value);
       save(normed + i, value);
     }
   }
 }
 
-PerTrack<float> weights_of(const TrackWeights* norm, const Tensor& h) {
-  return norm == nullptr ? PerTrack<float>{} : per_track<float>(*norm, 0, h.tracks);
+BlockNorm block_norm(const TrackWeights* weights, bool pre_scale, const Tensor& h) {
+  if (weights == nullptr) return {};
+  return {per_track<float>(*weights, 0, h.tracks), true, pre_scale};
 }
 
 template <typename Added>
@@ -177,18 +197,16 @@ void run_end(const BlockEnd& end, cudaStream_t stream) {
   args.a_stride = end.a.track_stride;
   args.h_stride = end.h.track_stride;
   args.y_stride = end.y.track_stride;
-  args.post_norm = weights_of(end.post_norm, end.h);
-  args.combine_norm = weights_of(end.combine_norm, end.h);
-  args.post = end.post_norm != nullptr;
-  args.combine = end.combine_norm != nullptr;
+  args.post = block_norm(end.post_norm, end.pre_scale_post, end.h);
+  args.combine = block_norm(end.combine_norm, end.pre_scale_combine, end.h);
   args.width = static_cast<int>(end.h.width);
   args.eps = end.eps;
   const dim3 grid(static_cast<unsigned>(end.h.rows), static_cast<unsigned>(end.h.tracks));
   const LaunchShape shape{"end_block", grid, row_threads(args.width), stream};
-  if (is_vectorizable(args.width))
-    launch(shape, end_block_kernel<kVecSize, Added>, args);
-  else
-    launch(shape, end_block_kernel<1, Added>, args);
+  dispatch_row(args.width, args.post.pre_scale || args.combine.pre_scale,
+               [&]<int kElements, bool kPreScale>() {
+                 launch(shape, end_block_kernel<kElements, kPreScale, Added>, args);
+               });
 }
 
 template <typename Normed>
@@ -202,20 +220,18 @@ void run_begin(const BlockBegin& begin, cudaStream_t stream) {
   args.normed = static_cast<Normed*>(begin.normed.data);
   args.h_stride = begin.h.track_stride;
   args.normed_stride = begin.normed.track_stride;
-  args.dispatch_norm = weights_of(begin.dispatch_norm, begin.h);
-  args.pre_norm = weights_of(begin.pre_norm, begin.h);
-  args.dispatch = begin.dispatch_norm != nullptr;
-  args.pre = begin.pre_norm != nullptr;
+  args.dispatch = block_norm(begin.dispatch_norm, begin.pre_scale_dispatch, begin.h);
+  args.pre = block_norm(begin.pre_norm, begin.pre_scale_pre, begin.h);
   args.tracks = static_cast<int>(begin.h.tracks);
   args.width = static_cast<int>(begin.h.width);
   args.eps = begin.eps;
   const bool in_place = !begin.parts.empty() && begin.add_to_x;
   const dim3 grid(static_cast<unsigned>(begin.h.rows), in_place ? 1 : static_cast<unsigned>(args.tracks));
   const LaunchShape shape{"begin_block", grid, row_threads(args.width), stream};
-  if (is_vectorizable(args.width))
-    launch(shape, begin_block_kernel<kVecSize, Normed>, args);
-  else
-    launch(shape, begin_block_kernel<1, Normed>, args);
+  dispatch_row(args.width, args.dispatch.pre_scale || args.pre.pre_scale,
+               [&]<int kElements, bool kPreScale>() {
+                 launch(shape, begin_block_kernel<kElements, kPreScale, Normed>, args);
+               });
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include <algorithm>
 
 #include "kernels/cuda/base/dtypes.cuh"
+#include "kernels/cuda/base/gate.cuh"
+#include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/base/row_vector.cuh"
 #include "kernels/cuda/ops/elementwise.h"
 #include "kernels/cuda/ops/tree_sum.cuh"
@@ -26,8 +28,9 @@ struct Subtract {
 struct Copy {
   static __device__ __forceinline__ float run(float, float from) { return from; }
 };
-struct Swiglu {
-  static __device__ __forceinline__ float run(float gate, float up) { return silu(gate) * up; }
+template <class Gate>
+struct Gated {
+  static __device__ __forceinline__ float run(float gate, float up) { return Gate::of(gate) * up; }
 };
 
 // to = Op(to, from) on vectors of kElements; count: vectors per track.
@@ -81,23 +84,52 @@ void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t st
     run_groups.template operator()<kVecSize, kPerThread>();
 }
 
+// One block per row, grid y over tracks.
+template <int kElements, typename T>
+__global__ void __launch_bounds__(kThreads)
+    add_bias_kernel(PerTrack<float> bias, T* y, std::int64_t y_stride, int width) {
+  pdl_trigger_and_wait();
+  const float* more = bias.at[blockIdx.y];
+  y += blockIdx.y * y_stride + static_cast<std::int64_t>(blockIdx.x) * width;
+  for (int i = thread_id() * kElements; i < width; i += kThreads * kElements) {
+    float a[kElements], b[kElements];
+    load(y + i, a);
+    load(more + i, b);
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) a[j] += b[j];
+    save(y + i, a);
+  }
+}
+
+template <typename T>
+void run_add_bias(const TrackWeights& bias, const Tensor& y, cudaStream_t stream) {
+  for_track_groups(y.tracks, [&](std::int64_t first, std::int64_t count) {
+    const bool vectors = y.width % kVecSize == 0 && is_vectorizable(y);
+    launch({"add_bias", dim3(static_cast<unsigned>(y.rows), static_cast<unsigned>(count)), dim3(kThreads),
+            stream},
+           vectors ? add_bias_kernel<kVecSize, T> : add_bias_kernel<1, T>,
+           per_track<float>(bias, first, count), y.row_as<T>(first, 0), y.track_stride,
+           static_cast<int>(y.width));
+  });
+}
+
 // One block per row.
 template <typename T>
-__global__ void embed_kernel(const T* table, const std::int32_t* tokens, const Sampled* sampled, float* x,
-                             int width) {
+__global__ void embed_kernel(const T* table, const std::int32_t* tokens, const Sampled* sampled, float scale,
+                             float* x, int width) {
   pdl_trigger_and_wait();
   std::int32_t token = tokens[blockIdx.x];
   if (token < 0) token = sampled[token_of_sample(token)].token;  // token_of_sample() is its own inverse
   const T* from = table + static_cast<std::int64_t>(token) * width;
   float* to = x + static_cast<std::int64_t>(blockIdx.x) * width;
-  for (int i = thread_id(); i < width; i += kThreads) to[i] = to_float(from[i]);
+  for (int i = thread_id(); i < width; i += kThreads) to[i] = scale * to_float(from[i]);
 }
 
 template <typename T>
-void run_embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
-               cudaStream_t stream) {
+void run_embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, float scale,
+               const Tensor& x, cudaStream_t stream) {
   launch({"embed", dim3(static_cast<unsigned>(x.rows)), dim3(kThreads), stream}, embed_kernel<T>,
-         static_cast<const T*>(table.data), tokens, sampled, x.row(0, 0), static_cast<int>(x.width));
+         static_cast<const T*>(table.data), tokens, sampled, scale, x.row(0, 0), static_cast<int>(x.width));
 }
 
 constexpr std::size_t kRowsPerGather = 512;
@@ -153,8 +185,15 @@ void copy(const Tensor& x, const Tensor& out, cudaStream_t stream) {
   dispatch_dtype(out.dtype, [&]<typename T>(TypeTag<T>) { run<Copy, float, T>("copy", x, out, stream); });
 }
 
-void swiglu(const Tensor& gate, const Tensor& up, cudaStream_t stream) {
-  dispatch_dtype(gate.dtype, [&]<typename T>(TypeTag<T>) { run<Swiglu, T, T>("swiglu", up, gate, stream); });
+void glu(FfnActivation activation, const Tensor& gate, const Tensor& up, cudaStream_t stream) {
+  dispatch_dtype(gate.dtype, [&]<typename T>(TypeTag<T>) {
+    dispatch_gate(activation, [&]<class Gate>() { run<Gated<Gate>, T, T>("glu", up, gate, stream); });
+  });
+}
+
+void add_bias(const TrackWeights& bias, const Tensor& y, cudaStream_t stream) {
+  if (y.dtype == DType::float32) return run_add_bias<float>(bias, y, stream);
+  dispatch_dtype(y.dtype, [&]<typename T>(TypeTag<T>) { run_add_bias<T>(bias, y, stream); });
 }
 
 void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out,
@@ -171,11 +210,11 @@ void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tens
   }
 }
 
-void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, const Tensor& x,
-           cudaStream_t stream) {
-  if (table.dtype == DType::float32) return run_embed<float>(table, tokens, sampled, x, stream);
+void embed(const Weight& table, const std::int32_t* tokens, const Sampled* sampled, float scale,
+           const Tensor& x, cudaStream_t stream) {
+  if (table.dtype == DType::float32) return run_embed<float>(table, tokens, sampled, scale, x, stream);
   dispatch_dtype(table.dtype,
-                 [&]<typename T>(TypeTag<T>) { run_embed<T>(table, tokens, sampled, x, stream); });
+                 [&]<typename T>(TypeTag<T>) { run_embed<T>(table, tokens, sampled, scale, x, stream); });
 }
 
 void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,

@@ -22,7 +22,7 @@ struct NormArgs {
 // One block per row. A thread keeps its first elements in registers; these are all it has of rows
 // up to kMaxRowThreads · kElements. In longer rows it reads back the rest, which only it has
 // written.
-template <int kElements, typename Added, typename In, typename Out>
+template <int kElements, bool kPreScale, typename Added, typename In, typename Out>
 __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
   __shared__ float scratch[kMaxRowThreads / kWarpSize];
   trigger_dependent_launch();
@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added
   for (int i = first; i < args.width; i += step) {
     float value[kElements];
     sum_at(i, value);
-    squares = add_squares(squares, value);
+    if (kPreScale && i > first) load(weights + i, weight);
+    squares = add_squares<kPreScale>(squares, weight, value);
 #pragma unroll
     for (int j = 0; j < kElements; ++j)
       if (i == first) kept[j] = value[j];
@@ -58,18 +59,19 @@ __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added
   const float scale = inverse_rms(squares, args.width, args.eps, scratch);
 
   Out* out = args.out + track * args.out_stride + row;
+  if (kPreScale && first + step < args.width) load(weights + first, weight);
   for (int i = first; i < args.width; i += step) {
     if (i > first) {
       load(x + i, kept);
       load(weights + i, weight);
     }
-    apply_norm(scale, weight, kept);
+    apply_norm<kPreScale>(scale, weight, kept);
     save(out + i, kept);
   }
 }
 
 template <typename Added, typename In, typename Out>
-void run(const char* name, const Tensor* added, const TrackWeights& weights, float eps, const Tensor& x,
+void run(const char* name, const Tensor* added, const TrackWeights& weights, NormRule rule, const Tensor& x,
          const Tensor& out, cudaStream_t stream) {
   for_track_groups(out.tracks, [&](std::int64_t first, std::int64_t count) {
     NormArgs<Added, In, Out> args{};
@@ -83,41 +85,40 @@ void run(const char* name, const Tensor* added, const TrackWeights& weights, flo
     args.out = static_cast<Out*>(out.data) + first * args.out_stride;
     args.weights = per_track<float>(weights, first, count);
     args.width = static_cast<int>(x.width);
-    args.eps = eps;
+    args.eps = rule.eps;
     const LaunchShape shape{name, dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(count)),
                             row_threads(args.width), stream};
-    if (is_vectorizable(args.width))
-      launch(shape, rms_norm_kernel<kVecSize, Added, In, Out>, args);
-    else
-      launch(shape, rms_norm_kernel<1, Added, In, Out>, args);
+    dispatch_row(args.width, rule.pre_scale, [&]<int kElements, bool kPreScale>() {
+      launch(shape, rms_norm_kernel<kElements, kPreScale, Added, In, Out>, args);
+    });
   });
 }
 
 }  // namespace
 
-void rms_norm(const TrackWeights& weights, float eps, const Tensor& x, const Tensor& out,
+void rms_norm(const TrackWeights& weights, NormRule rule, const Tensor& x, const Tensor& out,
               cudaStream_t stream) {
   constexpr const char* kName = "rms_norm";
   if (out.dtype == DType::float32)
-    return run<float, float, float>(kName, nullptr, weights, eps, x, out, stream);
+    return run<float, float, float>(kName, nullptr, weights, rule, x, out, stream);
   dispatch_dtype(out.dtype, [&]<typename T>(TypeTag<T>) {
-    (x.dtype == DType::float32 ? run<float, float, T> : run<float, T, T>)(kName, nullptr, weights, eps, x,
+    (x.dtype == DType::float32 ? run<float, float, T> : run<float, T, T>)(kName, nullptr, weights, rule, x,
                                                                           out, stream);
   });
 }
 
-void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, float eps, const Tensor& out,
-                  cudaStream_t stream) {
+void add_rms_norm(const Tensor& a, const Tensor& h, const TrackWeights& weights, NormRule rule,
+                  const Tensor& out, cudaStream_t stream) {
   constexpr const char* kName = "add_rms_norm";
   const bool a_is_fp32 = a.dtype == DType::float32;
   if (a_is_fp32 && out.dtype == DType::float32)
-    return run<float, float, float>(kName, &a, weights, eps, h, out, stream);
+    return run<float, float, float>(kName, &a, weights, rule, h, out, stream);
   dispatch_dtype(a_is_fp32 ? out.dtype : a.dtype, [&]<typename T>(TypeTag<T>) {
     if (a_is_fp32)
-      run<float, float, T>(kName, &a, weights, eps, h, out, stream);
+      run<float, float, T>(kName, &a, weights, rule, h, out, stream);
     else
-      (out.dtype == DType::float32 ? run<T, float, float> : run<T, float, T>)(kName, &a, weights, eps, h, out,
-                                                                              stream);
+      (out.dtype == DType::float32 ? run<T, float, float> : run<T, float, T>)(kName, &a, weights, rule, h,
+                                                                              out, stream);
   });
 }
 

@@ -13,20 +13,21 @@ constexpr int kMaxHeadDim = 256;
 constexpr std::int64_t kBlocksWanted = 512;          // a few on every multiprocessor
 constexpr int kPairs = kMaxHeadDim / 2 / kWarpSize;  // per lane, of elements j and j + head_dim / 2
 
-// RopeFrequencies by value, so that a recorded step holds them.
-struct RopeTable {
-  double frequencies[kMaxHeadDim / 2];
-  double magnitude;
+struct AnglesArgs {
+  const std::int32_t* positions;
+  float* cos_sin;
+  int width;
+  double magnitude, frequencies[kMaxHeadDim / 2];
 };
 
-__global__ void rope_angles_kernel(const std::int32_t* positions, RopeTable rope, float* cos_sin, int width) {
+__global__ void rope_angles_kernel(AnglesArgs args) {
   pdl_trigger_and_wait();
-  const int half = width / 2;
-  float* row = cos_sin + static_cast<std::int64_t>(blockIdx.x) * width;
+  const int half = args.width / 2;
+  float* row = args.cos_sin + static_cast<std::int64_t>(blockIdx.x) * args.width;
   for (int j = thread_id(); j < half; j += block_size()) {
-    const double angle = positions[blockIdx.x] * rope.frequencies[j];
-    row[j] = static_cast<float>(rope.magnitude * cos(angle));
-    row[half + j] = static_cast<float>(rope.magnitude * sin(angle));
+    const double angle = args.positions[blockIdx.x] * args.frequencies[j];
+    row[j] = static_cast<float>(args.magnitude * cos(angle));
+    row[half + j] = static_cast<float>(args.magnitude * sin(angle));
   }
 }
 
@@ -104,7 +105,7 @@ __device__ __forceinline__ void rotate_head(Head& head, const float* cos_sin, in
 
 // Grid: x over rows, y over tracks, z over shares of the heads. A warp processes whole heads: those
 // of q, then k, then v.
-template <typename T>
+template <typename T, bool kNormsAfterRope>
 __global__ void __launch_bounds__(kWarps* kWarpSize) rope_append_kernel(RopeAppendArgs<T> args) {
   trigger_dependent_launch();
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
@@ -131,8 +132,9 @@ __global__ void __launch_bounds__(kWarps* kWarpSize) rope_append_kernel(RopeAppe
     Head head = load_head(from, head_dim);
     if (!is_v) {
       const float* norm = is_q ? args.q_norm.at[track] : args.k_norm.at[track];
-      if (norm != nullptr) norm_head(head, norm, head_dim, args.eps);
+      if (!kNormsAfterRope && norm != nullptr) norm_head(head, norm, head_dim, args.eps);
       if (angles != nullptr) rotate_head(head, angles, head_dim);
+      if (kNormsAfterRope && norm != nullptr) norm_head(head, norm, head_dim, args.eps);
     }
     save_head(head, head_dim, to);
   }
@@ -165,7 +167,7 @@ void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWei
     launch({"rope_append",
             dim3(static_cast<unsigned>(q.rows), static_cast<unsigned>(count), static_cast<unsigned>(shares)),
             dim3(kWarps * kWarpSize), stream},
-           rope_append_kernel<T>, args);
+           shape.norm_after_rope ? rope_append_kernel<T, true> : rope_append_kernel<T, false>, args);
   });
 }
 
@@ -173,11 +175,14 @@ void run(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWei
 
 void rope_angles(const std::int32_t* positions, const RopeFrequencies& rope, const Tensor& cos_sin,
                  cudaStream_t stream) {
-  RopeTable table{};
-  std::copy(rope.frequencies.begin(), rope.frequencies.end(), table.frequencies);
-  table.magnitude = rope.magnitude;
+  AnglesArgs args{};
+  args.positions = positions;
+  args.cos_sin = static_cast<float*>(cos_sin.data);
+  args.width = static_cast<int>(cos_sin.width);
+  args.magnitude = rope.magnitude;
+  std::ranges::copy(rope.frequencies, args.frequencies);
   launch({"rope_angles", dim3(static_cast<unsigned>(cos_sin.rows)), dim3(64), stream}, rope_angles_kernel,
-         positions, table, static_cast<float*>(cos_sin.data), static_cast<int>(cos_sin.width));
+         args);
 }
 
 void rope_append(const AttentionShape& shape, const TrackWeights& q_norm, const TrackWeights& k_norm,

@@ -9,8 +9,7 @@
 
 namespace ptrt::cuda {
 
-// cos_sin[0, r, :] = magnitude · the cosines of the angles of row r's position, then their sines, in
-// double; cos_sin.width up to 256.
+// Backend::rope_angles() for positions in device memory; up to 128 frequencies.
 void rope_angles(const std::int32_t* positions, const RopeFrequencies& rope, const Tensor& cos_sin,
                  cudaStream_t stream);
 
