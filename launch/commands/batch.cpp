@@ -161,6 +161,11 @@ class Batch {
                 : generate_result(line, request, completion, session_.tokenizer().tokenizer.get())};
   }
 
+  void store(const ResultCollector::Result& result) {
+    journal_->append(result.line, result.json);
+    progress_->advance();
+  }
+
   RankReport run_requests() {
     const Placement& placement = session_.plan().placement;
     RankReport report;
@@ -169,7 +174,8 @@ class Batch {
     if (placement.leads_replica())
       collector.emplace(
           job_, [this](const Completion& completion) { return format(completion); },
-          journal_ ? &*journal_ : nullptr, progress_ ? &*progress_ : nullptr,
+          journal_ ? [this](const ResultCollector::Result& result) { store(result); }
+                   : ResultCollector::Store(),
           job_.rank() == 0 ? static_cast<int>(placement.replicas - 1) : 0, session_.plan().cores.units());
 
     Engine::Hooks hooks;

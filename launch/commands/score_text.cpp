@@ -1,7 +1,9 @@
 // `ptrt score MODEL --text FILE`: the perplexity of a text by sliding window.
 //
 // Every rank holds the text's token ids once. Windows become requests a round at a time, so that memory does
-// not grow with window / stride; a window's sum is all that is kept of it.
+// not grow with window / stride. Of a window only the sum is kept, by rank 0 and in the journal of -o.
+#include <xxhash.h>
+
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -15,15 +17,20 @@
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
 #include "launch/job/standard_streams.h"
+#include "launch/jsonl/result_collector.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "model_io/text/unicode.h"
+#include "runtime/comm/fault.h"
+#include "runtime/journal/finished_run.h"
+#include "runtime/journal/journal.h"
 #include "runtime/serving/text_windows.h"
 
 namespace ptrt {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t kRoundTokens = std::int64_t{1} << 22;  // of the requests of a round, 16 MiB
 
@@ -33,6 +40,15 @@ void check_utf8(const std::string& text, const std::string& path) {
   if (bad != text.end())
     throw_bad_input("{}: not valid UTF-8 at byte {} (0x{:02x})", path, bad - text.begin(),
                     static_cast<unsigned char>(*bad));
+}
+
+// What collector and journal hold of a window, and its sum again: a double is written with all its digits.
+ResultCollector::Result window_result(const Completion& completion) {
+  const double sum = std::accumulate(completion.logprobs.begin(), completion.logprobs.end(), 0.0);
+  return {completion.request, Json{{"sum_logprob", sum}}.dump()};
+}
+double sum_of(const std::string& window_json) {
+  return Json::parse(window_json).at("sum_logprob").get<double>();
 }
 
 class TextScore {
@@ -45,18 +61,23 @@ class TextScore {
     enter_phase(job_, "reading the text");
     read_tokens();
     session_.load();
+    enter_phase(job_, "opening the journal");
+    windows_.emplace(std::ssize(tokens_), window_, stride_);
+    if (is_finished_already()) return;
+    choose_windows();
     if (job_.rank() == 0 && !options_.run.quiet) say(describe_run(session_) + "\n");
     const auto start = Clock::now();
     score_windows();
-    enter_phase(job_, "collecting the results", true);
-    const double sum = total();
     const std::chrono::duration<double> seconds = Clock::now() - start;
+    enter_phase(job_, "publishing the results");
     all_or_none(job_, [&] {
-      if (job_.rank() == 0) report(sum, seconds.count());
+      if (job_.rank() == 0) close(seconds.count());
     });
   }
 
  private:
+  bool has_journal() const { return !options_.output.empty(); }
+
   // Without --window the model's whole context, without --stride half of the window.
   void choose_window() {
     const std::int64_t most = session_.config().max_context;
@@ -72,14 +93,23 @@ class TextScore {
                       session_.kv_tokens());
   }
 
+  void check_output() const {
+    std::vector<NamedFile> inputs = files_of(*session_.model().file);
+    inputs.push_back({"the text", options_.text});
+    if (!has_journal()) return;
+    check_outputs(std::vector<NamedFile>{{"-o", options_.output},
+                                         {"the journal", journal_path(options_.output)},
+                                         {"the file", finished_path(options_.output)}},
+                  inputs);
+    Journal::check_output(options_.output, options_.resume);
+  }
+
   // Rank 0 reads and encodes the text, after a look at where the result goes, before any rank loads the model.
   void read_tokens() {
     std::string bytes;
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
-      std::vector<NamedFile> inputs = files_of(*session_.model().file);
-      inputs.push_back({"the text", options_.text});
-      check_reports(std::vector<NamedFile>{{"-o", options_.output}}, inputs);
+      check_output();
       tokens_ = encode(read_text_file(options_.text, "the text"));
       bytes.assign(reinterpret_cast<const char*>(tokens_.data()), tokens_.size() * sizeof tokens_[0]);
     });
@@ -103,28 +133,81 @@ class TextScore {
     return ids;
   }
 
-  // Of R replicas each takes every R-th window. Its ranks run the same rounds.
-  void score_windows() {
-    const Placement& placement = session_.plan().placement;
-    const TextWindows windows(std::ssize(tokens_), window_, stride_);
-    const std::int64_t of_replica =
-        (windows.count() - placement.replica + placement.replicas - 1) / placement.replicas;
-    const std::int64_t round = std::max(kRoundTokens / window_, options_.run.max_batch);
-    if (job_.rank() == 0) progress_.emplace(of_replica, 0, options_.run.quiet);
-    sums_.assign(static_cast<std::size_t>(of_replica), 0);
-    for (std::int64_t first = 0; first < of_replica; first += round) {
-      std::vector<TextWindow> of_round;
-      for (std::int64_t i = first; i < std::min(first + round, of_replica); i++)
-        of_round.push_back(windows.at(placement.replica + i * placement.replicas));
-      score_round(of_round, first);
-    }
-    if (progress_) progress_->end();
+  // Of what the result depends on.
+  std::string digest() const {
+    const std::uint64_t text = XXH3_64bits(tokens_.data(), tokens_.size() * sizeof tokens_[0]);
+    return fmt::format("text-{}-{}-{}-{:016x}", window_, stride_, session_.digest(), text);
   }
 
-  void score_round(const std::vector<TextWindow>& windows, std::int64_t first) {
+  // Whether an earlier run has written the same result. Rank 0 looks, and all ranks know.
+  bool is_finished_already() {
+    if (!options_.resume) return false;
+    std::string finished;
+    all_or_none(job_, [&] {
+      if (job_.rank() != 0 || Journal::exists(options_.output)) return;
+      if (!is_finished(options_.output, digest(), windows_->count())) return;
+      finished = "yes";
+      if (!options_.run.quiet)
+        say(fmt::format(
+            "{} is complete: the result of an earlier run with the same text, model and options\n",
+            options_.output));
+    });
+    return !job_.broadcast(finished).empty();
+  }
+
+  // Rank 0 opens the journal. Of R replicas each takes every R-th window that has no result yet.
+  void choose_windows() {
+    std::string done;
+    all_or_none(job_, [&] {
+      if (job_.rank() != 0) return;
+      const std::int64_t count = windows_->count();
+      sums_.assign(static_cast<std::size_t>(count), 0);
+      done.assign(sums_.size(), '0');
+      if (has_journal()) journal_.emplace(options_.output, digest(), count, options_.resume);
+      for (std::int64_t i = 0; journal_ && i < count; i++)
+        if (journal_->has(i)) keep(i, journal_->result(i)), done[static_cast<std::size_t>(i)] = '1';
+      progress_.emplace(count, done_, options_.run.quiet);
+    });
+    done = job_.broadcast(done);
+    const Placement& placement = session_.plan().placement;
+    for (std::int64_t i = placement.replica; i < windows_->count(); i += placement.replicas)
+      if (done[static_cast<std::size_t>(i)] == '0') mine_.push_back(i);
+  }
+
+  void keep(std::int64_t window, const std::string& json) {
+    sums_[static_cast<std::size_t>(window)] = sum_of(json);
+    done_++;
+  }
+
+  // On rank 0.
+  void store(const ResultCollector::Result& result) {
+    if (journal_) journal_->append(result.line, result.json);
+    keep(result.line, result.json);
+    progress_->advance();
+  }
+
+  void score_windows() {
+    const Placement& placement = session_.plan().placement;
+    const bool first = job_.rank() == 0;
+    std::optional<ResultCollector> collector;
+    if (placement.leads_replica())
+      collector.emplace(job_, window_result,
+                        first ? [this](const auto& result) { store(result); } : ResultCollector::Store(),
+                        first ? static_cast<int>(placement.replicas - 1) : 0, session_.plan().cores.units());
+    const auto round = static_cast<std::size_t>(std::max(kRoundTokens / window_, options_.run.max_batch));
+    for (std::size_t at = 0; at < mine_.size(); at += round)
+      if (!score_round(std::span(mine_).subspan(at, std::min(round, mine_.size() - at)), collector)) break;
+    fault_point("finish");
+    enter_phase(job_, "collecting the results", true);
+    if (collector) collector->finish();
+    job_.barrier();
+  }
+
+  // False when a signal asked to stop.
+  bool score_round(std::span<const std::int64_t> windows, std::optional<ResultCollector>& collector) {
     std::vector<Request> requests(windows.size());
     for (std::size_t i = 0; i < windows.size(); i++) {
-      const auto& [begin, end, score_from] = windows[i];
+      const auto [begin, end, score_from] = windows_->at(windows[i]);
       requests[i].tokens.assign(tokens_.begin() + begin, tokens_.begin() + end);
       requests[i].score_from = score_from - begin;
     }
@@ -133,56 +216,43 @@ class TextScore {
     Engine::Hooks hooks;
     hooks.stop_requested = stop_signal_received;
     hooks.completed = [&](Completion&& completion) {
+      completion.request = windows[static_cast<std::size_t>(completion.request)];
       if (completion.failed())
         throw_failure(
             "the logits of token {} of {} are not finite: the model has weights that are not, or too large "
             "('ptrt inspect --verify' finds the former)",
-            windows[static_cast<std::size_t>(completion.request)].begin + completion.not_finite_at,
-            options_.text);
-      sums_[static_cast<std::size_t>(first + completion.request)] =
-          std::accumulate(completion.logprobs.begin(), completion.logprobs.end(), 0.0);
-      if (progress_) progress_->advance();
+            windows_->at(completion.request).begin + completion.not_finite_at, options_.text);
+      if (collector) collector->deliver(std::move(completion));
     };
-    if (!session_.run(Task::score, requests, all, hooks)) throw_failure("stopped by a signal");
+    return session_.run(Task::score, requests, all, hooks);
   }
 
-  // On rank 0, in the order of the windows, whatever replica had them.
-  double total() {
-    const Placement& placement = session_.plan().placement;
-    std::string mine;
-    if (placement.leads_replica())
-      mine.assign(reinterpret_cast<const char*>(sums_.data()), sums_.size() * sizeof sums_[0]);
-    std::vector<std::string> all = job_.gather(mine);
-    std::erase_if(all, [](const std::string& sums) { return sums.empty(); });
-    double sum = 0;
-    for (std::size_t i = 0; !all.empty() && i * sizeof sum < all[0].size(); i++)
-      for (const std::string& sums : all) {
-        if (i * sizeof sum >= sums.size()) continue;
-        double one = 0;
-        std::memcpy(&one, sums.data() + i * sizeof one, sizeof one);
-        sum += one;
-      }
-    return sum;
-  }
-
-  void report(double sum, double seconds) const {
+  void close(double seconds) {
+    progress_->end();
+    const std::int64_t count = windows_->count();
+    if (done_ < count && !journal_) throw_failure("stopped by a signal");
+    if (done_ < count)
+      throw Error(ExitCode::stopped,
+                  fmt::format("stopped by a signal with {} of {} windows in {}: continue with --resume",
+                              done_, count, journal_->path()));
+    // In the order of the windows, whatever replica had them.
+    const double sum = std::accumulate(sums_.begin(), sums_.end(), 0.0);
     const std::int64_t scored = std::ssize(tokens_) - 1;
     const double perplexity = std::exp(-sum / static_cast<double>(scored));
-    const nlohmann::ordered_json result{{"tokens", scored},
-                                        {"sum_logprob", sum},
-                                        {"perplexity", perplexity},
-                                        {"window", window_},
-                                        {"stride", stride_}};
-    if (options_.output.empty()) {
-      print_out("{}\n", json_text(result));
-    } else {
-      OutputFile out(options_.output);
-      out.write(json_text(result) + "\n");
-      out.publish();
-    }
+    const std::string result = json_text({{"tokens", scored},
+                                          {"sum_logprob", sum},
+                                          {"perplexity", perplexity},
+                                          {"window", window_},
+                                          {"stride", stride_}}) +
+                               "\n";
+    fault_point("publish");
+    if (journal_)
+      journal_->publish(result);
+    else
+      print_out("{}", result);
     if (options_.run.quiet) return;
-    say(fmt::format("  {} tokens scored in {} windows, {:.2f} s, perplexity {:.6g}\n", scored,
-                    TextWindows(std::ssize(tokens_), window_, stride_).count(), seconds, perplexity));
+    say(fmt::format("  {} tokens scored in {} windows, {:.2f} s, perplexity {:.6g}\n", scored, count, seconds,
+                    perplexity));
   }
 
   const BatchOptions& options_;
@@ -190,8 +260,13 @@ class TextScore {
   ModelSession session_;
   std::int64_t window_ = 0, stride_ = 0;
   std::vector<std::int32_t> tokens_;  // of the whole text, bos first where the model has one
-  std::vector<double> sums_;          // of this replica's windows
-  std::optional<Progress> progress_;  // rank 0: of its replica's windows
+  std::optional<TextWindows> windows_;
+  std::vector<std::int64_t> mine_;  // this replica's windows
+  // Rank 0: the sums of the windows that are done, how many these are, and what shows and keeps them.
+  std::vector<double> sums_;
+  std::int64_t done_ = 0;
+  std::optional<Journal> journal_;
+  std::optional<Progress> progress_;
 };
 
 }  // namespace

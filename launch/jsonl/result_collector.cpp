@@ -19,13 +19,9 @@ const char* const kFlush = "flush";  // has been taken: so has all before it
 
 }  // namespace
 
-ResultCollector::ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress,
-                                 int other_leaders, const CpuSet& units)
-    : job_(job),
-      format_(std::move(format)),
-      journal_(journal),
-      progress_(progress),
-      leaders_open_(other_leaders) {
+ResultCollector::ResultCollector(JobComm& job, Format format, Store store, int other_leaders,
+                                 const CpuSet& units)
+    : job_(job), format_(std::move(format)), store_(std::move(store)), leaders_open_(other_leaders) {
   thread_ = std::thread([this, units] {
     bind_this_thread(units);
     try {
@@ -75,9 +71,9 @@ void ResultCollector::work() {
   last_taken_ = Clock::now();
   while (!is_over(take_local() | take_posted())) {
   }
-  if (journal_ == nullptr && state_ == State::closed) post(kDone, JobComm::Post::sent);
+  if (!store_ && state_ == State::closed) post(kDone, JobComm::Post::sent);
   // The end of a rank that failed ends the job: rank 0 must have everything by then.
-  if (journal_ == nullptr && state_ == State::abandoned) post(kFlush, JobComm::Post::taken);
+  if (!store_ && state_ == State::abandoned) post(kFlush, JobComm::Post::taken);
 }
 
 // Waits until there may be something to take.
@@ -111,7 +107,7 @@ bool ResultCollector::take_local() {
     completion = std::move(queue_.front());
     queue_.pop_front();
   }
-  store(format_(completion));
+  keep_or_post(format_(completion));
   return true;
 }
 
@@ -126,14 +122,13 @@ bool ResultCollector::take_posted() {
   if (*message == kFlush) return true;
   const std::size_t space = message->find(' ');
   PTRT_CHECK(space != std::string::npos);
-  store({std::stoll(message->substr(0, space)), message->substr(space + 1)});
+  keep_or_post({std::stoll(message->substr(0, space)), message->substr(space + 1)});
   return true;
 }
 
-void ResultCollector::store(const Result& result) {
-  if (journal_ == nullptr) return post(fmt::format("{} {}", result.line, result.json), JobComm::Post::sent);
-  journal_->append(result.line, result.json);
-  progress_->advance();
+void ResultCollector::keep_or_post(const Result& result) {
+  if (store_) return store_(result);
+  post(fmt::format("{} {}", result.line, result.json), JobComm::Post::sent);
 }
 
 void ResultCollector::post(const std::string& message, JobComm::Post until) {

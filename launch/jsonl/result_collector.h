@@ -1,6 +1,6 @@
 // Takes finished requests off the decode loop: a thread on every replica's first rank writes them as JSON and
-// sends them to rank 0, whose thread appends them to the journal. What was delivered is not lost when this rank
-// fails: the destructor brings it to the journal.
+// sends them to rank 0, whose thread stores them, in the journal for instance. What was delivered is not lost
+// when this rank fails: the destructor brings it there.
 #pragma once
 
 #include <atomic>
@@ -15,9 +15,7 @@
 #include <thread>
 
 #include "kernels/base/host_cores.h"
-#include "launch/job/progress.h"
 #include "runtime/comm/track_comm.h"
-#include "runtime/journal/journal.h"
 #include "runtime/serving/request.h"
 
 namespace ptrt {
@@ -29,14 +27,14 @@ class ResultCollector {
     std::string json;
   };
   using Format = std::function<Result(const Completion&)>;
+  using Store = std::function<void(const Result&)>;
 
-  // On rank 0 `journal` and `progress` receive the results of this rank and of `other_leaders` more ranks.
-  // Elsewhere both are null and every result is posted to rank 0. The thread runs on `units`, not on the one
-  // core that the starting thread may be bound to.
-  ResultCollector(JobComm& job, Format format, Journal* journal, Progress* progress, int other_leaders,
-                  const CpuSet& units);
+  // On rank 0 `store` receives the results of this rank and of `other_leaders` more ranks, on the thread.
+  // Elsewhere it is empty and every result is posted to rank 0. The thread runs on `units`, not on the one core
+  // that the starting thread may be bound to.
+  ResultCollector(JobComm& job, Format format, Store store, int other_leaders, const CpuSet& units);
   // Without finish(), when this rank failed: brings what was delivered, and on rank 0 what others have sent so
-  // far, to the journal. Waits for other ranks for two seconds at most, and for none that still compute.
+  // far, to the store. Waits for other ranks for two seconds at most, and for none that still compute.
   ~ResultCollector();
   ResultCollector(const ResultCollector&) = delete;
   ResultCollector& operator=(const ResultCollector&) = delete;
@@ -44,7 +42,7 @@ class ResultCollector {
   // Called by the decode loop: queues the completion without waiting for files or messages. Rethrows an
   // error of the thread.
   void deliver(Completion&& completion);
-  // Call after the last deliver(). Returns when all results are in the journal (rank 0) or sent to rank 0;
+  // Call after the last deliver(). Returns when all results are stored (rank 0) or sent to rank 0;
   // rethrows likewise.
   void finish();
 
@@ -58,14 +56,13 @@ class ResultCollector {
   bool give_up() const;
   bool take_local();
   bool take_posted();
-  void store(const Result& result);
+  void keep_or_post(const Result& result);
   void post(const std::string& message, JobComm::Post until);
   void rethrow_error();
 
   JobComm& job_;
   Format format_;
-  Journal* journal_;
-  Progress* progress_;
+  Store store_;
   int leaders_open_;  // other leaders that may still post results
   std::mutex mutex_;
   std::condition_variable changed_;

@@ -159,7 +159,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   command->footer(kBatchExamples);
 }
 
-void add_text(CLI::App& command, BatchOptions& options, CLI::Option* requests, CLI::Option* resume) {
+void add_text(CLI::App& command, BatchOptions& options, CLI::Option* requests) {
   begin_group(command, "Perplexity of a text");
   const auto tokens = [] { return in_range(std::int64_t{1}, std::int64_t{1} << 31); };
   auto* text =
@@ -167,8 +167,7 @@ void add_text(CLI::App& command, BatchOptions& options, CLI::Option* requests, C
                "A text file instead of REQUESTS: every token is scored once by a sliding window. The\n"
                "result {\"tokens\", \"sum_logprob\", \"perplexity\", \"window\", \"stride\"} goes to -o or\n"
                "to standard output")
-          ->excludes(requests)
-          ->excludes(resume);
+          ->excludes(requests);
   command.add_option("--window", options.window, "Tokens of a window (default: the model's max_context)")
       ->transform(tokens())
       ->needs(text);
@@ -186,12 +185,13 @@ void add_score(CLI::App& app, Command& chosen) {
   add_model(*command, options->run.model, options->run.trust_links)->required();
   auto* requests = add_path(*command, "REQUESTS", options->requests, kScoreRequestsHelp);
   add_path(*command, "-o,--output", options->output, kOutputHelp);
-  auto* resume = add_resume(*command, *options);
-  add_text(*command, *options, requests, resume);
+  add_resume(*command, *options);
+  add_text(*command, *options, requests);
   add_run_options(*command, options->run);
   command->callback([options, &chosen] {
     if (options->text.empty() && options->requests.empty()) throw CLI::RequiredError("REQUESTS or --text");
-    if (options->text.empty() && options->output.empty()) throw CLI::RequiredError("--output");
+    if ((options->text.empty() || options->resume) && options->output.empty())
+      throw CLI::RequiredError("--output");
     chosen = *options;
   });
   command->footer(kScoreExamples);

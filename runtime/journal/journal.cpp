@@ -268,7 +268,26 @@ void Journal::on_disk(const std::function<void()>& write) const {
   }
 }
 
+std::string Journal::result(std::int64_t line) const {
+  std::string buffer;
+  return std::string(read_entry(line, buffer));
+}
+
 void Journal::publish() {
+  std::string buffer;
+  publish_pieces([&](std::int64_t line) { return std::string(read_entry(line, buffer)) + "\n"; });
+}
+
+void Journal::publish(std::string_view text) {
+  std::string buffer;
+  publish_pieces([&](std::int64_t line) {
+    read_entry(line, buffer);
+    return line == 0 ? std::string(text) : std::string();
+  });
+}
+
+// `piece`: of the file's text, what is written at the turn of each line.
+void Journal::publish_pieces(const std::function<std::string(std::int64_t line)>& piece) {
   const auto lines = static_cast<std::int64_t>(entries_.size());
   PTRT_CHECK(count_ == lines);
   check_name();
@@ -276,10 +295,9 @@ void Journal::publish() {
   FinishedRun run{header_.digest, header_.requests, 0, 0};
   std::optional<OutputFile> out;
   on_disk([&] { out.emplace(results_path_); });
-  std::string text, buffer;
+  std::string text;
   for (std::int64_t i = 0; i < lines; i++) {
-    text += read_entry(i, buffer);
-    text += '\n';
+    text += piece(i);
     if (text.size() < kPiece && i + 1 < lines) continue;
     run.results_crc32c = checksum_of(text, run.results_crc32c);
     run.bytes += static_cast<std::int64_t>(text.size());

@@ -44,10 +44,14 @@ class Journal {
   // Appends one result (a JSON object without newlines) to the file. Throws failure when it cannot be
   // written, or when something else has written to the file or removed it.
   void append(std::int64_t line, std::string_view result_json);
+  // The result of a line that has one, read back. Throws failure where another program has changed it.
+  std::string result(std::int64_t line) const;
   // Requires a result for every line. Reads all of them back and checks them, writes the results under
   // their own name, says in RESULTS.jsonl.done what they are, and removes the journal. Throws
   // failure when that fails; the journal then stays.
   void publish();
+  // The same with a text, made of the results, in their place.
+  void publish(std::string_view text);
 
  private:
   struct Entry {
@@ -66,6 +70,7 @@ class Journal {
   bool is_at_its_name() const;
   // A step of publish() that writes: its errors are failures that name the journal.
   void on_disk(const std::function<void()>& write) const;
+  void publish_pieces(const std::function<std::string(std::int64_t line)>& piece);
   std::string_view read_entry(std::int64_t line, std::string& buffer) const;
 
   std::string results_path_, path_;

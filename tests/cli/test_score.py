@@ -2,6 +2,8 @@
 """`ptrt score`: continuations after a context, and the perplexity of a text by sliding window, against float64."""
 
 import json
+import os
+import signal
 import time
 import unittest
 from pathlib import Path
@@ -242,8 +244,8 @@ class Text(CliTest):
                 ((*text, "--window", "9", "--stride", "9"), "below --window"), ((*text, "--stride", "64"), "below"),
                 ((*text, "--stride", "-1"), "stride"), ((*text, "--window", "1"), "below --window"),
                 ((*text, "--window", "8.5"), "8.5"), (("--text", ""), "text"), (("--text", self.fresh("")), "cannot read"),
-                ((*text, "-o", self.text), "would overwrite"), ((*text, "-o", self.model), "would overwrite"),
-                ((*text, "--resume"), "resume"), ((requests, *text), "REQUESTS"), ((), "REQUESTS or --text"),
+                ((*text, "-o", self.text), "would overwrite"), ((*text, "-o", "/dev/null"), "not a regular file"), ((*text, "-o", self.model), "would overwrite"),
+                ((*text, "--resume"), "output"), ((requests, *text), "REQUESTS"), ((), "REQUESTS or --text"),
                 ((requests,), "output"), ((requests, "-o", out, "--window", "8"), "--text"),
                 ((requests, "-o", out, "--stride", "8"), "--text"), ((*text, "--kv-cache-bytes", "20K"), "KV cache")):
             with self.subTest(arguments=arguments):
@@ -270,16 +272,54 @@ class Text(CliTest):
         self.assertEqual((outcome.status, len(outcome.errors)), (2, 1))
         self.assertRegex(outcome.output, "tokenizer")
 
+    def long_text(self) -> Path:
+        path = self.fresh(".txt")
+        path.write_text("abcdefgh" * 500)
+        return path
+
+    def signalled(self, *command, ranks: int | None = None) -> Outcome:
+        """A run that gets a SIGUSR1 on every rank while it scores; slow enough to be stopped."""
+        running = Running(["score", self.model, *command, "--max-batch", "1"], ranks,
+                          env={"PTRT_FAULT": "rank=0,at=step,after=20,pause_ms=20"})
+        try:
+            while "tracks" not in running.stderr_so_far() and running.process.poll() is None:
+                time.sleep(0.05)
+            time.sleep(0.5)
+            for process in running.ranks():
+                os.kill(process, signal.SIGUSR1)
+        finally:
+            outcome = running.finish()
+        return outcome
+
     def test_a_signal_ends_it(self) -> None:
-        long_text = self.fresh(".txt")
-        long_text.write_text("abcdefgh" * 200_000)
-        running = Running(["score", self.model, "--text", long_text, "--stride", "1"])
-        while "tracks" not in running.stderr_so_far():
-            time.sleep(0.05)
-        running.process.terminate()
-        outcome = running.finish()
+        outcome = self.signalled("--text", self.long_text(), "--stride", "1")
         self.assertEqual(outcome.status, 1, outcome.output)
         self.assertRegex(outcome.output, "stopped by a signal")
+
+    def test_resume(self) -> None:
+        """After a signal and after a failure --resume gives the bytes of a run that was never stopped, on other ranks too."""
+        text, options = self.long_text(), ("--window", "24", "--stride", "9")
+        want = self.fresh(".json")
+        self.assert_done(ptrt("score", self.model, "--text", text, *options, "-o", want))
+        for ranks in (None, 4):
+            with self.subTest(ranks=ranks):
+                out = self.fresh(".json")
+                command = ("--text", text, *options, "-o", out)
+                stopped = self.signalled(*command, ranks=ranks)
+                self.assertEqual(stopped.status, 75, stopped.output)
+                self.assertRegex(stopped.output, "windows in .*--resume")
+                self.assertFalse(out.exists())
+                self.assertRegex(self.refused(*command).output, "--resume")
+                self.assertRegex(self.refused(*command[:2], "-o", out, "--resume").output, "another run")
+                failed = ptrt("score", self.model, *command, "--resume", ranks=2,
+                              env={"PTRT_FAULT": "rank=1,at=step,after=3"})
+                self.assertEqual(failed.status, 1, failed.output)
+                self.assert_done(ptrt("score", self.model, *command, "--resume", ranks=2))
+                self.assertEqual(out.read_bytes(), want.read_bytes())
+                self.assertFalse(Path(f"{out}.partial").exists())
+                again = ptrt("score", self.model, *command, "--resume")
+                self.assert_done(again)
+                self.assertRegex(again.output, "is complete")
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ TEST(CommandLine, AScoreIsOfRequestsOrOfAText) {
   EXPECT_EQ(options.window, 8);
   EXPECT_EQ(options.stride, 3);
   EXPECT_EQ(line.common.at("--window"), "8");
+  EXPECT_EQ(parse({"score", "m", "--text", "t", "-o", "o", "--resume"}).exit_code, std::nullopt);
   EXPECT_FALSE(line.common.contains("--text")) << "only rank 0 reads it";
   const std::vector<std::vector<const char*>> bad = {{"score", "m"},
                                                      {"score", "m", "r"},

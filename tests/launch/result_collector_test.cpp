@@ -8,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "mailbox_job.h"
+#include "runtime/journal/journal.h"
 
 namespace fs = std::filesystem;
 
@@ -29,8 +30,7 @@ class ResultCollectorTest : public testing::Test {
   ResultCollectorTest()
       : folder_(fs::temp_directory_path() / ("ptrt_collector_" + std::to_string(getpid()))),
         made_(fs::create_directories(folder_)),
-        journal_((folder_ / "r.jsonl").string(), "d", kLines, false),
-        progress_(kLines, 0, true) {}
+        journal_((folder_ / "r.jsonl").string(), "d", kLines, false) {}
   ~ResultCollectorTest() override { fs::remove_all(folder_); }
 
   // Slower than the engine delivers.
@@ -39,11 +39,13 @@ class ResultCollectorTest : public testing::Test {
     return {completion.request, "{}"};
   }
   std::unique_ptr<ResultCollector> on_rank_0(JobComm& job, int other_leaders) {
-    return std::make_unique<ResultCollector>(job, slow_format, &journal_, &progress_, other_leaders,
-                                             CpuSet{});
+    return std::make_unique<ResultCollector>(
+        job, slow_format,
+        [this](const ResultCollector::Result& result) { journal_.append(result.line, result.json); },
+        other_leaders, CpuSet{});
   }
   static std::unique_ptr<ResultCollector> on_rank_1(JobComm& job) {
-    return std::make_unique<ResultCollector>(job, slow_format, nullptr, nullptr, 0, CpuSet{});
+    return std::make_unique<ResultCollector>(job, slow_format, nullptr, 0, CpuSet{});
   }
   static void deliver(ResultCollector& collector, std::int64_t first, std::int64_t end) {
     for (std::int64_t i = first; i < end; i++) collector.deliver(completion_of(i));
@@ -54,7 +56,6 @@ class ResultCollectorTest : public testing::Test {
   Mailbox mailbox_;
   MailboxJob rank_0_{mailbox_, 0}, rank_1_{mailbox_, 1};
   Journal journal_;
-  Progress progress_;
 };
 
 TEST_F(ResultCollectorTest, CollectsFromAllLeaders) {

@@ -109,6 +109,24 @@ TEST_F(JournalTest, PublishesInRequestOrder) {
   EXPECT_FALSE(fs::exists(partial_));
 }
 
+TEST_F(JournalTest, PublishesATextOfItsResults) {
+  {
+    Journal journal(results_, "d", 3, false);
+    journal.append(2, R"({"id":"c"})");
+    journal.append(0, R"({"id":"a"})");
+    EXPECT_THROW(journal.publish("too early"), Error);
+  }
+  Journal journal(results_, "d", 3, true);
+  EXPECT_EQ(journal.result(2), R"({"id":"c"})");
+  journal.append(1, R"({"id":"b"})");
+  EXPECT_EQ(journal.result(1), R"({"id":"b"})");
+  journal.publish("all three\n");
+  EXPECT_EQ(read(results_), "all three\n");
+  EXPECT_FALSE(fs::exists(partial_));
+  EXPECT_TRUE(is_finished(results_, "d", 3));
+  EXPECT_THROW(is_finished(results_, "other", 3), Error);
+}
+
 TEST_F(JournalTest, HasTheDocumentedText) {
   EXPECT_EQ(two_of_three(),
             "{\"ptrt_journal\":2,\"digest\":\"d\",\"requests\":3,\"crc32c\":\"68c30ef9\"}\n"
