@@ -12,15 +12,21 @@ import json
 import sys
 from pathlib import Path
 
-from lm_eval import simple_evaluate, utils
-from lm_eval.api.model import TemplateLM
-from lm_eval.api.registry import register_model
-from lm_eval.models.utils import normalize_gen_kwargs
-from lm_eval.tasks import TaskManager
-from lm_eval.utils import make_table
+try:
+    from lm_eval import simple_evaluate, utils
+    from lm_eval.api.model import TemplateLM
+    from lm_eval.api.registry import register_model
+    from lm_eval.models.utils import normalize_gen_kwargs
+    from lm_eval.tasks import TaskManager
+    from lm_eval.utils import make_table
 
-from scripts.model_text import ModelText, NoTokenizer
-from scripts.ptrt_batches import Batches, BatchFailed
+    from scripts.model_text import ModelText, NoTokenizer
+    from scripts.ptrt_batches import Batches, BatchFailed
+except ImportError as missing:
+    if __name__ != "__main__":
+        raise
+    print(f"lm_eval_ptrt: {missing}; run it in the root of ptrt, after: pip install lm-eval h5py tokenizers", file=sys.stderr)
+    sys.exit(2)
 
 DEFAULT_WORK = "ptrt-lm-eval"
 # How lm_eval's generation arguments are named in ptrt's requests.

@@ -22,7 +22,11 @@ class ModelText:
     """`encode` gives ids without bos, `name_of` the text of one token, special tokens included."""
 
     def __init__(self, path: str):
-        with h5py.File(path, "r") as file:
+        try:
+            opened = h5py.File(path, "r")
+        except OSError as error:
+            raise OSError(f"{path}: no model file: {error}") from error
+        with opened as file:
             self.config = json.loads(_text(file.attrs["config"]))
             group = file.get("tokenizer")
             if group is None:

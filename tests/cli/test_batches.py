@@ -4,6 +4,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import unittest
 import unittest.mock
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import h5py
 
-from ptrt_cli import PTRT, ROOT, CliTest, under_mpirun
+from ptrt_cli import PATIENCE, PTRT, ROOT, CliTest, under_mpirun
 
 from model_maker import make_config, write_random
 
@@ -107,12 +108,21 @@ class BatchFiles(CliTest):
         self.assertEqual(find_program(), "/some/ptrt")
         self.assertEqual(find_program("mine"), "mine")
 
+    @unittest.skipIf(importlib.util.find_spec("lm_eval"), "lm_eval is there")
+    def test_without_lm_eval(self) -> None:
+        run = subprocess.run([sys.executable, "-m", "scripts.lm_eval_ptrt", "--help"], cwd=ROOT, capture_output=True,
+                             text=True, timeout=PATIENCE, check=False)
+        self.assertEqual(run.returncode, 2, run.stderr)
+        self.assertRegex(run.stderr, "^lm_eval_ptrt: .*pip install lm-eval")
+
     def test_text_of_a_model(self) -> None:
         text = ModelText(str(self.model))
         self.assertEqual((text.bos, text.eos, text.max_context), (256, [257], 64))
         self.assertEqual(text.encode("aü"), list("aü".encode()))
         line = self.lines("score", self.model, [{"prompt": "grün"}])[0]
         self.assertEqual([text.bos, *text.encode("grün")], line["tokens"])
+        with self.assertRaisesRegex(OSError, "test_batches.py: no model file"):
+            ModelText(__file__)
         for options, word in (({"tokenizer": None}, "no tokenizer"), ({"tokenizer": "words"}, "'words'")):
             with self.assertRaisesRegex(NoTokenizer, word):
                 ModelText(str(write_random(self.fresh(".h5"), self.config, 1, **options)))
