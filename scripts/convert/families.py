@@ -91,6 +91,7 @@ def _local_layers(family: Family, keys: Keys, layers: int, roped: list[bool]) ->
         first = keys.integer("max_window_layers", 28, least=0)
         local = [i >= first for i in range(layers)]
     elif family.windows == "nope":
+        keys.raw("max_window_layers")  # written, and used by no version of transformers
         local = [not rope for rope in roped]
     else:
         local = [True] * layers

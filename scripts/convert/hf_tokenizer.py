@@ -51,14 +51,26 @@ def _post_processor(processor, where: str) -> tuple[list[int], list[int]]:
     raise BadInput(f"{where}: post_processor {brief(kind)} is not supported")
 
 
-def _check_ids(tokenizer: dict, vocab_size: int, where: str) -> None:
-    vocab = tokenizer.get("model", {}).get("vocab")
+def _fitted(tokenizer: dict, data: bytes, vocab_size: int, where: str) -> bytes:
+    """The file, without added tokens beyond the vocabulary of the model, for which it has no embeddings (Gemma 3 has one
+    for images)."""
+    vocab, added = tokenizer.get("model", {}).get("vocab"), tokenizer.get("added_tokens") or []
     ids = list(vocab.values()) if isinstance(vocab, dict) else []
-    ids += [token.get("id") for token in tokenizer.get("added_tokens") or []]
-    if any(type(number) is not int for number in ids):
+    if any(type(number) is not int for number in ids + [token.get("id") for token in added]):
         raise BadInput(f"{where}: token ids that are no integers")
-    if ids and max(ids) >= vocab_size:
-        raise BadInput(f"{where}: token id {max(ids)}, but the model's vocab_size is {vocab_size}")
+    beyond = [token for token in added if token["id"] >= vocab_size]
+    if isinstance(vocab, dict):
+        for token in beyond:
+            vocab.pop(token.get("content"), None)
+        largest = max(vocab.values(), default=0)
+        if largest >= vocab_size:
+            raise BadInput(f"{where}: token id {largest}, but the model's vocab_size is {vocab_size}")
+    if not beyond:
+        return data
+    print(f"note: {where}: left out {len(beyond)} tokens beyond the model's vocabulary, the first {brief(beyond[0])}",
+          file=sys.stderr)
+    tokenizer["added_tokens"] = [token for token in added if token["id"] < vocab_size]
+    return json.dumps(tokenizer, ensure_ascii=False).encode()
 
 
 def _chat_template(folder: Path, config: dict) -> str | None:
@@ -93,7 +105,7 @@ def read_tokenizer(folder: Path, vocab_size: int) -> tuple[Tokenizer | None, int
     if path.is_file():
         data = path.read_bytes()
         tokenizer = load_object(path)
-        _check_ids(tokenizer, vocab_size, str(path))
+        data = _fitted(tokenizer, data, vocab_size, str(path))
         before, after = _post_processor(tokenizer.get("post_processor"), str(path))
         if len(before) > 1 or after:
             raise BadInput(f"{path}: post_processor puts {len(before)} tokens before a text and {len(after)} after it; "

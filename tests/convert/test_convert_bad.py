@@ -164,7 +164,8 @@ class Refused(ConvertTest):
         for changes, word in (({"post_processor": template}, "post_processor"),
                               ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
                               ({"post_processor": {}}, "post_processor"),
-                              ({"added_tokens": [{"id": 320, "content": "x"}]}, "vocab_size")):
+                              ({"added_tokens": [{"id": "7", "content": "x"}]}, "no integers"),
+                              ({"model": made["model"] | {"vocab": {"x": 320}}}, "vocab_size")):
             path.write_text(json.dumps(made | changes), encoding="utf-8")
             self.refuse(folder, str(path), word)
         path.write_text("{")

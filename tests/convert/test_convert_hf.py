@@ -143,6 +143,19 @@ class Files(ConvertTest):
         self.assertEqual((config["bos_token_id"], config["eos_token_ids"]), (0, [1, 5]))
         self.assertLessEqual(self.worst(model, goldens("llama2")["texts"], "--compute", "float32"), TOLERANCE)
 
+    def test_tokens_beyond_the_vocabulary(self):
+        """Gemma 3 has a token for images, for which its text models have no embedding."""
+        folder = self.checkpoint("llama2")
+        path = folder / "tokenizer.json"
+        made = json.loads(path.read_text(encoding="utf-8"))
+        made["added_tokens"].append(made["added_tokens"][0] | {"id": 320, "content": "<image>"})
+        path.write_text(json.dumps(made), encoding="utf-8")
+        model = self.converted(folder)
+        with h5py.File(model) as file:
+            kept = json.loads(file["tokenizer/model"][()].tobytes())["added_tokens"]
+        self.assertEqual([token["id"] for token in kept], [0, 1, 2])
+        self.assertLessEqual(self.worst(model, goldens("llama2")["texts"], "--compute", "float32"), TOLERANCE)
+
     def test_bos_only_where_the_tokenizer_puts_one(self):
         """bos_token_id of config.json says only which token it would be."""
         folder = self.checkpoint("qwen3", bos_token_id=0)

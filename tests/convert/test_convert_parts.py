@@ -10,7 +10,7 @@ import numpy as np
 
 from convert.config_keys import Keys
 from convert.crc32c import crc32c
-from convert.families import shortest_pattern
+from convert.families import family_of, read_config, shortest_pattern
 from convert.ptrt_file import ModelWriter
 from convert.rope import read_rope
 from convert.tensors import Tensor, converted, slices, to_bfloat16, with_halves
@@ -141,6 +141,57 @@ class Rope(unittest.TestCase):
         self.assertEqual(self.rope(nested, default_local=9.0), self.rope(old, default_local=9.0))
         self.assertEqual(self.rope(nested)["rope_theta_local"], 3.0)
         self.assertEqual(self.rope({}, default_local=9.0)["rope_theta_local"], 9.0)
+
+
+# Keys of well-known models' config.json, as published, without those that say sizes.
+PUBLISHED = {
+    "Llama-3.2-1B": ({"model_type": "llama", "attention_bias": False, "attention_dropout": 0.0, "bos_token_id": 128000,
+                      "eos_token_id": 128001, "head_dim": 64, "hidden_act": "silu", "initializer_range": 0.02,
+                      "mlp_bias": False, "pretraining_tp": 1, "rope_theta": 500000.0, "torch_dtype": "bfloat16",
+                      "rope_scaling": {"factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+                                       "original_max_position_embeddings": 8192, "rope_type": "llama3"},
+                      "tie_word_embeddings": True, "transformers_version": "4.45.0.dev0", "use_cache": True},
+                     {"rope_theta": 500000.0, "tie_embeddings": True, "attention_pattern": ["global_rope"]}),
+    "SmolLM2-135M": ({"model_type": "llama", "is_llama_config": True, "rope_interleaved": False, "rope_scaling": None,
+                      "rope_theta": 100000, "tie_word_embeddings": True, "transformers.js_config": {"dtype": "q4"}},
+                     {"rope_theta": 100000.0}),
+    "Qwen2.5-0.5B": ({"model_type": "qwen2", "max_window_layers": 24, "sliding_window": 32768,
+                      "use_sliding_window": False, "tie_word_embeddings": True, "rope_theta": 1000000.0},
+                     {"attention_bias": ["q", "k", "v"], "attention_pattern": ["global_rope"], "attention_window": 0}),
+    "Qwen3-30B-A3B": ({"model_type": "qwen3_moe", "attention_bias": False, "decoder_sparse_step": 1, "head_dim": 128,
+                       "max_window_layers": 48, "mlp_only_layers": [], "moe_intermediate_size": 768,
+                       "norm_topk_prob": True, "num_experts": 128, "num_experts_per_tok": 8, "rope_scaling": None,
+                       "output_router_logits": False, "router_aux_loss_coef": 0.001, "sliding_window": None,
+                       "use_sliding_window": False},
+                      {"ffn_pattern": ["moe"], "qk_norm": True,
+                       "moe": {"experts": 128, "top_k": 8, "ffn_size": 768, "router_logit_cap": None}}),
+    "SmolLM3-3B": ({"model_type": "smollm3", "layer_types": ["full_attention"] * 12, "max_window_layers": 28,
+                    "mlp_bias": False, "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 3,
+                    "pretraining_tp": 2, "rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None,
+                    "use_sliding_window": False},
+                   {"attention_pattern": ["global_rope"] * 3 + ["global_nope"], "tie_embeddings": True}),
+    "gemma-3-1b-it": ({"model_type": "gemma3_text", "architectures": ["Gemma3ForCausalLM"],
+                       "attn_logit_softcapping": None, "cache_implementation": "hybrid", "eos_token_id": [1, 106],
+                       "final_logit_softcapping": None, "head_dim": 256, "hidden_activation": "gelu_pytorch_tanh",
+                       "query_pre_attn_scalar": 256, "rope_local_base_freq": 10000, "rope_scaling": None,
+                       "rope_theta": 1000000, "sliding_window": 512, "sliding_window_pattern": 6},
+                      {"attention_pattern": ["local_rope"] * 5 + ["global_rope"], "attention_window": 512,
+                       "rope_theta_local": 10000.0, "norm_placement": ["pre", "output"], "embedding_scale": 8.0,
+                       "ffn_activation": "gelu_tanh"}),
+}
+
+
+class Published(unittest.TestCase):
+    def test_configurations(self):
+        sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "num_hidden_layers": 12,
+                 "intermediate_size": 64, "vocab_size": 99, "max_position_embeddings": 8192, "rms_norm_eps": 1e-6}
+        for name, (config, wanted) in PUBLISHED.items():
+            with self.subTest(name):
+                found = read_config(sizes | config, family_of(config, "x"), name, "x", set())
+                self.assertEqual({key: found.get(key) for key in wanted}, wanted)
+                optional = {"attention_bias", "attention_scale", "embedding_scale", "ffn_activation", "rope_scaling",
+                            "rope_theta_local"}
+                self.assertLessEqual(optional & found.keys(), wanted.keys() | {"rope_scaling"})
 
 
 class Patterns(unittest.TestCase):
