@@ -2,7 +2,6 @@
 """Converts a GGUF file, or a .whl or .zip that holds one, to a model file of ptrt. Quantised ones need the Python
 package gguf; docs/CONVERT.md has the details."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -27,5 +26,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True
     run("convert_gguf", main)

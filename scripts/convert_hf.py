@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
 """Converts a Hugging Face checkpoint (safetensors) to a model file of ptrt. docs/CONVERT.md has the details."""
 
-import sys
 import time
 from pathlib import Path
 
@@ -22,5 +21,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.dont_write_bytecode = True
     run("convert_hf", main)
