@@ -3,6 +3,7 @@
 
 import json
 import os
+import pty
 import resource
 import signal
 import struct
@@ -215,6 +216,20 @@ class Refused(ConvertTest):
             done = convert("convert_hf.py", *arguments)
             self.assertEqual((done.returncode, len(done.stderr.splitlines())), (2, 1), done.stderr)
         self.assertEqual(convert("convert_hf.py", "--help").returncode, 0)
+
+
+class Progress(ConvertTest):
+    def test_on_a_terminal_only(self):
+        folder = self.checkpoint("llama2")
+        self.assertEqual(convert("convert_hf.py", folder, "-o", self.fresh(".h5")).stderr, "")
+        ours, theirs = pty.openpty()
+        try:
+            subprocess.run([sys.executable, ROOT / "scripts" / "convert_hf.py", folder, "-o", self.fresh(".h5")],
+                           stderr=theirs, stdout=subprocess.DEVNULL, check=True)
+            self.assertIn(b"Converting: ", os.read(ours, 1 << 16))
+        finally:
+            os.close(ours)
+            os.close(theirs)
 
 
 class Large(ConvertTest):
