@@ -5,6 +5,7 @@ import math
 from .errors import BadInput, brief
 
 REQUIRED = object()
+MOST_LAYERS = 1000  # whose names in a model file have three digits
 
 # Keys of transformers' configurations that change no log-probability of a causal model.
 WITHOUT_EFFECT = frozenset("""
@@ -57,12 +58,12 @@ class Keys:
             raise BadInput(f"{self.where}: key \"{name}\" is missing")
         return value
 
-    def integer(self, name: str, default=REQUIRED, least: int = 1) -> int:
+    def integer(self, name: str, default=REQUIRED, least: int = 1, most: int = 2**31 - 1) -> int:
         value = self.raw(name, default)
         if value is default and default is not REQUIRED:
             return value
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.fail(name, f"expected an integer from {least}, found {brief(value)}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            self.fail(name, f"expected an integer from {least} to {most}, found {brief(value)}")
         return value
 
     def number(self, name: str, default=REQUIRED):

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(program: str, main) -> None:
-    """Calls main() and ends the process with its exit status; SIGTERM ends it like an error, so that files are removed."""
+    """Calls main(); an error ends the process with its exit status. SIGTERM is one, so that files are removed."""
 
     def stop(number, frame):
         raise KeyboardInterrupt

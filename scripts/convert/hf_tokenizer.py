@@ -52,11 +52,13 @@ def _post_processor(processor, where: str) -> tuple[list[int], list[int]]:
 
 
 def _fitted(tokenizer: dict, data: bytes, vocab_size: int, where: str) -> bytes:
-    """The file, without added tokens beyond the vocabulary of the model, for which it has no embeddings (Gemma 3 has one
-    for images)."""
-    vocab, added = tokenizer.get("model", {}).get("vocab"), tokenizer.get("added_tokens") or []
-    ids = list(vocab.values()) if isinstance(vocab, dict) else []
-    if any(type(number) is not int for number in ids + [token.get("id") for token in added]):
+    """The file, without added tokens beyond the model's vocabulary: Gemma 3 has one for images, and no embedding."""
+    try:
+        vocab, added = tokenizer["model"]["vocab"], tokenizer.get("added_tokens") or []
+        ids = (list(vocab.values()) if isinstance(vocab, dict) else []) + [token["id"] for token in added]
+    except (KeyError, TypeError):
+        raise BadInput(f"{where}: no tokenizer.json: model or added_tokens are damaged") from None
+    if any(type(number) is not int for number in ids):
         raise BadInput(f"{where}: token ids that are no integers")
     beyond = [token for token in added if token["id"] >= vocab_size]
     if isinstance(vocab, dict):

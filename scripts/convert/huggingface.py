@@ -48,8 +48,8 @@ def _experts(checkpoint: Checkpoint, family: Family, at: str, dataset: Dataset, 
         return [whole]
     wanted = (experts, 2 * rows, columns)
     if whole.shape != wanted:
-        raise BadInput(f"{checkpoint.folder}: tensor {fused}: expected shape {list(wanted)}, as the configuration says, "
-                       f"found {list(whole.shape)}")
+        raise BadInput(f"{checkpoint.folder}: tensor {fused}: expected shape {list(wanted)}, as the "
+                       f"configuration says, found {list(whole.shape)}")
     first = 0 if name.endswith("w_gate") else rows
     return [whole.part(2 * rows * expert + first, (rows, columns)) for expert in range(experts)]
 
