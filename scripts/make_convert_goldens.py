@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/convert/checkpoints/: a tiny checkpoint of each family that convert_hf.py knows, and what transformers
-computes with it in float64. Needs torch, transformers, tokenizers and sentencepiece (pip install); the tests only read the files.
+computes with it in float64. Needs torch, transformers, tokenizers and sentencepiece (pip install); the tests only read
+the files.
 
 A folder holds config.json as transformers 5 writes it, config_v4.json as version 4 did, the weights, and goldens.json:
 texts with the ids that AutoTokenizer gives them, log-probabilities of each, and greedy tokens after each. Every
@@ -126,9 +127,9 @@ def make_sentencepiece(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as made:
         Path(made, "corpus").write_text("\n".join(CORPUS[5:6] * 4))
         sentencepiece.SentencePieceTrainer.train(
-            input=f"{made}/corpus", model_prefix=f"{made}/tokenizer", vocab_size=310, model_type="bpe", byte_fallback=True,
-            normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True, unk_id=2, bos_id=0,
-            eos_id=1, pad_id=-1, minloglevel=2)
+            input=f"{made}/corpus", model_prefix=f"{made}/tokenizer", vocab_size=310, model_type="bpe",
+            byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
+            unk_id=2, bos_id=0, eos_id=1, pad_id=-1, minloglevel=2)
         shutil.copy(f"{made}/tokenizer.model", folder)
     settings = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True, "add_eos_token": False, "bos_token": "<s>",
                 "eos_token": "</s>", "unk_token": "<unk>", "chat_template": "{{ messages[0].content }}"}

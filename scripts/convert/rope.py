@@ -1,4 +1,4 @@
-"""Position encodings: keys of transformers 4 (rope_theta, rope_scaling, rope_local_base_freq) and 5 (rope_parameters)."""
+"""Position encodings: transformers 4 has rope_theta, rope_scaling and rope_local_base_freq, 5 has rope_parameters."""
 
 import math
 

@@ -58,7 +58,7 @@ def plus_one(tensor: Tensor) -> Tensor:
 
 
 def with_halves(tensor: Tensor, heads: int) -> Tensor:
-    """Rows of each head from pairs of neighbours (2j, 2j + 1) to halves (j, j + half), as the contract's RoPE has them."""
+    """Rows of each head from pairs of neighbours (2j, 2j + 1) to halves (j, j + half), as the contract has them."""
     size = tensor.shape[0] // heads
     columns = math.prod(tensor.shape[1:])
 

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""convert_hf.py and what it cannot convert: one clear message, exit status 2 or 1, and no file that looks like a model."""
+"""convert_hf.py and what it cannot convert: one clear message, exit status 2 or 1, and no file left."""
 
 import json
 import os
@@ -63,8 +63,8 @@ class Refused(ConvertTest):
         path = folder / "model.safetensors"
         data = path.read_bytes()
         header = struct.unpack("<Q", data[:8])[0]
-        for length, word in ((0, "no safetensors"), (7, "no safetensors"), (8, "truncated"), (8 + header // 2, "truncated"),
-                             (8 + header, "truncated"), (len(data) - 1, "truncated")):
+        for length, word in ((0, "no safetensors"), (7, "no safetensors"), (8, "truncated"), 
+                             (8 + header // 2, "truncated"), (8 + header, "truncated"), (len(data) - 1, "truncated")):
             path.write_bytes(data[:length])
             self.refuse(folder, str(path), word)
         path.write_bytes(struct.pack("<Q", 10) + b"[1,2,3]   " + data)
@@ -93,7 +93,8 @@ class Refused(ConvertTest):
         def spoil(header):
             header[name] = {"dtype": "F32", "shape": [-1], "data_offsets": [0]}
 
-        for change, words in ((transpose, [name, "expected shape [48, 32]", "found [32, 48]"]), (rename, [name, "missing"]),
+        for change, words in ((transpose, [name, "expected shape [48, 32]", "found [32, 48]"]),
+                              (rename, [name, "missing"]),
                               (add, ["q_norm", "not understood"]), (retype, [name, "F8_E4M3"]),
                               (grow, [name, "do not fit"]), (spoil, [name, "damaged"])):
             with self.subTest(change.__name__):
@@ -109,7 +110,7 @@ class Refused(ConvertTest):
     def test_architectures(self):
         self.refuse(self.checkpoint("llama2", model_type="gpt_neox"), "gpt_neox", "not supported", "llama")
         self.refuse(self.checkpoint("llama2", model_type=...), "model_type")
-        self.refuse(self.checkpoint("llama2", architectures=["LlamaForSequenceClassification"]), "SequenceClassification")
+        self.refuse(self.checkpoint("llama2", architectures=["LlamaForTokenClassification"]), "TokenClassification")
 
     def test_keys(self):
         rope = {"rope_type": "default", "rope_theta": 10000.0}
@@ -129,8 +130,10 @@ class Refused(ConvertTest):
             ("llama2", {"sliding_window": 64}, "sliding_window"), ("llama2", {"eos_token_id": 320}, "eos_token_id"),
             ("llama2", {"layer_types": ["sliding_attention"] * 3}, "layer_types"),
             ("llama_yarn", {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e3, "factor": 4.0,
-                                                "original_max_position_embeddings": 48, "truncate": False}}, "truncate"),
-            ("llama3", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e3, "factor": 4.0}}, "low_freq_factor"),
+                                                "original_max_position_embeddings": 48, "truncate": False}},
+             "truncate"),
+            ("llama3", {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e3, "factor": 4.0}},
+             "low_freq_factor"),
             ("gemma3", {"final_logit_softcapping": 30.0}, "final_logit_softcapping"),
             ("gemma3", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping"),
             ("gemma3", {"use_bidirectional_attention": True}, "use_bidirectional_attention"),
@@ -161,7 +164,7 @@ class Refused(ConvertTest):
         made = json.loads(path.read_text(encoding="utf-8"))
         eos = {"SpecialToken": {"id": "</s>", "type_id": 0}}
         template = made["post_processor"] | {"single": made["post_processor"]["single"] + [eos]}
-        template["special_tokens"] = template["special_tokens"] | {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}
+        template["special_tokens"] |= {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}
         for changes, word in (({"post_processor": template}, "post_processor"),
                               ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
                               ({"post_processor": {}}, "post_processor"),
@@ -212,7 +215,8 @@ class Refused(ConvertTest):
         self.refuse(folder, "lm_head.weight", "float16", options=("--dtype", "float16"))
 
     def test_usage(self):
-        for arguments in ((), ("x",), ("x", "-o", "y.h5", "--dtype", "int8"), ("x", "-o", "y.h5", "--max-context", "no")):
+        for arguments in ((), ("x",), ("x", "-o", "y.h5", "--dtype", "int8"),
+                          ("x", "-o", "y.h5", "--max-context", "no")):
             done = convert("convert_hf.py", *arguments)
             self.assertEqual((done.returncode, len(done.stderr.splitlines())), (2, 1), done.stderr)
         self.assertEqual(convert("convert_hf.py", "--help").returncode, 0)
@@ -259,7 +263,7 @@ class Large(ConvertTest):
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         subprocess.run(self.command(self.large(), target), check=True, stdout=subprocess.DEVNULL)
         self.assertGreater(target.stat().st_size, 400_000_000)
-        self.assertLess(max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024, 250_000_000)
+        self.assertLess(max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024, 200_000_000)
         target.unlink()
 
     def test_stopped(self):

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Headers of checkpoints changed at random: the converters refuse them with a message, or convert them, and never crash."""
+"""Headers of checkpoints changed at random: the converters refuse them with a message or convert them; none crashes."""
 
 import contextlib
 import io

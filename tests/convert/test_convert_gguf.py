@@ -21,7 +21,8 @@ except ImportError:
 TOLERANCE = 1e-4
 VISIBLE = 0.01
 FILES = HERE / "gguf_files"
-NEEDED = {"llama": [{"rope_scaling": ...}, {"rope_theta": 5000.0}], "qwen2": [{"attention_bias": ...}, {"rope_scaling": ...}],
+NEEDED = {"llama": [{"rope_scaling": ...}, {"rope_theta": 5000.0}],
+          "qwen2": [{"attention_bias": ...}, {"rope_scaling": ...}],
           "qwen3": [{"qk_norm": False}, {"rope_scaling": ...}, {"rope_scaling.original_max_position": 96}]}
 
 
@@ -113,14 +114,16 @@ class Tokenizers(ConvertTest):
             "gpt-2": {"a12b": ["a", "12", "b"], "x  yy": ["x", "Ġ", "Ġyy"], "it's": ["it", "'s"]},
             "llama-bpe": {"1234": ["123", "4"], "it'S": ["it", "'S"], "a\n\nb": ["a", "ĊĊ", "b"], "(yy": ["(yy"]},
             "qwen2": {"1234": ["1", "2", "3", "4"], "it'S": ["it", "'S"], "(yy": ["(yy"]},
-            "default": {"12345": ["123", "4", "5"], "a++b": ["a", "++", "b"], "it's": ["it", "'", "s"], " yy": ["Ġyy"]},
+            "default": {"12345": ["123", "4", "5"], "a++b": ["a", "++", "b"], "it's": ["it", "'", "s"],
+                        " yy": ["Ġyy"]},
         }
         for pre, texts in cuts.items():
             metadata = self.metadata(pre=pre)
             tokens = metadata["tokenizer.ggml.tokens"][:3 + 256]  # special ones and bytes
             merges = []
             # Merges that make each piece, and what lies across a cut as well: the cuts must keep them apart.
-            for word in sorted({"".join(pieces) for pieces in texts.values()} | {p for ps in texts.values() for p in ps}):
+            words = {"".join(pieces) for pieces in texts.values()}
+            for word in sorted(words.union(*texts.values())):
                 merges += [f"{word[:i]} {word[i]}" for i in range(1, len(word))]
             merges = list(dict.fromkeys(merges))
             tokens += [token for token in dict.fromkeys(m.replace(" ", "") for m in merges) if token not in tokens]
@@ -149,7 +152,8 @@ class Tokenizers(ConvertTest):
 
     def test_refused(self):
         for changes, words in (({"pre": "klingon"}, "--tokenizer"), ({"merges": None}, "merges"),
-                               ({"token_type": [1]}, "token_type"), ({"tokens": ["a", "a"], "token_type": [1, 1]}, "twice")):
+                               ({"token_type": [1]}, "token_type"), 
+                               ({"tokens": ["a", "a"], "token_type": [1, 1]}, "twice")):
             with self.assertRaisesRegex(BadInput, words):
                 build(self.metadata(**changes), "x.gguf")
 
@@ -176,7 +180,7 @@ class Refused(ConvertTest):
             self.refuse(path, str(path), "no GGUF" if length < 4 else "truncated")
 
     def test_what_is_not_understood(self):
-        self.refuse(self.changed(b"llama.vocab_size"[:6] + b"rope.freq_base", b"llama.rope.freq_bass"), "llama.rope.freq_bass",
+        self.refuse(self.changed(b"llama.rope.freq_base", b"llama.rope.freq_bass"), "llama.rope.freq_bass",
                     "--ignore-key")
         self.refuse(self.changed(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0gemma"), "gemma", "architecture")
         self.refuse(self.changed(b"\x04\0\0\0\0\0\0\0gpt2", b"\x04\0\0\0\0\0\0\0bert"), "--tokenizer")

@@ -217,7 +217,8 @@ def wide_checkpoint(test: ConvertTest):
             if name != "__metadata__":
                 begin, end = entry["data_offsets"]
                 wide = (np.frombuffer(bits[begin:end], "<u2").astype(np.uint32) << 16).tobytes()
-                header[name] = {"dtype": "F32", "shape": entry["shape"], "data_offsets": [len(data), len(data) + len(wide)]}
+                header[name] = {"dtype": "F32", "shape": entry["shape"],
+                                "data_offsets": [len(data), len(data) + len(wide)]}
                 data += wide
         shard.unlink()
     (folder / "model.safetensors.index.json").unlink()
