@@ -4,9 +4,9 @@
     model.loss(tokens).backward()                    tokens [batch, length + 1]
     model.save_ptrt("model.h5"); model = ParallelTrack.load_ptrt("model.h5")
 
-Every weight has the tracks as its first dimension, and a product of all tracks is one batched product. With a process group
-of as many ranks as tracks (torchrun) each rank holds one track; then the ranks meet at the sync layers only, in one
-all-reduce each, and in one more each on the way back. Shared weights get the same gradient on every rank.
+Every weight has the tracks as its first dimension; a product of all tracks is one batched product. With a process group of
+as many ranks as tracks (torchrun) each rank holds one track. Ranks then meet at the sync layers only, in one all-reduce there
+and in one on the way back. Shared weights get the same gradient on every rank.
 
 Shapes: T tracks of this process, B batch, n tokens of a sequence, d hidden_size.
 """
@@ -144,10 +144,10 @@ class ParallelTrack(torch.nn.Module):
             return y.view(tracks, batch, tokens // batch, -1, c["head_dim"]).transpose(2, 3)
 
         q, k, v = heads("q"), heads("k"), heads("v")
-        steps = [lambda y, name: rotate(y, *turns)] if turns else []
+        steps = [lambda y, _: rotate(y, *turns)] if turns else []
         if c["qk_norm"]:
-            step = lambda y, name: rms_norm(y, w[name][:, None, None, None], c["norm_eps"])
-            steps.insert(len(steps) if c["qk_norm_order"] == "after_rope" else 0, step)
+            steps.insert(len(steps) if c["qk_norm_order"] == "after_rope" else 0,
+                         lambda y, name: rms_norm(y, w[name][:, None, None, None], c["norm_eps"]))
         for step in steps:
             q, k = step(q, "q_norm"), step(k, "k_norm")
         if cache is not None:
@@ -261,9 +261,7 @@ class ParallelTrack(torch.nn.Module):
 
     def gathered(self, name, values):
         """A tensor like the parameter of that name, of all tracks, on the first rank; None on the others."""
-        if self.group is None:
-            return values
-        if "." not in name:  # tracks share it
+        if self.group is None or "." not in name:  # tracks share what has no dot in its name
             return values if self.own.start == 0 else None
         parts = [torch.empty_like(values) for _ in range(self.config["tracks"])] if self.own.start == 0 else None
         dist.gather(values.contiguous(), parts, dst=dist.get_global_rank(self.group, 0), group=self.group)

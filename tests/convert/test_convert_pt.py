@@ -1,7 +1,9 @@
 #!/usr/bin/python3
-"""scripts/convert_pt.py: state dicts of scripts/pt_model.py, against the float64 model."""
+"""scripts/convert_pt.py: state dicts of scripts/pt_model.py and of Apple's PT-MoE, against the float64 model and against
+log-probabilities of Apple's own class (scripts/make_tamm_goldens.py)."""
 
 import json
+import shutil
 import subprocess
 import sys
 import unittest
@@ -20,7 +22,9 @@ import pt_reference as ref  # noqa: E402
 from model_grid import GRID  # noqa: E402
 from model_maker import random_tensors, to_bfloat16  # noqa: E402
 
+GOLDENS = ROOT / "tests" / "convert" / "tamm"
 CLOSE = 1e-4  # of log-probabilities, with float32
+APART = 1e-2  # what a key that is left out changes at least
 
 
 def convert(*arguments) -> subprocess.CompletedProcess:
@@ -163,6 +167,116 @@ class ModuleLayout(ConvertTest):
         broken = write_safetensors(self.fresh(".safetensors"), {})
         self.assertEqual(convert(broken, "--config", config, "-o", model).returncode, 2)
         self.assertEqual(model.read_bytes(), kept)
+
+    def test_full_disk(self) -> None:
+        checkpoint, config, _ = self.files_of(4)
+        model = self.fresh(".h5")
+        for limit in (8, 100, 800):  # KiB that a file may have
+            done = subprocess.run(["bash", "-c", f'ulimit -f {limit}; exec "{sys.executable}" "{ROOT}/scripts/convert_pt.py" '
+                                   f'"{checkpoint}" --config "{config}" -o "{model}"'], capture_output=True, text=True,
+                                  check=False, timeout=120)
+            self.assertEqual(done.returncode, 1, done.stderr)
+            self.assertIn("File too large", done.stderr)
+            self.assertEqual((len(done.stderr.splitlines()), model.exists(), list(self.dir.glob(".*.tmp"))), (1, False, []))
+
+
+class Tamm(ConvertTest):
+    """Apple's PT-MoE."""
+
+    goldens = json.loads((GOLDENS / "goldens.json").read_text())
+
+    def model(self, name: str, *options) -> Path:
+        return self.converted(GOLDENS / f"{name}.safetensors", GOLDENS / f"{name}.json", "--layout", "tamm", *options)
+
+    def expected(self, name: str) -> tuple[list[list[int]], list[np.ndarray]]:
+        return [g["tokens"] for g in self.goldens[name]], [np.array(g["logprobs"]) for g in self.goldens[name]]
+
+    def config(self, model: Path) -> dict:
+        with h5py.File(model) as file:
+            return json.loads(file.attrs["config"])
+
+    def test_log_probabilities(self) -> None:
+        self.assertGreaterEqual(len(self.goldens), 4)
+        for name in self.goldens:
+            texts, want = self.expected(name)
+            model = self.model(name, "--dtype", "float32")
+            tracks = self.config(model)["tracks"]
+            for ranks in sorted({1, 2, tracks}):
+                with self.subTest(name=name, ranks=ranks):
+                    self.assert_close(self.scores(model, texts, ranks=None if ranks == 1 else ranks), want)
+            with self.subTest(name=name, split="two ranks a track"):
+                self.assert_close(self.scores(self.model(name, "--split"), texts, "--compute", "float32", "--tensor-parallel", "2",
+                                              ranks=2 * tracks), want)
+
+    def test_greedy_tokens_follow(self) -> None:
+        """The tokens that generate takes are the likeliest of the float64 model of the same file."""
+        for name in self.goldens:
+            model, prompt = self.model(name), self.goldens[name][1]["tokens"]
+            line, = self.lines("generate", model, [{"tokens": prompt, "max_tokens": 12}], "--quiet", "--compute", "float32")
+            self.assertEqual(line["tokens"], ref.greedy(ref.load(model), prompt, 12), name)
+
+    def test_narrow_types(self) -> None:
+        """Rounded activations and int8 weights stay near, on average: a token is off where an expert changes."""
+        for name in self.goldens:
+            texts, want = self.expected(name)
+            model = self.model(name)
+            for options, limit in ((("--compute", "bfloat16"), 0.1), (("--compute", "int8", "--weights", "int8"), 0.5)):
+                got = self.scores(model, texts, *options)
+                self.assertLess(np.mean(np.abs(np.concatenate(got) - np.concatenate(want))), limit, (name, options))
+
+    # What a model would be without one of its keys.
+    CHANGES = {
+        "default": {"qk_norm_order": "before_rope", "attention_window": 7, "rope_theta": 10000.0,
+                    "attention_pattern": ["local_rope"], "moe.router_logit_cap": 0.5, "moe.normalize_top_k": False,
+                    "fusion.op": "sum"},
+        "all_norms": {"qk_norm_order": "before_rope", "pre_scale_norms": [], "pre_scale_norms-pre": None,
+                      "pre_scale_norms-output": None, "pre_scale_norms-dispatch": None, "pre_scale_norms-combine": None,
+                      "norm_eps": 1e-2},
+        "grouped": {"qk_norm_order": "before_rope", "attention_window": 7, "pre_scale_norms": ["post"], "moe.top_k": 2},
+        "plain_qk": {"pre_scale_norms": []},
+    }
+
+    @staticmethod
+    def change(config: dict, key: str, value) -> None:
+        """key: of an object within, after a dot; an entry to take out of a list, after a dash."""
+        key, _, entry = key.partition("-")
+        if entry:
+            value = [other for other in config[key] if other != entry]
+        outer, _, inner = key.rpartition(".")
+        (config[outer] if outer else config)[inner] = value
+
+    def test_every_key_matters(self) -> None:
+        for name, changes in self.CHANGES.items():
+            texts, want = self.expected(name)
+            model = self.model(name)
+            for key, value in changes.items():
+                config, other = self.config(model), self.fresh(".h5")
+                self.change(config, key, value)
+                self.assertNotEqual(config, self.config(model), key)
+                shutil.copy(model, other)
+                with h5py.File(other, "r+") as file:
+                    file.attrs["config"] = np.bytes_(json.dumps(config))
+                got = self.scores(other, texts)
+                apart = max(np.abs(a - b).max() for a, b in zip(got, want))
+                self.assertGreaterEqual(apart, APART, (name, key))
+
+    def test_bad_input(self) -> None:
+        checkpoint, config = GOLDENS / "default.safetensors", json.loads((GOLDENS / "default.json").read_text())
+        for change, message in (({"num_shared_experts": 1}, 'unknown config field "num_shared_experts"'),
+                                ({"pre_norm": "layer_norm"}, 'config field "pre_norm"'),
+                                ({"tracks_combine_op": "max"}, 'config field "tracks_combine_op"'),
+                                ({"attention_layer_pattern": ["global_rope"]}, 'config field "attention_layer_pattern"'),
+                                ({"num_layers_per_track": 7}, 'config field "num_layers_per_track"'),
+                                ({"__tamm_type__": "module_configs:Other"}, 'config field "__tamm_type__"'),
+                                ({"num_experts": 5}, "expected shape [4, 16, 5]"),
+                                ({"scale_qk_norm": False}, "has no place"),
+                                ({"post_norm": "rms_norm"}, "is missing")):
+            path, model = self.fresh(".json"), self.fresh(".h5")
+            path.write_text(json.dumps(config | change))
+            done = convert(checkpoint, "--config", path, "-o", model, "--layout", "tamm")
+            with self.subTest(change=change):
+                self.assertEqual((done.returncode, len(done.stderr.splitlines()), model.exists()), (2, 1, False), done.stderr)
+                self.assertIn(message, done.stderr)
 
 
 if __name__ == "__main__":
