@@ -86,7 +86,7 @@ def _eos(folder: Path, raw: dict) -> list[int]:
 
 
 def read_model(folder: Path, ignored: set[str]) -> tuple[dict, list[Dataset], Tokenizer | None, list[Path]]:
-    """config, datasets, tokenizer, and the files that were read."""
+    """config, datasets, tokenizer, and the files that may have been read."""
     path = folder / "config.json"
     if not path.is_file():
         raise BadInput(f"{folder}: no config.json: not the folder of a Hugging Face checkpoint")
@@ -101,4 +101,6 @@ def read_model(folder: Path, ignored: set[str]) -> tuple[dict, list[Dataset], To
     for dataset in wanted:
         _fill(checkpoint, family, dataset)
     checkpoint.finish(config["tie_embeddings"])
-    return config, wanted, tokenizer, [path, *read, *checkpoint.files]
+    others = [folder / name for name in ("generation_config.json", "tokenizer_config.json", "chat_template.jinja",
+                                         "chat_template.json")]
+    return config, wanted, tokenizer, [path, *read, *checkpoint.files, *others]

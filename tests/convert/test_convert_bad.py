@@ -179,7 +179,7 @@ class Refused(ConvertTest):
         folder = self.checkpoint("llama2")
         weights = folder / "model.safetensors"
         before = weights.read_bytes()
-        for target in (weights, folder / "config.json", folder / "tokenizer.json"):
+        for target in (weights, *(folder / f"{name}.json" for name in ("config", "tokenizer", "tokenizer_config"))):
             done = convert("convert_hf.py", folder, "-o", target)
             self.assertEqual(done.returncode, 2)
             self.assertIn("overwrite", done.stderr)

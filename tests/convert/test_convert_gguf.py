@@ -9,12 +9,14 @@ import zipfile
 from conversions import CHECKPOINTS, HERE, ConvertTest, attribute, config_of, convert, goldens
 
 import h5py
+import numpy as np
 
 from convert.errors import BadInput
+from convert.gguf_file import _quantised
 from convert.gguf_tokenizer import bos_and_eos, build
 
 try:
-    import gguf
+    import gguf.quants
 except ImportError:
     gguf = None
 
@@ -62,6 +64,24 @@ class Models(ConvertTest):
     @unittest.skipIf(gguf is None, "the Python package gguf is not installed: no quantised tensors")
     def test_qwen2_quantised(self):
         self.run_model("qwen2")
+
+    @unittest.skipIf(gguf is None, "the Python package gguf is not installed: no quantised tensors")
+    def test_every_quantised_type(self):
+        """Slices of rows are those of the whole, in every type that the package dequantises."""
+        path, known = self.fresh(".bin"), 0
+        for kind, (block, size) in gguf.GGML_QUANT_SIZES.items():
+            rows, row = 5, np.random.default_rng(int(kind)).integers(0, 60, 2 * size * 5, dtype=np.uint8)
+            path.write_bytes(bytes(32) + row.tobytes())
+            try:
+                whole = gguf.quants.dequantize(row.reshape(rows, -1), kind)
+                tensor, length = _quantised(path, "t", (rows, 2 * block), int(kind), 32)
+            except (NotImplementedError, BadInput):
+                continue
+            known += 1
+            self.assertEqual(length, row.size)
+            for first, last in ((0, 5), (0, 1), (2, 4), (4, 5)):
+                np.testing.assert_array_equal(tensor.read(first, last), whole[first:last].astype(np.float32), str(kind))
+        self.assertGreater(known, 20)
 
     @unittest.skipIf(gguf is not None, "the Python package gguf is installed")
     def test_quantised_tensors_need_the_package(self):

@@ -134,6 +134,10 @@ class Files(ConvertTest):
             self.assertEqual(attribute(group, "kind"), "huggingface")
             self.assertEqual(group["model"][()].tobytes(), (folder / "tokenizer.json").read_bytes())
             self.assertEqual(attribute(group, "chat_template"), settings["chat_template"])
+        several = [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": several}))
+        with h5py.File(self.converted(folder)) as file:
+            self.assertEqual(attribute(file["tokenizer"], "chat_template"), "d")
         (folder / "chat_template.jinja").write_text("a file of its own" + 70_000 * " ")
         (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5, 1]}))
         model = self.converted(folder)
