@@ -8,11 +8,12 @@ CHECKPOINT is a state dict, .safetensors or .pt (which needs torch). CONFIG.json
 (docs/SPEC.md), for tamm the fields of AFMParallelTrackMoEConfig. Needs numpy and h5py. docs/TRAIN.md has more.
 """
 
+import time
 from pathlib import Path
 
+from convert.command import convert
 from convert.errors import BadInput, Parser, run
-from convert.layout import Dataset, Tokenizer, write_model
-from convert.ptrt_file import ModelWriter
+from convert.layout import Dataset, Tokenizer
 from convert.pt_checkpoint import Checkpoint, module_parts
 from convert.pt_config import check_config, dataset_shapes, stored_config
 from convert.safetensors import load_object
@@ -25,7 +26,7 @@ def arguments():
     parser = Parser(prog="convert_pt.py", description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="state dict: .safetensors or .pt")
     parser.add_argument("--config", type=Path, required=True, metavar="CONFIG.json")
-    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="MODEL.h5")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="MODEL.h5")
     parser.add_argument("--layout", choices=("pt_model", "tamm"), default="pt_model", help="names and order of the tensors")
     parser.add_argument("--dtype", choices=("keep", "float32", "bfloat16", "float16"), default="keep",
                         help="type of matrices in the file; norms and biases are never rounded")
@@ -65,6 +66,7 @@ def read_tokenizer(name):
 
 
 def main():
+    start = time.monotonic()
     args = arguments()
     config, values = read_config(args)
     tokenizer, files = read_tokenizer(args.tokenizer)
@@ -73,9 +75,7 @@ def main():
     parts = tamm_parts(config, values, checkpoint) if args.layout == "tamm" else module_parts(config, shapes, checkpoint)
     checkpoint.check_all_taken()
     datasets = [Dataset(path, shape, parts[path]) for path, shape in shapes.items()]
-    with ModelWriter(args.output, stored_config(config), [args.checkpoint, args.config, *files], args.split) as writer:
-        write_model(writer, datasets, args.dtype, tokenizer)
-        writer.commit()
+    convert(args, stored_config(config), datasets, tokenizer, [args.checkpoint, args.config, *files], start)
 
 
 if __name__ == "__main__":
