@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 
+from convert.errors import BadInput
 from convert.layout import layer_shapes
 from convert.pt_config import NORM_NAMES, block_norms, check_config, shared_shapes
 from convert.pt_state import read_config, read_state, write_state
@@ -105,7 +106,7 @@ class ParallelTrack(torch.nn.Module):
         self.config, self.group = check_config(config), group
         c, tracks = self.config, self.config["tracks"]
         if group is not None and dist.get_world_size(group) != tracks:
-            raise ValueError(f"{dist.get_world_size(group)} ranks cannot hold {tracks} tracks, one each")
+            raise BadInput(f"{dist.get_world_size(group)} ranks cannot hold {tracks} tracks, one each")
         self.own = slice(0, tracks) if group is None else slice(dist.get_rank(group), dist.get_rank(group) + 1)
 
         def parameter(shape, name):

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from convert.errors import BadInput, Parser, run
+from convert.errors import BadInput, ConvertError, Parser, run
 from convert.layout import Tokenizer
 from convert.safetensors import load_object
 from pt_model import ParallelTrack
@@ -70,7 +70,10 @@ def read_texts(args, config):
     """Token ids to train on and held-out ones. A text begins with bos and ends with eos, where the model has them."""
     encode = lambda text: list(text)
     if args.tokenizer:
-        from tokenizers import Tokenizer as Reader
+        try:
+            from tokenizers import Tokenizer as Reader
+        except ImportError:
+            raise BadInput("--tokenizer needs the tokenizers library: pip install tokenizers") from None
         reader = Reader.from_file(str(args.tokenizer))
         encode = lambda text: reader.encode(text.decode("utf-8", "replace"), add_special_tokens=False).ids
     first = [] if config["bos_token_id"] is None else [config["bos_token_id"]]
@@ -141,7 +144,10 @@ def load_checkpoint(path, model, optimizer):
     """Continues from a checkpoint: rows of the curve so far, and the steps done."""
     if not path.is_file():
         raise BadInput(f"{path}: no checkpoint to resume from")
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of whatever type torch's unpickler raises
+        raise BadInput(f"{path}: no checkpoint that torch can load: {str(error).splitlines()[0]}") from None
     if saved["config"] != model.config:
         raise BadInput(f"{path}: was trained with another configuration")
     model.load_full_state(saved["model"])
@@ -216,7 +222,7 @@ def train(model, args, train_tokens, held_out, device, first):
             rows.append([done, done * args.batch * args.context, learning_rate(args, step), round(mean, 5),
                          round(held_out_loss(model, autocast, held_out, args, device), 5), round(time.monotonic() - start, 1)])
             if not math.isfinite(mean):
-                raise FloatingPointError(f"the loss is {mean} at step {done}: try a lower --lr")
+                raise ConvertError(f"the loss is {mean} at step {done}: try a lower --lr")
             if first:
                 print(" ".join(f"{name} {value:g}" for name, value in zip(COLUMNS, rows[-1])), flush=True)
                 write_curve(args.out, rows)

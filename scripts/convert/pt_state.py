@@ -51,8 +51,13 @@ def _read(file, path, at, shape):
 
 
 def read_config(path):
-    with h5py.File(path, "r") as file:
-        return check_config(json.loads(file.attrs["config"]))
+    try:
+        with h5py.File(path, "r") as file:
+            return check_config(json.loads(file.attrs["config"]))
+    except (OSError, KeyError, ValueError) as error:
+        raise BadInput(f"{path}: no model file: {error}") from None
+    except BadInput as error:
+        raise BadInput(f"{path}: {error}") from None
 
 
 def read_state(path, config, tracks):

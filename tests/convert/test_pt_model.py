@@ -106,6 +106,9 @@ class Model(CliTest):
             del file["/tracks/02/layers/001/router"]
         with self.assertRaisesRegex(BadInput, "/tracks/02/layers/001/router is missing"):
             ParallelTrack.load_ptrt(path)
+        for bad in (ROOT / "README.md", self.fresh(".h5")):
+            with self.assertRaisesRegex(BadInput, "no model file"):
+                ParallelTrack.load_ptrt(bad)
 
     def test_state_dicts_convert_to_the_same_file(self) -> None:
         model, config, saved = drawn(SMALL), self.fresh(".json"), self.fresh(".h5")
@@ -195,7 +198,10 @@ class Training(CliTest):
             np.testing.assert_array_equal(a["/tracks/01/layers/001/wq"][()], b["/tracks/01/layers/001/wq"][()])
 
     def test_bad_input(self) -> None:
-        self.assertIn("no checkpoint", self.train(self.fresh(""), "--resume", status=2))
+        broken = self.fresh("")
+        self.assertIn("no checkpoint to resume", self.train(broken, "--resume", status=2))
+        (broken / "checkpoint.pt").write_bytes(b"no checkpoint")
+        self.assertIn("no checkpoint that torch can load", self.train(broken, "--resume", status=2))
         self.assertIn("max_context", self.train(self.fresh(""), "--context", 65, status=2))
         self.assertIn("too little text", self.train(self.fresh(""), "--held-out", "0.0001", status=2))
 
