@@ -69,6 +69,33 @@ TEST_P(Moe, TakesTheLowerIndexOfEquals) {
   check(layer, 2, on_cuda() ? 8 * unit_roundoff(activations()) : 1e-4, random);
 }
 
+// On CUDA: tiles of rows, of outputs and of inputs that are not full, and several of each; widths that only
+// one of the products takes in tiles. Sums are larger than above, and so are the roundings.
+TEST_P(Moe, ManyRowsAnExpert) {
+  struct Case {
+    MoeShape shape;
+    std::int64_t tracks, rows, d;
+  };
+  for (const Case& c : {Case{{3, 2, 136, 0}, 2, 150, 24},
+                        {{2, 1, 8, 0}, 1, 300, 136},
+                        {{2, 2, 20, 0}, 1, 40, 24},
+                        {{2, 2, 24, 0}, 1, 40, 20},
+                        {{40, 4, 16, 0}, 1, 330, 24},
+                        {{2, 1, 8, 0}, 18, 70, 8}}) {
+    Random random(static_cast<unsigned>(c.rows));
+    const MoeLayer layer(c.shape, matrices(), c.tracks, c.d, DType::float32, random);
+    check(layer, c.rows, on_cuda() ? 60 * unit_roundoff(activations()) : 1e-4, random);
+  }
+}
+
+// All rows go to two experts, the others have none.
+TEST_P(Moe, ManyRowsForFewExperts) {
+  Random random(2);
+  MoeLayer layer({6, 2, 24, 0}, matrices(), 1, 16, DType::float32, random);
+  layer.router = RandomWeights(DType::float32, 1, 1, 6, 16, random, 0);
+  check(layer, 140, on_cuda() ? 8 * unit_roundoff(activations()) : 1e-4, random);
+}
+
 // A NaN among a row's router logits makes that row NaN, also where the expert would not have been chosen,
 // and no other row.
 TEST_P(Moe, ARouterThatIsNotFiniteShows) {

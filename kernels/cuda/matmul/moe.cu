@@ -1,6 +1,7 @@
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/base/reduce.cuh"
 #include "kernels/cuda/matmul/gemm_tile.cuh"
+#include "kernels/cuda/matmul/grouped_gemm.cuh"
 #include "kernels/cuda/matmul/moe.h"
 #include "kernels/cuda/ops/elementwise.h"
 
@@ -10,6 +11,9 @@ namespace {
 constexpr int kRouteWarps = 4;
 constexpr int kGroupWarps = 8;
 constexpr int kCombineThreads = 256;
+// From this many slots an expert on, on average, products run in grouped_gemm.cuh: there weights are read
+// once for 128 rows.
+constexpr int kManyRows = 32;
 
 template <typename T>
 struct RouteArgs {
@@ -118,22 +122,6 @@ __global__ void __launch_bounds__(kGroupWarps* kWarpSize) group_kernel(GroupArgs
   }
 }
 
-template <typename T>
-struct ExpertJob {
-  PerTrack<T> weights;  // [experts, outs, in]
-  const T* x;
-  T* y;
-  std::int64_t x_stride, y_stride;
-};
-
-template <typename T>
-struct ExpertArgs {
-  ExpertJob<T> jobs[2];  // of equal sizes
-  const std::int32_t *grouped_slots, *expert_begin;
-  int in, outs, experts, slots, tiles;  // tiles: per job
-  int slots_per_row;                    // how many slots share a row of x
-};
-
 // Grid: x over tiles of 16 outputs of the jobs, y over experts, z over tracks. A block computes all
 // rows of its expert, 8 · kTilesN at a time.
 template <typename T, int kTilesN, bool kAligned>
@@ -143,8 +131,9 @@ __global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, 1) expert_gemm_ker
   const std::int32_t* begins = args.expert_begin + track * (args.experts + 1);
   const int begin = begins[expert], end = begins[expert + 1];
   if (begin == end) return;
-  const ExpertJob<T>& job = args.jobs[static_cast<int>(blockIdx.x) / args.tiles];
-  const int first_out = static_cast<int>(blockIdx.x) % args.tiles * kTileOuts;
+  const int tiles = ceil_div(args.outs, kTileOuts);
+  const ExpertJob<T>& job = args.jobs[static_cast<int>(blockIdx.x) / tiles];
+  const int first_out = static_cast<int>(blockIdx.x) % tiles * kTileOuts;
   const std::int32_t* slots = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
   const T* w = job.weights.at[track] + static_cast<std::int64_t>(expert) * args.outs * args.in;
   const T* x = job.x + track * job.x_stride;
@@ -165,8 +154,8 @@ __global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, 1) expert_gemm_ker
 template <int kTilesN, bool kAligned, typename T>
 void launch_expert_gemm(const ExpertArgs<T>& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
   const int warps = slice_k_warps(args.in);
-  const dim3 grid(static_cast<unsigned>(args.tiles * jobs), static_cast<unsigned>(args.experts),
-                  static_cast<unsigned>(tracks));
+  const dim3 grid(static_cast<unsigned>(ceil_div(args.outs, kTileOuts) * jobs),
+                  static_cast<unsigned>(args.experts), static_cast<unsigned>(tracks));
   launch({"expert_gemm", grid, dim3(static_cast<unsigned>(warps * kWarpSize)), stream,
           partial_sums_bytes<kTilesN>(warps)},
          expert_gemm_kernel<T, kTilesN, kAligned>, args);
@@ -207,6 +196,11 @@ __global__ void combine_kernel(CombineArgs<T, Out> args) {
   }
 }
 
+// Whether products with inputs of this width have many rows an expert, and rows aligned as they need.
+bool many_rows(const MoeJob& job, std::int64_t in) {
+  return job.x.rows * job.shape.top_k >= kManyRows * job.shape.experts && in % 8 == 0;
+}
+
 // The launches for one group of tracks.
 template <typename T>
 class Launches {
@@ -243,16 +237,22 @@ class Launches {
            GroupArgs{choices_, grouped_slots_, expert_begin_, slots_, args.experts});
   }
 
+  // gate_out: the hidden values if many_rows() of the width of x, else the gates.
   void gate_up_proj() const {
     ExpertArgs<T> args = expert_args(job_.x.width, job_.gate_out.width, job_.shape.top_k);
     args.jobs[0] = expert_job<T>(*job_.gate, job_.x, job_.gate_out, first_, count_);
     args.jobs[1] = expert_job<T>(*job_.up, job_.x, job_.up_out, first_, count_);
-    grouped_gemm(args, 2);
+    if (!many_rows(job_, job_.x.width)) return few_rows_gemm(args, 2);
+    dispatch_gate(job_.shape.activation,
+                  [&]<class Gate>() { launch_grouped_gemm<Gate>(args, count_, stream_); });
   }
   void down_proj() const {
     ExpertArgs<T> args = expert_args(job_.gate_out.width, job_.expert_out.width, 1);
     args.jobs[0] = expert_job<T>(*job_.down, job_.gate_out, job_.expert_out, first_, count_);
-    grouped_gemm(args, 1);
+    if (many_rows(job_, job_.gate_out.width))
+      launch_grouped_gemm<NoGate>(args, count_, stream_);
+    else
+      few_rows_gemm(args, 1);
   }
 
   void combine() const {
@@ -285,11 +285,10 @@ class Launches {
     args.outs = static_cast<int>(outs);
     args.experts = static_cast<int>(job_.shape.experts);
     args.slots = slots_;
-    args.tiles = ceil_div(args.outs, kTileOuts);
     args.slots_per_row = static_cast<int>(slots_per_row);
     return args;
   }
-  void grouped_gemm(const ExpertArgs<T>& args, int jobs) const {
+  void few_rows_gemm(const ExpertArgs<T>& args, int jobs) const {
     if (args.in % 8 != 0)
       launch_expert_gemm<4, false>(args, jobs, count_, stream_);
     else if (slots_ <= 16)
@@ -332,7 +331,7 @@ void Moe::run(const MoeJob& job, cudaStream_t stream) const {
     group.route();
     group.gate_up_proj();
   });
-  glu(job.shape.activation, job.gate_out, job.up_out, stream);
+  if (!many_rows(job, job.x.width)) glu(job.shape.activation, job.gate_out, job.up_out, stream);
   each_group([](const auto& group) {
     group.down_proj();
     group.combine();
