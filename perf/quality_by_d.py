@@ -121,7 +121,7 @@ def draw(results, path):
         axes.plot([place] * len(losses[model]), losses[model], ".", color="tab:grey")
         mean, spread = statistics.mean(losses[model]), statistics.stdev(losses[model])
         axes.errorbar(place, mean, spread, fmt="o", capsize=6, color="tab:red" if model == "dense" else "tab:blue")
-    labels = ["dense"] + [f"D = {d}\n{LAYERS // d} sync points" for d in MODELS[1:]]
+    labels = ["dense"] + [f"D = {d}\n{LAYERS // d} sync point{'s' * (d < LAYERS)}" for d in MODELS[1:]]
     axes.set_xticks(range(len(MODELS)), labels)
     axes.set_ylabel("held-out loss, nats a byte")
     axes.set_title(f"{results['models'][0]['parameters'] / 1e6:.2f} M parameters, {results['tokens'] / 1e3:.0f} thousand tokens; mean and "
@@ -131,7 +131,7 @@ def draw(results, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--jobs", type=int, default=2, help="models at a time")
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--figure", type=Path, default=FIGURE)
