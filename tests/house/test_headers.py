@@ -36,7 +36,7 @@ def options_of(commands: list[dict], header: str) -> list[str] | None:
         if match := re.match(pattern, header):
             wanted = re.compile(match.expand(source) if match.groups() and r"\1" in source else source)
             for entry in commands:
-                if wanted.search(entry["file"]):
+                if wanted.search(entry["file"]) and "nvcc" not in entry["command"]:
                     return alone(shlex.split(entry["command"]), entry)
             return None
     return None
