@@ -11,8 +11,8 @@
 #include "launch/job/standard_streams.h"
 #include "launch/options/command_line.h"
 #include "launch/session/agreement.h"
-#include "runtime/comm/fault.h"
-#include "runtime/comm/launcher.h"
+#include "runtime/job/fault.h"
+#include "runtime/job/launcher.h"
 
 namespace ptrt {
 namespace {

@@ -17,7 +17,7 @@
 #include "launch/session/agreement.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
-#include "runtime/comm/fault.h"
+#include "runtime/job/fault.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
 #include "runtime/serving/replica_share.h"

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "model_io/file/model_file.h"
-#include "runtime/comm/placement.h"
+#include "runtime/job/placement.h"
 #include "runtime/serving/memory_plan.h"
 
 namespace ptrt {

@@ -21,7 +21,7 @@
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "model_io/text/unicode.h"
-#include "runtime/comm/fault.h"
+#include "runtime/job/fault.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
 #include "runtime/serving/text_windows.h"

@@ -12,10 +12,10 @@
 #include <utility>
 
 #include "launch/job/standard_streams.h"
-#include "runtime/comm/fault.h"
-#include "runtime/comm/launcher.h"
 #include "runtime/comm/mpi_comm.h"
 #include "runtime/comm/watched_comm.h"
+#include "runtime/job/fault.h"
+#include "runtime/job/launcher.h"
 
 namespace ptrt {
 namespace {

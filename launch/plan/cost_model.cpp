@@ -6,7 +6,7 @@
 #include "kernels/base/error.h"
 #include "model_io/config/tensor_names.h"
 #include "model_io/shard/track_split.h"
-#include "runtime/comm/placement.h"
+#include "runtime/job/placement.h"
 
 namespace ptrt {
 namespace {

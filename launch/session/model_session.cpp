@@ -10,8 +10,8 @@
 #include "launch/session/instruction_set.h"
 #include "launch/session/model_identity.h"
 #include "runtime/comm/emulated_comm.h"
-#include "runtime/comm/fault.h"
 #include "runtime/comm/watched_comm.h"
+#include "runtime/job/fault.h"
 
 namespace ptrt {
 namespace {

@@ -8,7 +8,7 @@
 #include "model_io/config/model_config.h"
 #include "model_io/file/model_file.h"
 #include "model_io/tokenizer/tokenizer.h"
-#include "runtime/comm/placement.h"
+#include "runtime/job/placement.h"
 
 namespace ptrt {
 

@@ -12,8 +12,8 @@
 #include "launch/session/device_binding.h"
 #include "launch/session/model_source.h"
 #include "model_io/shard/track_shard.h"
-#include "runtime/comm/placement.h"
 #include "runtime/comm/track_comm.h"
+#include "runtime/job/placement.h"
 #include "runtime/serving/memory_plan.h"
 
 namespace ptrt {

@@ -5,7 +5,7 @@
 
 #include <memory>
 
-#include "runtime/comm/heartbeat.h"
+#include "runtime/job/heartbeat.h"
 
 namespace ptrt {
 

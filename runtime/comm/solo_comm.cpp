@@ -5,8 +5,8 @@
 #include <cstring>
 
 #include "kernels/base/error.h"
-#include "runtime/comm/heartbeat.h"
 #include "runtime/comm/track_comm.h"
+#include "runtime/job/heartbeat.h"
 
 namespace ptrt {
 namespace {

@@ -96,7 +96,7 @@ class JobComm {
   virtual bool post(const std::string& message, Post until, const std::function<bool()>& give_up) = 0;
   virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has arrived
 
-  // For the watchdog's signs of life (runtime/comm/heartbeat.h); null for a rank alone.
+  // For the watchdog's signs of life (runtime/job/heartbeat.h); null for a rank alone.
   virtual std::unique_ptr<PulseComm> make_pulse_comm();
   // That of the job, from its start to its end; null where it has none.
   virtual Watchdog* watchdog() { return nullptr; }

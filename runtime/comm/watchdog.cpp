@@ -8,7 +8,7 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/progress.h"
-#include "runtime/comm/launcher.h"
+#include "runtime/job/launcher.h"
 
 namespace ptrt {
 namespace {

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "kernels/device_collectives.h"
-#include "runtime/comm/heartbeat.h"
 #include "runtime/comm/track_comm.h"
+#include "runtime/job/heartbeat.h"
 
 namespace ptrt {
 

@@ -6,7 +6,7 @@
 #include <optional>
 #include <utility>
 
-#include "runtime/comm/heartbeat.h"
+#include "runtime/job/heartbeat.h"
 
 namespace ptrt {
 namespace {

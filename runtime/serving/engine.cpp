@@ -6,7 +6,7 @@
 #include <unordered_map>
 
 #include "kernels/base/error.h"
-#include "runtime/comm/fault.h"
+#include "runtime/job/fault.h"
 #include "runtime/serving/output_text.h"
 #include "runtime/serving/replica_signals.h"
 #include "runtime/serving/scheduler.h"

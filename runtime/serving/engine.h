@@ -18,7 +18,7 @@
 #include "model_io/config/model_config.h"
 #include "model_io/shard/track_shard.h"
 #include "model_io/tokenizer/tokenizer.h"
-#include "runtime/comm/placement.h"
+#include "runtime/job/placement.h"
 #include "runtime/model/forward.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/vocab_head.h"

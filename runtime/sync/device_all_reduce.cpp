@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/base/error.h"
-#include "runtime/comm/fault.h"
+#include "runtime/job/fault.h"
 
 namespace ptrt {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "kernels/backend.h"
 #include "model_io/config/model_config.h"
-#include "runtime/comm/placement.h"
+#include "runtime/job/placement.h"
 #include "runtime/sync/all_reduce.h"
 
 namespace ptrt {

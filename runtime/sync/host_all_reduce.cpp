@@ -4,7 +4,7 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
-#include "runtime/comm/fault.h"
+#include "runtime/job/fault.h"
 
 namespace ptrt {
 namespace {

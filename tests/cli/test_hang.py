@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """If one rank fails, is stuck or stopped, the whole job ends soon, names the rank, and does not report success.
 
-PTRT_FAULT (runtime/comm/fault.h) makes one rank throw, sleep or stop at a point. Times count from the first message
+PTRT_FAULT (runtime/job/fault.h) makes one rank throw, sleep or stop at a point. Times count from the first message
 about the fault, and the message says how long the fault lasted: how long mpirun takes to start is of no account.
 """
 

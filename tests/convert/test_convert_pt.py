@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """scripts/convert_pt.py: state dicts of scripts/pt_model.py and of Apple's PT-MoE, against the float64 model and against
-log-probabilities of Apple's own class (scripts/make_tamm_goldens.py)."""
+log-probabilities of Apple's own class (scripts/goldens/make_tamm_goldens.py)."""
 
 import json
 import shutil

@@ -9,7 +9,7 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "cli"), str(ROOT / "tests" / "convert")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("scripts", "scripts/goldens", "tests/cli", "tests/convert")]
 import with_torch  # noqa: E402
 
 with_torch.need("torch", "safetensors", "tamm", "h5py")

@@ -9,7 +9,7 @@
 #include "driver/target.h"
 #include "kernels/base/error.h"
 #include "launch/options/command_line.h"
-#include "runtime/comm/fault.h"
+#include "runtime/job/fault.h"
 
 namespace ptrt::fuzz {
 namespace {

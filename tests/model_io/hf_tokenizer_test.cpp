@@ -1,5 +1,5 @@
 // Tokenizers from a tokenizer.json, against what the tokenizers library makes of the same files and texts
-// (golden/, made by scripts/make_tokenizer_goldens.py).
+// (golden/, made by scripts/goldens/make_tokenizer_goldens.py).
 #include <gtest/gtest.h>
 
 #include <atomic>

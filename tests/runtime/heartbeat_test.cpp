@@ -1,5 +1,5 @@
 // Signs of life between ranks: who is silent, who works, and which rank's watchdog says so.
-#include "runtime/comm/heartbeat.h"
+#include "runtime/job/heartbeat.h"
 
 #include <gtest/gtest.h>
 

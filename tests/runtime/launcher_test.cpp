@@ -1,5 +1,5 @@
 // Which launcher's variables count, and when there is none.
-#include "runtime/comm/launcher.h"
+#include "runtime/job/launcher.h"
 
 #include <gtest/gtest.h>
 

@@ -8,8 +8,8 @@
 #include "kernels/base/error.h"
 #include "kernels/cuda/host/scratch_size.h"
 #include "kernels/make_cpu_backend.h"
-#include "runtime/comm/placement.h"
 #include "runtime/comm/track_comm.h"
+#include "runtime/job/placement.h"
 
 namespace ptrt {
 namespace {

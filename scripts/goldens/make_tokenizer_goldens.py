@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "model_io" / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "model_io" / "golden"
 
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. It's 1984, isn't it? They've said we'll see 12,345 of them.",

@@ -1,4 +1,4 @@
-#include "runtime/comm/heartbeat.h"
+#include "runtime/job/heartbeat.h"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

@@ -1,4 +1,4 @@
-#include "runtime/comm/launcher.h"
+#include "runtime/job/launcher.h"
 
 #include <fmt/ranges.h>
 #include <unistd.h>

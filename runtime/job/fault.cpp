@@ -1,4 +1,4 @@
-#include "runtime/comm/fault.h"
+#include "runtime/job/fault.h"
 
 #include <fmt/ranges.h>
 #include <unistd.h>

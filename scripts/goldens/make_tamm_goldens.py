@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 from tamm.models.afm_text.afm_pt_moe import AFMParallelTrackMoEConfig
 
-FOLDER = Path(__file__).resolve().parents[1] / "tests" / "convert" / "tamm"
+FOLDER = Path(__file__).resolve().parents[2] / "tests" / "convert" / "tamm"
 
 SMALL = {"vocab_size": 61, "hidden_dim": 16, "attention_hidden_dim": 16, "dense_feed_forward_hidden_dim": 20,
          "sparse_feed_forward_hidden_dim": 8, "num_heads": 2, "num_experts": 4, "local_attention_window_size": 7}

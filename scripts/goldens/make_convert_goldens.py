@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from make_tokenizer_goldens import CORPUS, LLAMA3, QWEN, Regex
 
-CHECKPOINTS = Path(__file__).resolve().parents[1] / "tests" / "convert" / "checkpoints"
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "tests" / "convert" / "checkpoints"
 TEXTS = ["the cat", "The quick brown fox jumps over 12 lazy dogs, isn't it? Ça va; 你好! 😀\n\n  x = f(y)",
          " ".join("the dog ran after the cat while 3 of them sat on the mat;" for _ in range(4))]
 NEW_TOKENS = 24

@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-GOLDEN = Path(__file__).resolve().parents[1] / "tests" / "runtime" / "golden" / "rope_frequencies.json"
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "runtime" / "golden" / "rope_frequencies.json"
 
 
 def llama3(factor: float, low: float, high: float, original: int) -> dict:
