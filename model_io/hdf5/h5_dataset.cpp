@@ -62,6 +62,15 @@ hid_t checked_properties(hid_t dataset, const std::string& file, const std::stri
   return properties.release();
 }
 
+// Whether a contiguous dataset lies within its file as the superblock tells the file's end: beyond it the
+// library refuses to read.
+bool is_within_file(hid_t dataset, haddr_t offset) {
+  const H5Handle file(H5Iget_file_id(dataset), H5Fclose);
+  haddr_t end = 0;
+  const hsize_t bytes = H5Dget_storage_size(dataset);
+  return H5Fget_eoa(file.id(), &end) >= 0 && offset <= end && bytes <= end - offset;
+}
+
 H5DatasetInfo read_info(hid_t dataset, hid_t properties, hid_t type, hid_t space) {
   H5DatasetInfo info;
   info.type = classify(type);
@@ -72,7 +81,8 @@ H5DatasetInfo read_info(hid_t dataset, hid_t properties, hid_t type, hid_t space
   info.shape.assign(extents.begin(), extents.end());
   info.other_files = other_files(properties);
   const haddr_t offset = H5Dget_offset(dataset);
-  if (H5Pget_layout(properties) == H5D_CONTIGUOUS && offset != HADDR_UNDEF && info.other_files.empty())
+  if (H5Pget_layout(properties) == H5D_CONTIGUOUS && offset != HADDR_UNDEF && info.other_files.empty() &&
+      is_within_file(dataset, offset))
     info.offset = offset;
   info.stored = H5Pget_layout(properties) == H5D_VIRTUAL ||
                 is_stored(dataset, properties, space, info.shape, H5Tget_size(type));

@@ -24,7 +24,7 @@ struct H5DatasetInfo {
   bool big_endian = false;
   std::string type_name;            // for messages, also of other types: "int64", "float64 (big-endian)"
   std::vector<std::int64_t> shape;  // empty for a scalar
-  // Of its first byte, if the opened file has its bytes in one run, in C order and unchanged.
+  // Of its first byte, if the opened file has its bytes in one run, in C order and unchanged, before its end.
   std::optional<std::uint64_t> offset;
   bool stored = false;                   // all of it was written; otherwise the library would read zeros
   std::vector<std::string> other_files;  // that hold its data, as it names them
