@@ -139,7 +139,7 @@ class Batch {
         if (line.request < 0 && !journal_->has(i)) journal_->append(i, error_result(line, i));
         done += journal_->has(i) ? '1' : '0';
       }
-      progress_.emplace(lines, journal_->count(), options_.run.quiet);
+      progress_.emplace(lines, journal_->count(), options_.shown_progress());
     });
     done = job_.broadcast(done);
     for (std::size_t i = 0; i < file_.requests.size(); i++)

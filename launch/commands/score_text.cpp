@@ -166,7 +166,7 @@ class TextScore {
       if (has_journal()) journal_.emplace(options_.output, digest(), count, options_.resume);
       for (std::int64_t i = 0; journal_ && i < count; i++)
         if (journal_->has(i)) keep(i, journal_->result(i)), done[static_cast<std::size_t>(i)] = '1';
-      progress_.emplace(count, done_, options_.run.quiet);
+      progress_.emplace(count, done_, options_.shown_progress());
     });
     done = job_.broadcast(done);
     const Placement& placement = session_.plan().placement;

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 
 #include "kernels/base/progress.h"
 #include "launch/job/standard_streams.h"
@@ -14,7 +14,7 @@ namespace ptrt {
 namespace {
 
 constexpr auto kRedraw = std::chrono::milliseconds(100);  // of the bar
-constexpr auto kNextLine = std::chrono::seconds(5);       // of the plain lines
+constexpr double kLogEveryS = 60;                         // of plain lines, where no interval is asked for
 
 std::string clock_text(double seconds) {
   const auto s = static_cast<long>(std::llround(seconds));
@@ -24,21 +24,27 @@ std::string clock_text(double seconds) {
 
 }  // namespace
 
-Progress::Progress(std::int64_t total, std::int64_t done, bool quiet)
+ProgressOutput progress_on_stderr() {
+  return {say, isatty(STDERR_FILENO) == 1};
+}
+
+Progress::Progress(std::int64_t total, std::int64_t done, const ProgressStyle& style, ProgressOutput output)
     : total_(total),
       done_(done),
       done_before_(done),
-      quiet_(quiet),
-      terminal_(isatty(STDERR_FILENO) == 1),
-      start_(std::chrono::steady_clock::now()),
-      shown_(start_) {}
+      output_(std::move(output)),
+      shown_(style.shown),
+      bar_(output_.terminal && !style.log_every_s),
+      interval_(bar_ ? kRedraw
+                     : std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                           std::chrono::duration<double>(style.log_every_s.value_or(kLogEveryS)))),
+      start_(output_.now()),
+      last_shown_(start_) {}
 
 void Progress::advance() {
   note_progress();
   done_++;
-  if (std::chrono::steady_clock::now() - shown_ >=
-      (terminal_ ? std::chrono::milliseconds(kRedraw) : kNextLine))
-    show(false);
+  if (output_.now() - last_shown_ >= interval_) show(false);
 }
 
 void Progress::end() {
@@ -46,22 +52,22 @@ void Progress::end() {
 }
 
 void Progress::show(bool last) {
-  if (quiet_) return;
-  shown_ = std::chrono::steady_clock::now();
-  const double elapsed = std::chrono::duration<double>(shown_ - start_).count();
+  if (!shown_) return;
+  last_shown_ = output_.now();
+  const double elapsed = std::chrono::duration<double>(last_shown_ - start_).count();
   const double rate = elapsed > 0 ? static_cast<double>(done_ - done_before_) / elapsed : 0;
   const std::string left = rate > 0 ? clock_text(static_cast<double>(total_ - done_) / rate) : "?";
   const std::int64_t percent = total_ > 0 ? 100 * done_ / total_ : 100;
   std::string bar;
-  if (terminal_) {
+  if (bar_) {
     constexpr std::int64_t kWidth = 24;
     const std::int64_t filled = total_ > 0 ? kWidth * done_ / total_ : kWidth;
     for (std::int64_t i = 0; i < kWidth; i++) bar += i < filled ? "█" : "░";
     bar += " | ";
   }
-  say(fmt::format("{}Running batch: {:3}% Completed | {}{}/{} [{}<{}, {:.2f} req/s]{}",
-                  terminal_ ? "\r\033[K" : "", percent, bar, done_, total_, clock_text(elapsed), left, rate,
-                  terminal_ && !last ? "" : "\n"));
+  output_.print(fmt::format("{}Running batch: {:3}% Completed | {}{}/{} [{}<{}, {:.2f} req/s]{}",
+                            bar_ ? "\r\033[K" : "", percent, bar, done_, total_, clock_text(elapsed), left,
+                            rate, bar_ && !last ? "" : "\n"));
 }
 
 }  // namespace ptrt

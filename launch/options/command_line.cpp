@@ -68,10 +68,10 @@ bool is_command(CLI::App& app, const std::string& name) {
 }
 
 // Any other option counts: a new one belongs here only where ranks may have it differently.
-constexpr std::string_view kOwnOptions[] = {"help",     "output", "dataset",        "text",
-                                            "json",     "csv",    "quiet",          "trust-links",
-                                            "threads",  "bind",   "kv-cache-bytes", "gpu-memory-fraction",
-                                            "share-gpu"};
+constexpr std::string_view kOwnOptions[] = {"help",      "output",    "dataset",        "text",
+                                            "json",      "csv",       "quiet",          "trust-links",
+                                            "threads",   "bind",      "kv-cache-bytes", "gpu-memory-fraction",
+                                            "share-gpu", "log-every", "no-progress"};
 
 std::map<std::string, std::string> common_options(const CLI::App& command) {
   std::map<std::string, std::string> common{{"command", command.get_name()}};

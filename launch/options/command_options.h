@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kernels/weight_source.h"
+#include "launch/job/progress.h"
 #include "launch/options/run_options.h"
 #include "runtime/serving/request.h"
 
@@ -21,8 +22,11 @@ struct BatchOptions {
   std::string requests;
   std::string output;
   bool resume = false;
+  ProgressStyle progress;               // as asked for; --quiet shows none
   std::string text;                     // score: a file to score whole, instead of requests
   std::int64_t window = 0, stride = 0;  // of it, in tokens; 0: the model's context, half of the window
+
+  ProgressStyle shown_progress() const { return {progress.shown && !run.quiet, progress.log_every_s}; }
 };
 
 struct BenchOptions {

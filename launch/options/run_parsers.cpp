@@ -107,7 +107,9 @@ void add_cpu_options(CLI::App& command, ModelRunOptions& run) {
       .add_option(
           "--threads", run.threads,
           "CPU threads a rank (default: the cores that launcher, taskset and cgroups allow, divided by\n"
-          "the ranks of the host that share them; hyper-threads are not counted)")
+          "the ranks of the host that share them, in a Slurm job at most SLURM_CPUS_PER_TASK; hyper-threads "
+          "are\n"
+          "not counted)")
       ->transform(in_range(1, 1024));
   add_choice<bool>(
       command, "--bind", run.bind_threads, {{"auto", true}, {"none", false}},
@@ -142,6 +144,21 @@ void add_gpu_options(CLI::App& command, ModelRunOptions& run) {
 
 constexpr const char* kOutputHelp = "Results, one JSON object a line in the order of the requests";
 
+void add_progress(CLI::App& command, ProgressStyle& progress) {
+  auto* every =
+      command
+          .add_option(
+              "--log-every", progress.log_every_s,
+              "Seconds between lines of progress; 0: a line after every result (default: 60, and a bar\n"
+              "instead of lines on a terminal)")
+          ->transform(in_range(0.0, 1e6));
+  command
+      .add_flag_callback(
+          "--no-progress", [&progress] { progress.shown = false; },
+          "No progress, but the summary at the end (--quiet: neither)")
+      ->excludes(every);
+}
+
 CLI::Option* add_resume(CLI::App& command, BatchOptions& options) {
   return command.add_flag(
       "--resume", options.resume,
@@ -155,6 +172,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_path(*command, "REQUESTS", options->requests, kRequestsHelp)->required();
   add_path(*command, "-o,--output", options->output, kOutputHelp)->required();
   add_resume(*command, *options);
+  add_progress(*command, options->progress);
   add_run_options(*command, options->run);
   command->footer(kBatchExamples);
 }
@@ -186,6 +204,7 @@ void add_score(CLI::App& app, Command& chosen) {
   auto* requests = add_path(*command, "REQUESTS", options->requests, kScoreRequestsHelp);
   add_path(*command, "-o,--output", options->output, kOutputHelp);
   add_resume(*command, *options);
+  add_progress(*command, options->progress);
   add_text(*command, *options, requests);
   add_run_options(*command, options->run);
   command->callback([options, &chosen] {

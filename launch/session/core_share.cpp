@@ -7,6 +7,8 @@
 #include <set>
 #include <sstream>
 
+#include "runtime/job/launcher.h"
+
 namespace ptrt {
 namespace {
 
@@ -42,9 +44,9 @@ Neighbours neighbours_of(std::span<const HostRank> ranks, std::size_t mine) {
   return found;
 }
 
-// One line a rank: threads, then its cores as "0,4 1,5 …".
+// One line a rank: threads, their limit, then its cores as "0,4 1,5 …".
 std::string to_text(const HostRank& rank) {
-  std::string text = fmt::format("{}", rank.threads);
+  std::string text = fmt::format("{} {}", rank.threads, rank.most_threads);
   for (const CpuSet& core : rank.cores) text += fmt::format(" {}", fmt::join(core, ","));
   return text;
 }
@@ -52,7 +54,7 @@ std::string to_text(const HostRank& rank) {
 HostRank parse_host_rank(const std::string& text) {
   HostRank rank;
   std::istringstream in(text);
-  in >> rank.threads;
+  in >> rank.threads >> rank.most_threads;
   for (std::string core; in >> core;) {
     rank.cores.emplace_back();
     std::istringstream units(core);
@@ -87,7 +89,8 @@ CoreShare divide_cores(std::span<const HostRank> ranks, std::size_t mine) {
   const bool alike =
       std::ranges::all_of(neighbours.ranks, [&](std::size_t r) { return ranks[r].cores == cores; });
   const auto default_threads = [&](std::size_t r) {
-    return std::max<int>(1, static_cast<int>(ranks[r].cores.size() / sharers));
+    const int share = std::max<int>(1, static_cast<int>(ranks[r].cores.size() / sharers));
+    return ranks[r].most_threads > 0 ? std::min(share, ranks[r].most_threads) : share;
   };
   CoreShare share;
   share.threads = ranks[mine].threads > 0 ? ranks[mine].threads : default_threads(mine);
@@ -110,7 +113,8 @@ CoreShare divide_cores(std::span<const HostRank> ranks, std::size_t mine) {
 
 CoreShare take_core_share(JobComm& job, int threads, bool bind) {
   std::vector<HostRank> ranks;
-  for (const std::string& text : job.all_gather_on_host(to_text({allowed_cores(), threads})))
+  for (const std::string& text :
+       job.all_gather_on_host(to_text({allowed_cores(), threads, slurm_cpus_per_task().value_or(0)})))
     ranks.push_back(parse_host_rank(text));
   CoreShare share = divide_cores(ranks, static_cast<std::size_t>(job.host_rank()));
   share.bound &= bind && job.size() > 1;

@@ -15,6 +15,7 @@ namespace ptrt {
 struct HostRank {
   std::vector<CpuSet> cores;  // that launcher, taskset and cgroups allow
   int threads = 0;            // asked for; 0: one a core of its share
+  int most_threads = 0;       // then: no more than the launcher gives a task; 0: it does not say
 };
 
 struct CoreShare {

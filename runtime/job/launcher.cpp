@@ -98,6 +98,12 @@ LaunchedTask launched_task() {
   return {number("PMIX_RANK"), std::nullopt};
 }
 
+std::optional<int> slurm_cpus_per_task() {
+  if (!number("SLURM_JOB_ID")) return std::nullopt;
+  const auto cpus = number("SLURM_CPUS_PER_TASK");
+  return cpus && *cpus > 0 ? cpus : std::nullopt;
+}
+
 std::string launched_name() {
   if (!started_by_mpi_launcher()) return "";
   const LaunchedTask task = launched_task();

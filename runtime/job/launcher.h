@@ -17,6 +17,10 @@ struct LaunchedTask {
 // manager, else Slurm's step. SLURM_NTASKS is no ground: a batch script has it too, and runs once.
 LaunchedTask launched_task();
 
+// CPUs that Slurm gives each task of the job (--cpus-per-task), where this process runs in a job of Slurm and
+// the job says so.
+std::optional<int> slurm_cpus_per_task();
+
 // As messages name this process before MPI tells: "rank 2 of 4 (host)"; empty without a launcher.
 std::string launched_name();
 

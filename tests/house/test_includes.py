@@ -50,7 +50,7 @@ MAY_INCLUDE = {
     "runtime/serving": ["kernels", "kernels/cuda/host", "model_io/config", "model_io/shard", "model_io/tokenizer",
                         "runtime/comm", "runtime/job", "runtime/model", "runtime/sync"],
     "runtime/journal": ["model_io/file"],
-    "launch/options": ["kernels", "runtime/serving", "runtime/sync"],
+    "launch/options": ["kernels", "launch/job", "runtime/serving", "runtime/sync"],
     "launch/job": ["runtime/comm", "runtime/job"],
     "launch/plan": ["model_io/config", "model_io/shard", "runtime/job"],
     "launch/jsonl": ["launch/job", "model_io/config", "model_io/text", "model_io/tokenizer", "runtime/comm",

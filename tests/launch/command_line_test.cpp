@@ -208,6 +208,29 @@ TEST(CommandLine, AScoreIsOfRequestsOrOfAText) {
   for (const auto& arguments : bad) EXPECT_EQ(parse(arguments).exit_code, 2) << arguments.back();
 }
 
+TEST(CommandLine, ProgressOfABatch) {
+  const auto batch = [](std::vector<const char*> more) {
+    std::vector<const char*> arguments{"generate", "m", "r", "-o", "o"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return parse(arguments);
+  };
+  const auto style = [&](std::vector<const char*> more) {
+    return std::get<BatchOptions>(batch(std::move(more)).command).shown_progress();
+  };
+  EXPECT_TRUE(style({}).shown);
+  EXPECT_FALSE(style({}).log_every_s.has_value());
+  EXPECT_EQ(style({"--log-every", "0.5"}).log_every_s, 0.5);
+  EXPECT_FALSE(style({"--no-progress"}).shown);
+  EXPECT_FALSE(style({"--quiet"}).shown);
+  EXPECT_FALSE(std::get<BatchOptions>(batch({"--no-progress"}).command).run.quiet) << "the summary stays";
+  for (const char* bad : {"-1", "nan", "soon", "1e7"})
+    EXPECT_EQ(batch({"--log-every", bad}).exit_code, 2) << bad;
+  EXPECT_EQ(batch({"--log-every", "5", "--no-progress"}).exit_code, 2);
+  EXPECT_EQ(parse({"bench", "m", "--no-progress"}).exit_code, 2) << "it shows none";
+  EXPECT_FALSE(batch({"--log-every", "5"}).common.contains("--log-every")) << "a rank's own affair";
+  EXPECT_FALSE(batch({"--no-progress"}).common.contains("--no-progress"));
+}
+
 TEST(CommandLine, EachCommandHasItsOptions) {
   EXPECT_EQ(std::get<BatchOptions>(parse({"score", "m", "r", "-o", "o"}).command).task, Task::score);
   EXPECT_EQ(std::get<InitOptions>(parse({"init", "c", "-o", "o", "--dtype", "float32"}).command).dtype,

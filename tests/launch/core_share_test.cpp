@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+
 namespace ptrt {
 namespace {
 
@@ -40,6 +42,30 @@ TEST(CoreShare, RanksTakeConsecutiveCoresInOrder) {
     EXPECT_TRUE(shares[r].bound);
     EXPECT_EQ(shares[r].units(), (CpuSet{2 * r, 2 * r + 1}));
   }
+}
+
+TEST(CoreShare, TheLauncherLimitsTheDefault) {
+  const HostRank asked{cores(0, 8), 3, 2}, limited{cores(0, 8), 0, 2}, ample{cores(0, 8), 0, 16};
+  EXPECT_EQ(divide({limited})[0].threads, 2);
+  EXPECT_EQ(divide({ample})[0].threads, 8) << "the cores are fewer";
+  EXPECT_EQ(divide({asked})[0].threads, 3) << "--threads is taken as it is";
+  const auto shares = divide({limited, ample});
+  EXPECT_EQ(shares[0].threads, 2);
+  EXPECT_EQ(shares[1].threads, 4);
+  EXPECT_TRUE(shares[0].bound);
+  EXPECT_FALSE(shares[0].oversubscribed);
+}
+
+// Ranks exchange what they have as text.
+TEST(CoreShare, TheEnvironmentLimitsAJobOfOneRank) {
+  setenv("SLURM_JOB_ID", "7", 1);
+  setenv("SLURM_CPUS_PER_TASK", "1", 1);
+  const auto limited = take_core_share(*make_solo_job_comm(), 0, false);
+  const auto asked = take_core_share(*make_solo_job_comm(), 2, false);
+  unsetenv("SLURM_JOB_ID");
+  unsetenv("SLURM_CPUS_PER_TASK");
+  EXPECT_EQ(limited.threads, 1);
+  EXPECT_EQ(asked.threads, 2);
 }
 
 TEST(CoreShare, HyperThreadsAreNoCores) {

@@ -37,6 +37,22 @@ TEST(Launcher, TheInnermostCounts) {
   EXPECT_EQ(task_with({{"PMI_RANK", "3"}, {"MPI_LOCALNRANKS", "4"}}).size, 4);
 }
 
+TEST(Launcher, CpusOfATaskInAJobOfSlurmOnly) {
+  const auto cpus_with = [](const char* job, const char* cpus) {
+    job != nullptr ? setenv("SLURM_JOB_ID", job, 1) : unsetenv("SLURM_JOB_ID");
+    cpus != nullptr ? setenv("SLURM_CPUS_PER_TASK", cpus, 1) : unsetenv("SLURM_CPUS_PER_TASK");
+    const auto found = slurm_cpus_per_task();
+    unsetenv("SLURM_JOB_ID");
+    unsetenv("SLURM_CPUS_PER_TASK");
+    return found;
+  };
+  EXPECT_EQ(cpus_with("7", "4"), 4);
+  EXPECT_EQ(cpus_with(nullptr, "4"), std::nullopt);
+  for (const char* strange : {"", "0", "-1", "many", "4x", "99999999999"})
+    EXPECT_EQ(cpus_with("7", strange), std::nullopt) << strange;
+  EXPECT_EQ(cpus_with("7", nullptr), std::nullopt);
+}
+
 TEST(Launcher, ABatchScriptIsNone) {
   const LaunchedTask script = task_with({{"SLURM_NTASKS", "8"}, {"SLURM_PROCID", "0"}});
   EXPECT_FALSE(script.size.has_value());
