@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "launch/commands/commands.h"
+#include "launch/commands/model/model_commands.h"
 #include "launch/job/crash_report.h"
 #include "launch/job/process.h"
 #include "launch/job/program_version.h"

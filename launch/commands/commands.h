@@ -22,10 +22,6 @@ void run_batch(const BatchOptions& options, JobComm& job, const ModelMetadata* k
 void run_score_text(const BatchOptions& options, JobComm& job, const ModelMetadata* known);
 void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* known);
 // On one rank.
-void run_init(const InitOptions& options);
-void run_quantize(const QuantizeOptions& options, const ModelMetadata* known);
-void run_pack(const PackOptions& options, const ModelMetadata* known);
-void run_inspect(const InspectOptions& options, const ModelMetadata* known);
 void run_plan(const PlanOptions& options);
 
 }  // namespace ptrt

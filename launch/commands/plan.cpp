@@ -6,7 +6,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
 #include "launch/commands/commands.h"
-#include "launch/commands/report_files.h"
+#include "launch/job/report_files.h"
 #include "launch/job/standard_streams.h"
 #include "launch/plan/cost_model.h"
 #include "launch/plan/hardware.h"

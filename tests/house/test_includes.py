@@ -58,11 +58,12 @@ MAY_INCLUDE = {
     "launch/session": ["kernels", "kernels/cpu/simd", "kernels/cuda", "launch/job", "launch/options", "model_io/config",
                        "model_io/file", "model_io/shard", "model_io/tokenizer", "model_io/tokenizer/kinds",
                        "runtime/comm", "runtime/job", "runtime/model", "runtime/serving", "runtime/sync"],
-    "launch/commands": ["kernels", "launch/job", "launch/jsonl", "launch/options", "launch/plan", "launch/session",
-                        "model_io/config", "model_io/file", "model_io/shard", "model_io/text",
-                        "model_io/tokenizer/kinds", "runtime/job", "runtime/journal", "runtime/model",
+    "launch/commands/model": ["kernels", "launch/job", "launch/options", "model_io/config", "model_io/file",
+                              "model_io/shard", "model_io/tokenizer/kinds", "runtime/job", "runtime/serving"],
+    "launch/commands": ["launch/commands/model", "launch/job", "launch/jsonl", "launch/options", "launch/plan",
+                        "launch/session", "model_io/file", "model_io/text", "runtime/job", "runtime/journal",
                         "runtime/serving"],
-    "launch": ["launch/commands", "launch/job", "launch/options", "launch/session", "runtime/job"],
+    "launch": ["launch/commands", "launch/commands/model", "launch/job", "launch/options", "launch/session", "runtime/job"],
 }
 
 

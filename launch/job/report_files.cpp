@@ -1,4 +1,4 @@
-#include "launch/commands/report_files.h"
+#include "launch/job/report_files.h"
 
 namespace ptrt {
 namespace {

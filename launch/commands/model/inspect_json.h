@@ -25,7 +25,7 @@
 #include <nlohmann/json.hpp>
 #include <vector>
 
-#include "launch/commands/model_facts.h"
+#include "launch/commands/model/model_facts.h"
 
 namespace ptrt {
 

@@ -1,4 +1,4 @@
-#include "launch/commands/model_output.h"
+#include "launch/commands/model/model_output.h"
 
 #include "model_io/file/model_writer.h"
 

@@ -1,4 +1,4 @@
-#include "launch/commands/model_facts.h"
+#include "launch/commands/model/model_facts.h"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "launch/commands/inspect_json.h"
+#include "launch/commands/model/inspect_json.h"
 
 #include <string>
 

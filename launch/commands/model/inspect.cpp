@@ -9,10 +9,10 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
-#include "launch/commands/commands.h"
-#include "launch/commands/inspect_json.h"
-#include "launch/commands/model_facts.h"
-#include "launch/commands/report_files.h"
+#include "launch/commands/model/inspect_json.h"
+#include "launch/commands/model/model_commands.h"
+#include "launch/commands/model/model_facts.h"
+#include "launch/job/report_files.h"
 #include "launch/job/standard_streams.h"
 
 namespace ptrt {

@@ -4,8 +4,8 @@
 #include <chrono>
 
 #include "kernels/base/files.h"
-#include "launch/commands/commands.h"
-#include "launch/commands/model_output.h"
+#include "launch/commands/model/model_commands.h"
+#include "launch/commands/model/model_output.h"
 #include "launch/job/standard_streams.h"
 #include "model_io/file/model_writer.h"
 #include "model_io/shard/random_init.h"

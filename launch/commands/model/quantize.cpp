@@ -6,8 +6,8 @@
 
 #include "kernels/base/error.h"
 #include "kernels/convert.h"
-#include "launch/commands/commands.h"
-#include "launch/commands/model_output.h"
+#include "launch/commands/model/model_commands.h"
+#include "launch/commands/model/model_output.h"
 #include "launch/job/standard_streams.h"
 #include "model_io/file/model_file.h"
 #include "model_io/file/model_writer.h"
