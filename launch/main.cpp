@@ -39,6 +39,7 @@ void run_command(const Command& command, JobComm& job, const ModelMetadata* know
   if (const auto* quantize = std::get_if<QuantizeOptions>(&command)) run_quantize(*quantize, known);
   if (const auto* pack = std::get_if<PackOptions>(&command)) run_pack(*pack, known);
   if (const auto* inspect = std::get_if<InspectOptions>(&command)) run_inspect(*inspect, known);
+  if (const auto* merge = std::get_if<MergeOptions>(&command)) run_merge(*merge);
   if (const auto* plan = std::get_if<PlanOptions>(&command)) run_plan(*plan);
 }
 

@@ -22,6 +22,7 @@ void run_batch(const BatchOptions& options, JobComm& job, const ModelMetadata* k
 void run_score_text(const BatchOptions& options, JobComm& job, const ModelMetadata* known);
 void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* known);
 // On one rank.
+void run_merge(const MergeOptions& options);
 void run_plan(const PlanOptions& options);
 
 }  // namespace ptrt

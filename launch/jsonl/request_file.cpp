@@ -83,12 +83,7 @@ class LineParser {
 
   // Fills `line` with what is known even when it throws BadRequest.
   Request parse(const std::string& text, std::int64_t number, RequestLine& line) {
-    json object = json::parse(text, nullptr, false);
-    if (object.is_discarded()) reject("invalid_json", "line {} is not valid JSON", number + 1);
-    if (!object.is_object())
-      reject("invalid_json", "line {} is not a JSON object but {}", number + 1, object.type_name());
-    line.openai = object.contains("custom_id") || object.contains("body") || object.contains("url");
-    take_id(object, line);
+    json object = identify(text, number, line);
     if (line.openai) open_envelope(object, line);
     const Fields fields(object, line.openai);
     Request request;
@@ -103,6 +98,17 @@ class LineParser {
     }
     check_lengths(request);
     return request;
+  }
+
+  // What the id of a line takes, which no other line may have.
+  json identify(const std::string& text, std::int64_t number, RequestLine& line) {
+    json object = json::parse(text, nullptr, false);
+    if (object.is_discarded()) reject("invalid_json", "line {} is not valid JSON", number + 1);
+    if (!object.is_object())
+      reject("invalid_json", "line {} is not a JSON object but {}", number + 1, object.type_name());
+    line.openai = object.contains("custom_id") || object.contains("body") || object.contains("url");
+    take_id(object, line);
+    return object;
   }
 
  private:
@@ -294,7 +300,7 @@ class LineParser {
 
 RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
                            const ModelConfig& config, const TokenizerChoice& tokenizer,
-                           const RequestLimits& limits) {
+                           const RequestLimits& limits, const Shard& shard) {
   if (text.find_first_not_of(" \t\r\n") == std::string::npos)
     throw_bad_input("{}: the request file is empty", path);
   LineParser parser(task, config, tokenizer, limits);
@@ -306,15 +312,20 @@ RequestFile parse_requests(const std::string& text, const std::string& path, Tas
     RequestLine& line = file.lines.emplace_back();
     line.id = std::to_string(number);
     line.model = config.name;
+    const std::string json = text.substr(at, end - at);
+    at = end + 1;
     try {
-      file.requests.push_back(parser.parse(text.substr(at, end - at), number, line));
+      if (!shard.has(number)) {
+        parser.identify(json, number, line);
+        continue;
+      }
+      file.requests.push_back(parser.parse(json, number, line));
       line.request = static_cast<std::int64_t>(file.requests.size()) - 1;
     } catch (const BadRequest& bad) {
       line.error = bad.error;
     } catch (const Error& error) {  // from the tokenizer: this text cannot be encoded
       line.error = {"invalid_request", error.what()};
     }
-    at = end + 1;
   }
   return file;
 }

@@ -53,6 +53,7 @@ void add_commands(CLI::App& app, Command& chosen) {
     return fmt::format("ptrt: error: {} (`ptrt --help`, `ptrt COMMAND --help`)\n", error.what());
   });
   add_generate_and_score(app, chosen);
+  add_merge(app, chosen);
   add_bench(app, chosen);
   add_init(app, chosen);
   add_quantize(app, chosen);

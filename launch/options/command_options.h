@@ -23,10 +23,16 @@ struct BatchOptions {
   std::string output;
   bool resume = false;
   ProgressStyle progress;               // as asked for; --quiet shows none
+  std::string shard;                    // "I/N" or "slurm"; empty: the whole file
   std::string text;                     // score: a file to score whole, instead of requests
   std::int64_t window = 0, stride = 0;  // of it, in tokens; 0: the model's context, half of the window
 
   ProgressStyle shown_progress() const { return {progress.shown && !run.quiet, progress.log_every_s}; }
+};
+
+struct MergeOptions {
+  std::string output;
+  std::vector<std::string> shards;  // results of --shard runs
 };
 
 struct BenchOptions {
@@ -86,6 +92,6 @@ struct PlanOptions {
 };
 
 using Command = std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, QuantizeOptions,
-                             PackOptions, InspectOptions, PlanOptions>;
+                             PackOptions, InspectOptions, PlanOptions, MergeOptions>;
 
 }  // namespace ptrt

@@ -1,4 +1,4 @@
-// Options of the commands that write and show model files, and of `ptrt plan`.
+// Options of the commands that write and show files, and of `ptrt plan`.
 #include "launch/options/parsers.h"
 
 namespace ptrt {
@@ -79,6 +79,27 @@ void add_inspect(CLI::App& app, Command& chosen) {
   ptrt inspect model.h5
   ptrt inspect model.h5 --verify            (exit status 2 when a dataset is damaged or not finite)
   ptrt inspect model.h5 --json --ranks 4)");
+}
+
+void add_merge(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<MergeOptions>();
+  CLI::App* command =
+      add_command(app, "merge", "Put the results of all shards of a request file together", options, chosen);
+  add_path(*command, "OUT", options->output, "Results to write: those of one job that runs the whole file")
+      ->required();
+  command
+      ->add_option("SHARD", options->shards, "Results of --shard runs, each with its .shard file beside it")
+      ->required()
+      ->check(CLI::Validator(
+          [](const std::string& given) {
+            return given.empty() ? std::string("expected the name of a file, found ''") : std::string();
+          },
+          ""));
+  command->footer(R"(Examples:
+  ptrt generate model.h5 requests.jsonl -o results-0.jsonl --shard 0/2
+  ptrt generate model.h5 requests.jsonl -o results-1.jsonl --shard 1/2
+  ptrt merge results.jsonl results-0.jsonl results-1.jsonl
+Shards may be given in any order; they are checked before anything is written, and stay as they are.)");
 }
 
 void add_plan(CLI::App& app, Command& chosen) {

@@ -1,5 +1,6 @@
 // Options of the commands that run a model: generate, score, bench.
 #include "launch/options/parsers.h"
+#include "runtime/job/shard.h"
 
 namespace ptrt {
 namespace {
@@ -18,6 +19,7 @@ const char* const kBatchExamples = R"(Examples:
   mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl      (one track a rank, if T = 8)
   mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl --replicas 2   (four ranks serve each replica)
   ptrt generate model.h5 requests.jsonl -o results.jsonl --resume         (continues where a run ended)
+  ptrt generate model.h5 requests.jsonl -o results-0.jsonl --shard 0/4    (one of four jobs; then `ptrt merge`)
 
 The results file appears when it is complete. Until then results.jsonl.partial holds the finished results.
 On SIGTERM, SIGINT or SIGUSR1 the run ends after the current step with exit status 75; --resume continues.)";
@@ -165,6 +167,22 @@ CLI::Option* add_resume(CLI::App& command, BatchOptions& options) {
       "Continue from the journal RESULTS.partial of an earlier run; end at once if RESULTS are complete");
 }
 
+CLI::Option* add_shard(CLI::App& command, BatchOptions& options) {
+  const auto check = [](const std::string& given) {
+    if (given == "slurm" || parse_shard(given)) return std::string();
+    return fmt::format("'{}': expected I/N, I from 0 to N - 1 and N at most {}, or slurm", given,
+                       kMostShards);
+  };
+  return command
+      .add_option(
+          "--shard", options.shard,
+          "Run only the request file's lines with number % N = I (lines from 0, I from 0); ids and seeds\n"
+          "are those of the whole file, and `ptrt merge` puts the results of all N together. slurm: I and\n"
+          "N from the task's place in its Slurm job array")
+      ->type_name("I/N")
+      ->check(CLI::Validator(check, ""));
+}
+
 void add_generate(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<BatchOptions>();
   CLI::App* command = add_command(app, "generate", "Generate text for a file of requests", options, chosen);
@@ -173,11 +191,13 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_path(*command, "-o,--output", options->output, kOutputHelp)->required();
   add_resume(*command, *options);
   add_progress(*command, options->progress);
+  add_shard(*command, *options);
   add_run_options(*command, options->run);
   command->footer(kBatchExamples);
 }
 
-void add_text(CLI::App& command, BatchOptions& options, CLI::Option* requests) {
+// Returns the option --text.
+CLI::Option* add_text(CLI::App& command, BatchOptions& options, CLI::Option* requests) {
   begin_group(command, "Perplexity of a text");
   const auto tokens = [] { return in_range(std::int64_t{1}, std::int64_t{1} << 31); };
   auto* text =
@@ -194,6 +214,7 @@ void add_text(CLI::App& command, BatchOptions& options, CLI::Option* requests) {
                   "Tokens from a window to the next, below --window (default: half of it)")
       ->transform(tokens())
       ->needs(text);
+  return text;
 }
 
 void add_score(CLI::App& app, Command& chosen) {
@@ -205,7 +226,8 @@ void add_score(CLI::App& app, Command& chosen) {
   add_path(*command, "-o,--output", options->output, kOutputHelp);
   add_resume(*command, *options);
   add_progress(*command, options->progress);
-  add_text(*command, *options, requests);
+  auto* shard = add_shard(*command, *options);
+  add_text(*command, *options, requests)->excludes(shard);
   add_run_options(*command, options->run);
   command->callback([options, &chosen] {
     if (options->text.empty() && options->requests.empty()) throw CLI::RequiredError("REQUESTS or --text");

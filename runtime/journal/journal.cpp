@@ -16,7 +16,6 @@
 #include "kernels/base/error.h"
 #include "kernels/base/output_file.h"
 #include "kernels/base/progress.h"
-#include "runtime/journal/finished_run.h"
 
 namespace fs = std::filesystem;
 
@@ -273,9 +272,9 @@ std::string Journal::result(std::int64_t line) const {
   return std::string(read_entry(line, buffer));
 }
 
-void Journal::publish() {
+void Journal::publish(const std::function<void(const FinishedRun&)>& before) {
   std::string buffer;
-  publish_pieces([&](std::int64_t line) { return std::string(read_entry(line, buffer)) + "\n"; });
+  publish_pieces([&](std::int64_t line) { return std::string(read_entry(line, buffer)) + "\n"; }, before);
 }
 
 void Journal::publish(std::string_view text) {
@@ -287,7 +286,8 @@ void Journal::publish(std::string_view text) {
 }
 
 // `piece`: of the file's text, what is written at the turn of each line.
-void Journal::publish_pieces(const std::function<std::string(std::int64_t line)>& piece) {
+void Journal::publish_pieces(const std::function<std::string(std::int64_t line)>& piece,
+                             const std::function<void(const FinishedRun&)>& before) {
   const auto lines = static_cast<std::int64_t>(entries_.size());
   PTRT_CHECK(count_ == lines);
   check_name();
@@ -306,6 +306,7 @@ void Journal::publish_pieces(const std::function<std::string(std::int64_t line)>
     note_progress();
   }
   // In this order: until the journal is gone, --resume goes by it alone.
+  if (before) on_disk([&] { before(run); });
   on_disk([&] { write_finished(results_path_, run); });
   on_disk([&] { out->publish(); });
   if (is_at_its_name()) unlink(path_.c_str());

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "kernels/base/file_descriptor.h"
+#include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal_format.h"
 
 namespace ptrt {
@@ -49,7 +50,8 @@ class Journal {
   // Requires a result for every line. Reads all of them back and checks them, writes the results under
   // their own name, says in RESULTS.jsonl.done what they are, and removes the journal. Throws
   // failure when that fails; the journal then stays.
-  void publish();
+  // `before` is called, once, before any file gets its name: it may write what goes with the results.
+  void publish(const std::function<void(const FinishedRun&)>& before = {});
   // The same with a text, made of the results, in their place.
   void publish(std::string_view text);
 
@@ -70,7 +72,8 @@ class Journal {
   bool is_at_its_name() const;
   // A step of publish() that writes: its errors are failures that name the journal.
   void on_disk(const std::function<void()>& write) const;
-  void publish_pieces(const std::function<std::string(std::int64_t line)>& piece);
+  void publish_pieces(const std::function<std::string(std::int64_t line)>& piece,
+                      const std::function<void(const FinishedRun&)>& before = {});
   std::string_view read_entry(std::int64_t line, std::string& buffer) const;
 
   std::string results_path_, path_;

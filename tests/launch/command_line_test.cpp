@@ -231,6 +231,26 @@ TEST(CommandLine, ProgressOfABatch) {
   EXPECT_FALSE(batch({"--no-progress"}).common.contains("--no-progress"));
 }
 
+TEST(CommandLine, AShardIsOneOfSoMany) {
+  const auto shard = [](const char* text) {
+    return parse({"generate", "m", "r", "-o", "o", "--shard", text});
+  };
+  EXPECT_EQ(std::get<BatchOptions>(shard("3/4").command).shard, "3/4");
+  EXPECT_EQ(std::get<BatchOptions>(shard("slurm").command).shard, "slurm");
+  EXPECT_EQ(shard("3/4").common.at("--shard"), "3/4") << "all ranks run the same shard";
+  EXPECT_EQ(std::get<BatchOptions>(parse({"score", "m", "r", "-o", "o", "--shard", "0/1"}).command).shard,
+            "0/1");
+  for (const char* bad : {"4/4", "-1/4", "1", "1/0", "a/b", "Slurm", ""})
+    EXPECT_EQ(shard(bad).exit_code, 2) << bad;
+  EXPECT_EQ(parse({"score", "m", "--text", "t", "--shard", "0/2"}).exit_code, 2) << "a text has no lines";
+  EXPECT_EQ(parse({"bench", "m", "--shard", "0/2"}).exit_code, 2);
+  const CommandLine merge = parse({"merge", "out", "a", "b"});
+  EXPECT_EQ(std::get<MergeOptions>(merge.command).output, "out");
+  EXPECT_EQ(std::get<MergeOptions>(merge.command).shards, (std::vector<std::string>{"a", "b"}));
+  EXPECT_EQ(parse({"merge", "out"}).exit_code, 2);
+  EXPECT_EQ(parse({"merge", "out", "a", ""}).exit_code, 2);
+}
+
 TEST(CommandLine, EachCommandHasItsOptions) {
   EXPECT_EQ(std::get<BatchOptions>(parse({"score", "m", "r", "-o", "o"}).command).task, Task::score);
   EXPECT_EQ(std::get<InitOptions>(parse({"init", "c", "-o", "o", "--dtype", "float32"}).command).dtype,

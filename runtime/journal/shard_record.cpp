@@ -1,0 +1,116 @@
+#include "runtime/journal/shard_record.h"
+
+#include <fmt/ranges.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <nlohmann/json.hpp>
+#include <string_view>
+
+#include "kernels/base/error.h"
+#include "kernels/base/files.h"
+#include "kernels/base/output_file.h"
+#include "runtime/journal/journal_format.h"
+
+namespace ptrt {
+namespace {
+
+using nlohmann::json;
+
+std::string to_text(const ShardRecord& record) {
+  std::string lines;
+  for (const auto& [first, count] : record.lines)
+    lines += fmt::format("{}[{},{}]", lines.empty() ? "" : ",", first, count);
+  const std::string body = fmt::format(
+      "{{\"ptrt_shard\":1,\"job\":\"{}\",\"requests\":\"{:016x}\",\"index\":{},\"count\":{},\"file_lines\":{}"
+      ","
+      "\"lines\":[{}],\"kv_tokens\":{},\"kv_cache_exceeded\":[{}],\"bytes\":{},\"results_crc32c\":\"{}\"",
+      record.batch.job, record.batch.requests, record.shard.index, record.shard.count, record.file_lines,
+      lines, record.kv_tokens, fmt::join(record.kv_cache_exceeded, ","), record.bytes,
+      checksum_text(record.results_crc32c));
+  return fmt::format("{},\"crc32c\":\"{}\"}}\n", body, checksum_text(checksum_of(body)));
+}
+
+// Whether the values are such that the accessors of from_text() do not fail; to_text() then decides.
+bool has_fields(const json& object) {
+  const auto is = [&](const char* key, auto kind) { return object.contains(key) && kind(object[key]); };
+  const auto number = [](const json& value) { return value.is_number_unsigned(); };
+  const auto text = [](const json& value) { return value.is_string(); };
+  const auto numbers = [&](const json& value) {
+    return value.is_array() && std::ranges::all_of(value, number);
+  };
+  const auto pairs = [&](const json& value) {
+    return value.is_array() &&
+           std::ranges::all_of(value, [&](const json& run) { return numbers(run) && run.size() == 2; });
+  };
+  for (const char* key : {"index", "count", "file_lines", "kv_tokens", "bytes"})
+    if (!is(key, number)) return false;
+  for (const char* key : {"job", "requests", "results_crc32c"})
+    if (!is(key, text)) return false;
+  return is("lines", pairs) && is("kv_cache_exceeded", numbers);
+}
+
+std::uint64_t from_hex(const std::string& text) {
+  std::uint64_t value = 0;
+  std::from_chars(text.data(), text.data() + text.size(), value, 16);
+  return value;
+}
+
+// None unless to_text() would give exactly this text.
+std::optional<ShardRecord> from_text(const std::string& text) {
+  const json object = json::parse(text, nullptr, false);
+  if (!object.is_object() || !has_fields(object)) return std::nullopt;
+  ShardRecord record;
+  record.batch = {object["job"].get<std::string>(), from_hex(object["requests"].get<std::string>())};
+  record.shard = {object["index"].get<std::int64_t>(), object["count"].get<std::int64_t>()};
+  record.file_lines = object["file_lines"].get<std::int64_t>();
+  for (const json& run : object["lines"])
+    record.lines.push_back({run[0].get<std::int64_t>(), run[1].get<std::int64_t>()});
+  record.kv_tokens = object["kv_tokens"].get<std::int64_t>();
+  record.kv_cache_exceeded = object["kv_cache_exceeded"].get<std::vector<std::int64_t>>();
+  record.bytes = object["bytes"].get<std::int64_t>();
+  record.results_crc32c = static_cast<std::uint32_t>(from_hex(object["results_crc32c"].get<std::string>()));
+  if (to_text(record) != text) return std::nullopt;
+  return record;
+}
+
+}  // namespace
+
+std::string BatchIdentity::digest(const std::vector<std::int64_t>& kv_cache_exceeded) const {
+  std::uint64_t all = requests;
+  for (const std::int64_t line : kv_cache_exceeded) all = XXH3_64bits_withSeed(&line, sizeof line, all);
+  return fmt::format("{}-{:016x}", job, all);
+}
+
+std::int64_t ShardRecord::results() const {
+  std::int64_t sum = 0;
+  for (const Run& run : lines) sum += run.count;
+  return sum;
+}
+
+std::string shard_record_path(const std::string& results_path) {
+  return results_path + ".shard";
+}
+
+std::optional<ShardRecord> read_shard_record(const std::string& results_path) {
+  const std::string path = shard_record_path(results_path);
+  struct stat status;
+  if (lstat(path.c_str(), &status) != 0) return std::nullopt;
+  std::optional<ShardRecord> record;
+  if (S_ISREG(status.st_mode)) record = from_text(read_text_file(path, "the record of a shard"));
+  if (!record)
+    throw_bad_input("{} is not as this program writes it: move it away, or choose another name", path);
+  return record;
+}
+
+void write_shard_record(const std::string& results_path, const ShardRecord& record) {
+  OutputFile file(shard_record_path(results_path));
+  file.write(to_text(record));
+  file.publish();
+}
+
+}  // namespace ptrt
