@@ -52,13 +52,14 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "kernels/base/error.h"
+#include "kernels/cpu/simd/dispatch.h"
 #include "kernels/int8.h"
 
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(widen_simd);
-HWY_EXPORT(round_simd);
+PTRT_EXPORT(widen_simd);
+PTRT_EXPORT(round_simd);
 
 [[noreturn]] void refuse(const WeightSpec& spec, std::int64_t row, std::size_t column, float value) {
   const std::string stack = spec.count > 1 ? fmt::format("{}, ", row / spec.out) : "";
@@ -70,11 +71,11 @@ HWY_EXPORT(round_simd);
 
 void widen(DType type, const std::byte* from, std::int64_t n, float* to) {
   PTRT_CHECK(type != DType::int8);
-  HWY_DYNAMIC_DISPATCH(widen_simd)(type, from, n, to);
+  PTRT_DISPATCH(widen_simd)(type, from, n, to);
 }
 
 void round_to_bfloat16(const float* from, std::int64_t n, std::uint16_t* to) {
-  HWY_DYNAMIC_DISPATCH(round_simd)(from, n, to);
+  PTRT_DISPATCH(round_simd)(from, n, to);
 }
 
 void Int8Rows::quantize(const WeightSpec& spec, std::int64_t first, std::span<const std::byte> rows) {

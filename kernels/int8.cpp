@@ -66,16 +66,17 @@ std::int64_t quantize_row_simd(const float* x, std::int64_t n, std::int8_t* q, s
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/cpu/simd/dispatch.h"
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(quantize_row_simd);
+PTRT_EXPORT(quantize_row_simd);
 
 }  // namespace
 
 std::size_t quantize_int8_row(std::span<const float> row, std::span<std::int8_t> q,
                               std::span<std::uint16_t> scales) {
-  auto at = static_cast<std::size_t>(HWY_DYNAMIC_DISPATCH(quantize_row_simd)(
+  auto at = static_cast<std::size_t>(PTRT_DISPATCH(quantize_row_simd)(
       row.data(), static_cast<std::int64_t>(row.size()), q.data(), scales.data()));
   while (at < row.size() && std::abs(row[at]) <= kLargestInt8Weight) ++at;
   return at;

@@ -4,6 +4,7 @@
 #include <optional>
 #include <thread>
 
+#include "kernels/base/host_cores.h"
 #include "launch/commands/commands.h"
 #include "launch/commands/model/model_commands.h"
 #include "launch/job/crash_report.h"
@@ -92,6 +93,8 @@ int run_program(int argc, char** argv) {
     job = watch_job(std::move(job), watchdog.get());
     if (line.exit_code) return print_outcome(line, *job);
     if (!probe && job->size() == 1) probe = start_own_probe(line.command);
+    // The first look at the topology takes milliseconds; under a launcher the probe runs during MPI_Init.
+    if (probe && run != nullptr && job->size() == 1) allowed_cores();
     std::optional<ModelMetadata> known;
     all_or_none(*job, [&] {
       if (probe) known = probe->finish();

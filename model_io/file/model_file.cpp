@@ -77,7 +77,7 @@ std::optional<WeightLayout> stored_layout(const H5Dataset& dataset, const Tensor
 DType panel_type(const H5Dataset& dataset, const TensorSpec& spec, const std::string& file) {
   if (dataset.info().type != H5Type::uint8)
     throw_bad_input("{}: dataset {}: expected uint8 for layout \"{}\", found {}", file, spec.path,
-                    kPanelLayoutName, dataset.info().type_name);
+                    kPanelLayoutName, dataset.type_name());
   const auto name = dataset.string_attribute("dtype");
   for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16, DType::int8}) {
     if (name != to_string(dtype)) continue;
@@ -111,7 +111,7 @@ DType element_type(const H5Dataset& dataset, const TensorSpec& spec, const std::
           "{}: dataset {}: expected float32, float16{} bfloat16 (uint16 with the attribute dtype = "
           "\"bfloat16\"){}, found {}",
           file, spec.path, may_be_int8 ? "," : " or", may_be_int8 ? " or int8" : "; int8 is for matrices",
-          dataset.info().type_name);
+          dataset.type_name());
   }
 }
 
@@ -123,6 +123,10 @@ std::optional<std::uint32_t> stored_crc32c(const H5Dataset& dataset, const std::
     throw_bad_input("{}: dataset {}: attribute \"crc32c\": expected an unsigned 32-bit integer, found {}",
                     file, path, *value);
   return static_cast<std::uint32_t>(*value);
+}
+
+bool lies_within(const H5File& file, std::uint64_t offset, std::size_t bytes) {
+  return offset <= file.end() && bytes <= file.end() - offset;
 }
 
 void swap_bytes(std::span<std::byte> bytes, std::size_t element_bytes) {
@@ -184,7 +188,7 @@ struct ModelFile::Impl {
 
   StoredDataset stat(const Found& found, const std::string& path) {
     const H5File& file = *found.file;
-    const H5DatasetInfo& info = found.dataset.info();
+    H5DatasetInfo info = found.dataset.info();
     if (!info.stored)
       throw_bad_input("{}: dataset {} is incomplete: not all of its data was ever written", file.path(),
                       path);
@@ -194,6 +198,7 @@ struct ModelFile::Impl {
     stored.crc32c = stored_crc32c(found.dataset, file.path(), path);
     stored.bytes = found.dataset.element_bytes();
     for (const std::int64_t extent : info.shape) stored.bytes *= static_cast<std::size_t>(extent);
+    if (info.offset && !lies_within(file, *info.offset, stored.bytes)) info.offset.reset();
     consistency.check(stored, info, found.dataset.element_bytes());
     for (const std::string& other : info.other_files) other_files.push_back(other);
     if (info.big_endian) return stored;
@@ -250,7 +255,7 @@ struct ModelFile::Impl {
     check_shape(scales, path, shape);
     if (scales.dataset.info().type != H5Type::float16)
       throw_bad_input("{}: dataset {}: expected float16, found {}", scales.file->path(), path,
-                      scales.dataset.info().type_name);
+                      scales.dataset.type_name());
     return stat(scales, path);
   }
 
@@ -267,7 +272,7 @@ struct ModelFile::Impl {
     const H5DatasetInfo& info = found->dataset.info();
     if (info.type != H5Type::uint8 || info.shape.size() != 1)
       throw_bad_input("{}: dataset /tokenizer/model: expected uint8 of one dimension, found {} of shape {}",
-                      file, info.type_name, shape_text(info.shape));
+                      file, found->dataset.type_name(), shape_text(info.shape));
     if (!info.stored) throw_bad_input("{}: dataset /tokenizer/model was never written", file);
     if (info.shape[0] < 0 || info.shape[0] > kLargestTokenizer)
       throw_bad_input("{}: dataset /tokenizer/model: expected up to {} bytes, found {}", file,

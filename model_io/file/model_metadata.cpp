@@ -1,6 +1,8 @@
 #include "model_io/file/model_metadata.h"
 
-#include <nlohmann/json.hpp>
+#include <concepts>
+#include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "kernels/base/error.h"
@@ -8,75 +10,134 @@
 namespace ptrt {
 namespace {
 
-using nlohmann::json;
+// Numbers as this machine has them, what varies in length after its length, members in the order of their struct:
+// both ends are one program on one host. One list of members serves both directions.
 
-// Arrays, each in the order of its struct's members: names would be most of the bytes.
-json optional_json(const auto& value) {
-  return value ? json(*value) : json(nullptr);
+class ByteWriter {
+ public:
+  template <typename T>
+  requires std::is_arithmetic_v<T> || std::is_enum_v<T>
+  void operator()(const T& value) { bytes_.append(reinterpret_cast<const char*>(&value), sizeof value); }
+  void operator()(const std::string& text) {
+    (*this)(text.size());
+    bytes_ += text;
+  }
+  template <typename T>
+  void operator()(const std::vector<T>& values) {
+    (*this)(values.size());
+    for (const T& value : values) (*this)(value);
+  }
+  void operator()(const std::vector<std::uint8_t>& values) {
+    (*this)(values.size());
+    bytes_.append(reinterpret_cast<const char*>(values.data()), values.size());
+  }
+  template <typename T>
+  void operator()(const std::optional<T>& value) {
+    (*this)(value.has_value());
+    if (value) (*this)(*value);
+  }
+  template <typename T>
+  void operator()(const T& record) {
+    members(*this, record);
+  }
+
+  std::string take() { return std::move(bytes_); }
+
+ private:
+  std::string bytes_;
+};
+
+class ByteReader {
+ public:
+  struct Damage {};
+
+  explicit ByteReader(std::string_view bytes) : left_(bytes) {}
+
+  template <typename T>
+  requires std::is_arithmetic_v<T> || std::is_enum_v<T>
+  void operator()(T& value) { std::memcpy(&value, take(sizeof value).data(), sizeof value); }
+  void operator()(std::string& text) { text = take(length()); }
+  template <typename T>
+  void operator()(std::vector<T>& values) {
+    values.resize(length());
+    for (T& value : values) (*this)(value);
+  }
+  void operator()(std::vector<std::uint8_t>& values) {
+    const std::string_view bytes = take(length());
+    values.assign(bytes.begin(), bytes.end());
+  }
+  template <typename T>
+  void operator()(std::optional<T>& value) {
+    bool there = false;
+    (*this)(there);
+    if (there) (*this)(value.emplace());
+  }
+  template <typename T>
+  void operator()(T& record) {
+    members(*this, record);
+  }
+
+  bool at_end() const { return left_.empty(); }
+
+ private:
+  // Of a text or a list, whose elements take a byte each at least.
+  std::size_t length() {
+    std::size_t count = 0;
+    (*this)(count);
+    if (count > left_.size()) throw Damage();
+    return count;
+  }
+  std::string_view take(std::size_t count) {
+    if (count > left_.size()) throw Damage();
+    const std::string_view bytes = left_.substr(0, count);
+    left_.remove_prefix(count);
+    return bytes;
+  }
+
+  std::string_view left_;
+};
+
+template <typename T, typename Record>
+concept Of = std::same_as<std::remove_const_t<T>, Record>;
+
+// Descriptors stay behind.
+void members(auto& io, Of<StoredDataset> auto& d) {
+  io(d.file), io(d.name), io(d.bytes), io(d.crc32c), io(d.offset);
 }
-
-template <typename T>
-std::optional<T> optional_value(const json& value) {
-  return value.is_null() ? std::nullopt : std::optional<T>(value.get<T>());
+void members(auto& io, Of<StoredTensor> auto& t) {
+  io(t.file), io(t.name), io(t.bytes), io(t.crc32c), io(t.offset);
+  io(t.dtype), io(t.shape), io(t.scales), io(t.layout);
 }
-
-json dataset_json(const StoredDataset& stored) {
-  return json::array(
-      {stored.file, stored.name, stored.bytes, optional_json(stored.crc32c), optional_json(stored.offset)});
+void members(auto& io, Of<ModelMetadata::Tensor> auto& t) {
+  io(t.role), io(t.stored);
 }
-
-StoredDataset dataset_value(const json& value) {
-  StoredDataset stored;
-  stored.file = value.at(0);
-  stored.name = value.at(1);
-  stored.bytes = value.at(2);
-  stored.crc32c = optional_value<std::uint32_t>(value.at(3));
-  stored.offset = optional_value<std::uint64_t>(value.at(4));
-  return stored;
+void members(auto& io, Of<ModelMetadata::File> auto& f) {
+  io(f.path), io(f.device), io(f.inode);
 }
-
-json tensor_json(const ModelMetadata::Tensor& tensor) {
-  const StoredTensor& stored = tensor.stored;
-  return json::array({tensor.role, dataset_json(stored), stored.dtype, stored.shape,
-                      stored.scales ? dataset_json(*stored.scales) : json(nullptr), stored.layout});
+void members(auto& io, Of<TokenizerBlob> auto& t) {
+  io(t.kind), io(t.model), io(t.file);
 }
-
-ModelMetadata::Tensor tensor_value(const json& value) {
-  StoredTensor stored{dataset_value(value.at(1)), value.at(2).get<DType>(), value.at(3), {}, {}};
-  if (!value.at(4).is_null()) stored.scales = dataset_value(value.at(4));
-  stored.layout = value.at(5);
-  return {value.at(0).get<WeightRole>(), std::move(stored)};
+void members(auto& io, Of<ModelMetadata> auto& m) {
+  io(m.config), io(m.tokenizer), io(m.files), io(m.other_files), io(m.track_files), io(m.tensors);
 }
 
 }  // namespace
 
 std::string to_bytes(const ModelMetadata& metadata) {
-  json files = json::array(), tensors = json::array();
-  for (const auto& file : metadata.files) files.push_back(json::array({file.path, file.device, file.inode}));
-  for (const auto& tensor : metadata.tensors) tensors.push_back(tensor_json(tensor));
-  const TokenizerBlob& tokenizer = metadata.tokenizer;
-  const json whole =
-      json::array({metadata.config, tokenizer.kind, json::binary(tokenizer.model), tokenizer.file,
-                   std::move(files), metadata.other_files, metadata.track_files, std::move(tensors)});
-  std::string bytes;
-  json::to_cbor(whole, bytes);
-  return bytes;
+  ByteWriter writer;
+  writer(metadata);
+  return writer.take();
 }
 
 ModelMetadata metadata_from_bytes(std::string_view bytes, const std::string& path) {
   try {
-    const json whole = json::from_cbor(bytes);
     ModelMetadata metadata;
-    metadata.config = whole.at(0);
-    metadata.tokenizer = {whole.at(1), whole.at(2).get_binary(), whole.at(3)};
-    for (const json& file : whole.at(4)) metadata.files.push_back({file.at(0), file.at(1), file.at(2)});
-    metadata.other_files = whole.at(5);
-    metadata.track_files = whole.at(6);
-    for (const json& tensor : whole.at(7)) metadata.tensors.push_back(tensor_value(tensor));
-    return metadata;
-  } catch (const json::exception&) {
-    throw_bad_input("{}: damaged HDF5 file: what was read of its metadata makes no sense", path);
+    ByteReader reader(bytes);
+    reader(metadata);
+    if (reader.at_end()) return metadata;
+  } catch (const ByteReader::Damage&) {
   }
+  throw_bad_input("{}: damaged HDF5 file: what was read of its metadata makes no sense", path);
 }
 
 }  // namespace ptrt

@@ -14,6 +14,7 @@
 #include <cstring>
 #include <fstream>
 #include <new>
+#include <string_view>
 #include <utility>
 
 #include "kernels/base/error.h"
@@ -81,12 +82,12 @@ bool is_read_by_library(const StoredTensor& stored) {
   return !stored.offset || (stored.scales && !stored.scales->offset);
 }
 
-// The first byte of a verdict is an exit code, the rest a message, or the metadata.
+// A verdict: an exit code in a byte, then a message, or the metadata.
 std::string probe(const std::string& path, bool trust_links, const ProbeLimits& limits) {
   try {
     limit_memory(limits.memory_bytes);
     limit_cpu(limits.cpu_seconds);
-    const ModelFile file(path, trust_links);
+    const ModelFile& file = *new ModelFile(path, trust_links);  // closed by the end of this process
     double seconds = limits.cpu_seconds + kCpuSecondsPerTensor * tensors_of(file.config());
     limit_cpu(seconds);
     const ModelMetadata metadata = file.metadata([&](const StoredTensor& stored) {
@@ -105,6 +106,21 @@ std::string probe(const std::string& path, bool trust_links, const ProbeLimits& 
     const Error error = current_error();
     return static_cast<char>(error.code()) + std::string(error.what());
   }
+}
+
+// After its length, by which the reader knows that all of it came.
+std::string framed(const std::string& verdict) {
+  const std::uint64_t size = verdict.size();
+  return std::string(reinterpret_cast<const char*>(&size), sizeof size) + verdict;
+}
+
+// Empty where the writer ended before it was done.
+std::string_view unframed(std::string_view bytes) {
+  std::uint64_t size = 0;
+  if (bytes.size() <= sizeof size) return {};
+  std::memcpy(&size, bytes.data(), sizeof size);
+  bytes.remove_prefix(sizeof size);
+  return bytes.size() == size ? bytes : std::string_view();
 }
 
 void write_all(int descriptor, const std::string& text) {
@@ -139,7 +155,8 @@ ModelProbe::ModelProbe(std::string path, bool trust_links, ProbeLimits limits)
   const int error = errno;
   if (process_ == 0) {
     become_expendable();
-    write_all(ends[1], probe(path_, trust_links, limits_));
+    write_all(ends[1], framed(probe(path_, trust_links, limits_)));
+    ::close(ends[1]);  // the owner need not wait for the end of the process
     ::_exit(0);
   }
   ::close(ends[1]);
@@ -157,16 +174,16 @@ ModelProbe::~ModelProbe() {
 }
 
 ModelMetadata ModelProbe::finish() {
-  const std::string verdict = read_all(verdict_);
+  const std::string bytes = read_all(verdict_);
+  if (const std::string_view verdict = unframed(bytes); !verdict.empty()) {
+    const auto code = static_cast<ExitCode>(verdict.front());
+    if (code != ExitCode::ok) throw Error(code, std::string(verdict.substr(1)));
+    return metadata_from_bytes(verdict.substr(1), path_);
+  }
   int status = 0;
   while (::waitpid(process_, &status, 0) < 0 && errno == EINTR) {
   }
   process_ = -1;
-  if (WIFEXITED(status) && WEXITSTATUS(status) == 0 && !verdict.empty()) {
-    const auto code = static_cast<ExitCode>(verdict.front());
-    if (code != ExitCode::ok) throw Error(code, verdict.substr(1));
-    return metadata_from_bytes(std::string_view(verdict).substr(1), path_);
-  }
   if (WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF)
     throw_bad_input(
         "{}: damaged HDF5 file: the HDF5 library did not come to an end with its metadata in {} s", path_,

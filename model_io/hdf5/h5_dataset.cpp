@@ -12,12 +12,14 @@ namespace ptrt {
 namespace {
 
 // Whether every byte has a place in the file. A dataset that was created but never written has
-// none.
+// none. `properties`: as checked_properties() gives them.
 bool is_stored(hid_t dataset, hid_t properties, hid_t space, const std::vector<std::int64_t>& shape,
                std::size_t element_bytes) {
   std::size_t bytes = element_bytes;
   for (const std::int64_t extent : shape) bytes *= static_cast<std::size_t>(extent);
-  if (H5Pget_layout(properties) != H5D_CHUNKED) return H5Dget_storage_size(dataset) >= bytes;
+  const H5D_layout_t layout = properties < 0 ? H5D_CONTIGUOUS : H5Pget_layout(properties);
+  if (layout == H5D_VIRTUAL) return true;
+  if (layout != H5D_CHUNKED) return H5Dget_storage_size(dataset) >= bytes;
   std::vector<hsize_t> chunk(shape.size());
   H5Pget_chunk(properties, static_cast<int>(chunk.size()), chunk.data());
   hsize_t expected = 1, found = 0;
@@ -48,9 +50,11 @@ std::vector<std::string> other_files(hid_t properties) {
 }
 
 // Of an open dataset: before anything else is asked, since the library opens the files that a virtual
-// dataset names as soon as it is asked for its shape.
+// dataset names as soon as it is asked for its shape. None (-1) where it has a place in its own file and so lies
+// there contiguously: the library takes longer to copy its properties than to open it.
 hid_t checked_properties(hid_t dataset, const std::string& file, const std::string& path,
                          bool may_lie_elsewhere) {
+  if (H5Dget_offset(dataset) != HADDR_UNDEF) return -1;
   H5Handle properties(H5Dget_create_plist(dataset), H5Pclose);
   if (!properties.valid())
     throw_bad_input("{}: cannot read the properties of dataset {}: {}", file, path, library_reason());
@@ -62,30 +66,16 @@ hid_t checked_properties(hid_t dataset, const std::string& file, const std::stri
   return properties.release();
 }
 
-// Whether a contiguous dataset lies within its file as the superblock tells the file's end: beyond it the
-// library refuses to read.
-bool is_within_file(hid_t dataset, haddr_t offset) {
-  const H5Handle file(H5Iget_file_id(dataset), H5Fclose);
-  haddr_t end = 0;
-  const hsize_t bytes = H5Dget_storage_size(dataset);
-  return H5Fget_eoa(file.id(), &end) >= 0 && offset <= end && bytes <= end - offset;
-}
-
 H5DatasetInfo read_info(hid_t dataset, hid_t properties, hid_t type, hid_t space) {
   H5DatasetInfo info;
   info.type = classify(type);
   info.big_endian = H5Tget_order(type) == H5T_ORDER_BE;
-  info.type_name = name_of_type(type);
   std::vector<hsize_t> extents(static_cast<std::size_t>(std::max(H5Sget_simple_extent_ndims(space), 0)));
   H5Sget_simple_extent_dims(space, extents.data(), nullptr);
   info.shape.assign(extents.begin(), extents.end());
-  info.other_files = other_files(properties);
-  const haddr_t offset = H5Dget_offset(dataset);
-  if (H5Pget_layout(properties) == H5D_CONTIGUOUS && offset != HADDR_UNDEF && info.other_files.empty() &&
-      is_within_file(dataset, offset))
-    info.offset = offset;
-  info.stored = H5Pget_layout(properties) == H5D_VIRTUAL ||
-                is_stored(dataset, properties, space, info.shape, H5Tget_size(type));
+  if (properties >= 0) info.other_files = other_files(properties);
+  if (properties < 0) info.offset = H5Dget_offset(dataset);
+  info.stored = is_stored(dataset, properties, space, info.shape, H5Tget_size(type));
   H5O_info_t object;
   if (H5Oget_info2(dataset, &object, H5O_INFO_BASIC) >= 0) {
     info.header = object.addr;
@@ -103,6 +93,10 @@ H5Dataset::H5Dataset(H5Handle handle, std::string file, std::string path, bool m
       space_(H5Dget_space(handle_.id()), H5Sclose),
       element_bytes_(H5Tget_size(type_.id())),
       info_(read_info(handle_.id(), properties_.id(), type_.id(), space_.id())) {}
+
+std::string H5Dataset::type_name() const {
+  return name_of_type(type_.id());
+}
 
 // A run of elements is cut into boxes that the library can select: of each dimension but one it
 // takes a single index or all of them. transfer(memory_space, file_space, byte offset in the run).

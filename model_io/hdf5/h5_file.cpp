@@ -82,6 +82,11 @@ int H5File::descriptor() const {
   return *static_cast<int*>(descriptor);
 }
 
+std::uint64_t H5File::end() const {
+  haddr_t end = 0;
+  return H5Fget_eoa(handle_.id(), &end) < 0 ? 0 : end;
+}
+
 H5Group H5File::root() const {
   H5Handle handle(H5Gopen2(handle_.id(), "/", H5P_DEFAULT), H5Gclose);
   if (!handle.valid()) throw_bad_input("{}: cannot open its root group: {}", path_, library_reason());

@@ -22,9 +22,8 @@ enum class H5Type : std::uint8_t { float32, float16, uint16, uint8, int8, other 
 struct H5DatasetInfo {
   H5Type type = H5Type::other;
   bool big_endian = false;
-  std::string type_name;            // for messages, also of other types: "int64", "float64 (big-endian)"
   std::vector<std::int64_t> shape;  // empty for a scalar
-  // Of its first byte, if the opened file has its bytes in one run, in C order and unchanged, before its end.
+  // Of its first byte, if the opened file has its bytes in one run, in C order and unchanged.
   std::optional<std::uint64_t> offset;
   bool stored = false;                   // all of it was written; otherwise the library would read zeros
   std::vector<std::string> other_files;  // that hold its data, as it names them
@@ -86,6 +85,8 @@ class H5Dataset : public H5Object {
   H5Dataset(H5Handle handle, std::string file, std::string path, bool may_lie_elsewhere = false);
 
   const H5DatasetInfo& info() const { return info_; }
+  // For messages, also of other types: "int64", "float64 (big-endian)".
+  std::string type_name() const;
   std::size_t element_bytes() const { return element_bytes_; }
   // Bytes of the elements first, first + 1, ... in C order, in the file's own element type, as many
   // as fit `bytes`.
@@ -126,6 +127,8 @@ class H5File {
 
   const std::string& path() const { return path_; }
   int descriptor() const;  // of a file opened for reading; for pread()
+  // Where it ends by its superblock: beyond that the library refuses to read.
+  std::uint64_t end() const;
   H5Group root() const;
 
   // Groups on the way are created as needed.

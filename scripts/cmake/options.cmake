@@ -33,6 +33,8 @@ set(PTRT_LIGHT_OPTIMISATION $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-
 set(PTRT_FULL_OPTIMISATION $<$<CONFIG:Release>:-O3>)
 
 add_library(ptrt_build_options INTERFACE)
+# A library that nothing is taken from costs its loading all the same.
+target_link_options(ptrt_build_options INTERFACE -Wl,--as-needed)
 # -ffp-contract=off: a sum must round the same way wherever the compiler inlines it.
 target_compile_options(ptrt_build_options INTERFACE $<$<COMPILE_LANGUAGE:CXX>:
   -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off

@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "kernels/base/error.h"
+#include "kernels/cpu/simd/dispatch.h"
 #include "kernels/cpu/weights/packed.h"
 #include "ops/fixtures/test_tensors.h"
 
@@ -43,6 +44,12 @@ TEST(CpuBackend, NamesTheInstructionsThatBitsDependOn) {
   EXPECT_FALSE(cpu_computes(Compute::int8)) << "the least one";
   set_simd_target("");
   EXPECT_EQ(backend->instruction_set(), simd_targets().front());
+}
+
+// The program asks the processor itself (kernels/cpu/simd/dispatch.h); the library knows it too.
+TEST(CpuBackend, FindsTheInstructionsThatHighwayFinds) {
+  constexpr std::int64_t kOurs = HWY_AVX3 | HWY_AVX2 | HWY_SSE4 | HWY_NEON | HWY_EMU128;
+  EXPECT_EQ(detect_simd_targets() & kOurs, hwy::SupportedTargets() & kOurs);
 }
 
 // AVX-512 with and without its bfloat16 products: each rounds alike whatever the hardware could do.

@@ -259,14 +259,15 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "kernels/base/error.h"
+#include "kernels/cpu/simd/dispatch.h"
 #include "kernels/cpu/simd/simd_target.h"
 
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(attend);
-HWY_EXPORT(attend_one_piece);
-HWY_EXPORT(merge_pieces);
+PTRT_EXPORT(attend);
+PTRT_EXPORT(attend_one_piece);
+PTRT_EXPORT(merge_pieces);
 
 constexpr std::int64_t kBlockQueries = 8 * kTileQueries;  // of a task
 constexpr std::int64_t kTasksPerThread = 4;               // fewer leave threads without work at the end
@@ -322,21 +323,21 @@ void Attention::run(const AttentionShape& shape, Tensor q, const StepRows& rows,
 
   const bool decode = blocks == q.rows;
   if (pool_.threads() == 1 || pieces == 1 || !decode || tasks >= kTasksPerThread * pool_.threads()) {
-    const auto run_task = HWY_DYNAMIC_DISPATCH(attend);
+    const auto run_task = PTRT_DISPATCH(attend);
     pool_.parallel_for(
         tasks, [&](std::int64_t i, int worker) { run_task(task_at(i), scratch + worker * worker_floats); });
     return;
   }
   const std::int64_t state_floats = AttentionState::floats(group, shape.head_dim);
   float* states = states_.reserve(tasks * pieces * state_floats);
-  const auto run_piece = HWY_DYNAMIC_DISPATCH(attend_one_piece);
+  const auto run_piece = PTRT_DISPATCH(attend_one_piece);
   pool_.parallel_for(tasks * pieces, [&](std::int64_t i, int worker) {
     const AttentionTask task = task_at(i / pieces);
     const std::int64_t piece = task.first_piece() + i % pieces;
     if (piece < task.end_piece())
       run_piece(task, piece, scratch + worker * worker_floats, states + i * state_floats);
   });
-  const auto merge = HWY_DYNAMIC_DISPATCH(merge_pieces);
+  const auto merge = PTRT_DISPATCH(merge_pieces);
   pool_.parallel_for(tasks, [&](std::int64_t i, int worker) {
     merge(task_at(i), states + i * pieces * state_floats, scratch + worker * worker_floats);
   });

@@ -135,10 +135,11 @@ void write_record_simd(RowFormat format, const float* x, std::int64_t in, std::b
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/cpu/simd/dispatch.h"
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(write_record_simd);
+PTRT_EXPORT(write_record_simd);
 
 }  // namespace
 
@@ -154,7 +155,7 @@ std::int64_t record_bytes(RowFormat format, std::int64_t in) {
 }
 
 void write_record(RowFormat format, const float* x, std::int64_t in, std::byte* record) {
-  HWY_DYNAMIC_DISPATCH(write_record_simd)(format, x, in, record);
+  PTRT_DISPATCH(write_record_simd)(format, x, in, record);
 }
 
 }  // namespace ptrt

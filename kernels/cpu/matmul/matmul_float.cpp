@@ -261,20 +261,21 @@ void multiply_quantised_simd(const MatmulBlock& block) {
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
+#include "kernels/cpu/simd/dispatch.h"
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(multiply_float_simd);
-HWY_EXPORT(multiply_quantised_simd);
+PTRT_EXPORT(multiply_float_simd);
+PTRT_EXPORT(multiply_quantised_simd);
 
 }  // namespace
 
 void multiply_float(const MatmulBlock& block) {
-  HWY_DYNAMIC_DISPATCH(multiply_float_simd)(block);
+  PTRT_DISPATCH(multiply_float_simd)(block);
 }
 
 void multiply_quantised(const MatmulBlock& block) {
-  HWY_DYNAMIC_DISPATCH(multiply_quantised_simd)(block);
+  PTRT_DISPATCH(multiply_quantised_simd)(block);
 }
 
 }  // namespace ptrt

@@ -117,17 +117,18 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include "kernels/base/error.h"
 #include "kernels/convert.h"
+#include "kernels/cpu/simd/dispatch.h"
 #include "kernels/cpu/weights/packed.h"
 
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(add_run);
-HWY_EXPORT(subtract_run);
-HWY_EXPORT(silu_run);
-HWY_EXPORT(gelu_tanh_run);
-HWY_EXPORT(scale_run);
-HWY_EXPORT(tree_sum_run);
+PTRT_EXPORT(add_run);
+PTRT_EXPORT(subtract_run);
+PTRT_EXPORT(silu_run);
+PTRT_EXPORT(gelu_tanh_run);
+PTRT_EXPORT(scale_run);
+PTRT_EXPORT(tree_sum_run);
 
 // Elements of a task: a few microseconds, a multiple of every vector and of kTreeChunk.
 constexpr std::int64_t kElementsPerTask = 16 * 1024;
@@ -160,11 +161,11 @@ void for_runs(ThreadPool& pool, const Tensor& from, const Tensor& to, const Body
 }  // namespace
 
 void add(ThreadPool& pool, Tensor a, Tensor h) {
-  for_runs(pool, a, h, HWY_DYNAMIC_DISPATCH(add_run));
+  for_runs(pool, a, h, PTRT_DISPATCH(add_run));
 }
 
 void subtract(ThreadPool& pool, Tensor x, Tensor y) {
-  for_runs(pool, x, y, HWY_DYNAMIC_DISPATCH(subtract_run));
+  for_runs(pool, x, y, PTRT_DISPATCH(subtract_run));
 }
 
 void copy(ThreadPool& pool, Tensor x, Tensor out) {
@@ -174,8 +175,7 @@ void copy(ThreadPool& pool, Tensor x, Tensor out) {
 }
 
 void glu(ThreadPool& pool, FfnActivation activation, Tensor gate, Tensor up) {
-  const auto run = activation == FfnActivation::silu ? HWY_DYNAMIC_DISPATCH(silu_run)
-                                                     : HWY_DYNAMIC_DISPATCH(gelu_tanh_run);
+  const auto run = activation == FfnActivation::silu ? PTRT_DISPATCH(silu_run) : PTRT_DISPATCH(gelu_tanh_run);
   for_runs(pool, up, gate, run);
 }
 
@@ -189,7 +189,7 @@ void add_bias(ThreadPool& pool, std::span<const LinearJob> jobs) {
     elements += job.y.tracks * job.y.rows * job.y.width;
   }
   if (rows == 0) return;
-  const auto run = HWY_DYNAMIC_DISPATCH(add_run);
+  const auto run = PTRT_DISPATCH(add_run);
   // Row i of all rows that have a bias.
   const auto add_to_row = [&](std::int64_t i) {
     for (const LinearJob& job : jobs) {
@@ -211,7 +211,7 @@ void add_bias(ThreadPool& pool, std::span<const LinearJob> jobs) {
 
 void embed(ThreadPool& pool, const Weight& table, std::span<const std::int32_t> tokens, float scale,
            Tensor x) {
-  const auto multiply = HWY_DYNAMIC_DISPATCH(scale_run);
+  const auto multiply = PTRT_DISPATCH(scale_run);
   PTRT_CHECK(x.width == table.in && static_cast<std::int64_t>(tokens.size()) == x.rows);
   const std::int64_t rows_per_task = std::max<std::int64_t>(1, kElementsPerTask / x.width);
   pool.parallel_for((x.rows + rows_per_task - 1) / rows_per_task, [&](std::int64_t task, int) {
@@ -235,7 +235,7 @@ void tree_sum(ThreadPool& pool, std::span<const float* const> parts, std::int64_
               const float* add_to, float* out) {
   PTRT_CHECK(!parts.empty());
   const TreeSum sum{parts, scale, add_to, out};
-  const auto run = HWY_DYNAMIC_DISPATCH(tree_sum_run);
+  const auto run = PTRT_DISPATCH(tree_sum_run);
   pool.parallel_for(tasks_for(count), [&](std::int64_t task, int) {
     const std::int64_t begin = task * kElementsPerTask;
     run(sum, begin, std::min(begin + kElementsPerTask, count));

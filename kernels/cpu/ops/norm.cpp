@@ -27,11 +27,12 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 #include "kernels/base/error.h"
+#include "kernels/cpu/simd/dispatch.h"
 
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(rms_norm_rows);
+PTRT_EXPORT(rms_norm_rows);
 
 constexpr std::int64_t kElementsPerTask = 16 * 1024;
 
@@ -44,7 +45,7 @@ void rms_norm(ThreadPool& pool, const TrackWeights& weights, NormRule rule, Tens
   const std::int64_t rows = out.tracks * out.rows;
   const std::int64_t rows_per_task =
       std::max<std::int64_t>(1, kElementsPerTask / std::max<std::int64_t>(1, x.width));
-  const auto run_rows = HWY_DYNAMIC_DISPATCH(rms_norm_rows);
+  const auto run_rows = PTRT_DISPATCH(rms_norm_rows);
   pool.parallel_for((rows + rows_per_task - 1) / rows_per_task, [&](std::int64_t task, int) {
     const std::int64_t begin = task * rows_per_task;
     run_rows(weights, rule, x, out, begin, std::min(begin + rows_per_task, rows));

@@ -50,11 +50,12 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include "kernels/base/error.h"
 #include "kernels/base/scalar_types.h"
+#include "kernels/cpu/simd/dispatch.h"
 
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(encode_heads);
+PTRT_EXPORT(encode_heads);
 
 constexpr std::int64_t kElementsPerTask = 8 * 1024;
 
@@ -130,7 +131,7 @@ void rope_append(ThreadPool& pool, const AttentionShape& shape, const TrackWeigh
   check_norm(q_norm, q.tracks, head_dim);
   check_norm(k_norm, q.tracks, head_dim);
 
-  const auto encode = HWY_DYNAMIC_DISPATCH(encode_heads);
+  const auto encode = PTRT_DISPATCH(encode_heads);
   const auto append_row = kv.dtype == DType::float32 ? append<float> : append<std::uint16_t>;
   const auto encode_and_append = [&](std::int64_t track, std::int64_t r) {
     const float* angles = shape.rope ? cos_sin.row(0, r) : nullptr;

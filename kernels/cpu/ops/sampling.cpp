@@ -99,12 +99,13 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include "kernels/base/error.h"
 #include "kernels/base/philox.h"
+#include "kernels/cpu/simd/dispatch.h"
 
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(chunk_stats);
-HWY_EXPORT(chunk_weights);
+PTRT_EXPORT(chunk_stats);
+PTRT_EXPORT(chunk_weights);
 
 constexpr int kBinBits = 12;
 constexpr std::size_t kFirstCandidates = 64;  // the first look at the largest logits; grows fourfold
@@ -201,7 +202,7 @@ void Sampler::collect_stats(Tensor logits, std::span<const SampleParams> params)
   PTRT_CHECK(vocab > 0);
   const auto wanted_size = static_cast<std::size_t>(logits.rows * chunks);
   if (stats_.size() < wanted_size) stats_.resize(wanted_size);
-  const auto stats_of_chunk = HWY_DYNAMIC_DISPATCH(chunk_stats);
+  const auto stats_of_chunk = PTRT_DISPATCH(chunk_stats);
   pool_.parallel_for(logits.rows * chunks, [&](std::int64_t task, int) {
     const std::int64_t row = task / chunks, begin = task % chunks * kVocabChunk;
     StatsWanted wanted{true, false, 1.0f};
@@ -273,7 +274,7 @@ std::int32_t Sampler::draw_from_all(const Row& row, double u) const {
   const std::size_t begin = chunk * static_cast<std::size_t>(kVocabChunk);
   const auto n = std::min<std::size_t>(static_cast<std::size_t>(kVocabChunk), row.logits.size() - begin);
   float weights[kVocabChunk];
-  HWY_DYNAMIC_DISPATCH(chunk_weights)
+  PTRT_DISPATCH(chunk_weights)
   (row.logits.data() + begin, static_cast<std::int64_t>(n), row.stats[chunk].max, row.inverse_temperature,
    weights);
   std::size_t chosen = 0;

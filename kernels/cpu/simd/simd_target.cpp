@@ -22,24 +22,43 @@ HWY_AFTER_NAMESPACE();
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/simd/avx512_support.h"
+#include "kernels/cpu/simd/dispatch.h"
 
 namespace ptrt {
 namespace {
+
+// All that are compiled and run here, best first.
+std::vector<std::int64_t> available_targets() {
+  std::vector<std::int64_t> targets;
+  for (std::int64_t left = detect_simd_targets() & HWY_TARGETS; left != 0; left &= left - 1)
+    targets.push_back(left & -left);
+  return targets;
+}
+
+hwy::ChosenTarget& chosen() {
+  static hwy::ChosenTarget target;
+  [[maybe_unused]] static const bool set = (target.Update(detect_simd_targets()), true);
+  return target;
+}
 
 const std::string kBfloat16Part = "+BF16";
 bool takes_bfloat16_part = true;  // where the target in use has it
 
 }  // namespace
 
-HWY_EXPORT(target_name);
-HWY_EXPORT(target_is_avx512);
+std::size_t chosen_simd_target() {
+  return chosen().GetIndex();
+}
+
+PTRT_EXPORT(target_name);
+PTRT_EXPORT(target_is_avx512);
 
 std::string simd_target() {
-  return HWY_DYNAMIC_DISPATCH(target_name)();
+  return PTRT_DISPATCH(target_name)();
 }
 
 bool simd_target_is_avx512() {
-  return HWY_DYNAMIC_DISPATCH(target_is_avx512)();
+  return PTRT_DISPATCH(target_is_avx512)();
 }
 
 bool simd_target_has_bfloat16() {
@@ -47,9 +66,8 @@ bool simd_target_has_bfloat16() {
 }
 
 std::vector<std::string> simd_targets() {
-  hwy::SetSupportedTargetsForTest(0);
   std::vector<std::string> names;
-  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets()) {
+  for (const std::int64_t target : available_targets()) {
     const std::string name = hwy::TargetName(target);
     if (target == HWY_AVX3 && has_avx512_bfloat16()) names.push_back(name + kBfloat16Part);
     names.push_back(name);
@@ -64,8 +82,8 @@ void set_simd_target(const std::string& name) {
     throw_bad_input("instruction set \"{}\" is not one this machine runs: {}", name, fmt::join(names, ", "));
   const bool bfloat16 = wanted.ends_with(kBfloat16Part);
   const std::string vectors = bfloat16 ? wanted.substr(0, wanted.size() - kBfloat16Part.size()) : wanted;
-  for (const std::int64_t target : hwy::SupportedAndGeneratedTargets())
-    if (vectors == hwy::TargetName(target)) hwy::GetChosenTarget().Update(target);
+  for (const std::int64_t target : available_targets())
+    if (vectors == hwy::TargetName(target)) chosen().Update(target);
   takes_bfloat16_part = bfloat16;
 }
 

@@ -82,13 +82,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include "kernels/base/error.h"
 #include "kernels/base/scalar_types.h"
+#include "kernels/cpu/simd/dispatch.h"
 #include "kernels/int8.h"
 
 namespace ptrt {
 namespace {
 
-HWY_EXPORT(transpose_lines_simd);
-HWY_EXPORT(transpose_half_lines_simd);
+PTRT_EXPORT(transpose_lines_simd);
+PTRT_EXPORT(transpose_half_lines_simd);
 
 constexpr std::int64_t kLine = 64;
 constexpr std::uint32_t kInt8Flip = 0x80808080u;  // q ^ 0x80 is q + 128 as an unsigned byte
@@ -131,14 +132,14 @@ void pack_words(const std::byte* from, std::int64_t rows, std::int64_t bytes, st
 // Whole lines of whole panels by vectors, the rest word by word.
 void pack_words_of_32(const std::byte* from, std::int64_t rows, std::int64_t row_bytes, std::byte* to) {
   const std::int64_t lines = rows == kPanelOuts ? row_bytes / kLine : 0;
-  HWY_DYNAMIC_DISPATCH(transpose_lines_simd)(from, row_bytes, lines, 0, to, kLine * kPanelOuts);
+  PTRT_DISPATCH(transpose_lines_simd)(from, row_bytes, lines, 0, to, kLine * kPanelOuts);
   const std::int64_t done = lines * kLine;
   pack_words<std::uint32_t>(from + done, rows, row_bytes - done, row_bytes, 0, to + done * kPanelOuts);
 }
 
 void pack_words_of_16(const std::byte* from, std::int64_t rows, std::int64_t row_bytes, std::byte* to) {
   const std::int64_t lines = rows == kPanelOuts ? row_bytes / kLine : 0;
-  HWY_DYNAMIC_DISPATCH(transpose_half_lines_simd)(from, row_bytes, lines, to);
+  PTRT_DISPATCH(transpose_half_lines_simd)(from, row_bytes, lines, to);
   const std::int64_t done = lines * kLine;
   pack_words<std::uint16_t>(from + done, rows, row_bytes - done, row_bytes, 0, to + done * kPanelOuts);
 }
@@ -156,7 +157,7 @@ void pack_int8(const PackedLayout& layout, const std::byte* from, const std::uin
                std::int64_t rows, std::byte* panel) {
   const std::int64_t groups = layout.groups();
   const std::int64_t pairs = rows == kPanelOuts ? layout.in / (2 * kInt8Group) : 0;  // of whole groups
-  HWY_DYNAMIC_DISPATCH(transpose_lines_simd)
+  PTRT_DISPATCH(transpose_lines_simd)
   (from, layout.in, pairs, kInt8Flip, panel + kScaleLine, kGroupPair);
   for (std::int64_t g = 2 * pairs; g < groups; ++g) {
     const std::int64_t begin = g * kInt8Group, bytes = std::min(kInt8Group, layout.in - begin);
