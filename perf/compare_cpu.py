@@ -81,7 +81,8 @@ def start_cells(args, folder):
     packed = os.path.join(folder, "packed.h5")
     output_of([args.ptrt, "pack", model, "-o", packed])
     os.sync()  # else the first cells run while the models are still being written out
-    for name, path in (("plain", model), ("packed", packed)):
+    demo = ROOT / "examples" / "demo" / "demo.h5"
+    for name, path in (("plain", model), ("packed", packed), ("578 datasets", str(demo))):
         ours = [args.ptrt, "generate", path, requests, "-o", os.path.join(folder, "out.jsonl"), "--quiet", "--threads", "2"]
         yield f"ptrt start to first token, {name} [s]", (ours, lambda ours=ours: wall_seconds(ours))
     if args.llama and args.gguf_bf16:
