@@ -63,7 +63,7 @@ class Cluster:
             subprocess.run(["ip", "netns", "del", self.host(i)], capture_output=True)
         if self.switch is not None:
             self.switch.kill()
-            self.switch.wait()
+            self.switch.communicate()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 

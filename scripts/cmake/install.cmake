@@ -21,6 +21,7 @@ install(PROGRAMS
   scripts/train_demo.py
   scripts/train_pt.py
   DESTINATION ${shared}/scripts COMPONENT program)
+install(DIRECTORY scripts/slurm DESTINATION ${shared}/scripts COMPONENT program FILES_MATCHING PATTERN "*.sbatch")
 install(FILES scripts/demo_tasks.py scripts/pt_model.py DESTINATION ${shared}/scripts COMPONENT program)
 install(DIRECTORY scripts/convert DESTINATION ${shared}/scripts COMPONENT program FILES_MATCHING PATTERN "*.py")
 set(components program)

@@ -37,6 +37,14 @@ FILES = [
     "share/ptrt/scripts/convert_pt.py",
     "share/ptrt/scripts/convert/tensors.py",
     "share/ptrt/scripts/demo_tasks.py",
+    "share/ptrt/scripts/slurm/array.sbatch",
+    "share/ptrt/scripts/slurm/cpu_many_nodes.sbatch",
+    "share/ptrt/scripts/slurm/cpu_one_node.sbatch",
+    "share/ptrt/scripts/slurm/gpu.sbatch",
+    "share/ptrt/scripts/slurm/gpu_all_visible.sbatch",
+    "share/ptrt/scripts/slurm/merge.sbatch",
+    "share/ptrt/scripts/slurm/mpirun.sbatch",
+    "share/ptrt/scripts/slurm/replicas.sbatch",
 ]
 
 
