@@ -89,6 +89,8 @@ class Cluster:
         call("ip", "-n", host, "addr", "add", f"{self.address(i)}/24", "dev", "eth0")
         call("ip", "-n", host, "link", "set", "eth0", "mtu", str(MTU), "up")
         call("ip", "-n", host, "link", "set", "lo", "up")
+        # A pacing one estimates the rate of a program that mostly computes as far too low.
+        call("ip", "netns", "exec", host, "sysctl", "-qw", "net.ipv4.tcp_congestion_control=reno")
 
     def write_scripts(self):
         """`enter I COMMAND…` runs a command on host I; `agent [options] ADDRESS COMMAND` is mpirun's ssh."""

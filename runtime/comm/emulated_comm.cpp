@@ -21,7 +21,22 @@ class EmulatedComm final : public TrackComm {
   void all_to_all(const void* send, void* recv, std::size_t bytes) override { gather(send, recv, bytes); }
   // An absent rank sends back what it receives.
   void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
-    const auto start = Clock::now();
+    wait_until(answer(sends, receives));
+  }
+  void start(int transfer, std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
+    arrives_[transfer] = last_arrival_ = answer(sends, receives);
+  }
+  bool poll(int transfer) override { return Clock::now() >= arrives_[transfer]; }
+  void finish(int transfer) override { wait_until(arrives_[transfer]); }
+  std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
+  Waiting waiting() const override { return Waiting::spinning; }
+  void listen(int) override {}
+
+ private:
+  // Fills in the answers to a transfer that starts now, and returns when they arrive.
+  Clock::time_point answer(std::span<const Outgoing> sends, std::span<const Incoming> receives) const {
+    // Transfers in flight share the link: one moves after the other, and their latencies overlap.
+    const auto start = std::max(Clock::now(), last_arrival_ - microseconds(link_.latency_us));
     std::size_t bytes = 0;
     for (const Incoming& message : receives) {
       const auto answer = std::ranges::find(sends, message.from, &Outgoing::to);
@@ -30,27 +45,28 @@ class EmulatedComm final : public TrackComm {
       bytes += message.bytes;
     }
     // gather_seconds() takes the bytes of one rank.
-    wait_until(start, bytes / static_cast<std::size_t>(size_ - 1));
+    return arrival(start, bytes / static_cast<std::size_t>(size_ - 1));
   }
-  std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
-  Waiting waiting() const override { return Waiting::spinning; }
-  void listen(int) override {}
-
- private:
   void gather(const void* send, void* recv, std::size_t bytes) const {
     const auto start = Clock::now();
     for (int r = 0; r < size_; r++)
       std::memcpy(static_cast<std::byte*>(recv) + static_cast<std::size_t>(r) * bytes, send, bytes);
-    wait_until(start, bytes);
+    wait_until(arrival(start, bytes));
   }
-  void wait_until(Clock::time_point start, std::size_t bytes) const {
-    const auto end = start + std::chrono::duration<double>(link_.gather_seconds(bytes, size_));
+  Clock::time_point arrival(Clock::time_point start, std::size_t bytes) const {
+    return start + microseconds(1e6 * link_.gather_seconds(bytes, size_));
+  }
+  static Clock::duration microseconds(double count) {
+    return std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double, std::micro>(count));
+  }
+  static void wait_until(Clock::time_point end) {
     while (Clock::now() < end) {
     }
   }
 
   int size_;
   LinkModel link_;
+  Clock::time_point arrives_[kTransfers] = {}, last_arrival_ = {};
 };
 
 }  // namespace

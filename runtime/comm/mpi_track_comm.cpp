@@ -66,8 +66,11 @@ class MpiTrackComm final : public TrackComm {
         job_ranks_(std::move(job_ranks)),
         on_host_(on_my_host(comm_)),
         all_on_host_(std::ranges::count(on_host_, true) == size()) {
-    requests_.reserve(64);
-    peers_.reserve(64);
+    for (int tag = 0; Batch & batch : batches_) {
+      batch.tag = tag++;
+      batch.requests.reserve(64);
+      batch.peers.reserve(64);
+    }
   }
   int size() const override { return comm_.size(); }
   int rank() const override { return comm_.rank(); }
@@ -100,9 +103,38 @@ class MpiTrackComm final : public TrackComm {
     to_everyone(send, recv, bytes, bytes);
   }
   void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
-    for (const Incoming& message : receives) receive(message);
-    for (const Outgoing& message : sends) this->send(message);
-    wait_for_all();
+    start(kTransfers, sends, receives);
+    wait_for_all(blocking());
+  }
+  void start(int transfer, std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
+    Batch& batch = batches_[transfer];
+    PTRT_CHECK(batch.requests.empty());
+    for (const Incoming& message : receives) receive(batch, message);
+    for (const Outgoing& message : sends) this->send(batch, message);
+  }
+  // A test moves at most one piece a peer, so it is repeated as long as pieces come.
+  bool poll(int transfer) override {
+    Batch& batch = batches_[transfer];
+    done_.resize(batch.requests.size());
+    for (int count = 1; count > 0;)
+      check_mpi(MPI_Testsome(static_cast<int>(batch.requests.size()), batch.requests.data(), &count,
+                             done_.data(), MPI_STATUSES_IGNORE),
+                "MPI_Testsome");
+    if (std::ranges::any_of(batch.requests, [](MPI_Request r) { return r != MPI_REQUEST_NULL; }))
+      return false;
+    batch.clear();
+    return true;
+  }
+  void finish(int transfer) override { wait_for_all(batches_[transfer]); }
+  void drop_transfers() override {
+    for (Batch& batch : batches_) {
+      for (MPI_Request& request : batch.requests) {
+        if (request == MPI_REQUEST_NULL) continue;
+        MPI_Cancel(&request);
+        MPI_Request_free(&request);
+      }
+      batch.clear();
+    }
   }
 
   std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
@@ -121,6 +153,19 @@ class MpiTrackComm final : public TrackComm {
   }
 
  private:
+  // The requests of one transfer, receives before sends, and the other rank of each. The transfer's
+  // number is the tag of its messages, since transfers may overtake each other.
+  struct Batch {
+    int tag = 0;
+    std::vector<MPI_Request> requests;
+    std::vector<int> peers;
+    void clear() {
+      requests.clear();
+      peers.clear();
+    }
+  };
+  Batch& blocking() { return batches_[kTransfers]; }
+
   // [rank] whether it runs on this rank's host.
   static std::vector<bool> on_my_host(const Communicator& comm) {
     MPI_Comm found = MPI_COMM_NULL;
@@ -144,81 +189,83 @@ class MpiTrackComm final : public TrackComm {
     auto* to = static_cast<std::byte*>(recv);
     for (int distance = 1; distance < ranks; distance++) {
       const int source = (rank() + ranks - distance) % ranks;
-      receive({source, to + static_cast<std::size_t>(source) * bytes, bytes});
+      receive(blocking(), {source, to + static_cast<std::size_t>(source) * bytes, bytes});
     }
     for (int distance = 1; distance < ranks; distance++) {
       const int target = (rank() + distance) % ranks;
-      this->send({target, from + static_cast<std::size_t>(target) * stride, bytes});
+      this->send(blocking(), {target, from + static_cast<std::size_t>(target) * stride, bytes});
     }
     std::memcpy(to + static_cast<std::size_t>(rank()) * bytes,
                 from + static_cast<std::size_t>(rank()) * stride, bytes);
-    wait_for_all();
+    wait_for_all(blocking());
   }
 
   std::size_t piece_bytes(int rank) const {
     return on_host_[static_cast<std::size_t>(rank)] ? std::size_t{INT_MAX} : kEagerBytes;
   }
 
-  void receive(const Incoming& message) {
+  void receive(Batch& batch, const Incoming& message) {
     auto* to = static_cast<std::byte*>(message.data);
-    in_pieces(message.from, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
-      check_mpi(MPI_Irecv(to + at, count, MPI_BYTE, message.from, 0, comm_.get(), request), "MPI_Irecv");
+    in_pieces(batch, message.from, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
+      check_mpi(MPI_Irecv(to + at, count, MPI_BYTE, message.from, batch.tag, comm_.get(), request),
+                "MPI_Irecv");
     });
   }
 
-  void send(const Outgoing& message) {
+  void send(Batch& batch, const Outgoing& message) {
     const auto* from = static_cast<const std::byte*>(message.data);
-    in_pieces(message.to, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
-      check_mpi(MPI_Isend(from + at, count, MPI_BYTE, message.to, 0, comm_.get(), request), "MPI_Isend");
+    in_pieces(batch, message.to, message.bytes, [&](std::size_t at, int count, MPI_Request* request) {
+      check_mpi(MPI_Isend(from + at, count, MPI_BYTE, message.to, batch.tag, comm_.get(), request),
+                "MPI_Isend");
     });
   }
 
   // begin(first byte, bytes, request) for each piece of a message from or to `peer`.
   template <typename Begin>
-  void in_pieces(int peer, std::size_t bytes, const Begin& begin) {
+  void in_pieces(Batch& batch, int peer, std::size_t bytes, const Begin& begin) {
     const std::size_t piece = piece_bytes(peer);
     for (std::size_t at = 0; at < bytes; at += piece) {
-      peers_.push_back(peer);
-      begin(at, to_mpi_count(std::min(piece, bytes - at)), &requests_.emplace_back(MPI_REQUEST_NULL));
+      batch.peers.push_back(peer);
+      begin(at, to_mpi_count(std::min(piece, bytes - at)), &batch.requests.emplace_back(MPI_REQUEST_NULL));
     }
   }
 
-  void wait_for_all() {
+  void wait_for_all(Batch& batch) {
+    std::vector<MPI_Request>& requests = batch.requests;
     const bool spins = waiting_ == Waiting::spinning && all_on_host_;
     const auto start = Clock::now();
     const auto start_yielding = start + (spins ? kSpin : Clock::duration::zero());
     for (int done = 0;;) {
-      check_mpi(MPI_Testall(static_cast<int>(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE),
+      check_mpi(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE),
                 "MPI_Testall");
       if (done) break;
       const auto now = Clock::now();
       if (now >= start + kLate) {
-        wait_and_note_late_ranks();
+        wait_and_note_late_ranks(batch);
         break;
       }
       if (now >= start_yielding) std::this_thread::yield();
     }
-    requests_.clear();
-    peers_.clear();
+    batch.clear();
   }
 
   // Receives messages one by one, so that late_ranks() knows whose are missing. A stopped rank
   // receives none either.
-  void wait_and_note_late_ranks() {
-    std::vector<int> done(requests_.size());
+  void wait_and_note_late_ranks(Batch& batch) {
+    done_.resize(batch.requests.size());
     for (int count = 0; count != MPI_UNDEFINED; std::this_thread::yield()) {
-      note_late_ranks();
-      check_mpi(MPI_Testsome(static_cast<int>(requests_.size()), requests_.data(), &count, done.data(),
-                             MPI_STATUSES_IGNORE),
+      note_late_ranks(batch);
+      check_mpi(MPI_Testsome(static_cast<int>(batch.requests.size()), batch.requests.data(), &count,
+                             done_.data(), MPI_STATUSES_IGNORE),
                 "MPI_Testsome");
     }
   }
 
-  void note_late_ranks() {
+  void note_late_ranks(const Batch& batch) {
     const std::lock_guard lock(mutex_);
     late_.clear();
-    for (std::size_t i = 0; i < requests_.size(); i++)
-      if (requests_[i] != MPI_REQUEST_NULL) late_.insert(peers_[i]);
+    for (std::size_t i = 0; i < batch.requests.size(); i++)
+      if (batch.requests[i] != MPI_REQUEST_NULL) late_.insert(batch.peers[i]);
   }
 
   Communicator comm_;
@@ -227,9 +274,9 @@ class MpiTrackComm final : public TrackComm {
   std::vector<bool> on_host_;  // [rank]
   // Else a message takes so much longer than a yield that spinning gains nothing.
   bool all_on_host_;
-  std::vector<MPI_Request> requests_;  // of one exchange: receives, then sends
-  std::vector<int> peers_;             // the other rank of each
-  std::mutex mutex_;                   // protects late_, which the watchdog reads
+  Batch batches_[kTransfers + 1];  // the last one for calls that wait
+  std::vector<int> done_;          // scratch of MPI_Testsome
+  std::mutex mutex_;               // protects late_, which the watchdog reads
   std::set<int> late_;
 };
 

@@ -22,6 +22,9 @@ class SoloTrackComm final : public TrackComm {
     std::memcpy(recv, send, bytes);
   }
   void exchange(std::span<const Outgoing>, std::span<const Incoming>) override {}
+  void start(int, std::span<const Outgoing>, std::span<const Incoming>) override {}
+  bool poll(int) override { return true; }
+  void finish(int) override {}
   std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
   Waiting waiting() const override { return Waiting::spinning; }
   void listen(int) override {}

@@ -52,6 +52,17 @@ class TrackComm {
   // at once. Returns when all have been sent and received. Sender and receiver give the same size.
   virtual void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) = 0;
 
+  // exchange() for a caller that computes meanwhile: up to kTransfers may be in flight at once,
+  // by number, and other calls may come between. All ranks start those of one number in the same
+  // order. Until it ends, by poll() or finish(), its memory belongs to the transfer.
+  static constexpr int kTransfers = 2;
+  virtual void start(int transfer, std::span<const Outgoing> sends, std::span<const Incoming> receives) = 0;
+  // Moves what can be moved now; true, and the transfer has ended, when all is sent and received.
+  virtual bool poll(int transfer) = 0;
+  virtual void finish(int transfer) = 0;  // waits for it
+  // After a failure: gives up what is in flight, so that its memory may be freed.
+  virtual void drop_transfers() {}
+
   // `bytes` a rank, zeroed. Null, on all ranks, where they do not all run on one host or the system
   // has no such memory left.
   virtual std::unique_ptr<SharedMemory> share(std::size_t bytes) = 0;

@@ -45,6 +45,15 @@ class WatchedComm final : public TrackComm {
     const Waits waits(watchdog_, wait_);
     inner_->exchange(sends, receives);
   }
+  void start(int transfer, std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
+    inner_->start(transfer, sends, receives);
+  }
+  bool poll(int transfer) override { return inner_->poll(transfer); }
+  void finish(int transfer) override {
+    const Waits waits(watchdog_, wait_);
+    inner_->finish(transfer);
+  }
+  void drop_transfers() override { inner_->drop_transfers(); }
   std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
     const Waits waits(watchdog_, wait_);
     return inner_->share(bytes);

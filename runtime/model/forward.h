@@ -14,6 +14,7 @@
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/logit_rows.h"
 #include "runtime/model/padded_batch.h"
+#include "runtime/model/step_part.h"
 #include "runtime/model/step_recorder.h"
 #include "runtime/model/track_layers.h"
 #include "runtime/model/vocab_head.h"
@@ -54,7 +55,17 @@ class Forward {
   std::int64_t scratch_bytes() const { return memory_.bytes(); }
 
  private:
+  // In two halves, where the sums of one can travel while the other computes.
+  bool in_halves(std::int64_t rows) const;
+  void embed(std::span<const std::int32_t> tokens, const StepRows& rows);
   void run_layers(std::span<const std::int32_t> tokens, const StepRows& rows);
+  void run_halves(std::span<const std::int32_t> tokens, const StepRows& rows,
+                  std::span<const std::int32_t> wanted);
+  void bind_views(const StepRows& rows, const LogitRows& logit_rows, std::int64_t first);
+  // Computes one block; x drops the rows that the last block drops.
+  BlockOutput run_block(std::int64_t block, const BlockInput& input, const LogitRows& logit_rows, bool polls,
+                        Tensor& x);
+  void run_half_block(std::int64_t block, int half);
   // body(tracks, lane) for all local tracks at once, or for each of them in parallel: inside a
   // block tracks do not communicate.
   template <typename Body>
@@ -84,6 +95,8 @@ class Forward {
 
   Tensor x_;              // the stream of the current step; after run(), of its active rows
   LogitRows logit_rows_;  // of the last run
+  bool splits_track_;     // this rank's tracks are shared with others
+  StepPart halves_[2];    // of the last run, where it ran in halves
   PaddedBatch padded_;    // of the last run_recorded()
   bool has_logits_ = false;
 };

@@ -36,6 +36,13 @@ void LogitRows::select_all(const StepRows& rows) {
   active_ = rows;
 }
 
+void LogitRows::select_halves(const LogitRows& first, const LogitRows& second, std::int64_t begin) {
+  places_ = first.places_;
+  for (const std::int32_t place : second.places_) places_.push_back(place + static_cast<std::int32_t>(begin));
+  retained_.clear();
+  active_ = {};
+}
+
 std::span<const std::int32_t> LogitRows::places(std::int64_t first, std::int64_t count) const {
   PTRT_CHECK(count >= 1 && first + count <= this->count());
   return std::span(places_).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));

@@ -18,6 +18,9 @@ class LogitRows {
   // none is wanted, so that every step has the same exchanges.
   void select(const StepRows& rows, std::span<const std::int32_t> wanted, bool drop_others);
   void select_all(const StepRows& rows);
+  // Of a step whose halves were selected by themselves; the second begins at row `begin`. Its active
+  // rows are those of the first half from row 0 on, and those of the second from `begin` on.
+  void select_halves(const LogitRows& first, const LogitRows& second, std::int64_t begin);
 
   std::int64_t count() const { return std::ssize(places_); }  // of the wanted rows
   // Where wanted[first, first + count) are among the active rows.

@@ -50,6 +50,17 @@ class AllReduce {
   // Ends the time of the last exchange().
   virtual void consumed() {}
 
+  // Where overlaps(), sums may be in flight while the caller computes: kInFlight of them, by number,
+  // of at most max_values values together, beside no other sum. start() copies the parts; add_to and
+  // out belong to the sum until finish(), which waits for it. poll(), between pieces of work, moves
+  // what can be moved. Number 0 counts as a sync point: the others are parts of the same.
+  static constexpr int kInFlight = 2;
+  virtual bool overlaps() const { return false; }
+  virtual void start(int number, std::span<const float* const> local, std::int64_t count, float scale,
+                     const float* add_to, float* out);
+  virtual void poll() {}
+  virtual void finish(int number);
+
   // Whether sum() only queues work on the device, so that a step which is recorded once and
   // replayed may contain it. The caller of a replay adds to stats() what the recorded step counted.
   virtual bool recordable() const = 0;

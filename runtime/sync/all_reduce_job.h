@@ -6,6 +6,15 @@
 
 namespace ptrt {
 
+// All give the same bits.
+enum class AllReduceAlgorithm : std::uint8_t {
+  shm_one_shot,  // in shared memory, every rank adds everything
+  shm_two_shot,  // in shared memory, every rank adds a slice and copies the others' slices
+  one_shot,      // by messages: all-gather, every rank adds everything
+  root,          // gather to rank 0, which adds and broadcasts
+  two_shot,      // reduce-scatter, then all-gather
+};
+
 // out = scale · tree(parts of all ranks) (+ add_to), `count` values.
 struct AllReduceJob {
   std::span<const float* const> local;  // this rank's parts, each [count]

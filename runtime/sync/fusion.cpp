@@ -45,32 +45,48 @@ BlockOutput Fusion::output(Tensor x, Tensor h) {
   return output;
 }
 
-BlockInput Fusion::exchange(Tensor x, const BlockOutput& output) {
+// This rank's parts of the sum over tracks.
+std::span<const float* const> Fusion::prepare_parts(Tensor x, const BlockOutput& output) {
   const Tensor y = output.y;
   const std::int64_t count = y.rows * y.width;
-  const bool delta = op_ == FusionOp::delta_sum;
   PTRT_CHECK(x.rows == y.rows && y.tracks == local_tracks_);
-  if (delta && output.minus.data == nullptr) backend_.subtract(x.broadcast(y.tracks), y);
+  if (op_ == FusionOp::delta_sum && output.minus.data == nullptr) backend_.subtract(x.broadcast(y.tracks), y);
   for (std::int64_t t = 0; t < local_tracks_; t++) local_[static_cast<std::size_t>(t)] = y.row(t, 0);
-  std::span<const float* const> parts = local_;
-  if (partial_sums_ && local_tracks_ > 1) {
+  if (!partial_sums_) return local_;
+  if (local_tracks_ > 1) {
     float* send = all_reduce_->send_buffer(count);
     float* sum = send != nullptr ? send : y.row(0, 0);
     backend_.tree_sum(local_, count, 1.0f, nullptr, sum);
     local_[0] = sum;
   }
-  if (partial_sums_) parts = parts.first(1);
+  return std::span(local_).first(1);
+}
 
-  const float scale = op_ == FusionOp::mean ? 1.0f / static_cast<float>(total_tracks_) : 1.0f;
+float Fusion::scale() const {
+  return op_ == FusionOp::mean ? 1.0f / static_cast<float>(total_tracks_) : 1.0f;
+}
+
+BlockInput Fusion::exchange(Tensor x, const BlockOutput& output) {
+  const std::span<const float* const> parts = prepare_parts(x, output);
+  const std::int64_t count = x.rows * x.width;
+  const bool delta = op_ == FusionOp::delta_sum;
   if (const auto all = all_reduce_->exchange(parts, count); !all.empty())
-    return {all, scale, delta, &*all_reduce_};
+    return {.parts = all, .scale = scale(), .add_to_x = delta, .exchange = &*all_reduce_};
   float* out = x.row(0, 0);
-  all_reduce_->sum(parts, count, scale, delta ? out : nullptr, out);
+  all_reduce_->sum(parts, count, scale(), delta ? out : nullptr, out);
   if (total_tracks_ == 1) all_reduce_->stats().sync_points = 0;
   return {};
 }
 
+BlockInput Fusion::start_exchange(int half, Tensor x, const BlockOutput& output) {
+  const std::span<const float* const> parts = prepare_parts(x, output);
+  float* out = x.row(0, 0);
+  all_reduce_->start(half, parts, x.rows * x.width, scale(), op_ == FusionOp::delta_sum ? out : nullptr, out);
+  return {.in_flight = half};
+}
+
 void Fusion::finish(BlockInput& input, Tensor x) {
+  if (input.in_flight >= 0) all_reduce_->finish(input.in_flight);
   float* out = x.row(0, 0);
   if (!input.parts.empty())
     backend_.tree_sum(input.parts, x.rows * x.width, input.scale, input.add_to_x ? out : nullptr, out);

@@ -22,13 +22,14 @@ struct BlockOutput {
 };
 
 // What a block begins with: x = scale · tree(parts) (+ x, where add_to_x). Without parts x is
-// complete. The kernel that begins the block may do the addition; whoever does calls consumed()
-// when it is queued.
+// complete, once finish() has ended a sum in flight. The kernel that begins the block may do the
+// addition; whoever does calls consumed() when it is queued.
 struct BlockInput {
   std::span<const float* const> parts = {};  // each [rows, d]; valid until the next exchange
   float scale = 1;
   bool add_to_x = false;
   AllReduce* exchange = nullptr;  // whose parts these are
+  int in_flight = -1;             // number of a sum that finish() must end first; -1: none
 
   void consumed() const {
     if (exchange != nullptr) exchange->consumed();
@@ -53,6 +54,11 @@ class Fusion {
   // x [1, rows left, d] = fuse(x, output.y), by the ranks' all-reduce or, as the result says, by
   // the next block. Overwrites output.y. Where the block dropped rows, x has dropped them too.
   BlockInput exchange(Tensor x, const BlockOutput& output);
+  // The same for half 0 or 1 of a step's rows, where overlaps(): the sum travels while the other half
+  // is computed, with poll() in between, and finish() ends it. x is not to be touched until then.
+  bool overlaps() const { return all_reduce_->overlaps(); }
+  BlockInput start_exchange(int half, Tensor x, const BlockOutput& output);
+  void poll() { all_reduce_->poll(); }
   // Completes x [1, rows, d] with `input`, which is empty afterwards.
   void finish(BlockInput& input, Tensor x);
 
@@ -64,6 +70,9 @@ class Fusion {
   std::string describe() const { return all_reduce_->describe(); }
 
  private:
+  std::span<const float* const> prepare_parts(Tensor x, const BlockOutput& output);
+  float scale() const;
+
   Backend& backend_;
   FusionOp op_;
   std::int64_t total_tracks_, local_tracks_;

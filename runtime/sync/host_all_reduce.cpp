@@ -65,10 +65,7 @@ void HostAllReduce::sum(std::span<const float* const> local, std::int64_t count,
   } else {
     PTRT_CHECK(static_cast<std::int64_t>(local.size()) == parts_);
     consistency_.begin(++sums_, start);
-    const auto bytes = static_cast<std::size_t>(parts_ * count) * sizeof(float);
-    const AllReduceAlgorithm algorithm =
-        algorithm_.value_or(choose_algorithm(comm_.size(), bytes, shares_memory()));
-    stats_.bytes_sent += run(algorithm, {local, count, scale, add_to, out});
+    stats_.bytes_sent += run(algorithm_for(count), {local, count, scale, add_to, out});
     const std::int64_t end = now_ns();
     stats_.seconds += seconds(end - start);
     stats_.wait_seconds +=
@@ -77,21 +74,45 @@ void HostAllReduce::sum(std::span<const float* const> local, std::int64_t count,
   stats_.sync_points++;
 }
 
+AllReduceAlgorithm HostAllReduce::algorithm_for(std::int64_t count) const {
+  const auto bytes = static_cast<std::size_t>(parts_ * count) * sizeof(float);
+  return algorithm_.value_or(choose_algorithm(comm_.size(), bytes, shares_memory()));
+}
+
 std::uint64_t HostAllReduce::run(AllReduceAlgorithm algorithm, const AllReduceJob& job) {
-  PTRT_CHECK(needs_shared_memory(algorithm) ? shm_ != nullptr : mpi_.has_value());
-  switch (algorithm) {
-    case AllReduceAlgorithm::shm_one_shot:
-      return shm_->one_shot(job);
-    case AllReduceAlgorithm::shm_two_shot:
-      return shm_->two_shot(job);
-    case AllReduceAlgorithm::one_shot:
-      return mpi_->one_shot(job);
-    case AllReduceAlgorithm::root:
-      return mpi_->root(job);
-    case AllReduceAlgorithm::two_shot:
-      return mpi_->two_shot(job);
+  if (algorithm == AllReduceAlgorithm::shm_one_shot || algorithm == AllReduceAlgorithm::shm_two_shot) {
+    PTRT_CHECK(shm_ != nullptr);
+    return algorithm == AllReduceAlgorithm::shm_one_shot ? shm_->one_shot(job) : shm_->two_shot(job);
   }
-  throw_failure("no such all-reduce algorithm: {}", static_cast<int>(algorithm));
+  PTRT_CHECK(mpi_.has_value());
+  return mpi_->run(algorithm, job);
+}
+
+void HostAllReduce::start(int number, std::span<const float* const> local, std::int64_t count, float scale,
+                          const float* add_to, float* out) {
+  fault_point("sync");
+  PTRT_CHECK(overlaps() && static_cast<std::int64_t>(local.size()) == parts_);
+  const std::int64_t begin = now_ns();
+  consistency_.begin(++sums_, begin);
+  mpi_->start(number, algorithm_for(count), {local, count, scale, add_to, out});
+  if (number == 0) stats_.sync_points++;
+  stats_.seconds += seconds(now_ns() - begin);
+}
+
+void HostAllReduce::poll() {
+  if (!overlaps()) return;
+  const std::int64_t begin = now_ns();
+  for (int number = 0; number < kInFlight; number++) mpi_->poll(number);
+  stats_.seconds += seconds(now_ns() - begin);
+}
+
+void HostAllReduce::finish(int number) {
+  const std::int64_t begin = now_ns();
+  stats_.bytes_sent += mpi_->finish(number);
+  const std::int64_t end = now_ns();
+  stats_.seconds += seconds(end - begin);
+  stats_.wait_seconds +=
+      seconds(std::clamp<std::int64_t>(consistency_.last_ready_ns() - begin, 0, end - begin));
 }
 
 }  // namespace ptrt

@@ -16,14 +16,6 @@
 
 namespace ptrt {
 
-// All give the same bits.
-enum class AllReduceAlgorithm : std::uint8_t {
-  shm_one_shot,  // in shared memory, every rank adds everything
-  shm_two_shot,  // in shared memory, every rank adds a slice and copies the others' slices
-  one_shot,      // by messages: all-gather, every rank adds everything
-  root,          // gather to rank 0, which adds and broadcasts
-  two_shot,      // reduce-scatter, then all-gather
-};
 inline constexpr AllReduceAlgorithm kAllReduceAlgorithms[] = {
     AllReduceAlgorithm::shm_one_shot, AllReduceAlgorithm::shm_two_shot, AllReduceAlgorithm::one_shot,
     AllReduceAlgorithm::root, AllReduceAlgorithm::two_shot};
@@ -42,6 +34,12 @@ class HostAllReduce final : public AllReduce {
 
   void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
            float* out) override;
+  // Only messages travel by themselves; in shared memory the ranks do all the work.
+  bool overlaps() const override { return mpi_.has_value() && shm_ == nullptr; }
+  void start(int number, std::span<const float* const> local, std::int64_t count, float scale,
+             const float* add_to, float* out) override;
+  void poll() override;
+  void finish(int number) override;
   bool recordable() const override { return comm_.size() == 1; }
   std::string describe() const override { return comm_.size() == 1 ? "within the rank" : "between hosts"; }
 
@@ -49,6 +47,7 @@ class HostAllReduce final : public AllReduce {
   void set_algorithm(std::optional<AllReduceAlgorithm> algorithm) { algorithm_ = algorithm; }
 
  private:
+  AllReduceAlgorithm algorithm_for(std::int64_t count) const;
   std::uint64_t run(AllReduceAlgorithm algorithm, const AllReduceJob& job);
 
   TrackComm& comm_;

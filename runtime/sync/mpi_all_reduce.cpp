@@ -22,6 +22,8 @@ float* values_in(std::byte* message) {
   return reinterpret_cast<float*>(message + sizeof(StepHeader));
 }
 
+constexpr std::size_t kAlignment = 64;
+
 const float* offset(const float* values, std::int64_t by) {
   return values != nullptr ? values + by : nullptr;
 }
@@ -35,15 +37,100 @@ MpiAllReduce::MpiAllReduce(TrackComm& comm, Backend& backend, StepConsistency& c
       consistency_(consistency),
       parts_(parts),
       all_(static_cast<std::size_t>(parts * comm.size())) {
-  const std::int64_t ranks = comm.size();
-  // Slices are rounded up to whole values.
-  const std::size_t whole = message_bytes(parts * max_values);
+  const auto ranks = static_cast<std::size_t>(comm.size());
+  // Slices are rounded up to whole values. Two sums have a header and a rounding each.
+  const std::size_t whole = message_bytes(parts * max_values) + sizeof(StepHeader);
   const std::size_t sliced =
-      static_cast<std::size_t>(ranks) * message_bytes(parts * slice_width(max_values, comm.size()));
-  send_.resize(std::max(whole, sliced));
-  recv_.resize(std::max(static_cast<std::size_t>(ranks) * whole, sliced));
-  sends_.reserve(static_cast<std::size_t>(ranks));
-  receives_.reserve(static_cast<std::size_t>(ranks));
+      ranks * (message_bytes(parts * (slice_width(max_values, comm.size()) + 1)) + sizeof(StepHeader));
+  send_.resize(std::max(whole, sliced) + kAlignment);
+  recv_.resize(std::max(ranks * whole, sliced) + kAlignment);
+  sends_.reserve(ranks);
+  receives_.reserve(ranks);
+}
+
+MpiAllReduce::~MpiAllReduce() {
+  if (std::ranges::any_of(sums_, &Sum::in_flight)) comm_.drop_transfers();
+}
+
+std::uint64_t MpiAllReduce::run(AllReduceAlgorithm algorithm, const AllReduceJob& job) {
+  PTRT_CHECK(std::ranges::none_of(sums_, &Sum::in_flight));
+  begin(0, algorithm, job, false);
+  return finish(0);
+}
+
+void MpiAllReduce::start(int number, AllReduceAlgorithm algorithm, const AllReduceJob& job) {
+  begin(number, algorithm, job, true);
+}
+
+void MpiAllReduce::poll(int number) {
+  while (sums_[number].in_flight && comm_.poll(number))
+    if (advance(number)) sums_[number].in_flight = false;
+}
+
+std::uint64_t MpiAllReduce::finish(int number) {
+  Sum& sum = sums_[number];
+  while (sum.in_flight) {
+    comm_.finish(number);
+    if (advance(number)) sum.in_flight = false;
+  }
+  consistency_.begin(sum.step_sum, sum.ready_ns);
+  return sum.sent;
+}
+
+void MpiAllReduce::begin(int number, AllReduceAlgorithm algorithm, const AllReduceJob& job,
+                         bool copies_parts) {
+  Sum& sum = sums_[number];
+  PTRT_CHECK(!sum.in_flight);
+  sum = {.algorithm = algorithm,
+         .job = job,
+         .step_sum = consistency_.sum(),
+         .ready_ns = consistency_.last_ready_ns(),
+         .in_flight = true};
+  place(number);
+  const int ranks = comm_.size(), me = comm_.rank();
+  sends_.clear();
+  receives_.clear();
+  if (algorithm == AllReduceAlgorithm::root) {
+    if (me != 0 || copies_parts) pack(job, {0, job.count}, sum.send);
+    if (me == 0) {
+      for (int r = 1; r < ranks; r++) receives_.push_back({r, sum.received(r), sum.message});
+    } else {
+      sends_.push_back({0, sum.send, sum.message});
+      receives_.push_back({0, sum.recv, message_bytes(job.count)});
+      sum.sent += sum.message;
+    }
+    comm_.start(number, sends_, receives_);
+  } else if (algorithm == AllReduceAlgorithm::one_shot) {
+    pack(job, {0, job.count}, sum.send);
+    gather(number, false);
+  } else {
+    for (int r = 0; r < ranks; r++)
+      if (r != me || copies_parts) pack(job, slice(sum, r), sum.to_send(r));
+    gather(number, true);
+  }
+  if (copies_parts) sum.job.local = {};
+}
+
+// Its memory and its messages' size.
+void MpiAllReduce::place(int number) {
+  Sum& sum = sums_[number];
+  const Sum& other = sums_[1 - number];
+  const auto ranks = static_cast<std::size_t>(comm_.size());
+  const bool sliced = sum.algorithm == AllReduceAlgorithm::two_shot;
+  sum.message = message_bytes(parts_ * (sliced ? slice_width(sum.job.count, comm_.size()) : sum.job.count));
+  sum.send_bytes = (sliced ? ranks : 1) * sum.message;
+  sum.recv_bytes = ranks * sum.message;
+  const auto in = [&](std::vector<std::byte>& memory, std::size_t bytes, std::size_t others) {
+    PTRT_CHECK(bytes + (other.in_flight ? others + kAlignment : 0) <= memory.size());
+    return number == 0 ? memory.data() : memory.data() + (memory.size() - bytes) / kAlignment * kAlignment;
+  };
+  sum.send = in(send_, sum.send_bytes, other.send_bytes);
+  sum.recv = in(recv_, sum.recv_bytes, other.recv_bytes);
+}
+
+MpiAllReduce::Range MpiAllReduce::slice(const Sum& sum, std::int64_t rank) const {
+  const std::int64_t count = sum.job.count, width = slice_width(count, comm_.size());
+  return {std::min(rank * width, count), std::min((rank + 1) * width, count)};
 }
 
 // [header][part 0's values][part 1's values]…
@@ -63,96 +150,102 @@ void MpiAllReduce::check_header(int rank, const std::byte* message, bool from_fi
   consistency_.receive(rank, other, from_first);
 }
 
-// Sets all_: this rank's parts, from value mine.begin, where they are; the others' where they were
-// received.
-void MpiAllReduce::point_at_parts(const AllReduceJob& job, Range mine, std::int64_t stride,
-                                  std::size_t bytes) {
-  for (std::int64_t r = 0; r < comm_.size(); r++)
-    for (std::int64_t p = 0; p < parts_; p++)
-      all_[static_cast<std::size_t>(r * parts_ + p)] =
-          r == comm_.rank() ? job.local[static_cast<std::size_t>(p)] + mine.begin
-                            : values_in(received(r, bytes)) + p * stride;
+void MpiAllReduce::check_headers_of_others(const Sum& sum) {
+  for (int r = 0; r < comm_.size(); r++)
+    if (r != comm_.rank()) check_header(r, sum.received(r), r == 0);
 }
 
-// Sends the messages in send_ (the same to all ranks, or one for each) and receives into recv_.
+// Sends the packed parts (the same to all ranks, or one slice for each) and receives the others'.
 // Ranks start with different neighbours, so that none receives from all at once.
-std::uint64_t MpiAllReduce::exchange_with_all(std::size_t bytes, bool one_for_each) {
+void MpiAllReduce::gather(int number, bool one_for_each) {
+  Sum& sum = sums_[number];
   const int ranks = comm_.size(), me = comm_.rank();
-  sends_.clear();
-  receives_.clear();
   for (int distance = 1; distance < ranks; distance++) {
     const int to = (me + distance) % ranks, from = (me + ranks - distance) % ranks;
-    sends_.push_back({to, to_send(one_for_each ? to : 0, bytes), bytes});
-    receives_.push_back({from, received(from, bytes), bytes});
+    sends_.push_back({to, sum.to_send(one_for_each ? to : 0), sum.message});
+    receives_.push_back({from, sum.received(from), sum.message});
   }
-  comm_.exchange(sends_, receives_);
-  for (int r = 0; r < ranks; r++)
-    if (r != me) check_header(r, received(r, bytes), r == 0);
-  return bytes * static_cast<std::size_t>(ranks - 1);
+  comm_.start(number, sends_, receives_);
+  sum.sent += sum.message * static_cast<std::size_t>(ranks - 1);
 }
 
-std::uint64_t MpiAllReduce::one_shot(const AllReduceJob& job) {
-  const std::size_t bytes = message_bytes(parts_ * job.count);
-  pack(job, {0, job.count}, send_.data());
-  const std::uint64_t sent = exchange_with_all(bytes, false);
-  point_at_parts(job, {0, job.count}, job.count, bytes);
-  backend_.tree_sum(all_, job.count, job.scale, job.add_to, job.out);
-  return sent;
+// out = the sum of all parts' values `mine`; parts in messages are `stride` values apart. This
+// rank's own are where they are, or in the message that holds their copy.
+void MpiAllReduce::add(const Sum& sum, Range mine, std::int64_t stride) {
+  const AllReduceJob& job = sum.job;
+  if (mine.size() == 0) return;
+  const bool sliced = sum.algorithm == AllReduceAlgorithm::two_shot;
+  for (std::int64_t r = 0; r < comm_.size(); r++) {
+    const bool own = r == comm_.rank();
+    for (std::int64_t p = 0; p < parts_; p++) {
+      const float*& part = all_[static_cast<std::size_t>(r * parts_ + p)];
+      if (own && !job.local.empty())
+        part = job.local[static_cast<std::size_t>(p)] + mine.begin;
+      else
+        part = values_in(own ? sum.to_send(sliced ? r : 0) : sum.received(r)) + p * stride;
+    }
+  }
+  backend_.tree_sum(all_, mine.size(), job.scale, offset(job.add_to, mine.begin), job.out + mine.begin);
 }
 
-std::uint64_t MpiAllReduce::root(const AllReduceJob& job) {
-  const int ranks = comm_.size();
-  const std::size_t bytes = message_bytes(parts_ * job.count), sum_bytes = message_bytes(job.count);
-  sends_.clear();
-  receives_.clear();
+bool MpiAllReduce::advance(int number) {
+  Sum& sum = sums_[number];
+  sum.transfers++;
+  consistency_.begin(sum.step_sum, sum.ready_ns);
+  bool ended = true;
+  if (sum.algorithm == AllReduceAlgorithm::root) {
+    ended = advance_root(number);
+  } else if (sum.algorithm == AllReduceAlgorithm::two_shot) {
+    ended = advance_two_shot(number);
+  } else {
+    check_headers_of_others(sum);
+    add(sum, {0, sum.job.count}, sum.job.count);
+  }
+  sum.ready_ns = consistency_.last_ready_ns();
+  return ended;
+}
+
+bool MpiAllReduce::advance_root(int number) {
+  Sum& sum = sums_[number];
+  const AllReduceJob& job = sum.job;
   if (comm_.rank() != 0) {
-    pack(job, {0, job.count}, send_.data());
-    const Outgoing part{0, send_.data(), bytes};
-    const Incoming sum{0, recv_.data(), sum_bytes};
-    comm_.exchange({&part, 1}, {&sum, 1});
-    check_header(0, recv_.data(), true);
-    std::memcpy(job.out, values_in(recv_.data()), value_bytes(job.count));
-    return bytes;
+    check_header(0, sum.recv, true);
+    std::memcpy(job.out, values_in(sum.recv), value_bytes(job.count));
+    return true;
   }
-  for (int r = 1; r < ranks; r++) receives_.push_back({r, received(r, bytes), bytes});
-  comm_.exchange({}, receives_);
-  for (int r = 1; r < ranks; r++) check_header(r, received(r, bytes), false);
-  point_at_parts(job, {0, job.count}, job.count, bytes);
-  backend_.tree_sum(all_, job.count, job.scale, job.add_to, job.out);
-  const float* sum[] = {job.out};
-  pack({sum, job.count, 1, nullptr, nullptr}, {0, job.count}, send_.data());
-  for (int r = 1; r < ranks; r++) sends_.push_back({r, send_.data(), sum_bytes});
-  comm_.exchange(sends_, {});
-  return sum_bytes * static_cast<std::size_t>(ranks - 1);
+  if (sum.transfers == 2) return true;
+  check_headers_of_others(sum);
+  add(sum, {0, job.count}, job.count);
+  const float* total[] = {job.out};
+  pack({total, job.count, 1, nullptr, nullptr}, {0, job.count}, sum.send);
+  sends_.clear();
+  const std::size_t bytes = message_bytes(job.count);
+  for (int r = 1; r < comm_.size(); r++) sends_.push_back({r, sum.send, bytes});
+  comm_.start(number, sends_, {});
+  sum.sent += bytes * static_cast<std::size_t>(comm_.size() - 1);
+  return false;
 }
 
-std::uint64_t MpiAllReduce::two_shot(const AllReduceJob& job) {
+bool MpiAllReduce::advance_two_shot(int number) {
+  Sum& sum = sums_[number];
+  if (sum.transfers == 2) return true;
+  check_headers_of_others(sum);
   const int ranks = comm_.size(), me = comm_.rank();
-  const std::int64_t width = slice_width(job.count, ranks);
-  const auto slice = [&](std::int64_t r) {
-    return Range{std::min(r * width, job.count), std::min((r + 1) * width, job.count)};
-  };
-  const std::size_t bytes = message_bytes(parts_ * width);
-  for (int r = 0; r < ranks; r++)
-    if (r != me) pack(job, slice(r), to_send(r, bytes));
-  std::uint64_t sent = exchange_with_all(bytes, true);
-
-  const Range mine = slice(me);
-  point_at_parts(job, mine, mine.size(), bytes);
+  const Range mine = slice(sum, me);
   // The parts have been sent, so the sum may overwrite them.
-  if (mine.size() > 0)
-    backend_.tree_sum(all_, mine.size(), job.scale, offset(job.add_to, mine.begin), job.out + mine.begin);
+  add(sum, mine, mine.size());
+  float* out = sum.job.out;
   sends_.clear();
   receives_.clear();
   for (int distance = 1; distance < ranks; distance++) {
     const int to = (me + distance) % ranks, from = (me + ranks - distance) % ranks;
-    if (mine.size() > 0) sends_.push_back({to, job.out + mine.begin, value_bytes(mine.size())});
-    if (const Range theirs = slice(from); theirs.size() > 0)
-      receives_.push_back({from, job.out + theirs.begin, value_bytes(theirs.size())});
-    sent += value_bytes(mine.size());
+    if (mine.size() > 0) sends_.push_back({to, out + mine.begin, value_bytes(mine.size())});
+    if (const Range theirs = slice(sum, from); theirs.size() > 0)
+      receives_.push_back({from, out + theirs.begin, value_bytes(theirs.size())});
+    sum.sent += value_bytes(mine.size());
   }
-  comm_.exchange(sends_, receives_);
-  return sent;
+  comm_.start(number, sends_, receives_);
+  return false;
 }
 
 }  // namespace ptrt

@@ -12,42 +12,73 @@
 
 namespace ptrt {
 
-// Every algorithm returns the bytes that this rank sent. With n ranks and b bytes of parts a rank:
+// Each sum is a row of transfers; what follows a transfer is done when it has ended. Up to kInFlight
+// sums may be in flight, by number. With n ranks and b bytes of parts a rank:
+//   one_shot  all-gather, every rank adds everything: one transfer, n - 1 messages of b a rank
+//   root      gather to rank 0, which adds and broadcasts the sum: two, 2 (n - 1) messages in all
+//   two_shot  reduce-scatter, then all-gather: two, 2 (n - 1) messages of b / n a rank
 class MpiAllReduce {
  public:
+  static constexpr int kInFlight = TrackComm::kTransfers;
+
+  // Sums in flight have at most max_values values together.
   MpiAllReduce(TrackComm& comm, Backend& backend, StepConsistency& consistency, std::int64_t parts,
                std::int64_t max_values);
+  ~MpiAllReduce();
+  MpiAllReduce(const MpiAllReduce&) = delete;
+  MpiAllReduce& operator=(const MpiAllReduce&) = delete;
 
-  // All-gather, every rank adds everything: one hop, n - 1 messages of b a rank.
-  std::uint64_t one_shot(const AllReduceJob& job);
-  // Gather to rank 0, which adds and broadcasts the sum: two hops, 2 (n - 1) messages in all.
-  std::uint64_t root(const AllReduceJob& job);
-  // Reduce-scatter, then all-gather: two hops, 2 (n - 1) messages of b / n a rank.
-  std::uint64_t two_shot(const AllReduceJob& job);
+  // Returns the bytes that this rank sent. No other sum may be in flight.
+  std::uint64_t run(AllReduceAlgorithm algorithm, const AllReduceJob& job);
+
+  // The sum of the last StepConsistency::begin(); copies the parts. job.add_to and job.out
+  // belong to the sum until it ends, by poll() or finish().
+  void start(int number, AllReduceAlgorithm algorithm, const AllReduceJob& job);
+  void poll(int number);  // does what can be done without waiting
+  // Waits for its end. Returns the bytes sent. The consistency is then that of this sum.
+  std::uint64_t finish(int number);
 
  private:
   struct Range {
     std::int64_t begin, end;
     std::int64_t size() const { return end - begin; }
   };
+  struct Sum {
+    AllReduceAlgorithm algorithm = AllReduceAlgorithm::one_shot;
+    AllReduceJob job = {};       // local: empty where the parts were copied
+    std::uint64_t step_sum = 0;  // number of this sum within the step
+    std::int64_t ready_ns = 0;   // StepConsistency::last_ready_ns()
+    int transfers = 0;           // ended so far
+    bool in_flight = false;
+    std::uint64_t sent = 0;
+    std::size_t message = 0;  // bytes of one with parts
+    std::size_t send_bytes = 0, recv_bytes = 0;
+    std::byte *send = nullptr, *recv = nullptr;
 
-  std::byte* to_send(std::int64_t index, std::size_t bytes) {
-    return &send_[static_cast<std::size_t>(index) * bytes];
-  }
-  std::byte* received(std::int64_t index, std::size_t bytes) {
-    return &recv_[static_cast<std::size_t>(index) * bytes];
-  }
+    std::byte* to_send(std::int64_t index) const { return send + static_cast<std::size_t>(index) * message; }
+    std::byte* received(std::int64_t index) const { return recv + static_cast<std::size_t>(index) * message; }
+  };
+
+  void begin(int number, AllReduceAlgorithm algorithm, const AllReduceJob& job, bool copies_parts);
+  void place(int number);
+  // After a transfer: true when that was the last one.
+  bool advance(int number);
+  void gather(int number, bool one_for_each);
+  bool advance_root(int number);
+  bool advance_two_shot(int number);
+  Range slice(const Sum& sum, std::int64_t rank) const;
   void pack(const AllReduceJob& job, Range values, std::byte* message);
   void check_header(int rank, const std::byte* message, bool from_first);
-  void point_at_parts(const AllReduceJob& job, Range mine, std::int64_t stride, std::size_t bytes);
-  std::uint64_t exchange_with_all(std::size_t bytes, bool one_for_each);
+  void check_headers_of_others(const Sum& sum);
+  void add(const Sum& sum, Range mine, std::int64_t stride);
 
   TrackComm& comm_;
   Backend& backend_;
   StepConsistency& consistency_;
   std::int64_t parts_;
-  std::vector<std::byte> send_, recv_;
-  std::vector<const float*> all_;  // parts of all ranks
+  Sum sums_[kInFlight];
+  std::vector<std::byte> send_, recv_;  // a first sum takes from the front, a second from the back
+  std::vector<const float*> all_;       // parts of all ranks
   std::vector<Outgoing> sends_;
   std::vector<Incoming> receives_;
 };

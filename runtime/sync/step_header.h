@@ -38,8 +38,10 @@ class StepConsistency {
   // Collective (ClockOffsets).
   StepConsistency(TrackComm& comm, StepState& state);
 
-  // Starts sum number `sum` of the step; this rank's parts are ready at `now`, on its own clock.
+  // Starts sum number `sum` of the step, or resumes it: the parts known so far, this rank's at
+  // first, are ready at `now`, on its own clock.
   void begin(std::uint64_t sum, std::int64_t now);
+  std::uint64_t sum() const { return state_.header.sum; }
   // The header to send: with the flags, and the latest time, of the headers received so far.
   StepHeader outgoing() const;
   // Throws when `rank` has diverged. Adopts its flags where `from_first` says that they are the

@@ -32,7 +32,8 @@ class EmulatedCluster(CliTest):
     def test_a_run_over_two_hosts(self) -> None:
         config = make_config(tracks=2, layers=4, sync_layers=[2, 4])
         model = write_random(self.fresh(".h5"), config, 41)
-        rows = [{"tokens": [1, 2, 3, 4], "max_tokens": 12}, {"tokens": [7, 8], "max_tokens": 5}]
+        rows = [{"tokens": [1, 2, 3, 4], "max_tokens": 12}, {"tokens": [7, 8], "max_tokens": 5},
+                {"tokens": [n * n % 200 for n in range(110)], "max_tokens": 3}]  # this prefill runs in halves
         want = self.batch("generate", model, rows)
         before = namespaces()
         for delay, options in ((0, ()), (300, ("--ranks-per-node", 1))):
@@ -42,6 +43,10 @@ class EmulatedCluster(CliTest):
             self.assertEqual(done.returncode, 0, done.stderr)
             self.assertEqual(results.read_bytes(), want)
         self.assertEqual(namespaces(), before, "hosts were left behind")
+        done = on_cluster("--nodes", 2, "--", "env", "PTRT_FAULT=rank=1,at=sync,after=1", PTRT, "generate", model,
+                          write_requests(self.fresh(".jsonl"), rows[2:]), "-o", self.fresh(".jsonl"), "--threads", 1)
+        self.assertEqual(done.returncode, 1, "a failure while a sum is in flight" + done.stderr)
+        self.assertRegex(done.stderr, r"rank 1\b.*sync")
 
     def test_a_failing_command_leaves_nothing(self) -> None:
         before = namespaces()

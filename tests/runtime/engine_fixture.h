@@ -1,4 +1,5 @@
-// Whole models through the engine, in one process with all tracks: for tests that compare how it is run.
+// Whole models through the engine, with all tracks or as one rank of several: for tests that compare how it is
+// run.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -21,9 +22,16 @@ class EngineRunner {
                const Tokenizer* tokenizer, const EngineOptions& options)
       : backend_(std::move(backend)),
         shard_(std::move(shard)),
-        comm_(make_solo_track_comm()),
+        solo_(make_solo_track_comm()),
         placement_(make_placement(1, 0, config.tracks)),
-        engine_(config, config, shard_, *backend_, {*comm_, *comm_}, placement_, tokenizer, options) {}
+        engine_(config, config, shard_, *backend_, {*solo_, *solo_}, placement_, tokenizer, options) {}
+  // The rank of `comm`, whose ranks are one replica.
+  EngineRunner(const ModelConfig& config, std::unique_ptr<Backend> backend, TrackShard shard, TrackComm& comm,
+               const Placement& placement, const Tokenizer* tokenizer, const EngineOptions& options)
+      : backend_(std::move(backend)),
+        shard_(std::move(shard)),
+        placement_(placement),
+        engine_(config, config, shard_, *backend_, {comm, comm}, placement_, tokenizer, options) {}
 
   std::vector<Completion> run(Task task, std::span<const Request> requests) {
     std::vector<std::int64_t> order(requests.size());
@@ -44,7 +52,7 @@ class EngineRunner {
  private:
   std::unique_ptr<Backend> backend_;
   TrackShard shard_;
-  std::unique_ptr<TrackComm> comm_;
+  std::unique_ptr<TrackComm> solo_;
   Placement placement_;
   Engine engine_;
 };

@@ -1,6 +1,7 @@
 // A TrackComm whose ranks are threads of the test, for the fusion's logic without MPI.
 #pragma once
 
+#include <atomic>
 #include <barrier>
 #include <condition_variable>
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -22,6 +24,9 @@ class ThreadCommGroup {
   // `shares`: whether the ranks share memory, as ranks on one host do.
   explicit ThreadCommGroup(int ranks, bool shares = true)
       : shares_(shares), barrier_(ranks), sent_(static_cast<std::size_t>(ranks)) {}
+
+  // Transfers that ranks have started so far and not waited for at once.
+  int transfers() const { return transfers_; }
 
   // For a rank whose thread the caller runs; the group must outlive it.
   std::unique_ptr<TrackComm> comm(int rank) { return std::make_unique<Comm>(*this, rank); }
@@ -70,8 +75,22 @@ class ThreadCommGroup {
       to_everyone(send, recv, bytes, static_cast<std::size_t>(rank_) * bytes);
     }
     void exchange(std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
-      for (const Outgoing& message : sends) group_.put(rank_, message);
-      for (const Incoming& message : receives) group_.take(rank_, message);
+      start(kTransfers, sends, receives);
+      finish(kTransfers);
+    }
+    void start(int transfer, std::span<const Outgoing> sends, std::span<const Incoming> receives) override {
+      if (transfer < kTransfers) group_.transfers_++;
+      for (const Outgoing& message : sends) group_.put(rank_, transfer, message);
+      in_flight_[transfer].assign(receives.begin(), receives.end());
+    }
+    bool poll(int transfer) override {
+      std::vector<Incoming>& missing = in_flight_[transfer];
+      std::erase_if(missing, [&](const Incoming& m) { return group_.take_if_there(rank_, transfer, m); });
+      return missing.empty();
+    }
+    void finish(int transfer) override {
+      for (const Incoming& message : in_flight_[transfer]) group_.take(rank_, transfer, message);
+      in_flight_[transfer].clear();
     }
     std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
       if (!group_.shares_) return nullptr;
@@ -94,27 +113,41 @@ class ThreadCommGroup {
     }
     ThreadCommGroup& group_;
     int rank_;
+    std::vector<Incoming> in_flight_[kTransfers + 1];  // not yet taken
   };
 
-  void put(int from, const Outgoing& message) {
+  using Queue = std::deque<std::vector<char>>;
+
+  void put(int from, int transfer, const Outgoing& message) {
     const auto* data = static_cast<const char*>(message.data);
     const std::lock_guard lock(mutex_);
-    mail_[{from, message.to}].emplace_back(data, data + message.bytes);
+    mail_[{from, message.to, transfer}].emplace_back(data, data + message.bytes);
     arrived_.notify_all();
   }
-  void take(int to, const Incoming& message) {
+  void take(int to, int transfer, const Incoming& message) {
     std::unique_lock lock(mutex_);
-    auto& queue = mail_[{message.from, to}];
+    Queue& queue = mail_[{message.from, to, transfer}];
     arrived_.wait(lock, [&] { return !queue.empty(); });
+    take_first(queue, message);
+  }
+  bool take_if_there(int to, int transfer, const Incoming& message) {
+    const std::lock_guard lock(mutex_);
+    Queue& queue = mail_[{message.from, to, transfer}];
+    if (queue.empty()) return false;
+    take_first(queue, message);
+    return true;
+  }
+  static void take_first(Queue& queue, const Incoming& message) {
     if (queue.front().size() != message.bytes) std::abort();
     std::copy(queue.front().begin(), queue.front().end(), static_cast<char*>(message.data));
     queue.pop_front();
   }
 
   bool shares_;
+  std::atomic<int> transfers_ = 0;
   std::mutex mutex_;
   std::condition_variable arrived_;
-  std::map<std::pair<int, int>, std::deque<std::vector<char>>> mail_;  // by sender and receiver
+  std::map<std::tuple<int, int, int>, Queue> mail_;  // by sender, receiver and transfer
   std::shared_ptr<Board> shared_;
   std::barrier<> barrier_;
   std::vector<const char*> sent_;
