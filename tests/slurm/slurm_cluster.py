@@ -134,9 +134,9 @@ class SlurmCluster:
         key = self.folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        self.run_daemon([TOOLS["munged"], "--foreground", "--force", f"--key-file={key}", f"--socket={self.folder}/munge.socket",
-                         f"--pid-file={self.folder}/munged.pid", f"--log-file={self.folder}/munged.log",
-                         f"--seed-file={self.folder}/munged.seed"], "munged")
+        files = [f"--{what}-file={self.folder}/munged.{what}" for what in ("pid", "log", "seed")]
+        self.run_daemon([TOOLS["munged"], "--foreground", "--force", f"--key-file={key}",
+                         f"--socket={self.folder}/munge.socket", *files], "munged")
         self.wait_for("munged", (self.folder / "munge.socket").exists)
         self.run_daemon([*self.enter(1), TOOLS["slurmctld"], "-D", "-i"], "slurmctld")
         for i in range(1, NODES + 1):
@@ -170,7 +170,8 @@ class SlurmCluster:
         return [f"{self.hosts.folder}/enter", str(i)]
 
     def environment(self):
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "PMI", "OMPI_COMM"))}
+        others = ("SLURM", "SBATCH", "PMI", "OMPI_COMM")  # of a job that this may run in
+        own = {name: value for name, value in os.environ.items() if not name.startswith(others)}
         return {**own, "SLURM_CONF": str(self.conf), "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
     def wait_for(self, what, there, patience=PATIENCE):

@@ -24,7 +24,7 @@ PATIENCE = 240
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
 # A rank waits in each step, so that a job lasts; but not once Slurm has started it again, and of an array only in task 2.
 SLOW = """#!/bin/sh
-[ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] && [ "${{SLURM_ARRAY_TASK_ID:-2}}" = 2 ] && export PTRT_FAULT=rank=0,at=step,pause_ms=400
+[ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] && [ "${{SLURM_ARRAY_TASK_ID:-2}}" = 2 ] && export PTRT_FAULT=rank=0,at=step,pause_ms=${{PAUSE_MS:-400}}
 exec {ptrt} "$@"
 """
 ONE_RANK = ("--ntasks=1", "--cpus-per-task=1")
@@ -42,6 +42,10 @@ class Job:
 
     def states(self):
         return set(self.slurm.client("squeue", "-h", "-t", "all", "-j", self.id, "-o", "%T", check=False).split())
+
+    def has_ended(self):
+        states = self.states()  # none: Slurm did not answer
+        return bool(states) and states <= ENDED
 
     def restarts(self, task=""):
         shown = self.slurm.client("scontrol", "show", "job", f"{self.id}{task}")
@@ -65,10 +69,10 @@ class Job:
             time.sleep(0.3)
 
     def wait_for_results(self, count):
-        self.wait(lambda: self.finished() >= count or self.states() <= ENDED, f"at {count} results")
+        self.wait(lambda: self.finished() >= count or self.has_ended(), f"at {count} results")
 
     def wait_for_end(self):
-        self.wait(lambda: self.states() and self.states() <= ENDED, "ended")
+        self.wait(self.has_ended, "ended")
         return self.states()
 
 
@@ -110,9 +114,9 @@ class Slurm(unittest.TestCase):
         return results.read_bytes()
 
     @classmethod
-    def lasting(cls, script, name, *options, more=()):
+    def lasting(cls, script, name, *options, more=(), env=None):
         """A job that takes a minute, unless it is started again."""
-        return Job(cls, script, name, options, ["--max-batch", "2", "--log-every", "5", *more], program=cls.slow)
+        return Job(cls, script, name, options, ["--max-batch", "2", "--log-every", "5", *more], program=cls.slow, env=env)
 
     def assert_same(self, job, want=None):
         self.assertEqual(job.wait_for_end(), {"COMPLETED"}, job.text())
@@ -199,9 +203,9 @@ class Slurm(unittest.TestCase):
     def test_5_processes_that_mpi_does_not_join(self):
         for plugin, status, message in (("none", 2, "MPI sees one process only, although the launcher started 2"),
                                         ("pmi2", 1, "OMPI was not built with SLURM's PMI support")):
-            done = subprocess.run([*self.slurm.enter(1), "timeout", str(PATIENCE), "srun", f"--mpi={plugin}", "-N2", "-n2", PTRT,
-                                   "generate", DEMO / "demo.h5", self.requests, "-o", self.folder / f"{plugin}.jsonl"],
-                                  capture_output=True, text=True, env=self.slurm.environment())
+            step = ["srun", f"--mpi={plugin}", "-N2", "-n2", PTRT, "generate", DEMO / "demo.h5", self.requests, "-o",
+                    self.folder / f"{plugin}.jsonl"]
+            done = subprocess.run([*self.slurm.enter(1), "timeout", str(PATIENCE), *step], capture_output=True, text=True, env=self.slurm.environment())
             self.assertEqual(done.returncode, status, done.stderr)
             self.assertIn(message, done.stderr)
             self.assertFalse((self.folder / f"{plugin}.jsonl").exists())
@@ -209,13 +213,15 @@ class Slurm(unittest.TestCase):
     def test_6_a_lost_node(self):
         jobs = [self.lasting(script, f"lost-{name}", *TWO_NODES, more=["--step-timeout", "8"])
                 for script, name in (("cpu_many_nodes.sbatch", "srun"), ("mpirun.sbatch", "mpirun"))]
-        jobs.append(self.lasting("cpu_one_node.sbatch", "lost-script", *ONE_RANK, "-w", self.slurm.hosts.host(2)))
+        # The cut-off node knows nothing of it, so its job must last until Slurm finds out.
+        jobs.append(self.lasting("cpu_one_node.sbatch", "lost-script", *ONE_RANK, "-w", self.slurm.hosts.host(2),
+                                 env={"PAUSE_MS": "1500"}))
         for job in jobs:
             job.wait_for_results(2)
         finished = [job.finished() for job in jobs]
         self.slurm.cut_cable(2)
         for job in jobs:
-            job.wait(lambda: "PENDING" in job.states() or job.states() <= ENDED, "requeued")
+            job.wait(lambda: "PENDING" in job.states() or job.has_ended(), "requeued")
         self.slurm.replace_node(2)
         for job, count in zip(jobs, finished):
             with self.subTest(job.name):
@@ -226,7 +232,8 @@ class Slurm(unittest.TestCase):
 
 def main():
     if os.environ.get("PTRT_TEST_SLURM") != "1":
-        print("skipped: it takes minutes, root and the packages of tests/slurm/install.sh (PTRT_TEST_SLURM=1, make test-slurm)")
+        print("skipped: it takes minutes, root and the packages of tests/slurm/install.sh (PTRT_TEST_SLURM=1, "
+              "make test-slurm)")
         return 77
     try:
         with ended_by_signals(), SlurmCluster() as Slurm.slurm:
