@@ -27,6 +27,10 @@ SLOW = """#!/bin/sh
 [ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] && [ "${{SLURM_ARRAY_TASK_ID:-2}}" = 2 ] && export PTRT_FAULT=rank=0,at=step,pause_ms=${{PAUSE_MS:-400}}
 exec {ptrt} "$@"
 """
+LATE = """#!/bin/bash
+[ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] && echo not ready && sleep 300
+exec {ptrt} "$@"
+"""
 ONE_RANK = ("--ntasks=1", "--cpus-per-task=1")
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=1")
 
@@ -89,6 +93,9 @@ class Slurm(unittest.TestCase):
         cls.slow = cls.folder / "slow"
         cls.slow.write_text(SLOW.format(ptrt=PTRT))
         cls.slow.chmod(0o755)
+        cls.late = cls.folder / "late"
+        cls.late.write_text(LATE.format(ptrt=PTRT))
+        cls.late.chmod(0o755)
         cls.requests = cls.folder / "requests.jsonl"
         cls.requests.write_text("".join((DEMO / "heldout.jsonl").read_text().splitlines(keepends=True)[:60]))
         cls.want = cls.plain(cls.requests)
@@ -161,6 +168,19 @@ class Slurm(unittest.TestCase):
         self.assertEqual([job.restarts(f"_{task}") for task in range(4)], [0, 0, 1, 0])
         self.assertEqual(job.results.read_bytes(), self.want)
 
+    def test_1_what_fails_is_not_started_again(self):
+        few = {"array.sbatch": (*ONE_RANK, "--array=0"), "cpu_one_node.sbatch": ONE_RANK, "gpu.sbatch": ONE_RANK}
+        scripts = sorted(path.name for path in SCRIPTS.glob("*.sbatch") if path.name != "merge.sbatch")
+        self.assertEqual(len(scripts), 7)
+        jobs = [Job(self, script, f"no-model-{script}", few.get(script, ("--ntasks-per-node=1", "--cpus-per-task=1")),
+                    arguments=[self.folder / "absent.h5", self.requests, self.folder / f"absent-{script}.jsonl"])
+                for script in scripts]
+        for job in jobs:
+            with self.subTest(job.name):
+                self.assertEqual(job.wait_for_end(), {"FAILED"}, job.text())
+                self.assertEqual(job.restarts(), 0)
+                self.assertIn("absent.h5", job.text())
+
     def test_2_time_limit(self):
         for job in self.limited:
             with self.subTest(job.name):
@@ -173,6 +193,8 @@ class Slurm(unittest.TestCase):
                 self.lasting("cpu_many_nodes.sbatch", "preempted-without-grace", *TWO_NODES, "-p", "rude")]
         for job in jobs:
             job.wait_for_results(2)
+        early = Job(self, "cpu_many_nodes.sbatch", "preempted-before-it-was-ready", TWO_NODES, program=self.late)
+        early.wait(lambda: "not ready" in early.text(), "started")
         finished = [job.finished() for job in jobs]
         high = self.slurm.client("sbatch", "--parsable", "-p", "high", "-N", NODES, "--exclusive", "-D", self.folder,
                                  "-o", self.folder / "high.out", "--wrap", "sleep 1")
@@ -180,6 +202,8 @@ class Slurm(unittest.TestCase):
             with self.subTest(job.name):
                 self.assert_went_on(job, count)
         self.assertIn("COMPLETED", self.slurm.client("scontrol", "show", "job", high))
+        self.assert_same(early)
+        self.assertEqual(early.restarts(), 1)
         self.assertIn("stopped by a signal", jobs[0].text())
 
     def test_4_a_cancelled_job_goes_on_with_other_ranks(self):
