@@ -24,7 +24,8 @@ PATIENCE = 240
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
 # A rank waits in each step, so that a job lasts; but not once Slurm has started it again, and of an array only in task 2.
 SLOW = """#!/bin/sh
-[ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] && [ "${{SLURM_ARRAY_TASK_ID:-2}}" = 2 ] && export PTRT_FAULT=rank=0,at=step,pause_ms=${{PAUSE_MS:-400}}
+[ "${{SLURM_RESTART_COUNT:-0}}" = 0 ] && [ "${{SLURM_ARRAY_TASK_ID:-2}}" = 2 ] &&
+  export PTRT_FAULT="rank=0,at=step,pause_ms=${{PAUSE_MS:-400}}"
 exec {ptrt} "$@"
 """
 LATE = """#!/bin/bash
@@ -105,7 +106,8 @@ class Slurm(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        outputs = "".join(f"== {path.name}\n{path.read_text(errors='replace')}" for path in sorted(cls.folder.glob("*.out")))
+        outputs = "".join(f"== {path.name}\n{path.read_text(errors='replace')}"
+                          for path in sorted(cls.folder.glob("*.out")))
         LOG.write_text("".join(cls.times) + outputs + cls.slurm.log())
 
     def setUp(self):
@@ -223,13 +225,15 @@ class Slurm(unittest.TestCase):
         last = Job(self, "cpu_one_node.sbatch", name, ONE_RANK)
         self.assert_same(last)
         self.assertIn(f"{finished} results are from an earlier run", last.text())
+        self.assertIn("cpu x 1 thread ", last.text(), "SLURM_CPUS_PER_TASK is 1")
 
     def test_5_processes_that_mpi_does_not_join(self):
         for plugin, status, message in (("none", 2, "MPI sees one process only, although the launcher started 2"),
                                         ("pmi2", 1, "OMPI was not built with SLURM's PMI support")):
             step = ["srun", f"--mpi={plugin}", "-N2", "-n2", PTRT, "generate", DEMO / "demo.h5", self.requests, "-o",
                     self.folder / f"{plugin}.jsonl"]
-            done = subprocess.run([*self.slurm.enter(1), "timeout", str(PATIENCE), *step], capture_output=True, text=True, env=self.slurm.environment())
+            done = subprocess.run([*self.slurm.enter(1), "timeout", str(PATIENCE), *step], capture_output=True,
+                                  text=True, env=self.slurm.environment())
             self.assertEqual(done.returncode, status, done.stderr)
             self.assertIn(message, done.stderr)
             self.assertFalse((self.folder / f"{plugin}.jsonl").exists())
