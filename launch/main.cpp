@@ -23,6 +23,7 @@ namespace {
 const ModelRunOptions* run_options(const Command& command) {
   if (const auto* batch = std::get_if<BatchOptions>(&command)) return &batch->run;
   if (const auto* bench = std::get_if<BenchOptions>(&command)) return &bench->run;
+  if (const auto* doctor = std::get_if<DoctorOptions>(&command)) return &doctor->run;
   return nullptr;
 }
 
@@ -73,7 +74,8 @@ int print_outcome(const CommandLine& line, const JobComm& job) {
 void agree_on_start(JobComm& job, const CommandLine& line) {
   if (job.size() == 1) return;
   Facts facts = line.common;
-  facts["version"] = program_version();
+  // The doctor says itself which ranks have another program.
+  if (!std::holds_alternative<DoctorOptions>(line.command)) facts["version"] = program_version();
   agree_on(job, "how they were started", facts);
 }
 
@@ -95,6 +97,11 @@ int run_program(int argc, char** argv) {
     if (!probe && job->size() == 1) probe = start_own_probe(line.command);
     // The first look at the topology takes milliseconds; under a launcher the probe runs during MPI_Init.
     if (probe && run != nullptr && job->size() == 1) allowed_cores();
+    if (const auto* doctor = std::get_if<DoctorOptions>(&line.command)) {
+      if (!doctor->run.allow_singleton) refuse_singletons(*job);
+      run_doctor(*doctor, *job, probe.get());
+      return 0;
+    }
     std::optional<ModelMetadata> known;
     all_or_none(*job, [&] {
       if (probe) known = probe->finish();

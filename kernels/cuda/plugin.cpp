@@ -6,6 +6,7 @@
 #include "kernels/base/error.h"
 #include "kernels/cuda/base/cuda_check.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/host/nccl_collectives.h"
 
 #ifndef PTRT_PLUGIN_INTERFACE
 #error "PTRT_PLUGIN_INTERFACE comes from CMake"
@@ -43,6 +44,14 @@ std::vector<std::string> devices() {
   return uuids;
 }
 
+CudaVersions versions() {
+  CudaVersions found;
+  cudaDriverGetVersion(&found.driver);
+  cudaRuntimeGetVersion(&found.runtime);
+  found.nccl = cuda::nccl_version();
+  return found;
+}
+
 std::unique_ptr<Backend> make(const CudaOptions& options) {
   int count = 0;
   PTRT_CUDA_CHECK(cudaGetDeviceCount(&count));
@@ -64,6 +73,6 @@ std::unique_ptr<Backend> make(const CudaOptions& options) {
 
 extern "C" __attribute__((visibility("default"))) const ptrt::CudaPlugin* ptrt_cuda_plugin(
     const char* interface) {
-  static const ptrt::CudaPlugin plugin{&ptrt::missing, &ptrt::devices, &ptrt::make};
+  static const ptrt::CudaPlugin plugin{&ptrt::missing, &ptrt::devices, &ptrt::make, &ptrt::versions};
   return std::strcmp(interface, PTRT_PLUGIN_INTERFACE) == 0 ? &plugin : nullptr;
 }

@@ -31,6 +31,13 @@ std::string cuda_missing();
 // cuda_missing().
 std::vector<std::string> cuda_devices();
 
+// Of the libraries that run, as they number themselves: 12040 for CUDA 12.4 (the newest that the driver takes, and
+// the runtime's), 22809 for NCCL 2.28.9. 0: not known. Throws bad_input with cuda_missing().
+struct CudaVersions {
+  int driver = 0, runtime = 0, nccl = 0;
+};
+CudaVersions cuda_versions();
+
 // Throws bad_input with cuda_missing() unless that is empty.
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options);
 
@@ -40,6 +47,7 @@ struct CudaPlugin {
   std::string (*missing)() = nullptr;
   std::vector<std::string> (*devices)() = nullptr;
   std::unique_ptr<Backend> (*make)(const CudaOptions& options) = nullptr;
+  CudaVersions (*versions)() = nullptr;
 };
 inline constexpr const char* kCudaPluginFile = "libptrt_cuda.so";
 inline constexpr const char* kCudaPluginEntry = "ptrt_cuda_plugin";

@@ -77,6 +77,11 @@ std::vector<std::string> cuda_devices() {
   return loaded().plugin->devices();
 }
 
+CudaVersions cuda_versions() {
+  if (!loaded().missing.empty()) throw_bad_input("{}", loaded().missing);
+  return loaded().plugin->versions();
+}
+
 std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
   if (!loaded().missing.empty()) throw_bad_input("{}", loaded().missing);
   return loaded().plugin->make(options);

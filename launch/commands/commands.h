@@ -20,6 +20,9 @@ std::unique_ptr<ModelProbe> start_own_probe(const Command& command);
 // Collective.
 void run_batch(const BatchOptions& options, JobComm& job, const ModelMetadata* known);
 void run_score_text(const BatchOptions& options, JobComm& job, const ModelMetadata* known);
+// Looks at the launch from all ranks, prints a table and a verdict; throws failure where a job would fail. `probe`: of
+// every rank, null without a model.
+void run_doctor(const DoctorOptions& options, JobComm& job, ModelProbe* probe);
 void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* known);
 // On one rank.
 void run_merge(const MergeOptions& options);

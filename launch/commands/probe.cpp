@@ -15,6 +15,8 @@ struct ModelAccess {
 ModelAccess model_of(const Command& command) {
   if (const auto* batch = std::get_if<BatchOptions>(&command))
     return {batch->run.model, batch->run.trust_links};
+  if (const auto* doctor = std::get_if<DoctorOptions>(&command))
+    return {doctor->run.model, doctor->run.trust_links};
   if (const auto* bench = std::get_if<BenchOptions>(&command))
     return {bench->run.model, bench->run.trust_links};
   if (const auto* quantize = std::get_if<QuantizeOptions>(&command))
@@ -43,7 +45,9 @@ std::unique_ptr<ModelProbe> start_own_probe(const Command& command) {
 }
 
 std::unique_ptr<ModelProbe> start_probe(const Command& command) {
-  return is_first_of_host() ? start_own_probe(command) : nullptr;
+  // The doctor asks each rank what it sees.
+  const bool mine = is_first_of_host() || std::holds_alternative<DoctorOptions>(command);
+  return mine ? start_own_probe(command) : nullptr;
 }
 
 }  // namespace ptrt

@@ -59,6 +59,7 @@ void add_commands(CLI::App& app, Command& chosen) {
   add_quantize(app, chosen);
   add_pack(app, chosen);
   add_inspect(app, chosen);
+  add_doctor(app, chosen);
   add_plan(app, chosen);
   for (CLI::App* command : subcommands(app)) command->get_help_ptr()->group(kCommonGroup);
 }

@@ -35,6 +35,11 @@ struct MergeOptions {
   std::vector<std::string> shards;  // results of --shard runs
 };
 
+struct DoctorOptions {
+  ModelRunOptions run;  // as the job would have them; the model may be missing
+  std::string output;   // where results would go: a file or a folder
+};
+
 struct BenchOptions {
   ModelRunOptions run;
   std::string random_weights;                                         // CONFIG.json, instead of a model file
@@ -92,6 +97,6 @@ struct PlanOptions {
 };
 
 using Command = std::variant<std::monostate, BatchOptions, BenchOptions, InitOptions, QuantizeOptions,
-                             PackOptions, InspectOptions, PlanOptions, MergeOptions>;
+                             PackOptions, InspectOptions, PlanOptions, MergeOptions, DoctorOptions>;
 
 }  // namespace ptrt

@@ -23,6 +23,7 @@ namespace ptrt {
 // Each function adds subcommands; when one of them is given, its options are in `chosen` after the parse.
 void add_generate_and_score(CLI::App& app, Command& chosen);
 void add_merge(CLI::App& app, Command& chosen);
+void add_doctor(CLI::App& app, Command& chosen);
 void add_bench(CLI::App& app, Command& chosen);
 void add_plan(CLI::App& app, Command& chosen);
 void add_init(CLI::App& app, Command& chosen);

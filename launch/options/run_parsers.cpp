@@ -322,6 +322,24 @@ void add_run_options(CLI::App& command, ModelRunOptions& run) {
   add_gpu_options(command, run);
 }
 
+void add_doctor(CLI::App& app, Command& chosen) {
+  const auto options = std::make_shared<DoctorOptions>();
+  CLI::App* command = add_command(app, "doctor", "Look at a launch from all its ranks, and say what is wrong",
+                                  options, chosen);
+  add_model(*command, options->run.model, options->run.trust_links,
+            "Model file (HDF5) of the job, if there is one");
+  add_path(*command, "-o,--output", options->output,
+           "A file or folder where results would go: is it writable, and does it keep locks?");
+  add_run_options(*command, options->run);
+  command->footer(R"(Examples:
+  ptrt doctor
+  mpirun -n 8 ptrt doctor model.h5 -o results.jsonl
+  srun --mpi=pmix -N 2 -n 16 ptrt doctor model.h5 --backend cuda      (the job's own launcher and options)
+
+Prints a table of what the ranks found, and a line "problem: ... / change: ..." for all that is wrong.
+Exit status: 0 a job can run, 1 it would fail, 2 bad usage.)");
+}
+
 void add_generate_and_score(CLI::App& app, Command& chosen) {
   add_generate(app, chosen);
   add_score(app, chosen);

@@ -15,7 +15,16 @@ namespace {
 
 constexpr const char* kLimit = "PTRT_SIMD_TARGET";
 
-std::vector<std::string> own_targets() {
+std::vector<std::string> words(const std::string& text) {
+  std::vector<std::string> found;
+  std::istringstream in(text);
+  for (std::string word; in >> word;) found.push_back(word);
+  return found;
+}
+
+}  // namespace
+
+std::vector<std::string> own_instruction_sets() {
   std::vector<std::string> names = simd_targets();
   const char* limit = std::getenv(kLimit);
   if (limit == nullptr || *limit == '\0') return names;
@@ -26,15 +35,6 @@ std::vector<std::string> own_targets() {
   return names;
 }
 
-std::vector<std::string> words(const std::string& text) {
-  std::vector<std::string> found;
-  std::istringstream in(text);
-  for (std::string word; in >> word;) found.push_back(word);
-  return found;
-}
-
-}  // namespace
-
 std::optional<std::string> best_common(const std::vector<std::vector<std::string>>& ranks) {
   for (const std::string& name : ranks.front())
     if (std::ranges::all_of(ranks, [&](const auto& names) { return std::ranges::count(names, name) > 0; }))
@@ -44,7 +44,7 @@ std::optional<std::string> best_common(const std::vector<std::vector<std::string
 
 void agree_on_instruction_set(JobComm& job) {
   std::string mine;
-  all_or_none(job, [&] { mine = fmt::format("{}", fmt::join(own_targets(), " ")); });
+  all_or_none(job, [&] { mine = fmt::format("{}", fmt::join(own_instruction_sets(), " ")); });
   std::vector<std::vector<std::string>> ranks;
   for (const std::string& text : job.all_gather(mine)) ranks.push_back(words(text));
   all_or_none(job, [&] {

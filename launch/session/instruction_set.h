@@ -13,7 +13,10 @@ namespace ptrt {
 // all ranks.
 std::optional<std::string> best_common(const std::vector<std::vector<std::string>>& ranks);
 
-// Sets the best common one on this rank. PTRT_SIMD_TARGET=NAME limits this rank to NAME and lesser sets. Call
+// Those of this rank, best first. PTRT_SIMD_TARGET=NAME limits it to NAME and lesser sets. Throws bad_input.
+std::vector<std::string> own_instruction_sets();
+
+// Sets the best common one on this rank. Call
 // it before weights are loaded and the types of products are chosen. Collective; errors are agreed on.
 void agree_on_instruction_set(JobComm& job);
 

@@ -144,4 +144,11 @@ void H5File::close() {
   if (!handle_.reset()) throw_failure("{}: cannot write: {}", path_, library_reason());
 }
 
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  prepare_library();
+  H5get_libversion(&major, &minor, &release);
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
 }  // namespace ptrt

@@ -148,4 +148,7 @@ class H5File {
   std::set<std::string> created_;  // groups
 };
 
+// Of the library that runs, as "1.10.8".
+std::string hdf5_version();
+
 }  // namespace ptrt

@@ -235,4 +235,21 @@ std::string mpi_library_version() {
   return {text, static_cast<std::size_t>(length)};
 }
 
+std::string mpi_thread_level() {
+  int started = 0, level = 0;
+  MPI_Initialized(&started);
+  if (!started) return "";
+  MPI_Query_thread(&level);
+  switch (level) {
+    case MPI_THREAD_MULTIPLE:
+      return "MPI_THREAD_MULTIPLE";
+    case MPI_THREAD_SERIALIZED:
+      return "MPI_THREAD_SERIALIZED";
+    case MPI_THREAD_FUNNELED:
+      return "MPI_THREAD_FUNNELED";
+    default:
+      return "MPI_THREAD_SINGLE";
+  }
+}
+
 }  // namespace ptrt

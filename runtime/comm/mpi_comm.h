@@ -15,5 +15,7 @@ std::unique_ptr<JobComm> make_mpi_job_comm();
 [[noreturn]] void end_job_now(int exit_code);
 
 std::string mpi_library_version();
+// What MPI gave this process, as "MPI_THREAD_MULTIPLE"; empty before it starts.
+std::string mpi_thread_level();
 
 }  // namespace ptrt

@@ -104,6 +104,27 @@ std::optional<int> slurm_cpus_per_task() {
   return cpus && *cpus > 0 ? cpus : std::nullopt;
 }
 
+std::string describe_launcher() {
+  const auto text = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value != nullptr ? value : "");
+  };
+  const std::string slurm = text("SLURM_JOB_ID"), pmix = text("PMIX_VERSION");
+  std::string found = "no launcher";
+  if (started_by_mpi_launcher())
+    found = !text("OMPI_COMM_WORLD_SIZE").empty() ? "mpirun"
+            : !text("SLURM_PROCID").empty()       ? "srun"
+                                                  : "a PMI launcher";
+  else if (!text("SLURM_STEP_NUM_TASKS").empty())
+    found = "srun without PMI";
+  if (!pmix.empty())
+    found += fmt::format(" (PMIx {})", pmix);
+  else if (!text("PMIX_RANK").empty())
+    found += " (PMIx)";
+  if (!slurm.empty()) found += fmt::format(", Slurm job {}", slurm);
+  return found;
+}
+
 std::string launched_name() {
   if (!started_by_mpi_launcher()) return "";
   const LaunchedTask task = launched_task();

@@ -21,6 +21,9 @@ LaunchedTask launched_task();
 // the job says so.
 std::optional<int> slurm_cpus_per_task();
 
+// For people: "mpirun (PMIx 4.2.2), Slurm job 7", "srun, Slurm job 7"; "no launcher" for a process on its own.
+std::string describe_launcher();
+
 // As messages name this process before MPI tells: "rank 2 of 4 (host)"; empty without a launcher.
 std::string launched_name();
 

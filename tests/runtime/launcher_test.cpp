@@ -37,6 +37,28 @@ TEST(Launcher, TheInnermostCounts) {
   EXPECT_EQ(task_with({{"PMI_RANK", "3"}, {"MPI_LOCALNRANKS", "4"}}).size, 4);
 }
 
+TEST(Launcher, DescribesItself) {
+  const auto described = [](const std::map<std::string, std::string>& variables) {
+    const char* const more[] = {"SLURM_JOB_ID", "PMIX_VERSION"};
+    for (const char* name : kVariables) unsetenv(name);
+    for (const char* name : more) unsetenv(name);
+    for (const auto& [name, value] : variables) setenv(name.c_str(), value.c_str(), 1);
+    const std::string text = describe_launcher();
+    for (const auto& [name, value] : variables) unsetenv(name.c_str());
+    return text;
+  };
+  EXPECT_EQ(described({}), "no launcher");
+  EXPECT_EQ(described({{"SLURM_JOB_ID", "7"}, {"SLURM_PROCID", "0"}}), "no launcher, Slurm job 7");
+  EXPECT_EQ(described({{"OMPI_COMM_WORLD_SIZE", "2"}, {"PMIX_RANK", "0"}, {"SLURM_JOB_ID", "7"}}),
+            "mpirun (PMIx), Slurm job 7");
+  EXPECT_EQ(
+      described(
+          {{"PMIX_RANK", "0"}, {"PMIX_VERSION", "4.2.2"}, {"SLURM_PROCID", "0"}, {"SLURM_JOB_ID", "7"}}),
+      "srun (PMIx 4.2.2), Slurm job 7");
+  EXPECT_EQ(described({{"SLURM_STEP_NUM_TASKS", "2"}, {"SLURM_JOB_ID", "7"}}),
+            "srun without PMI, Slurm job 7");
+}
+
 TEST(Launcher, CpusOfATaskInAJobOfSlurmOnly) {
   const auto cpus_with = [](const char* job, const char* cpus) {
     job != nullptr ? setenv("SLURM_JOB_ID", job, 1) : unsetenv("SLURM_JOB_ID");

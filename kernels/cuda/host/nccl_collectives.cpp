@@ -9,6 +9,9 @@ namespace ptrt::cuda {
 std::string nccl_missing() {
   return "this build has no NCCL (NCCL_HOME in Makefile.inc says where it is)";
 }
+int nccl_version() {
+  return 0;
+}
 std::size_t nccl_id_bytes() {
   return 0;
 }
@@ -230,8 +233,11 @@ class NcclCollectives final : public DeviceCollectives {
 }  // namespace
 
 std::string nccl_missing() {
+  return nccl_version() > 0 ? "" : "NCCL does not report its version";
+}
+int nccl_version() {
   int version = 0;
-  return ncclGetVersion(&version) == ncclSuccess ? "" : "NCCL does not report its version";
+  return ncclGetVersion(&version) == ncclSuccess ? version : 0;
 }
 std::size_t nccl_id_bytes() {
   return sizeof(ncclUniqueId);

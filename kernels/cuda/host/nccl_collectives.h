@@ -10,6 +10,7 @@
 namespace ptrt::cuda {
 
 std::string nccl_missing();  // the reason why NCCL cannot be used; empty if it can
+int nccl_version();          // of the library that runs, 22809 for 2.28.9; 0: it does not say
 std::size_t nccl_id_bytes();
 std::string make_nccl_id();
 // Collective. The stream must outlive the group.
