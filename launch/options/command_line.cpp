@@ -24,6 +24,7 @@ const char* const kExamples = R"(Examples:
   ptrt generate model.h5 requests.jsonl -o results.jsonl
   mpirun -n 8 ptrt generate model.h5 requests.jsonl -o results.jsonl
   mpirun -n 8 ptrt score model.h5 texts.jsonl -o scores.jsonl --resume
+  mpirun -n 8 ptrt doctor model.h5 -o results.jsonl
   mpirun -n 8 ptrt bench model.h5 --input-len 512 --output-len 128 --requests 32 --json bench.json
 `ptrt COMMAND --help` lists the options of a command.
 

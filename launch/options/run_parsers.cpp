@@ -189,6 +189,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_model(*command, options->run.model, options->run.trust_links)->required();
   add_path(*command, "REQUESTS", options->requests, kRequestsHelp)->required();
   add_path(*command, "-o,--output", options->output, kOutputHelp)->required();
+  begin_group(*command, "Parts and progress");
   add_resume(*command, *options);
   add_progress(*command, options->progress);
   add_shard(*command, *options);
@@ -224,6 +225,7 @@ void add_score(CLI::App& app, Command& chosen) {
   add_model(*command, options->run.model, options->run.trust_links)->required();
   auto* requests = add_path(*command, "REQUESTS", options->requests, kScoreRequestsHelp);
   add_path(*command, "-o,--output", options->output, kOutputHelp);
+  begin_group(*command, "Parts and progress");
   add_resume(*command, *options);
   add_progress(*command, options->progress);
   auto* shard = add_shard(*command, *options);

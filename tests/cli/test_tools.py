@@ -336,7 +336,7 @@ class Tools(CliTest):
     def test_help_has_named_groups(self) -> None:
         commands = re.findall(r"^  (\w+) ", ptrt("--help").stdout.split("Subcommands:")[1].split("Examples:")[0], re.M)
         self.assertEqual(set(commands),
-                         {"generate", "score", "bench", "init", "quantize", "pack", "inspect", "plan"})
+                         {"generate", "score", "merge", "bench", "init", "quantize", "pack", "inspect", "doctor", "plan"})
         for command in commands:
             with self.subTest(command=command):
                 groups = self.help_groups(command)
@@ -345,11 +345,13 @@ class Tools(CliTest):
                 self.assertNotIn("", groups)
                 self.assertLessEqual(max(map(len, groups.values())), 7, groups)
         groups = self.help_groups("generate")
-        self.assertEqual(list(groups), ["Common options", "Ranks", "Batch and memory", "Number types", "CPU", "GPU"])
-        for group, option in (("Common options", "--output"), ("Ranks", "--tensor-parallel"), ("GPU", "--share-gpu"),
+        self.assertEqual(list(groups), ["Common options", "Parts and progress", "Ranks", "Batch and memory",
+                                       "Number types", "CPU", "GPU"])
+        for group, option in (("Common options", "--output"), ("Parts and progress", "--shard"), ("GPU", "--share-gpu"),
+                              ("Ranks", "--tensor-parallel"),
                               ("Batch and memory", "--kv-cache-bytes"), ("CPU", "--threads"), ("Number types", "--compute")):
             self.assertIn(option, groups[group])
-        self.assertEqual(sum(map(len, groups.values())), 23, "every option once")
+        self.assertEqual(sum(map(len, groups.values())), 26, "every option once")
 
 
 if __name__ == "__main__":
