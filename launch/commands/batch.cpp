@@ -1,28 +1,24 @@
 // `ptrt generate` and `ptrt score`: a file of requests in, a file of results out.
-#include <xxhash.h>
-
 #include <chrono>
 #include <cstdlib>
 #include <optional>
 
 #include "kernels/base/error.h"
-#include "kernels/base/files.h"
 #include "kernels/base/output_file.h"
 #include "launch/commands/commands.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
 #include "launch/job/standard_streams.h"
-#include "launch/jsonl/request_file.h"
+#include "launch/jsonl/request_desk.h"
+#include "launch/jsonl/request_stream.h"
 #include "launch/jsonl/result_collector.h"
 #include "launch/jsonl/result_lines.h"
-#include "launch/session/agreement.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "runtime/job/fault.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
 #include "runtime/journal/shard_record.h"
-#include "runtime/serving/replica_share.h"
 
 namespace ptrt {
 namespace {
@@ -37,7 +33,7 @@ class Batch {
   void run() {
     start_ = Clock::now();
     enter_phase(job_, "reading the requests");
-    read_requests();
+    scan_requests();
     if (is_finished_already()) return;
     load();
     enter_phase(job_, "opening the journal");
@@ -80,31 +76,22 @@ class Batch {
     if (is_shard()) shard_ = *parse_shard(job_.broadcast(text));
   }
 
-  // Rank 0 reads the file and checks where the results go, before any rank loads the model.
-  void read_requests() {
-    std::string text;
+  // Rank 0 looks at the file and checks where the results go, before any rank loads the model. Its lines are read
+  // while they run.
+  void scan_requests() {
     choose_shard();
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
       check_outputs(outputs(), inputs());
       Journal::check_output(options_.output, options_.resume);
       if (is_shard()) read_shard_record(options_.output);  // what it would replace is this program's
-      text = read_text_file(options_.requests, "the requests");
+      input_.emplace(options_.requests);
+      file_ = ptrt::scan_requests(*input_);
     });
-    text = job_.broadcast(text);
-    all_or_none(job_, [&] {
-      file_ = parse_requests(text, options_.requests, options_.task, session_.config(), session_.tokenizer(),
-                             {session_.kv_tokens()}, shard_);
-    });
-    agree_on_requests(job_, file_.requests);
-    requests_digest_ = XXH3_64bits(text.data(), text.size());
-    for (std::int64_t i = 0; i < std::ssize(file_.lines); i++)
-      if (line(i).error.code == "kv_cache_exceeded") kv_cache_exceeded_.push_back(i);
   }
 
-  const RequestLine& line(std::int64_t number) const { return file_.lines[static_cast<std::size_t>(number)]; }
   // That have a result here: in the journal, a line has its place among these.
-  std::int64_t lines() const { return shard_.lines_of(std::ssize(file_.lines)); }
+  std::int64_t lines() const { return shard_.lines_of(file_.lines); }
 
   void load() {
     const auto start = Clock::now();
@@ -114,8 +101,7 @@ class Batch {
 
   // What the results depend on, apart from the shard.
   BatchIdentity identity(const std::string& model) const {
-    return {fmt::format("{}-{}", options_.task == Task::score ? "score" : "generate", model),
-            requests_digest_};
+    return {fmt::format("{}-{}", options_.task == Task::score ? "score" : "generate", model), file_.digest};
   }
 
   // Whether an earlier run has finished the same job, where that is known before the model is loaded.
@@ -131,8 +117,8 @@ class Batch {
     std::string finished;
     all_or_none(job_, [&] {
       if (job_.rank() != 0 || Journal::exists(options_.output)) return;
-      if (!is_finished(options_.output, digest(batch), lines())) return;
-      if (is_shard()) record_shard(batch, *read_finished(options_.output));
+      if (!is_finished(options_.output, digest(batch), lines(), session_.kv_tokens())) return;
+      if (is_shard()) record_finished_shard(batch);
       finished = "yes";
       if (!options_.run.quiet)
         say(fmt::format(
@@ -143,17 +129,27 @@ class Batch {
   }
 
   std::string digest(const BatchIdentity& batch) const {
-    const std::string whole = batch.digest(kv_cache_exceeded_);
-    return is_shard() ? fmt::format("{}-{}", whole, shard_.text()) : whole;
+    return is_shard() ? fmt::format("{}-{}", batch.digest(), shard_.text()) : batch.digest();
+  }
+
+  // A record that is not there any more is made again, of the results.
+  void record_finished_shard(const BatchIdentity& batch) {
+    const FinishedRun results = *read_finished(options_.output);
+    if (results.kv_tokens > 0) {
+      LineReader reader(RequestInput(options_.output).open());
+      for (std::int64_t place = 0; const auto line = reader.next(); place++)
+        if (is_kv_cache_exceeded(*line)) kv_cache_exceeded_.push_back(shard_.line_at(place));
+    }
+    record_shard(batch, results);
   }
 
   // What `ptrt merge` needs, beside the results.
   void record_shard(const BatchIdentity& batch, const FinishedRun& results) const {
     ShardRecord record{.batch = batch,
                        .shard = shard_,
-                       .file_lines = std::ssize(file_.lines),
+                       .file_lines = file_.lines,
                        .lines = {},
-                       .kv_tokens = session_.kv_tokens(),
+                       .kv_tokens = results.kv_tokens > 0 ? results.kv_tokens : session_.kv_tokens(),
                        .kv_cache_exceeded = kv_cache_exceeded_,
                        .bytes = results.bytes,
                        .results_crc32c = results.results_crc32c};
@@ -161,28 +157,17 @@ class Batch {
     write_shard_record(options_.output, record);
   }
 
-  // Opens or continues the journal, writes the error lines, and tells all ranks which lines are done. False when
-  // nothing is left to do.
+  // Rank 0 opens or continues the journal. False when nothing is left to do.
   bool open_journal() {
     identity_ = identity(session_.digest());
     if (is_finished_already(identity_)) return false;
-    std::string done;
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
-      journal_.emplace(options_.output, digest(identity_), lines(), options_.resume);
+      // With the pool of today a request may fit that did not.
+      journal_.emplace(options_.output, digest(identity_), lines(), options_.resume, is_kv_cache_exceeded);
       done_before_ = journal_->count();
-      for (std::int64_t place = 0; place < lines(); place++) {
-        const std::int64_t number = shard_.line_at(place);
-        if (line(number).request < 0 && !journal_->has(place))
-          journal_->append(place, error_result(line(number), number));
-        done += journal_->has(place) ? '1' : '0';
-      }
       progress_.emplace(lines(), journal_->count(), options_.shown_progress());
     });
-    done = job_.broadcast(done);
-    for (std::size_t i = 0; i < file_.requests.size(); i++)
-      if (done[static_cast<std::size_t>(shard_.place_of(file_.requests[i].line))] == '0')
-        pending_.push_back(static_cast<std::int64_t>(i));
     return true;
   }
 
@@ -190,32 +175,82 @@ class Batch {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  ResultCollector::Result format(const Completion& completion) const {
-    const Request& request = file_.requests[static_cast<std::size_t>(completion.request)];
-    const RequestLine& asked = line(request.line);
-    return {request.line,
-            options_.task == Task::score
-                ? score_result(asked, request, completion)
-                : generate_result(asked, request, completion, session_.tokenizer().tokenizer.get())};
+  ResultCollector::Result format(const Completion& completion) {
+    const auto [number, line, request] = inbox_.take_out(completion.request);
+    return {number, options_.task == Task::score
+                        ? score_result(line, request, completion)
+                        : generate_result(line, request, completion, session_.tokenizer().tokenizer.get())};
   }
 
-  void store(const ResultCollector::Result& result) {
-    journal_->append(shard_.place_of(result.line), result.json);
-    progress_->advance();
+  void store(std::span<const ResultCollector::Result> results) {
+    std::vector<Journal::Result> lines;
+    for (const auto& [line, json] : results) lines.push_back({shard_.place_of(line), json});
+    journal_->append(lines);
+    for (std::size_t i = 0; i < results.size(); i++) progress_->advance();
+  }
+
+  void store_rejected(std::span<const StreamedLine> lines) {
+    std::vector<ResultCollector::Result> results;
+    for (const auto& [number, line, request] : lines) {
+      if (line.error.code == kKvCacheExceeded) kv_cache_exceeded_.push_back(number);
+      results.push_back({number, error_result(line, number)});
+    }
+    rejected_ += std::ssize(lines);
+    store(results);
+  }
+
+  // Rank 0 reads the lines of its shard that have no result yet.
+  RequestDealer::Source open_source() const {
+    if (journal_->count() == lines()) return [] { return std::nullopt; };
+    RequestParser parser(options_.task, session_.config(), session_.tokenizer(), {session_.kv_tokens()},
+                         file_.lines);
+    const auto wanted = [this](std::int64_t line) {
+      return shard_.has(line) && !journal_->has(shard_.place_of(line));
+    };
+    auto stream = std::make_shared<RequestStream>(*input_, file_, std::move(parser), wanted);
+    return [stream] { return stream->next(); };
+  }
+
+  void open_desk() {
+    const Placement& placement = session_.plan().placement;
+    const RequestDealer::Options deal{.replicas = placement.replicas,
+                                      .max_batch = options_.run.max_batch,
+                                      .requests = lines() - journal_->count()};
+    RequestDesk::Hooks hooks{
+        .rejected = [this](std::span<const StreamedLine> lines) { store_rejected(lines); },
+        .stop_requested = stop_signal_received};
+    desk_.emplace(job_, RequestDealer(open_source(), deal, Clock::now()), inbox_, placement.replicas,
+                  placement.replica_ranks, std::move(hooks));
+  }
+
+  // What the result thread of a replica's first rank does.
+  ResultCollector::Hooks thread_hooks() {
+    ResultCollector::Hooks hooks{
+        .format = [this](const Completion& completion) { return format(completion); }};
+    hooks.failed = [this](std::exception_ptr error) { inbox_.fail(std::move(error)); };
+    if (!desk_) {
+      hooks.order = [this](std::string_view message) { return inbox_.put_message(message); };
+      return hooks;
+    }
+    hooks.store = [this](std::span<const ResultCollector::Result> results, int from) {
+      store(results);
+      desk_->finished(results, from);
+    };
+    hooks.turn = [this] { return desk_->turn(); };
+    hooks.left = [this](int from) { desk_->left(from); };
+    return hooks;
   }
 
   RankReport run_requests() {
     const Placement& placement = session_.plan().placement;
     RankReport report;
     report.leads_replica = placement.leads_replica();
+    TimingSample timings(report);
+    if (journal_) open_desk();
     std::optional<ResultCollector> collector;
     if (placement.leads_replica())
-      collector.emplace(
-          job_, [this](const Completion& completion) { return format(completion); },
-          journal_ ? [this](const ResultCollector::Result& result) { store(result); }
-                   : ResultCollector::Store(),
-          job_.rank() == 0 ? static_cast<int>(placement.replicas - 1) : 0, session_.plan().cores.units());
-
+      collector.emplace(job_, thread_hooks(), desk_ ? static_cast<int>(placement.replicas - 1) : 0,
+                        session_.plan().cores.units());
     Engine::Hooks hooks;
     hooks.stop_requested = stop_signal_received;
     hooks.completed = [&](Completion&& completion) {
@@ -223,11 +258,10 @@ class Batch {
       if (completion.failed())
         report.failed++;
       else
-        report.timings.push_back(timing_of(completion));
+        timings.add(timing_of(completion));
       collector->deliver(std::move(completion));
     };
-    const auto mine = requests_of_replica(file_.requests, pending_, placement.replicas, placement.replica);
-    session_.run(options_.task, file_.requests, mine, hooks);
+    session_.run(options_.task, collector ? &inbox_ : nullptr, hooks);
     fault_point("finish");
     enter_phase(job_, "collecting the results", true);
     if (collector) collector->finish();
@@ -237,10 +271,9 @@ class Batch {
     return report;
   }
 
-  RequestTiming timing_of(const Completion& completion) const {
-    const Request& request = file_.requests[static_cast<std::size_t>(completion.request)];
-    return {static_cast<std::int64_t>(request.tokens.size()),
-            static_cast<std::int64_t>(completion.tokens.size()),
+  static RequestTiming timing_of(const Completion& completion) {
+    return {completion.prompt_tokens,
+            std::ssize(completion.tokens),
             completion.first_token_s,
             completion.finish_s,
             {}};
@@ -253,13 +286,14 @@ class Batch {
                   fmt::format("stopped by a signal with {} of {} results in {}: continue with --resume",
                               journal_->count(), lines(), journal_->path()));
     fault_point("publish");
-    journal_->publish([&](const FinishedRun& results) {
+    journal_->publish([&](FinishedRun& results) {
+      if (!kv_cache_exceeded_.empty()) results.kv_tokens = session_.kv_tokens();
       if (is_shard()) record_shard(identity_, results);
     });
     if (options_.run.quiet) return;
     count_over(summary, wall_s_);
     summary.load_s = load_s_;
-    summary.failed += lines() - static_cast<std::int64_t>(file_.requests.size());
+    summary.failed += rejected_;
     const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
     say(summary_table(summary, kind));
     if (done_before_ > 0) say(fmt::format("  {} results are from an earlier run\n", done_before_));
@@ -271,15 +305,18 @@ class Batch {
   double load_s_ = 0;
   double wall_s_ = 0;  // from reading the requests to the last result, without loading
   ModelSession session_;
-  Shard shard_;  // the whole file without --shard
-  RequestFile file_;
-  std::uint64_t requests_digest_ = 0;
-  std::vector<std::int64_t> kv_cache_exceeded_;  // lines that do not fit the pool
+  Shard shard_;         // the whole file without --shard
+  RequestInbox inbox_;  // of this replica, on its first rank
   BatchIdentity identity_;
-  std::vector<std::int64_t> pending_;  // requests without a result yet
+  // Rank 0:
+  std::optional<RequestInput> input_;
+  RequestFileFacts file_;
+  std::optional<RequestDesk> desk_;
+  std::vector<std::int64_t> kv_cache_exceeded_;  // lines that do not fit the pool
+  std::int64_t rejected_ = 0;                    // lines that cannot be run
   std::int64_t done_before_ = 0;
-  std::optional<Journal> journal_;    // rank 0
-  std::optional<Progress> progress_;  // rank 0
+  std::optional<Journal> journal_;
+  std::optional<Progress> progress_;
 };
 
 }  // namespace

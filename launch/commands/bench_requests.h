@@ -7,7 +7,7 @@
 
 #include "launch/options/command_options.h"
 #include "launch/session/model_session.h"
-#include "runtime/serving/request.h"
+#include "runtime/requests/request.h"
 
 namespace ptrt {
 

@@ -146,8 +146,9 @@ void order_shards(std::vector<ShardResults>& shards) {
                     shards.size(), fmt::join(missing, ", "));
 }
 
-// Of all shards, ascending. Throws bad_input where no single size of the KV pool gives these results.
-std::vector<std::int64_t> lines_too_large(const std::vector<ShardResults>& shards) {
+// The tokens of the shards' KV pool, where it was too small for some line; else 0. Throws bad_input where no
+// single size of the pool gives these results.
+std::int64_t pool_too_small(const std::vector<ShardResults>& shards) {
   std::vector<std::int64_t> lines;
   const ShardResults *some = nullptr, *other = nullptr;
   for (const ShardResults& shard : shards) {
@@ -163,7 +164,7 @@ std::vector<std::int64_t> lines_too_large(const std::vector<ShardResults>& shard
         "line {} did not fit the KV cache of {} tokens in {}, and {} ran with {} tokens: run the shards "
         "with one --kv-cache-bytes",
         lines.front() + 1, some->record().kv_tokens, some->name(), other->name(), other->record().kv_tokens);
-  return lines;
+  return some != nullptr ? some->record().kv_tokens : 0;
 }
 
 void check_files(const MergeOptions& options) {
@@ -187,7 +188,7 @@ void run_merge(const MergeOptions& options) {
   for (const std::string& path : options.shards) shards.push_back(open_shard(path));
   order_shards(shards);
   const ShardRecord first = shards.front().record();
-  FinishedRun run{first.batch.digest(lines_too_large(shards)), 0, 0, 0};
+  FinishedRun run{.digest = first.batch.digest(), .kv_tokens = pool_too_small(shards)};
 
   remove_temporaries_on_signals();
   OutputFile out(options.output);

@@ -180,20 +180,26 @@ class TextScore {
   }
 
   // On rank 0.
-  void store(const ResultCollector::Result& result) {
-    if (journal_) journal_->append(result.line, result.json);
-    keep(result.line, result.json);
-    progress_->advance();
+  void store(std::span<const ResultCollector::Result> results) {
+    std::vector<Journal::Result> lines;
+    for (const auto& [line, json] : results) lines.push_back({line, json});
+    if (journal_) journal_->append(lines);
+    for (const auto& [line, json] : results) {
+      keep(line, json);
+      progress_->advance();
+    }
   }
 
   void score_windows() {
     const Placement& placement = session_.plan().placement;
     const bool first = job_.rank() == 0;
     std::optional<ResultCollector> collector;
+    ResultCollector::Hooks hooks{.format = window_result};
+    if (first)
+      hooks.store = [this](std::span<const ResultCollector::Result> results, int) { store(results); };
     if (placement.leads_replica())
-      collector.emplace(job_, window_result,
-                        first ? [this](const auto& result) { store(result); } : ResultCollector::Store(),
-                        first ? static_cast<int>(placement.replicas - 1) : 0, session_.plan().cores.units());
+      collector.emplace(job_, std::move(hooks), first ? static_cast<int>(placement.replicas - 1) : 0,
+                        session_.plan().cores.units());
     const auto round = static_cast<std::size_t>(std::max(kRoundTokens / window_, options_.run.max_batch));
     for (std::size_t at = 0; at < mine_.size(); at += round)
       if (!score_round(std::span(mine_).subspan(at, std::min(round, mine_.size() - at)), collector)) break;

@@ -5,10 +5,12 @@
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <unordered_set>
+#include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/base/progress.h"
+#include "launch/jsonl/id_set.h"
+#include "launch/jsonl/line_id.h"
 #include "model_io/config/strict_json.h"
 
 namespace ptrt {
@@ -75,15 +77,28 @@ class Fields {
   bool null_is_absent_;
 };
 
-class LineParser {
+}  // namespace
+
+class RequestParser::Lines {
  public:
-  LineParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer,
-             const RequestLimits& limits)
-      : task_(task), config_(config), tokenizer_(tokenizer), limits_(limits) {}
+  Lines(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer, const RequestLimits& limits,
+        std::int64_t lines)
+      : task_(task),
+        config_(config),
+        tokenizer_(tokenizer),
+        limits_(limits),
+        ids_(static_cast<std::size_t>(lines)) {}
 
   // Fills `line` with what is known even when it throws BadRequest.
-  Request parse(const std::string& text, std::int64_t number, RequestLine& line) {
-    json object = identify(text, number, line);
+  Request parse(std::string_view text, std::int64_t number, RequestLine& line) {
+    line.id = std::to_string(number);
+    line.model = config_.name;
+    json object = json::parse(text, nullptr, false);
+    if (object.is_discarded()) reject("invalid_json", "line {} is not valid JSON", number + 1);
+    if (!object.is_object())
+      reject("invalid_json", "line {} is not a JSON object but {}", number + 1, object.type_name());
+    line.openai = object.contains("custom_id") || object.contains("body") || object.contains("url");
+    take_id(object, line);
     if (line.openai) open_envelope(object, line);
     const Fields fields(object, line.openai);
     Request request;
@@ -100,15 +115,8 @@ class LineParser {
     return request;
   }
 
-  // What the id of a line takes, which no other line may have.
-  json identify(const std::string& text, std::int64_t number, RequestLine& line) {
-    json object = json::parse(text, nullptr, false);
-    if (object.is_discarded()) reject("invalid_json", "line {} is not valid JSON", number + 1);
-    if (!object.is_object())
-      reject("invalid_json", "line {} is not a JSON object but {}", number + 1, object.type_name());
-    line.openai = object.contains("custom_id") || object.contains("body") || object.contains("url");
-    take_id(object, line);
-    return object;
+  void skip(std::string_view text, std::int64_t number) {
+    if (const auto id = id_of_line(text, number)) ids_.insert(*id);
   }
 
  private:
@@ -122,7 +130,7 @@ class LineParser {
     } else {
       line.id = id->get<std::string>();
     }
-    if (!ids_.insert(line.id).second) reject("duplicate_id", "id '{}' was used by an earlier line", line.id);
+    if (!ids_.insert(line.id)) reject("duplicate_id", "id '{}' was used by an earlier line", line.id);
   }
 
   // Checks method and url, then replaces the line by its body.
@@ -284,7 +292,7 @@ class LineParser {
              request.max_tokens, config_.max_context);
     if (request.cached_tokens() > limits_.cached_tokens)
       reject(
-          "kv_cache_exceeded",
+          kKvCacheExceeded,
           "{} prompt tokens + {} max_tokens can never fit the KV cache of {} tokens: raise --kv-cache-bytes",
           prompt, request.max_tokens, limits_.cached_tokens);
   }
@@ -293,39 +301,49 @@ class LineParser {
   const ModelConfig& config_;
   const TokenizerChoice& tokenizer_;
   RequestLimits limits_;
-  std::unordered_set<std::string> ids_;
+  IdSet ids_;
 };
 
-}  // namespace
+RequestParser::RequestParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer,
+                             const RequestLimits& limits, std::int64_t lines)
+    : lines_(std::make_unique<Lines>(task, config, tokenizer, limits, lines)) {}
+RequestParser::RequestParser(RequestParser&&) noexcept = default;
+RequestParser::~RequestParser() = default;
+
+bool RequestParser::parse(std::string_view text, std::int64_t number, RequestLine& line, Request& request) {
+  line = {};
+  try {
+    request = lines_->parse(text, number, line);
+    return true;
+  } catch (const BadRequest& bad) {
+    line.error = bad.error;
+  } catch (const Error& error) {  // from the tokenizer: this text cannot be encoded
+    line.error = {"invalid_request", error.what()};
+  }
+  return false;
+}
+
+void RequestParser::skip(std::string_view text, std::int64_t number) {
+  lines_->skip(text, number);
+}
 
 RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
                            const ModelConfig& config, const TokenizerChoice& tokenizer,
-                           const RequestLimits& limits, const Shard& shard) {
+                           const RequestLimits& limits) {
   if (text.find_first_not_of(" \t\r\n") == std::string::npos)
     throw_bad_input("{}: the request file is empty", path);
-  LineParser parser(task, config, tokenizer, limits);
+  RequestParser parser(task, config, tokenizer, limits);
   RequestFile file;
   for (std::size_t at = 0; at < text.size();) {
     note_progress();
     const std::size_t end = std::min(text.find('\n', at), text.size());
-    const auto number = static_cast<std::int64_t>(file.lines.size());
+    const auto number = std::ssize(file.lines);
     RequestLine& line = file.lines.emplace_back();
-    line.id = std::to_string(number);
-    line.model = config.name;
-    const std::string json = text.substr(at, end - at);
-    at = end + 1;
-    try {
-      if (!shard.has(number)) {
-        parser.identify(json, number, line);
-        continue;
-      }
-      file.requests.push_back(parser.parse(json, number, line));
-      line.request = static_cast<std::int64_t>(file.requests.size()) - 1;
-    } catch (const BadRequest& bad) {
-      line.error = bad.error;
-    } catch (const Error& error) {  // from the tokenizer: this text cannot be encoded
-      line.error = {"invalid_request", error.what()};
+    if (Request request; parser.parse(std::string_view(text).substr(at, end - at), number, line, request)) {
+      line.request = std::ssize(file.requests);
+      file.requests.push_back(std::move(request));
     }
+    at = end + 1;
   }
   return file;
 }

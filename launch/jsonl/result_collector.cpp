@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "runtime/requests/byte_string.h"
 
 namespace ptrt {
 namespace {
@@ -14,21 +15,31 @@ constexpr auto kPoll = std::chrono::milliseconds(2);  // between two polls of th
 // no more are expected.
 constexpr auto kPatience = std::chrono::seconds(2);
 constexpr auto kQuiet = std::chrono::milliseconds(50);
-const char* const kDone = "done";    // a leader's last message
-const char* const kFlush = "flush";  // has been taken: so has all before it
+// Results that travel and are stored together.
+constexpr std::size_t kMostResults = 256;
+constexpr std::size_t kMostBytes = std::size_t{256} << 10;
+// The first byte of a leader's message.
+constexpr char kResults = 'r';
+constexpr char kDone = 'd';   // its last one
+constexpr char kFlush = 'f';  // has been taken: so has all before it
 
 }  // namespace
 
-ResultCollector::ResultCollector(JobComm& job, Format format, Store store, int other_leaders,
-                                 const CpuSet& units)
-    : job_(job), format_(std::move(format)), store_(std::move(store)), leaders_open_(other_leaders) {
+ResultCollector::ResultCollector(JobComm& job, Hooks hooks, int other_leaders, const CpuSet& units)
+    : job_(job),
+      hooks_(std::move(hooks)),
+      leaders_open_(other_leaders),
+      awaits_orders_(static_cast<bool>(hooks_.order)) {
   thread_ = std::thread([this, units] {
     bind_this_thread(units);
     try {
       work();
     } catch (...) {
-      const std::lock_guard lock(mutex_);
-      error_ = std::current_exception();
+      {
+        const std::lock_guard lock(mutex_);
+        error_ = std::current_exception();
+      }
+      if (hooks_.failed) hooks_.failed(std::current_exception());
     }
   });
 }
@@ -49,12 +60,14 @@ void ResultCollector::close(State how) {
 }
 
 void ResultCollector::deliver(Completion&& completion) {
+  bool is_first = false;
   {
     const std::lock_guard lock(mutex_);
     rethrow_error();
+    is_first = queue_.empty();
     queue_.push_back(std::move(completion));
   }
-  changed_.notify_one();
+  if (is_first) changed_.notify_one();
 }
 
 void ResultCollector::finish() {
@@ -69,11 +82,15 @@ void ResultCollector::rethrow_error() {
 
 void ResultCollector::work() {
   last_taken_ = Clock::now();
-  while (!is_over(take_local() | take_posted())) {
+  while (!is_over(take_local() | take_mail() | take_turn())) {
   }
-  if (!store_ && state_ == State::closed) post(kDone, JobComm::Post::sent);
+  if (hooks_.store) return;
   // The end of a rank that failed ends the job: rank 0 must have everything by then.
-  if (!store_ && state_ == State::abandoned) post(kFlush, JobComm::Post::taken);
+  if (state_ == State::abandoned) return post(std::string(1, kFlush), JobComm::Post::taken);
+  post(std::string(1, kDone), JobComm::Post::sent);
+  // Its answer is the last message of all.
+  while (awaits_orders_ && state_ != State::abandoned)
+    if (!take_mail()) std::this_thread::sleep_for(kPoll);
 }
 
 // Waits until there may be something to take.
@@ -87,7 +104,7 @@ bool ResultCollector::is_over(bool took_some) {
   if (state_ == State::abandoned &&
       (give_up() || Clock::now() - std::max(last_taken_, abandoned_at_.load()) > kQuiet))
     return true;
-  if (leaders_open_ > 0)
+  if (leaders_open_ > 0 || awaits_orders_)
     changed_.wait_for(lock, kPoll);
   else
     changed_.wait(lock, [&] { return state_ != State::open || !queue_.empty(); });
@@ -100,35 +117,64 @@ bool ResultCollector::give_up() const {
 }
 
 bool ResultCollector::take_local() {
-  Completion completion;
+  taken_.clear();
   {
     const std::lock_guard lock(mutex_);
-    if (queue_.empty()) return false;
-    completion = std::move(queue_.front());
-    queue_.pop_front();
+    const auto end = queue_.begin() + static_cast<std::ptrdiff_t>(std::min(queue_.size(), kMostResults));
+    std::move(queue_.begin(), end, std::back_inserter(taken_));
+    queue_.erase(queue_.begin(), end);
   }
-  keep_or_post(format_(completion));
+  if (taken_.empty()) return false;
+  results_.clear();
+  std::string message(1, kResults);
+  for (const Completion& completion : taken_) {
+    Result result = hooks_.format(completion);
+    if (hooks_.store) {
+      results_.push_back(std::move(result));
+      continue;
+    }
+    append_bytes(message, result.line);
+    append_bytes(message, result.json);
+    if (message.size() < kMostBytes) continue;
+    post(message, JobComm::Post::sent);
+    message.assign(1, kResults);
+  }
+  if (hooks_.store) hooks_.store(results_, job_.rank());
+  if (message.size() > 1) post(message, JobComm::Post::sent);
   return true;
 }
 
-bool ResultCollector::take_posted() {
-  if (leaders_open_ == 0) return false;
-  const auto message = job_.poll_post();
-  if (!message) return false;
-  if (*message == kDone) {
-    leaders_open_--;
-    return true;
-  }
-  if (*message == kFlush) return true;
-  const std::size_t space = message->find(' ');
-  PTRT_CHECK(space != std::string::npos);
-  keep_or_post({std::stoll(message->substr(0, space)), message->substr(space + 1)});
+bool ResultCollector::take_mail() {
+  if (leaders_open_ == 0 && !awaits_orders_) return false;
+  const auto mail = job_.poll_post();
+  if (!mail) return false;
+  PTRT_CHECK(!mail->text.empty());
+  if (!hooks_.store)
+    awaits_orders_ = !hooks_.order(mail->text);
+  else if (mail->text[0] == kResults)
+    take_results(mail->text, mail->from);
+  else if (mail->text[0] == kDone)
+    take_leave(mail->from);
   return true;
 }
 
-void ResultCollector::keep_or_post(const Result& result) {
-  if (store_) return store_(result);
-  post(fmt::format("{} {}", result.line, result.json), JobComm::Post::sent);
+void ResultCollector::take_results(const std::string& message, int from) {
+  results_.clear();
+  for (ByteReader bytes(std::string_view(message).substr(1)); !bytes.empty();) {
+    Result& result = results_.emplace_back();
+    bytes.take(result.line);
+    bytes.take(result.json);
+  }
+  hooks_.store(results_, from);
+}
+
+void ResultCollector::take_leave(int from) {
+  leaders_open_--;
+  if (hooks_.left) hooks_.left(from);
+}
+
+bool ResultCollector::take_turn() {
+  return hooks_.turn && state_ != State::abandoned && hooks_.turn();
 }
 
 void ResultCollector::post(const std::string& message, JobComm::Post until) {

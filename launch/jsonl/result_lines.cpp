@@ -1,8 +1,11 @@
 #include "launch/jsonl/result_lines.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <vector>
@@ -22,6 +25,16 @@ const char* name_of(FinishReason reason) {
 
 std::string dump(const ordered_json& object) {
   return object.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
+}
+
+// As JSON. Most texts are plain ASCII, which needs no escapes.
+void append_string(std::string& out, const std::string& text) {
+  const bool plain =
+      std::ranges::all_of(text, [](char c) { return c >= ' ' && c <= '~' && c != '"' && c != '\\'; });
+  if (!plain) return void(out += dump(text));
+  out += '"';
+  out += text;
+  out += '"';
 }
 
 // The response line of an OpenAI batch; ids come from the line number (docs/SPEC.md, Requests).
@@ -97,21 +110,32 @@ ordered_json openai_logprobs(const Completion& completion, const Tokenizer* toke
           {"text_offset", std::move(offsets)}};
 }
 
+// Written out by hand: with a small model, most of a request's time would go into a tree of JSON values.
+std::string plain_result(const RequestLine& line, const Request& request, const Completion& completion,
+                         const Tokenizer* tokenizer) {
+  std::string out = "{\"id\":";
+  append_string(out, line.id);
+  if (tokenizer != nullptr) {
+    out += ",\"text\":";
+    append_string(out, sanitize_utf8(completion.text));
+  }
+  fmt::format_to(std::back_inserter(out),
+                 ",\"tokens\":[{}],\"finish_reason\":\"{}\",\"usage\":{{\"prompt_tokens\":{},"
+                 "\"completion_tokens\":{}}}",
+                 fmt::join(completion.tokens, ","), name_of(completion.finish_reason), request.tokens.size(),
+                 completion.tokens.size());
+  if (request.logprobs) out += ",\"logprobs\":" + dump(completion.logprobs);
+  out += '}';
+  return out;
+}
+
 }  // namespace
 
 std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
                             const Tokenizer* tokenizer) {
   if (completion.failed()) return error_line(line, request.line, error_of(completion, "output token"));
   const std::size_t prompt = request.tokens.size(), generated = completion.tokens.size();
-  if (!line.openai) {
-    ordered_json result{{"id", line.id}};
-    if (tokenizer != nullptr) result["text"] = sanitize_utf8(completion.text);
-    result["tokens"] = completion.tokens;
-    result["finish_reason"] = name_of(completion.finish_reason);
-    result["usage"] = {{"prompt_tokens", prompt}, {"completion_tokens", generated}};
-    if (request.logprobs) result["logprobs"] = completion.logprobs;
-    return dump(result);
-  }
+  if (!line.openai) return plain_result(line, request, completion, tokenizer);
   ordered_json choice{{"index", 0}};
   choice["text"] = tokenizer != nullptr ? sanitize_utf8(completion.text) : std::string();
   if (tokenizer == nullptr) choice["token_ids"] = completion.tokens;
@@ -153,6 +177,12 @@ std::string score_result(const RequestLine& line, const Request& request, const 
 
 std::string error_result(const RequestLine& line, std::int64_t number) {
   return error_line(line, number, line.error);
+}
+
+// No string holds these characters: its quotes are escaped.
+bool is_kv_cache_exceeded(std::string_view result_json) {
+  static const std::string code = fmt::format("\"code\":\"{}\"", kKvCacheExceeded);
+  return result_json.find(code) != std::string_view::npos;
 }
 
 }  // namespace ptrt

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "launch/jsonl/request_file.h"
 #include "model_io/tokenizer/tokenizer.h"
-#include "runtime/serving/request.h"
+#include "runtime/requests/request.h"
 
 namespace ptrt {
 
@@ -16,5 +17,7 @@ std::string generate_result(const RequestLine& line, const Request& request, con
 std::string score_result(const RequestLine& line, const Request& request, const Completion& completion);
 // Of a line that could not be run.
 std::string error_result(const RequestLine& line, std::int64_t number);
+// Whether a result is the error of a request that did not fit the KV pool.
+bool is_kv_cache_exceeded(std::string_view result_json);
 
 }  // namespace ptrt

@@ -11,7 +11,7 @@
 #include "kernels/weight_source.h"
 #include "launch/job/progress.h"
 #include "launch/options/run_options.h"
-#include "runtime/serving/request.h"
+#include "runtime/requests/request.h"
 
 namespace ptrt {
 

@@ -10,7 +10,7 @@
 
 #include "model_io/config/model_config.h"
 #include "runtime/comm/track_comm.h"
-#include "runtime/serving/request.h"
+#include "runtime/requests/request.h"
 
 namespace ptrt {
 

@@ -94,10 +94,18 @@ EngineComms ModelSession::join_groups() {
 
 bool ModelSession::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
                        const Engine::Hooks& hooks) {
+  return run_watched([&] { return engine_->run(task, requests, order, hooks); });
+}
+
+bool ModelSession::run(Task task, RequestSource* source, const Engine::Hooks& hooks) {
+  return run_watched([&] { return engine_->run(task, source, hooks); });
+}
+
+bool ModelSession::run_watched(const std::function<bool()>& run) {
   // A rank alone on its CPU ends when it is told to; there is no other that could wait for it.
   const bool watched = job_.size() > 1 || plan().placement.replica_ranks > 1 || plan().device == Device::cuda;
   if (watched) watchdog_->start();
-  const bool done = engine_->run(task, requests, order, hooks);
+  const bool done = run();
   watchdog_->stop();
   enter_phase(job_, "after the last step");
   return done;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -32,6 +33,7 @@ class ModelSession {
   // Engine::run() under the watchdog.
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
            const Engine::Hooks& hooks);
+  bool run(Task task, RequestSource* source, const Engine::Hooks& hooks);
   // Digest of the model's contents and of what its numbers depend on; equal on every rank. After load().
   std::string digest() const;
   // The same from the recorded checksums alone; none where a dataset of the model has none.
@@ -50,6 +52,7 @@ class ModelSession {
  private:
   std::unique_ptr<TrackComm> join_group(std::int64_t colour, std::int64_t size, const char* others);
   EngineComms join_groups();
+  bool run_watched(const std::function<bool()>& run);
 
   const ModelRunOptions& options_;
   JobComm& job_;

@@ -9,6 +9,7 @@
 #include <exception>
 #include <functional>
 #include <limits>
+#include <list>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -165,7 +166,16 @@ class MpiJobComm final : public JobComm {
     return false;
   }
 
-  std::optional<std::string> poll_post() override {
+  void send(int to, std::string message) override {
+    Sending& sending = outbox_.emplace_back();
+    sending.message = std::move(message);
+    check_mpi(MPI_Isend(sending.message.data(), to_mpi_count(sending.message.size()), MPI_BYTE, to, 0,
+                        mail_.get(), &sending.request),
+              "MPI_Isend");
+  }
+
+  std::optional<Mail> poll_post() override {
+    clear_outbox();
     int here = 0;
     MPI_Status status;
     check_mpi(MPI_Iprobe(MPI_ANY_SOURCE, 0, mail_.get(), &here, &status), "MPI_Iprobe");
@@ -176,7 +186,7 @@ class MpiJobComm final : public JobComm {
     check_mpi(MPI_Recv(message.data(), count, MPI_BYTE, status.MPI_SOURCE, 0, mail_.get(), MPI_STATUS_IGNORE),
               "MPI_Recv");
     note_progress();
-    return message;
+    return Mail{status.MPI_SOURCE, std::move(message)};
   }
 
   std::unique_ptr<PulseComm> make_pulse_comm() override {
@@ -186,6 +196,20 @@ class MpiJobComm final : public JobComm {
   [[noreturn]] void abort(int exit_code) override { end_job_now(exit_code); }
 
  private:
+  // A message of send(), at the place that MPI reads it from.
+  struct Sending {
+    std::string message;
+    MPI_Request request = MPI_REQUEST_NULL;
+  };
+  // Frees the messages that have been sent.
+  void clear_outbox() {
+    std::erase_if(outbox_, [](Sending& sending) {
+      int done = 0;
+      check_mpi(MPI_Test(&sending.request, &done, MPI_STATUS_IGNORE), "MPI_Test");
+      return done != 0;
+    });
+  }
+
   // First member, so that MPI ends after every communicator is freed.
   struct Session {
     Session() {
@@ -208,6 +232,7 @@ class MpiJobComm final : public JobComm {
   } session_;
   Communicator job_, mail_;
   std::optional<Communicator> host_;  // the ranks on this host
+  std::list<Sending> outbox_;
 };
 
 }  // namespace

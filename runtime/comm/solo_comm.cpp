@@ -25,7 +25,6 @@ class SoloTrackComm final : public TrackComm {
   void start(int, std::span<const Outgoing>, std::span<const Incoming>) override {}
   bool poll(int) override { return true; }
   void finish(int) override {}
-  std::vector<int> hosts() override { return {0}; }
   std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
   Waiting waiting() const override { return Waiting::spinning; }
   void listen(int) override {}
@@ -51,7 +50,8 @@ class SoloJobComm final : public JobComm {
   bool post(const std::string&, Post, const std::function<bool()>&) override {
     throw_failure("a job of one rank has no other rank to post from");
   }
-  std::optional<std::string> poll_post() override { return std::nullopt; }
+  void send(int, std::string) override { throw_failure("a job of one rank has no other rank to send to"); }
+  std::optional<Mail> poll_post() override { return std::nullopt; }
   [[noreturn]] void abort(int exit_code) override { std::_Exit(exit_code); }
 };
 

@@ -35,8 +35,7 @@ struct Incoming {
 class SharedMemory {
  public:
   virtual ~SharedMemory() = default;
-  // The share of a rank of this host (by its rank in the group), aligned to a cache line.
-  virtual std::byte* of(int rank) = 0;
+  virtual std::byte* of(int rank) = 0;  // that rank's share of it, aligned to a cache line
 };
 
 // A group of ranks. Calls are collective, in the same order on all of them; they throw on failure.
@@ -64,10 +63,8 @@ class TrackComm {
   // After a failure: gives up what is in flight, so that its memory may be freed.
   virtual void drop_transfers() {}
 
-  // [rank] the lowest rank on that rank's host.
-  virtual std::vector<int> hosts() = 0;
-  // `bytes` a rank, zeroed, shared by the ranks of each host. Null, on all ranks, where a host has no
-  // such memory left.
+  // `bytes` a rank, zeroed. Null, on all ranks, where they do not all run on one host or the system
+  // has no such memory left.
   virtual std::unique_ptr<SharedMemory> share(std::size_t bytes) = 0;
   virtual Waiting waiting() const = 0;
   // For a caller that waits for rank `from` by other means: call listen() every few milliseconds,
@@ -102,13 +99,20 @@ class JobComm {
   // Ranks of equal colour, ordered by rank.
   virtual std::unique_ptr<TrackComm> split(int colour, Waiting waiting) = 0;
 
-  // A mailbox to rank 0 for finished results; used by the result threads while the decode loop
-  // runs. Not collective.
+  // A mailbox between rank 0 and the others, for requests and finished results; used by the result
+  // threads while the decode loop runs. Not collective.
   // Returns true when the message is sent to rank 0, or `taken` by it. Returns false when give_up()
   // turns true before; the message may then arrive or not.
   enum class Post { sent, taken };
   virtual bool post(const std::string& message, Post until, const std::function<bool()>& give_up) = 0;
-  virtual std::optional<std::string> poll_post() = 0;  // on rank 0: a message, if one has arrived
+  // From rank 0 to another one, without waiting: poll_post() moves it on.
+  virtual void send(int to, std::string message) = 0;
+  struct Mail {
+    int from = 0;
+    std::string text;
+  };
+  // A message, if one has arrived: on rank 0 a post, elsewhere one that rank 0 sent.
+  virtual std::optional<Mail> poll_post() = 0;
 
   // For the watchdog's signs of life (runtime/job/heartbeat.h); null for a rank alone.
   virtual std::unique_ptr<PulseComm> make_pulse_comm();

@@ -54,7 +54,6 @@ class WatchedComm final : public TrackComm {
     inner_->finish(transfer);
   }
   void drop_transfers() override { inner_->drop_transfers(); }
-  std::vector<int> hosts() override { return inner_->hosts(); }
   std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
     const Waits waits(watchdog_, wait_);
     return inner_->share(bytes);
@@ -141,7 +140,8 @@ class WatchedJob final : public JobComm {
   bool post(const std::string& message, Post until, const std::function<bool()>& give_up) override {
     return inner_->post(message, until, give_up);
   }
-  std::optional<std::string> poll_post() override { return inner_->poll_post(); }
+  void send(int to, std::string message) override { inner_->send(to, std::move(message)); }
+  std::optional<Mail> poll_post() override { return inner_->poll_post(); }
   std::unique_ptr<PulseComm> make_pulse_comm() override { return inner_->make_pulse_comm(); }
   Watchdog* watchdog() override { return &watchdog_; }
   [[noreturn]] void abort(int exit_code) override {

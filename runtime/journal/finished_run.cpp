@@ -24,9 +24,10 @@ constexpr std::size_t kMostBytes = 4096;              // of the .done file
 constexpr std::size_t kPiece = std::size_t{1} << 20;  // of the results, read at once
 
 std::string to_text(const FinishedRun& run) {
-  const std::string body = fmt::format(
+  std::string body = fmt::format(
       "{{\"ptrt_results\":1,\"digest\":\"{}\",\"requests\":{},\"bytes\":{},\"results_crc32c\":\"{}\"",
       run.digest, run.requests, run.bytes, checksum_text(run.results_crc32c));
+  if (run.kv_tokens > 0) body += fmt::format(",\"kv_tokens\":{}", run.kv_tokens);
   return fmt::format("{},\"crc32c\":\"{}\"}}\n", body, checksum_text(checksum_of(body)));
 }
 
@@ -38,8 +39,11 @@ std::optional<FinishedRun> from_text(const std::string& text) {
     if (!json.contains(key) || !json[key].is_number_unsigned()) return std::nullopt;
   for (const char* key : {"digest", "results_crc32c"})
     if (!json.contains(key) || !json[key].is_string()) return std::nullopt;
-  FinishedRun run{json["digest"].get<std::string>(), json["requests"].get<std::int64_t>(),
-                  json["bytes"].get<std::int64_t>(), 0};
+  FinishedRun run{.digest = json["digest"].get<std::string>(),
+                  .requests = json["requests"].get<std::int64_t>(),
+                  .bytes = json["bytes"].get<std::int64_t>()};
+  if (json.contains("kv_tokens") && json["kv_tokens"].is_number_unsigned())
+    run.kv_tokens = json["kv_tokens"].get<std::int64_t>();
   run.results_crc32c = static_cast<std::uint32_t>(
       std::strtoul(json["results_crc32c"].get<std::string>().c_str(), nullptr, 16));
   if (to_text(run) != text) return std::nullopt;
@@ -92,7 +96,8 @@ void write_finished(const std::string& results_path, const FinishedRun& run) {
   file.publish();
 }
 
-bool is_finished(const std::string& results_path, const std::string& digest, std::int64_t requests) {
+bool is_finished(const std::string& results_path, const std::string& digest, std::int64_t requests,
+                 std::int64_t kv_tokens) {
   std::error_code ignored;
   if (!fs::exists(results_path, ignored)) return false;
   const auto run = read_finished(results_path);
@@ -106,6 +111,12 @@ bool is_finished(const std::string& results_path, const std::string& digest, std
         "{} is the result of another run: its requests, model or options differ from these (digest {}, now "
         "{})",
         results_path, run->digest, digest);
+  if (run->kv_tokens > 0 && kv_tokens > run->kv_tokens)
+    throw_bad_input(
+        "{} is the result of a run whose KV cache of {} tokens was too small for some requests; with {} "
+        "tokens "
+        "now they may have results: without --resume it is replaced",
+        results_path, run->kv_tokens, kv_tokens);
   const FinishedRun found = measure(results_path);
   if (found.bytes != run->bytes || found.results_crc32c != run->results_crc32c)
     throw_bad_input(

@@ -3,6 +3,9 @@
 //
 //   {"ptrt_results":1,"digest":"…","requests":N,"bytes":B,"results_crc32c":"xxxxxxxx","crc32c":"xxxxxxxx"}
 //
+// Where requests did not fit the KV pool, "kv_tokens":T before the last key is the pool's size: with a larger
+// one they might have results.
+//
 // It is written before the results get their name and before the journal is removed. So it fits the
 // results whenever there is no journal, unless someone changed one of them.
 #pragma once
@@ -18,6 +21,7 @@ struct FinishedRun {
   std::int64_t requests = 0;
   std::int64_t bytes = 0;            // of the results file
   std::uint32_t results_crc32c = 0;  // of its bytes
+  std::int64_t kv_tokens = 0;        // of the KV pool, if requests did not fit it; else 0
 
   bool operator==(const FinishedRun&) const = default;
 };
@@ -29,8 +33,10 @@ std::optional<FinishedRun> read_finished(const std::string& results_path);
 // Replaces what is there. Throws failure.
 void write_finished(const std::string& results_path, const FinishedRun& run);
 
-// Whether the results are those of a finished run with this digest. False where there are no results.
-// Throws bad_input for the results of another run, of an unknown one, and for changed ones.
-bool is_finished(const std::string& results_path, const std::string& digest, std::int64_t requests);
+// Whether the results are those of a finished run with this digest, by a job with a pool of `kv_tokens`. False
+// where there are no results. Throws bad_input for the results of another run, of an unknown one, of one with
+// too small a pool, and for changed ones.
+bool is_finished(const std::string& results_path, const std::string& digest, std::int64_t requests,
+                 std::int64_t kv_tokens = 0);
 
 }  // namespace ptrt

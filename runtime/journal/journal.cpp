@@ -41,15 +41,6 @@ bool in_use(int descriptor) {
   return flock(descriptor, LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
-std::size_t read_at(int descriptor, std::int64_t offset, char* to, std::size_t bytes,
-                    const std::string& path) {
-  for (;;) {
-    const ssize_t got = pread(descriptor, to, bytes, offset);
-    if (got >= 0) return static_cast<std::size_t>(got);
-    if (errno != EINTR) throw_failure("cannot read {}: {}", path, std::strerror(errno));
-  }
-}
-
 // What is at the journal's name, if anything: a journal that is in use, one of an earlier run, or no journal.
 void check_journal(const std::string& path, bool resume) {
   const FileDescriptor file(open(path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
@@ -99,11 +90,12 @@ void Journal::check_output(const std::string& results_path, bool resume) {
 }
 
 Journal::Journal(const std::string& results_path, const std::string& digest, std::int64_t requests,
-                 bool resume)
+                 bool resume, std::function<bool(std::string_view)> runs_again)
     : results_path_(results_path),
       path_(journal_path(results_path)),
       header_{digest, requests},
       format_(header_),
+      runs_again_(std::move(runs_again)),
       entries_(static_cast<std::size_t>(requests)) {
   check_output(results_path, resume);
   // A journal may vanish while it is opened: its run has published it.
@@ -181,7 +173,7 @@ void Journal::read_back() {
   for (;;) {
     const std::size_t kept = piece.size();
     piece.resize(kept + kPiece);
-    const std::size_t got = read_at(file_.get(), read_end, piece.data() + kept, kPiece, path_);
+    const std::size_t got = read_from(file_.get(), read_end, piece.data() + kept, kPiece, path_);
     piece.resize(kept + got);
     if (got == 0) break;
     read_end += static_cast<std::int64_t>(got);
@@ -216,6 +208,7 @@ void Journal::read_line(std::string_view text, std::int64_t number) {
     return damaged(fmt::format("there is no request {}", parsed->line));
   Entry& entry = entries_[static_cast<std::size_t>(parsed->line)];
   if (entry.bytes > 0) return damaged(fmt::format("request {} has two results", parsed->line));
+  if (runs_again_ && runs_again_(parsed->result)) return;
   entry = {end_, static_cast<std::int64_t>(text.size())};
   count_++;
 }
@@ -230,29 +223,26 @@ void Journal::write(std::string_view text) {
   }
 }
 
-void Journal::append(std::int64_t line, std::string_view result_json) {
-  Entry& entry = entries_[static_cast<std::size_t>(line)];
-  PTRT_CHECK(entry.bytes == 0);
+void Journal::append(std::span<const Result> results) {
   look_at_name();
   check_size();
-  format_.write(line, result_json, text_);
-  const std::int64_t offset = end_;
+  text_.clear();
+  const std::int64_t begin = end_;
+  for (const Result& result : results) {
+    Entry& entry = entries_[static_cast<std::size_t>(result.line)];
+    PTRT_CHECK(entry.bytes == 0);
+    const auto at = std::ssize(text_);
+    format_.append(result.line, result.json, text_);
+    entry = {begin + at, std::ssize(text_) - at - 1};
+  }
   write(text_);
-  entry = {offset, static_cast<std::int64_t>(text_.size()) - 1};
-  count_++;
+  count_ += std::ssize(results);
 }
 
-std::string_view Journal::read_entry(std::int64_t line, std::string& buffer) const {
+std::string_view Journal::read_entry(std::int64_t line, PieceReader& reader) const {
   const Entry& entry = entries_[static_cast<std::size_t>(line)];
-  buffer.resize(static_cast<std::size_t>(entry.bytes));
-  std::size_t got = 0;
-  while (got < buffer.size()) {
-    const std::size_t more = read_at(file_.get(), entry.offset + static_cast<std::int64_t>(got),
-                                     buffer.data() + got, buffer.size() - got, path_);
-    if (more == 0) break;
-    got += more;
-  }
-  const auto parsed = got == buffer.size() ? format_.parse(buffer) : std::nullopt;
+  const auto text = reader.read(entry.offset, static_cast<std::size_t>(entry.bytes));
+  const auto parsed = text ? format_.parse(*text) : std::nullopt;
   if (!parsed || parsed->line != line)
     throw_failure("{} was changed by another program while this run was going: the result of request {}",
                   path_, line);
@@ -268,36 +258,41 @@ void Journal::on_disk(const std::function<void()>& write) const {
 }
 
 std::string Journal::result(std::int64_t line) const {
-  std::string buffer;
-  return std::string(read_entry(line, buffer));
+  PieceReader reader(file_.get(), path_);
+  return std::string(read_entry(line, reader));
 }
 
-void Journal::publish(const std::function<void(const FinishedRun&)>& before) {
-  std::string buffer;
-  publish_pieces([&](std::int64_t line) { return std::string(read_entry(line, buffer)) + "\n"; }, before);
+void Journal::publish(const std::function<void(FinishedRun&)>& before) {
+  PieceReader reader(file_.get(), path_);
+  publish_pieces(
+      [&](std::int64_t line, std::string& text) {
+        text += read_entry(line, reader);
+        text += '\n';
+      },
+      before);
 }
 
 void Journal::publish(std::string_view text) {
-  std::string buffer;
-  publish_pieces([&](std::int64_t line) {
-    read_entry(line, buffer);
-    return line == 0 ? std::string(text) : std::string();
+  PieceReader reader(file_.get(), path_);
+  publish_pieces([&](std::int64_t line, std::string& out) {
+    read_entry(line, reader);
+    if (line == 0) out += text;
   });
 }
 
-// `piece`: of the file's text, what is written at the turn of each line.
-void Journal::publish_pieces(const std::function<std::string(std::int64_t line)>& piece,
-                             const std::function<void(const FinishedRun&)>& before) {
+// `add`: appends what of the file's text is written at the turn of a line.
+void Journal::publish_pieces(const std::function<void(std::int64_t line, std::string& text)>& add,
+                             const std::function<void(FinishedRun&)>& before) {
   const auto lines = static_cast<std::int64_t>(entries_.size());
   PTRT_CHECK(count_ == lines);
   check_name();
   check_size();
-  FinishedRun run{header_.digest, header_.requests, 0, 0};
+  FinishedRun run{.digest = header_.digest, .requests = header_.requests};
   std::optional<OutputFile> out;
   on_disk([&] { out.emplace(results_path_); });
   std::string text;
   for (std::int64_t i = 0; i < lines; i++) {
-    text += piece(i);
+    add(i, text);
     if (text.size() < kPiece && i + 1 < lines) continue;
     run.results_crc32c = checksum_of(text, run.results_crc32c);
     run.bytes += static_cast<std::int64_t>(text.size());

@@ -7,9 +7,11 @@
 // object does not hold open.
 #pragma once
 
+#include <array>
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -17,6 +19,7 @@
 #include "kernels/base/file_descriptor.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal_format.h"
+#include "runtime/journal/piece_reader.h"
 
 namespace ptrt {
 
@@ -33,8 +36,10 @@ class Journal {
 
   // Starts a journal, or continues an existing one if `resume`: checks every line and drops a torn
   // last one. Throws bad_input, with the file as it was, for another digest and for whatever this
-  // class did not write.
-  Journal(const std::string& results_path, const std::string& digest, std::int64_t requests, bool resume);
+  // class did not write. Of an existing one, results that `runs_again` says are taken as not there: they may be
+  // others today.
+  Journal(const std::string& results_path, const std::string& digest, std::int64_t requests, bool resume,
+          std::function<bool(std::string_view result_json)> runs_again = {});
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
@@ -42,16 +47,26 @@ class Journal {
   bool has(std::int64_t line) const { return entries_[static_cast<std::size_t>(line)].bytes > 0; }
   std::int64_t count() const { return count_; }
 
-  // Appends one result (a JSON object without newlines) to the file. Throws failure when it cannot be
-  // written, or when something else has written to the file or removed it.
-  void append(std::int64_t line, std::string_view result_json);
+  // A result: a JSON object without newlines.
+  struct Result {
+    std::int64_t line = 0;
+    std::string_view json;
+  };
+  // Appends results to the file, in one write: after a crash of the process all are there, after one of the
+  // host what its system had stored. Throws failure when they cannot be written, or when something else has
+  // written to the file or removed it.
+  void append(std::span<const Result> results);
+  void append(std::int64_t line, std::string_view result_json) {
+    append(std::array{Result{line, result_json}});
+  }
   // The result of a line that has one, read back. Throws failure where another program has changed it.
   std::string result(std::int64_t line) const;
   // Requires a result for every line. Reads all of them back and checks them, writes the results under
   // their own name, says in RESULTS.jsonl.done what they are, and removes the journal. Throws
   // failure when that fails; the journal then stays.
-  // `before` is called, once, before any file gets its name: it may write what goes with the results.
-  void publish(const std::function<void(const FinishedRun&)>& before = {});
+  // `before` is called, once, before any file gets its name: it may write what goes with the results, and add
+  // to what is said of them.
+  void publish(const std::function<void(FinishedRun&)>& before = {});
   // The same with a text, made of the results, in their place.
   void publish(std::string_view text);
 
@@ -72,18 +87,20 @@ class Journal {
   bool is_at_its_name() const;
   // A step of publish() that writes: its errors are failures that name the journal.
   void on_disk(const std::function<void()>& write) const;
-  void publish_pieces(const std::function<std::string(std::int64_t line)>& piece,
-                      const std::function<void(const FinishedRun&)>& before = {});
-  std::string_view read_entry(std::int64_t line, std::string& buffer) const;
+  void publish_pieces(const std::function<void(std::int64_t line, std::string& text)>& add,
+                      const std::function<void(FinishedRun&)>& before = {});
+  // `reader` keeps pieces of the journal: results that follow each other in it cost one read.
+  std::string_view read_entry(std::int64_t line, PieceReader& reader) const;
 
   std::string results_path_, path_;
   JournalHeader header_;
   JournalLineFormat format_;
+  std::function<bool(std::string_view)> runs_again_;
   FileDescriptor file_;
   std::int64_t end_ = 0;  // bytes in the journal
   std::int64_t count_ = 0;
   std::vector<Entry> entries_;                    // by request line
-  std::string text_;                              // of the line being appended
+  std::string text_;                              // of the lines being appended
   std::chrono::steady_clock::time_point looked_;  // at the file's name
 };
 

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <array>
 #include <charconv>
 #include <iterator>
 #include <nlohmann/json.hpp>
@@ -24,6 +25,13 @@ bool take(std::string_view& text, std::string_view prefix) {
   if (!text.starts_with(prefix)) return false;
   text.remove_prefix(prefix.size());
   return true;
+}
+
+// As checksum_text(), without memory of its own.
+std::array<char, kChecksumDigits> checksum_digits(std::uint32_t crc) {
+  std::array<char, kChecksumDigits> digits;
+  for (std::size_t i = kChecksumDigits; i-- > 0; crc >>= 4) digits[i] = "0123456789abcdef"[crc & 15];
+  return digits;
 }
 
 std::string header_body(const JournalHeader& header) {
@@ -77,10 +85,8 @@ std::uint32_t JournalLineFormat::checksum(std::string_view digits, std::string_v
   return checksum_of(result, checksum_of(":", checksum_of(digits, seed_)));
 }
 
-void JournalLineFormat::write(std::int64_t line, std::string_view result, std::string& text) const {
+void JournalLineFormat::append(std::int64_t line, std::string_view result, std::string& text) const {
   const fmt::format_int digits(line);
-  text.clear();
-  text.reserve(result.size() + 64);
   fmt::format_to(std::back_inserter(text), "{}{}{}{:08x}{}", kLine,
                  std::string_view(digits.data(), digits.size()), kChecksum,
                  checksum({digits.data(), digits.size()}, result), kResult);
@@ -105,7 +111,9 @@ std::optional<JournalLineFormat::Parsed> JournalLineFormat::parse(std::string_vi
   if (!take(text, kResult) || !text.ends_with('}')) return std::nullopt;
   text.remove_suffix(1);
   parsed.result = text;
-  if (text.empty() || found != checksum_text(checksum(digits, text))) return std::nullopt;
+  if (text.empty() ||
+      found != std::string_view(checksum_digits(checksum(digits, text)).data(), kChecksumDigits))
+    return std::nullopt;
   return parsed;
 }
 

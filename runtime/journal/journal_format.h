@@ -43,14 +43,14 @@ class JournalLineFormat {
  public:
   explicit JournalLineFormat(const JournalHeader& header) : seed_(header.checksum()) {}
 
-  // Replaces `text` by the line, with its line break.
-  void write(std::int64_t line, std::string_view result, std::string& text) const;
+  // Appends the line to `text`, with its line break.
+  void append(std::int64_t line, std::string_view result, std::string& text) const;
 
   struct Parsed {
     std::int64_t line = 0;
     std::string_view result;
   };
-  // `text` has no line break. None unless write() would give exactly this text.
+  // `text` has no line break. None unless append() would give exactly this text.
   std::optional<Parsed> parse(std::string_view text) const;
 
  private:

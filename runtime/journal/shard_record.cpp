@@ -2,7 +2,6 @@
 
 #include <fmt/ranges.h>
 #include <sys/stat.h>
-#include <xxhash.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -80,10 +79,8 @@ std::optional<ShardRecord> from_text(const std::string& text) {
 
 }  // namespace
 
-std::string BatchIdentity::digest(const std::vector<std::int64_t>& kv_cache_exceeded) const {
-  std::uint64_t all = requests;
-  for (const std::int64_t line : kv_cache_exceeded) all = XXH3_64bits_withSeed(&line, sizeof line, all);
-  return fmt::format("{}-{:016x}", job, all);
+std::string BatchIdentity::digest() const {
+  return fmt::format("{}-{:016x}", job, requests);
 }
 
 std::int64_t ShardRecord::results() const {

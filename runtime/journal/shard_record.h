@@ -23,9 +23,8 @@ struct BatchIdentity {
   std::string job;             // the task, and the digest of model and options
   std::uint64_t requests = 0;  // digest of the request file's bytes
 
-  // Of the journal of the job that runs the whole file. Where the KV pool is too small for a line, that is part of
-  // the digest: with a larger pool the line has a result. `kv_cache_exceeded`: such lines, ascending.
-  std::string digest(const std::vector<std::int64_t>& kv_cache_exceeded) const;
+  // Of the journal of the job that runs the whole file.
+  std::string digest() const;
 
   bool operator==(const BatchIdentity&) const = default;
 };

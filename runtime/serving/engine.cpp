@@ -7,6 +7,7 @@
 
 #include "kernels/base/error.h"
 #include "runtime/job/fault.h"
+#include "runtime/requests/request_draw.h"
 #include "runtime/serving/output_text.h"
 #include "runtime/serving/replica_signals.h"
 #include "runtime/serving/scheduler.h"
@@ -39,6 +40,13 @@ bool needs_no_step(Task task, const Request& request) {
   return task == Task::score && request.tokens.size() == 1;
 }
 
+void complete_without_step(std::int64_t request, const Engine::Hooks& hooks) {
+  Completion empty;
+  empty.request = request;
+  empty.prompt_tokens = 1;
+  if (hooks.completed) hooks.completed(std::move(empty));
+}
+
 SampleParams sample_params(const Request& request, const Sequence& sequence) {
   return {.temperature = request.temperature,
           .top_k = request.top_k,
@@ -53,20 +61,15 @@ SampleParams sample_params(const Request& request, const Sequence& sequence) {
 // State of one call of run().
 struct Engine::Run {
   Task task;
-  std::span<const Request> requests;
   const Hooks& hooks;
   Scheduler scheduler;
   Clock::time_point start;
   ReplicaSignals signals;
   StepPipeline pipeline;
   std::unordered_map<const Sequence*, OutputText> texts = {};
+  std::unordered_map<std::int64_t, Request> drawn = {};  // by line; those that are not done
 
-  const Request& request_of(const Sequence& sequence) const {
-    return requests[static_cast<std::size_t>(sequence.request)];
-  }
-  void update_arrivals() {
-    if (signals.has_arrivals()) scheduler.set_arrived(signals.arrived());
-  }
+  bool done() const { return scheduler.done() && !signals.may_draw_more(); }
 };
 
 WorkLimits work_limits(const ModelConfig& rank_config, std::int64_t tracks, const EngineOptions& options) {
@@ -118,44 +121,56 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   for (const std::int64_t i : order) {
     const Request& request = requests[static_cast<std::size_t>(i)];
     if (needs_no_step(task, request)) {
-      Completion empty;
-      empty.request = i;
-      if (hooks.completed) hooks.completed(std::move(empty));
+      complete_without_step(i, hooks);
       continue;
     }
     scheduled.push_back(i);
     arrivals_s.push_back(request.arrival_s);
   }
-  const SchedulerLimits limits{options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context};
-  Scheduler scheduler(limits, task, requests, scheduled);
+  Scheduler scheduler(scheduler_limits(), task, requests, scheduled);
   const auto start = Clock::now();
   Run run{task,
-          requests,
           hooks,
           std::move(scheduler),
           start,
           ReplicaSignals(replica_comm_, leads_, start, std::move(arrivals_s), hooks.stop_requested),
           StepPipeline(options_.max_batch)};
+  if (run.signals.has_arrivals()) run.scheduler.set_arrived(0);
   return run_steps(run);
+}
+
+bool Engine::run(Task task, RequestSource* source, const Hooks& hooks) {
+  PTRT_CHECK((source != nullptr) == leads_);
+  RequestDraw draw(replica_comm_, source);
+  Run run{task,
+          hooks,
+          Scheduler(scheduler_limits(), task),
+          Clock::now(),
+          ReplicaSignals(replica_comm_, leads_, draw, hooks.stop_requested),
+          StepPipeline(options_.max_batch)};
+  return run_steps(run);
+}
+
+SchedulerLimits Engine::scheduler_limits() const {
+  return {options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context};
 }
 
 bool Engine::run_steps(Run& run) {
   counters_ = {};
   counter_sources().reset();
-  if (run.signals.has_arrivals()) run.scheduler.set_arrived(0);
-  while (!run.scheduler.done() && !run.signals.stop()) {
-    if (!run.scheduler.idle())
+  while (!run.done() && !run.signals.stop()) {
+    if (run.scheduler.has_step())
       run_step(run);
     else if (run.pipeline.in_flight() > 0)
       retire_step(run);
     else
-      wait_for_arrivals(run);
+      wait_for_requests(run);
   }
   while (run.pipeline.in_flight() > 0) retire_step(run);
   counters_.elapsed_s = seconds_since(run.start);
   counters_.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
   counter_sources().collect(counters_);
-  return run.scheduler.done();
+  return run.done();
 }
 
 // Steps are counted and numbered alike on all ranks; the header of each is that of a rank's
@@ -169,13 +184,27 @@ void Engine::run_step(Run& run) {
   const std::uint64_t ahead = run.task == Task::score ? 0 : static_cast<std::uint64_t>(steps_ahead_);
   while (run.pipeline.in_flight() > ahead) retire_step(run);
   run.signals.receive(state_.header.flags);  // by now the leader's
-  run.update_arrivals();
+  adopt_requests(run);
 }
 
-void Engine::wait_for_arrivals(Run& run) {
+void Engine::wait_for_requests(Run& run) {
   backend_.mark_idle();
   run.signals.wait();
-  run.update_arrivals();
+  adopt_requests(run);
+}
+
+void Engine::adopt_requests(Run& run) {
+  if (run.signals.has_arrivals()) run.scheduler.set_arrived(run.signals.arrived());
+  for (Request& request : run.signals.drawn()) {
+    const std::int64_t line = request.line;
+    if (needs_no_step(run.task, request)) {
+      complete_without_step(line, run.hooks);
+      continue;
+    }
+    const auto [at, is_new] = run.drawn.emplace(line, std::move(request));
+    PTRT_CHECK(is_new);
+    run.scheduler.add(line, at->second);
+  }
 }
 
 std::string Engine::describe_syncs() const {
@@ -211,7 +240,7 @@ void Engine::sample_rows(Run& run, std::span<const LogitRow> rows) {
   bool greedy = true;
   for (std::size_t r = 0; r < rows.size(); r++) {
     const Sequence& sequence = *rows[r].sequence;
-    const Request& request = run.request_of(sequence);
+    const Request& request = *sequence.asked;
     sample_params_[r] = sample_params(request, sequence);
     greedy &= request.temperature == 0 && !request.logprobs;
   }
@@ -246,7 +275,7 @@ void Engine::retire_step(Run& run) {
 }
 
 void Engine::accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled) {
-  const Request& request = run.request_of(sequence);
+  const Request& request = *sequence.asked;
   digest_.add(sequence.request, sampled.finite() ? sampled.token : -1);
   if (!sampled.finite()) {
     sequence.not_finite_at = static_cast<std::int64_t>(place) - sequence.prompt_tokens;
@@ -302,6 +331,7 @@ void Engine::complete_scored(Run& run, std::span<const LogitRow> rows) {
 void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   Completion completion;
   completion.request = sequence.request;
+  completion.prompt_tokens = sequence.prompt_tokens;
   completion.not_finite_at = sequence.not_finite_at;
   completion.finish_reason = reason;
   const auto text = run.texts.find(&sequence);
@@ -316,7 +346,9 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   completion.finish_s = seconds_since(run.start);
   completion.gaps_s = std::move(sequence.gaps_s);
   run.pipeline.drop(sequence);
+  const std::int64_t number = sequence.request;
   run.scheduler.finish(sequence);
+  run.drawn.erase(number);
   if (run.hooks.completed) run.hooks.completed(std::move(completion));
 }
 

@@ -22,7 +22,8 @@
 #include "runtime/model/forward.h"
 #include "runtime/model/kv_cache.h"
 #include "runtime/model/vocab_head.h"
-#include "runtime/serving/request.h"
+#include "runtime/requests/request.h"
+#include "runtime/requests/request_source.h"
 #include "runtime/serving/run_counters.h"
 #include "runtime/serving/scheduler.h"
 #include "runtime/serving/token_digest.h"
@@ -75,6 +76,10 @@ class Engine {
   // diverged, and what the backend and the communication throw. Collective over the replica.
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
            const Hooks& hooks);
+  // The same with the requests that `source` gives while the engine runs; Completion::request is a
+  // request's line, and arrivals are not looked at. On every rank of the replica but the first
+  // `source` is null: all get the requests of the first.
+  bool run(Task task, RequestSource* source, const Hooks& hooks);
 
   const RunCounters& counters() const { return counters_; }  // of the last run
   std::int64_t kv_bytes() const { return cache_.bytes(); }
@@ -86,6 +91,8 @@ class Engine {
   struct Run;
 
   bool run_steps(Run& run);
+  // Adds the requests that are new with the leader's signals, or that have arrived by them.
+  void adopt_requests(Run& run);
   // One step on all ranks: issues it, takes the tokens of those that must not stay in flight, and
   // adopts the leader's signals.
   void run_step(Run& run);
@@ -104,8 +111,9 @@ class Engine {
   void retire_step(Run& run);
   void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
-  void wait_for_arrivals(Run& run);
+  void wait_for_requests(Run& run);
   CounterSources counter_sources();
+  SchedulerLimits scheduler_limits() const;
 
   const ModelConfig& config_;
   Backend& backend_;

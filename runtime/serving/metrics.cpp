@@ -12,7 +12,28 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_to
                                    track_sums, sync_bytes, sync_s, sync_wait_s, sync_wait_known,
                                    head_exchanges, head_bytes, head_s, replay_busy_s, replay_idle_s, step_s,
                                    prefill_s, decode_s, elapsed_s)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings, failed)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings, other_requests,
+                                   other_prompt_tokens, other_output_tokens, failed)
+
+void TimingSample::add(RequestTiming&& timing) {
+  if (seen_++ % stride_ != 0) return count_only(timing);
+  auto& timings = report_.timings;
+  timings.push_back(std::move(timing));
+  if (timings.size() < kMost) return;
+  for (std::size_t i = 0; i < timings.size(); i++)
+    if (i % 2 == 0)
+      timings[i / 2] = std::move(timings[i]);
+    else
+      count_only(timings[i]);
+  timings.resize(timings.size() / 2);
+  stride_ *= 2;
+}
+
+void TimingSample::count_only(const RequestTiming& timing) {
+  report_.other_requests++;
+  report_.other_prompt_tokens += timing.prompt_tokens;
+  report_.other_output_tokens += timing.output_tokens;
+}
 
 std::string serialize(const RankReport& report) {
   return nlohmann::json(report).dump();
@@ -92,6 +113,9 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     head_bytes += rate(static_cast<double>(c.head_bytes), static_cast<double>(c.steps));
     if (!rank.leads_replica) continue;
     for (const RequestTiming& timing : rank.timings) add_timing(timing, summary, latencies);
+    summary.requests += rank.other_requests;
+    summary.prompt_tokens += rank.other_prompt_tokens;
+    summary.output_tokens += rank.other_output_tokens;
     summary.failed += rank.failed;
     steps += c.steps;
     fusions += c.fusions;

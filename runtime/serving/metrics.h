@@ -52,10 +52,29 @@ struct RunSummary {
 struct RankReport {
   bool leads_replica = false;
   RunCounters counters;
-  // Of a replica's leader: requests that gave a result, and how many did not.
+  // Of a replica's leader: requests that gave a result. Of many, `timings` is an even sample, and the rest
+  // are only counted.
   std::vector<RequestTiming> timings;
-  std::int64_t failed = 0;
+  std::int64_t other_requests = 0, other_prompt_tokens = 0, other_output_tokens = 0;
+  std::int64_t failed = 0;  // gave none
 };
+
+// Keeps the timings of a report within bounds, for runs of any number of requests: every one of up to kMost, of
+// more every 2nd, 4th, ...
+class TimingSample {
+ public:
+  static constexpr std::size_t kMost = 4096;
+
+  explicit TimingSample(RankReport& report) : report_(report) {}
+  void add(RequestTiming&& timing);
+
+ private:
+  void count_only(const RequestTiming& timing);
+
+  RankReport& report_;
+  std::int64_t stride_ = 1, seen_ = 0;
+};
+
 std::string serialize(const RankReport& report);
 RankReport parse_report(const std::string& text);
 

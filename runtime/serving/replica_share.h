@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/serving/request.h"
+#include "runtime/requests/request.h"
 
 namespace ptrt {
 

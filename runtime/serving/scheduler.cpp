@@ -8,24 +8,13 @@ namespace ptrt {
 
 Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const Request> requests,
                      std::span<const std::int64_t> order)
-    : limits_(limits),
-      task_(task),
-      table_stride_(pages_for(limits.max_context)),
-      allocator_(limits.pages),
-      arrived_(std::ssize(order)) {
+    : Scheduler(limits, task) {
+  for (const std::int64_t index : order) add(index, requests[static_cast<std::size_t>(index)]);
+}
+
+Scheduler::Scheduler(const SchedulerLimits& limits, Task task)
+    : limits_(limits), task_(task), table_stride_(pages_for(limits.max_context)), allocator_(limits.pages) {
   PTRT_CHECK(limits.max_batch >= 1 && limits.max_rows >= limits.max_batch);
-  for (const std::int64_t index : order) {
-    const Request& request = requests[static_cast<std::size_t>(index)];
-    PTRT_CHECK(!request.tokens.empty() && pages_for(request.cached_tokens()) <= limits.pages);
-    auto sequence = std::make_unique<Sequence>();
-    sequence->request = index;
-    sequence->place = std::ssize(waiting_);
-    sequence->tokens = request.tokens;
-    sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
-    sequence->max_tokens = request.max_tokens;
-    sequence->score_from = request.score_from;
-    waiting_.push_back(std::move(sequence));
-  }
   for (std::int64_t slot = limits.max_batch - 1; slot >= 0; slot--)
     free_slots_.push_back(static_cast<std::int32_t>(slot));
   page_table_.assign(static_cast<std::size_t>(limits.max_batch * table_stride_), 0);
@@ -35,6 +24,19 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const R
   plan_.positions.reserve(static_cast<std::size_t>(limits.max_rows));
   plan_.slots.reserve(static_cast<std::size_t>(limits.max_rows));
   plan_.wanted.reserve(static_cast<std::size_t>(limits.max_rows));
+}
+
+void Scheduler::add(std::int64_t number, const Request& request) {
+  PTRT_CHECK(!request.tokens.empty() && pages_for(request.cached_tokens()) <= limits_.pages);
+  auto sequence = std::make_unique<Sequence>();
+  sequence->request = number;
+  sequence->asked = &request;
+  sequence->place = added_++;
+  sequence->tokens = request.tokens;
+  sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
+  sequence->max_tokens = request.max_tokens;
+  sequence->score_from = request.score_from;
+  waiting_.push_back(std::move(sequence));
 }
 
 // Tokens to feed before the next one can be sampled: all of them; when scoring, all but the last,

@@ -5,18 +5,20 @@
 
 #include <cstdint>
 #include <deque>
+#include <limits>
 #include <memory>
 #include <span>
 #include <vector>
 
 #include "kernels/step_rows.h"
 #include "runtime/model/kv_cache.h"
-#include "runtime/serving/request.h"
+#include "runtime/requests/request.h"
 
 namespace ptrt {
 
 struct Sequence {
-  std::int64_t request = 0;          // index into the requests
+  std::int64_t request = 0;          // its number, as given to add()
+  const Request* asked = nullptr;    // outlives the sequence
   std::vector<std::int32_t> tokens;  // prompt, then generated; placeholders for those in flight
   std::int64_t prompt_tokens = 0;
   std::int64_t max_tokens = 0;  // to generate
@@ -70,9 +72,14 @@ struct StepPlan {
 // step.
 class Scheduler {
  public:
-  // Runs requests[i] for i in `order`, in that order; each must fit limits.pages.
+  Scheduler(const SchedulerLimits& limits, Task task);
+  // With requests[i] for i in `order`, in that order.
   Scheduler(const SchedulerLimits& limits, Task task, std::span<const Request> requests,
             std::span<const std::int64_t> order);
+
+  // One more request, after those before; it must fit limits.pages and outlive its sequence. `number`
+  // identifies it.
+  void add(std::int64_t number, const Request& request);
 
   bool done() const { return waiting_.empty() && running_.empty() && ending_.empty(); }
   // How many of the requests, in their order, have arrived so far; by default all. The ranks of a
@@ -83,7 +90,8 @@ class Scheduler {
   bool idle() const {
     return running_.empty() && (waiting_.empty() || !has_arrived(*waiting_.front())) && !done();
   }
-  // The next step; never empty while !done() && !idle(). Valid until the next call. Counts its rows
+  bool has_step() const { return !done() && !idle(); }
+  // The next step; never empty while has_step(). Valid until the next call. Counts its rows
   // as cached.
   const StepPlan& next_step();
   StepRows step_rows() const;
@@ -118,7 +126,8 @@ class Scheduler {
   std::vector<std::unique_ptr<Sequence>> ending_;   // without pages: the last token is in flight
   std::vector<std::int32_t> free_slots_;
   std::vector<std::int32_t> page_table_;  // [max_batch + 1, table_stride_]; the last slot is spare
-  std::int64_t arrived_;
+  std::int64_t arrived_ = std::numeric_limits<std::int64_t>::max();
+  std::int64_t added_ = 0;
   std::int64_t admissions_ = 0, preemptions_ = 0;
   StepPlan plan_;
 };

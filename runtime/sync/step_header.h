@@ -9,6 +9,7 @@
 namespace ptrt {
 
 inline constexpr std::uint64_t kStopFlag = 1;  // end in order after this step
+inline constexpr std::uint64_t kLastFlag = 2;  // the replica will get no more requests
 
 // Precedes the values in every message between hosts' memories, and is exchanged once a step where
 // devices communicate directly. Ranks compare headers; diverged ranks abort the job. Anything that

@@ -114,7 +114,9 @@ class Finished(CliTest):
                 self.assert_done(outcome)
                 seconds = float(re.search(r"from requests to last result +([\d.]+) s", outcome.output).group(1))
                 rate = float(re.search(r"([\d.]+) requests/s", outcome.output).group(1))
-                self.assertAlmostEqual(rate, 6000 / seconds, delta=0.05 * rate)
+                # Seconds are rounded to two places.
+                self.assertLess(seconds - 0.006, 6000 / rate)
+                self.assertGreater(seconds + 0.006, 6000 / rate)
                 self.assertLess(seconds, outcome.seconds)
                 self.assertGreater(seconds, 0.01)
 

@@ -1,5 +1,4 @@
 // The verdict of `ptrt doctor` on good and bad launches.
-#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// A JobComm of two ranks that only has the mailbox: rank 1's posts, which rank 0 polls, between threads.
+// A JobComm of two ranks that only has the mailbox, between threads: rank 1's posts, and what rank 0 sends it.
 #pragma once
 
 #include <chrono>
@@ -18,7 +18,7 @@ namespace ptrt {
 
 struct Mailbox {
   std::mutex mutex;
-  std::deque<std::string> messages;
+  std::deque<std::string> messages[2];  // by the rank that takes them
 };
 
 class MailboxJob : public JobComm {
@@ -26,23 +26,25 @@ class MailboxJob : public JobComm {
   MailboxJob(Mailbox& mailbox, int rank) : mailbox_(mailbox), rank_(rank) {}
 
   bool post(const std::string& message, Post until, const std::function<bool()>& give_up) override {
-    {
-      const std::lock_guard lock(mailbox_.mutex);
-      mailbox_.messages.push_back(message);
-    }
+    send(0, message);
     while (until == Post::taken) {
       if (give_up()) return false;
       const std::lock_guard lock(mailbox_.mutex);
-      if (mailbox_.messages.empty()) break;
+      if (mailbox_.messages[0].empty()) break;
     }
     return true;
   }
-  std::optional<std::string> poll_post() override {
+  void send(int to, std::string message) override {
     const std::lock_guard lock(mailbox_.mutex);
-    if (mailbox_.messages.empty()) return std::nullopt;
-    std::string message = std::move(mailbox_.messages.front());
-    mailbox_.messages.pop_front();
-    return message;
+    mailbox_.messages[to].push_back(std::move(message));
+  }
+  std::optional<Mail> poll_post() override {
+    const std::lock_guard lock(mailbox_.mutex);
+    auto& mine = mailbox_.messages[rank_];
+    if (mine.empty()) return std::nullopt;
+    Mail mail{1 - rank_, std::move(mine.front())};
+    mine.pop_front();
+    return mail;
   }
 
   int size() const override { return 2; }

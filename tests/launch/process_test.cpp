@@ -30,7 +30,8 @@ class AnsweringJob : public JobComm {
   std::vector<std::string> all_gather_on_host(const std::string& mine) override { return all_gather(mine); }
   std::unique_ptr<TrackComm> split(int, Waiting) override { return nullptr; }
   bool post(const std::string&, Post, const std::function<bool()>&) override { return true; }
-  std::optional<std::string> poll_post() override { return std::nullopt; }
+  void send(int, std::string) override {}
+  std::optional<Mail> poll_post() override { return std::nullopt; }
   [[noreturn]] void abort(int exit_code) override { std::exit(exit_code); }
 
  private:

@@ -213,44 +213,6 @@ TEST(RequestFile, WithoutATokenizer) {
   EXPECT_EQ(file.lines[2].request, 0);
 }
 
-TEST(RequestFile, AShardHasTheIdsAndSeedsOfTheWholeFile) {
-  // Line 3 uses the id that line 1 has by its number; line 4 that of line 2; lines 5 and 6 have none.
-  const std::string text =
-      "{\"tokens\": [1]}\n{\"tokens\": [2]}\n{\"id\": \"a\", \"tokens\": [3]}\n{\"id\": \"1\", \"tokens\": "
-      "[4]}\n"
-      "{\"id\": \"a\", \"tokens\": [5]}\nnothing\n\n{\"tokens\": [6]}\n";
-  const ModelConfig config = small_config();
-  const RequestFile whole = parse(text);
-  for (std::int64_t count = 1; count <= 4; count++)
-    for (std::int64_t index = 0; index < count; index++) {
-      const Shard shard{index, count};
-      const RequestFile file =
-          parse_requests(text, "r", Task::generate, config, bytes_tokenizer(config), {1000}, shard);
-      ASSERT_EQ(file.lines.size(), whole.lines.size());
-      std::size_t requests = 0;
-      for (std::size_t i = 0; i < file.lines.size(); i++) {
-        const RequestLine &line = file.lines[i], &expected = whole.lines[i];
-        if (!shard.has(static_cast<std::int64_t>(i))) {
-          EXPECT_EQ(line.request, -1);
-          continue;
-        }
-        EXPECT_EQ(line.id, expected.id);
-        EXPECT_EQ(line.error.code, expected.error.code) << shard.text() << " line " << i;
-        EXPECT_EQ(line.error.message, expected.error.message);
-        if (expected.request < 0) continue;
-        requests++;
-        const Request& request = file.requests[static_cast<std::size_t>(line.request)];
-        const Request& of_whole = whole.requests[static_cast<std::size_t>(expected.request)];
-        EXPECT_EQ(request.line, static_cast<std::int64_t>(i));
-        EXPECT_EQ(request.seed, of_whole.seed);
-        EXPECT_EQ(request.tokens, of_whole.tokens);
-      }
-      EXPECT_EQ(file.requests.size(), requests);
-    }
-  EXPECT_EQ(whole.lines[3].error.code, "duplicate_id");
-  EXPECT_EQ(whole.lines[4].error.code, "duplicate_id");
-}
-
 TEST(RequestFile, AnEmptyFileIsBadInput) {
   EXPECT_THROW(parse(""), Error);
   EXPECT_THROW(parse("\n \n"), Error);

@@ -3,7 +3,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <filesystem>
+#include <memory>
+#include <string>
 #include <thread>
 
 #include "kernels/base/error.h"
@@ -36,16 +39,30 @@ class ResultCollectorTest : public testing::Test {
   // Slower than the engine delivers.
   static ResultCollector::Result slow_format(const Completion& completion) {
     std::this_thread::sleep_for(milliseconds(3));
-    return {completion.request, "{}"};
+    return {completion.request, result_of(completion.request)};
   }
+  static std::string result_of(std::int64_t line) { return fmt::format("{{\"id\":{}}}", line); }
   std::unique_ptr<ResultCollector> on_rank_0(JobComm& job, int other_leaders) {
-    return std::make_unique<ResultCollector>(
-        job, slow_format,
-        [this](const ResultCollector::Result& result) { journal_.append(result.line, result.json); },
-        other_leaders, CpuSet{});
+    ResultCollector::Hooks hooks{.format = slow_format};
+    hooks.store = [this](std::span<const ResultCollector::Result> results, int from) {
+      for (const auto& result : results) {
+        EXPECT_EQ(from, result.line < 50 ? 0 : 1);
+        EXPECT_EQ(result.json, result_of(result.line));
+        journal_.append(result.line, result.json);
+      }
+    };
+    hooks.turn = [this] { return turns_++ == 0; };
+    hooks.left = [this](int from) { rank_0_.send(from, "last"); };
+    return std::make_unique<ResultCollector>(job, std::move(hooks), other_leaders, CpuSet{});
   }
-  static std::unique_ptr<ResultCollector> on_rank_1(JobComm& job) {
-    return std::make_unique<ResultCollector>(job, slow_format, nullptr, 0, CpuSet{});
+  std::unique_ptr<ResultCollector> on_rank_1(JobComm& job, bool takes_orders = false) {
+    ResultCollector::Hooks hooks{.format = slow_format};
+    if (takes_orders)
+      hooks.order = [this](std::string_view message) {
+        orders_ += message;
+        return message == "last";
+      };
+    return std::make_unique<ResultCollector>(job, std::move(hooks), 0, CpuSet{});
   }
   static void deliver(ResultCollector& collector, std::int64_t first, std::int64_t end) {
     for (std::int64_t i = first; i < end; i++) collector.deliver(completion_of(i));
@@ -56,6 +73,8 @@ class ResultCollectorTest : public testing::Test {
   Mailbox mailbox_;
   MailboxJob rank_0_{mailbox_, 0}, rank_1_{mailbox_, 1};
   Journal journal_;
+  std::atomic<int> turns_ = 0;
+  std::string orders_;
 };
 
 TEST_F(ResultCollectorTest, CollectsFromAllLeaders) {
@@ -71,32 +90,58 @@ TEST_F(ResultCollectorTest, CollectsFromAllLeaders) {
 // The exception that ends a run unwinds the collector.
 TEST_F(ResultCollectorTest, KeepsWhatWasDeliveredBeforeAFailure) {
   auto collector = on_rank_0(rank_0_, 0);
-  deliver(*collector, 0, 80);
+  deliver(*collector, 0, 50);
   collector.reset();
-  EXPECT_EQ(journal_.count(), 80);
+  EXPECT_EQ(journal_.count(), 50);
 }
 
+// Sent, and not taken yet when rank 0 fails.
 TEST_F(ResultCollectorTest, KeepsWhatOthersHadSentBeforeAFailure) {
-  auto first = on_rank_0(rank_0_, 1);
+  auto second = on_rank_1(rank_1_);
+  deliver(*second, 50, 70);
+  second->finish();
+  auto first = on_rank_0(rank_0_, 2);  // one more leader, which never sends
   deliver(*first, 0, 40);
-  for (int i = 50; i < 70; i++)
-    rank_1_.post(fmt::format("{} {{}}", i), JobComm::Post::sent, [] { return false; });
   first.reset();
   EXPECT_EQ(journal_.count(), 60);
+}
+
+// Messages of rank 0 reach a leader while it works, and the last one after its results.
+TEST_F(ResultCollectorTest, CarriesOrders) {
+  rank_0_.send(1, "one ");
+  auto first = on_rank_0(rank_0_, 1);
+  auto second = on_rank_1(rank_1_, true);
+  deliver(*second, 50, 53);
+  rank_0_.send(1, "two ");
+  second->finish();
+  first->finish();
+  EXPECT_EQ(orders_, "one two last");
+  EXPECT_EQ(journal_.count(), 3);
+  EXPECT_GE(turns_, 2);
+}
+
+TEST_F(ResultCollectorTest, TellsWhereItsThreadEnds) {
+  std::atomic<bool> told = false;
+  ResultCollector::Hooks hooks{.format = slow_format, .store = [](auto, int) { throw_failure("full"); }};
+  hooks.failed = [&](std::exception_ptr) { told = true; };
+  ResultCollector collector(rank_0_, std::move(hooks), 0, CpuSet{});
+  collector.deliver(completion_of(1));
+  EXPECT_THROW(collector.finish(), Error);
+  EXPECT_TRUE(told);
 }
 
 TEST_F(ResultCollectorTest, AFailureElsewhereLosesNothing) {
   auto first = on_rank_0(rank_0_, 1);
   auto second = on_rank_1(rank_1_);
-  deliver(*second, 0, 60);
+  deliver(*second, 50, 100);
   second.reset();
   first.reset();
-  EXPECT_EQ(journal_.count(), 60);
+  EXPECT_EQ(journal_.count(), 50);
 }
 
 TEST_F(ResultCollectorTest, DoesNotWaitLongForADeadRank0) {
   auto second = on_rank_1(rank_1_);
-  deliver(*second, 0, 20);
+  deliver(*second, 50, 70);
   const auto start = std::chrono::steady_clock::now();
   second.reset();
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));

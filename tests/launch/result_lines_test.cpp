@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "model_io/text/unicode.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
@@ -41,6 +42,28 @@ TEST(ResultLines, Generate) {
       "{\"id\":\"x\\\"y\",\"text\":\"h\xEF\xBF\xBD\",\"tokens\":[104,105,257],\"finish_reason\":\"stop\","
       "\"usage\":{\"prompt_tokens\":2,\"completion_tokens\":3}}");
   EXPECT_FALSE(json::parse(generate_result(line, request, completion_of(""), nullptr)).contains("text"));
+}
+
+// Byte for byte as a tree of JSON values is written.
+TEST(ResultLines, PlainLinesAreAsJsonWritesThem) {
+  for (const std::string text :
+       {"", "a b~", "q\"q", "b\\b", "tab\t", "\x01\x1f\x7f", "\xC3\xA4\xE2\x82\xAC", "\xFF\xC3("})
+    for (const bool logprobs : {false, true}) {
+      Request request;
+      request.tokens = {256, 'a'};
+      request.logprobs = logprobs;
+      RequestLine line;
+      line.id = text;
+      Completion completion = completion_of(text);
+      if (logprobs) completion.logprobs = {-0.1f, -3e-9f, -12.345678f, 0.0f};
+      nlohmann::ordered_json expected{
+          {"id", text}, {"text", sanitize_utf8(text)}, {"tokens", completion.tokens}};
+      expected["finish_reason"] = "stop";
+      expected["usage"] = {{"prompt_tokens", 2}, {"completion_tokens", 3}};
+      if (logprobs) expected["logprobs"] = completion.logprobs;
+      EXPECT_EQ(generate_result(line, request, completion, &bytes()),
+                expected.dump(-1, ' ', false, json::error_handler_t::replace));
+    }
 }
 
 TEST(ResultLines, LogprobsKeepTheirBits) {

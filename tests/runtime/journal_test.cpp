@@ -127,6 +127,42 @@ TEST_F(JournalTest, PublishesATextOfItsResults) {
   EXPECT_THROW(is_finished(results_, "other", 3), Error);
 }
 
+TEST_F(JournalTest, ResultsAppendedTogetherAreAsThoseOneByOne) {
+  const std::string expected = two_of_three();
+  fs::remove(partial_);
+  Journal journal(results_, "d", 3, false);
+  const std::string a = R"({"id":"a"})", b = R"({"id":"b"})";
+  journal.append(std::vector<Journal::Result>{{1, b}, {0, a}});
+  EXPECT_EQ(read(partial_), expected);
+  EXPECT_EQ(journal.count(), 2);
+  EXPECT_EQ(journal.result(0), a);
+  EXPECT_EQ(journal.result(1), b);
+}
+
+// A result that may be another one today is not there for a resume, and is followed by its new one.
+TEST_F(JournalTest, SomeResultsAreAskedForAgain) {
+  const auto again = [](std::string_view result) {
+    return result.find("too large") != std::string_view::npos;
+  };
+  for (int i = 0; i < 3; i++) {
+    Journal journal(results_, "d", 3, i > 0, again);
+    EXPECT_EQ(journal.count(), i == 0 ? 0 : 1);
+    EXPECT_EQ(journal.has(1), i > 0);
+    EXPECT_FALSE(journal.has(2));
+    if (i == 0) journal.append(1, R"({"id":"b"})");
+    if (i < 2) journal.append(2, R"({"error":"too large"})");
+    if (i < 2) continue;
+    journal.append(0, R"({"id":"a"})");
+    journal.append(2, R"({"id":"c"})");
+    journal.publish([](FinishedRun& run) { run.kv_tokens = 64; });
+  }
+  EXPECT_EQ(read(results_), kResults);
+  EXPECT_EQ(read_finished(results_)->kv_tokens, 64);
+  EXPECT_TRUE(is_finished(results_, "d", 3, 64));
+  EXPECT_TRUE(is_finished(results_, "d", 3, 48));
+  EXPECT_THROW(is_finished(results_, "d", 3, 80), Error) << "with more pages there may be other results";
+}
+
 TEST_F(JournalTest, HasTheDocumentedText) {
   EXPECT_EQ(two_of_three(),
             "{\"ptrt_journal\":2,\"digest\":\"d\",\"requests\":3,\"crc32c\":\"68c30ef9\"}\n"

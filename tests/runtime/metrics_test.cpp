@@ -52,6 +52,30 @@ TEST(Metrics, ReplicasAddUp) {
   EXPECT_FALSE(summarize({leader, parse_report(serialize(other))}).sync_wait_known);
 }
 
+TEST(Metrics, TimingsOfManyRequestsAreAnEvenSample) {
+  RankReport report;
+  report.leads_replica = true;
+  TimingSample sample(report);
+  constexpr std::int64_t kRequests = 100000;
+  for (std::int64_t i = 0; i < kRequests; i++) sample.add({3, 1, 1e-3 * static_cast<double>(i), 1, {}});
+  EXPECT_LE(report.timings.size(), TimingSample::kMost);
+  EXPECT_GE(report.timings.size(), TimingSample::kMost / 4);
+  const RunSummary s = summarize({parse_report(serialize(report))});
+  EXPECT_EQ(s.requests, kRequests);
+  EXPECT_EQ(s.prompt_tokens, 3 * kRequests);
+  EXPECT_EQ(s.output_tokens, kRequests);
+  EXPECT_NEAR(s.ttft_ms.p50, kRequests / 2.0, 0.01 * kRequests);
+  EXPECT_NEAR(s.ttft_ms.p99, 0.99 * kRequests, 0.01 * kRequests);
+}
+
+TEST(Metrics, FewTimingsAreAllKept) {
+  RankReport report;
+  TimingSample sample(report);
+  for (std::size_t i = 0; i + 1 < TimingSample::kMost; i++) sample.add({1, 1, 1, 1, {}});
+  EXPECT_EQ(report.timings.size(), TimingSample::kMost - 1);
+  EXPECT_EQ(report.other_requests, 0);
+}
+
 TEST(Metrics, DeviceIdleIsThatOfRanksThatReplay) {
   RankReport on_cpu, first, second;
   EXPECT_FALSE(summarize({on_cpu}).device_idle_fraction.has_value());

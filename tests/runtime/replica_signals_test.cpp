@@ -13,16 +13,18 @@ namespace {
 
 using Clock = ReplicaSignals::Clock;
 
-TEST(ReplicaSignal, FlagsHoldBothPartsUnmixed) {
+TEST(ReplicaSignal, FlagsHoldAllPartsUnmixed) {
   for (const std::int64_t arrived :
        {std::int64_t{0}, std::int64_t{1}, std::int64_t{255}, std::int64_t{256}, (std::int64_t{1} << 55) - 1})
-    for (const bool stop : {false, true}) {
-      const std::uint64_t flags = ReplicaSignal{arrived, stop}.encode();
-      EXPECT_EQ((flags & kStopFlag) != 0, stop) << "as the sync points read it";
-      const ReplicaSignal back = ReplicaSignal::decode(flags);
-      EXPECT_EQ(back.arrived, arrived);
-      EXPECT_EQ(back.stop, stop);
-    }
+    for (const bool stop : {false, true})
+      for (const bool last : {false, true}) {
+        const std::uint64_t flags = ReplicaSignal{arrived, stop, last}.encode();
+        EXPECT_EQ((flags & kStopFlag) != 0, stop) << "as the sync points read it";
+        const ReplicaSignal back = ReplicaSignal::decode(flags);
+        EXPECT_EQ(back.count, arrived);
+        EXPECT_EQ(back.stop, stop);
+        EXPECT_EQ(back.last, last);
+      }
 }
 
 TEST(ReplicaSignals, TheLeaderSendsWhatItsClockAndSignalsSay) {
@@ -30,9 +32,9 @@ TEST(ReplicaSignals, TheLeaderSendsWhatItsClockAndSignalsSay) {
   const auto comm = group.comm(0);
   const auto start = Clock::now() - std::chrono::seconds(10);
   bool stop = false;
-  const ReplicaSignals leader(*comm, true, start, {0, 1, 1, 1000}, [&] { return stop; });
+  ReplicaSignals leader(*comm, true, start, {0, 1, 1, 1000}, [&] { return stop; });
   EXPECT_TRUE(leader.has_arrivals());
-  EXPECT_EQ(ReplicaSignal::decode(leader.flags_to_send()).arrived, 3);
+  EXPECT_EQ(ReplicaSignal::decode(leader.flags_to_send()).count, 3);
   EXPECT_FALSE(ReplicaSignal::decode(leader.flags_to_send()).stop);
   stop = true;
   EXPECT_TRUE(ReplicaSignal::decode(leader.flags_to_send()).stop);

@@ -31,7 +31,8 @@ struct Request {
 enum class FinishReason : std::uint8_t { stop, length };
 
 struct Completion {
-  std::int64_t request = 0;  // index into the requests given to the engine
+  std::int64_t request = 0;  // index into the requests given to the engine, or the line of one it drew
+  std::int64_t prompt_tokens = 0;
   // The first token whose logits were not all finite, so that there is no result (tokens, logprobs
   // and text are empty): generate: its index in the output; score: in the request's tokens. -1: none.
   std::int64_t not_finite_at = -1;

@@ -1,0 +1,129 @@
+#include "launch/jsonl/request_dealer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "kernels/base/error.h"
+
+namespace ptrt {
+namespace {
+
+constexpr std::int64_t kRun = 64;          // requests handed out at once, and lines read in one call
+constexpr std::int64_t kMostStock = 4096;  // of a replica
+constexpr double kStockSeconds = 0.1;      // that a stock lasts
+constexpr double kMeasureSeconds = 0.05;   // over which a speed is measured
+
+double seconds_between(RequestDealer::Clock::time_point from, RequestDealer::Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+}  // namespace
+
+RequestDealer::RequestDealer(Source source, const Options& options, Clock::time_point start)
+    : source_(std::move(source)), options_(options), replicas_(static_cast<std::size_t>(options.replicas)) {
+  PTRT_CHECK(options.replicas >= 1 && options.max_batch >= 1);
+  for (Replica& replica : replicas_) replica.measured = start;
+}
+
+// Several replicas share the last requests evenly only if all of them are known.
+bool RequestDealer::reads_tail() const {
+  return options_.replicas > 1 && !at_end_ && options_.requests - read_ <= options_.tail;
+}
+
+void RequestDealer::read_one(std::vector<StreamedLine>& rejected) {
+  std::optional<StreamedLine> line = source_();
+  if (!line) {
+    at_end_ = true;
+    return;
+  }
+  read_++;
+  (line->runs() ? window_.emplace_back() : rejected.emplace_back()) = std::move(*line);
+}
+
+std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
+                                                       std::vector<StreamedLine>& rejected) {
+  if (done()) return std::nullopt;
+  std::int64_t room = 0;
+  const auto replica = neediest(now, room);
+  const std::int64_t wanted = replica ? std::min(room, kRun) : 0;
+  for (std::int64_t i = 0; i < kRun && !at_end_ && (reads_tail() || std::ssize(window_) < wanted); i++)
+    read_one(rejected);
+  if (reads_tail()) return Deal{};
+  if (at_end_ && !sorted_ && options_.replicas > 1) {
+    std::ranges::stable_sort(window_, std::greater(),
+                             [](const StreamedLine& line) { return line.request.cached_tokens(); });
+    sorted_ = true;
+  }
+  if (!replica) return std::nullopt;
+  // Of the last ones a replica gets one at a time: its cost decides who gets the next.
+  const std::int64_t run = sorted_ ? 1 : std::min(room, kRun);
+  Deal deal{*replica, {}};
+  Replica& to = replicas_[static_cast<std::size_t>(*replica)];
+  for (; std::ssize(deal.requests) < run && !window_.empty(); window_.pop_front()) {
+    StreamedLine& line = deal.requests.emplace_back(std::move(window_.front()));
+    const std::int64_t cost = line.request.cached_tokens();
+    PTRT_CHECK(to.costs.emplace(line.number, cost).second);
+    to.cost += cost;
+  }
+  if (deal.requests.empty() && rejected.empty()) return std::nullopt;
+  return deal;
+}
+
+void RequestDealer::finished(std::int64_t number, std::int64_t line, Clock::time_point now) {
+  Replica& replica = replicas_[static_cast<std::size_t>(number)];
+  const auto at = replica.costs.find(line);
+  PTRT_CHECK(at != replica.costs.end());
+  replica.cost -= at->second;
+  replica.costs.erase(at);
+  replica.finished++;
+  const double seconds = seconds_between(replica.measured, now);
+  if (seconds < kMeasureSeconds) return;
+  const double lately = static_cast<double>(replica.finished) / seconds;
+  replica.per_second = replica.is_known ? (replica.per_second + lately) / 2 : lately;
+  replica.is_known = true;
+  replica.finished = 0;
+  replica.measured = now;
+}
+
+// One that has not finished anything for a while is at most as fast as if it did so now.
+double RequestDealer::speed(const Replica& replica, Clock::time_point now) const {
+  const double seconds = std::max(seconds_between(replica.measured, now), kMeasureSeconds);
+  const double at_most = static_cast<double>(replica.finished + 1) / seconds;
+  return replica.is_known ? std::min(replica.per_second, at_most) : at_most;
+}
+
+bool RequestDealer::is_slow(std::int64_t number, Clock::time_point now) const {
+  double others = 0;
+  for (std::int64_t r = 0; r < options_.replicas; r++) {
+    const Replica& replica = replicas_[static_cast<std::size_t>(r)];
+    if (r != number && replica.is_known) others += speed(replica, now);
+  }
+  const double mine = speed(replicas_[static_cast<std::size_t>(number)], now);
+  return options_.replicas > 1 && mine < 0.5 * others / static_cast<double>(options_.replicas - 1);
+}
+
+std::int64_t RequestDealer::stock(std::int64_t number, Clock::time_point now) const {
+  const std::int64_t share = options_.replicas == 1 ? options_.max_batch : (options_.max_batch + 3) / 4;
+  if (is_slow(number, now)) return 0;
+  const Replica& replica = replicas_[static_cast<std::size_t>(number)];
+  const double lasting = replica.is_known ? kStockSeconds * speed(replica, now) : 0;
+  const auto wanted = std::clamp(static_cast<std::int64_t>(lasting), share, std::max(share, kMostStock));
+  if (options_.replicas == 1 || !sorted_) return wanted;
+  return std::min(wanted, std::ssize(window_) / (2 * options_.replicas));
+}
+
+// The replica with room that has the least left to do, and how many more requests it may get.
+std::optional<std::int64_t> RequestDealer::neediest(Clock::time_point now, std::int64_t& room) const {
+  std::optional<std::int64_t> best;
+  for (std::int64_t r = 0; r < options_.replicas; r++) {
+    const Replica& replica = replicas_[static_cast<std::size_t>(r)];
+    const std::int64_t more = options_.max_batch + stock(r, now) - replica.left();
+    if (more <= 0) continue;
+    if (best && replicas_[static_cast<std::size_t>(*best)].cost <= replica.cost) continue;
+    best = r;
+    room = more;
+  }
+  return best;
+}
+
+}  // namespace ptrt

@@ -1,0 +1,83 @@
+// Which replica of a job gets which requests. Rank 0 reads them as they are needed and hands them out in small
+// runs, ahead of need: a replica is given what its batch holds and a stock, and more when it has finished
+// some. So a slow replica gets fewer. No result depends on who computes it.
+//
+// * Requests are dealt in the order of the file. When no more than `tail` of them are left, these are dealt
+//   longest first, so that none starts when the others end; with one replica they keep their order.
+// * The stock is what a replica finishes in 0.1 s, for the way to rank 0 and back, and at least a quarter of
+//   its batch. It shrinks to nothing towards the end, and for a replica that is less than half as fast as the
+//   others: what waits there would be done sooner elsewhere.
+// * Of replicas with room the one with the least left to do, in tokens, is served first.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <limits>
+#include <optional>
+#include <unordered_map>
+#include <vector>
+
+#include "launch/jsonl/request_stream.h"
+
+namespace ptrt {
+
+class RequestDealer {
+ public:
+  using Clock = std::chrono::steady_clock;
+  // The next line to run or to answer; none after the last.
+  using Source = std::function<std::optional<StreamedLine>()>;
+
+  struct Options {
+    std::int64_t replicas = 1;
+    std::int64_t max_batch = 1;  // of a replica
+    // What the source will give in all, where that is known.
+    std::int64_t requests = std::numeric_limits<std::int64_t>::max();
+    std::int64_t tail = 1024;
+  };
+  struct Deal {
+    std::int64_t replica = 0;
+    std::vector<StreamedLine> requests;
+  };
+
+  RequestDealer(Source source, const Options& options, Clock::time_point start);
+
+  // The next run of requests to hand out, if one is due now. Reads what it needs of the source. Lines that cannot
+  // be run go to `rejected`. Does some of the work, and returns an empty deal, where there is more to do first.
+  std::optional<Deal> next(Clock::time_point now, std::vector<StreamedLine>& rejected);
+  // Replica `replica` has finished the request of a line.
+  void finished(std::int64_t replica, std::int64_t line, Clock::time_point now);
+  // Nothing is handed out any more.
+  void stop() { stopped_ = true; }
+  // All that there will be has been handed out.
+  bool done() const { return stopped_ || (at_end_ && window_.empty()); }
+
+ private:
+  struct Replica {
+    std::unordered_map<std::int64_t, std::int64_t> costs;  // by line: tokens of what it has not finished
+    std::int64_t cost = 0;                                 // their sum
+    double per_second = 0;                                 // requests finished lately
+    bool is_known = false;                                 // whether it has finished any
+    std::int64_t finished = 0;                             // since `measured`
+    Clock::time_point measured;
+
+    std::int64_t left() const { return std::ssize(costs); }
+  };
+
+  void read_one(std::vector<StreamedLine>& rejected);
+  bool reads_tail() const;
+  double speed(const Replica& replica, Clock::time_point now) const;
+  bool is_slow(std::int64_t replica, Clock::time_point now) const;
+  std::int64_t stock(std::int64_t replica, Clock::time_point now) const;
+  std::optional<std::int64_t> neediest(Clock::time_point now, std::int64_t& room) const;
+
+  Source source_;
+  Options options_;
+  std::vector<Replica> replicas_;
+  std::deque<StreamedLine> window_;  // read, not handed out
+  std::int64_t read_ = 0;            // of the source
+  bool at_end_ = false, sorted_ = false, stopped_ = false;
+};
+
+}  // namespace ptrt

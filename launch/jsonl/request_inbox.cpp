@@ -1,0 +1,98 @@
+#include "launch/jsonl/request_inbox.h"
+
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "runtime/requests/request_bytes.h"
+
+namespace ptrt {
+namespace {
+
+// The first byte of a message.
+constexpr char kRequests = 'q';
+constexpr char kLast = 'e';
+
+}  // namespace
+
+std::string message_of(const std::vector<StreamedLine>& requests) {
+  std::string message(1, kRequests);
+  for (const auto& [number, line, request] : requests) {
+    append_bytes(message, line.id);
+    append_bytes(message, line.openai);
+    append_bytes(message, line.continuation);
+    append_bytes(message, line.model);
+    append_request(message, request);
+  }
+  return message;
+}
+
+std::string last_message() {
+  return std::string(1, kLast);
+}
+
+void RequestInbox::put(std::vector<StreamedLine> requests) {
+  {
+    const std::lock_guard lock(mutex_);
+    for (const StreamedLine& line : requests) waiting_.push_back(line.request);
+  }
+  changed_.notify_one();
+  for (StreamedLine& line : requests) kept_.emplace(line.number, std::move(line));
+}
+
+void RequestInbox::end() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  changed_.notify_one();
+}
+
+bool RequestInbox::put_message(std::string_view message) {
+  PTRT_CHECK(!message.empty() && (message[0] == kRequests || message[0] == kLast));
+  if (message[0] == kLast) {
+    end();
+    return true;
+  }
+  std::vector<StreamedLine> requests;
+  for (ByteReader bytes(message.substr(1)); !bytes.empty();) {
+    auto& [number, line, request] = requests.emplace_back();
+    bytes.take(line.id);
+    bytes.take(line.openai);
+    bytes.take(line.continuation);
+    bytes.take(line.model);
+    request = take_request(bytes);
+    number = request.line;
+  }
+  put(std::move(requests));
+  return false;
+}
+
+void RequestInbox::fail(std::exception_ptr error) {
+  {
+    const std::lock_guard lock(mutex_);
+    error_ = std::move(error);
+  }
+  changed_.notify_one();
+}
+
+StreamedLine RequestInbox::take_out(std::int64_t line) {
+  auto node = kept_.extract(line);
+  PTRT_CHECK(!node.empty());
+  return std::move(node.mapped());
+}
+
+bool RequestInbox::take(std::vector<Request>& requests, std::chrono::milliseconds patience) {
+  std::unique_lock lock(mutex_);
+  if (patience.count() > 0)
+    changed_.wait_for(lock, patience, [&] { return !waiting_.empty() || ended_ || error_; });
+  if (error_) std::rethrow_exception(error_);
+  if (requests.empty())
+    requests.swap(waiting_);
+  else
+    requests.insert(requests.end(), std::make_move_iterator(waiting_.begin()),
+                    std::make_move_iterator(waiting_.end()));
+  waiting_.clear();
+  return !ended_;
+}
+
+}  // namespace ptrt

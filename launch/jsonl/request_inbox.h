@@ -1,0 +1,50 @@
+// The requests of one replica, on its first rank: the result thread puts in what rank 0 hands out, the engine
+// draws it, and the thread takes a request out again when its result is written.
+#pragma once
+
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "launch/jsonl/request_stream.h"
+#include "runtime/requests/request_source.h"
+
+namespace ptrt {
+
+// Requests as a message of rank 0; never empty.
+std::string message_of(const std::vector<StreamedLine>& requests);
+// The message that nothing follows.
+std::string last_message();
+
+class RequestInbox final : public RequestSource {
+ public:
+  // By the result thread.
+  void put(std::vector<StreamedLine> requests);
+  // No more requests will be put in.
+  void end();
+  // Takes a message of rank 0. True when it was the last one.
+  bool put_message(std::string_view message);
+  // take() throws this from now on.
+  void fail(std::exception_ptr error);
+  // Of a request that has been drawn, once.
+  StreamedLine take_out(std::int64_t line);
+
+  // By the engine.
+  bool take(std::vector<Request>& requests, std::chrono::milliseconds patience) override;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Request> waiting_;
+  bool ended_ = false;
+  std::exception_ptr error_;
+  std::unordered_map<std::int64_t, StreamedLine>
+      kept_;  // by line, until taken out; the result thread's alone
+};
+
+}  // namespace ptrt

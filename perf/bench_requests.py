@@ -1,0 +1,170 @@
+#!/usr/bin/env python3
+"""Large request files: requests a second, memory by rank, resuming, and a job with a slow replica; writes one JSON.
+
+    perf/bench_requests.py --out perf/results/requests_cpu.json [--old OTHER_PTRT] [--only rate,memory,resume,slow]
+
+The model is perf/configs/tiny_1x16.json with random weights; a request is 4 token ids in, 1 token out.
+
+    rate    4 replicas, --requests of them, rounds with --old in turn. requests_per_s is the program's own figure, from the
+            start of reading the requests to the last result; whole_s is that of mpirun
+    memory  the largest resident set of every rank (ru_maxrss) with 10,000 requests and with --many
+    resume  a job of --many requests ends before it publishes, its journal whole (PTRT_FAULT at=publish); --resume checks
+            the journal, reads it back and publishes. whole_s includes MPI's start
+    slow    --slow requests of 16 tokens out, --max-batch 4, of the model perf/configs/dense_100m_tied.json cut to one
+            layer: by three replicas, and by four of which the last pauses 700 ms at every step (PTRT_FAULT). one_slow_s is
+            16 times that pause. limit_s = 1.2 * three_s + one_slow_s
+Results of all runs of a cell are compared byte for byte.
+"""
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from bench_end_to_end import ROOT, commit, machine
+
+REPLICAS = 4
+PAUSE_MS = 700
+SLOW_TOKENS = 16
+# Runs one rank and writes its largest resident set.
+MEASURE = ("import os,resource,subprocess,sys\n"
+           "status = subprocess.call(sys.argv[2:])\n"
+           "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+           "open(f'{sys.argv[1]}.{os.environ[\"OMPI_COMM_WORLD_RANK\"]}', 'w').write(str(peak))\n"
+           "sys.exit(status)\n")
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args, self.folder = args, Path(folder)
+        self.commands = []
+        self.env = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+        self.env.pop("PTRT_FAULT", None)
+
+    def model(self, config):
+        path = self.folder / (Path(config).stem + ".h5")
+        if not path.exists():
+            subprocess.run([self.args.ptrt, "init", config, "-o", path, "--seed", "1"], check=True, stdout=subprocess.DEVNULL)
+        return path
+
+    def requests(self, count, tokens_out=1):
+        path = self.folder / f"requests-{count}-{tokens_out}.jsonl"
+        if path.exists():
+            return path
+        numbers = random.Random(1)
+        with path.open("w", encoding="ascii") as file:
+            for _ in range(count):
+                tokens = [numbers.randrange(256) for _ in range(4)]
+                file.write(json.dumps({"tokens": tokens, "max_tokens": tokens_out}) + "\n")
+        return path
+
+    def run(self, ptrt, model, requests, *options, ranks=REPLICAS, fault=None, measured=False, status=0, keep=False):
+        """One job: seconds of the whole, the program's requests a second, peaks in KiB, and a digest of the results."""
+        results, peaks = self.folder / "results.jsonl", self.folder / "peak"
+        command = [ptrt, "generate", model, requests, "-o", results, "--threads", "1", *options]
+        shown = " ".join(map(str, command)).replace(f"{self.folder}/", "")
+        launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]
+        env = dict(self.env, **({"PTRT_FAULT": fault} if fault else {}))
+        self.commands.append((f"PTRT_FAULT={fault} " if fault else "") + " ".join(launcher) + " " + shown)
+        if measured:
+            launcher += [sys.executable, "-c", MEASURE, peaks]
+        start = time.monotonic()
+        done = subprocess.run([*map(str, launcher), *map(str, command)], env=env, capture_output=True, text=True, check=False)
+        seconds = time.monotonic() - start
+        if done.returncode != status:
+            raise RuntimeError(f"{shown}: status {done.returncode}\n{done.stdout}{done.stderr}")
+        found = {"whole_s": seconds}
+        rate = re.search(r"([\d.]+) requests/s", done.stdout + done.stderr)
+        if rate:
+            found["requests_per_s"] = float(rate.group(1))
+        if measured:
+            found["peak_kib"] = [int(Path(f"{peaks}.{rank}").read_text()) for rank in range(ranks)]
+        if not keep:
+            found["results"] = hashlib.sha256(results.read_bytes()).hexdigest()
+            for suffix in ("", ".done"):
+                Path(f"{results}{suffix}").unlink()
+        return found
+
+    def same(self, cells):
+        digests = {cell.pop("results") for cell in cells}
+        if len(digests) != 1:
+            raise RuntimeError("the results differ")
+        return cells
+
+    def rate(self):
+        model, requests = self.model(self.args.config), self.requests(self.args.requests)
+        programs = {"new": self.args.ptrt, **({"old": self.args.old} if self.args.old else {})}
+        rounds = {name: [] for name in programs}
+        for _ in range(self.args.rounds):
+            for name, program in programs.items():
+                rounds[name].append(self.run(program, model, requests))
+        self.same([cell for cells in rounds.values() for cell in cells])
+        median = {name: statistics.median(cell["requests_per_s"] for cell in cells) for name, cells in rounds.items()}
+        return {"requests": self.args.requests, "median_requests_per_s": median, "rounds": rounds}
+
+    def memory(self):
+        model = self.model(self.args.config)
+        few = self.run(self.args.ptrt, model, self.requests(10000), measured=True)
+        many = self.run(self.args.ptrt, model, self.requests(self.args.many), measured=True)
+        more = [(b - a) / 1024 for a, b in zip(few["peak_kib"], many["peak_kib"])]
+        return {"requests": [10000, self.args.many], "peak_kib": [few["peak_kib"], many["peak_kib"]],
+                "more_mib": more, "many": {name: many[name] for name in ("whole_s", "requests_per_s")}}
+
+    def resume(self):
+        model, requests = self.model(self.args.config), self.requests(self.args.many)
+        self.run(self.args.ptrt, model, requests, fault="rank=0,at=publish", status=1, keep=True)
+        bytes_of_journal = (self.folder / "results.jsonl.partial").stat().st_size
+        found = self.run(self.args.ptrt, model, requests, "--resume", measured=True)
+        plain = self.run(self.args.ptrt, model, requests)
+        self.same([found, plain])
+        return {"lines": self.args.many, "journal_bytes": bytes_of_journal, **found}
+
+    def slow(self):
+        config = json.loads((ROOT / "perf/configs/dense_100m_tied.json").read_text(encoding="utf-8"))
+        config.update(name="dense_100m_tied, one layer", layers=1, sync_layers=[1])
+        path = self.folder / "one_layer.json"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        model, requests = self.model(path), self.requests(self.args.slow, SLOW_TOKENS)
+        options = ("--max-batch", "4")
+        cells = [self.run(self.args.ptrt, model, requests, *options, ranks=3),
+                 self.run(self.args.ptrt, model, requests, *options, fault=f"rank=3,at=step,pause_ms={PAUSE_MS}")]
+        three, four = self.same(cells)
+        one = SLOW_TOKENS * PAUSE_MS / 1000
+        limit = 1.2 * three["whole_s"] + one
+        return {"requests": self.args.slow, "three_s": three["whole_s"], "four_with_a_slow_one_s": four["whole_s"],
+                "one_slow_s": one, "limit_s": limit, "within": four["whole_s"] <= limit}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ptrt", default=str(ROOT / "build" / "ptrt"))
+    parser.add_argument("--old", help="another build, measured in turn with this one")
+    parser.add_argument("--config", default=str(ROOT / "perf" / "configs" / "tiny_1x16.json"))
+    parser.add_argument("--requests", type=int, default=100000)
+    parser.add_argument("--many", type=int, default=1000000)
+    parser.add_argument("--slow", type=int, default=240)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="rate,memory,resume,slow")
+    parser.add_argument("--out", required=True)
+    args = parser.parse_args()
+    out = Path(args.out)
+    found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.only.split(","):
+            bench = Bench(args, folder)
+            cell = getattr(bench, name)()
+            cell["commands"] = list(dict.fromkeys(bench.commands))
+            found[name] = {"commit": commit(), **cell}
+            print(name, json.dumps({key: value for key, value in cell.items() if key not in ("rounds", "commands")}))
+    out.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

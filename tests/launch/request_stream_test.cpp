@@ -1,0 +1,272 @@
+// Reading a request file as it is needed, against reading it whole.
+#include "launch/jsonl/request_stream.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <thread>
+
+#include "kernels/base/error.h"
+#include "launch/jsonl/id_set.h"
+#include "launch/jsonl/line_id.h"
+#include "launch/jsonl/request_inbox.h"
+#include "model_io/tokenizer/kinds/make_tokenizer.h"
+#include "temp_folder.h"
+
+namespace ptrt {
+namespace {
+
+const ModelConfig& config() {
+  static const ModelConfig config = [] {
+    ModelConfig c;
+    c.name = "small";
+    c.vocab_size = 259;
+    c.max_context = 64;
+    c.bos_token_id = 256;
+    c.eos_token_ids = {257};
+    return c;
+  }();
+  return config;
+}
+
+const TokenizerChoice& tokenizer() {
+  static const TokenizerChoice choice = make_tokenizer({"bytes", {}, "m.h5"}, config());
+  return choice;
+}
+
+// Good and bad lines, blank ones, equal ids in several forms; no line break at the end.
+std::string sample_file() {
+  std::string text;
+  for (int i = 0; i < 40; i++)
+    text += fmt::format("{{\"id\": \"n{}\", \"tokens\": [{}], \"stop\": [\"a\"]}}\n", i % 25, i);
+  text +=
+      "\n  \nnot json\n[1]\n{\"tokens\": [1]}\n{\"id\": \"44\", \"tokens\": [1]}\n{\"id\": \"48\", "
+      "\"tokens\": [2]}\n";
+  text +=
+      "{\"tokens\": [3]}\n{\"tokens\": [3]}\n{\"id\": 7, \"tokens\": [1]}\n{\"id\": \"x\", \"id\": \"n1\", "
+      "\"tokens\": [1]}\n";
+  text += R"({"custom_id": "n3", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}})"
+          "\n";
+  text += R"({"custom_id": "o", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}})"
+          "\n";
+  text += R"({"id": "o", "body": {}})"
+          "\n"
+          R"({"id": "o", "tokens": [5], "max_tokens": 9})";
+  return text;
+}
+
+RequestParser parser(std::int64_t lines) {
+  return RequestParser(Task::generate, config(), tokenizer(), {1000}, lines);
+}
+
+class RequestStreamTest : public testing::Test {
+ protected:
+  std::string write(const std::string& text) {
+    const std::string path = folder_ / "r.jsonl";
+    std::ofstream(path, std::ios::binary) << text;
+    return path;
+  }
+  static void expect_same(const StreamedLine& line, const RequestFile& whole) {
+    const RequestLine& expected = whole.lines[static_cast<std::size_t>(line.number)];
+    EXPECT_EQ(line.line.id, expected.id) << line.number;
+    EXPECT_EQ(line.line.openai, expected.openai);
+    EXPECT_EQ(line.line.model, expected.model);
+    EXPECT_EQ(line.line.error.code, expected.error.code) << line.number;
+    EXPECT_EQ(line.line.error.message, expected.error.message);
+    EXPECT_EQ(line.runs(), expected.request >= 0);
+    if (!line.runs()) return;
+    const Request& request = whole.requests[static_cast<std::size_t>(expected.request)];
+    EXPECT_EQ(line.request.line, line.number);
+    EXPECT_EQ(line.request.tokens, request.tokens);
+    EXPECT_EQ(line.request.seed, request.seed);
+    EXPECT_EQ(line.request.stop, request.stop);
+  }
+
+  TempFolder folder_;
+};
+
+TEST_F(RequestStreamTest, GivesTheLinesOfTheWholeFile) {
+  const std::string text = sample_file();
+  const RequestFile whole = parse_requests(text, "r", Task::generate, config(), tokenizer(), {1000});
+  const RequestInput input(write(text));
+  const RequestFileFacts facts = scan_requests(input);
+  EXPECT_EQ(facts.lines, std::ssize(whole.lines));
+  EXPECT_EQ(facts.digest, XXH3_64bits(text.data(), text.size()));
+  RequestStream stream(input, facts, parser(facts.lines), [](std::int64_t) { return true; });
+  std::int64_t lines = 0;
+  while (const auto line = stream.next()) {
+    EXPECT_EQ(line->number, lines++);
+    expect_same(*line, whole);
+  }
+  EXPECT_EQ(lines, facts.lines);
+}
+
+// Ids count over the whole file, whatever is wanted of it.
+TEST_F(RequestStreamTest, PartsAreThoseOfTheWholeFile) {
+  const std::string text = sample_file();
+  const RequestFile whole = parse_requests(text, "r", Task::generate, config(), tokenizer(), {1000});
+  const RequestInput input(write(text));
+  const RequestFileFacts facts = scan_requests(input);
+  for (const std::int64_t count : {2, 3, 7})
+    for (std::int64_t index = 0; index < count; index++) {
+      RequestStream stream(input, facts, parser(facts.lines),
+                           [&](std::int64_t line) { return line % count == index; });
+      std::int64_t lines = 0;
+      for (; const auto line = stream.next(); lines++) {
+        EXPECT_EQ(line->number % count, index);
+        expect_same(*line, whole);
+      }
+      EXPECT_EQ(lines, (facts.lines - index + count - 1) / count);
+    }
+}
+
+TEST_F(RequestStreamTest, LinesLongerThanAPiece) {
+  std::string text;
+  for (const std::size_t length : {std::size_t{0}, std::size_t{3}, std::size_t{700000}, std::size_t{262143}})
+    text += std::string(length, 'x') + "\n";
+  const RequestInput input(write(text + "end"));
+  LineReader reader(input.open());
+  for (const std::size_t length :
+       {std::size_t{0}, std::size_t{3}, std::size_t{700000}, std::size_t{262143}}) {
+    const auto line = reader.next();
+    ASSERT_TRUE(line);
+    EXPECT_EQ(*line, std::string(length, 'x'));
+  }
+  EXPECT_EQ(reader.next(), "end");
+  EXPECT_FALSE(reader.next());
+}
+
+TEST_F(RequestStreamTest, AnEmptyFileIsBadInput) {
+  for (const char* text : {"", "\n", " \n\t\r\n"})
+    EXPECT_THROW(scan_requests(RequestInput(write(text))), Error) << text;
+}
+
+TEST_F(RequestStreamTest, AFileThatChangesMeanwhile) {
+  const std::string good = "{\"tokens\": [1]}\n{\"tokens\": [2]}\n";
+  for (const char* later : {"{\"tokens\": [1]}\n{\"tokens\": [3]}\n", "{\"tokens\": [1]}\n",
+                            "{\"tokens\": [1]}\n{\"tokens\": [2]}\n{\"tokens\": [2]}\n"}) {
+    const RequestInput input(write(good));
+    const RequestFileFacts facts = scan_requests(input);
+    write(later);
+    RequestStream stream(input, facts, parser(facts.lines), [](std::int64_t) { return true; });
+    EXPECT_THROW(while (stream.next()){}, Error) << later;
+  }
+}
+
+// What cannot be read twice is kept.
+TEST_F(RequestStreamTest, APipe) {
+  const std::string path = folder_ / "pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::thread writer([&] { std::ofstream(path) << sample_file(); });
+  const RequestInput input(path);
+  writer.join();
+  const RequestFileFacts facts = scan_requests(input);
+  RequestStream stream(input, facts, parser(facts.lines), [](std::int64_t) { return true; });
+  std::int64_t lines = 0;
+  while (stream.next()) lines++;
+  EXPECT_EQ(lines, facts.lines);
+}
+
+TEST(LineId, IsThatOfTheParsedLine) {
+  const std::pair<const char*, std::optional<std::string>> cases[] = {
+      {R"({"id": "a", "tokens": [1, {"id": "b"}]})", "a"},
+      {R"({"tokens": [1]})", "5"},
+      {R"({"x": {"id": "b"}, "y": [{"id": "c"}]})", "5"},
+      {R"({"id": 3})", std::nullopt},
+      {R"({"id": ["a"]})", std::nullopt},
+      {R"({"id": {"id": "z"}})", std::nullopt},
+      {R"({"id": "a", "id": "b"})", "b"},
+      {R"({"id": "a", "id": null})", std::nullopt},
+      {R"({"id": "a", "body": {"custom_id": "b"}})", std::nullopt},
+      {R"({"id": "a", "custom_id": "b"})", "b"},
+      {R"({"url": "", "custom_id": 1})", std::nullopt},
+      {R"({"id": "\u0041\n"})", "A\n"},
+      {R"({"id": "a")", std::nullopt},
+      {R"({"id": "a"} x)", std::nullopt},
+      {R"({"id": "a", "max_tokens": 1e999})", std::nullopt},
+      {R"(["id"])", std::nullopt},
+      {R"("id")", std::nullopt},
+      {R"(7)", std::nullopt},
+      {"", std::nullopt}};
+  for (const auto& [text, id] : cases) {
+    EXPECT_EQ(id_of_line(text, 5), id) << text;
+    // The parser agrees: the id is taken for a later line exactly then.
+    RequestParser whole = parser(10);
+    RequestLine line;
+    Request request;
+    whole.parse(text, 5, line, request);
+    const std::string later = id.value_or("not used");
+    whole.parse(nlohmann::json{{"id", later}, {"tokens", {1}}}.dump(), 6, line, request);
+    EXPECT_EQ(line.error.code, id ? "duplicate_id" : "") << text;
+  }
+}
+
+TEST(IdSet, FindsWhatComesTwice) {
+  for (const std::size_t known : {std::size_t{0}, std::size_t{5000}}) {
+    IdSet ids(known);
+    for (int i = 0; i < 5000; i++) EXPECT_TRUE(ids.insert(std::to_string(i)));
+    for (int i = 0; i < 5000; i++) EXPECT_FALSE(ids.insert(std::to_string(i)));
+    EXPECT_TRUE(ids.insert(""));
+    EXPECT_FALSE(ids.insert(""));
+  }
+}
+
+TEST(RequestInbox, CarriesWholeRequests) {
+  StreamedLine sent{7, {}, {}};
+  sent.line = {.id = "a\"b", .openai = true, .continuation = true, .model = "m", .request = 0, .error = {}};
+  sent.request = {.line = 7,
+                  .tokens = {1, 2, 3},
+                  .max_tokens = 9,
+                  .score_from = 2,
+                  .temperature = 0.5f,
+                  .top_k = 3,
+                  .top_p = 0.25f,
+                  .seed = 1ull << 63,
+                  .stop = {"x", ""},
+                  .logprobs = true,
+                  .ignore_eos = true};
+  StreamedLine other{8, {}, {}};
+  other.request.line = 8;
+  RequestInbox inbox;
+  EXPECT_FALSE(inbox.put_message(message_of({sent, other})));
+  std::vector<Request> taken;
+  EXPECT_TRUE(inbox.take(taken, std::chrono::milliseconds(0)));
+  ASSERT_EQ(taken.size(), 2u);
+  const Request& got = taken[0];
+  EXPECT_EQ(got.line, 7);
+  EXPECT_EQ(got.tokens, sent.request.tokens);
+  EXPECT_EQ(got.max_tokens, 9);
+  EXPECT_EQ(got.score_from, 2);
+  EXPECT_EQ(got.temperature, 0.5f);
+  EXPECT_EQ(got.top_k, 3);
+  EXPECT_EQ(got.top_p, 0.25f);
+  EXPECT_EQ(got.seed, 1ull << 63);
+  EXPECT_EQ(got.stop, sent.request.stop);
+  EXPECT_TRUE(got.logprobs);
+  EXPECT_TRUE(got.ignore_eos);
+  EXPECT_EQ(taken[1].line, 8);
+  const StreamedLine kept = inbox.take_out(7);
+  EXPECT_EQ(kept.line.id, "a\"b");
+  EXPECT_TRUE(kept.line.openai);
+  EXPECT_TRUE(kept.line.continuation);
+  EXPECT_EQ(kept.line.model, "m");
+  EXPECT_EQ(kept.request.tokens, sent.request.tokens);
+  EXPECT_TRUE(inbox.put_message(last_message()));
+  taken.clear();
+  EXPECT_FALSE(inbox.take(taken, std::chrono::milliseconds(1000)));
+  EXPECT_TRUE(taken.empty());
+  EXPECT_THROW(inbox.take_out(7), Error);
+}
+
+TEST(RequestInbox, AFailureEndsTheWait) {
+  RequestInbox inbox;
+  std::thread thread([&] { inbox.fail(std::make_exception_ptr(Error(ExitCode::failure, "gone"))); });
+  std::vector<Request> taken;
+  EXPECT_THROW(inbox.take(taken, std::chrono::milliseconds(60000)), Error);
+  thread.join();
+}
+
+}  // namespace
+}  // namespace ptrt
