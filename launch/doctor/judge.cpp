@@ -78,7 +78,7 @@ class Judge {
     output();
     cores();
     clocks();
-    std::ranges::stable_partition(found_, [](const Finding& finding) { return finding.fails; });
+    std::stable_partition(found_.begin(), found_.end(), [](const Finding& finding) { return finding.fails; });
     return std::move(found_);
   }
 

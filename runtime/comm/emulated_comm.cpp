@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 
 #include "kernels/base/error.h"
 
@@ -28,6 +29,12 @@ class EmulatedComm final : public TrackComm {
   }
   bool poll(int transfer) override { return Clock::now() >= arrives_[transfer]; }
   void finish(int transfer) override { wait_until(arrives_[transfer]); }
+  // Each on a host of its own.
+  std::vector<int> hosts() override {
+    std::vector<int> all(static_cast<std::size_t>(size_));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
   std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
   Waiting waiting() const override { return Waiting::spinning; }
   void listen(int) override {}

@@ -30,16 +30,18 @@ constexpr std::size_t kEagerBytes = 60 * 1024;
 
 class MpiSharedMemory final : public SharedMemory {
  public:
-  // Takes ownership of the window.
-  MpiSharedMemory(MPI_Win window, int ranks) : window_(window) {
-    for (int r = 0; r < ranks; r++) {
+  // Takes ownership of the window of a host's ranks. ranks[r]: rank r of the host's in the group.
+  MpiSharedMemory(MPI_Win window, const std::vector<int>& ranks, int group_size)
+      : window_(window), bases_(static_cast<std::size_t>(group_size)) {
+    for (int r = 0; r < static_cast<int>(ranks.size()); r++) {
       MPI_Aint size = 0;
       int unit = 0;
       void* base = nullptr;
       check_mpi(MPI_Win_shared_query(window_, r, &size, &unit, &base), "MPI_Win_shared_query");
       void* aligned = base;
       std::size_t space = static_cast<std::size_t>(size);
-      bases_.push_back(static_cast<std::byte*>(std::align(kCacheLine, 1, aligned, space)));
+      bases_[static_cast<std::size_t>(ranks[static_cast<std::size_t>(r)])] =
+          static_cast<std::byte*>(std::align(kCacheLine, 1, aligned, space));
     }
   }
   ~MpiSharedMemory() override {
@@ -51,7 +53,7 @@ class MpiSharedMemory final : public SharedMemory {
 
  private:
   MPI_Win window_;
-  std::vector<std::byte*> bases_;
+  std::vector<std::byte*> bases_;  // by rank in the group; null on other hosts
 };
 
 // Every rank sends to the others directly, with requests of its own instead of MPI's collectives:
@@ -64,8 +66,9 @@ class MpiTrackComm final : public TrackComm {
       : comm_(comm),
         waiting_(waiting),
         job_ranks_(std::move(job_ranks)),
-        on_host_(on_my_host(comm_)),
-        all_on_host_(std::ranges::count(on_host_, true) == size()) {
+        host_(ranks_of_host(comm_)),
+        hosts_(name_hosts()),
+        all_on_host_(host_.size() == size()) {
     for (int tag = 0; Batch & batch : batches_) {
       batch.tag = tag++;
       batch.requests.reserve(64);
@@ -137,19 +140,22 @@ class MpiTrackComm final : public TrackComm {
     }
   }
 
+  std::vector<int> hosts() override { return hosts_; }
   std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
-    if (!all_on_host_) return nullptr;
     std::byte* mine = nullptr;
     MPI_Win window = MPI_WIN_NULL;
     bytes += MpiSharedMemory::kCacheLine;  // for aligning
-    int made = MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL, comm_.get(), &mine,
+    int made = MPI_Win_allocate_shared(static_cast<MPI_Aint>(bytes), 1, MPI_INFO_NULL, host_.get(), &mine,
                                        &window) == MPI_SUCCESS;
     check_mpi(MPI_Allreduce(MPI_IN_PLACE, &made, 1, MPI_INT, MPI_MIN, comm_.get()), "MPI_Allreduce");
     if (made == 0) return nullptr;  // a window that some ranks have cannot be freed; it lasts as long as they
     check_mpi(MPI_Win_set_errhandler(window, MPI_ERRORS_RETURN), "MPI_Win_set_errhandler");
     std::memset(mine, 0, bytes);
     check_mpi(MPI_Barrier(comm_.get()), "MPI_Barrier");
-    return std::make_unique<MpiSharedMemory>(window, size());
+    std::vector<int> ranks;
+    for (int r = 0; r < size(); r++)
+      if (on_my_host(r)) ranks.push_back(r);
+    return std::make_unique<MpiSharedMemory>(window, ranks, size());
   }
 
  private:
@@ -166,19 +172,21 @@ class MpiTrackComm final : public TrackComm {
   };
   Batch& blocking() { return batches_[kTransfers]; }
 
-  // [rank] whether it runs on this rank's host.
-  static std::vector<bool> on_my_host(const Communicator& comm) {
+  static MPI_Comm ranks_of_host(const Communicator& comm) {
     MPI_Comm found = MPI_COMM_NULL;
     check_mpi(MPI_Comm_split_type(comm.get(), MPI_COMM_TYPE_SHARED, comm.rank(), MPI_INFO_NULL, &found),
               "MPI_Comm_split_type");
-    const Communicator host(found);
-    int name = comm.rank();  // the host's lowest rank names it
-    check_mpi(MPI_Bcast(&name, 1, MPI_INT, 0, host.get()), "MPI_Bcast");
-    std::vector<int> names(static_cast<std::size_t>(comm.size()));
-    check_mpi(MPI_Allgather(&name, 1, MPI_INT, names.data(), 1, MPI_INT, comm.get()), "MPI_Allgather");
-    std::vector<bool> mine;
-    for (const int other : names) mine.push_back(other == name);
-    return mine;
+    return found;
+  }
+  std::vector<int> name_hosts() {
+    int name = rank();
+    check_mpi(MPI_Bcast(&name, 1, MPI_INT, 0, host_.get()), "MPI_Bcast");
+    std::vector<int> names(static_cast<std::size_t>(size()));
+    check_mpi(MPI_Allgather(&name, 1, MPI_INT, names.data(), 1, MPI_INT, comm_.get()), "MPI_Allgather");
+    return names;
+  }
+  bool on_my_host(int other) const {
+    return hosts_[static_cast<std::size_t>(other)] == hosts_[static_cast<std::size_t>(rank())];
   }
 
   // Sends `bytes` from send + r · stride to each rank r. Two calls in a row cannot mix: messages
@@ -200,9 +208,7 @@ class MpiTrackComm final : public TrackComm {
     wait_for_all(blocking());
   }
 
-  std::size_t piece_bytes(int rank) const {
-    return on_host_[static_cast<std::size_t>(rank)] ? std::size_t{INT_MAX} : kEagerBytes;
-  }
+  std::size_t piece_bytes(int rank) const { return on_my_host(rank) ? std::size_t{INT_MAX} : kEagerBytes; }
 
   void receive(Batch& batch, const Incoming& message) {
     auto* to = static_cast<std::byte*>(message.data);
@@ -271,7 +277,8 @@ class MpiTrackComm final : public TrackComm {
   Communicator comm_;
   Waiting waiting_;
   std::vector<int> job_ranks_;
-  std::vector<bool> on_host_;  // [rank]
+  Communicator host_;       // the ranks of this host
+  std::vector<int> hosts_;  // [rank] the lowest rank on its host
   // Else a message takes so much longer than a yield that spinning gains nothing.
   bool all_on_host_;
   Batch batches_[kTransfers + 1];  // the last one for calls that wait

@@ -25,6 +25,7 @@ class SoloTrackComm final : public TrackComm {
   void start(int, std::span<const Outgoing>, std::span<const Incoming>) override {}
   bool poll(int) override { return true; }
   void finish(int) override {}
+  std::vector<int> hosts() override { return {0}; }
   std::unique_ptr<SharedMemory> share(std::size_t) override { return nullptr; }
   Waiting waiting() const override { return Waiting::spinning; }
   void listen(int) override {}

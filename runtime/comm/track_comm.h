@@ -35,7 +35,8 @@ struct Incoming {
 class SharedMemory {
  public:
   virtual ~SharedMemory() = default;
-  virtual std::byte* of(int rank) = 0;  // that rank's share of it, aligned to a cache line
+  // The share of a rank of this host (by its rank in the group), aligned to a cache line.
+  virtual std::byte* of(int rank) = 0;
 };
 
 // A group of ranks. Calls are collective, in the same order on all of them; they throw on failure.
@@ -63,8 +64,10 @@ class TrackComm {
   // After a failure: gives up what is in flight, so that its memory may be freed.
   virtual void drop_transfers() {}
 
-  // `bytes` a rank, zeroed. Null, on all ranks, where they do not all run on one host or the system
-  // has no such memory left.
+  // [rank] the lowest rank on that rank's host.
+  virtual std::vector<int> hosts() = 0;
+  // `bytes` a rank, zeroed, shared by the ranks of each host. Null, on all ranks, where a host has no
+  // such memory left.
   virtual std::unique_ptr<SharedMemory> share(std::size_t bytes) = 0;
   virtual Waiting waiting() const = 0;
   // For a caller that waits for rank `from` by other means: call listen() every few milliseconds,

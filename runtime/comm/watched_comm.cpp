@@ -54,6 +54,7 @@ class WatchedComm final : public TrackComm {
     inner_->finish(transfer);
   }
   void drop_transfers() override { inner_->drop_transfers(); }
+  std::vector<int> hosts() override { return inner_->hosts(); }
   std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
     const Waits waits(watchdog_, wait_);
     return inner_->share(bytes);

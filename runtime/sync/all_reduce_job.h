@@ -13,6 +13,7 @@ enum class AllReduceAlgorithm : std::uint8_t {
   one_shot,      // by messages: all-gather, every rank adds everything
   root,          // gather to rank 0, which adds and broadcasts
   two_shot,      // reduce-scatter, then all-gather
+  two_level,     // in shared memory within each host, by messages between one rank of each
 };
 
 // out = scale · tree(parts of all ranks) (+ add_to), `count` values.

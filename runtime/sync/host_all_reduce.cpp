@@ -10,6 +10,9 @@ namespace ptrt {
 namespace {
 
 constexpr std::size_t kShmOneShotBytes = 32 * 1024;  // at most; larger sums take two shots
+// One hop instead of two, where the messages are few and small.
+constexpr int kOneShotRanks = 4;
+constexpr std::size_t kOneShotBytes = 8 * 1024;
 // Between hosts a message costs processor time at both ends, whatever its size: up to this many
 // bytes the fewest messages are best, above it the fewest bytes a rank.
 constexpr std::size_t kRootBytes = 384 * 1024;
@@ -32,18 +35,16 @@ std::string_view to_string(AllReduceAlgorithm algorithm) {
       return "root";
     case AllReduceAlgorithm::two_shot:
       return "two_shot";
+    case AllReduceAlgorithm::two_level:
+      return "two_level";
   }
   return "?";
-}
-
-bool needs_shared_memory(AllReduceAlgorithm algorithm) {
-  return algorithm == AllReduceAlgorithm::shm_one_shot || algorithm == AllReduceAlgorithm::shm_two_shot;
 }
 
 AllReduceAlgorithm choose_algorithm(int ranks, std::size_t bytes, bool shares_memory) {
   if (shares_memory)
     return bytes <= kShmOneShotBytes ? AllReduceAlgorithm::shm_one_shot : AllReduceAlgorithm::shm_two_shot;
-  if (ranks == 2) return AllReduceAlgorithm::one_shot;
+  if (ranks == 2 || (ranks <= kOneShotRanks && bytes <= kOneShotBytes)) return AllReduceAlgorithm::one_shot;
   return bytes <= kRootBytes ? AllReduceAlgorithm::root : AllReduceAlgorithm::two_shot;
 }
 
@@ -51,8 +52,28 @@ HostAllReduce::HostAllReduce(TrackComm& comm, Backend& backend, StepState& state
                              std::int64_t max_values, std::optional<AllReduceAlgorithm> algorithm)
     : comm_(comm), backend_(backend), parts_(parts), algorithm_(algorithm), consistency_(comm, state) {
   if (comm.size() == 1) return;
-  shm_ = ShmAllReduce::make(comm, backend, consistency_, parts, max_values);
-  if (shm_ == nullptr || algorithm) mpi_.emplace(comm, backend, consistency_, parts, max_values);
+  if (std::ranges::count(comm.hosts(), 0) == comm.size()) {
+    if (auto board = ShmBoard::make(comm, parts, max_values))
+      shm_ = std::make_unique<ShmAllReduce>(comm, backend, consistency_, parts, std::move(board));
+  } else {
+    two_level_ = TwoLevelAllReduce::make(comm, backend, consistency_, parts, max_values);
+  }
+  if ((shm_ != nullptr || two_level_ != nullptr) && !algorithm) return;
+  MpiAllReduce::Members all;
+  for (int r = 0; r < comm.size(); r++) all.ranks.push_back(r);
+  mpi_.emplace(comm, std::move(all), backend, consistency_, parts, max_values);
+}
+
+bool HostAllReduce::offers(AllReduceAlgorithm algorithm) const {
+  switch (algorithm) {
+    case AllReduceAlgorithm::shm_one_shot:
+    case AllReduceAlgorithm::shm_two_shot:
+      return shm_ != nullptr;
+    case AllReduceAlgorithm::two_level:
+      return two_level_ != nullptr;
+    default:
+      return mpi_.has_value();
+  }
 }
 
 void HostAllReduce::sum(std::span<const float* const> local, std::int64_t count, float scale,
@@ -75,17 +96,24 @@ void HostAllReduce::sum(std::span<const float* const> local, std::int64_t count,
 }
 
 AllReduceAlgorithm HostAllReduce::algorithm_for(std::int64_t count) const {
+  if (algorithm_) return *algorithm_;
+  if (two_level_ != nullptr) return AllReduceAlgorithm::two_level;
   const auto bytes = static_cast<std::size_t>(parts_ * count) * sizeof(float);
-  return algorithm_.value_or(choose_algorithm(comm_.size(), bytes, shares_memory()));
+  return choose_algorithm(comm_.size(), bytes, shares_memory());
 }
 
 std::uint64_t HostAllReduce::run(AllReduceAlgorithm algorithm, const AllReduceJob& job) {
-  if (algorithm == AllReduceAlgorithm::shm_one_shot || algorithm == AllReduceAlgorithm::shm_two_shot) {
-    PTRT_CHECK(shm_ != nullptr);
-    return algorithm == AllReduceAlgorithm::shm_one_shot ? shm_->one_shot(job) : shm_->two_shot(job);
+  PTRT_CHECK(offers(algorithm));
+  switch (algorithm) {
+    case AllReduceAlgorithm::shm_one_shot:
+      return shm_->one_shot(job);
+    case AllReduceAlgorithm::shm_two_shot:
+      return shm_->two_shot(job);
+    case AllReduceAlgorithm::two_level:
+      return two_level_->run(job);
+    default:
+      return mpi_->run(algorithm, job);
   }
-  PTRT_CHECK(mpi_.has_value());
-  return mpi_->run(algorithm, job);
 }
 
 void HostAllReduce::start(int number, std::span<const float* const> local, std::int64_t count, float scale,
@@ -94,7 +122,13 @@ void HostAllReduce::start(int number, std::span<const float* const> local, std::
   PTRT_CHECK(overlaps() && static_cast<std::int64_t>(local.size()) == parts_);
   const std::int64_t begin = now_ns();
   consistency_.begin(++sums_, begin);
-  mpi_->start(number, algorithm_for(count), {local, count, scale, add_to, out});
+  const AllReduceAlgorithm algorithm = algorithm_for(count);
+  PTRT_CHECK(offers(algorithm));
+  in_two_levels_[number] = algorithm == AllReduceAlgorithm::two_level;
+  if (in_two_levels_[number])
+    two_level_->start(number, {local, count, scale, add_to, out});
+  else
+    mpi_->start(number, algorithm, {local, count, scale, add_to, out});
   if (number == 0) stats_.sync_points++;
   stats_.seconds += seconds(now_ns() - begin);
 }
@@ -102,13 +136,18 @@ void HostAllReduce::start(int number, std::span<const float* const> local, std::
 void HostAllReduce::poll() {
   if (!overlaps()) return;
   const std::int64_t begin = now_ns();
-  for (int number = 0; number < kInFlight; number++) mpi_->poll(number);
+  for (int number = 0; number < kInFlight; number++) {
+    if (in_two_levels_[number])
+      two_level_->poll(number);
+    else if (mpi_)
+      mpi_->poll(number);
+  }
   stats_.seconds += seconds(now_ns() - begin);
 }
 
 void HostAllReduce::finish(int number) {
   const std::int64_t begin = now_ns();
-  stats_.bytes_sent += mpi_->finish(number);
+  stats_.bytes_sent += in_two_levels_[number] ? two_level_->finish(number) : mpi_->finish(number);
   const std::int64_t end = now_ns();
   stats_.seconds += seconds(end - begin);
   stats_.wait_seconds +=

@@ -30,18 +30,22 @@ const float* offset(const float* values, std::int64_t by) {
 
 }  // namespace
 
-MpiAllReduce::MpiAllReduce(TrackComm& comm, Backend& backend, StepConsistency& consistency,
+MpiAllReduce::MpiAllReduce(TrackComm& comm, Members members, Backend& backend, StepConsistency& consistency,
                            std::int64_t parts, std::int64_t max_values)
     : comm_(comm),
+      members_(std::move(members)),
+      me_(static_cast<int>(std::ranges::find(members_.ranks, comm.rank()) - members_.ranks.begin())),
       backend_(backend),
       consistency_(consistency),
       parts_(parts),
-      all_(static_cast<std::size_t>(parts * comm.size())) {
-  const auto ranks = static_cast<std::size_t>(comm.size());
+      all_(static_cast<std::size_t>(parts * size())) {
+  PTRT_CHECK(me_ < size() && rank_of(0) == 0 &&
+             (members_.order.empty() || members_.order.size() == all_.size()));
+  const auto ranks = static_cast<std::size_t>(size());
   // Slices are rounded up to whole values. Two sums have a header and a rounding each.
   const std::size_t whole = message_bytes(parts * max_values) + sizeof(StepHeader);
   const std::size_t sliced =
-      ranks * (message_bytes(parts * (slice_width(max_values, comm.size()) + 1)) + sizeof(StepHeader));
+      ranks * (message_bytes(parts * (slice_width(max_values, size()) + 1)) + sizeof(StepHeader));
   send_.resize(std::max(whole, sliced) + kAlignment);
   recv_.resize(std::max(ranks * whole, sliced) + kAlignment);
   sends_.reserve(ranks);
@@ -62,9 +66,10 @@ void MpiAllReduce::start(int number, AllReduceAlgorithm algorithm, const AllRedu
   begin(number, algorithm, job, true);
 }
 
-void MpiAllReduce::poll(int number) {
+bool MpiAllReduce::poll(int number) {
   while (sums_[number].in_flight && comm_.poll(number))
     if (advance(number)) sums_[number].in_flight = false;
+  return !sums_[number].in_flight;
 }
 
 std::uint64_t MpiAllReduce::finish(int number) {
@@ -87,16 +92,16 @@ void MpiAllReduce::begin(int number, AllReduceAlgorithm algorithm, const AllRedu
          .ready_ns = consistency_.last_ready_ns(),
          .in_flight = true};
   place(number);
-  const int ranks = comm_.size(), me = comm_.rank();
+  const int ranks = size(), me = me_;
   sends_.clear();
   receives_.clear();
   if (algorithm == AllReduceAlgorithm::root) {
     if (me != 0 || copies_parts) pack(job, {0, job.count}, sum.send);
     if (me == 0) {
-      for (int r = 1; r < ranks; r++) receives_.push_back({r, sum.received(r), sum.message});
+      for (int r = 1; r < ranks; r++) receives_.push_back({rank_of(r), sum.received(r), sum.message});
     } else {
-      sends_.push_back({0, sum.send, sum.message});
-      receives_.push_back({0, sum.recv, message_bytes(job.count)});
+      sends_.push_back({rank_of(0), sum.send, sum.message});
+      receives_.push_back({rank_of(0), sum.recv, message_bytes(job.count)});
       sum.sent += sum.message;
     }
     comm_.start(number, sends_, receives_);
@@ -115,9 +120,9 @@ void MpiAllReduce::begin(int number, AllReduceAlgorithm algorithm, const AllRedu
 void MpiAllReduce::place(int number) {
   Sum& sum = sums_[number];
   const Sum& other = sums_[1 - number];
-  const auto ranks = static_cast<std::size_t>(comm_.size());
+  const auto ranks = static_cast<std::size_t>(size());
   const bool sliced = sum.algorithm == AllReduceAlgorithm::two_shot;
-  sum.message = message_bytes(parts_ * (sliced ? slice_width(sum.job.count, comm_.size()) : sum.job.count));
+  sum.message = message_bytes(parts_ * (sliced ? slice_width(sum.job.count, size()) : sum.job.count));
   sum.send_bytes = (sliced ? ranks : 1) * sum.message;
   sum.recv_bytes = ranks * sum.message;
   const auto in = [&](std::vector<std::byte>& memory, std::size_t bytes, std::size_t others) {
@@ -129,7 +134,7 @@ void MpiAllReduce::place(int number) {
 }
 
 MpiAllReduce::Range MpiAllReduce::slice(const Sum& sum, std::int64_t rank) const {
-  const std::int64_t count = sum.job.count, width = slice_width(count, comm_.size());
+  const std::int64_t count = sum.job.count, width = slice_width(count, size());
   return {std::min(rank * width, count), std::min((rank + 1) * width, count)};
 }
 
@@ -144,26 +149,26 @@ void MpiAllReduce::pack(const AllReduceJob& job, Range values, std::byte* messag
   }
 }
 
-void MpiAllReduce::check_header(int rank, const std::byte* message, bool from_first) {
+void MpiAllReduce::check_header(int member, const std::byte* message, bool from_first) {
   StepHeader other;
   std::memcpy(&other, message, sizeof other);
-  consistency_.receive(rank, other, from_first);
+  consistency_.receive(rank_of(member), other, from_first);
 }
 
 void MpiAllReduce::check_headers_of_others(const Sum& sum) {
-  for (int r = 0; r < comm_.size(); r++)
-    if (r != comm_.rank()) check_header(r, sum.received(r), r == 0);
+  for (int r = 0; r < size(); r++)
+    if (r != me_) check_header(r, sum.received(r), r == 0);
 }
 
 // Sends the packed parts (the same to all ranks, or one slice for each) and receives the others'.
 // Ranks start with different neighbours, so that none receives from all at once.
 void MpiAllReduce::gather(int number, bool one_for_each) {
   Sum& sum = sums_[number];
-  const int ranks = comm_.size(), me = comm_.rank();
+  const int ranks = size(), me = me_;
   for (int distance = 1; distance < ranks; distance++) {
     const int to = (me + distance) % ranks, from = (me + ranks - distance) % ranks;
-    sends_.push_back({to, sum.to_send(one_for_each ? to : 0), sum.message});
-    receives_.push_back({from, sum.received(from), sum.message});
+    sends_.push_back({rank_of(to), sum.to_send(one_for_each ? to : 0), sum.message});
+    receives_.push_back({rank_of(from), sum.received(from), sum.message});
   }
   comm_.start(number, sends_, receives_);
   sum.sent += sum.message * static_cast<std::size_t>(ranks - 1);
@@ -175,10 +180,12 @@ void MpiAllReduce::add(const Sum& sum, Range mine, std::int64_t stride) {
   const AllReduceJob& job = sum.job;
   if (mine.size() == 0) return;
   const bool sliced = sum.algorithm == AllReduceAlgorithm::two_shot;
-  for (std::int64_t r = 0; r < comm_.size(); r++) {
-    const bool own = r == comm_.rank();
+  for (int r = 0; r < size(); r++) {
+    const bool own = r == me_;
     for (std::int64_t p = 0; p < parts_; p++) {
-      const float*& part = all_[static_cast<std::size_t>(r * parts_ + p)];
+      const auto index = static_cast<std::size_t>(r * parts_ + p);
+      const float*& part =
+          all_[members_.order.empty() ? index : static_cast<std::size_t>(members_.order[index])];
       if (own && !job.local.empty())
         part = job.local[static_cast<std::size_t>(p)] + mine.begin;
       else
@@ -208,7 +215,7 @@ bool MpiAllReduce::advance(int number) {
 bool MpiAllReduce::advance_root(int number) {
   Sum& sum = sums_[number];
   const AllReduceJob& job = sum.job;
-  if (comm_.rank() != 0) {
+  if (me_ != 0) {
     check_header(0, sum.recv, true);
     std::memcpy(job.out, values_in(sum.recv), value_bytes(job.count));
     return true;
@@ -220,9 +227,9 @@ bool MpiAllReduce::advance_root(int number) {
   pack({total, job.count, 1, nullptr, nullptr}, {0, job.count}, sum.send);
   sends_.clear();
   const std::size_t bytes = message_bytes(job.count);
-  for (int r = 1; r < comm_.size(); r++) sends_.push_back({r, sum.send, bytes});
+  for (int r = 1; r < size(); r++) sends_.push_back({rank_of(r), sum.send, bytes});
   comm_.start(number, sends_, {});
-  sum.sent += bytes * static_cast<std::size_t>(comm_.size() - 1);
+  sum.sent += bytes * static_cast<std::size_t>(size() - 1);
   return false;
 }
 
@@ -230,7 +237,7 @@ bool MpiAllReduce::advance_two_shot(int number) {
   Sum& sum = sums_[number];
   if (sum.transfers == 2) return true;
   check_headers_of_others(sum);
-  const int ranks = comm_.size(), me = comm_.rank();
+  const int ranks = size(), me = me_;
   const Range mine = slice(sum, me);
   // The parts have been sent, so the sum may overwrite them.
   add(sum, mine, mine.size());
@@ -239,9 +246,9 @@ bool MpiAllReduce::advance_two_shot(int number) {
   receives_.clear();
   for (int distance = 1; distance < ranks; distance++) {
     const int to = (me + distance) % ranks, from = (me + ranks - distance) % ranks;
-    if (mine.size() > 0) sends_.push_back({to, out + mine.begin, value_bytes(mine.size())});
+    if (mine.size() > 0) sends_.push_back({rank_of(to), out + mine.begin, value_bytes(mine.size())});
     if (const Range theirs = slice(sum, from); theirs.size() > 0)
-      receives_.push_back({from, out + theirs.begin, value_bytes(theirs.size())});
+      receives_.push_back({rank_of(from), out + theirs.begin, value_bytes(theirs.size())});
     sum.sent += value_bytes(mine.size());
   }
   comm_.start(number, sends_, receives_);

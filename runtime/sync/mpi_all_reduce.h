@@ -21,12 +21,21 @@ class MpiAllReduce {
  public:
   static constexpr int kInFlight = TrackComm::kTransfers;
 
+  // Who takes part: ranks of the TrackComm, ascending, its first among them. order[i · parts + p]:
+  // which leaf of the tree part p of members[i] is; empty: that number itself.
+  struct Members {
+    std::vector<int> ranks;
+    std::vector<std::int64_t> order = {};
+  };
+
   // Sums in flight have at most max_values values together.
-  MpiAllReduce(TrackComm& comm, Backend& backend, StepConsistency& consistency, std::int64_t parts,
-               std::int64_t max_values);
+  MpiAllReduce(TrackComm& comm, Members members, Backend& backend, StepConsistency& consistency,
+               std::int64_t parts, std::int64_t max_values);
   ~MpiAllReduce();
   MpiAllReduce(const MpiAllReduce&) = delete;
   MpiAllReduce& operator=(const MpiAllReduce&) = delete;
+
+  int size() const { return static_cast<int>(members_.ranks.size()); }  // members
 
   // Returns the bytes that this rank sent. No other sum may be in flight.
   std::uint64_t run(AllReduceAlgorithm algorithm, const AllReduceJob& job);
@@ -34,7 +43,7 @@ class MpiAllReduce {
   // The sum of the last StepConsistency::begin(); copies the parts. job.add_to and job.out
   // belong to the sum until it ends, by poll() or finish().
   void start(int number, AllReduceAlgorithm algorithm, const AllReduceJob& job);
-  void poll(int number);  // does what can be done without waiting
+  bool poll(int number);  // does what can be done without waiting; true when none is in flight (any more)
   // Waits for its end. Returns the bytes sent. The consistency is then that of this sum.
   std::uint64_t finish(int number);
 
@@ -68,11 +77,16 @@ class MpiAllReduce {
   bool advance_two_shot(int number);
   Range slice(const Sum& sum, std::int64_t rank) const;
   void pack(const AllReduceJob& job, Range values, std::byte* message);
-  void check_header(int rank, const std::byte* message, bool from_first);
+  void check_header(int member, const std::byte* message, bool from_first);
   void check_headers_of_others(const Sum& sum);
   void add(const Sum& sum, Range mine, std::int64_t stride);
 
+  // Messages, parts and slices are numbered by member.
+  int rank_of(int member) const { return members_.ranks[static_cast<std::size_t>(member)]; }
+
   TrackComm& comm_;
+  Members members_;
+  int me_;  // this rank among the members
   Backend& backend_;
   StepConsistency& consistency_;
   std::int64_t parts_;

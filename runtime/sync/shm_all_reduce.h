@@ -2,27 +2,22 @@
 // once, and the others read them there.
 #pragma once
 
-#include <atomic>
-#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
 
 #include "kernels/backend.h"
 #include "runtime/sync/all_reduce_job.h"
-#include "runtime/sync/step_header.h"
+#include "runtime/sync/shm_board.h"
 
 namespace ptrt {
 
 // Every algorithm returns the bytes that this rank wrote for the others.
 class ShmAllReduce {
  public:
-  // Null where the ranks share no memory. Collective.
-  static std::unique_ptr<ShmAllReduce> make(TrackComm& comm, Backend& backend, StepConsistency& consistency,
-                                            std::int64_t parts, std::int64_t max_values);
-
+  // All ranks of `comm` are on one host and have `board`, for so many parts a rank.
   ShmAllReduce(TrackComm& comm, Backend& backend, StepConsistency& consistency, std::int64_t parts,
-               std::int64_t piece_values, std::unique_ptr<SharedMemory> memory);
+               std::unique_ptr<ShmBoard> board);
 
   // Every rank adds all parts. Sums that do not fit into the memory at once take two_shot().
   std::uint64_t one_shot(const AllReduceJob& job);
@@ -30,34 +25,18 @@ class ShmAllReduce {
   std::uint64_t two_shot(const AllReduceJob& job);
 
  private:
-  // Cache lines that their rank writes and the others poll. Each half of the memory has its own, so
-  // that a rank may be one sum ahead of those that still read.
-  struct alignas(64) PartsReady {
-    StepHeader header;
-    std::atomic<std::uint64_t> number;  // of the last piece whose parts are written
-  };
-  struct alignas(64) SliceReady {
-    std::atomic<std::uint64_t> number;  // of the last piece whose slice is added
-  };
-  struct Half {
-    PartsReady parts;
-    SliceReady slice;
-  };
-
-  Half& half_of(int rank);
-  float* values_of(int rank);  // [part, piece_values_] of the half in use
   void publish_parts(const AllReduceJob& piece, std::int64_t skip_begin, std::int64_t skip_end);
   void await_parts(const AllReduceJob& piece);
   std::uint64_t two_shot_piece(const AllReduceJob& piece);
-  // Waits until `number`, which rank `from` writes, is that of the current piece.
-  void wait_for(int from, const std::atomic<std::uint64_t>& number);
+  float* values_of(int rank) { return board_->values_of(rank, number_); }
+  ShmBoard::Half& half_of(int rank) { return board_->half_of(rank, number_); }
 
   TrackComm& comm_;
   Backend& backend_;
   StepConsistency& consistency_;
-  std::int64_t parts_, piece_values_;
-  std::unique_ptr<SharedMemory> memory_;
-  bool spinning_;
+  std::int64_t parts_;
+  std::unique_ptr<ShmBoard> board_;
+  std::int64_t piece_values_;        // = board_->values()
   std::uint64_t number_ = 0;         // of the current piece
   std::vector<const float*> local_;  // this rank's parts of the piece
   std::vector<const float*> all_;    // parts of all ranks

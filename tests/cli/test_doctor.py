@@ -112,7 +112,8 @@ class Doctor(CliTest):
 
     def test_more_ranks_than_cores(self) -> None:
         ranks = 2 * (len(os.sched_getaffinity(0)) // 2 + 1)
-        if ranks > 16:
+        shm = os.statvfs("/dev/shm")
+        if ranks > 16 or shm.f_blocks * shm.f_frsize < ranks * (6 << 20):
             self.skipTest(f"{ranks} ranks are too many for a quick test")
         outcome = ptrt("doctor", ranks=ranks)
         self.check_good(outcome, ranks)

@@ -30,13 +30,13 @@ class EmulatedCluster(CliTest):
         self.assertEqual(found.returncode, 0, found.stderr)
 
     def test_a_run_over_two_hosts(self) -> None:
-        config = make_config(tracks=2, layers=4, sync_layers=[2, 4])
+        config = make_config(tracks=4, layers=4, sync_layers=[2, 4])
         model = write_random(self.fresh(".h5"), config, 41)
         rows = [{"tokens": [1, 2, 3, 4], "max_tokens": 12}, {"tokens": [7, 8], "max_tokens": 5},
                 {"tokens": [n * n % 200 for n in range(110)], "max_tokens": 3}]  # this prefill runs in halves
         want = self.batch("generate", model, rows)
         before = namespaces()
-        for delay, options in ((0, ()), (300, ("--ranks-per-node", 1))):
+        for delay, options in ((0, ()), (300, ("--ranks-per-node", 2))):
             results = self.fresh(".jsonl")
             done = on_cluster("--nodes", 2, "--delay-us", delay, *options, "--", PTRT, "generate", model,
                               write_requests(self.fresh(".jsonl"), rows), "-o", results, "--threads", 1)

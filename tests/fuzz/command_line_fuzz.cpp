@@ -10,6 +10,7 @@
 #include "kernels/base/error.h"
 #include "launch/options/command_line.h"
 #include "runtime/job/fault.h"
+#include "runtime/job/shard.h"
 
 namespace ptrt::fuzz {
 namespace {
@@ -37,7 +38,14 @@ void check_run_options(const ModelRunOptions& run) {
 }
 
 void check_command(const Command& command) {
-  if (const auto* batch = std::get_if<BatchOptions>(&command)) check_run_options(batch->run);
+  if (const auto* batch = std::get_if<BatchOptions>(&command)) {
+    check_run_options(batch->run);
+    expect(batch->shard.empty() || batch->shard == "slurm" || parse_shard(batch->shard), "--shard {}",
+           batch->shard);
+  }
+  if (const auto* doctor = std::get_if<DoctorOptions>(&command)) check_run_options(doctor->run);
+  if (const auto* merge = std::get_if<MergeOptions>(&command))
+    expect(!merge->output.empty() && !merge->shards.empty(), "nothing to merge");
   if (const auto* bench = std::get_if<BenchOptions>(&command)) {
     check_run_options(bench->run);
     expect(bench->request_rate > 0, "--request-rate {}", bench->request_rate);
@@ -97,6 +105,9 @@ std::string mutate_input(std::string input, Random& random) {
       "-h",
       "--version",
       "--resume",
+      "--shard",
+      "1/2",
+      "slurm",
       "--quiet",
       "--threads",
       "--max-batch",

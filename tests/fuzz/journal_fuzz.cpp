@@ -1,4 +1,4 @@
-// A journal, or the note beside finished results, that something else has changed: refused and left as it is, or the
+// A journal, or the note or the record of a shard beside finished results, that something else has changed: refused and left as it is, or the
 // results come out as they went in. The input is a list of changes of four bytes each, since its bytes alone would
 // hardly ever be a journal.
 #include <cstdlib>
@@ -10,6 +10,7 @@
 #include "kernels/base/error.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
+#include "runtime/journal/shard_record.h"
 
 namespace ptrt::fuzz {
 namespace {
@@ -49,7 +50,8 @@ class Folder {
 
   const std::string& results() const { return results_; }
   void clear() const {
-    for (const std::string& path : {results_, journal_path(results_), finished_path(results_)})
+    for (const std::string& path :
+         {results_, journal_path(results_), finished_path(results_), shard_record_path(results_)})
       fs::remove(path);
   }
 
@@ -57,9 +59,18 @@ class Folder {
   std::string results_;
 };
 
-// What a run writes: the journal with four of its five results, the results, and the note beside them.
+const ShardRecord kRecord{.batch = {"generate-0123", 0x123456789abcdef0},
+                          .shard = {1, 3},
+                          .file_lines = 16,
+                          .lines = {{1, 2}, {10, 3}},
+                          .kv_tokens = 4096,
+                          .kv_cache_exceeded = {4, 13},
+                          .bytes = 1000,
+                          .results_crc32c = 0x89abcdef};
+
+// What a run writes: the journal with four of its five results, the results, and note and record beside them.
 struct Written {
-  std::string journal, results, note;
+  std::string journal, results, note, record;
 
   explicit Written(const Folder& folder) {
     Journal run(folder.results(), kDigest, kRequests, false);
@@ -69,6 +80,8 @@ struct Written {
     run.publish();
     results = read_file(folder.results());
     note = read_file(finished_path(folder.results()));
+    write_shard_record(folder.results(), kRecord);
+    record = read_file(shard_record_path(folder.results()));
   }
 };
 
@@ -143,6 +156,17 @@ void check_finished(const Folder& folder, const Written& written, const std::str
   expect(results == written.results && note == written.note, "changed results are taken for finished ones");
 }
 
+void check_record(const Folder& folder, const Written& written, const std::string& record) {
+  const std::string path = shard_record_path(folder.results());
+  write_file(path, record);
+  try {
+    expect(read_shard_record(folder.results()) == kRecord, "the record is another one");
+  } catch (const Error& error) {
+    return check_refusal(error, path, record);
+  }
+  expect(record == written.record, "a changed record is taken for one that was written");
+}
+
 }  // namespace
 
 void run_input(std::string_view input) {
@@ -150,12 +174,16 @@ void run_input(std::string_view input) {
   static const Written written(folder);
   folder.clear();
   if (input.empty()) return;
-  std::string journal = written.journal, results = written.results, note = written.note;
-  std::string& changed = input[0] % 4 == 0 ? note : input[0] % 4 == 1 ? results : journal;
+  std::string journal = written.journal, results = written.results, note = written.note,
+              record = written.record;
+  const int kind = static_cast<unsigned char>(input[0]) % 8;
+  std::string& changed = kind == 7 ? record : kind % 4 == 0 ? note : kind % 4 == 1 ? results : journal;
   for (std::size_t i = 0; i < kMaxChanges && 5 + 4 * i <= input.size(); ++i)
     change(changed, reinterpret_cast<const unsigned char*>(input.data()) + 1 + 4 * i);
   if (&changed == &journal)
     check_journal(folder, written, journal);
+  else if (&changed == &record)
+    check_record(folder, written, record);
   else
     check_finished(folder, written, results, note);
 }

@@ -1,4 +1,5 @@
 // The verdict of `ptrt doctor` on good and bad launches.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>

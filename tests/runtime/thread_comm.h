@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <numeric>
 #include <thread>
 #include <tuple>
 #include <utility>
@@ -21,9 +22,12 @@ namespace ptrt {
 
 class ThreadCommGroup {
  public:
-  // `shares`: whether the ranks share memory, as ranks on one host do.
-  explicit ThreadCommGroup(int ranks, bool shares = true)
-      : shares_(shares), barrier_(ranks), sent_(static_cast<std::size_t>(ranks)) {}
+  // hosts[r]: the lowest rank on the host of rank r.
+  explicit ThreadCommGroup(std::vector<int> hosts)
+      : hosts_(std::move(hosts)), barrier_(std::ssize(hosts_)), sent_(hosts_.size()) {}
+  // On one host, or each on a host of its own.
+  explicit ThreadCommGroup(int ranks, bool one_host = true)
+      : ThreadCommGroup(one_host ? std::vector<int>(static_cast<std::size_t>(ranks)) : apart(ranks)) {}
 
   // Transfers that ranks have started so far and not waited for at once.
   int transfers() const { return transfers_; }
@@ -92,8 +96,8 @@ class ThreadCommGroup {
       for (const Incoming& message : in_flight_[transfer]) group_.take(rank_, transfer, message);
       in_flight_[transfer].clear();
     }
+    std::vector<int> hosts() override { return group_.hosts_; }
     std::unique_ptr<SharedMemory> share(std::size_t bytes) override {
-      if (!group_.shares_) return nullptr;
       if (rank_ == 0) group_.shared_ = std::make_shared<Board>(group_.sent_.size(), bytes);
       group_.barrier_.arrive_and_wait();
       auto seen = std::make_unique<Shared>(group_.shared_);
@@ -143,7 +147,13 @@ class ThreadCommGroup {
     queue.pop_front();
   }
 
-  bool shares_;
+  static std::vector<int> apart(int ranks) {
+    std::vector<int> hosts(static_cast<std::size_t>(ranks));
+    std::iota(hosts.begin(), hosts.end(), 0);
+    return hosts;
+  }
+
+  std::vector<int> hosts_;
   std::atomic<int> transfers_ = 0;
   std::mutex mutex_;
   std::condition_variable arrived_;
