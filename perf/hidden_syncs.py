@@ -6,7 +6,7 @@
 The ranks share a host, or have one each on an emulated cluster (needs root), 200 us apart at each rate of --gbit. Models of 4
 tracks meet every 2 or 4 layers. Prefill cells generate one token a request, so a request's time is its prefill; decode cells
 are TPOT. Both builds run in turns; cells show medians. `saved_share`: the time that a prefill is shorter, over the time in
-sync that it saves. With --append, cells join those of an earlier call on the same commit.
+sync that it saves. With --append, cells join those of an earlier call; each names its commit.
 """
 import argparse
 import contextlib
@@ -61,7 +61,7 @@ def measure(args, name, run):
     for turn in range(args.rounds):
         for build in ("this", "other") if turn % 2 == 0 else ("other", "this"):
             seen[build].append(run(args.ptrt if build == "this" else args.against))
-    cell = {"cell": name, "rounds": seen}
+    cell = {"cell": name, "commit": commit(), "rounds": seen}
     for build, rounds in seen.items():
         cell[build] = {key: round(statistics.median(r[key] for r in rounds), 3) for key in rounds[0]}
     time = next(iter(cell["this"]))
@@ -106,7 +106,7 @@ def main():
             raise SystemExit(f"hidden_syncs: {why}") from why
         for name, place in places:
             cells += [measure(args, cell, run) for cell, run in cells_of(args, name, place)]
-    result = {"machine": machine(), "commit": commit(), "against_commit": args.against_commit,
+    result = {"machine": machine(), "against_commit": args.against_commit,
               "command": "perf/hidden_syncs.py " + " ".join(sys.argv[1:]), "cells": cells}
     out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

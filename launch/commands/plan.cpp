@@ -72,9 +72,15 @@ void print_table(const PlanOptions& options, const ModelConfig& config, const Gp
 }
 
 ordered_json to_json(const StepCounts& counts) {
-  return {{"weight_bytes", counts.weight_bytes},   {"ops", counts.ops},   {"kv_bytes", counts.kv_bytes},
-          {"attention_ops", counts.attention_ops}, {"hops", counts.hops}, {"messages", counts.messages},
-          {"moved_bytes", counts.moved_bytes}};
+  return {{"weight_bytes", counts.weight_bytes},
+          {"ops", counts.ops},
+          {"kv_bytes", counts.kv_bytes},
+          {"attention_ops", counts.attention_ops},
+          {"hops", counts.hops},
+          {"messages", counts.messages},
+          {"moved_bytes", counts.moved_bytes},
+          {"host_hops", counts.host_hops},
+          {"host_bytes", counts.host_bytes}};
 }
 
 ordered_json to_json(const Row& row, const ModelConfig& config) {

@@ -70,11 +70,16 @@ void add(StepCounts& counts, double times, const StepCounts& collective) {
   counts.hops += times * collective.hops;
   counts.messages += times * collective.messages;
   counts.moved_bytes += times * collective.moved_bytes;
+  counts.host_hops += times * collective.host_hops;
+  counts.host_bytes += times * collective.host_bytes;
 }
 
 double price_us(const LinkSpec& link, const StepCounts& counts) {
+  const double within = counts.host_hops > 0 ? counts.host_hops * link.host_latency_us +
+                                                   counts.host_bytes / (1e3 * link.host_gb_per_s)
+                                             : 0;
   return counts.hops * link.latency_us + counts.messages * link.message_us +
-         counts.moved_bytes / (1e3 * link.gb_per_s);
+         counts.moved_bytes / (1e3 * link.gb_per_s) + within;
 }
 
 // `hops` times n - 1 messages a rank of so many bytes.
@@ -89,6 +94,17 @@ StepCounts gathering(const LinkSpec& link, std::int64_t ranks, double bytes) {
 
 StepCounts sum(const LinkSpec& link, std::int64_t ranks, double bytes) {
   if (ranks <= 1) return {};
+  const std::int64_t on_host = std::max<std::int64_t>(link.host_ranks, 1);
+  if (on_host > 1 && ranks <= on_host)
+    return {.host_hops = 1, .host_bytes = static_cast<double>(ranks - 1) * bytes};
+  if (on_host > 1 && ranks % on_host == 0) {
+    LinkSpec between = link;
+    between.host_ranks = 0;
+    StepCounts counts = sum(between, ranks / on_host, bytes);
+    counts.host_hops = 2;
+    counts.host_bytes = static_cast<double>(on_host) * bytes;
+    return counts;
+  }
   const StepCounts one = messages(link, ranks, 1, bytes);
   const StepCounts two = messages(link, ranks, 2, bytes / static_cast<double>(ranks));
   if (link.two_step_bytes > 0) return bytes >= link.two_step_bytes ? two : one;

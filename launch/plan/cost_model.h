@@ -31,7 +31,10 @@ struct GpuSpec {
 // A sum over n ranks of b bytes each takes the lesser of
 //   one step:  latency + (n - 1) (message + b / rate)              (every rank sends all to all)
 //   two steps: 2 latency + 2 (n - 1) (message + b / n / rate)      (slices are added, then gathered)
-// and a gathering of b bytes each takes one step.
+// and a gathering of b bytes each takes one step. With `host_ranks` h > 1, ranks fill hosts, and a sum has
+// two levels: one rank of a host gets the others' bytes and gives them the sum, 2 host_latency + h b /
+// host_rate; between hosts, one rank of each sums as above. On one host alone: host_latency + (n - 1) b /
+// host_rate.
 struct LinkSpec {
   std::string name;
   double latency_us = 0;
@@ -43,6 +46,9 @@ struct LinkSpec {
   double two_step_bytes = 0;
   // The messages of all ranks move one after the other: a bus, or hosts that are emulated on the same cores.
   bool shared = false;
+  std::int64_t host_ranks = 0;  // ranks on each host that share memory; 0: the link joins all alike
+  double host_latency_us = 0;   // of that memory
+  double host_gb_per_s = 0;     // of it, for a rank; with host_ranks
 };
 double sum_us(const LinkSpec& link, std::int64_t ranks, double bytes);
 
@@ -68,6 +74,7 @@ struct StepCounts {
   double hops = 0;                         // of collectives, a latency each
   double messages = 0;                     // sent one after the other
   double moved_bytes = 0;                  // of them
+  double host_hops = 0, host_bytes = 0;    // of collectives within a host
 };
 
 struct Prediction {

@@ -57,9 +57,9 @@ class Reader {
                       zero ? ", or 0" : "", value.dump());
     return number;
   }
-  std::int64_t count(const std::string& key) const {
+  std::int64_t count(const std::string& key, std::optional<double> otherwise = {}) const {
     constexpr double kMostRanks = 1 << 30;
-    const double value = number(key, true);
+    const double value = number(key, true, otherwise);
     if (value != std::floor(value) || value > kMostRanks)
       throw_bad_input("{}: {}: expected an integer in 0..{}, found {}", path_, key, kMostRanks,
                       object_[key].dump());
@@ -101,16 +101,20 @@ GpuSpec gpu_of(const std::string& name) {
 
 LinkSpec link_of(const std::string& name) {
   if (const auto known = kLinks.find(name); known != kLinks.end()) return known->second;
-  const Reader file(
-      name, {"latency_us", "gb_per_s", "ranks", "message_us", "sum_bytes", "two_step_bytes", "shared"});
-  return {file.name(),
-          file.number("latency_us", true),
-          file.number("gb_per_s"),
-          file.count("ranks"),
-          file.number("message_us", true, 0),
-          file.number("sum_bytes", false, 4),
-          file.number("two_step_bytes", true, 0),
-          file.number("shared", true, 0) != 0};
+  const Reader file(name, {"latency_us", "gb_per_s", "ranks", "message_us", "sum_bytes", "two_step_bytes",
+                           "shared", "host_ranks", "host_latency_us", "host_gb_per_s"});
+  LinkSpec link{file.name(),
+                file.number("latency_us", true),
+                file.number("gb_per_s"),
+                file.count("ranks"),
+                file.number("message_us", true, 0),
+                file.number("sum_bytes", false, 4),
+                file.number("two_step_bytes", true, 0),
+                file.number("shared", true, 0) != 0};
+  link.host_ranks = file.count("host_ranks", 0);
+  link.host_latency_us = file.number("host_latency_us", true, 0);
+  if (link.host_ranks > 1) link.host_gb_per_s = file.number("host_gb_per_s");
+  return link;
 }
 
 }  // namespace ptrt

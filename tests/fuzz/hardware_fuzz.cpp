@@ -101,6 +101,9 @@ std::string mutate_input(std::string input, Random& random) {
       "sum_bytes",
       "two_step_bytes",
       "shared",
+      "host_ranks",
+      "host_latency_us",
+      "host_gb_per_s",
   });
   const std::size_t newline = std::min(input.find('\n'), input.size());
   const bool first = random.one_in(2);

@@ -71,6 +71,16 @@ TEST(CostModel, TwoStepsFromTheSizeThatTheLinkNames) {
   EXPECT_DOUBLE_EQ(sum_us(link, 4, 1000), 20 + 6 * 0.25);
 }
 
+TEST(CostModel, HostsOfSeveralRanksSumInTwoLevels) {
+  LinkSpec link = kLink;
+  link.host_ranks = 4;
+  link.host_latency_us = 2;
+  link.host_gb_per_s = 10;
+  EXPECT_DOUBLE_EQ(sum_us(link, 3, 1000), 2 + 2 * 0.1) << "on one host";
+  EXPECT_DOUBLE_EQ(sum_us(link, 16, 1000), 2 * 2 + 4 * 0.1 + sum_us(kLink, 4, 1000));
+  EXPECT_DOUBLE_EQ(sum_us(link, 6, 1000), sum_us(kLink, 6, 1000)) << "hosts with different numbers of ranks";
+}
+
 TEST(CostModel, ASharedLinkCarriesOneMessageAtATime) {
   LinkSpec link = kLink;
   link.shared = true;
@@ -255,6 +265,13 @@ TEST(Hardware, FilesAreChecked) {
   write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "message_us": 3, "sum_bytes": 2})");
   EXPECT_EQ(link_of(path).sum_bytes, 2);
   EXPECT_EQ(link_of(path).message_us, 3);
+  write(
+      R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "host_ranks": 4, "host_latency_us": 2, "host_gb_per_s": 9})");
+  EXPECT_EQ(link_of(path).host_ranks, 4);
+  EXPECT_EQ(link_of(path).host_latency_us, 2);
+  EXPECT_EQ(link_of(path).host_gb_per_s, 9);
+  expect_message(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "host_ranks": 4})",
+                 "host_gb_per_s is missing");
   write(R"({"latency_us": 5, "gb_per_s": 1, "ranks": 0, "sum_bytes": 0})");
   EXPECT_THROW(link_of(path), Error);
 }
