@@ -11,6 +11,7 @@
 #include "launch/job/process.h"
 #include "launch/job/program_version.h"
 #include "launch/job/standard_streams.h"
+#include "launch/observe/job_log.h"
 #include "launch/options/command_line.h"
 #include "launch/session/agreement.h"
 #include "runtime/job/fault.h"
@@ -25,6 +26,17 @@ const ModelRunOptions* run_options(const Command& command) {
   if (const auto* bench = std::get_if<BenchOptions>(&command)) return &bench->run;
   if (const auto* doctor = std::get_if<DoctorOptions>(&command)) return &doctor->run;
   return nullptr;
+}
+
+// What a log must not be written over, as far as the command line names it.
+std::vector<NamedFile> named_inputs(const Command& command) {
+  if (const auto* batch = std::get_if<BatchOptions>(&command))
+    return {{"the model", batch->run.model}, {"the requests", batch->requests}, {"the text", batch->text}};
+  if (const auto* bench = std::get_if<BenchOptions>(&command))
+    return {{"the model", bench->run.model},
+            {"the dataset", bench->dataset},
+            {"the configuration", bench->random_weights}};
+  return {};
 }
 
 void run_command(const Command& command, JobComm& job, const ModelMetadata* known) {
@@ -94,6 +106,8 @@ int run_program(int argc, char** argv) {
     agree_on_start(*job, line);
     job = watch_job(std::move(job), watchdog.get());
     if (line.exit_code) return print_outcome(line, *job);
+    if (run != nullptr && !run->log_file.empty())
+      all_or_none(*job, [&] { open_job_log(run->log_file, *job, named_inputs(line.command)); });
     if (!probe && job->size() == 1) probe = start_own_probe(line.command);
     // The first look at the topology takes milliseconds; under a launcher the probe runs during MPI_Init.
     if (probe && run != nullptr && job->size() == 1) allowed_cores();
@@ -108,6 +122,7 @@ int run_program(int argc, char** argv) {
     });
     run_command(line.command, *job, known ? &*known : nullptr);
     flush_output();
+    note("done");
     fault_point("end");
     return 0;
   } catch (const OtherRankFailed& e) {

@@ -40,7 +40,8 @@ class Batch {
     if (!open_journal()) return;
     if (job_.rank() == 0 && !options_.run.quiet) say(describe_run(session_) + "\n");
     const RankReport report = run_requests();
-    const RunSummary summary = gather_summary(job_, report);
+    const RunSummary summary = whole_summary(gather_summary(job_, report));
+    session_.write_observations(&summary);
     enter_phase(job_, "publishing the results");
     all_or_none(job_, [&] {
       if (job_.rank() == 0) close(summary);
@@ -51,9 +52,10 @@ class Batch {
   bool is_shard() const { return !options_.shard.empty(); }
 
   std::vector<NamedFile> outputs() const {
-    std::vector<NamedFile> files = {{"-o", options_.output},
-                                    {"the journal", journal_path(options_.output)},
-                                    {"the file", finished_path(options_.output)}};
+    std::vector<NamedFile> files = session_.observed_files();
+    files.insert(files.end(), {{"-o", options_.output},
+                               {"the journal", journal_path(options_.output)},
+                               {"the file", finished_path(options_.output)}});
     if (is_shard()) files.push_back({"the file", shard_record_path(options_.output)});
     return files;
   }
@@ -83,6 +85,7 @@ class Batch {
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
       check_outputs(outputs(), inputs());
+      session_.check_observed();
       Journal::check_output(options_.output, options_.resume);
       if (is_shard()) read_shard_record(options_.output);  // what it would replace is this program's
       input_.emplace(options_.requests);
@@ -167,6 +170,7 @@ class Batch {
       journal_.emplace(options_.output, digest(identity_), lines(), options_.resume, is_kv_cache_exceeded);
       done_before_ = journal_->count();
       progress_.emplace(lines(), journal_->count(), options_.shown_progress());
+      session_.note_requests(lines(), journal_->count());
     });
     return true;
   }
@@ -187,6 +191,7 @@ class Batch {
     for (const auto& [line, json] : results) lines.push_back({shard_.place_of(line), json});
     journal_->append(lines);
     for (std::size_t i = 0; i < results.size(); i++) progress_->advance();
+    session_.note_done(std::ssize(results));
   }
 
   void store_rejected(std::span<const StreamedLine> lines) {
@@ -279,7 +284,15 @@ class Batch {
             {}};
   }
 
-  void close(RunSummary summary) {
+  // That of the ranks, over the time of the whole run. On rank 0.
+  RunSummary whole_summary(RunSummary summary) const {
+    count_over(summary, wall_s_);
+    summary.load_s = load_s_;
+    summary.failed += rejected_;
+    return summary;
+  }
+
+  void close(const RunSummary& summary) {
     progress_->end();
     if (journal_->count() < lines())
       throw Error(ExitCode::stopped,
@@ -291,9 +304,6 @@ class Batch {
       if (is_shard()) record_shard(identity_, results);
     });
     if (options_.run.quiet) return;
-    count_over(summary, wall_s_);
-    summary.load_s = load_s_;
-    summary.failed += rejected_;
     const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
     say(summary_table(summary, kind));
     if (done_before_ > 0) say(fmt::format("  {} results are from an earlier run\n", done_before_));

@@ -53,7 +53,10 @@ void check_reports_of(const BenchOptions& options, const ModelSession& session) 
                                 {"the configuration", options.random_weights}};
   if (session.model().file)
     for (NamedFile& file : files_of(*session.model().file)) inputs.push_back(std::move(file));
-  check_reports(std::vector<NamedFile>{{"--json", options.json}, {"--csv", options.csv}}, inputs);
+  std::vector<NamedFile> outputs = session.observed_files();
+  outputs.push_back({"--json", options.json});
+  outputs.push_back({"--csv", options.csv});
+  check_reports(outputs, inputs);
 }
 
 // Rank 0's file, on every rank.
@@ -98,17 +101,19 @@ void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* k
   if (prints) say(describe_run(session) + "\n");
 
   std::vector<nlohmann::ordered_json> runs;
+  RunSummary summary;
   for (const BenchCell& cell : cells) {
     warm_up(options, session, cell);
     job.barrier();
     const RankReport report = run_once(session, cell.requests);
     job.barrier();
-    const RunSummary summary = gather_summary(job, report);
+    summary = gather_summary(job, report);
     if (prints) print_out("{}", emulation_notice(session));
     if (prints && cells.size() > 1) print_out("{}", heading(cell));
     if (prints) print_out("{}", summary_table(summary, SummaryKind::bench));
     if (job.rank() == 0) runs.push_back(bench_json(options, session, cell, summary));
   }
+  session.write_observations(&summary);
   all_or_none(job, [&] {
     if (job.rank() != 0) return;
     if (!options.json.empty()) write_json(options.json, runs);

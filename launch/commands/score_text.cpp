@@ -70,6 +70,7 @@ class TextScore {
     score_windows();
     const std::chrono::duration<double> seconds = Clock::now() - start;
     enter_phase(job_, "publishing the results");
+    session_.write_observations(nullptr);
     all_or_none(job_, [&] {
       if (job_.rank() == 0) close(seconds.count());
     });
@@ -96,11 +97,14 @@ class TextScore {
   void check_output() const {
     std::vector<NamedFile> inputs = files_of(*session_.model().file);
     inputs.push_back({"the text", options_.text});
+    std::vector<NamedFile> outputs = session_.observed_files();
+    if (has_journal())
+      outputs.insert(outputs.end(), {{"-o", options_.output},
+                                     {"the journal", journal_path(options_.output)},
+                                     {"the file", finished_path(options_.output)}});
+    check_outputs(outputs, inputs);
+    session_.check_observed();
     if (!has_journal()) return;
-    check_outputs(std::vector<NamedFile>{{"-o", options_.output},
-                                         {"the journal", journal_path(options_.output)},
-                                         {"the file", finished_path(options_.output)}},
-                  inputs);
     Journal::check_output(options_.output, options_.resume);
   }
 
@@ -167,6 +171,7 @@ class TextScore {
       for (std::int64_t i = 0; journal_ && i < count; i++)
         if (journal_->has(i)) keep(i, journal_->result(i)), done[static_cast<std::size_t>(i)] = '1';
       progress_.emplace(count, done_, options_.shown_progress());
+      session_.note_requests(count, done_);
     });
     done = job_.broadcast(done);
     const Placement& placement = session_.plan().placement;
@@ -188,6 +193,7 @@ class TextScore {
       keep(line, json);
       progress_->advance();
     }
+    session_.note_done(std::ssize(results));
   }
 
   void score_windows() {

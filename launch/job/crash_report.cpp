@@ -36,13 +36,18 @@ struct Line {
 using Lines = std::array<Line, std::size(kSignals)>;
 Lines g_lines[2];  // one in use, one for the next name
 std::atomic<const Lines*> g_current{nullptr};
-static_assert(std::atomic<const Lines*>::is_always_lock_free, "read in a signal handler");
+std::atomic<int> g_log_file{-1};
+static_assert(std::atomic<const Lines*>::is_always_lock_free && std::atomic<int>::is_always_lock_free,
+              "read in a signal handler");
 
 void write_line(int number) {
   const Lines* lines = g_current.load(std::memory_order_acquire);
   for (std::size_t i = 0; i < std::size(kSignals); i++)
     if (kSignals[i].number == number && lines != nullptr) {
-      [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, (*lines)[i].text, (*lines)[i].bytes);
+      for (const int file : {STDERR_FILENO, g_log_file.load()})
+        if (file >= 0) {
+          [[maybe_unused]] const ssize_t written = write(file, (*lines)[i].text, (*lines)[i].bytes);
+        }
     }
 }
 
@@ -92,6 +97,10 @@ void name_in_crash_reports(const std::string& who) {
     next[i].bytes = line.copy(next[i].text, sizeof next[i].text - 1);
   }
   g_current.store(&next, std::memory_order_release);
+}
+
+void also_report_crashes_to(int file) {
+  g_log_file = file;
 }
 
 }  // namespace ptrt

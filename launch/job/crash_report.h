@@ -15,4 +15,7 @@ void install_crash_handlers(const std::string& who);
 // "rank 2 of 4 (host)"; empty for a process that is alone.
 void name_in_crash_reports(const std::string& who);
 
+// The line goes there too; `file` stays open.
+void also_report_crashes_to(int file);
+
 }  // namespace ptrt

@@ -80,6 +80,7 @@ std::unique_ptr<JobComm> watch_job(std::unique_ptr<JobComm> job, Watchdog* watch
 }
 
 void enter_phase(JobComm& job, const char* phase, bool waits) {
+  note(phase);
   if (Watchdog* watchdog = job.watchdog())
     watchdog->enter(phase, waits ? Watchdog::Phase::waiting : Watchdog::Phase::working);
 }

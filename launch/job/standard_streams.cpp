@@ -6,11 +6,16 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <mutex>
+#include <utility>
 
 #include "kernels/base/error.h"
 
 namespace ptrt {
 namespace {
+
+std::mutex g_log_mutex;
+std::function<void(std::string_view)> g_log;
 
 [[noreturn]] void output_failed() {
   throw_failure("cannot write to standard output: {}", std::strerror(errno));
@@ -29,6 +34,17 @@ void open_standard_streams() {
 void say(const std::string& text) {
   std::fputs(text.c_str(), stderr);
   std::fflush(stderr);
+  note(text);
+}
+
+void set_log(std::function<void(std::string_view)> log) {
+  const std::lock_guard lock(g_log_mutex);
+  g_log = std::move(log);
+}
+
+void note(const std::string& text) {
+  const std::lock_guard lock(g_log_mutex);
+  if (g_log) g_log(text);
 }
 
 void write_output(const std::string& text) {

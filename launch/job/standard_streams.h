@@ -3,7 +3,9 @@
 
 #include <fmt/format.h>
 
+#include <functional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace ptrt {
@@ -14,6 +16,10 @@ void open_standard_streams();
 
 // Writes to standard error and ignores failures: a closed pipe or a full disk must not end the run.
 void say(const std::string& text);
+
+// What say() says goes there too from now on, and what note() does there alone. By any thread.
+void set_log(std::function<void(std::string_view)> log);
+void note(const std::string& text);
 
 // Writes to standard output, which may hold it back until flush_output(). Both throw failure.
 void write_output(const std::string& text);

@@ -61,6 +61,8 @@ struct ModelRunOptions {
   double step_timeout_s = 300;            // 0: none
   std::optional<EmulatedRanks> emulated;  // bench only
   bool quiet = false;
+  // Files about the run, rank names in them not yet filled in; empty: none (launch/observe).
+  std::string trace, metrics, log_file;
 
   // Rows of the largest step: decode tokens plus prefill chunks.
   std::int64_t max_step_rows() const { return std::max(max_step_tokens, max_batch); }

@@ -144,6 +144,19 @@ void add_gpu_options(CLI::App& command, ModelRunOptions& run) {
       "launched on its own, to look for faults");
 }
 
+void add_observation_options(CLI::App& command, ModelRunOptions& run) {
+  begin_group(command, "Observation");
+  add_path(command, "--trace", run.trace,
+           "Steps, ops and sync points of every rank, in Chrome's trace format for Perfetto; of a long job\n"
+           "its beginning");
+  add_path(command, "--metrics", run.metrics,
+           "Figures of the job, written anew every 15 seconds in Prometheus' text format, for the node\n"
+           "exporter's textfile collector");
+  add_path(command, "--log-file", run.log_file,
+           "Messages and phases of every rank with times, e.g. run.%j.%r.log (%r rank, %h host, %j Slurm's\n"
+           "job)");
+}
+
 constexpr const char* kOutputHelp = "Results, one JSON object a line in the order of the requests";
 
 void add_progress(CLI::App& command, ProgressStyle& progress) {
@@ -322,6 +335,7 @@ void add_run_options(CLI::App& command, ModelRunOptions& run) {
   add_type_options(command, run);
   add_cpu_options(command, run);
   add_gpu_options(command, run);
+  add_observation_options(command, run);
 }
 
 void add_doctor(CLI::App& app, Command& chosen) {

@@ -1,17 +1,21 @@
 #include "launch/session/model_session.h"
 
 #include <chrono>
+#include <cstdlib>
 #include <optional>
 #include <utility>
 
 #include "kernels/base/error.h"
 #include "launch/job/process.h"
+#include "launch/job/program_version.h"
+#include "launch/observe/job_log.h"
 #include "launch/session/agreement.h"
 #include "launch/session/instruction_set.h"
 #include "launch/session/model_identity.h"
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/comm/watched_comm.h"
 #include "runtime/job/fault.h"
+#include "runtime/trace/traced_backend.h"
 
 namespace ptrt {
 namespace {
@@ -53,6 +57,7 @@ void ModelSession::load(std::uint64_t random_seed) {
   // Of ranks that are emulated nothing is read.
   if (model_.file && !options_.emulated)
     content_ = agree_on_content(job_, *model_.file, placement, shard_.contents);
+  start_observing();
   const EngineComms comms = join_groups();
   all_or_none(job_, [&] {
     EngineOptions engine;
@@ -60,7 +65,8 @@ void ModelSession::load(std::uint64_t random_seed) {
     engine.max_rows = options_.max_step_rows();
     engine.kv_pages = plan().kv_pages;
     engine.kv_dtype = plan().kv_dtype;
-    engine_ = std::make_unique<Engine>(config(), plan().rank_config, shard_, backend, comms, placement,
+    Backend& used = traced_backend_ ? *traced_backend_ : backend;
+    engine_ = std::make_unique<Engine>(config(), plan().rank_config, shard_, used, comms, placement,
                                        tokenizer().tokenizer.get(), engine);
   });
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -83,6 +89,7 @@ EngineComms ModelSession::join_groups() {
   }
   AllReduceOptions all_reduce{.device_fusion = plan().fusion, .watchdog = watchdog_};
   if (options_.emulated) all_reduce.emulated = options_.emulated->link;
+  if (trace_) all_reduce.tracer = &trace_->tracer();
   comm_ = join_group(p.replica, p.replica_ranks, "the other ranks of the replica");
   if (p.tensor_parallel == 1) return {*comm_, *comm_, nullptr, all_reduce};
   fusion_comm_ = join_group(p.replica * p.tensor_parallel + p.tensor_rank, p.fusion_ranks(),
@@ -94,21 +101,80 @@ EngineComms ModelSession::join_groups() {
 
 bool ModelSession::run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
                        const Engine::Hooks& hooks) {
-  return run_watched([&] { return engine_->run(task, requests, order, hooks); });
+  return run_watched(hooks,
+                     [&](const Engine::Hooks& all) { return engine_->run(task, requests, order, all); });
 }
 
 bool ModelSession::run(Task task, RequestSource* source, const Engine::Hooks& hooks) {
-  return run_watched([&] { return engine_->run(task, source, hooks); });
+  return run_watched(hooks, [&](const Engine::Hooks& all) { return engine_->run(task, source, all); });
 }
 
-bool ModelSession::run_watched(const std::function<bool()>& run) {
+bool ModelSession::run_watched(const Engine::Hooks& hooks,
+                               const std::function<bool(const Engine::Hooks&)>& run) {
+  Engine::Hooks all = hooks;
+  if (metrics_) all.report = [this](const RunCounters& counters) { metrics_->set_run(counters); };
   // A rank alone on its CPU ends when it is told to; there is no other that could wait for it.
   const bool watched = job_.size() > 1 || plan().placement.replica_ranks > 1 || plan().device == Device::cuda;
   if (watched) watchdog_->start();
-  const bool done = run();
+  const bool done = run(all);
   watchdog_->stop();
+  if (metrics_) metrics_->add_run(engine_->counters());
   enter_phase(job_, "after the last step");
   return done;
+}
+
+void ModelSession::start_observing() {
+  if (!options_.trace.empty()) {
+    trace_ = std::make_unique<TraceFile>(job_, options_.trace);
+    traced_backend_ = make_traced_backend(*run_.backend, trace_->tracer());
+  }
+  if (options_.metrics.empty() || job_.rank() != 0) return;
+  const Placement& placement = plan().placement;
+  const char* slurm_job = std::getenv("SLURM_JOB_ID");
+  metrics_ = std::make_unique<MetricsFile>(
+      options_.metrics,
+      MetricsInfo{
+          .labels = {{"version", program_version()},
+                     {"model", config().name.empty() ? options_.model : config().name},
+                     {"backend", backend().traits().name},
+                     {"instruction_set", backend().instruction_set()},
+                     {"slurm_job", slurm_job == nullptr ? "" : slurm_job}},
+          .ranks = placement.world_size,
+          .replicas = placement.replicas,
+          .tracks = config().tracks,
+          .start_time_s =
+              std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count()});
+}
+
+void ModelSession::note_requests(std::int64_t total, std::int64_t done) {
+  if (metrics_) metrics_->set_requests(total, done);
+}
+
+void ModelSession::note_done(std::int64_t requests) {
+  if (metrics_) metrics_->add_done(requests);
+}
+
+void ModelSession::write_observations(const RunSummary* summary) {
+  if (metrics_ && summary != nullptr) metrics_->set_summary(*summary);
+  metrics_.reset();  // writes them a last time
+  if (!trace_) return;
+  const Placement& p = plan().placement;
+  const std::string tracks =
+      p.tracks == 1 ? fmt::format("track {}", p.first_track)
+                    : fmt::format("tracks {} to {}", p.first_track, p.first_track + p.tracks - 1);
+  trace_->write(fmt::format("rank {} ({}), replica {}, {}", job_.rank(), job_.host(), p.replica, tracks));
+}
+
+std::vector<NamedFile> ModelSession::observed_files() const {
+  std::vector<NamedFile> files = {{"--trace", options_.trace}, {"--metrics", options_.metrics}};
+  if (!options_.log_file.empty())
+    files.push_back({"--log-file", name_for_rank(options_.log_file, job_.rank(), job_.host())});
+  return files;
+}
+
+void ModelSession::check_observed() const {
+  for (const NamedFile& file : observed_files())
+    if (!file.path.empty()) check_writable(file.path);
 }
 
 std::string ModelSession::digest() const {

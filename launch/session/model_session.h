@@ -10,6 +10,9 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/base/output_file.h"
+#include "launch/observe/metrics_file.h"
+#include "launch/observe/trace_file.h"
 #include "launch/options/run_options.h"
 #include "launch/session/model_source.h"
 #include "launch/session/run_plan.h"
@@ -34,6 +37,12 @@ class ModelSession {
   bool run(Task task, std::span<const Request> requests, std::span<const std::int64_t> order,
            const Engine::Hooks& hooks);
   bool run(Task task, RequestSource* source, const Engine::Hooks& hooks);
+  // --metrics: requests of the job, and more of them that are done. On rank 0.
+  void note_requests(std::int64_t total, std::int64_t done);
+  void note_done(std::int64_t requests);
+  // Writes the trace, and the metrics with rank 0's summary (null: none), where they are asked for. Collective; after
+  // the last run.
+  void write_observations(const RunSummary* summary);
   // Digest of the model's contents and of what its numbers depend on; equal on every rank. After load().
   std::string digest() const;
   // The same from the recorded checksums alone; none where a dataset of the model has none.
@@ -47,12 +56,16 @@ class ModelSession {
   const Backend& backend() const { return *run_.backend; }
   const Engine& engine() const { return *engine_; }
   std::int64_t kv_tokens() const { return plan().kv_pages * kPageTokens; }
+  // The files of --trace and --metrics, to be checked with those of the command, and this rank's log.
+  std::vector<NamedFile> observed_files() const;
+  void check_observed() const;  // throws bad_input where one cannot be written
   double load_seconds() const { return load_seconds_; }
 
  private:
   std::unique_ptr<TrackComm> join_group(std::int64_t colour, std::int64_t size, const char* others);
   EngineComms join_groups();
-  bool run_watched(const std::function<bool()>& run);
+  bool run_watched(const Engine::Hooks& hooks, const std::function<bool(const Engine::Hooks&)>& run);
+  void start_observing();
 
   const ModelRunOptions& options_;
   JobComm& job_;
@@ -66,6 +79,9 @@ class ModelSession {
   // All ranks of the replica; those with the other tracks, and those that share this rank's tracks, where
   // they are not the same or one alone.
   std::unique_ptr<TrackComm> comm_, fusion_comm_, track_comm_;
+  std::unique_ptr<TraceFile> trace_;         // null: nothing is traced
+  std::unique_ptr<Backend> traced_backend_;  // the engine's, where it is
+  std::unique_ptr<MetricsFile> metrics_;     // rank 0's; null: none are written
   std::unique_ptr<Engine> engine_;
   double load_seconds_ = 0;
 };

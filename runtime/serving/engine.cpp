@@ -18,6 +18,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr auto kReportEvery = std::chrono::seconds(1);
+
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
@@ -68,6 +70,7 @@ struct Engine::Run {
   StepPipeline pipeline;
   std::unordered_map<const Sequence*, OutputText> texts = {};
   std::unordered_map<std::int64_t, Request> drawn = {};  // by line; those that are not done
+  Clock::time_point reported = {};
 
   bool done() const { return scheduler.done() && !signals.may_draw_more(); }
 };
@@ -103,6 +106,7 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const 
       head_(config, shard, backend, comms.replica, logit_rows(options)),
       forward_(rank_config, shard, backend, fusion_, tensor_parallel_all_reduce_.get(), head_, cache_,
                options.max_rows, logit_rows(options)),
+      tracer_(comms.all_reduce.tracer),
       leads_(placement.leads_replica()) {
   PTRT_CHECK(options.max_rows >= options.max_batch);
   backend.reserve(work_limits(rank_config, shard.tracks, options));
@@ -183,6 +187,7 @@ void Engine::run_step(Run& run) {
   issue_step(run);
   const std::uint64_t ahead = run.task == Task::score ? 0 : static_cast<std::uint64_t>(steps_ahead_);
   while (run.pipeline.in_flight() > ahead) retire_step(run);
+  if (run.hooks.report) report_counters(run);
   run.signals.receive(state_.header.flags);  // by now the leader's
   adopt_requests(run);
 }
@@ -211,6 +216,16 @@ std::string Engine::describe_syncs() const {
   return tensor_parallel_all_reduce_ ? tensor_parallel_all_reduce_->describe() : fusion_.describe();
 }
 
+void Engine::report_counters(Run& run) {
+  const auto now = Clock::now();
+  if (now - run.reported < kReportEvery) return;
+  run.reported = now;
+  RunCounters so_far = counters_;
+  so_far.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
+  counter_sources().peek(so_far);
+  run.hooks.report(so_far);
+}
+
 CounterSources Engine::counter_sources() {
   return {fusion_, tensor_parallel_all_reduce_.get(), head_, backend_};
 }
@@ -218,6 +233,8 @@ CounterSources Engine::counter_sources() {
 void Engine::issue_step(Run& run) {
   InFlightStep& step = run.pipeline.issue();
   const StepPlan& plan = run.scheduler.next_step();
+  const TraceSpan span(tracer_, plan.only_decodes() ? "decode step" : "prefill step", "rows",
+                       std::ssize(plan.tokens));
   step.prefill_rows = plan.prefill_rows;
   run_forward(plan, run.scheduler.step_rows());
   if (plan.wanted.empty()) return;

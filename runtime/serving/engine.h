@@ -29,6 +29,7 @@
 #include "runtime/serving/token_digest.h"
 #include "runtime/sync/all_reduce.h"
 #include "runtime/sync/fusion.h"
+#include "runtime/trace/tracer.h"
 
 namespace ptrt {
 
@@ -62,6 +63,9 @@ class Engine {
   struct Hooks {
     std::function<void(Completion&&)> completed;
     std::function<bool()> stop_requested;
+    // The counts of the run so far, after a step, about once a second; null: not wanted. Devices that communicate
+    // directly add the time of their sums at the end.
+    std::function<void(const RunCounters&)> report = {};
   };
 
   // The references must outlive the engine. `config` is the model's; `rank_config` what this rank
@@ -112,6 +116,7 @@ class Engine {
   void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
   void wait_for_requests(Run& run);
+  void report_counters(Run& run);
   CounterSources counter_sources();
   SchedulerLimits scheduler_limits() const;
 
@@ -128,7 +133,8 @@ class Engine {
   VocabHead head_;
   Forward forward_;
   RunCounters counters_;
-  bool leads_;  // the replica: its clock and signals decide
+  Tracer* tracer_;  // null: nothing is traced
+  bool leads_;      // the replica: its clock and signals decide
   std::uint64_t step_number_ = 0;
   TokenDigest digest_;
   // Scratch of a step, sized once.

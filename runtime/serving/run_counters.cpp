@@ -33,9 +33,7 @@ void CounterSources::reset() const {
   backend.take_replay_times();
 }
 
-void CounterSources::collect(RunCounters& counters) const {
-  fusion.settle();
-  if (tensor_parallel != nullptr) tensor_parallel->settle();
+void CounterSources::peek(RunCounters& counters) const {
   counters.fusions = fusion.stats().sync_points;
   add(fusion.stats(), counters);
   if (tensor_parallel != nullptr) {
@@ -45,6 +43,12 @@ void CounterSources::collect(RunCounters& counters) const {
   counters.head_exchanges = head.stats().exchanges;
   counters.head_bytes = head.stats().bytes_sent;
   counters.head_s = head.stats().seconds;
+}
+
+void CounterSources::collect(RunCounters& counters) const {
+  fusion.settle();
+  if (tensor_parallel != nullptr) tensor_parallel->settle();
+  peek(counters);
   if (const auto times = backend.take_replay_times()) {
     counters.replay_busy_s = times->busy_s;
     counters.replay_idle_s = times->idle_s;

@@ -42,6 +42,8 @@ struct CounterSources {
   Backend& backend;
 
   void reset() const;
+  // Adds what they have counted on the host since reset(); waits for nothing.
+  void peek(RunCounters& counters) const;
   // Adds their counts since reset() to `counters`. May wait for the device.
   void collect(RunCounters& counters) const;
 };

@@ -15,6 +15,8 @@
 
 namespace ptrt {
 
+class Tracer;
+
 struct SyncStats {
   std::uint64_t sync_points = 0;
   std::uint64_t bytes_sent = 0;  // by this rank, headers included
@@ -89,6 +91,7 @@ struct AllReduceOptions {
   DeviceFusion device_fusion = DeviceFusion::automatic;
   std::optional<LinkModel> emulated = {};  // the other ranks' devices are absent; this link models them
   Watchdog* watchdog = nullptr;
+  Tracer* tracer = nullptr;  // records the sums; null: nothing is traced
 };
 
 // Each rank of `comm` contributes `parts` parts of at most `max_values` values. All buffers are

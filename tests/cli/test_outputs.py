@@ -35,6 +35,14 @@ COMMANDS: list[tuple[list[str], list[str], list[str]]] = [
     (["pack", "MODEL"], ["MODEL", "SHARD"], ["-o"]),
     (["plan", "CONFIG", "--gpu", "GPU", "--link", "LINK"], ["CONFIG", "GPU", "LINK"], ["--json"]),
 ]
+# Files about a run, that any command with a model writes.
+OBSERVED: list[tuple[list[str], list[str], list[str]]] = [
+    (["generate", "MODEL", "REQUESTS", "-o", "results"], ["MODEL", "SHARD", "REQUESTS"], []),
+    (["score", "MODEL", "--text", "TEXT"], ["MODEL", "SHARD", "TEXT"], []),
+    (["bench", "MODEL", *BENCH], ["MODEL", "SHARD"], []),
+]
+for _, _, files in OBSERVED:
+    files += ["--trace", "--metrics", "--log-file"]
 
 
 class Outputs(CliTest):
@@ -82,7 +90,7 @@ class Outputs(CliTest):
         return [name, f"./{name}", f"inner/../{name}", str(self.folder / name), "soft", "chain", "hard"]
 
     def test_no_output_is_an_input(self) -> None:
-        for command, inputs, outputs in COMMANDS:
+        for command, inputs, outputs in [*COMMANDS, *OBSERVED]:
             for read in inputs:
                 self.setUp()
                 names = self.names_of(self.files[read])
@@ -91,7 +99,7 @@ class Outputs(CliTest):
                     for name in names:
                         with self.subTest(command=" ".join(command), option=option, name=name):
                             outcome = self.run_here(command, option, name)
-                            self.assert_refused(outcome, "would overwrite|one file")
+                            self.assert_refused(outcome, "would overwrite|one file|is no log")
                             self.assertEqual(self.contents(), before)
 
     def test_split_files_are_no_inputs(self) -> None:
