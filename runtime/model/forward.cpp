@@ -1,5 +1,7 @@
 #include "runtime/model/forward.h"
 
+#include <algorithm>
+
 #include "kernels/base/error.h"
 #include "runtime/model/rope_frequencies.h"
 
@@ -11,6 +13,11 @@ constexpr std::int64_t kRowsOfHalf = 32;
 // The first half is whole tiles of the matrix products (6 rows, or fewer), so that a tile that is not
 // full comes once, as without halves.
 constexpr std::int64_t kRowsOfTiles = 24;
+
+// Where the second half of a step begins.
+std::int64_t middle_of(std::int64_t rows) {
+  return (rows / 2 + kRowsOfTiles / 2) / kRowsOfTiles * kRowsOfTiles;
+}
 
 }  // namespace
 
@@ -121,7 +128,8 @@ void Forward::run_layers(std::span<const std::int32_t> tokens, const StepRows& r
 // All ranks decide alike: by the number of rows, and by how all of them communicate. The sums within
 // a split track would double in number.
 bool Forward::in_halves(std::int64_t rows) const {
-  return fusion_.overlaps() && !splits_track_ && rows >= 2 * kRowsOfHalf;
+  const std::int64_t larger = std::max(middle_of(rows), rows - middle_of(rows));
+  return !splits_track_ && rows >= 2 * kRowsOfHalf && fusion_.overlaps(larger);
 }
 
 // The halves take each block in turns, so the sum of one travels while the other computes. Rows see
@@ -131,7 +139,7 @@ void Forward::run_halves(std::span<const std::int32_t> tokens, const StepRows& r
                          std::span<const std::int32_t> wanted) {
   embed(tokens, rows);
   const auto count = std::ssize(tokens);
-  const std::int64_t middle = (count / 2 + kRowsOfTiles / 2) / kRowsOfTiles * kRowsOfTiles;
+  const std::int64_t middle = middle_of(count);
   const bool drops = backend_.traits().attends_to_row_subsets;
   halves_[0].select(rows, 0, middle, wanted, drops);
   halves_[1].select(rows, middle, count - middle, wanted, drops);

@@ -52,12 +52,12 @@ class AllReduce {
   // Ends the time of the last exchange().
   virtual void consumed() {}
 
-  // Where overlaps(), sums may be in flight while the caller computes: kInFlight of them, by number,
-  // of at most max_values values together, beside no other sum. start() copies the parts; add_to and
+  // Where overlaps(count), sums of up to so many values may be in flight while the caller computes:
+  // kInFlight of them, by number, of at most max_values values together, beside no other sum. start() copies the parts; add_to and
   // out belong to the sum until finish(), which waits for it. poll(), between pieces of work, moves
   // what can be moved. Number 0 counts as a sync point: the others are parts of the same.
   static constexpr int kInFlight = 2;
-  virtual bool overlaps() const { return false; }
+  virtual bool overlaps(std::int64_t /*count*/) const { return false; }
   virtual void start(int number, std::span<const float* const> local, std::int64_t count, float scale,
                      const float* add_to, float* out);
   virtual void poll() {}

@@ -21,6 +21,7 @@ Fusion::Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelC
       op_(config.fusion.op),
       total_tracks_(config.tracks),
       local_tracks_(placement.tracks),
+      hidden_size_(config.hidden_size),
       partial_sums_(sends_partial_sums(placement)),
       all_reduce_(make_all_reduce(comm, backend, state, partial_sums_ ? 1 : placement.tracks,
                                   max_rows * config.hidden_size, options)),

@@ -54,9 +54,9 @@ class Fusion {
   // x [1, rows left, d] = fuse(x, output.y), by the ranks' all-reduce or, as the result says, by
   // the next block. Overwrites output.y. Where the block dropped rows, x has dropped them too.
   BlockInput exchange(Tensor x, const BlockOutput& output);
-  // The same for half 0 or 1 of a step's rows, where overlaps(): the sum travels while the other half
+  // The same for half 0 or 1 of a step's rows, where overlaps(the rows of the larger): the sum travels while the other half
   // is computed, with poll() in between, and finish() ends it. x is not to be touched until then.
-  bool overlaps() const { return all_reduce_->overlaps(); }
+  bool overlaps(std::int64_t rows) const { return all_reduce_->overlaps(rows * hidden_size_); }
   BlockInput start_exchange(int half, Tensor x, const BlockOutput& output);
   void poll() { all_reduce_->poll(); }
   // Completes x [1, rows, d] with `input`, which is empty afterwards.
@@ -75,7 +75,7 @@ class Fusion {
 
   Backend& backend_;
   FusionOp op_;
-  std::int64_t total_tracks_, local_tracks_;
+  std::int64_t total_tracks_, local_tracks_, hidden_size_;
   bool partial_sums_;  // this rank's tracks form a subtree, so it sends their sum
   std::unique_ptr<AllReduce> all_reduce_;
   Watchdog* watchdog_;

@@ -116,10 +116,17 @@ std::uint64_t HostAllReduce::run(AllReduceAlgorithm algorithm, const AllReduceJo
   }
 }
 
+bool HostAllReduce::overlaps(std::int64_t count) const {
+  if (comm_.size() == 1 || shares_memory()) return false;
+  const AllReduceAlgorithm algorithm = algorithm_for(count);
+  if (algorithm != AllReduceAlgorithm::two_level) return offers(algorithm);
+  return two_level_ != nullptr && count <= two_level_->most_in_flight();
+}
+
 void HostAllReduce::start(int number, std::span<const float* const> local, std::int64_t count, float scale,
                           const float* add_to, float* out) {
   fault_point("sync");
-  PTRT_CHECK(overlaps() && static_cast<std::int64_t>(local.size()) == parts_);
+  PTRT_CHECK(overlaps(count) && static_cast<std::int64_t>(local.size()) == parts_);
   const std::int64_t begin = now_ns();
   consistency_.begin(++sums_, begin);
   const AllReduceAlgorithm algorithm = algorithm_for(count);
@@ -134,7 +141,6 @@ void HostAllReduce::start(int number, std::span<const float* const> local, std::
 }
 
 void HostAllReduce::poll() {
-  if (!overlaps()) return;
   const std::int64_t begin = now_ns();
   for (int number = 0; number < kInFlight; number++) {
     if (in_two_levels_[number])

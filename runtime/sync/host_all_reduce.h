@@ -35,7 +35,7 @@ class HostAllReduce final : public AllReduce {
   void sum(std::span<const float* const> local, std::int64_t count, float scale, const float* add_to,
            float* out) override;
   // Only messages travel by themselves; in shared memory the ranks do all the work.
-  bool overlaps() const override { return comm_.size() > 1 && !shares_memory(); }
+  bool overlaps(std::int64_t count) const override;
   void start(int number, std::span<const float* const> local, std::int64_t count, float scale,
              const float* add_to, float* out) override;
   void poll() override;

@@ -99,10 +99,8 @@ std::uint64_t TwoLevelAllReduce::run(const AllReduceJob& job) {
 }
 
 void TwoLevelAllReduce::start(int number, const AllReduceJob& job) {
-  if (job.count <= board_->values()) return begin(number, job, true);
-  finish(1 - number);  // a row of pieces would overwrite it; a later finish() does nothing
-  const std::uint64_t sent = run(job);
-  sums_[number] = {.step_sum = consistency_.sum(), .ready_ns = consistency_.last_ready_ns(), .sent = sent};
+  PTRT_CHECK(job.count <= most_in_flight());
+  begin(number, job, true);
 }
 
 void TwoLevelAllReduce::begin(int number, const AllReduceJob& job, bool copies_parts) {

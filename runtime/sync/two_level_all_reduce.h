@@ -31,7 +31,8 @@ class TwoLevelAllReduce {
                     std::int64_t max_values, std::unique_ptr<ShmBoard> board);
 
   // As in MpiAllReduce; the messages' algorithm is chosen by the bytes of a leader's parts. start()
-  // does sums at once that the board holds only in pieces.
+  // takes up to most_in_flight() values; run() does larger sums in pieces.
+  std::int64_t most_in_flight() const { return board_->values(); }
   std::uint64_t run(const AllReduceJob& job);
   void start(int number, const AllReduceJob& job);
   void poll(int number);
