@@ -43,7 +43,7 @@ class TracedAllReduce final : public AllReduce {
   void consumed() override {
     counted([&] { inner_->consumed(); });
   }
-  bool overlaps() const override { return inner_->overlaps(); }
+  bool overlaps(std::int64_t count) const override { return inner_->overlaps(count); }
   void start(int number, std::span<const float* const> local, std::int64_t count, float scale,
              const float* add_to, float* out) override {
     recorded("sync start", [&] { inner_->start(number, local, count, scale, add_to, out); });
