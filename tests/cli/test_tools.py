@@ -346,7 +346,7 @@ class Tools(CliTest):
                 self.assertLessEqual(max(map(len, groups.values())), 7, groups)
         groups = self.help_groups("generate")
         self.assertEqual(list(groups), ["Common options", "Parts and progress", "Ranks", "Batch and memory",
-                                       "Number types", "CPU", "GPU"])
+                                       "Number types", "CPU", "GPU", "Observation"])
         for group, option in (("Common options", "--output"), ("Parts and progress", "--shard"), ("GPU", "--share-gpu"),
                               ("Ranks", "--tensor-parallel"),
                               ("Batch and memory", "--kv-cache-bytes"), ("CPU", "--threads"), ("Number types", "--compute")):
