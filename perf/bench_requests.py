@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Large request files: requests a second, memory by rank, resuming, and a job with a slow replica; writes one JSON.
 
-    perf/bench_requests.py --out perf/results/requests_cpu.json [--old OTHER_PTRT] [--only rate,memory,resume,slow]
+    perf/bench_requests.py --out perf/results/requests_cpu.json [--old OTHER_PTRT] [--only rate,memory,resume,slow,mixed]
 
 The model is perf/configs/tiny_1x16.json with random weights; a request is 4 token ids in, 1 token out.
 
@@ -13,6 +13,8 @@ The model is perf/configs/tiny_1x16.json with random weights; a request is 4 tok
     slow    --slow requests of 16 tokens out, --max-batch 4, of the model perf/configs/dense_100m_tied.json cut to one
             layer: by three replicas, and by four of which the last pauses 700 ms at every step (PTRT_FAULT). one_slow_s is
             16 times that pause. limit_s = 1.2 * three_s + one_slow_s
+    mixed   200 requests of 1 to 64 tokens in and 1 to 64 out, of the one-layer model: by one replica and by four, rounds
+            with --old in turn; seconds is the program's own figure. What drawing costs or gains where nobody is slow
 Results of all runs of a cell are compared byte for byte.
 """
 import argparse
@@ -65,6 +67,14 @@ class Bench:
                 file.write(json.dumps({"tokens": tokens, "max_tokens": tokens_out}) + "\n")
         return path
 
+    def mixed_requests(self):
+        path, numbers = self.folder / "mixed.jsonl", random.Random(2)
+        with path.open("w", encoding="ascii") as file:
+            for _ in range(200):
+                tokens = [numbers.randrange(256) for _ in range(numbers.randint(1, 64))]
+                file.write(json.dumps({"tokens": tokens, "max_tokens": numbers.randint(1, 64)}) + "\n")
+        return path
+
     def run(self, ptrt, model, requests, *options, ranks=REPLICAS, fault=None, measured=False, status=0, keep=False):
         """One job: seconds of the whole, the program's requests a second, peaks in KiB, and a digest of the results."""
         results, peaks = self.folder / "results.jsonl", self.folder / "peak"
@@ -81,6 +91,9 @@ class Bench:
         if done.returncode != status:
             raise RuntimeError(f"{shown}: status {done.returncode}\n{done.stdout}{done.stderr}")
         found = {"whole_s": seconds}
+        told = re.search(r"to last result +([\d.]+) s", done.stdout + done.stderr)
+        if told:
+            found["seconds"] = float(told.group(1))
         rate = re.search(r"([\d.]+) requests/s", done.stdout + done.stderr)
         if rate:
             found["requests_per_s"] = float(rate.group(1))
@@ -100,10 +113,9 @@ class Bench:
 
     def rate(self):
         model, requests = self.model(self.args.config), self.requests(self.args.requests)
-        programs = {"new": self.args.ptrt, **({"old": self.args.old} if self.args.old else {})}
-        rounds = {name: [] for name in programs}
+        rounds = {name: [] for name in self.programs()}
         for _ in range(self.args.rounds):
-            for name, program in programs.items():
+            for name, program in self.programs().items():
                 rounds[name].append(self.run(program, model, requests))
         self.same([cell for cells in rounds.values() for cell in cells])
         median = {name: statistics.median(cell["requests_per_s"] for cell in cells) for name, cells in rounds.items()}
@@ -126,12 +138,32 @@ class Bench:
         self.same([found, plain])
         return {"lines": self.args.many, "journal_bytes": bytes_of_journal, **found}
 
-    def slow(self):
+    def one_layer(self):
         config = json.loads((ROOT / "perf/configs/dense_100m_tied.json").read_text(encoding="utf-8"))
         config.update(name="dense_100m_tied, one layer", layers=1, sync_layers=[1])
         path = self.folder / "one_layer.json"
         path.write_text(json.dumps(config), encoding="utf-8")
-        model, requests = self.model(path), self.requests(self.args.slow, SLOW_TOKENS)
+        return self.model(path)
+
+    def programs(self):
+        return {"new": self.args.ptrt, **({"old": self.args.old} if self.args.old else {})}
+
+    def mixed(self):
+        model, requests, found = self.one_layer(), self.mixed_requests(), {}
+        cells = []
+        for ranks in (1, REPLICAS):
+            rounds = {name: [] for name in self.programs()}
+            for _ in range(self.args.rounds):
+                for name, program in self.programs().items():
+                    rounds[name].append(self.run(program, model, requests, ranks=ranks))
+            cells += [cell for of_name in rounds.values() for cell in of_name]
+            found[f"{ranks} replicas"] = {name: statistics.median(cell["seconds"] for cell in of_name)
+                                          for name, of_name in rounds.items()}
+        self.same(cells)
+        return {"median_seconds": found}
+
+    def slow(self):
+        model, requests = self.one_layer(), self.requests(self.args.slow, SLOW_TOKENS)
         options = ("--max-batch", "4")
         cells = [self.run(self.args.ptrt, model, requests, *options, ranks=3),
                  self.run(self.args.ptrt, model, requests, *options, fault=f"rank=3,at=step,pause_ms={PAUSE_MS}")]
@@ -146,12 +178,13 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ptrt", default=str(ROOT / "build" / "ptrt"))
     parser.add_argument("--old", help="another build, measured in turn with this one")
+    parser.add_argument("--old-commit", help="of that build, for the record")
     parser.add_argument("--config", default=str(ROOT / "perf" / "configs" / "tiny_1x16.json"))
     parser.add_argument("--requests", type=int, default=100000)
     parser.add_argument("--many", type=int, default=1000000)
     parser.add_argument("--slow", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="rate,memory,resume,slow")
+    parser.add_argument("--only", default="rate,memory,resume,slow,mixed")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     out = Path(args.out)
@@ -161,7 +194,8 @@ def main():
             bench = Bench(args, folder)
             cell = getattr(bench, name)()
             cell["commands"] = list(dict.fromkeys(bench.commands))
-            found[name] = {"commit": commit(), **cell}
+            old = {"old_commit": args.old_commit} if args.old and name in ("rate", "mixed") else {}
+            found[name] = {"commit": commit(), **old, **cell}
             print(name, json.dumps({key: value for key, value in cell.items() if key not in ("rounds", "commands")}))
     out.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
 

@@ -99,16 +99,17 @@ bool RequestDealer::is_slow(std::int64_t number, Clock::time_point now) const {
     if (r != number && replica.is_known) others += speed(replica, now);
   }
   const double mine = speed(replicas_[static_cast<std::size_t>(number)], now);
-  return options_.replicas > 1 && mine < 0.5 * others / static_cast<double>(options_.replicas - 1);
+  return mine < 0.5 * others / static_cast<double>(options_.replicas - 1);
 }
 
 std::int64_t RequestDealer::stock(std::int64_t number, Clock::time_point now) const {
-  const std::int64_t share = options_.replicas == 1 ? options_.max_batch : (options_.max_batch + 3) / 4;
-  if (is_slow(number, now)) return 0;
   const Replica& replica = replicas_[static_cast<std::size_t>(number)];
+  const bool alone = options_.replicas == 1;
+  if (!alone && (!replica.is_known || is_slow(number, now))) return 0;
+  const std::int64_t share = alone ? options_.max_batch : (options_.max_batch + 3) / 4;
   const double lasting = replica.is_known ? kStockSeconds * speed(replica, now) : 0;
   const auto wanted = std::clamp(static_cast<std::int64_t>(lasting), share, std::max(share, kMostStock));
-  if (options_.replicas == 1 || !sorted_) return wanted;
+  if (alone || !sorted_) return wanted;
   return std::min(wanted, std::ssize(window_) / (2 * options_.replicas));
 }
 

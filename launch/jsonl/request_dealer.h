@@ -5,8 +5,9 @@
 // * Requests are dealt in the order of the file. When no more than `tail` of them are left, these are dealt
 //   longest first, so that none starts when the others end; with one replica they keep their order.
 // * The stock is what a replica finishes in 0.1 s, for the way to rank 0 and back, and at least a quarter of
-//   its batch. It shrinks to nothing towards the end, and for a replica that is less than half as fast as the
-//   others: what waits there would be done sooner elsewhere.
+//   its batch; of one replica alone, a whole batch. It shrinks to nothing towards the end. There is none for a
+//   replica that has not finished any request yet, or is less than half as fast as the others: what waits there
+//   would be done sooner elsewhere.
 // * Of replicas with room the one with the least left to do, in tokens, is served first.
 #pragma once
 
