@@ -351,7 +351,7 @@ class Tools(CliTest):
                               ("Ranks", "--tensor-parallel"),
                               ("Batch and memory", "--kv-cache-bytes"), ("CPU", "--threads"), ("Number types", "--compute")):
             self.assertIn(option, groups[group])
-        self.assertEqual(sum(map(len, groups.values())), 26, "every option once")
+        self.assertEqual(sum(map(len, groups.values())), 29, "every option once")
 
 
 if __name__ == "__main__":
