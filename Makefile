@@ -73,4 +73,4 @@ tidy: deps ## Run clang-tidy on what changed against BASE
 	scripts/tidy.sh $(BUILD_DIR) $(BASE)
 
 clean: ## Remove what was built
-	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan build-tsan build-asan-ubsan
+	rm -rf $(BUILD_DIR) $(BUILD_DIR)-configure.log build-asan build-ubsan build-tsan build-asan-ubsan build-sources

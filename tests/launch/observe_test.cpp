@@ -1,12 +1,14 @@
 // Names of log files, and the metrics as a Prometheus collector reads them.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <map>
-#include <regex>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <string>
+#include <string_view>
 
 #include "kernels/base/error.h"
 #include "launch/observe/job_log.h"
@@ -23,10 +25,41 @@ TEST(JobLog, NamesAFileForEachRank) {
   for (const char* bad : {"%", "a%q", "a.%R"}) EXPECT_THROW(name_for_rank(bad, 0, "h"), Error) << bad;
 }
 
+std::size_t end_of_name(std::string_view text, std::size_t at) {
+  return std::min(text.find_first_not_of("abcdefghijklmnopqrstuvwxyz_", at), text.size());
+}
+
+// Where the labels at `at` end, {name="value",…} with \\, \" and \n in values; npos where they are none.
+std::size_t end_of_labels(std::string_view text, std::size_t at) {
+  do {
+    const std::size_t name = ++at;
+    at = end_of_name(text, at);
+    if (at == name || text.substr(at, 2) != "=\"") return std::string_view::npos;
+    for (at += 2; at < text.size() && text[at] != '"'; at++)
+      if (text[at] == '\\') at++;
+    if (++at >= text.size()) return std::string_view::npos;
+  } while (text[at] == ',');
+  return text[at] == '}' ? at + 1 : std::string_view::npos;
+}
+
+struct Sample {
+  std::string name, labels;
+  double value;
+};
+
+std::optional<Sample> parse_sample(const std::string& line) {
+  const std::size_t name = end_of_name(line, 0);
+  const std::size_t end = line.substr(name, 1) == "{" ? end_of_labels(line, name) : name;
+  if (name == 0 || end == std::string::npos || line.substr(end, 1) != " ") return std::nullopt;
+  std::size_t used = 0;
+  const std::string number = line.substr(end + 1);
+  const double value = std::stod(number, &used);
+  if (used != number.size()) return std::nullopt;
+  return Sample{line.substr(0, name), line.substr(name, end - name), value};
+}
+
 // Every sample by name and labels. Each name has one HELP and one TYPE before its samples, which stand together.
 std::map<std::string, double> parse_metrics(const std::string& text) {
-  static const std::regex sample(
-      R"re(([a-z_]+)(\{[a-z_]+="(?:[^"\\\n]|\\.)*"(?:,[a-z_]+="(?:[^"\\\n]|\\.)*")*\})? (\S+))re");
   std::map<std::string, double> samples;
   std::set<std::string> described;
   std::string current, line;
@@ -42,13 +75,13 @@ std::map<std::string, double> parse_metrics(const std::string& text) {
       EXPECT_EQ(line.ends_with("counter"), current.ends_with("_total")) << line;
       continue;
     }
-    std::smatch found;
-    if (!std::regex_match(line, found, sample)) {
+    const auto sample = parse_sample(line);
+    if (!sample) {
       ADD_FAILURE() << line;
       continue;
     }
-    EXPECT_EQ(found[1], current) << line;
-    EXPECT_TRUE(samples.emplace(found[1].str() + found[2].str(), std::stod(found[3])).second) << line;
+    EXPECT_EQ(sample->name, current) << line;
+    EXPECT_TRUE(samples.emplace(sample->name + sample->labels, sample->value).second) << line;
   }
   return samples;
 }
