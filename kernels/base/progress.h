@@ -1,5 +1,4 @@
-// A count of the work that takes long outside the engine's steps: pieces of weights loaded, lines parsed,
-// results stored. The watchdog looks whether it changes.
+// A count of work done: pieces of weights loaded, lines parsed, results stored, sums between ranks. The watchdog looks whether it changes.
 #pragma once
 
 #include <atomic>

@@ -41,10 +41,13 @@ class Batch {
     if (job_.rank() == 0 && !options_.run.quiet) say(describe_run(session_) + "\n");
     const RankReport report = run_requests();
     const RunSummary summary = whole_summary(gather_summary(job_, report));
-    session_.write_observations(&summary);
     enter_phase(job_, "publishing the results");
     all_or_none(job_, [&] {
-      if (job_.rank() == 0) close(summary);
+      if (job_.rank() == 0) publish();
+    });
+    session_.write_observations(&summary);
+    all_or_none(job_, [&] {
+      if (job_.rank() == 0) tell(summary);
     });
   }
 
@@ -292,17 +295,23 @@ class Batch {
     return summary;
   }
 
-  void close(const RunSummary& summary) {
+  // Where all results are there.
+  void publish() {
     progress_->end();
-    if (journal_->count() < lines())
-      throw Error(ExitCode::stopped,
-                  fmt::format("stopped by a signal with {} of {} results in {}: continue with --resume",
-                              journal_->count(), lines(), journal_->path()));
+    if (journal_->count() < lines()) return;
     fault_point("publish");
     journal_->publish([&](FinishedRun& results) {
       if (!kv_cache_exceeded_.empty()) results.kv_tokens = session_.kv_tokens();
       if (is_shard()) record_shard(identity_, results);
     });
+  }
+
+  // How it ended.
+  void tell(const RunSummary& summary) const {
+    if (journal_->count() < lines())
+      throw Error(ExitCode::stopped,
+                  fmt::format("stopped by a signal with {} of {} results in {}: continue with --resume",
+                              journal_->count(), lines(), journal_->path()));
     if (options_.run.quiet) return;
     const auto kind = options_.task == Task::score ? SummaryKind::score : SummaryKind::generate;
     say(summary_table(summary, kind));

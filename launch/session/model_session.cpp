@@ -116,7 +116,14 @@ bool ModelSession::run_watched(const Engine::Hooks& hooks,
   // A rank alone on its CPU ends when it is told to; there is no other that could wait for it.
   const bool watched = job_.size() > 1 || plan().placement.replica_ranks > 1 || plan().device == Device::cuda;
   if (watched) watchdog_->start();
-  const bool done = run(all);
+  bool done = false;
+  try {
+    done = run(all);
+  } catch (...) {
+    // Sums may be in flight: MPI reads and writes the engine's memory until the process ends, which is now.
+    if (job_.size() > 1) static_cast<void>(engine_.release());
+    throw;
+  }
   watchdog_->stop();
   if (metrics_) metrics_->add_run(engine_->counters());
   enter_phase(job_, "after the last step");

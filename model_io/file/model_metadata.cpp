@@ -33,7 +33,7 @@ class ByteWriter {
   }
   template <typename T>
   void operator()(const std::optional<T>& value) {
-    (*this)(value.has_value());
+    (*this)(static_cast<std::uint8_t>(value.has_value()));
     if (value) (*this)(*value);
   }
   template <typename T>
@@ -59,8 +59,7 @@ class ByteReader {
   void operator()(std::string& text) { text = take(length()); }
   template <typename T>
   void operator()(std::vector<T>& values) {
-    values.resize(length());
-    for (T& value : values) (*this)(value);
+    for (std::size_t left = length(); left > 0; left--) (*this)(values.emplace_back());
   }
   void operator()(std::vector<std::uint8_t>& values) {
     const std::string_view bytes = take(length());
@@ -68,9 +67,10 @@ class ByteReader {
   }
   template <typename T>
   void operator()(std::optional<T>& value) {
-    bool there = false;
+    std::uint8_t there = 0;
     (*this)(there);
-    if (there) (*this)(value.emplace());
+    if (there > 1) throw Damage();
+    if (there == 1) (*this)(value.emplace());
   }
   template <typename T>
   void operator()(T& record) {

@@ -84,6 +84,31 @@ std::vector<std::string> gather_texts(const Communicator& comm, const std::strin
   return texts;
 }
 
+// On rank 0; empty elsewhere.
+std::vector<std::string> gather_on_first(const Communicator& comm, const std::string& mine) {
+  const auto ranks = static_cast<std::size_t>(comm.rank() == 0 ? comm.size() : 0);
+  std::vector<int> counts(ranks), offsets(ranks);
+  const int count = to_mpi_count(mine.size());
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Igather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, 0, comm.get(), &request),
+            "MPI_Igather");
+  wait_politely(request);
+  std::size_t total = 0;
+  for (std::size_t r = 0; r < ranks; r++) {
+    offsets[r] = to_mpi_count(total);
+    total += static_cast<std::size_t>(counts[r]);
+  }
+  std::string joined(total, '\0');
+  check_mpi(MPI_Igatherv(mine.data(), count, MPI_BYTE, joined.data(), counts.data(), offsets.data(), MPI_BYTE,
+                         0, comm.get(), &request),
+            "MPI_Igatherv");
+  wait_politely(request);
+  std::vector<std::string> texts;
+  for (std::size_t r = 0; r < ranks; r++)
+    texts.push_back(joined.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
+  return texts;
+}
+
 class MpiJobComm final : public JobComm {
  public:
   MpiJobComm() : job_(duplicate(MPI_COMM_WORLD)), mail_(duplicate(MPI_COMM_WORLD)) {
@@ -129,11 +154,7 @@ class MpiJobComm final : public JobComm {
     return text;
   }
 
-  std::vector<std::string> gather(const std::string& mine) override {
-    auto all = all_gather(mine);
-    if (rank() != 0) all.clear();
-    return all;
-  }
+  std::vector<std::string> gather(const std::string& mine) override { return gather_on_first(job_, mine); }
 
   std::vector<std::string> all_gather(const std::string& mine) override { return gather_texts(job_, mine); }
   std::vector<std::string> all_gather_on_host(const std::string& mine) override {

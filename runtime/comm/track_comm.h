@@ -61,7 +61,7 @@ class TrackComm {
   // Moves what can be moved now; true, and the transfer has ended, when all is sent and received.
   virtual bool poll(int transfer) = 0;
   virtual void finish(int transfer) = 0;  // waits for it
-  // After a failure: gives up what is in flight, so that its memory may be freed.
+  // After a failure: forgets what is in flight. MPI may move its bytes until the process ends.
   virtual void drop_transfers() {}
 
   // [rank] the lowest rank on that rank's host.

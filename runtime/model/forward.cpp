@@ -8,11 +8,16 @@
 namespace ptrt {
 namespace {
 
-// Each half reads all weights again, which a half of this many rows does not notice.
+// Each half reads all weights again, which a product of this many rows does not notice.
 constexpr std::int64_t kRowsOfHalf = 32;
 // The first half is whole tiles of the matrix products (6 rows, or fewer), so that a tile that is not
 // full comes once, as without halves.
 constexpr std::int64_t kRowsOfTiles = 24;
+
+// The least rows of a half; an expert gets top_k of `experts` of them.
+std::int64_t least_of_half(const ModelConfig& config) {
+  return config.moe ? kRowsOfHalf * config.moe->experts / config.moe->top_k : kRowsOfHalf;
+}
 
 // Where the second half of a step begins.
 std::int64_t middle_of(std::int64_t rows) {
@@ -129,7 +134,7 @@ void Forward::run_layers(std::span<const std::int32_t> tokens, const StepRows& r
 // a split track would double in number.
 bool Forward::in_halves(std::int64_t rows) const {
   const std::int64_t larger = std::max(middle_of(rows), rows - middle_of(rows));
-  return !splits_track_ && rows >= 2 * kRowsOfHalf && fusion_.overlaps(larger);
+  return !splits_track_ && rows >= 2 * least_of_half(config_) && fusion_.overlaps(larger);
 }
 
 // The halves take each block in turns, so the sum of one travels while the other computes. Rows see

@@ -4,6 +4,7 @@
 
 #include "kernels/base/clock.h"
 #include "kernels/base/error.h"
+#include "kernels/base/progress.h"
 #include "runtime/job/fault.h"
 
 namespace ptrt {
@@ -93,6 +94,7 @@ void HostAllReduce::sum(std::span<const float* const> local, std::int64_t count,
         seconds(std::clamp<std::int64_t>(consistency_.last_ready_ns() - start, 0, end - start));
   }
   stats_.sync_points++;
+  note_progress();
 }
 
 AllReduceAlgorithm HostAllReduce::algorithm_for(std::int64_t count) const {
@@ -154,6 +156,7 @@ void HostAllReduce::poll() {
 void HostAllReduce::finish(int number) {
   const std::int64_t begin = now_ns();
   stats_.bytes_sent += in_two_levels_[number] ? two_level_->finish(number) : mpi_->finish(number);
+  note_progress();  // no message was waited for where poll() had ended it
   const std::int64_t end = now_ns();
   stats_.seconds += seconds(end - begin);
   stats_.wait_seconds +=

@@ -109,7 +109,7 @@ constexpr const char* kModel = R"({
   "vocab_size": 259, "max_context": 256, "norm_eps": 1e-5, "norm_placement": ["pre", "post"],
   "qk_norm": true, "attention_pattern": ["global_rope", "local_rope"], "attention_window": 9,
   "rope_theta": 500.0, "rope_theta_local": 100.0, "ffn_pattern": ["dense", "moe"],
-  "moe": {"experts": 4, "top_k": 2, "ffn_size": 8, "router_logit_cap": null},
+  "moe": {"experts": 4, "top_k": 3, "ffn_size": 8, "router_logit_cap": null},
   "tie_embeddings": false, "bos_token_id": 256, "eos_token_ids": [257, 3, 50]})";
 
 class Halves : public ::testing::TestWithParam<const char*> {
@@ -159,7 +159,7 @@ class Halves : public ::testing::TestWithParam<const char*> {
 
   ModelConfig config_;
   TokenizerChoice tokenizer_;
-  EngineOptions options_{.max_batch = 5, .max_rows = 100, .kv_pages = 90};
+  EngineOptions options_{.max_batch = 5, .max_rows = 160, .kv_pages = 90};
   // Prompts of up to 200 tokens: in chunks, several to a step, beside rows that decode.
   std::vector<Request> requests_ = mixed_requests(24, 200, 12, 256);
 };
