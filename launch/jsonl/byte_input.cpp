@@ -3,36 +3,94 @@
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
 #include <cstring>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "kernels/base/error.h"
 #include "kernels/base/file_descriptor.h"
 #include "kernels/base/files.h"
 
 namespace ptrt {
+
+// The open file, and what its first reading found.
+class PieceFile {
+ public:
+  static constexpr std::size_t kPiece = std::size_t{256} << 10;
+
+  PieceFile(std::string path, FileDescriptor file) : path_(std::move(path)), file_(std::move(file)) {}
+
+  // The bytes of piece `number`, fewer at the end of the file. Reads into `to`, which has room for a piece.
+  std::size_t read(std::size_t number, char* to) {
+    const std::size_t start = number * kPiece;
+    const std::size_t wanted = known_ ? std::min(kPiece, bytes_ - std::min(bytes_, start)) : kPiece;
+    std::size_t got = 0;
+    while (got < wanted) {
+      const ssize_t more = ::pread(file_.get(), to + got, wanted - got, static_cast<off_t>(start + got));
+      if (more < 0 && errno == EINTR) continue;
+      if (more < 0) fail(std::strerror(errno));
+      if (more == 0) break;
+      got += static_cast<std::size_t>(more);
+    }
+    if (known_)
+      check(number, got, wanted, to);
+    else
+      keep(got, to);
+    return got;
+  }
+
+ private:
+  void keep(std::size_t got, const char* bytes) {
+    bytes_ += got;
+    if (got > 0) digests_.push_back(XXH3_64bits(bytes, got));
+    known_ = got < kPiece;
+  }
+  void check(std::size_t number, std::size_t got, std::size_t wanted, const char* bytes) const {
+    if (got < wanted || (got > 0 && XXH3_64bits(bytes, got) != digests_[number]))
+      throw_failure("{} was changed while this run was going: the journal has the results of what it was",
+                    path_);
+  }
+  [[noreturn]] void fail(const char* reason) const {
+    if (known_) throw_failure("cannot read the requests {}: {}", path_, reason);
+    throw_bad_input("cannot read the requests {}: {}", path_, reason);
+  }
+
+  std::string path_;
+  FileDescriptor file_;
+  bool known_ = false;  // to the end
+  std::size_t bytes_ = 0;
+  std::vector<std::uint64_t> digests_;  // of the pieces
+};
+
 namespace {
 
 class FileInput final : public ByteInput {
  public:
-  explicit FileInput(const std::string& path) : path_(path), file_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (!file_) throw_bad_input("cannot read the requests {}: {}", path_, std::strerror(errno));
-  }
+  explicit FileInput(std::shared_ptr<PieceFile> file)
+      : file_(std::move(file)), piece_(PieceFile::kPiece, '\0') {}
   std::size_t read(char* to, std::size_t bytes) override {
-    for (;;) {
-      const ssize_t got = ::read(file_.get(), to, bytes);
-      if (got >= 0) return static_cast<std::size_t>(got);
-      if (errno != EINTR) throw_bad_input("cannot read the requests {}: {}", path_, std::strerror(errno));
+    if (at_ == end_ && !at_end_) {
+      at_ = 0;
+      end_ = file_->read(next_++, piece_.data());
+      at_end_ = end_ < piece_.size();
     }
+    const std::size_t count = std::min(bytes, end_ - at_);
+    std::memcpy(to, piece_.data() + at_, count);
+    at_ += count;
+    return count;
   }
 
  private:
-  std::string path_;
-  FileDescriptor file_;
+  std::shared_ptr<PieceFile> file_;
+  std::string piece_;
+  std::size_t next_ = 0, at_ = 0, end_ = 0;  // the next piece; what is left of this one
+  bool at_end_ = false;
 };
 
 class TextInput final : public ByteInput {
@@ -53,13 +111,18 @@ class TextInput final : public ByteInput {
 
 RequestInput::RequestInput(std::string path) : path_(std::move(path)) {
   struct stat status;
-  in_memory_ = stat(path_.c_str(), &status) != 0 || !S_ISREG(status.st_mode);
-  if (in_memory_) text_ = read_text_file(path_, "the requests");
+  if (stat(path_.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) {
+    text_ = read_text_file(path_, "the requests");
+    return;
+  }
+  FileDescriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) throw_bad_input("cannot read the requests {}: {}", path_, std::strerror(errno));
+  file_ = std::make_shared<PieceFile>(path_, std::move(file));
 }
 
 std::unique_ptr<ByteInput> RequestInput::open() const {
-  if (in_memory_) return std::make_unique<TextInput>(text_);
-  return std::make_unique<FileInput>(path_);
+  if (file_ == nullptr) return std::make_unique<TextInput>(text_);
+  return std::make_unique<FileInput>(file_);
 }
 
 }  // namespace ptrt

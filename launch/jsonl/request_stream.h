@@ -62,12 +62,11 @@ class RequestStream {
                 std::function<bool(std::int64_t)> wanted);
 
   // The next wanted line; none after the last. Throws failure where the file is not as the first pass found
-  // it.
+  // it, before it gives a line that differs.
   std::optional<StreamedLine> next();
 
  private:
-  std::string path_;
-  RequestFileFacts facts_;
+  std::int64_t lines_;
   LineReader reader_;
   RequestParser parser_;
   std::function<bool(std::int64_t)> wanted_;

@@ -23,9 +23,14 @@ namespace ptrt {
 namespace {
 
 constexpr std::string_view kFirstLine = "# ptrt log 1\n";
+constexpr std::string_view kRedraw = "\r\033[K";  // begins a bar that replaces the one before
 
 // "2026-11-30T18:45:34.123Z rank 1 of 2 (host): text", a line at a time. Failures are ignored as on standard error.
 void write_lines(int file, const std::string& who, std::string_view text) {
+  if (text.starts_with(kRedraw)) {
+    if (!text.ends_with('\n')) return;  // the last bar alone is a line
+    text.remove_prefix(kRedraw.size());
+  }
   const auto now = std::chrono::system_clock::now();
   const auto ms =
       std::chrono::duration_cast<std::chrono::milliseconds>(now.time_since_epoch()).count() % 1000;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <thread>
@@ -143,15 +144,50 @@ TEST_F(RequestStreamTest, AnEmptyFileIsBadInput) {
     EXPECT_THROW(scan_requests(RequestInput(write(text))), Error) << text;
 }
 
+// Of a piece of the file that differs no line is given.
 TEST_F(RequestStreamTest, AFileThatChangesMeanwhile) {
   const std::string good = "{\"tokens\": [1]}\n{\"tokens\": [2]}\n";
-  for (const char* later : {"{\"tokens\": [1]}\n{\"tokens\": [3]}\n", "{\"tokens\": [1]}\n",
-                            "{\"tokens\": [1]}\n{\"tokens\": [2]}\n{\"tokens\": [2]}\n"}) {
+  for (const char* later : {"{\"tokens\": [1]}\n{\"tokens\": [3]}\n", "{\"tokens\": [1]}\n", ""}) {
     const RequestInput input(write(good));
     const RequestFileFacts facts = scan_requests(input);
     write(later);
     RequestStream stream(input, facts, parser(facts.lines), [](std::int64_t) { return true; });
-    EXPECT_THROW(while (stream.next()){}, Error) << later;
+    EXPECT_THROW(stream.next(), Error) << later;
+  }
+}
+
+TEST_F(RequestStreamTest, AChangeFarInTheFile) {
+  const std::string line = "{\"tokens\": [1]}\n";
+  std::string text;
+  for (int i = 0; i < 40000; i++) text += line;
+  const RequestInput input(write(text));
+  const RequestFileFacts facts = scan_requests(input);
+  text[35000 * line.size() + line.find('1')] = '2';
+  write(text);
+  RequestStream stream(input, facts, parser(facts.lines), [](std::int64_t) { return true; });
+  std::int64_t given = 0;
+  EXPECT_THROW(
+      while (const auto next = stream.next()) {
+        EXPECT_EQ(next->request.tokens, std::vector<std::int32_t>{1});
+        given++;
+      },
+      Error);
+  EXPECT_GT(given, 30000);
+  EXPECT_LT(given, 35000);
+}
+
+// What is appended belongs to another run; the open file stays when its name goes.
+TEST_F(RequestStreamTest, AFileThatGrowsOrGoes) {
+  const std::string text = sample_file(), path = write(text);
+  const RequestInput input(path);
+  const RequestFileFacts facts = scan_requests(input);
+  std::ofstream(path, std::ios::app) << "{\"tokens\": [7]}\n";
+  for (const bool removed : {false, true}) {
+    if (removed) std::filesystem::remove(path);
+    RequestStream stream(input, facts, parser(facts.lines), [](std::int64_t) { return true; });
+    std::int64_t lines = 0;
+    while (stream.next()) lines++;
+    EXPECT_EQ(lines, facts.lines);
   }
 }
 
