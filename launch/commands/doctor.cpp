@@ -8,6 +8,7 @@
 #include "launch/job/process.h"
 #include "launch/job/standard_streams.h"
 #include "launch/session/model_session.h"
+#include "runtime/job/placement.h"
 
 namespace ptrt {
 namespace {
@@ -26,6 +27,7 @@ class Doctor {
     if (can_exchange(launch_.ranks)) test_exchange(job_, oversubscribed(), launch_.measured);
     launch_.device = options_.run.device;
     launch_.share_gpu = options_.run.share_gpu;
+    launch_.replica_ranks = replica_ranks();
     std::vector<Finding> findings = judge(launch_);  // rank 0 knows all, and decides
     // What is wrong already would only be met again.
     const bool sound = findings.empty() || !findings.front().fails;
@@ -48,12 +50,35 @@ class Doctor {
         known_ = probe_->finish();
         const ModelFile file(options_.run.model, options_.run.trust_links, &*known_);
         const ModelConfig& config = file.config();
+        tracks_ = config.tracks;
         mine.model = fmt::format("{}: {} tracks x {} layers, {} sync points", options_.run.model,
                                  config.tracks, config.layers, config.tracks > 1 ? config.blocks() : 0);
       } catch (...) {
         mine.model_error = current_error().what();
       }
     for (const std::string& text : job_.all_gather(to_text(mine))) launch_.ranks.push_back(parse_facts(text));
+    tell_hosts_apart();
+  }
+
+  // By whom they share memory with, as a job does; all ranks take part, so not where one runs another program.
+  void tell_hosts_apart() {
+    for (const LaunchFacts& facts : launch_.ranks)
+      if (facts.program != launch_.ranks.front().program) return;
+    const std::vector<std::string> on_host = job_.all_gather_on_host(std::to_string(job_.rank()));
+    const std::vector<std::string> firsts = job_.all_gather(on_host.front());
+    for (std::size_t r = 0; r < firsts.size(); r++) launch_.ranks[r].host_first = std::stoi(firsts[r]);
+  }
+
+  // That of a job with these options, as far as they say; of all ranks where it depends on a model, and there is none.
+  std::int64_t replica_ranks() const {
+    const std::int64_t ranks = job_.size(), replicas = options_.run.replicas;
+    try {
+      if (tracks_ > 0)
+        return make_placement(ranks, job_.rank(), tracks_, {replicas, options_.run.tensor_parallel})
+            .replica_ranks;
+    } catch (const Error&) {  // the job's own refusal comes later
+    }
+    return replicas > 0 && ranks % replicas == 0 ? ranks / replicas : ranks;
   }
 
   bool oversubscribed() const {
@@ -89,6 +114,7 @@ class Doctor {
   JobComm& job_;
   ModelProbe* probe_;  // null without a model
   std::optional<ModelMetadata> known_;
+  std::int64_t tracks_ = 0;  // of the model; 0: none could be read
   Launch launch_;
   std::string trial_;
 };

@@ -16,6 +16,7 @@ namespace {
 
 constexpr int kLabel = 14;  // width of the first column
 
+using HostKey = std::pair<std::string, int>;
 using Value = std::function<std::string(const LaunchFacts&)>;
 
 // "0-3,8": numbers in order, runs of them shortened.
@@ -29,9 +30,10 @@ class Table {
  public:
   explicit Table(const Launch& launch) : launch_(launch) {
     for (const LaunchFacts& facts : launch_.ranks) {
-      for (const CpuSet& core : facts.allowed_cores) units_[facts.host].insert(core.begin(), core.end());
+      for (const CpuSet& core : facts.allowed_cores)
+        units_[facts.host_key()].insert(core.begin(), core.end());
       for (const std::string& uuid : facts.gpus) {
-        auto& of_host = gpus_[facts.host];
+        auto& of_host = gpus_[facts.host_key()];
         if (std::ranges::find(of_host, uuid) == of_host.end()) of_host.push_back(uuid);
       }
     }
@@ -54,11 +56,7 @@ class Table {
       return fmt::format("{} a rank ({})", with_byte_unit(f.memory_bytes),
                          f.memory_source.empty() ? "physical memory" : "limit: " + f.memory_source);
     });
-    row("/dev/shm", [](const LaunchFacts& f) {
-      return f.shm_bytes < 0
-                 ? "none"
-                 : fmt::format("{}, {} free", with_byte_unit(f.shm_bytes), with_byte_unit(f.shm_free_bytes));
-    });
+    row("/dev/shm", describe_shm);
     row("GPUs", [this](const LaunchFacts& f) { return gpus(f); });
     if (!gpus_.empty())
       row("driver", [](const LaunchFacts& f) {
@@ -98,16 +96,16 @@ class Table {
   }
 
   void hosts() {
-    std::vector<std::pair<std::string, std::vector<int>>> hosts;
+    std::vector<std::pair<HostKey, std::vector<int>>> hosts;
     for (const LaunchFacts& facts : launch_.ranks) {
-      auto host = std::ranges::find(hosts, facts.host, [](const auto& h) { return h.first; });
-      if (host == hosts.end()) host = hosts.insert(hosts.end(), {facts.host, {}});
+      auto host = std::ranges::find(hosts, facts.host_key(), [](const auto& h) { return h.first; });
+      if (host == hosts.end()) host = hosts.insert(hosts.end(), {facts.host_key(), {}});
       host->second.push_back(facts.rank);
     }
     line("ranks",
          fmt::format("{} on {} host{}", launch_.ranks.size(), hosts.size(), hosts.size() > 1 ? "s" : ""));
     for (const auto& [host, ranks] : hosts)
-      line("", fmt::format("{}: {}{}", host, name_ranks(ranks),
+      line("", fmt::format("{}: {}{}", host.first, name_ranks(ranks),
                            ranks.size() > 1 ? fmt::format(" (local 0-{})", ranks.size() - 1) : ""));
   }
 
@@ -115,13 +113,13 @@ class Table {
     return fmt::format("{} of {} allowed core{} a rank, {} thread{}{}; units {} of the host", f.cores,
                        f.allowed_cores.size(), f.allowed_cores.size() > 1 ? "s" : "", f.threads,
                        f.threads > 1 ? "s" : "", f.oversubscribed ? " (more than there are units)" : "",
-                       ranges_of(units_.at(f.host)));
+                       ranges_of(units_.at(f.host_key())));
   }
 
   // The GPUs of a rank's host, and how many of them it sees.
   std::string gpus(const LaunchFacts& f) const {
     if (f.gpus.empty()) return "none: " + (f.why_no_gpu.empty() ? "no CUDA device" : f.why_no_gpu);
-    const std::vector<std::string>& all = gpus_.at(f.host);
+    const std::vector<std::string>& all = gpus_.at(f.host_key());
     std::vector<std::string> names;
     constexpr std::size_t kShown = 12;  // "GPU-1a2b3c4d"
     for (const std::string& uuid : all) names.push_back(uuid.substr(0, kShown));
@@ -157,13 +155,16 @@ class Table {
     std::string times;
     for (const auto& [bytes, us] : found.all_reduce)
       times += fmt::format("{}{} {:.0f} us", times.empty() ? "" : ", ", with_byte_unit(bytes), us);
-    line("all-reduce", fmt::format("over all ranks, {}: {}",
-                                   found.shares_memory ? "in shared memory" : "by messages", times));
+    const char* how = found.shares_memory ? "in shared memory"
+                      : found.two_levels
+                          ? "in two levels, in shared memory on a host and by messages between hosts"
+                          : "by messages";
+    line("all-reduce", fmt::format("over all ranks, {}: {}", how, times));
   }
 
   const Launch& launch_;
-  std::map<std::string, std::set<int>> units_;            // by host: that any of its ranks may use
-  std::map<std::string, std::vector<std::string>> gpus_;  // by host: that any of its ranks sees
+  std::map<HostKey, std::set<int>> units_;            // by host: that any of its ranks may use
+  std::map<HostKey, std::vector<std::string>> gpus_;  // by host: that any of its ranks sees
   std::string text_;
 };
 

@@ -25,7 +25,13 @@ constexpr std::int64_t kLittleSpace = std::int64_t{64} << 20;
 using Ranks = std::vector<int>;
 
 bool shm_is_small(const LaunchFacts& facts) {
-  return facts.host_ranks > 1 && facts.shm_bytes >= 0 && facts.shm_bytes < shm_needed(facts.host_ranks);
+  return facts.host_ranks > 1 && facts.shm_bytes > 0 && facts.shm_bytes < shm_needed(facts.host_ranks);
+}
+
+// Open MPI's default takes a file system without a limit for one without space.
+bool shm_seems_full(const LaunchFacts& facts) {
+  return facts.host_ranks > 1 && facts.shm_bytes == 0 && facts.mpi.starts_with("Open MPI") &&
+         facts.mpi_shmem != "posix";
 }
 
 // "rank 2 (host b)", "ranks 4-7 (hosts b, c)".
@@ -72,8 +78,7 @@ class Judge {
     programs();
     instruction_sets();
     models();
-    gpus();
-    nccl();
+    if (gpus()) nccl();
     shared_memory();
     output();
     cores();
@@ -148,9 +153,9 @@ class Judge {
     }
   }
 
-  // GPUs as a job would deal them on each host.
-  void gpus() {
-    if (launch_.device == Device::cpu) return;
+  // GPUs as a job would deal them on each host. Whether it would run on them, or asks for them.
+  bool gpus() {
+    if (launch_.device == Device::cpu) return false;
     const bool asked = launch_.device == Device::cuda;
     const auto without = groups(launch_, [](const LaunchFacts& f) {
       return !f.gpus.empty() ? std::string() : f.why_no_gpu.empty() ? "no CUDA device" : f.why_no_gpu;
@@ -163,33 +168,38 @@ class Judge {
             fmt::format("{}: --backend cuda, but {}", with_hosts(launch_, ranks), why),
             "start these ranks where GPUs are and visible (Slurm: --gpus-per-task=1), or give --backend cpu");
     }
-    if (std::ssize(some) == size()) return;
+    if (std::ssize(some) == size()) return asked;
     if (!some.empty()) {
       std::ranges::sort(some);
       if (!asked)
         notes(fmt::format("{} see no GPU, so all ranks run on the CPU", with_hosts(launch_, some)),
               "show every rank a GPU (Slurm: --gpus-per-task=1), or leave out the hosts without one");
-      return;
+      return asked;
     }
-    deal_gpus(asked);
+    return deal_gpus(asked) || asked;
   }
 
-  void deal_gpus(bool asked) {
-    std::map<std::string, std::vector<HostGpus>> by_host;
-    for (const LaunchFacts& facts : launch_.ranks) by_host[facts.host].push_back({facts.rank, facts.gpus});
+  // Whether there is one for every rank.
+  bool deal_gpus(bool asked) {
+    bool enough = true;
+    std::map<std::pair<std::string, int>, std::vector<HostGpus>> by_host;
+    for (const LaunchFacts& facts : launch_.ranks)
+      by_host[facts.host_key()].push_back({facts.rank, facts.gpus});
     for (const auto& [host, ranks] : by_host) try {
         for (std::size_t i = 0; i < ranks.size(); i++) choose_gpu(ranks, i, launch_.share_gpu);
       } catch (const Error& error) {
+        enough = false;
         const char* change = "start one rank a GPU, or give --share-gpu, which is slow";
         if (asked)
-          fails(fmt::format("host {}: {}", host, error.what()), change);
+          fails(fmt::format("host {}: {}", host.first, error.what()), change);
         else
-          notes(fmt::format("host {}: {}; all ranks run on the CPU", host, error.what()), change);
+          notes(fmt::format("host {}: {}; all ranks run on the CPU", host.first, error.what()), change);
       }
+    return enough;
   }
 
   void nccl() {
-    if (launch_.device == Device::cpu || size() == 1) return;
+    if (launch_.replica_ranks == 1) return;  // no sums between ranks
     Ranks unsafe;
     std::set<std::string> versions;
     for (const LaunchFacts& facts : launch_.ranks) {
@@ -221,13 +231,18 @@ class Judge {
                 "make it larger: `docker run --shm-size={0}m`, the host's own /dev/shm in the container, or "
                 "`mount -o remount,size={0}m /dev/shm`",
                 2 * needed >> 20));
+      else if (shm_seems_full(*host))
+        fails(
+            fmt::format("host {}: /dev/shm has no limit, which Open MPI takes for no space: MPI hangs",
+                        host->host),
+            fmt::format("set OMPI_MCA_shmem=posix (`mpirun --mca shmem posix`), or give it a size: `mount -t "
+                        "tmpfs -o size={}m tmpfs /dev/shm`",
+                        2 * needed >> 20));
       else if (host->host_ranks == size() && !launch_.measured.all_reduce.empty() &&
                !launch_.measured.shares_memory)
-        notes(
-            fmt::format(
-                "host {}: its ranks share no memory, so sums go by messages ({} of {} of /dev/shm are free)",
-                host->host, with_byte_unit(host->shm_free_bytes), with_byte_unit(host->shm_bytes)),
-            "remove what other jobs have left in /dev/shm, or make it larger");
+        notes(fmt::format("host {}: its ranks share no memory, so sums go by messages (/dev/shm: {})",
+                          host->host, describe_shm(*host)),
+              "remove what other jobs have left in /dev/shm, or make it larger");
     }
   }
 
@@ -263,7 +278,7 @@ class Judge {
       Ranks crowded;
       int threads = 0;
       for (const LaunchFacts& facts : launch_.ranks) {
-        if (facts.host != host->host) continue;
+        if (facts.host_key() != host->host_key()) continue;
         for (const CpuSet& core : facts.allowed_cores) units.insert(core.begin(), core.end());
         if (facts.oversubscribed) crowded.push_back(facts.rank);
         threads += facts.threads;
@@ -308,8 +323,9 @@ std::vector<Finding> judge(const Launch& launch) {
 }
 
 bool can_exchange(std::span<const LaunchFacts> ranks) {
-  return std::ranges::all_of(
-      ranks, [&](const LaunchFacts& rank) { return rank.mpi == ranks.front().mpi && !shm_is_small(rank); });
+  return std::ranges::all_of(ranks, [&](const LaunchFacts& rank) {
+    return rank.mpi == ranks.front().mpi && !shm_is_small(rank) && !shm_seems_full(rank);
+  });
 }
 
 Finding refusal(const std::string& message) {
@@ -329,6 +345,12 @@ Finding refusal(const std::string& message) {
 
 bool nccl_windows_are_safe(int version) {
   return version < 22800 || version >= 23007;
+}
+
+std::string describe_shm(const LaunchFacts& facts) {
+  if (facts.shm_bytes < 0) return "none";
+  if (facts.shm_bytes == 0) return "no limit";
+  return fmt::format("{}, {} free", with_byte_unit(facts.shm_bytes), with_byte_unit(facts.shm_free_bytes));
 }
 
 std::int64_t shm_needed(int host_ranks) {

@@ -23,6 +23,7 @@ struct Launch {
   Measurements measured;
   std::optional<Device> device;  // --backend
   bool share_gpu = false;
+  std::int64_t replica_ranks = 1;  // of each replica; all ranks where it is not known
 };
 
 // Those that fail first.
@@ -40,6 +41,9 @@ bool nccl_windows_are_safe(int version);
 
 // Of /dev/shm for so many ranks: what Open MPI maps for each, and the memory in which ranks add.
 std::int64_t shm_needed(int host_ranks);
+
+// "16.0 MiB, 8.0 MiB free", "no limit", "none".
+std::string describe_shm(const LaunchFacts& facts);
 
 // "ranks 0-3, 7", "rank 2"; ascending.
 std::string name_ranks(std::span<const int> ranks);

@@ -18,12 +18,12 @@
 
 namespace ptrt {
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(LaunchFacts, rank, host_rank, host_ranks, host, launcher,
-                                                launched, mpi, mpi_level, program, instruction_sets,
-                                                instruction_error, allowed_cores, cores, threads,
-                                                oversubscribed, memory_bytes, memory_source, shm_bytes,
-                                                shm_free_bytes, hdf5, gpus, why_no_gpu, driver, nccl,
-                                                nccl_windows_off, model, model_error)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(LaunchFacts, rank, host_rank, host_ranks, host, host_first,
+                                                launcher, launched, mpi, mpi_level, mpi_shmem, program,
+                                                instruction_sets, instruction_error, allowed_cores, cores,
+                                                threads, oversubscribed, memory_bytes, memory_source,
+                                                shm_bytes, shm_free_bytes, hdf5, gpus, why_no_gpu, driver,
+                                                nccl, nccl_windows_off, model, model_error)
 
 namespace {
 
@@ -71,6 +71,7 @@ LaunchFacts collect_facts(const JobComm& job, const CoreShare& cores) {
   facts.launched = launched_task().size.value_or(1);
   facts.mpi = short_name(mpi_library_version());
   facts.mpi_level = mpi_thread_level();
+  if (const char* shmem = std::getenv("OMPI_MCA_shmem"); shmem != nullptr) facts.mpi_shmem = shmem;
   facts.program = program_version();
   try {
     facts.instruction_sets = own_instruction_sets();

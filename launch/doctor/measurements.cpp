@@ -113,6 +113,7 @@ class SumTimer {
         sum_(part_.size()) {}
 
   bool shares_memory() const { return all_reduce_.shares_memory(); }
+  bool two_levels() const { return all_reduce_.offers(AllReduceAlgorithm::two_level); }
 
   // As many sums as are worth it; all ranks take the same decision.
   double median_us(std::int64_t bytes) {
@@ -184,6 +185,7 @@ void test_exchange(JobComm& job, bool oversubscribed, Measurements& found) {
   found.clock_ahead_s = clocks_ahead(*comm);
   SumTimer timer(*comm, oversubscribed);
   found.shares_memory = timer.shares_memory();
+  found.two_levels = timer.two_levels();
   for (const std::int64_t bytes : kSizes) found.all_reduce.push_back({bytes, timer.median_us(bytes)});
 }
 

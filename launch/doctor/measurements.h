@@ -33,6 +33,7 @@ struct Measurements {
   std::vector<double> clock_ahead_s;  // of each rank's clock of the day, against rank 0's
   std::vector<AllReduceTime> all_reduce;
   bool shares_memory = false;  // the ranks add in shared memory
+  bool two_levels = false;     // those of a host do, and one of each host exchanges messages
   OutputTest output;
 };
 

@@ -134,12 +134,21 @@ class Doctor(CliTest):
 
     def test_little_shared_memory(self) -> None:
         """A /dev/shm in which MPI's own exchange would stop: the doctor does not try it."""
-        command = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=2m tmpfs /dev/shm && exec "$0" "$@"']
+        self.check_bad(self.with_shm("2m"), "/dev/shm has 2.0 MiB, and its 2 ranks need 12.0 MiB.* / change: .*--shm-size")
+
+    def test_shared_memory_without_a_limit(self) -> None:
+        self.check_bad(self.with_shm("0"), "/dev/shm has no limit, which Open MPI takes for no space.*OMPI_MCA_shmem=posix")
+        outcome = self.with_shm("0", "--mca", "shmem", "posix")
+        self.check_good(outcome, 2)
+        self.assertEqual(self.rows(outcome)["/dev/shm"], "no limit")
+
+    def with_shm(self, size: str, *options: str) -> Outcome:
+        command = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$0" "$@"']
         if subprocess.run([*command, "true"], capture_output=True, check=False).returncode != 0:
             self.skipTest("no mount namespaces here")
-        running = Running([], command=[*command, "mpirun", "--oversubscribe", "--bind-to", "none", "-n", "2", str(PTRT),
-                                       "doctor", str(self.model), "--step-timeout", "60"])
-        self.check_bad(running.finish(), "/dev/shm has 2.0 MiB, and its 2 ranks need 12.0 MiB.* / change: .*--shm-size")
+        running = Running([], command=[*command, "mpirun", "--oversubscribe", "--bind-to", "none", *options, "-n", "2",
+                                       str(PTRT), "doctor", str(self.model), "--step-timeout", "60"])
+        return running.finish()
 
     def test_a_rank_that_is_stopped(self) -> None:
         """Never a hang: the watchdog names it, as in a job."""

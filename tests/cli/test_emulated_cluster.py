@@ -48,6 +48,12 @@ class EmulatedCluster(CliTest):
         self.assertEqual(done.returncode, 1, "a failure while a sum is in flight" + done.stderr)
         self.assertRegex(done.stderr, r"rank 1\b.*sync")
 
+    def test_the_doctor_of_two_hosts(self) -> None:
+        done = on_cluster("--nodes", 2, "--ranks-per-node", 2, "--", PTRT, "doctor", "--threads", 1)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        self.assertRegex(done.stdout, r"ranks +4 on 2 hosts\n.*: ranks 0-1 \(local 0-1\)\n.*: ranks 2-3 \(local 0-1\)")
+        self.assertRegex(done.stdout, r"(?m)^all-reduce +over all ranks, in two levels, .*: 4.0 KiB \d+ us")
+
     def test_a_failing_command_leaves_nothing(self) -> None:
         before = namespaces()
         self.assertNotEqual(on_cluster("--nodes", 2, "--", "false").returncode, 0)

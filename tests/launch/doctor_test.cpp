@@ -19,6 +19,7 @@ Launch good_launch(int hosts, int ranks_a_host) {
     LaunchFacts facts;
     facts.rank = r;
     facts.host = std::string(1, static_cast<char>('a' + r / ranks_a_host));
+    facts.host_first = r - r % ranks_a_host;
     facts.host_rank = r % ranks_a_host;
     facts.host_ranks = ranks_a_host;
     facts.launcher = "srun (PMIx 4.2.2), Slurm job 7";
@@ -35,9 +36,11 @@ Launch good_launch(int hosts, int ranks_a_host) {
     facts.model = "m.h5: 2 tracks x 8 layers, 2 sync points";
     launch.ranks.push_back(facts);
   }
+  launch.replica_ranks = hosts * ranks_a_host;
   launch.measured.clock_ahead_s.assign(launch.ranks.size(), 0.0001);
   launch.measured.all_reduce = {{4096, 3.2}};
   launch.measured.shares_memory = hosts == 1;
+  launch.measured.two_levels = hosts > 1 && ranks_a_host > 1;
   launch.measured.output = {"results.jsonl", "", 100 * kGiB,
                             std::vector(launch.ranks.size(), LockSeen::held)};
   return launch;
@@ -158,6 +161,43 @@ TEST(Doctor, WindowsOfNccl) {
   EXPECT_TRUE(judge(launch).empty()) << "one rank has no sums";
 }
 
+TEST(Doctor, JudgesNcclOnlyWhereItWouldAdd) {
+  Launch launch = gpu_launch(2, 2);
+  for (LaunchFacts& facts : launch.ranks) facts.nccl = 22809;
+  launch.ranks[3].nccl = 22703;  // unsafe, and different
+  EXPECT_EQ(judge(launch).size(), 2u);
+  launch.replica_ranks = 1;
+  EXPECT_TRUE(judge(launch).empty()) << "replicas of a rank each";
+  launch.replica_ranks = 2;
+  EXPECT_EQ(judge(launch).size(), 2u);
+  launch.device.reset();
+  EXPECT_EQ(judge(launch).size(), 2u) << "all have a GPU";
+  launch.ranks[0].gpus.clear();
+  expect_finding(launch, false, {"rank 0 (host a) see no GPU", "all ranks run on the CPU"});
+  launch.ranks[0].gpus = launch.ranks[1].gpus;
+  expect_finding(launch, false, {"would share the GPU", "all ranks run on the CPU"});
+}
+
+// Containers on two nodes, of one name.
+TEST(Doctor, HostsOfOneName) {
+  Launch launch = gpu_launch(2, 2);
+  for (LaunchFacts& facts : launch.ranks) {
+    facts.host = "box";
+    facts.gpus = {fmt::format("GPU-{}", facts.host_rank)};
+    facts.allowed_cores = {{facts.host_first + facts.host_rank}};
+  }
+  EXPECT_TRUE(judge(launch).empty());
+  launch.ranks[2].oversubscribed = true;
+  launch.ranks[2].threads = launch.ranks[3].threads = 4;
+  expect_finding(launch, false, {"rank 2 (host box)", "8 threads of 2 ranks", "units 2,3"});
+  const std::string table = doctor_table(launch, "");
+  EXPECT_NE(table.find("4 on 2 hosts\n               box: ranks 0-1 (local 0-1)\n"
+                       "               box: ranks 2-3 (local 0-1)\n"),
+            std::string::npos)
+      << table;
+  EXPECT_NE(table.find("units 2-3 of the host"), std::string::npos) << table;
+}
+
 TEST(Doctor, LittleSharedMemory) {
   Launch launch = good_launch(2, 4);
   for (std::size_t r = 4; r < 8; r++) launch.ranks[r].shm_bytes = launch.ranks[r].shm_free_bytes = 16 << 20;
@@ -172,6 +212,22 @@ TEST(Doctor, LittleSharedMemory) {
   launch = good_launch(1, 2);
   launch.measured.shares_memory = false;
   expect_finding(launch, false, {"share no memory", "by messages"});
+}
+
+// A tmpfs of size=0 has no limit, and tells of no blocks.
+TEST(Doctor, SharedMemoryWithoutALimit) {
+  Launch launch = good_launch(1, 2);
+  for (LaunchFacts& facts : launch.ranks) facts.shm_bytes = facts.shm_free_bytes = 0;
+  expect_finding(
+      launch, true,
+      {"host a: /dev/shm has no limit, which Open MPI takes for no space", "OMPI_MCA_shmem=posix"});
+  EXPECT_FALSE(can_exchange(launch.ranks)) << "they would hang";
+  EXPECT_NE(doctor_table(launch, "").find("/dev/shm       no limit\n"), std::string::npos);
+  for (LaunchFacts& facts : launch.ranks) facts.mpi_shmem = "posix";
+  EXPECT_TRUE(judge(launch).empty());
+  EXPECT_TRUE(can_exchange(launch.ranks));
+  for (LaunchFacts& facts : launch.ranks) facts.mpi = "MPICH 4.0", facts.mpi_shmem.clear();
+  EXPECT_TRUE(judge(launch).empty());
 }
 
 TEST(Doctor, WhereResultsWouldGo) {
@@ -260,6 +316,13 @@ TEST(Doctor, RanksThatAreAlikeShareALine) {
   Launch mixed = good_launch(2, 2);
   mixed.ranks[3].instruction_sets = {"AVX2"};
   const std::string two = doctor_table(mixed, "");
+  EXPECT_NE(
+      two.find("over all ranks, in two levels, in shared memory on a host and by messages between hosts: "),
+      std::string::npos)
+      << two;
+  EXPECT_NE(doctor_table(good_launch(1, 2), "").find("over all ranks, in shared memory: "),
+            std::string::npos);
+  EXPECT_NE(doctor_table(good_launch(2, 1), "").find("over all ranks, by messages: "), std::string::npos);
   EXPECT_NE(two.find("instructions   ranks 0-2: AVX3, AVX2, SSE4\n               rank 3: AVX2\n"),
             std::string::npos)
       << two;
