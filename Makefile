@@ -22,7 +22,7 @@ run: program ## Eight MPI ranks, one track each, answer a dozen prompts with the
 
 test: build ## Build and run all tests
 	@cmake --build $(BUILD_DIR) --parallel $(JOBS)
-	$(MPI_ENV) ctest --test-dir $(BUILD_DIR) --output-on-failure
+	$(MPI_ENV) ctest --test-dir $(BUILD_DIR) --output-on-failure -j $(JOBS)
 
 test-slurm: build ## Run the batch scripts of scripts/slurm on a real Slurm of two emulated nodes (root)
 	@tests/slurm/install.sh
