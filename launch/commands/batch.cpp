@@ -1,6 +1,8 @@
 // `ptrt generate` and `ptrt score`: a file of requests in, a file of results out.
+#include <algorithm>
 #include <chrono>
 #include <cstdlib>
+#include <limits>
 #include <optional>
 
 #include "kernels/base/error.h"
@@ -141,6 +143,10 @@ class Batch {
   // A record that is not there any more is made again, of the results.
   void record_finished_shard(const BatchIdentity& batch) {
     const FinishedRun results = *read_finished(options_.output);
+    if (!results.most_tokens)
+      throw_bad_input(
+          "{} does not say how much of the KV cache the requests needed: without --resume {} is replaced",
+          finished_path(options_.output), options_.output);
     if (results.kv_tokens > 0) {
       LineReader reader(RequestInput(options_.output).open());
       for (std::int64_t place = 0; const auto line = reader.next(); place++)
@@ -155,10 +161,12 @@ class Batch {
                        .shard = shard_,
                        .file_lines = file_.lines,
                        .lines = {},
-                       .kv_tokens = results.kv_tokens > 0 ? results.kv_tokens : session_.kv_tokens(),
+                       .kv_tokens = results.kv_tokens,
                        .kv_cache_exceeded = kv_cache_exceeded_,
+                       .most_tokens = *results.most_tokens,
                        .bytes = results.bytes,
                        .results_crc32c = results.results_crc32c};
+    std::ranges::sort(record.kv_cache_exceeded);
     if (lines() > 0) record.lines.push_back({shard_.line_at(0), lines()});
     write_shard_record(options_.output, record);
   }
@@ -172,6 +180,8 @@ class Batch {
       // With the pool of today a request may fit that did not.
       journal_.emplace(options_.output, digest(identity_), lines(), options_.resume, is_kv_cache_exceeded);
       done_before_ = journal_->count();
+      for (std::int64_t place = 0; is_shard() && place < lines(); place++)
+        earlier_.push_back(journal_->has(place));
       progress_.emplace(lines(), journal_->count(), options_.shown_progress());
       session_.note_requests(lines(), journal_->count());
     });
@@ -207,16 +217,37 @@ class Batch {
     store(results);
   }
 
+  RequestParser parser(const RequestLimits& limits) const {
+    return {options_.task, session_.config(), session_.tokenizer(), limits, file_.lines};
+  }
+
+  void note_tokens(const std::optional<StreamedLine>& line) {
+    if (line && line->runs()) most_tokens_ = std::max(most_tokens_, line->request.cached_tokens());
+  }
+
+  // The results that a shard found in its journal do not say how much of the pool they needed, which may have been
+  // another one: their lines are read once more.
+  void note_earlier_tokens() {
+    if (!is_shard() || done_before_ == 0) return;
+    RequestStream stream(
+        *input_, file_, parser({std::numeric_limits<std::int64_t>::max()}), [this](auto line) {
+          return shard_.has(line) && earlier_[static_cast<std::size_t>(shard_.place_of(line))];
+        });
+    while (const auto line = stream.next()) note_tokens(line);
+  }
+
   // Rank 0 reads the lines of its shard that have no result yet.
-  RequestDealer::Source open_source() const {
+  RequestDealer::Source open_source() {
     if (journal_->count() == lines()) return [] { return std::nullopt; };
-    RequestParser parser(options_.task, session_.config(), session_.tokenizer(), {session_.kv_tokens()},
-                         file_.lines);
     const auto wanted = [this](std::int64_t line) {
       return shard_.has(line) && !journal_->has(shard_.place_of(line));
     };
-    auto stream = std::make_shared<RequestStream>(*input_, file_, std::move(parser), wanted);
-    return [stream] { return stream->next(); };
+    auto stream = std::make_shared<RequestStream>(*input_, file_, parser({session_.kv_tokens()}), wanted);
+    return [this, stream] {
+      auto line = stream->next();
+      note_tokens(line);
+      return line;
+    };
   }
 
   void open_desk() {
@@ -300,7 +331,9 @@ class Batch {
     progress_->end();
     if (journal_->count() < lines()) return;
     fault_point("publish");
+    note_earlier_tokens();
     journal_->publish([&](FinishedRun& results) {
+      if (is_shard()) results.most_tokens = most_tokens_;
       if (!kv_cache_exceeded_.empty()) results.kv_tokens = session_.kv_tokens();
       if (is_shard()) record_shard(identity_, results);
     });
@@ -332,6 +365,8 @@ class Batch {
   RequestFileFacts file_;
   std::optional<RequestDesk> desk_;
   std::vector<std::int64_t> kv_cache_exceeded_;  // lines that do not fit the pool
+  std::int64_t most_tokens_ = 0;                 // of the pool, for one of the others
+  std::vector<bool> earlier_;                    // a shard's lines with a result of an earlier run
   std::int64_t rejected_ = 0;                    // lines that cannot be run
   std::int64_t done_before_ = 0;
   std::optional<Journal> journal_;

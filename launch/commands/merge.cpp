@@ -92,17 +92,6 @@ class ShardResults {
   std::uint32_t crc_ = 0;
 };
 
-// The lines ascend, and are the shard's own.
-bool is_sound(const ShardRecord& record) {
-  std::int64_t next = 0;
-  for (const auto& [first, count] : record.lines) {
-    if (first < next || count < 1 || !record.shard.has(first)) return false;
-    if (count > record.shard.lines_of(record.file_lines) - record.shard.place_of(first)) return false;
-    next = first + count * record.shard.count;
-  }
-  return true;
-}
-
 ShardResults open_shard(const std::string& path) {
   if (Journal::exists(path))
     throw_bad_input("{} is not finished: continue the run of {} with --resume", path, journal_path(path));
@@ -110,7 +99,6 @@ ShardResults open_shard(const std::string& path) {
   if (!record)
     throw_bad_input("{} is no result of a --shard run: there is no {} beside it", path,
                     shard_record_path(path));
-  if (!is_sound(*record)) throw_bad_input("{} is damaged", shard_record_path(path));
   return {path, std::move(*record)};
 }
 
@@ -147,24 +135,29 @@ void order_shards(std::vector<ShardResults>& shards) {
 }
 
 // The tokens of the shards' KV pool, where it was too small for some line; else 0. Throws bad_input where no
-// single size of the pool gives these results.
+// single size of the pool gives these results: it is in the results of the lines that do not fit it, and all others
+// fit it.
 std::int64_t pool_too_small(const std::vector<ShardResults>& shards) {
-  std::vector<std::int64_t> lines;
-  const ShardResults *some = nullptr, *other = nullptr;
+  const ShardResults* small = nullptr;
   for (const ShardResults& shard : shards) {
-    const auto& of_shard = shard.record().kv_cache_exceeded;
-    lines.insert(lines.end(), of_shard.begin(), of_shard.end());
-    if (!of_shard.empty()) some = &shard;
+    const std::int64_t pool = shard.record().kv_tokens;
+    if (pool > 0 && (small == nullptr || pool < small->record().kv_tokens)) small = &shard;
   }
-  std::ranges::sort(lines);
-  for (const ShardResults& shard : shards)
-    if (some != nullptr && shard.record().kv_tokens != some->record().kv_tokens) other = &shard;
-  if (other != nullptr)
+  if (small == nullptr) return 0;
+  const std::int64_t pool = small->record().kv_tokens;
+  const auto refuse = [&](const std::string& why) {
     throw_bad_input(
-        "line {} did not fit the KV cache of {} tokens in {}, and {} ran with {} tokens: run the shards "
-        "with one --kv-cache-bytes",
-        lines.front() + 1, some->record().kv_tokens, some->name(), other->name(), other->record().kv_tokens);
-  return some != nullptr ? some->record().kv_tokens : 0;
+        "line {} did not fit the KV cache of {} tokens in {}, and {}: run the shards with one "
+        "--kv-cache-bytes",
+        small->record().kv_cache_exceeded.front() + 1, pool, small->name(), why);
+  };
+  for (const ShardResults& shard : shards) {
+    const ShardRecord& record = shard.record();
+    if (record.kv_tokens > pool) refuse(fmt::format("{} ran with {} tokens", shard.name(), record.kv_tokens));
+    if (record.most_tokens > pool)
+      refuse(fmt::format("{} has a result that needed {} tokens", shard.name(), record.most_tokens));
+  }
+  return pool;
 }
 
 void check_files(const MergeOptions& options) {

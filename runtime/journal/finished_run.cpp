@@ -28,6 +28,7 @@ std::string to_text(const FinishedRun& run) {
       "{{\"ptrt_results\":1,\"digest\":\"{}\",\"requests\":{},\"bytes\":{},\"results_crc32c\":\"{}\"",
       run.digest, run.requests, run.bytes, checksum_text(run.results_crc32c));
   if (run.kv_tokens > 0) body += fmt::format(",\"kv_tokens\":{}", run.kv_tokens);
+  if (run.most_tokens) body += fmt::format(",\"most_tokens\":{}", *run.most_tokens);
   return fmt::format("{},\"crc32c\":\"{}\"}}\n", body, checksum_text(checksum_of(body)));
 }
 
@@ -44,6 +45,8 @@ std::optional<FinishedRun> from_text(const std::string& text) {
                   .bytes = json["bytes"].get<std::int64_t>()};
   if (json.contains("kv_tokens") && json["kv_tokens"].is_number_unsigned())
     run.kv_tokens = json["kv_tokens"].get<std::int64_t>();
+  if (json.contains("most_tokens") && json["most_tokens"].is_number_unsigned())
+    run.most_tokens = json["most_tokens"].get<std::int64_t>();
   run.results_crc32c = static_cast<std::uint32_t>(
       std::strtoul(json["results_crc32c"].get<std::string>().c_str(), nullptr, 16));
   if (to_text(run) != text) return std::nullopt;

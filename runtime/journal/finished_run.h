@@ -4,7 +4,7 @@
 //   {"ptrt_results":1,"digest":"…","requests":N,"bytes":B,"results_crc32c":"xxxxxxxx","crc32c":"xxxxxxxx"}
 //
 // Where requests did not fit the KV pool, "kv_tokens":T before the last key is the pool's size: with a larger
-// one they might have results.
+// one they might have results. A shard's has "most_tokens":M there too, which RESULTS.jsonl.shard is made of again.
 //
 // It is written before the results get their name and before the journal is removed. So it fits the
 // results whenever there is no journal, unless someone changed one of them.
@@ -22,6 +22,8 @@ struct FinishedRun {
   std::int64_t bytes = 0;            // of the results file
   std::uint32_t results_crc32c = 0;  // of its bytes
   std::int64_t kv_tokens = 0;        // of the KV pool, if requests did not fit it; else 0
+  // Of a shard: of the KV cache, for the largest of the requests that have a result.
+  std::optional<std::int64_t> most_tokens = {};
 
   bool operator==(const FinishedRun&) const = default;
 };

@@ -27,9 +27,10 @@ std::string to_text(const ShardRecord& record) {
   const std::string body = fmt::format(
       "{{\"ptrt_shard\":1,\"job\":\"{}\",\"requests\":\"{:016x}\",\"index\":{},\"count\":{},\"file_lines\":{}"
       ","
-      "\"lines\":[{}],\"kv_tokens\":{},\"kv_cache_exceeded\":[{}],\"bytes\":{},\"results_crc32c\":\"{}\"",
+      "\"lines\":[{}],\"kv_tokens\":{},\"kv_cache_exceeded\":[{}],\"most_tokens\":{},\"bytes\":{},\"results_"
+      "crc32c\":\"{}\"",
       record.batch.job, record.batch.requests, record.shard.index, record.shard.count, record.file_lines,
-      lines, record.kv_tokens, fmt::join(record.kv_cache_exceeded, ","), record.bytes,
+      lines, record.kv_tokens, fmt::join(record.kv_cache_exceeded, ","), record.most_tokens, record.bytes,
       checksum_text(record.results_crc32c));
   return fmt::format("{},\"crc32c\":\"{}\"}}\n", body, checksum_text(checksum_of(body)));
 }
@@ -46,7 +47,7 @@ bool has_fields(const json& object) {
     return value.is_array() &&
            std::ranges::all_of(value, [&](const json& run) { return numbers(run) && run.size() == 2; });
   };
-  for (const char* key : {"index", "count", "file_lines", "kv_tokens", "bytes"})
+  for (const char* key : {"index", "count", "file_lines", "kv_tokens", "most_tokens", "bytes"})
     if (!is(key, number)) return false;
   for (const char* key : {"job", "requests", "results_crc32c"})
     if (!is(key, text)) return false;
@@ -59,7 +60,24 @@ std::uint64_t from_hex(const std::string& text) {
   return value;
 }
 
-// None unless to_text() would give exactly this text.
+// Whether the lines ascend and are all of the shard's. What divides by the shard's count relies on it.
+bool is_sound(const ShardRecord& record) {
+  const Shard& shard = record.shard;
+  if (shard.count < 1 || shard.count > kMostShards || shard.index < 0 || shard.index >= shard.count)
+    return false;
+  const std::int64_t of_shard = shard.lines_of(record.file_lines);
+  std::int64_t place = 0;
+  for (const auto& [first, count] : record.lines) {
+    if (count < 1 || count > of_shard - place || first != shard.line_at(place)) return false;
+    place += count;
+  }
+  const auto is_own = [&](std::int64_t line) { return line < record.file_lines && shard.has(line); };
+  const auto& exceeded = record.kv_cache_exceeded;
+  return place == of_shard && exceeded.empty() == (record.kv_tokens == 0) &&
+         std::ranges::is_sorted(exceeded) && std::ranges::all_of(exceeded, is_own);
+}
+
+// None unless to_text() would give exactly this text, of a record that makes sense.
 std::optional<ShardRecord> from_text(const std::string& text) {
   const json object = json::parse(text, nullptr, false);
   if (!object.is_object() || !has_fields(object)) return std::nullopt;
@@ -71,9 +89,10 @@ std::optional<ShardRecord> from_text(const std::string& text) {
     record.lines.push_back({run[0].get<std::int64_t>(), run[1].get<std::int64_t>()});
   record.kv_tokens = object["kv_tokens"].get<std::int64_t>();
   record.kv_cache_exceeded = object["kv_cache_exceeded"].get<std::vector<std::int64_t>>();
+  record.most_tokens = object["most_tokens"].get<std::int64_t>();
   record.bytes = object["bytes"].get<std::int64_t>();
   record.results_crc32c = static_cast<std::uint32_t>(from_hex(object["results_crc32c"].get<std::string>()));
-  if (to_text(record) != text) return std::nullopt;
+  if (to_text(record) != text || !is_sound(record)) return std::nullopt;
   return record;
 }
 

@@ -2,10 +2,12 @@
 // put the shards of one job together. One line:
 //
 //   {"ptrt_shard":1,"job":"…","requests":"xxxxxxxxxxxxxxxx","index":I,"count":N,"file_lines":L,
-//    "lines":[[FIRST,HOW_MANY],…],"kv_tokens":T,"kv_cache_exceeded":[…],"bytes":B,"results_crc32c":"xxxxxxxx",
-//    "crc32c":"xxxxxxxx"}
+//    "lines":[[FIRST,HOW_MANY],…],"kv_tokens":T,"kv_cache_exceeded":[…],"most_tokens":M,"bytes":B,
+//    "results_crc32c":"xxxxxxxx","crc32c":"xxxxxxxx"}
 //
-// "lines" are the numbers, in the whole request file, of the lines that have a result: runs in steps of N.
+// "lines" are the numbers, in the whole request file, of the lines that have a result: runs in steps of N, which are
+// all of the shard's. Results of one KV pool are those where no line that has one needed more than a pool that was
+// too small for another line.
 #pragma once
 
 #include <cstdint>
@@ -38,9 +40,10 @@ struct ShardRecord {
     bool operator==(const Run&) const = default;
   };
   std::vector<Run> lines;
-  std::int64_t kv_tokens = 0;  // that fit the KV pool
-  std::vector<std::int64_t> kv_cache_exceeded;
-  std::int64_t bytes = 0;  // of the results
+  std::int64_t kv_tokens = 0;                   // of the KV pool, if lines did not fit it; else 0
+  std::vector<std::int64_t> kv_cache_exceeded;  // those lines, ascending
+  std::int64_t most_tokens = 0;                 // of the KV cache, for the largest of the other lines
+  std::int64_t bytes = 0;                       // of the results
   std::uint32_t results_crc32c = 0;
 
   std::int64_t results() const;

@@ -2,6 +2,7 @@
 """--shard and merge: several jobs share a request file, and their results together are those of one job."""
 
 import os
+import re
 import resource
 import shutil
 import unittest
@@ -10,6 +11,7 @@ from pathlib import Path
 from ptrt_cli import PTRT, CliTest, Outcome, ptrt, read_results, write_requests
 from test_outputs import run_command
 
+from crc32c import crc32c
 from model_maker import make_config, write_random
 
 ROWS: list = [
@@ -198,6 +200,47 @@ class Shards(CliTest):
         self.assertEqual(self.out.read_bytes(), self.run_batch(whole, *small, requests=requests))
         outcome = ptrt("generate", self.model, requests, "-o", self.out, "--resume", *small)
         self.assertIn("is complete", outcome.output)
+
+    def test_lines_that_ran_with_a_larger_pool(self) -> None:
+        """A shard that was continued, or only recorded again, with a smaller pool than its lines ran with."""
+        rows = [{"prompt": "x", "max_tokens": count} for count in (60, 100, 10, 10)]
+        requests = write_requests(self.fresh(".jsonl"), rows)
+        small = ("--kv-cache-bytes", "16K")
+        shards = [self.fresh(f"-{index}.jsonl") for index in range(2)]
+        self.run_batch(shards[1], "--shard", "1/2", *small, requests=requests)
+        words = ("line 2 did not fit the KV cache", f"{shards[0].name} (shard 0/2) has a result that needed")
+        stopped = ptrt("generate", self.model, requests, "-o", shards[0], "--shard", "0/2", "--max-batch", "1",
+                       env={"PTRT_FAULT": "rank=0,at=step,after=65"})
+        self.assertEqual(stopped.status, 1, stopped.output)
+        self.assertEqual(Path(f"{shards[0]}.partial").read_text().count('"line":'), 1, "the first line alone has ended")
+        self.run_batch(shards[0], "--shard", "0/2", "--resume", *small, requests=requests)
+        self.check_not_merged(*shards, words=words)
+        record = Path(f"{shards[0]}.shard")
+        text = record.read_bytes()
+        self.run_batch(shards[0], "--shard", "0/2", requests=requests)
+        self.assertEqual(record.read_bytes(), text)
+        record.unlink()
+        self.run_batch(shards[0], "--shard", "0/2", "--resume", *small, requests=requests)
+        self.assertEqual(record.read_bytes(), text)
+        self.check_not_merged(*shards, words=words)
+        # With the larger pool for all there is one job that has these results.
+        self.run_batch(shards[1], "--shard", "1/2", requests=requests)
+        self.assert_done(self.merge(*shards))
+        self.assertEqual(self.out.read_bytes(), self.run_batch(self.fresh(".jsonl"), requests=requests))
+
+    def test_a_note_of_an_older_program(self) -> None:
+        """Of what it does not tell no record is made."""
+        results = self.fresh("-results.jsonl")
+        self.run_batch(results, "--shard", "1/3")
+        done, record = Path(f"{results}.done"), Path(f"{results}.shard")
+        body = re.sub(r',"most_tokens":\d+,"crc32c".*', "", done.read_text().strip())
+        done.write_text(f'{body},"crc32c":"{crc32c(body.encode()):08x}"}}\n')
+        record.unlink()
+        self.check_refused(ptrt("generate", self.model, self.requests, "-o", results, "--shard", "1/3", "--resume"),
+                           done.name, "does not say", "without --resume")
+        self.assertFalse(record.exists())
+        self.run_batch(results, "--shard", "1/3")
+        self.assertEqual(record.read_bytes(), Path(f"{self.three[1]}.shard").read_bytes())
 
     def test_slurm(self) -> None:
         results = self.fresh("-results.jsonl")

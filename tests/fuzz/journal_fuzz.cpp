@@ -1,6 +1,7 @@
-// A journal, or the note or the record of a shard beside finished results, that something else has changed: refused and left as it is, or the
-// results come out as they went in. The input is a list of changes of four bytes each, since its bytes alone would
-// hardly ever be a journal.
+// A journal, or the note or the record of a shard beside finished results, that something else has changed: refused
+// and left as it is, or the results come out as they went in. The input is a list of changes of four bytes each, since
+// its bytes alone would hardly ever be a journal. A record may get the checksum of what it has become: it must then
+// make sense.
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -10,6 +11,7 @@
 #include "kernels/base/error.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
+#include "runtime/journal/journal_format.h"
 #include "runtime/journal/shard_record.h"
 
 namespace ptrt::fuzz {
@@ -62,9 +64,10 @@ class Folder {
 const ShardRecord kRecord{.batch = {"generate-0123", 0x123456789abcdef0},
                           .shard = {1, 3},
                           .file_lines = 16,
-                          .lines = {{1, 2}, {10, 3}},
+                          .lines = {{1, 2}, {7, 3}},
                           .kv_tokens = 4096,
                           .kv_cache_exceeded = {4, 13},
+                          .most_tokens = 4000,
                           .bytes = 1000,
                           .results_crc32c = 0x89abcdef};
 
@@ -167,6 +170,23 @@ void check_record(const Folder& folder, const Written& written, const std::strin
   expect(record == written.record, "a changed record is taken for one that was written");
 }
 
+void check_summed_record(const Folder& folder, std::string record) {
+  const std::size_t end = record.rfind(",\"crc32c\":\"");
+  if (end == std::string::npos) return;
+  const std::string body = record.substr(0, end);
+  record = fmt::format("{},\"crc32c\":\"{}\"}}\n", body, checksum_text(checksum_of(body)));
+  const std::string path = shard_record_path(folder.results());
+  write_file(path, record);
+  try {
+    const auto read = read_shard_record(folder.results());
+    const Shard& shard = read->shard;
+    expect(shard.index >= 0 && shard.index < shard.count, "shard {} of {}", shard.index, shard.count);
+    expect(read->results() == shard.lines_of(read->file_lines), "{} lines", read->results());
+  } catch (const Error& error) {
+    check_refusal(error, path, record);
+  }
+}
+
 }  // namespace
 
 void run_input(std::string_view input) {
@@ -183,7 +203,8 @@ void run_input(std::string_view input) {
   if (&changed == &journal)
     check_journal(folder, written, journal);
   else if (&changed == &record)
-    check_record(folder, written, record);
+    static_cast<unsigned char>(input[0]) < 128 ? check_record(folder, written, record)
+                                               : check_summed_record(folder, record);
   else
     check_finished(folder, written, results, note);
 }

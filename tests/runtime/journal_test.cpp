@@ -402,6 +402,18 @@ TEST_F(FinishedRunTest, FindsEveryChangeOfTheNote) {
   EXPECT_THROW(Journal::check_output(results_, false), Error) << "it would be replaced";
 }
 
+TEST_F(FinishedRunTest, SaysWhatAShardNeeded) {
+  FinishedRun run = *read_finished(results_);
+  EXPECT_FALSE(run.most_tokens) << "nor did older programs say it";
+  for (const std::int64_t kv_tokens : {0, 64}) {
+    run.kv_tokens = kv_tokens;
+    run.most_tokens = 48;
+    write_finished(results_, run);
+    EXPECT_EQ(read_finished(results_), run);
+    EXPECT_TRUE(is_finished(results_, "d", 3, 64));
+  }
+}
+
 TEST_F(FinishedRunTest, IsReplacedBeforeNewResults) {
   Journal journal(results_, "e", 1, false);
   journal.append(0, "{}");

@@ -31,9 +31,10 @@ class ShardRecordFile : public testing::Test {
   const ShardRecord record_{.batch = {"generate-0123", 0xfedcba9876543210},
                             .shard = {2, 5},
                             .file_lines = 103,
-                            .lines = {{2, 3}, {22, 17}},
+                            .lines = {{2, 3}, {17, 18}},
                             .kv_tokens = 4096,
                             .kv_cache_exceeded = {7, 22},
+                            .most_tokens = 4000,
                             .bytes = 12345,
                             .results_crc32c = 0x89abcdef};
 };
@@ -42,7 +43,7 @@ TEST_F(ShardRecordFile, ComesBack) {
   EXPECT_FALSE(read_shard_record(results_));
   write_shard_record(results_, record_);
   EXPECT_EQ(read_shard_record(results_), record_);
-  EXPECT_EQ(record_.results(), 20);
+  EXPECT_EQ(record_.results(), 21);
   ShardRecord empty;
   empty.shard = {3, 4};
   write_shard_record(results_, empty);
@@ -61,6 +62,47 @@ TEST_F(ShardRecordFile, EveryChangeIsRefused) {
   }
   for (const char* bad : {"", "{}", "[]", "null", R"({"ptrt_shard":1})", R"({"lines":[[1]],"index":-1})"})
     EXPECT_TRUE(refuses(bad)) << bad;
+}
+
+// With a right checksum, as only a program writes it.
+TEST_F(ShardRecordFile, OneThatCannotBeIsRefused) {
+  const auto changed = [&](auto change) {
+    ShardRecord record = record_;
+    change(record);
+    return record;
+  };
+  const ShardRecord bad[] = {
+      changed([](ShardRecord& record) {
+        record.shard = {0, 0};
+      }),
+      changed([](ShardRecord& record) {
+        record.shard = {5, 5};
+      }),
+      changed([](ShardRecord& record) {
+        record.shard = {2, std::int64_t{1} << 62};
+      }),
+      changed([](ShardRecord& record) { record.file_lines = 108; }),
+      changed([](ShardRecord& record) { record.file_lines = 98; }),
+      changed([](ShardRecord& record) {
+        record.lines = {{2, 20}};
+      }),
+      changed([](ShardRecord& record) {
+        record.lines = {{2, 3}, {22, 17}};
+      }),
+      changed([](ShardRecord& record) { record.lines = {}; }),
+      changed([](ShardRecord& record) {
+        record.lines = {{2, 21}, {107, 0}};
+      }),
+      changed([](ShardRecord& record) { record.kv_cache_exceeded = {8}; }),
+      changed([](ShardRecord& record) { record.kv_cache_exceeded = {107}; }),
+      changed([](ShardRecord& record) { record.kv_cache_exceeded = {}; }),
+      changed([](ShardRecord& record) { record.kv_tokens = 0; }),
+  };
+  for (const ShardRecord& record : bad) {
+    write_shard_record(results_, record);
+    const std::string written = text();
+    EXPECT_TRUE(refuses(written)) << written;
+  }
 }
 
 TEST(BatchIdentity, LinesThatDoNotFitAreInTheDigest) {
