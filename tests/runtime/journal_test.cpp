@@ -1,101 +1,12 @@
 #include "runtime/journal/journal.h"
 
-#include <gtest/gtest.h>
-#include <unistd.h>
-
-#include <filesystem>
-#include <fstream>
-#include <functional>
 #include <memory>
-#include <sstream>
 
-#include "kernels/base/error.h"
+#include "journal_fixture.h"
 #include "runtime/journal/finished_run.h"
 
-namespace fs = std::filesystem;
-
-namespace ptrt {
+namespace ptrt::testing {
 namespace {
-
-const std::string kResults = "{\"id\":\"a\"}\n{\"id\":\"b\"}\n{\"id\":\"c\"}\n";
-
-// The status and the message of what `work` throws.
-struct Outcome {
-  ExitCode code = ExitCode::ok;
-  std::string message;
-};
-Outcome outcome_of(const std::function<void()>& work) {
-  try {
-    work();
-  } catch (const Error& e) {
-    return {e.code(), e.what()};
-  }
-  return {};
-}
-
-class JournalTest : public testing::Test {
- protected:
-  JournalTest() {
-    folder_ = fs::temp_directory_path() / ("ptrt_journal_" + std::to_string(getpid()));
-    fs::create_directories(folder_);
-    results_ = (folder_ / "r.jsonl").string();
-    partial_ = results_ + ".partial";
-  }
-  ~JournalTest() override { fs::remove_all(folder_); }
-
-  static std::string read(const std::string& path) {
-    std::ifstream in(path, std::ios::binary);
-    std::ostringstream text;
-    text << in.rdbuf();
-    return text.str();
-  }
-  static void write(const std::string& path, const std::string& text) {
-    std::ofstream(path, std::ios::binary) << text;
-  }
-  void append_raw(const std::string& text) const {
-    std::ofstream(partial_, std::ios::app | std::ios::binary) << text;
-  }
-  // A journal with the results of requests 1 and 0, in this order.
-  std::string two_of_three() const {
-    fs::remove(partial_);
-    Journal journal(results_, "d", 3, false);
-    journal.append(1, R"({"id":"b"})");
-    journal.append(0, R"({"id":"a"})");
-    return read(partial_);
-  }
-  // Resuming from such a file: bad input that names file and cause, and the file as it was.
-  void expect_refused(const std::string& journal, const std::string& cause) const {
-    write(partial_, journal);
-    const Outcome outcome = outcome_of([&] { Journal(results_, "d", 3, true); });
-    EXPECT_EQ(outcome.code, ExitCode::bad_input) << journal;
-    EXPECT_NE(outcome.message.find(partial_), std::string::npos) << outcome.message;
-    EXPECT_NE(outcome.message.find(cause), std::string::npos) << outcome.message << "\n" << journal;
-    EXPECT_EQ(read(partial_), journal);
-  }
-  static void finish(Journal& journal) {
-    if (!journal.has(1)) journal.append(1, R"({"id":"b"})");
-    if (!journal.has(0)) journal.append(0, R"({"id":"a"})");
-    journal.append(2, R"({"id":"c"})");
-  }
-  // What publish() says after `meddle`; there are no results, and the journal's name is left alone.
-  std::string published_after(const std::function<void()>& meddle) const {
-    Journal journal(results_, "d", 3, false);
-    finish(journal);
-    meddle();
-    const std::string before = read(partial_);
-    const Outcome outcome = outcome_of([&] { journal.publish(); });
-    EXPECT_EQ(outcome.code, ExitCode::failure);
-    EXPECT_FALSE(fs::exists(results_));
-    EXPECT_EQ(read(partial_), before);
-    for (const auto& entry : fs::directory_iterator(folder_))
-      EXPECT_NE(entry.path().extension(), ".tmp") << entry.path();
-    fs::remove(partial_);
-    return outcome.message;
-  }
-
-  fs::path folder_;
-  std::string results_, partial_;
-};
 
 TEST_F(JournalTest, PublishesInRequestOrder) {
   Journal journal(results_, "d", 3, false);
@@ -352,75 +263,5 @@ TEST_F(JournalTest, LongerThanOnePiece) {
   EXPECT_TRUE(is_finished(results_, "d", kLines));
 }
 
-// What publish() leaves, and what --resume makes of it.
-class FinishedRunTest : public JournalTest {
- protected:
-  FinishedRunTest() {
-    Journal journal(results_, "d", 3, false);
-    finish(journal);
-    journal.publish();
-    done_ = results_ + ".done";
-  }
-  void expect_refused(const std::string& cause) const {
-    const Outcome outcome = outcome_of([&] { is_finished(results_, "d", 3); });
-    EXPECT_EQ(outcome.code, ExitCode::bad_input);
-    EXPECT_NE(outcome.message.find(cause), std::string::npos) << outcome.message;
-  }
-  std::string done_;
-};
-
-TEST_F(FinishedRunTest, IsKnown) {
-  EXPECT_TRUE(is_finished(results_, "d", 3));
-  fs::remove(results_);
-  EXPECT_FALSE(is_finished(results_, "d", 3)) << "no results: a new run";
-}
-
-TEST_F(FinishedRunTest, RefusesWhatItDoesNotKnow) {
-  EXPECT_THROW(is_finished(results_, "e", 3), Error);
-  EXPECT_THROW(is_finished(results_, "d", 4), Error);
-  write(results_, "{\"id\":\"a\"}\n{\"id\":\"B\"}\n{\"id\":\"c\"}\n");
-  expect_refused("changed after its run");
-  write(results_, kResults + "\n");
-  expect_refused("changed after its run");
-  write(results_, kResults);
-  EXPECT_TRUE(is_finished(results_, "d", 3));
-  fs::remove(done_);
-  expect_refused("neither its journal");
-}
-
-TEST_F(FinishedRunTest, FindsEveryChangeOfTheNote) {
-  const std::string whole = read(done_);
-  for (std::size_t at = 0; at < whole.size(); at++) {
-    std::string changed = whole;
-    changed[at] = static_cast<char>(changed[at] ^ 4);
-    write(done_, changed);
-    expect_refused(done_);
-    write(done_, whole.substr(0, at));
-    expect_refused(done_);
-  }
-  write(done_, "");
-  EXPECT_THROW(Journal::check_output(results_, false), Error) << "it would be replaced";
-}
-
-TEST_F(FinishedRunTest, SaysWhatAShardNeeded) {
-  FinishedRun run = *read_finished(results_);
-  EXPECT_FALSE(run.most_tokens) << "nor did older programs say it";
-  for (const std::int64_t kv_tokens : {0, 64}) {
-    run.kv_tokens = kv_tokens;
-    run.most_tokens = 48;
-    write_finished(results_, run);
-    EXPECT_EQ(read_finished(results_), run);
-    EXPECT_TRUE(is_finished(results_, "d", 3, 64));
-  }
-}
-
-TEST_F(FinishedRunTest, IsReplacedBeforeNewResults) {
-  Journal journal(results_, "e", 1, false);
-  journal.append(0, "{}");
-  EXPECT_TRUE(is_finished(results_, "d", 3)) << "as long as there are no new results";
-  journal.publish();
-  EXPECT_TRUE(is_finished(results_, "e", 1));
-}
-
 }  // namespace
-}  // namespace ptrt
+}  // namespace ptrt::testing

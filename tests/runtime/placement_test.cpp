@@ -15,7 +15,7 @@ struct Case {
   std::int64_t expected_replicas, tracks_per_rank;  // 0 = must be refused
 };
 
-class PlacementTable : public testing::TestWithParam<Case> {};
+class PlacementTable : public ::testing::TestWithParam<Case> {};
 
 TEST_P(PlacementTable, EveryTrackOnceAReplica) {
   const Case c = GetParam();
@@ -37,7 +37,7 @@ TEST_P(PlacementTable, EveryTrackOnceAReplica) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Sizes, PlacementTable,
-                         testing::Values(Case{1, 8, 0, 1, 8}, Case{2, 8, 0, 1, 4}, Case{8, 8, 0, 1, 1},
+                         ::testing::Values(Case{1, 8, 0, 1, 8}, Case{2, 8, 0, 1, 4}, Case{8, 8, 0, 1, 1},
                                          Case{16, 8, 0, 2, 1}, Case{24, 8, 0, 3, 1}, Case{3, 8, 0, 0, 0},
                                          Case{12, 8, 0, 0, 0}, Case{4, 8, 2, 2, 4}, Case{2, 8, 2, 2, 8},
                                          Case{16, 8, 2, 2, 1}, Case{16, 8, 4, 4, 2}, Case{8, 8, 3, 0, 0},
