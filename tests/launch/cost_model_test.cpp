@@ -9,6 +9,7 @@
 
 #include "kernels/base/error.h"
 #include "launch/plan/hardware.h"
+#include "temp_folder.h"
 
 namespace ptrt {
 namespace {
@@ -218,7 +219,8 @@ TEST(CostModel, EveryLayoutTakesTheWholeWorld) {
 
 TEST(Hardware, FilesAreChecked) {
   EXPECT_EQ(gpu_of("h100").memory_gib, 80);
-  const std::string path = testing::TempDir() + "gpu.json";
+  const TempFolder folder;
+  const std::string path = folder / "gpu.json";
   const auto write = [&](const std::string& text) { std::ofstream(path) << text; };
   write(R"({"memory_gib": 1, "memory_gb_per_s": 2, "gemm_tflops": 3, "bandwidth_efficiency": 0.5,
             "gemm_efficiency": 0.6, "layer_overhead_us": 0})");

@@ -38,11 +38,11 @@ TEST_P(PlacementTable, EveryTrackOnceAReplica) {
 
 INSTANTIATE_TEST_SUITE_P(Sizes, PlacementTable,
                          ::testing::Values(Case{1, 8, 0, 1, 8}, Case{2, 8, 0, 1, 4}, Case{8, 8, 0, 1, 1},
-                                         Case{16, 8, 0, 2, 1}, Case{24, 8, 0, 3, 1}, Case{3, 8, 0, 0, 0},
-                                         Case{12, 8, 0, 0, 0}, Case{4, 8, 2, 2, 4}, Case{2, 8, 2, 2, 8},
-                                         Case{16, 8, 2, 2, 1}, Case{16, 8, 4, 4, 2}, Case{8, 8, 3, 0, 0},
-                                         Case{32, 8, 2, 0, 0}, Case{3, 6, 0, 1, 2}, Case{5, 5, 0, 1, 1},
-                                         Case{4, 1, 0, 4, 1}, Case{1, 1, 0, 1, 1}, Case{6, 8, 3, 3, 4}));
+                                           Case{16, 8, 0, 2, 1}, Case{24, 8, 0, 3, 1}, Case{3, 8, 0, 0, 0},
+                                           Case{12, 8, 0, 0, 0}, Case{4, 8, 2, 2, 4}, Case{2, 8, 2, 2, 8},
+                                           Case{16, 8, 2, 2, 1}, Case{16, 8, 4, 4, 2}, Case{8, 8, 3, 0, 0},
+                                           Case{32, 8, 2, 0, 0}, Case{3, 6, 0, 1, 2}, Case{5, 5, 0, 1, 1},
+                                           Case{4, 1, 0, 4, 1}, Case{1, 1, 0, 1, 1}, Case{6, 8, 3, 3, 4}));
 
 TEST(Placement, TheMessageSaysWhichSizesFit) {
   try {

@@ -2,20 +2,17 @@
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <fstream>
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
+#include "temp_folder.h"
 
 namespace ptrt {
 namespace {
 
-class ShardRecordFile : public testing::Test {
+class ShardRecordFile : public ::testing::Test {
  protected:
-  ShardRecordFile() : results_(testing::TempDir() + "ptrt_shard_record") { std::filesystem::remove(path()); }
-  ~ShardRecordFile() override { std::filesystem::remove(path()); }
-
   std::string path() const { return shard_record_path(results_); }
   std::string text() const { return read_text_file(path(), "the record"); }
   bool refuses(const std::string& text) const {
@@ -27,7 +24,8 @@ class ShardRecordFile : public testing::Test {
     }
   }
 
-  const std::string results_;
+  const TempFolder folder_;
+  const std::string results_ = folder_ / "results";
   const ShardRecord record_{.batch = {"generate-0123", 0xfedcba9876543210},
                             .shard = {2, 5},
                             .file_lines = 103,
