@@ -47,8 +47,8 @@ class RequestDealer {
   // The next run of requests to hand out, if one is due now. Reads what it needs of the source. Lines that cannot
   // be run go to `rejected`. Does some of the work, and returns an empty deal, where there is more to do first.
   std::optional<Deal> next(Clock::time_point now, std::vector<StreamedLine>& rejected);
-  // Replica `replica` has finished the request of a line.
-  void finished(std::int64_t replica, std::int64_t line, Clock::time_point now);
+  // Replica `number` has finished the request of a line.
+  void finished(std::int64_t number, std::int64_t line, Clock::time_point now);
   // Nothing is handed out any more.
   void stop() { stopped_ = true; }
   // All that there will be has been handed out.
@@ -69,8 +69,8 @@ class RequestDealer {
   void read_one(std::vector<StreamedLine>& rejected);
   bool reads_tail() const;
   double speed(const Replica& replica, Clock::time_point now) const;
-  bool is_slow(std::int64_t replica, Clock::time_point now) const;
-  std::int64_t stock(std::int64_t replica, Clock::time_point now) const;
+  bool is_slow(std::int64_t number, Clock::time_point now) const;
+  std::int64_t stock(std::int64_t number, Clock::time_point now) const;
   std::optional<std::int64_t> neediest(Clock::time_point now, std::int64_t& room) const;
 
   Source source_;
