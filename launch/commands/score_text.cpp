@@ -70,9 +70,12 @@ class TextScore {
     score_windows();
     const std::chrono::duration<double> seconds = Clock::now() - start;
     enter_phase(job_, "publishing the results");
+    all_or_none(job_, [&] {
+      if (job_.rank() == 0) publish();
+    });
     session_.write_observations(nullptr);
     all_or_none(job_, [&] {
-      if (job_.rank() == 0) close(seconds.count());
+      if (job_.rank() == 0) tell(seconds.count());
     });
   }
 
@@ -239,21 +242,16 @@ class TextScore {
     return session_.run(Task::score, requests, all, hooks);
   }
 
-  void close(double seconds) {
+  // Where all windows are there.
+  void publish() {
     progress_->end();
-    const std::int64_t count = windows_->count();
-    if (done_ < count && !journal_) throw_failure("stopped by a signal");
-    if (done_ < count)
-      throw Error(ExitCode::stopped,
-                  fmt::format("stopped by a signal with {} of {} windows in {}: continue with --resume",
-                              done_, count, journal_->path()));
+    if (done_ < windows_->count()) return;
     // In the order of the windows, whatever replica had them.
     const double sum = std::accumulate(sums_.begin(), sums_.end(), 0.0);
-    const std::int64_t scored = std::ssize(tokens_) - 1;
-    const double perplexity = std::exp(-sum / static_cast<double>(scored));
-    const std::string result = json_text({{"tokens", scored},
+    perplexity_ = std::exp(-sum / static_cast<double>(scored()));
+    const std::string result = json_text({{"tokens", scored()},
                                           {"sum_logprob", sum},
-                                          {"perplexity", perplexity},
+                                          {"perplexity", perplexity_},
                                           {"window", window_},
                                           {"stride", stride_}}) +
                                "\n";
@@ -262,10 +260,22 @@ class TextScore {
       journal_->publish(result);
     else
       print_out("{}", result);
-    if (options_.run.quiet) return;
-    say(fmt::format("  {} tokens scored in {} windows, {:.2f} s, perplexity {:.6g}\n", scored, count, seconds,
-                    perplexity));
   }
+
+  // How it ended.
+  void tell(double seconds) const {
+    const std::int64_t count = windows_->count();
+    if (done_ < count && !journal_) throw_failure("stopped by a signal");
+    if (done_ < count)
+      throw Error(ExitCode::stopped,
+                  fmt::format("stopped by a signal with {} of {} windows in {}: continue with --resume",
+                              done_, count, journal_->path()));
+    if (options_.run.quiet) return;
+    say(fmt::format("  {} tokens scored in {} windows, {:.2f} s, perplexity {:.6g}\n", scored(), count,
+                    seconds, perplexity_));
+  }
+
+  std::int64_t scored() const { return std::ssize(tokens_) - 1; }
 
   const BatchOptions& options_;
   JobComm& job_;
@@ -277,6 +287,7 @@ class TextScore {
   // Rank 0: the sums of the windows that are done, how many these are, and what shows and keeps them.
   std::vector<double> sums_;
   std::int64_t done_ = 0;
+  double perplexity_ = 0;
   std::optional<Journal> journal_;
   std::optional<Progress> progress_;
 };

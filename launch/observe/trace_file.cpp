@@ -16,7 +16,7 @@ namespace ptrt {
 namespace {
 
 constexpr std::size_t kMostEvents = std::size_t{1} << 20;  // of all ranks: a file of about 100 MB
-constexpr std::size_t kLeastEvents = std::size_t{1} << 12;
+constexpr std::size_t kLeastEvents = std::size_t{1} << 8;
 
 std::size_t most_events(int ranks) {
   return std::max(kLeastEvents, kMostEvents / static_cast<std::size_t>(ranks));

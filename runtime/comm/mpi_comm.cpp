@@ -59,54 +59,59 @@ MPI_Comm duplicate(MPI_Comm comm) {
   return copy;
 }
 
+// Texts of several ranks as MPI puts them together.
+struct JoinedTexts {
+  std::vector<int> counts, offsets;  // by rank
+  std::string text;
+
+  explicit JoinedTexts(int ranks)
+      : counts(static_cast<std::size_t>(ranks)), offsets(static_cast<std::size_t>(ranks)) {}
+  void make_room() {
+    std::size_t total = 0;
+    for (std::size_t r = 0; r < counts.size(); r++) {
+      offsets[r] = to_mpi_count(total);
+      total += static_cast<std::size_t>(counts[r]);
+    }
+    to_mpi_count(total);
+    text.resize(total);
+  }
+  std::vector<std::string> split() const {
+    std::vector<std::string> texts;
+    for (std::size_t r = 0; r < counts.size(); r++)
+      texts.push_back(text.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
+    return texts;
+  }
+};
+
 std::vector<std::string> gather_texts(const Communicator& comm, const std::string& mine) {
-  const auto ranks = static_cast<std::size_t>(comm.size());
-  std::vector<int> counts(ranks), offsets(ranks);
+  JoinedTexts all(comm.size());
   const int count = to_mpi_count(mine.size());
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Iallgather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, comm.get(), &request),
+  check_mpi(MPI_Iallgather(&count, 1, MPI_INT, all.counts.data(), 1, MPI_INT, comm.get(), &request),
             "MPI_Iallgather");
   wait_politely(request);
-  std::size_t total = 0;
-  for (std::size_t r = 0; r < ranks; r++) {
-    offsets[r] = to_mpi_count(total);
-    total += static_cast<std::size_t>(counts[r]);
-  }
-  to_mpi_count(total);
-  std::string joined(total, '\0');
-  check_mpi(MPI_Iallgatherv(mine.data(), count, MPI_BYTE, joined.data(), counts.data(), offsets.data(),
-                            MPI_BYTE, comm.get(), &request),
+  all.make_room();
+  check_mpi(MPI_Iallgatherv(mine.data(), count, MPI_BYTE, all.text.data(), all.counts.data(),
+                            all.offsets.data(), MPI_BYTE, comm.get(), &request),
             "MPI_Iallgatherv");
   wait_politely(request);
-  std::vector<std::string> texts;
-  for (std::size_t r = 0; r < ranks; r++)
-    texts.push_back(joined.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
-  return texts;
+  return all.split();
 }
 
 // On rank 0; empty elsewhere.
 std::vector<std::string> gather_on_first(const Communicator& comm, const std::string& mine) {
-  const auto ranks = static_cast<std::size_t>(comm.rank() == 0 ? comm.size() : 0);
-  std::vector<int> counts(ranks), offsets(ranks);
+  JoinedTexts all(comm.rank() == 0 ? comm.size() : 0);
   const int count = to_mpi_count(mine.size());
   MPI_Request request = MPI_REQUEST_NULL;
-  check_mpi(MPI_Igather(&count, 1, MPI_INT, counts.data(), 1, MPI_INT, 0, comm.get(), &request),
+  check_mpi(MPI_Igather(&count, 1, MPI_INT, all.counts.data(), 1, MPI_INT, 0, comm.get(), &request),
             "MPI_Igather");
   wait_politely(request);
-  std::size_t total = 0;
-  for (std::size_t r = 0; r < ranks; r++) {
-    offsets[r] = to_mpi_count(total);
-    total += static_cast<std::size_t>(counts[r]);
-  }
-  std::string joined(total, '\0');
-  check_mpi(MPI_Igatherv(mine.data(), count, MPI_BYTE, joined.data(), counts.data(), offsets.data(), MPI_BYTE,
-                         0, comm.get(), &request),
+  all.make_room();
+  check_mpi(MPI_Igatherv(mine.data(), count, MPI_BYTE, all.text.data(), all.counts.data(), all.offsets.data(),
+                         MPI_BYTE, 0, comm.get(), &request),
             "MPI_Igatherv");
   wait_politely(request);
-  std::vector<std::string> texts;
-  for (std::size_t r = 0; r < ranks; r++)
-    texts.push_back(joined.substr(static_cast<std::size_t>(offsets[r]), static_cast<std::size_t>(counts[r])));
-  return texts;
+  return all.split();
 }
 
 class MpiJobComm final : public JobComm {
