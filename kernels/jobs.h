@@ -89,6 +89,12 @@ struct Sampled {
   bool finite() const { return !std::isnan(logprob); }
 };
 
+// A token and how likely it is as the next one: the natural logarithm, of the logits as the model gave them.
+struct TokenLogprob {
+  std::int32_t token = 0;
+  float logprob = 0;
+};
+
 // How likely a given token is as the next one.
 struct Scored {
   float logprob = 0;    // natural logarithm; NaN: the row has a logit that is not finite

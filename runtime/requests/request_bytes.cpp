@@ -3,7 +3,18 @@
 namespace ptrt {
 namespace {
 
-// Every field of a request but its stop strings, in one order for both ways.
+// Every field, in one order for both ways.
+template <typename Rules, typename Each>
+void for_each_rule(Rules& rules, const Each& each) {
+  each(rules.repetition_penalty);
+  each(rules.presence_penalty);
+  each(rules.frequency_penalty);
+  each(rules.bias);
+  each(rules.allowed);
+  each(rules.bad_words);
+  each(rules.min_tokens);
+}
+
 template <typename R, typename Each>
 void for_each_field(R& request, const Each& each) {
   each(request.line);
@@ -13,9 +24,17 @@ void for_each_field(R& request, const Each& each) {
   each(request.temperature);
   each(request.top_k);
   each(request.top_p);
+  each(request.min_p);
   each(request.seed);
-  each(request.logprobs);
+  each(request.samples);
+  for_each_rule(request.rules, each);
+  each(request.stop);
+  each(request.stop_tokens);
+  each(request.include_stop);
   each(request.ignore_eos);
+  each(request.logprobs);
+  each(request.top_logprobs);
+  each(request.prompt_logprobs);
   each(request.arrival_s);
 }
 
@@ -23,16 +42,11 @@ void for_each_field(R& request, const Each& each) {
 
 void append_request(std::string& message, const Request& request) {
   for_each_field(request, [&](const auto& field) { append_bytes(message, field); });
-  append_bytes(message, std::uint64_t{request.stop.size()});
-  for (const std::string& text : request.stop) append_bytes(message, text);
 }
 
 Request take_request(ByteReader& bytes) {
   Request request;
   for_each_field(request, [&](auto& field) { bytes.take(field); });
-  std::uint64_t stops = 0;
-  bytes.take(stops);
-  for (; stops > 0; stops--) bytes.take(request.stop.emplace_back());
   return request;
 }
 

@@ -2,27 +2,16 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <unordered_map>
 
 #include "kernels/base/error.h"
 #include "runtime/job/fault.h"
 #include "runtime/requests/request_draw.h"
-#include "runtime/serving/output_text.h"
-#include "runtime/serving/replica_signals.h"
-#include "runtime/serving/scheduler.h"
-#include "runtime/serving/step_pipeline.h"
+#include "runtime/serving/engine_run.h"
 
 namespace ptrt {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
 constexpr auto kReportEvery = std::chrono::seconds(1);
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // Rows whose logits are computed together: bounds the logits' memory, and keeps decode batches in
 // one product.
@@ -49,31 +38,7 @@ void complete_without_step(std::int64_t request, const Engine::Hooks& hooks) {
   if (hooks.completed) hooks.completed(std::move(empty));
 }
 
-SampleParams sample_params(const Request& request, const Sequence& sequence) {
-  return {.temperature = request.temperature,
-          .top_k = request.top_k,
-          .top_p = request.top_p,
-          .seed = request.seed,
-          .position = static_cast<std::uint64_t>(sequence.generated()),
-          .want_logprob = request.logprobs};
-}
-
 }  // namespace
-
-// State of one call of run().
-struct Engine::Run {
-  Task task;
-  const Hooks& hooks;
-  Scheduler scheduler;
-  Clock::time_point start;
-  ReplicaSignals signals;
-  StepPipeline pipeline;
-  std::unordered_map<const Sequence*, OutputText> texts = {};
-  std::unordered_map<std::int64_t, Request> drawn = {};  // by line; those that are not done
-  Clock::time_point reported = {};
-
-  bool done() const { return scheduler.done() && !signals.may_draw_more(); }
-};
 
 WorkLimits work_limits(const ModelConfig& rank_config, std::int64_t tracks, const EngineOptions& options) {
   return {.tracks = tracks,
@@ -132,7 +97,7 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
     arrivals_s.push_back(request.arrival_s);
   }
   Scheduler scheduler(scheduler_limits(), task, requests, scheduled);
-  const auto start = Clock::now();
+  const auto start = EngineClock::now();
   Run run{task,
           hooks,
           std::move(scheduler),
@@ -149,7 +114,7 @@ bool Engine::run(Task task, RequestSource* source, const Hooks& hooks) {
   Run run{task,
           hooks,
           Scheduler(scheduler_limits(), task),
-          Clock::now(),
+          EngineClock::now(),
           ReplicaSignals(replica_comm_, leads_, draw, hooks.stop_requested),
           StepPipeline(options_.max_batch)};
   return run_steps(run);
@@ -217,7 +182,7 @@ std::string Engine::describe_syncs() const {
 }
 
 void Engine::report_counters(Run& run) {
-  const auto now = Clock::now();
+  const auto now = EngineClock::now();
   if (now - run.reported < kReportEvery) return;
   run.reported = now;
   RunCounters so_far = counters_;
@@ -251,98 +216,6 @@ void Engine::run_forward(const StepPlan& plan, const StepRows& rows) {
   wanted_rows_.clear();
   for (const LogitRow& row : plan.wanted) wanted_rows_.push_back(row.row);
   forward_.run(plan.tokens, rows, wanted_rows_);
-}
-
-void Engine::sample_rows(Run& run, std::span<const LogitRow> rows) {
-  bool greedy = true;
-  for (std::size_t r = 0; r < rows.size(); r++) {
-    const Sequence& sequence = *rows[r].sequence;
-    const Request& request = *sequence.asked;
-    sample_params_[r] = sample_params(request, sequence);
-    greedy &= request.temperature == 0 && !request.logprobs;
-  }
-  queue_or_sample(greedy, std::ssize(rows));
-  run.pipeline.expect_tokens(rows, run.scheduler);
-}
-
-// All rows in one call: a step wants at most one row of each sequence, and max_logit_rows() is not
-// below the batch.
-void Engine::queue_or_sample(bool greedy, std::int64_t rows) {
-  const auto count = static_cast<std::size_t>(rows);
-  const std::span params(sample_params_.data(), count);
-  const std::span sampled(sampled_.data(), count);
-  if (steps_ahead_ > 0)
-    backend_.queue_sample(forward_.logits(0, rows), params);
-  else if (greedy && !forward_.has_logits())
-    forward_.greedy(0, sampled);
-  else
-    backend_.sample(forward_.logits(0, rows), params, sampled);
-}
-
-void Engine::retire_step(Run& run) {
-  const InFlightStep& step = run.pipeline.oldest();
-  const std::uint64_t decoded_before = counters_.decode_tokens;
-  const std::span sampled(sampled_.data(), step.rows.size());
-  if (steps_ahead_ > 0 && !sampled.empty()) backend_.take_sampled(sampled);
-  for (std::size_t r = 0; r < sampled.size(); r++)
-    if (const auto [sequence, place] = step.rows[r]; sequence != nullptr)
-      accept_token(run, *sequence, place, sampled[r]);
-  const double seconds = run.pipeline.retire();
-  counters_.count_step(seconds, step.prefill_rows, counters_.decode_tokens > decoded_before);
-}
-
-void Engine::accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled) {
-  const Request& request = *sequence.asked;
-  digest_.add(sequence.request, sampled.finite() ? sampled.token : -1);
-  if (!sampled.finite()) {
-    sequence.not_finite_at = static_cast<std::int64_t>(place) - sequence.prompt_tokens;
-    return complete(run, sequence, FinishReason::stop);
-  }
-  const double now = seconds_since(run.start);
-  if (sequence.first_token_s < 0) {
-    sequence.first_token_s = now;
-  } else {
-    counters_.decode_tokens++;
-    sequence.gaps_s.push_back(static_cast<float>(now - sequence.last_token_s));
-  }
-  sequence.last_token_s = now;
-  sequence.tokens[place] = sampled.token;
-  if (request.logprobs) sequence.logprobs.push_back(sampled.logprob);
-
-  auto& text = run.texts.try_emplace(&sequence, tokenizer_, request.stop).first->second;
-  const bool stop_string = text.append(sampled.token);
-  const bool eos = !request.ignore_eos && std::ranges::count(config_.eos_token_ids, sampled.token) > 0;
-  const bool last = static_cast<std::int64_t>(place) + 1 - sequence.prompt_tokens >= request.max_tokens;
-  if (!stop_string && !eos && !last) return;
-  sequence.tokens.resize(place + 1);  // without the placeholder of a step in flight
-  complete(run, sequence, stop_string || eos ? FinishReason::stop : FinishReason::length);
-}
-
-// The logits of a row score the token after the row's own.
-void Engine::score_rows(std::int64_t first, std::span<const LogitRow> rows) {
-  const Tensor logits = forward_.logits(first, std::ssize(rows));
-  for (std::size_t r = 0; r < rows.size(); r++)
-    targets_[r] = rows[r].sequence->tokens[static_cast<std::size_t>(rows[r].position) + 1];
-  backend_.log_probs(logits, {targets_.data(), rows.size()}, {scored_.data(), rows.size()});
-  for (std::size_t r = 0; r < rows.size(); r++) {
-    Sequence& sequence = *rows[r].sequence;
-    sequence.logprobs.push_back(scored_[r].logprob);
-    sequence.is_greedy &= scored_[r].greedy;
-    if (std::isnan(scored_[r].logprob) && sequence.not_finite_at < 0)
-      sequence.not_finite_at = rows[r].position + 1;
-  }
-}
-
-// Only now: while rows are scored, those after them may be of the same sequence.
-void Engine::complete_scored(Run& run, std::span<const LogitRow> rows) {
-  for (std::size_t r = 0; r < rows.size(); r++) {
-    Sequence& sequence = *rows[r].sequence;
-    const bool last_of_step = r + 1 == rows.size() || rows[r + 1].sequence != &sequence;
-    const bool last = rows[r].position + 2 == std::ssize(sequence.tokens);
-    if (!last_of_step || (!last && sequence.not_finite_at < 0)) continue;
-    sequence.first_token_s = seconds_since(run.start);
-    complete(run, sequence, FinishReason::length);
-  }
 }
 
 void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {

@@ -1,5 +1,5 @@
 // The scheduler alone: every token is fed once and in order, pages are never shared, everything ends.
-#include "runtime/serving/scheduler.h"
+#include "runtime/schedule/scheduler.h"
 
 #include <gtest/gtest.h>
 

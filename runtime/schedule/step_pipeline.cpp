@@ -1,4 +1,4 @@
-#include "runtime/serving/step_pipeline.h"
+#include "runtime/schedule/step_pipeline.h"
 
 #include <algorithm>
 

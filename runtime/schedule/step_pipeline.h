@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-#include "runtime/serving/scheduler.h"
+#include "runtime/schedule/scheduler.h"
 
 namespace ptrt {
 

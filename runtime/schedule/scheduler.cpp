@@ -1,4 +1,4 @@
-#include "runtime/serving/scheduler.h"
+#include "runtime/schedule/scheduler.h"
 
 #include <algorithm>
 
