@@ -133,7 +133,10 @@ std::string plain_result(const RequestLine& line, const Request& request, const 
 
 std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
                             const Tokenizer* tokenizer) {
-  if (completion.failed()) return error_line(line, request.line, error_of(completion, "output token"));
+  if (completion.failed())
+    return error_line(
+        line, request.line,
+        error_of(completion, completion.not_finite_in_prompt ? "prompt token" : "output token"));
   const std::size_t prompt = request.tokens.size(), generated = completion.tokens.size();
   if (!line.openai) return plain_result(line, request, completion, tokenizer);
   ordered_json choice{{"index", 0}};

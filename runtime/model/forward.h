@@ -44,6 +44,8 @@ class Forward {
   // Whether the last run was run_recorded(), which computed the logits too.
   bool has_logits() const { return has_logits_; }
   bool records() const { return recorder_.records() && !head_.split(); }
+  // From now on wanted[i] is what wanted[order[i]] was, a permutation. Not after run_recorded().
+  void reorder_wanted(std::span<const std::int32_t> order) { logit_rows_.reorder(order); }
   // Logits [1, count, vocab] of wanted[first, first + count) of the last run; valid until the next
   // call.
   Tensor logits(std::int64_t first, std::int64_t count);

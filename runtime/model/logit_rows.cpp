@@ -7,7 +7,8 @@
 namespace ptrt {
 
 LogitRows::LogitRows(std::int64_t max_rows) {
-  for (std::vector<std::int32_t>* list : {&places_, &retained_, &retained_positions_, &retained_slots_})
+  for (std::vector<std::int32_t>* list :
+       {&places_, &reordered_, &retained_, &retained_positions_, &retained_slots_})
     list->reserve(static_cast<std::size_t>(max_rows));
 }
 
@@ -41,6 +42,13 @@ void LogitRows::select_halves(const LogitRows& first, const LogitRows& second, s
   for (const std::int32_t place : second.places_) places_.push_back(place + static_cast<std::int32_t>(begin));
   retained_.clear();
   active_ = {};
+}
+
+void LogitRows::reorder(std::span<const std::int32_t> order) {
+  PTRT_CHECK(order.size() == places_.size());
+  reordered_.resize(order.size());
+  for (std::size_t i = 0; i < order.size(); i++) reordered_[i] = places_[static_cast<std::size_t>(order[i])];
+  places_.swap(reordered_);
 }
 
 std::span<const std::int32_t> LogitRows::places(std::int64_t first, std::int64_t count) const {

@@ -22,6 +22,9 @@ class LogitRows {
   // rows are those of the first half from row 0 on, and those of the second from `begin` on.
   void select_halves(const LogitRows& first, const LogitRows& second, std::int64_t begin);
 
+  // From now on wanted[i] is what wanted[order[i]] was.
+  void reorder(std::span<const std::int32_t> order);
+
   std::int64_t count() const { return std::ssize(places_); }  // of the wanted rows
   // Where wanted[first, first + count) are among the active rows.
   std::span<const std::int32_t> places(std::int64_t first, std::int64_t count) const;
@@ -32,7 +35,7 @@ class LogitRows {
   std::span<const std::int32_t> retained() const { return retained_; }
 
  private:
-  std::vector<std::int32_t> places_, retained_, retained_positions_, retained_slots_;
+  std::vector<std::int32_t> places_, reordered_, retained_, retained_positions_, retained_slots_;
   StepRows active_;
 };
 

@@ -92,6 +92,7 @@ struct Completion : Output {
   // The first token whose logits were not all finite, so that there is no result (tokens, logprobs
   // and text are empty): generate: its index in the output; score: in the request's tokens. -1: none.
   std::int64_t not_finite_at = -1;
+  bool not_finite_in_prompt = false;   // generate: it is an index in the prompt
   bool is_greedy = true;               // score: each of these tokens is the one that temperature 0 chooses
   std::vector<Output> more;            // samples 1 …
   std::vector<float> prompt_logprobs;  // of the prompt's tokens from the second on, if asked for

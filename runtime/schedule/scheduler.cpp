@@ -34,20 +34,38 @@ void Scheduler::add(std::int64_t number, const Request& request) {
   sequence->place = added_++;
   sequence->tokens = request.tokens;
   sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
-  sequence->max_tokens = request.max_tokens;
+  sequence->max_tokens = task_ == Task::score ? 0 : request.max_tokens;
   sequence->score_from = request.score_from;
+  if (task_ == Task::generate && sequence->scores_prompt()) prompts_to_score_++;
   waiting_.push_back(std::move(sequence));
 }
 
-// Tokens to feed before the next one can be sampled: all of them; when scoring, all but the last,
+// Tokens to feed before the next one can be sampled: all of them; when none is to be sampled, all but the last,
 // which is only a target.
 std::int64_t Scheduler::rows_to_cache(const Sequence& sequence) const {
-  return static_cast<std::int64_t>(sequence.tokens.size()) - (task_ == Task::score ? 1 : 0);
+  return static_cast<std::int64_t>(sequence.tokens.size()) - (sequence.max_tokens == 0 ? 1 : 0);
 }
 
-// Whether the logits of the token at `position` are: they are of the token after it.
-bool Scheduler::is_wanted(const Sequence& sequence, std::int64_t position) const {
-  return position + 1 >= (task_ == Task::score ? sequence.score_from : rows_to_cache(sequence));
+// Whether the token after the one at `position` is.
+bool Scheduler::is_scored(const Sequence& sequence, std::int64_t position) const {
+  if (task_ == Task::score) return position + 1 >= sequence.score_from;
+  return sequence.scores_prompt() && position + 1 >= sequence.prompt_planned &&
+         position + 1 < sequence.prompt_tokens;
+}
+
+bool Scheduler::is_sampled(const Sequence& sequence, std::int64_t position) const {
+  return sequence.max_tokens > 0 && position + 1 >= rows_to_cache(sequence);
+}
+
+// Of the row that comes next in the plan, if its logits are.
+void Scheduler::want_row(Sequence& sequence, std::int64_t position) {
+  const bool scored = is_scored(sequence, position);
+  if (!scored && !is_sampled(sequence, position)) return;
+  plan_.wanted.push_back({static_cast<std::int32_t>(plan_.tokens.size()), &sequence, position, scored});
+  plan_.scored += scored ? 1 : 0;
+  if (!scored || task_ == Task::score) return;
+  sequence.prompt_planned = position + 2;
+  if (!sequence.scores_prompt()) prompts_to_score_--;
 }
 
 bool Scheduler::in_prefill(const Sequence& sequence) const {
@@ -59,7 +77,7 @@ const StepPlan& Scheduler::next_step() {
   plan_.positions.clear();
   plan_.slots.clear();
   plan_.wanted.clear();
-  plan_.decode_rows = plan_.prefill_rows = plan_.recomputed_rows = 0;
+  plan_.scored = plan_.decode_rows = plan_.prefill_rows = plan_.recomputed_rows = 0;
   plan_decode();
   admit();
   plan_prefill();
@@ -115,11 +133,10 @@ void Scheduler::plan_prefill() {
 
 void Scheduler::add_rows(Sequence& sequence, std::int64_t count) {
   for (std::int64_t position = sequence.cached; position < sequence.cached + count; position++) {
-    const auto row = static_cast<std::int32_t>(plan_.tokens.size());
+    want_row(sequence, position);
     plan_.tokens.push_back(sequence.tokens[static_cast<std::size_t>(position)]);
     plan_.positions.push_back(static_cast<std::int32_t>(position));
     plan_.slots.push_back(sequence.slot);
-    if (is_wanted(sequence, position)) plan_.wanted.push_back({row, &sequence, position});
   }
   sequence.cached += count;
 }
@@ -165,6 +182,7 @@ void Scheduler::expect_token(Sequence& sequence, std::int32_t placeholder) {
 // preemption.
 void Scheduler::finish(Sequence& sequence) {
   if (sequence.slot >= 0) release(sequence);
+  if (task_ == Task::generate && sequence.scores_prompt()) prompts_to_score_--;
   take_out(sequence);
 }
 

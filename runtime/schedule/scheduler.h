@@ -30,11 +30,18 @@ struct Sequence {
   std::vector<float> logprobs;
   bool is_greedy = true;            // Completion::is_greedy, so far
   std::int64_t not_finite_at = -1;  // Completion::not_finite_at
-  std::int64_t place = 0;           // in the order of arrival
+  bool not_finite_in_prompt = false;
+  // Where the prompt's log-probabilities are wanted: its tokens up to here have been planned to be scored. What is
+  // computed again after a preemption is not scored again.
+  std::int64_t prompt_planned = 1;
+  std::vector<float> prompt_logprobs;  // Completion::prompt_logprobs, so far
+  std::vector<std::vector<TokenLogprob>> top_logprobs, prompt_top_logprobs;
+  std::int64_t place = 0;  // in the order of arrival
   double first_token_s = -1, last_token_s = 0;
   std::vector<float> gaps_s;
 
   std::int64_t generated() const { return static_cast<std::int64_t>(tokens.size()) - prompt_tokens; }
+  bool scores_prompt() const { return asked->prompt_logprobs >= 0 && prompt_planned < prompt_tokens; }
 };
 
 struct SchedulerLimits {
@@ -49,11 +56,13 @@ struct LogitRow {
   std::int32_t row = 0;  // of the step
   Sequence* sequence = nullptr;
   std::int64_t position = 0;  // of the row's token in the sequence; the logits are of the token after it
+  bool scores = false;        // that token is known, and is scored; else it is sampled
 };
 
 struct StepPlan {
   std::vector<std::int32_t> tokens, positions, slots;  // [rows]
   std::vector<LogitRow> wanted;                        // rows ascending
+  std::int64_t scored = 0;                             // of the wanted rows
   // Rows of one token; prompt tokens; generated tokens fed again after a preemption. Together all
   // rows.
   std::int64_t decode_rows = 0, prefill_rows = 0, recomputed_rows = 0;
@@ -91,6 +100,9 @@ class Scheduler {
     return running_.empty() && (waiting_.empty() || !has_arrived(*waiting_.front())) && !done();
   }
   bool has_step() const { return !done() && !idle(); }
+  // The next steps may score tokens of prompts. That waits for the backend, so that the tokens of steps in flight
+  // are to be taken first.
+  bool may_score_prompts() const { return prompts_to_score_ > 0; }
   // The next step; never empty while has_step(). Valid until the next call. Counts its rows
   // as cached.
   const StepPlan& next_step();
@@ -111,7 +123,9 @@ class Scheduler {
   bool has_arrived(const Sequence& sequence) const { return sequence.place < arrived_; }
   bool in_prefill(const Sequence& sequence) const;
   std::int64_t rows_to_cache(const Sequence& sequence) const;
-  bool is_wanted(const Sequence& sequence, std::int64_t position) const;
+  bool is_scored(const Sequence& sequence, std::int64_t position) const;
+  bool is_sampled(const Sequence& sequence, std::int64_t position) const;
+  void want_row(Sequence& sequence, std::int64_t position);
   void preempt_newest();
   void release(Sequence& sequence);
   std::unique_ptr<Sequence> take_out(Sequence& sequence);
@@ -128,6 +142,7 @@ class Scheduler {
   std::vector<std::int32_t> page_table_;  // [max_batch + 1, table_stride_]; the last slot is spare
   std::int64_t arrived_ = std::numeric_limits<std::int64_t>::max();
   std::int64_t added_ = 0;
+  std::int64_t prompts_to_score_ = 0;  // sequences with scores_prompt()
   std::int64_t admissions_ = 0, preemptions_ = 0;
   StepPlan plan_;
 };

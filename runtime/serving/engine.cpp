@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <numeric>
 
 #include "kernels/base/error.h"
 #include "runtime/job/fault.h"
@@ -28,7 +29,7 @@ std::unique_ptr<AllReduce> make_tensor_parallel_all_reduce(const EngineComms& co
 
 // One token has nothing before it to be scored by: no forward pass.
 bool needs_no_step(Task task, const Request& request) {
-  return task == Task::score && request.tokens.size() == 1;
+  return request.tokens.size() == 1 && (task == Task::score || request.max_tokens == 0);
 }
 
 void complete_without_step(std::int64_t request, const Engine::Hooks& hooks) {
@@ -76,7 +77,8 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const 
   PTRT_CHECK(options.max_rows >= options.max_batch);
   backend.reserve(work_limits(rank_config, shard.tracks, options));
   const auto rows = static_cast<std::size_t>(logit_rows(options));
-  wanted_rows_.reserve(static_cast<std::size_t>(options.max_rows));
+  for (auto* list : {&wanted_rows_, &wanted_order_})
+    list->reserve(static_cast<std::size_t>(options.max_rows));
   targets_.resize(rows);
   sample_params_.resize(rows);
   sampled_.resize(rows);
@@ -128,7 +130,7 @@ bool Engine::run_steps(Run& run) {
   counters_ = {};
   counter_sources().reset();
   while (!run.done() && !run.signals.stop()) {
-    if (run.scheduler.has_step())
+    if (run.scheduler.has_step() && !must_retire_first(run))
       run_step(run);
     else if (run.pipeline.in_flight() > 0)
       retire_step(run);
@@ -140,6 +142,11 @@ bool Engine::run_steps(Run& run) {
   counters_.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
   counter_sources().collect(counters_);
   return run.done();
+}
+
+// What is asked of the next step may depend on the tokens of those in flight, or wait for the backend.
+bool Engine::must_retire_first(const Run& run) const {
+  return run.pipeline.in_flight() > 0 && run.scheduler.may_score_prompts();
 }
 
 // Steps are counted and numbered alike on all ranks; the header of each is that of a rank's
@@ -203,12 +210,25 @@ void Engine::issue_step(Run& run) {
   step.prefill_rows = plan.prefill_rows;
   run_forward(plan, run.scheduler.step_rows());
   if (plan.wanted.empty()) return;
-  if (run.task == Task::generate) return sample_rows(run, plan.wanted);
+  const std::span<const LogitRow> wanted = sampled_first(plan);
+  const std::size_t sampled = wanted.size() - static_cast<std::size_t>(plan.scored);
+  if (plan.scored > 0) score_rows(run.task, static_cast<std::int64_t>(sampled), wanted.subspan(sampled));
+  if (sampled > 0) sample_rows(run, wanted.first(sampled));
+  complete_scored(run, wanted.subspan(sampled));
+}
+
+// The wanted rows, which the forward pass then knows in this order too.
+std::span<const LogitRow> Engine::sampled_first(const StepPlan& plan) {
   const std::span<const LogitRow> wanted = plan.wanted;
-  const auto piece = static_cast<std::size_t>(forward_.max_logit_rows());
-  for (std::size_t at = 0; at < wanted.size(); at += piece)
-    score_rows(static_cast<std::int64_t>(at), wanted.subspan(at, std::min(piece, wanted.size() - at)));
-  complete_scored(run, wanted);
+  if (plan.scored == 0 || plan.scored == std::ssize(wanted)) return wanted;
+  wanted_order_.resize(wanted.size());
+  std::iota(wanted_order_.begin(), wanted_order_.end(), 0);
+  std::ranges::stable_partition(wanted_order_,
+                                [&](std::int32_t i) { return !wanted[static_cast<std::size_t>(i)].scores; });
+  forward_.reorder_wanted(wanted_order_);
+  ordered_.clear();
+  for (const std::int32_t i : wanted_order_) ordered_.push_back(wanted[static_cast<std::size_t>(i)]);
+  return ordered_;
 }
 
 void Engine::run_forward(const StepPlan& plan, const StepRows& rows) {
@@ -223,11 +243,15 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   completion.request = sequence.request;
   completion.prompt_tokens = sequence.prompt_tokens;
   completion.not_finite_at = sequence.not_finite_at;
+  completion.not_finite_in_prompt = sequence.not_finite_in_prompt;
   completion.finish_reason = reason;
   const auto text = run.texts.find(&sequence);
   if (!completion.failed()) {
     completion.tokens.assign(sequence.tokens.begin() + sequence.prompt_tokens, sequence.tokens.end());
     completion.logprobs = std::move(sequence.logprobs);
+    completion.top_logprobs = std::move(sequence.top_logprobs);
+    completion.prompt_logprobs = std::move(sequence.prompt_logprobs);
+    completion.prompt_top_logprobs = std::move(sequence.prompt_top_logprobs);
     completion.is_greedy = sequence.is_greedy;
     if (text != run.texts.end()) completion.text = text->second.bytes();
   }

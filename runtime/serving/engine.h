@@ -106,8 +106,11 @@ class Engine {
   // Samples a token for each row, or queues that. Each sequence gets a placeholder.
   void sample_rows(Run& run, std::span<const LogitRow> rows);
   void queue_or_sample(bool greedy, std::int64_t rows);
-  // Scores, for each wanted row from `first` on, the token after it.
-  void score_rows(std::int64_t first, std::span<const LogitRow> rows);
+  bool must_retire_first(const Run& run) const;
+  std::span<const LogitRow> sampled_first(const StepPlan& plan);
+  // Scores the token after each of `rows`, the wanted rows from `first` on.
+  void score_rows(Task task, std::int64_t first, std::span<const LogitRow> rows);
+  void score_piece(Task task, std::int64_t first, std::span<const LogitRow> rows);
   // Completes the sequences whose last token, or a token that cannot be scored, is among `rows`, all
   // that the step has scored.
   void complete_scored(Run& run, std::span<const LogitRow> rows);
@@ -138,7 +141,8 @@ class Engine {
   std::uint64_t step_number_ = 0;
   TokenDigest digest_;
   // Scratch of a step, sized once.
-  std::vector<std::int32_t> wanted_rows_, targets_;
+  std::vector<std::int32_t> wanted_rows_, wanted_order_, targets_;
+  std::vector<LogitRow> ordered_;
   std::vector<SampleParams> sample_params_;
   std::vector<Sampled> sampled_;
   std::vector<Scored> scored_;

@@ -1,22 +1,32 @@
 // How the engine scores tokens that are given.
+#include <algorithm>
 #include <cmath>
 
 #include "runtime/serving/engine_run.h"
 
 namespace ptrt {
 
+void Engine::score_rows(Task task, std::int64_t first, std::span<const LogitRow> rows) {
+  const auto piece = static_cast<std::size_t>(forward_.max_logit_rows());
+  for (std::size_t at = 0; at < rows.size(); at += piece)
+    score_piece(task, first + static_cast<std::int64_t>(at),
+                rows.subspan(at, std::min(piece, rows.size() - at)));
+}
+
 // The logits of a row score the token after the row's own.
-void Engine::score_rows(std::int64_t first, std::span<const LogitRow> rows) {
+void Engine::score_piece(Task task, std::int64_t first, std::span<const LogitRow> rows) {
   const Tensor logits = forward_.logits(first, std::ssize(rows));
   for (std::size_t r = 0; r < rows.size(); r++)
     targets_[r] = rows[r].sequence->tokens[static_cast<std::size_t>(rows[r].position) + 1];
   backend_.log_probs(logits, {targets_.data(), rows.size()}, {scored_.data(), rows.size()});
   for (std::size_t r = 0; r < rows.size(); r++) {
     Sequence& sequence = *rows[r].sequence;
-    sequence.logprobs.push_back(scored_[r].logprob);
+    const bool of_prompt = task == Task::generate;
+    (of_prompt ? sequence.prompt_logprobs : sequence.logprobs).push_back(scored_[r].logprob);
     sequence.is_greedy &= scored_[r].greedy;
-    if (std::isnan(scored_[r].logprob) && sequence.not_finite_at < 0)
-      sequence.not_finite_at = rows[r].position + 1;
+    if (!std::isnan(scored_[r].logprob) || sequence.not_finite_at >= 0) continue;
+    sequence.not_finite_at = rows[r].position + 1;
+    sequence.not_finite_in_prompt = of_prompt;
   }
 }
 
@@ -25,7 +35,7 @@ void Engine::complete_scored(Run& run, std::span<const LogitRow> rows) {
   for (std::size_t r = 0; r < rows.size(); r++) {
     Sequence& sequence = *rows[r].sequence;
     const bool last_of_step = r + 1 == rows.size() || rows[r + 1].sequence != &sequence;
-    const bool last = rows[r].position + 2 == std::ssize(sequence.tokens);
+    const bool last = sequence.max_tokens == 0 && rows[r].position + 2 == std::ssize(sequence.tokens);
     if (!last_of_step || (!last && sequence.not_finite_at < 0)) continue;
     sequence.first_token_s = seconds_since(run.start);
     complete(run, sequence, FinishReason::length);

@@ -2,6 +2,7 @@
 // padded steps or not, pages for all or for few. Runs on the scalar reference, whose rows are independent.
 #include "runtime/serving/engine.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -109,6 +110,40 @@ TEST_F(EngineSteps, TokensMayBeTakenAStepLate) {
       EXPECT_TRUE(ahead.drained());
       for (const std::int64_t rows : ahead.recorded_rows_) EXPECT_EQ(rows, recorded_rows(rows, 5));
       EXPECT_EQ(ahead.recorded_rows_.empty(), !records);
+    }
+}
+
+// Prompts are scored as `score` scores them, and what is generated after them stays the same; however steps are
+// run, and though prompts are computed again after preemptions.
+TEST_F(EngineSteps, PromptLogProbabilities) {
+  std::vector<Request> asking = requests_;
+  for (std::size_t i = 0; i < asking.size(); ++i) {
+    if (i % 4 != 3) asking[i].prompt_logprobs = 0;
+    if (i % 4 == 1) asking[i].max_tokens = 0;
+  }
+  const std::vector<Completion> scored =
+      make(std::make_unique<ReferenceBackend>(), 40).run(Task::score, requests_);
+  const std::vector<Completion> plain =
+      make(std::make_unique<ReferenceBackend>(), 40).run(Task::generate, requests_);
+  for (const bool ahead : {false, true})
+    for (const std::int64_t pages : {40, 6}) {
+      std::unique_ptr<Backend> backend = std::make_unique<ReferenceBackend>();
+      if (ahead) backend = std::make_unique<RunAheadBackend>(true);
+      EngineRunner runner = make(std::move(backend), pages);
+      const std::vector<Completion> actual = runner.run(Task::generate, asking);
+      EXPECT_EQ(runner.counters().preemptions > 0, pages == 6);
+      for (std::size_t i = 0; i < actual.size(); ++i) {
+        SCOPED_TRACE(fmt::format("request {}, {} pages, ahead {}", i, pages, ahead));
+        EXPECT_EQ(actual[i].prompt_logprobs,
+                  asking[i].prompt_logprobs < 0 ? std::vector<float>{} : scored[i].logprobs);
+        if (asking[i].max_tokens == 0) {
+          EXPECT_TRUE(actual[i].tokens.empty());
+          EXPECT_EQ(actual[i].finish_reason, FinishReason::length);
+          continue;
+        }
+        EXPECT_EQ(actual[i].tokens, plain[i].tokens);
+        EXPECT_EQ(actual[i].logprobs, plain[i].logprobs);
+      }
     }
 }
 
@@ -249,6 +284,35 @@ TEST_F(EngineNotFinite, FailsAloneAndGivesItsPagesBack) {
         EXPECT_GT(later, 0) << "no request generates the token: choose another";
       }
     }
+}
+
+// Where the prompt is scored, the failure is the token of the prompt that cannot be.
+TEST_F(EngineNotFinite, InAScoredPrompt) {
+  for (std::size_t i = 0; i < requests_.size(); ++i) {
+    requests_[i].prompt_logprobs = 0;
+    if (i % 2 == 0) requests_[i].max_tokens = 0;
+  }
+  const auto sound = make(std::make_unique<ReferenceBackend>(), 40).run(Task::generate, requests_);
+  std::int64_t in_prompt = 0;
+  for (const std::int64_t pages : {40, 6}) {
+    const auto actual =
+        make(std::make_unique<PoisonedBackend>(kPoison), pages).run(Task::generate, requests_);
+    for (std::size_t i = 0; i < requests_.size(); ++i) {
+      const auto& tokens = requests_[i].tokens;
+      const std::int64_t at = first_poison(tokens);
+      const bool fails = at >= 0 && at + 1 < std::ssize(tokens);
+      EXPECT_EQ(actual[i].not_finite_in_prompt, fails) << "request " << i;
+      if (fails) {
+        EXPECT_EQ(actual[i].not_finite_at, at + 1);
+        EXPECT_TRUE(actual[i].prompt_logprobs.empty());
+        in_prompt++;
+      } else if (!actual[i].failed()) {
+        EXPECT_EQ(actual[i].prompt_logprobs, sound[i].prompt_logprobs);
+        EXPECT_EQ(actual[i].tokens, sound[i].tokens);
+      }
+    }
+  }
+  EXPECT_GT(in_prompt, 2);
 }
 
 TEST_F(EngineNotFinite, StepsAheadAreDropped) {
