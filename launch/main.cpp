@@ -30,8 +30,11 @@ const ModelRunOptions* run_options(const Command& command) {
 
 // What a log must not be written over, as far as the command line names it.
 std::vector<NamedFile> named_inputs(const Command& command) {
-  if (const auto* batch = std::get_if<BatchOptions>(&command))
-    return {{"the model", batch->run.model}, {"the requests", batch->requests}, {"the text", batch->text}};
+  if (const auto* batch = std::get_if<BatchOptions>(&command)) {
+    std::vector<NamedFile> files = {{"the model", batch->run.model}, {"the text", batch->text}};
+    for (const std::string& path : batch->requests) files.push_back({"the requests", path});
+    return files;
+  }
   if (const auto* bench = std::get_if<BenchOptions>(&command))
     return {{"the model", bench->run.model},
             {"the dataset", bench->dataset},

@@ -10,6 +10,7 @@ packages=(
   libcli11-dev nlohmann-json3-dev libfmt-dev     # command line, JSON, text
   libhwy-dev libhwloc-dev                        # SIMD, cores of the host
   libisal-dev libxxhash-dev                      # checksums, digests
+  zlib1g-dev libzstd-dev                         # compressed requests and results
   libsentencepiece-dev libicu-dev libonig-dev    # tokenizers
   python3                                        # the demo's answers
 )

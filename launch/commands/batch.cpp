@@ -66,7 +66,8 @@ class Batch {
   }
   // The requests, and all files of the model that are there.
   std::vector<NamedFile> inputs() const {
-    std::vector<NamedFile> files = {{"the requests", options_.requests}, {"the model", options_.run.model}};
+    std::vector<NamedFile> files = {{"the model", options_.run.model}};
+    for (const std::string& path : options_.requests) files.push_back({"the requests", path});
     if (session_.model().file)
       for (std::int64_t track = 0; track < session_.config().tracks; track++)
         files.push_back({"the model", session_.model().file->track_file(track)});
@@ -94,12 +95,15 @@ class Batch {
       Journal::check_output(options_.output, options_.resume);
       if (is_shard()) read_shard_record(options_.output);  // what it would replace is this program's
       input_.emplace(options_.requests);
-      file_ = ptrt::scan_requests(*input_);
+      if (input_->is_stream()) throw_bad_input("{} is no plain file", input_->name());
+      file_ = ptrt::scan_requests(*input_, shard_);
     });
   }
 
-  // That have a result here: in the journal, a line has its place among these.
-  std::int64_t lines() const { return shard_.lines_of(file_.lines); }
+  // That have a result here.
+  std::int64_t lines() const { return file_.requests; }
+  // In the journal a line has its place among these, blank ones included.
+  std::int64_t places() const { return shard_.lines_of(file_.lines); }
 
   void load() {
     const auto start = Clock::now();
@@ -148,9 +152,12 @@ class Batch {
           "{} does not say how much of the KV cache the requests needed: without --resume {} is replaced",
           finished_path(options_.output), options_.output);
     if (results.kv_tokens > 0) {
-      LineReader reader(RequestInput(options_.output).open());
-      for (std::int64_t place = 0; const auto line = reader.next(); place++)
-        if (is_kv_cache_exceeded(*line)) kv_cache_exceeded_.push_back(shard_.line_at(place));
+      RequestInput published(options_.output);
+      RequestInput::Lines reader = published.lines();
+      for (const LineRun& run : file_.runs)
+        for (std::int64_t i = 0; i < run.count; i++)
+          if (const auto line = reader.next(); line && is_kv_cache_exceeded(*line))
+            kv_cache_exceeded_.push_back(run.first + i * shard_.count);
     }
     record_shard(batch, results);
   }
@@ -161,13 +168,14 @@ class Batch {
                        .shard = shard_,
                        .file_lines = file_.lines,
                        .lines = {},
+                       .blank_lines = places() - lines(),
                        .kv_tokens = results.kv_tokens,
                        .kv_cache_exceeded = kv_cache_exceeded_,
                        .most_tokens = *results.most_tokens,
                        .bytes = results.bytes,
                        .results_crc32c = results.results_crc32c};
     std::ranges::sort(record.kv_cache_exceeded);
-    if (lines() > 0) record.lines.push_back({shard_.line_at(0), lines()});
+    for (const auto& [first, count] : file_.runs) record.lines.push_back({first, count});
     write_shard_record(options_.output, record);
   }
 
@@ -178,9 +186,10 @@ class Batch {
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
       // With the pool of today a request may fit that did not.
-      journal_.emplace(options_.output, digest(identity_), lines(), options_.resume, is_kv_cache_exceeded);
+      const JournalOptions journal{.runs_again = is_kv_cache_exceeded, .places = places()};
+      journal_.emplace(options_.output, digest(identity_), lines(), options_.resume, journal);
       done_before_ = journal_->count();
-      for (std::int64_t place = 0; is_shard() && place < lines(); place++)
+      for (std::int64_t place = 0; is_shard() && place < places(); place++)
         earlier_.push_back(journal_->has(place));
       progress_.emplace(lines(), journal_->count(), options_.shown_progress());
       session_.note_requests(lines(), journal_->count());
@@ -221,33 +230,32 @@ class Batch {
     return {options_.task, session_.config(), session_.tokenizer(), limits, file_.lines};
   }
 
-  void note_tokens(const std::optional<StreamedLine>& line) {
-    if (line && line->runs()) most_tokens_ = std::max(most_tokens_, line->request.cached_tokens());
+  Supply next_line(RequestStream& stream, StreamedLine& line) {
+    const Supply supply = stream.next(line);
+    if (supply == Supply::line && line.runs())
+      most_tokens_ = std::max(most_tokens_, line.request.cached_tokens());
+    return supply;
   }
 
   // The results that a shard found in its journal do not say how much of the pool they needed, which may have been
   // another one: their lines are read once more.
   void note_earlier_tokens() {
     if (!is_shard() || done_before_ == 0) return;
-    RequestStream stream(
-        *input_, file_, parser({std::numeric_limits<std::int64_t>::max()}), [this](auto line) {
-          return shard_.has(line) && earlier_[static_cast<std::size_t>(shard_.place_of(line))];
-        });
-    while (const auto line = stream.next()) note_tokens(line);
+    RequestStream stream(*input_, parser({std::numeric_limits<std::int64_t>::max()}), [this](auto line) {
+      return shard_.has(line) && earlier_[static_cast<std::size_t>(shard_.place_of(line))];
+    });
+    for (StreamedLine line; next_line(stream, line) != Supply::end;) {
+    }
   }
 
   // Rank 0 reads the lines of its shard that have no result yet.
   RequestDealer::Source open_source() {
-    if (journal_->count() == lines()) return [] { return std::nullopt; };
+    if (journal_->count() == lines()) return [](StreamedLine&) { return Supply::end; };
     const auto wanted = [this](std::int64_t line) {
       return shard_.has(line) && !journal_->has(shard_.place_of(line));
     };
-    auto stream = std::make_shared<RequestStream>(*input_, file_, parser({session_.kv_tokens()}), wanted);
-    return [this, stream] {
-      auto line = stream->next();
-      note_tokens(line);
-      return line;
-    };
+    auto stream = std::make_shared<RequestStream>(*input_, parser({session_.kv_tokens()}), wanted);
+    return [this, stream](StreamedLine& line) { return next_line(*stream, line); };
   }
 
   void open_desk() {

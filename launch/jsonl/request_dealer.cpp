@@ -30,14 +30,14 @@ bool RequestDealer::reads_tail() const {
   return options_.replicas > 1 && !at_end_ && options_.requests - read_ <= options_.tail;
 }
 
-void RequestDealer::read_one(std::vector<StreamedLine>& rejected) {
-  std::optional<StreamedLine> line = source_();
-  if (!line) {
-    at_end_ = true;
-    return;
-  }
+Supply RequestDealer::read_one(std::vector<StreamedLine>& rejected) {
+  StreamedLine line;
+  const Supply supply = source_(line);
+  at_end_ = supply == Supply::end;
+  if (supply != Supply::line) return supply;
   read_++;
-  (line->runs() ? window_.emplace_back() : rejected.emplace_back()) = std::move(*line);
+  (line.runs() ? window_.emplace_back() : rejected.emplace_back()) = std::move(line);
+  return supply;
 }
 
 std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
@@ -46,9 +46,11 @@ std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
   std::int64_t room = 0;
   const auto replica = neediest(now, room);
   const std::int64_t wanted = replica ? std::min(room, kRun) : 0;
-  for (std::int64_t i = 0; i < kRun && !at_end_ && (reads_tail() || std::ssize(window_) < wanted); i++)
-    read_one(rejected);
-  if (reads_tail()) return Deal{};
+  Supply supply = Supply::line;
+  for (std::int64_t i = 0;
+       i < kRun && supply == Supply::line && !at_end_ && (reads_tail() || std::ssize(window_) < wanted); i++)
+    supply = read_one(rejected);
+  if (reads_tail() || supply == Supply::skipped) return Deal{};
   if (at_end_ && !sorted_ && options_.replicas > 1) {
     std::ranges::stable_sort(window_, std::greater(),
                              [](const StreamedLine& line) { return line.request.cached_tokens(); });

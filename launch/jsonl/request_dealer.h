@@ -27,8 +27,8 @@ namespace ptrt {
 class RequestDealer {
  public:
   using Clock = std::chrono::steady_clock;
-  // The next line to run or to answer; none after the last.
-  using Source = std::function<std::optional<StreamedLine>()>;
+  // The next line to run or to answer, if there is one now.
+  using Source = std::function<Supply(StreamedLine& line)>;
 
   struct Options {
     std::int64_t replicas = 1;
@@ -66,7 +66,7 @@ class RequestDealer {
     std::int64_t left() const { return std::ssize(costs); }
   };
 
-  void read_one(std::vector<StreamedLine>& rejected);
+  Supply read_one(std::vector<StreamedLine>& rejected);
   bool reads_tail() const;
   double speed(const Replica& replica, Clock::time_point now) const;
   bool is_slow(std::int64_t number, Clock::time_point now) const;

@@ -11,6 +11,7 @@
 #include "kernels/base/progress.h"
 #include "launch/jsonl/id_set.h"
 #include "launch/jsonl/line_id.h"
+#include "launch/streams/request_input.h"
 #include "model_io/config/strict_json.h"
 
 namespace ptrt {
@@ -338,8 +339,9 @@ RequestFile parse_requests(const std::string& text, const std::string& path, Tas
     note_progress();
     const std::size_t end = std::min(text.find('\n', at), text.size());
     const auto number = std::ssize(file.lines);
+    const std::string_view here = std::string_view(text).substr(at, end - at);
     RequestLine& line = file.lines.emplace_back();
-    if (Request request; parser.parse(std::string_view(text).substr(at, end - at), number, line, request)) {
+    if (Request request; !is_blank(here) && parser.parse(here, number, line, request)) {
       line.request = std::ssize(file.requests);
       file.requests.push_back(std::move(request));
     }

@@ -56,8 +56,8 @@ class RequestParser {
 };
 
 struct RequestFile {
-  std::vector<RequestLine> lines;
-  std::vector<Request> requests;  // of the lines without an error, in order
+  std::vector<RequestLine> lines;  // a blank one has neither a request nor an error
+  std::vector<Request> requests;   // of the lines without an error, in order
 };
 
 // `text` is the whole file. Throws bad_input when it has no line.

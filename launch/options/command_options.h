@@ -19,7 +19,7 @@ namespace ptrt {
 struct BatchOptions {
   ModelRunOptions run;
   Task task = Task::generate;
-  std::string requests;
+  std::vector<std::string> requests;  // files, one after the other
   std::string output;
   bool resume = false;
   ProgressStyle progress;               // as asked for; --quiet shows none

@@ -109,9 +109,10 @@ inline CLI::Option* add_seed(CLI::App& command, std::uint64_t& seed, const char*
   return command.add_option("--seed", seed, what)->transform(any.description(""))->capture_default_str();
 }
 
-// A file on the command line.
-inline CLI::Option* add_path(CLI::App& command, const std::string& option, std::string& path,
-                             const std::string& description) {
+// A file on the command line, or with a vector one or several.
+template <typename Path>
+CLI::Option* add_path(CLI::App& command, const std::string& option, Path& path,
+                      const std::string& description) {
   const auto named = [](const std::string& given) {
     return given.empty() ? std::string("expected the name of a file, found ''") : std::string();
   };

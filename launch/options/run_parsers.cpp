@@ -6,10 +6,12 @@ namespace ptrt {
 namespace {
 
 const char* const kRequestsHelp =
+    "Files of requests, which count as one; .gz and .zst are decompressed.\n"
     "One JSON object a line: {\"id\", \"prompt\" or \"tokens\", \"max_tokens\", \"temperature\", \"top_k\",\n"
     "\"top_p\", \"seed\", \"stop\", \"logprobs\"}, or an OpenAI batch line (custom_id, method, url, body)";
 
 const char* const kScoreRequestsHelp =
+    "Files of requests, which count as one; .gz and .zst are decompressed.\n"
     "One JSON object a line: {\"id\", \"prompt\" or \"tokens\"} is scored whole; {\"id\", \"context\",\n"
     "\"continuation\"}, both text or both token ids, from the continuation on; or an OpenAI batch line";
 

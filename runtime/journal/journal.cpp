@@ -4,6 +4,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <chrono>
@@ -90,13 +91,13 @@ void Journal::check_output(const std::string& results_path, bool resume) {
 }
 
 Journal::Journal(const std::string& results_path, const std::string& digest, std::int64_t requests,
-                 bool resume, std::function<bool(std::string_view)> runs_again)
+                 bool resume, JournalOptions options)
     : results_path_(results_path),
       path_(journal_path(results_path)),
       header_{digest, requests},
       format_(header_),
-      runs_again_(std::move(runs_again)),
-      entries_(static_cast<std::size_t>(requests)) {
+      options_(std::move(options)),
+      entries_(static_cast<std::size_t>(options_.places > 0 ? options_.places : requests)) {
   check_output(results_path, resume);
   // A journal may vanish while it is opened: its run has published it.
   for (int i = 0; resume && i < kOpenAttempts; i++) {
@@ -208,7 +209,7 @@ void Journal::read_line(std::string_view text, std::int64_t number) {
     return damaged(fmt::format("there is no request {}", parsed->line));
   Entry& entry = entries_[static_cast<std::size_t>(parsed->line)];
   if (entry.bytes > 0) return damaged(fmt::format("request {} has two results", parsed->line));
-  if (runs_again_ && runs_again_(parsed->result)) return;
+  if (options_.runs_again && options_.runs_again(parsed->result)) return;
   entry = {end_, static_cast<std::int64_t>(text.size())};
   count_++;
 }
@@ -280,26 +281,43 @@ void Journal::publish(std::string_view text) {
   });
 }
 
+void Journal::for_each_published(const std::function<void(std::int64_t line)>& visit) const {
+  std::vector<std::int64_t> lines;  // with their results unordered
+  for (std::int64_t line = 0; line < std::ssize(entries_); line++) {
+    if (!has(line)) continue;
+    if (options_.unordered)
+      lines.push_back(line);
+    else
+      visit(line);
+  }
+  const auto offset = [this](std::int64_t line) { return entries_[static_cast<std::size_t>(line)].offset; };
+  std::ranges::sort(lines, {}, offset);
+  for (const std::int64_t line : lines) visit(line);
+}
+
 // `add`: appends what of the file's text is written at the turn of a line.
 void Journal::publish_pieces(const std::function<void(std::int64_t line, std::string& text)>& add,
                              const std::function<void(FinishedRun&)>& before) {
-  const auto lines = static_cast<std::int64_t>(entries_.size());
-  PTRT_CHECK(count_ == lines);
+  PTRT_CHECK(count_ == header_.requests);
   check_name();
   check_size();
   FinishedRun run{.digest = header_.digest, .requests = header_.requests};
   std::optional<OutputFile> out;
   on_disk([&] { out.emplace(results_path_); });
   std::string text;
-  for (std::int64_t i = 0; i < lines; i++) {
-    add(i, text);
-    if (text.size() < kPiece && i + 1 < lines) continue;
+  const auto write = [&](bool last) {
+    if (options_.encode) text = options_.encode(text, last);
     run.results_crc32c = checksum_of(text, run.results_crc32c);
     run.bytes += static_cast<std::int64_t>(text.size());
     on_disk([&] { out->write(text); });
     text.clear();
     note_progress();
-  }
+  };
+  for_each_published([&](std::int64_t line) {
+    add(line, text);
+    if (text.size() >= kPiece) write(false);
+  });
+  write(true);
   // In this order: until the journal is gone, --resume goes by it alone.
   if (before) on_disk([&] { before(run); });
   on_disk([&] { write_finished(results_path_, run); });

@@ -25,6 +25,15 @@ namespace ptrt {
 
 std::string journal_path(const std::string& results_path);
 
+struct JournalOptions {
+  // Results of an existing journal that this says are taken as not there: they may be others today.
+  std::function<bool(std::string_view result_json)> runs_again = {};
+  std::int64_t places = 0;  // lines are numbered below this, some without a request; 0: as many as requests
+  bool unordered = false;   // results are published in the order in which they finished
+  // What the results' file holds of the next part of their text, `last` being the last one; empty: the text itself.
+  std::function<std::string(std::string_view text, bool last)> encode = {};
+};
+
 class Journal {
  public:
   // Whether there is anything at the name of the journal.
@@ -36,10 +45,9 @@ class Journal {
 
   // Starts a journal, or continues an existing one if `resume`: checks every line and drops a torn
   // last one. Throws bad_input, with the file as it was, for another digest and for whatever this
-  // class did not write. Of an existing one, results that `runs_again` says are taken as not there: they may be
-  // others today.
+  // class did not write.
   Journal(const std::string& results_path, const std::string& digest, std::int64_t requests, bool resume,
-          std::function<bool(std::string_view result_json)> runs_again = {});
+          JournalOptions options = {});
   Journal(const Journal&) = delete;
   Journal& operator=(const Journal&) = delete;
 
@@ -61,7 +69,7 @@ class Journal {
   }
   // The result of a line that has one, read back. Throws failure where another program has changed it.
   std::string result(std::int64_t line) const;
-  // Requires a result for every line. Reads all of them back and checks them, writes the results under
+  // Requires a result for every request. Reads all of them back and checks them, writes the results under
   // their own name, says in RESULTS.jsonl.done what they are, and removes the journal. Throws
   // failure when that fails; the journal then stays.
   // `before` is called, once, before any file gets its name: it may write what goes with the results, and add
@@ -89,13 +97,15 @@ class Journal {
   void on_disk(const std::function<void()>& write) const;
   void publish_pieces(const std::function<void(std::int64_t line, std::string& text)>& add,
                       const std::function<void(FinishedRun&)>& before = {});
+  // Lines that have a result, in the order of the results' file.
+  void for_each_published(const std::function<void(std::int64_t line)>& visit) const;
   // `reader` keeps pieces of the journal: results that follow each other in it cost one read.
   std::string_view read_entry(std::int64_t line, PieceReader& reader) const;
 
   std::string results_path_, path_;
   JournalHeader header_;
   JournalLineFormat format_;
-  std::function<bool(std::string_view)> runs_again_;
+  JournalOptions options_;
   FileDescriptor file_;
   std::int64_t end_ = 0;  // bytes in the journal
   std::int64_t count_ = 0;

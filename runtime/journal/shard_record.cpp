@@ -24,14 +24,17 @@ std::string to_text(const ShardRecord& record) {
   std::string lines;
   for (const auto& [first, count] : record.lines)
     lines += fmt::format("{}[{},{}]", lines.empty() ? "" : ",", first, count);
+  const std::string blank =
+      record.blank_lines > 0 ? fmt::format("\"blank_lines\":{},", record.blank_lines) : "";
   const std::string body = fmt::format(
       "{{\"ptrt_shard\":1,\"job\":\"{}\",\"requests\":\"{:016x}\",\"index\":{},\"count\":{},\"file_lines\":{}"
       ","
-      "\"lines\":[{}],\"kv_tokens\":{},\"kv_cache_exceeded\":[{}],\"most_tokens\":{},\"bytes\":{},\"results_"
+      "\"lines\":[{}],{}\"kv_tokens\":{},\"kv_cache_exceeded\":[{}],\"most_tokens\":{},\"bytes\":{},"
+      "\"results_"
       "crc32c\":\"{}\"",
       record.batch.job, record.batch.requests, record.shard.index, record.shard.count, record.file_lines,
-      lines, record.kv_tokens, fmt::join(record.kv_cache_exceeded, ","), record.most_tokens, record.bytes,
-      checksum_text(record.results_crc32c));
+      lines, blank, record.kv_tokens, fmt::join(record.kv_cache_exceeded, ","), record.most_tokens,
+      record.bytes, checksum_text(record.results_crc32c));
   return fmt::format("{},\"crc32c\":\"{}\"}}\n", body, checksum_text(checksum_of(body)));
 }
 
@@ -60,20 +63,24 @@ std::uint64_t from_hex(const std::string& text) {
   return value;
 }
 
-// Whether the lines ascend and are all of the shard's. What divides by the shard's count relies on it.
+// Whether the lines ascend and are the shard's, but for so many blank ones. What divides by the shard's count relies on it.
 bool is_sound(const ShardRecord& record) {
   const Shard& shard = record.shard;
   if (shard.count < 1 || shard.count > kMostShards || shard.index < 0 || shard.index >= shard.count)
     return false;
   const std::int64_t of_shard = shard.lines_of(record.file_lines);
-  std::int64_t place = 0;
+  std::int64_t place = 0, blank = 0;
   for (const auto& [first, count] : record.lines) {
-    if (count < 1 || count > of_shard - place || first != shard.line_at(place)) return false;
-    place += count;
+    if (first < shard.line_at(place) || !shard.has(first)) return false;
+    const std::int64_t begin = shard.place_of(first);
+    if (count < 1 || count > of_shard - begin) return false;
+    blank += begin - place;
+    place = begin + count;
   }
+  blank += of_shard - place;
   const auto is_own = [&](std::int64_t line) { return line < record.file_lines && shard.has(line); };
   const auto& exceeded = record.kv_cache_exceeded;
-  return place == of_shard && exceeded.empty() == (record.kv_tokens == 0) &&
+  return blank == record.blank_lines && exceeded.empty() == (record.kv_tokens == 0) &&
          std::ranges::is_sorted(exceeded) && std::ranges::all_of(exceeded, is_own);
 }
 
@@ -87,6 +94,8 @@ std::optional<ShardRecord> from_text(const std::string& text) {
   record.file_lines = object["file_lines"].get<std::int64_t>();
   for (const json& run : object["lines"])
     record.lines.push_back({run[0].get<std::int64_t>(), run[1].get<std::int64_t>()});
+  if (object.contains("blank_lines") && object["blank_lines"].is_number_unsigned())
+    record.blank_lines = object["blank_lines"].get<std::int64_t>();
   record.kv_tokens = object["kv_tokens"].get<std::int64_t>();
   record.kv_cache_exceeded = object["kv_cache_exceeded"].get<std::vector<std::int64_t>>();
   record.most_tokens = object["most_tokens"].get<std::int64_t>();

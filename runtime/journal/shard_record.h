@@ -5,8 +5,8 @@
 //    "lines":[[FIRST,HOW_MANY],…],"kv_tokens":T,"kv_cache_exceeded":[…],"most_tokens":M,"bytes":B,
 //    "results_crc32c":"xxxxxxxx","crc32c":"xxxxxxxx"}
 //
-// "lines" are the numbers, in the whole request file, of the lines that have a result: runs in steps of N, which are
-// all of the shard's. Results of one KV pool are those where no line that has one needed more than a pool that was
+// "lines" are the numbers, in the whole request file, of the lines that have a result: runs in steps of N. They are all
+// of the shard's but blank lines; how many these are, "blank_lines":K before "kv_tokens" says where there are any. Results of one KV pool are those where no line that has one needed more than a pool that was
 // too small for another line.
 #pragma once
 
@@ -40,6 +40,7 @@ struct ShardRecord {
     bool operator==(const Run&) const = default;
   };
   std::vector<Run> lines;
+  std::int64_t blank_lines = 0;                 // of the shard
   std::int64_t kv_tokens = 0;                   // of the KV pool, if lines did not fit it; else 0
   std::vector<std::int64_t> kv_cache_exceeded;  // those lines, ascending
   std::int64_t most_tokens = 0;                 // of the KV cache, for the largest of the other lines

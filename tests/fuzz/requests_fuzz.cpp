@@ -130,8 +130,8 @@ std::vector<std::string> lines_of(std::string_view text) {
   return lines;
 }
 
-bool is_blank(std::string_view text) {
-  return text.find_first_not_of(" \t\r\n") == std::string_view::npos;
+bool is_empty(std::string_view text) {
+  return std::ranges::all_of(lines_of(text), [](const std::string& line) { return is_blank(line); });
 }
 
 void check_request(const Request& request, Task task, const ModelConfig& config) {
@@ -196,6 +196,10 @@ void check_file(const std::string& text, const std::vector<std::string>& lines, 
   std::size_t requests = 0;
   for (std::size_t i = 0; i < lines.size(); ++i) {
     const RequestLine& line = file.lines[i];
+    if (is_blank(lines[i])) {
+      expect(line.request < 0 && line.error.code.empty(), "blank line {} is a request or an error", i);
+      continue;
+    }
     if (line.request >= 0) {
       expect(static_cast<std::size_t>(line.request) == requests, "line {} is request {}", i, line.request);
       expect(file.requests.at(requests).line == static_cast<std::int64_t>(i), "line {} has another's request",
@@ -208,7 +212,7 @@ void check_file(const std::string& text, const std::vector<std::string>& lines, 
     }
     if (line.error.code == "duplicate_id")
       expect(ids.count(line.id) == 1, "no line before line {} has its id '{}'", i, line.id);
-    else if (!is_blank(lines[i]))
+    else
       check_alone(file, i, lines[i], task, model);
     ids.insert(line.id);
   }
@@ -219,7 +223,7 @@ void check_file(const std::string& text, const std::vector<std::string>& lines, 
 
 void run_input(std::string_view input) {
   const std::vector<std::string> lines = lines_of(input);
-  if (lines.size() > kMaxLines || is_blank(input)) return;
+  if (lines.size() > kMaxLines || is_empty(input)) return;
   // One of the cases; which one follows from the input, so that it is the same when the input is run again.
   const std::size_t number = std::hash<std::string_view>()(input);
   const Model& model = models()[number / 2 % models().size()];

@@ -31,11 +31,12 @@ class Simulation {
     RequestDealer::Options options{.replicas = std::ssize(step_s_), .max_batch = batch, .tail = tail};
     if (known) options.requests = std::ssize(tokens_);
     dealer_.emplace(
-        [this]() -> std::optional<StreamedLine> {
-          if (read_ == std::ssize(tokens_)) return std::nullopt;
+        [this](StreamedLine& line) {
+          if (read_ == std::ssize(tokens_)) return Supply::end;
           most_unread_ = std::max(most_unread_, read_ - dealt_);
           read_++;
-          return line_of(read_ - 1, tokens_[static_cast<std::size_t>(read_ - 1)]);
+          line = line_of(read_ - 1, tokens_[static_cast<std::size_t>(read_ - 1)]);
+          return Supply::line;
         },
         options, Clock::time_point());
     replicas_.resize(step_s_.size());
@@ -169,7 +170,7 @@ TEST(RequestDealer, ASlowReplicaGetsFewer) {
 
 TEST(RequestDealer, StopsAtOnce) {
   std::int64_t read = 0;
-  RequestDealer dealer([&]() -> std::optional<StreamedLine> { return line_of(read++, 3); },
+  RequestDealer dealer([&](StreamedLine& line) { return line = line_of(read++, 3), Supply::line; },
                        {.replicas = 2, .max_batch = 4}, Clock::time_point());
   std::vector<StreamedLine> rejected;
   EXPECT_TRUE(dealer.next(Clock::time_point(), rejected));

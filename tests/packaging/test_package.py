@@ -59,7 +59,7 @@ def run(*command, **options) -> subprocess.CompletedProcess:
 SPACK_NAMES = {
     "Threads": None, "PkgConfig": None, "MPI": "mpi", "ICU": "icu4c", "fmt": "fmt", "nlohmann_json": "nlohmann-json",
     "CLI11": "cli11", "hwloc": "hwloc", "libhwy": "highway", "libxxhash": "xxhash", "libisal": "isa-l",
-    "sentencepiece": "sentencepiece", "oniguruma": "oniguruma",
+    "libzstd": "zstd", "ZLIB": "zlib-api", "sentencepiece": "sentencepiece", "oniguruma": "oniguruma",
 }
 
 

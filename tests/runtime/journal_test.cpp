@@ -56,7 +56,7 @@ TEST_F(JournalTest, SomeResultsAreAskedForAgain) {
     return result.find("too large") != std::string_view::npos;
   };
   for (int i = 0; i < 3; i++) {
-    Journal journal(results_, "d", 3, i > 0, again);
+    Journal journal(results_, "d", 3, i > 0, {.runs_again = again});
     EXPECT_EQ(journal.count(), i == 0 ? 0 : 1);
     EXPECT_EQ(journal.has(1), i > 0);
     EXPECT_FALSE(journal.has(2));

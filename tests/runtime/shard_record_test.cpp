@@ -42,6 +42,14 @@ TEST_F(ShardRecordFile, ComesBack) {
   write_shard_record(results_, record_);
   EXPECT_EQ(read_shard_record(results_), record_);
   EXPECT_EQ(record_.results(), 21);
+  ShardRecord with_blanks = record_;
+  with_blanks.lines = {{2, 2}, {17, 16}, {102, 1}};
+  with_blanks.blank_lines = 2;
+  write_shard_record(results_, with_blanks);
+  EXPECT_EQ(read_shard_record(results_), with_blanks);
+  with_blanks.blank_lines = 1;
+  write_shard_record(results_, with_blanks);
+  EXPECT_THROW(read_shard_record(results_), Error) << "one line too few";
   ShardRecord empty;
   empty.shard = {3, 4};
   write_shard_record(results_, empty);

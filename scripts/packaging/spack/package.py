@@ -28,6 +28,8 @@ class Ptrt(CMakePackage, CudaPackage):
     depends_on("hwloc@2:")
     depends_on("isa-l")
     depends_on("xxhash")
+    depends_on("zlib-api")
+    depends_on("zstd")
     depends_on("sentencepiece")
     depends_on("icu4c@72:")
     depends_on("oniguruma@6.9.8:")

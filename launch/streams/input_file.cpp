@@ -1,4 +1,4 @@
-#include "launch/jsonl/byte_input.h"
+#include "launch/streams/input_file.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -7,15 +7,13 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdint>
 #include <cstring>
-#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
-#include "kernels/base/file_descriptor.h"
-#include "kernels/base/files.h"
+#include "launch/streams/compression.h"
+#include "launch/streams/read_ahead.h"
 
 namespace ptrt {
 
@@ -24,7 +22,13 @@ class PieceFile {
  public:
   static constexpr std::size_t kPiece = std::size_t{256} << 10;
 
-  PieceFile(std::string path, FileDescriptor file) : path_(std::move(path)), file_(std::move(file)) {}
+  PieceFile(std::string path, FileDescriptor file)
+      : path_(std::move(path)), file_(std::move(file)), whole_(XXH3_createState()) {
+    XXH3_64bits_reset(whole_);
+  }
+  ~PieceFile() { XXH3_freeState(whole_); }
+  PieceFile(const PieceFile&) = delete;
+  PieceFile& operator=(const PieceFile&) = delete;
 
   // The bytes of piece `number`, fewer at the end of the file. Reads into `to`, which has room for a piece.
   std::size_t read(std::size_t number, char* to) {
@@ -44,11 +48,19 @@ class PieceFile {
       keep(got, to);
     return got;
   }
+  std::uint64_t digest() const {
+    PTRT_CHECK(known_);
+    return XXH3_64bits_digest(whole_);
+  }
+  std::uint64_t bytes() const { return bytes_; }
 
  private:
   void keep(std::size_t got, const char* bytes) {
     bytes_ += got;
-    if (got > 0) digests_.push_back(XXH3_64bits(bytes, got));
+    if (got > 0) {
+      digests_.push_back(XXH3_64bits(bytes, got));
+      XXH3_64bits_update(whole_, bytes, got);
+    }
     known_ = got < kPiece;
   }
   void check(std::size_t number, std::size_t got, std::size_t wanted, const char* bytes) const {
@@ -66,13 +78,14 @@ class PieceFile {
   bool known_ = false;  // to the end
   std::size_t bytes_ = 0;
   std::vector<std::uint64_t> digests_;  // of the pieces
+  XXH3_state_t* whole_;
 };
 
 namespace {
 
-class FileInput final : public ByteInput {
+class PieceInput final : public ByteInput {
  public:
-  explicit FileInput(std::shared_ptr<PieceFile> file)
+  explicit PieceInput(std::shared_ptr<PieceFile> file)
       : file_(std::move(file)), piece_(PieceFile::kPiece, '\0') {}
   std::size_t read(char* to, std::size_t bytes) override {
     if (at_ == end_ && !at_end_) {
@@ -93,36 +106,47 @@ class FileInput final : public ByteInput {
   bool at_end_ = false;
 };
 
-class TextInput final : public ByteInput {
- public:
-  explicit TextInput(std::string_view text) : left_(text) {}
-  std::size_t read(char* to, std::size_t bytes) override {
-    const std::size_t count = std::min(bytes, left_.size());
-    std::memcpy(to, left_.data(), count);
-    left_.remove_prefix(count);
-    return count;
-  }
-
- private:
-  std::string_view left_;
-};
-
 }  // namespace
 
-RequestInput::RequestInput(std::string path) : path_(std::move(path)) {
-  struct stat status;
-  if (stat(path_.c_str(), &status) != 0 || !S_ISREG(status.st_mode)) {
-    text_ = read_text_file(path_, "the requests");
+InputFile::InputFile(std::string path) : path_(std::move(path)) {
+  if (path_ == "-") {
+    stream_ = FileDescriptor(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 0));
+    if (!stream_) throw_bad_input("cannot read {}: {}", name(), std::strerror(errno));
     return;
   }
-  FileDescriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file) throw_bad_input("cannot read the requests {}: {}", path_, std::strerror(errno));
-  file_ = std::make_shared<PieceFile>(path_, std::move(file));
+  // Of a pipe without a writer, open() would wait for one.
+  FileDescriptor file(::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  struct stat status;
+  if (!file || fstat(file.get(), &status) != 0)
+    throw_bad_input("cannot read the requests {}: {}", path_, std::strerror(errno));
+  if (S_ISDIR(status.st_mode)) throw_bad_input("cannot read the requests {}: it is a directory", path_);
+  if (S_ISREG(status.st_mode))
+    file_ = std::make_shared<PieceFile>(path_, std::move(file));
+  else
+    stream_ = std::move(file);
 }
 
-std::unique_ptr<ByteInput> RequestInput::open() const {
-  if (file_ == nullptr) return std::make_unique<TextInput>(text_);
-  return std::make_unique<FileInput>(file_);
+InputFile::InputFile(InputFile&&) noexcept = default;
+InputFile& InputFile::operator=(InputFile&&) noexcept = default;
+InputFile::~InputFile() = default;
+
+std::string InputFile::name() const {
+  return path_ == "-" ? "standard input" : path_;
+}
+
+std::unique_ptr<ByteInput> InputFile::open() {
+  const Compression compression = compression_of(path_);
+  if (file_ != nullptr) return decoded(std::make_unique<PieceInput>(file_), compression, path_);
+  PTRT_CHECK(stream_);
+  return std::make_unique<ReadAhead>(std::move(stream_), name(), compression);
+}
+
+std::uint64_t InputFile::digest() const {
+  return file_->digest();
+}
+
+std::uint64_t InputFile::bytes() const {
+  return file_->bytes();
 }
 
 }  // namespace ptrt
