@@ -113,7 +113,9 @@ class Batch {
 
   // What the results depend on, apart from the shard.
   BatchIdentity identity(const std::string& model) const {
-    return {fmt::format("{}-{}", options_.task == Task::score ? "score" : "generate", model), file_.digest};
+    return {fmt::format("{}{}-{}", options_.task == Task::score ? "score" : "generate",
+                        options_.ignore_unknown_fields ? "-ignoring" : "", model),
+            file_.digest};
   }
 
   // Whether an earlier run has finished the same job, where that is known before the model is loaded.
@@ -226,8 +228,10 @@ class Batch {
     store(results);
   }
 
-  RequestParser parser(const RequestLimits& limits) const {
-    return {options_.task, session_.config(), session_.tokenizer(), limits, file_.lines};
+  RequestParser parser(const RequestLimits& limits, IgnoredFields& ignored) const {
+    RequestParser parser(options_.task, session_.config(), session_.tokenizer(), limits, file_.lines);
+    if (options_.ignore_unknown_fields) parser.ignore_unknown_fields(ignored);
+    return parser;
   }
 
   Supply next_line(RequestStream& stream, StreamedLine& line) {
@@ -241,9 +245,11 @@ class Batch {
   // another one: their lines are read once more.
   void note_earlier_tokens() {
     if (!is_shard() || done_before_ == 0) return;
-    RequestStream stream(*input_, parser({std::numeric_limits<std::int64_t>::max()}), [this](auto line) {
-      return shard_.has(line) && earlier_[static_cast<std::size_t>(shard_.place_of(line))];
-    });
+    IgnoredFields again;
+    RequestStream stream(
+        *input_, parser({std::numeric_limits<std::int64_t>::max()}, again), [this](auto line) {
+          return shard_.has(line) && earlier_[static_cast<std::size_t>(shard_.place_of(line))];
+        });
     for (StreamedLine line; next_line(stream, line) != Supply::end;) {
     }
   }
@@ -254,7 +260,7 @@ class Batch {
     const auto wanted = [this](std::int64_t line) {
       return shard_.has(line) && !journal_->has(shard_.place_of(line));
     };
-    auto stream = std::make_shared<RequestStream>(*input_, parser({session_.kv_tokens()}), wanted);
+    auto stream = std::make_shared<RequestStream>(*input_, parser({session_.kv_tokens()}, ignored_), wanted);
     return [this, stream](StreamedLine& line) { return next_line(*stream, line); };
   }
 
@@ -349,6 +355,7 @@ class Batch {
 
   // How it ended.
   void tell(const RunSummary& summary) const {
+    if (!ignored_.empty()) say(fmt::format("ptrt: ignored fields of requests: {}\n", ignored_.text()));
     if (journal_->count() < lines())
       throw Error(ExitCode::stopped,
                   fmt::format("stopped by a signal with {} of {} results in {}: continue with --resume",
@@ -376,6 +383,7 @@ class Batch {
   std::int64_t most_tokens_ = 0;                 // of the pool, for one of the others
   std::vector<bool> earlier_;                    // a shard's lines with a result of an earlier run
   std::int64_t rejected_ = 0;                    // lines that cannot be run
+  IgnoredFields ignored_;
   std::int64_t done_before_ = 0;
   std::optional<Journal> journal_;
   std::optional<Progress> progress_;

@@ -4,7 +4,7 @@
 #include <random>
 
 #include "kernels/base/error.h"
-#include "launch/jsonl/request_file.h"
+#include "launch/requests/request_parser.h"
 
 namespace ptrt {
 namespace {

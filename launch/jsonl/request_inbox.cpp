@@ -17,10 +17,7 @@ constexpr char kLast = 'e';
 std::string message_of(const std::vector<StreamedLine>& requests) {
   std::string message(1, kRequests);
   for (const auto& [number, line, request] : requests) {
-    append_bytes(message, line.id);
-    append_bytes(message, line.openai);
-    append_bytes(message, line.continuation);
-    append_bytes(message, line.model);
+    append_line(message, line);
     append_request(message, request);
   }
   return message;
@@ -56,10 +53,7 @@ bool RequestInbox::put_message(std::string_view message) {
   std::vector<StreamedLine> requests;
   for (ByteReader bytes(message.substr(1)); !bytes.empty();) {
     auto& [number, line, request] = requests.emplace_back();
-    bytes.take(line.id);
-    bytes.take(line.openai);
-    bytes.take(line.continuation);
-    bytes.take(line.model);
+    take_line(bytes, line);
     request = take_request(bytes);
     number = request.line;
   }

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "launch/jsonl/request_file.h"
+#include "launch/requests/request_parser.h"
 #include "launch/streams/request_input.h"
 #include "runtime/job/shard.h"
 

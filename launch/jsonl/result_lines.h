@@ -4,7 +4,7 @@
 #include <string>
 #include <string_view>
 
-#include "launch/jsonl/request_file.h"
+#include "launch/requests/request_parser.h"
 #include "model_io/tokenizer/tokenizer.h"
 #include "runtime/requests/request.h"
 

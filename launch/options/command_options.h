@@ -22,6 +22,7 @@ struct BatchOptions {
   std::vector<std::string> requests;  // files, one after the other
   std::string output;
   bool resume = false;
+  bool ignore_unknown_fields = false;   // of request lines, which are error lines otherwise
   ProgressStyle progress;               // as asked for; --quiet shows none
   std::string shard;                    // "I/N" or "slurm"; empty: the whole file
   std::string text;                     // score: a file to score whole, instead of requests

@@ -182,6 +182,13 @@ CLI::Option* add_resume(CLI::App& command, BatchOptions& options) {
       "Continue from the journal RESULTS.partial of an earlier run; end at once if RESULTS are complete");
 }
 
+CLI::Option* add_ignore_unknown_fields(CLI::App& command, BatchOptions& options) {
+  return command.add_flag(
+      "--ignore-unknown-fields", options.ignore_unknown_fields,
+      "Run request lines without the fields that ptrt does not know, instead of making them\n"
+      "error lines (unsupported_field); at the end, standard error lists what was ignored");
+}
+
 CLI::Option* add_shard(CLI::App& command, BatchOptions& options) {
   const auto check = [](const std::string& given) {
     if (given == "slurm" || parse_shard(given)) return std::string();
@@ -206,6 +213,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_path(*command, "-o,--output", options->output, kOutputHelp)->required();
   begin_group(*command, "Parts and progress");
   add_resume(*command, *options);
+  add_ignore_unknown_fields(*command, *options);
   add_progress(*command, options->progress);
   add_shard(*command, *options);
   add_run_options(*command, options->run);
@@ -243,8 +251,9 @@ void add_score(CLI::App& app, Command& chosen) {
   begin_group(*command, "Parts and progress");
   add_resume(*command, *options);
   add_progress(*command, options->progress);
+  auto* ignore = add_ignore_unknown_fields(*command, *options);
   auto* shard = add_shard(*command, *options);
-  add_text(*command, *options, requests)->excludes(shard);
+  add_text(*command, *options, requests)->excludes(shard)->excludes(ignore);
   add_run_options(*command, options->run);
   command->callback([options, &chosen] {
     if (options->text.empty() && options->requests.empty()) throw CLI::RequiredError("REQUESTS or --text");

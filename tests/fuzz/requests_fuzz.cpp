@@ -11,8 +11,8 @@
 #include "driver/json_mutator.h"
 #include "driver/target.h"
 #include "kernels/base/error.h"
-#include "launch/jsonl/request_file.h"
 #include "launch/jsonl/result_lines.h"
+#include "launch/requests/request_parser.h"
 #include "model_io/text/unicode.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 

@@ -1,9 +1,8 @@
 // Request lines: defaults, both forms, and every error; a bad line does not affect others.
-#include "launch/jsonl/request_file.h"
-
 #include <gtest/gtest.h>
 
 #include "kernels/base/error.h"
+#include "launch/requests/request_parser.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
@@ -96,8 +95,7 @@ INSTANTIATE_TEST_SUITE_P(
     Table, BadLines,
     testing::Values(
         Bad{"{\"prompt\": ", "invalid_json", "line 2"}, Bad{"[1, 2]", "invalid_json", "array"},
-        Bad{"", "invalid_json", "line 2"}, Bad{"{}", "invalid_request", "prompt"},
-        Bad{R"({"prompt": 5})", "invalid_request", "prompt"},
+        Bad{"{}", "invalid_request", "prompt"}, Bad{R"({"prompt": 5})", "invalid_request", "prompt"},
         Bad{R"({"prompt": "a", "tokens": [1]})", "invalid_request", "both"},
         Bad{R"({"prompt": ["a"]})", "invalid_request", "prompt"},
         Bad{R"({"prompt": "a", "max_tokens": 4611686018427387904})", "context_length_exceeded", "64"},
@@ -116,14 +114,14 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{R"({"prompt": "a", "temperature": -1})", "invalid_request", "temperature"},
         Bad{R"({"prompt": "a", "temperature": true})", "invalid_request", "temperature"},
         Bad{R"({"prompt": "a", "temperature": 1e300})", "invalid_request", "temperature"},
-        Bad{R"({"prompt": "a", "top_k": -1})", "invalid_request", "top_k"},
+        Bad{R"({"prompt": "a", "top_k": -2})", "invalid_request", "top_k"},
         Bad{R"({"prompt": "a", "top_p": 0})", "invalid_request", "top_p"},
         Bad{R"({"prompt": "a", "top_p": 1.1})", "invalid_request", "top_p"},
         Bad{R"({"prompt": "a", "top_p": 1e-300})", "invalid_request", "top_p"},
         Bad{R"({"prompt": "a", "seed": "x"})", "invalid_request", "seed"},
         Bad{R"({"prompt": "a", "stop": 3})", "invalid_request", "stop"},
         Bad{R"({"prompt": "a", "stop": [""]})", "invalid_request", "stop"},
-        Bad{R"({"prompt": "a", "logprobs": 1})", "invalid_request", "logprobs"},
+        Bad{R"({"prompt": "a", "logprobs": 21})", "invalid_request", "logprobs"},
         Bad{R"({"prompt": "a", "max_tokens": 63})", "context_length_exceeded", "64"},
         Bad{R"({"custom_id": "c", "method": "POST", "url": "/v1/chat/completions", "body": {"prompt": "a"}})",
             "invalid_url", "/v1/chat/completions"},
@@ -131,7 +129,7 @@ INSTANTIATE_TEST_SUITE_P(
             "invalid_request", "GET"},
         Bad{R"({"custom_id": "c", "method": "POST", "url": "/v1/completions"})", "invalid_request", "body"},
         Bad{R"({"custom_id": "c", "method": "POST", "url": "/v1/completions", "body": {"prompt": "a", "n": 2}})",
-            "unsupported", "'n'"},
+            "invalid_request", "'n'"},
         Bad{R"({"method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}})", "invalid_request",
             "custom_id"}));
 
@@ -190,7 +188,7 @@ TEST(RequestFile, BadContinuations) {
   const std::string longer(64, 'x');
   EXPECT_EQ(parse(R"({"context": "a", "continuation": ")" + longer + "\"}", Task::score).lines[0].error.code,
             "context_length_exceeded");
-  EXPECT_EQ(parse(R"({"context": "a", "continuation": "b"})").lines[0].error.code, "invalid_request")
+  EXPECT_EQ(parse(R"({"context": "a", "continuation": "b"})").lines[0].error.code, "unsupported_field")
       << "only of score";
 }
 
@@ -211,6 +209,14 @@ TEST(RequestFile, WithoutATokenizer) {
   EXPECT_EQ(file.lines[0].error.code, "no_tokenizer");
   EXPECT_EQ(file.lines[1].error.code, "no_tokenizer");
   EXPECT_EQ(file.lines[2].request, 0);
+}
+
+TEST(RequestFile, ABlankLineHasANumberOnly) {
+  const RequestFile file = parse("{\"prompt\": \"a\"}\n \t\r\n{\"prompt\": \"b\"}");
+  ASSERT_EQ(file.requests.size(), 2u);
+  EXPECT_EQ(file.lines[1].request, -1);
+  EXPECT_EQ(file.lines[1].error.code, "");
+  EXPECT_EQ(file.lines[2].id, "2");
 }
 
 TEST(RequestFile, AnEmptyFileIsBadInput) {

@@ -9,9 +9,9 @@
 #include <nlohmann/json.hpp>
 
 #include "kernels/base/error.h"
-#include "launch/jsonl/id_set.h"
-#include "launch/jsonl/line_id.h"
 #include "launch/jsonl/request_inbox.h"
+#include "launch/requests/id_set.h"
+#include "launch/requests/line_id.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 #include "temp_folder.h"
 
@@ -213,7 +213,8 @@ TEST(LineId, IsThatOfTheParsedLine) {
       {R"({"id": ["a"]})", std::nullopt},
       {R"({"id": {"id": "z"}})", std::nullopt},
       {R"({"id": "a", "id": "b"})", "b"},
-      {R"({"id": "a", "id": null})", std::nullopt},
+      {R"({"id": "a", "id": null})", "5"},
+      {R"({"custom_id": "a", "custom_id": null})", std::nullopt},
       {R"({"id": "a", "body": {"custom_id": "b"}})", std::nullopt},
       {R"({"id": "a", "custom_id": "b"})", "b"},
       {R"({"url": "", "custom_id": 1})", std::nullopt},
@@ -250,7 +251,17 @@ TEST(IdSet, FindsWhatComesTwice) {
 
 TEST(RequestInbox, CarriesWholeRequests) {
   StreamedLine sent{7, {}, {}};
-  sent.line = {.id = "a\"b", .openai = true, .continuation = true, .model = "m", .request = 0, .error = {}};
+  sent.line = {.id = "a\"b",
+               .openai = true,
+               .chat = true,
+               .continuation = true,
+               .echo = true,
+               .token_ids = true,
+               .tokens_as_ids = true,
+               .prompt_logprobs = 3,
+               .model = "m",
+               .request = 0,
+               .error = {}};
   sent.request = {.line = 7,
                   .tokens = {1, 2, 3},
                   .max_tokens = 9,

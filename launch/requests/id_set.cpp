@@ -1,4 +1,4 @@
-#include "launch/jsonl/id_set.h"
+#include "launch/requests/id_set.h"
 
 #include <xxhash.h>
 

@@ -1,4 +1,4 @@
-#include "launch/jsonl/line_id.h"
+#include "launch/requests/line_id.h"
 
 #include <nlohmann/json.hpp>
 
@@ -10,7 +10,11 @@ using nlohmann::json;
 // Looks at the keys of the outermost object; of keys that come twice the last counts, as in a json value.
 class IdFinder final : public nlohmann::json_sax<json> {
  public:
-  bool null() override { return other_value(); }
+  // As if it were not there.
+  bool null() override {
+    if (depth_ == 1 && field_ != nullptr) field_->reset();
+    return depth_ > 0;
+  }
   bool boolean(bool) override { return other_value(); }
   bool number_integer(json::number_integer_t) override { return other_value(); }
   bool number_unsigned(json::number_unsigned_t) override { return other_value(); }

@@ -1,4 +1,4 @@
-// Requests as JSON lines: the plain form and the OpenAI batch form (docs/SPEC.md, Requests).
+// Request lines, plain and of an OpenAI batch (docs/SPEC.md, Requests).
 #pragma once
 
 #include <cstdint>
@@ -7,34 +7,17 @@
 #include <string_view>
 #include <vector>
 
+#include "launch/requests/fields.h"
+#include "launch/requests/request_line.h"
 #include "model_io/config/model_config.h"
 #include "model_io/tokenizer/tokenizer.h"
 #include "runtime/requests/request.h"
 
 namespace ptrt {
 
-// Why a line cannot be run. It becomes an error line of the results; other lines are not affected.
-struct RequestError {
-  std::string code;  // "context_length_exceeded", "invalid_json", …
-  std::string message;
-};
-
-// What the answer to a line needs, whether the line can be run or not.
-struct RequestLine {
-  std::string id;             // of the request; else the 0-based line number
-  bool openai = false;        // answered by an OpenAI batch response line
-  bool continuation = false;  // scored after a context
-  std::string model;          // OpenAI: the model named by the request
-  std::int64_t request = -1;  // index into RequestFile::requests; -1: error
-  RequestError error;
-};
-
 struct RequestLimits {
   std::int64_t cached_tokens = 0;  // that fit the KV pool
 };
-
-// The error of a line that does not fit the pool, which may have a result with a larger one.
-inline constexpr const char* kKvCacheExceeded = "kv_cache_exceeded";
 
 // The lines of one file, in order. References must outlive it; `tokenizer` may hold no tokenizer.
 class RequestParser {
@@ -42,6 +25,8 @@ class RequestParser {
   // `lines`: of the file, where that is known; it saves memory.
   RequestParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer,
                 const RequestLimits& limits, std::int64_t lines = 0);
+  // From now on, unknown fields are noted there instead of refused. It must outlive the parser.
+  void ignore_unknown_fields(IgnoredFields& ignored);
   RequestParser(RequestParser&&) noexcept;
   ~RequestParser();
 

@@ -1,0 +1,193 @@
+#include "launch/requests/request_parser.h"
+
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "kernels/base/error.h"
+#include "kernels/base/progress.h"
+#include "launch/requests/bad_request.h"
+#include "launch/requests/id_set.h"
+#include "launch/requests/line_id.h"
+#include "launch/requests/prompt_reader.h"
+#include "launch/requests/sampling_fields.h"
+#include "launch/streams/request_input.h"
+
+namespace ptrt {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::int64_t kDefaultMaxTokens = 16;
+
+// The engine cannot do these yet.
+void refuse_what_is_to_come(const RequestLine& line, const Request& request) {
+  const LogitRules& rules = request.rules;
+  const auto refuse_if = [](bool asked, const char* name) {
+    if (asked) reject("unsupported", "'{}' is not supported yet", name);
+  };
+  refuse_if(request.min_p != 0, "min_p");
+  refuse_if(rules.repetition_penalty != 1, "repetition_penalty");
+  refuse_if(rules.presence_penalty != 0, "presence_penalty");
+  refuse_if(rules.frequency_penalty != 0, "frequency_penalty");
+  refuse_if(!rules.bias.empty(), "logit_bias");
+  refuse_if(!rules.allowed.empty(), "allowed_token_ids");
+  refuse_if(!rules.bad_words.empty(), "bad_words");
+  refuse_if(rules.min_tokens != 0, "min_tokens");
+  refuse_if(!request.stop_tokens.empty(), "stop_token_ids");
+  refuse_if(request.include_stop, "include_stop_str_in_output");
+  refuse_if(request.samples != 1, "n");
+  refuse_if(request.top_logprobs > 0 && !line.openai, "logprobs");
+  refuse_if(request.prompt_logprobs >= 0, "prompt_logprobs");
+}
+
+}  // namespace
+
+class RequestParser::Lines {
+ public:
+  Lines(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer, const RequestLimits& limits,
+        std::int64_t lines)
+      : task_(task),
+        config_(config),
+        prompts_(config, tokenizer),
+        limits_(limits),
+        ids_(static_cast<std::size_t>(lines)) {}
+
+  void ignore_unknown_fields(IgnoredFields& ignored) { ignored_ = &ignored; }
+
+  // Fills `line` with what is known even when it throws BadRequest.
+  Request parse(std::string_view text, std::int64_t number, RequestLine& line) {
+    line.id = std::to_string(number);
+    line.model = config_.name;
+    const json object = json::parse(text, nullptr, false);
+    if (object.is_discarded()) reject("invalid_json", "line {} is not valid JSON", number + 1);
+    if (!object.is_object())
+      reject("invalid_json", "line {} is not a JSON object but {}", number + 1, object.type_name());
+    line.openai = object.contains("custom_id") || object.contains("body") || object.contains("url");
+    const Fields outer(object, line.openai ? kEnvelope : kPlain, task_);
+    take_id(outer, line);
+    outer.refuse_unsupported(ignored_);
+    Request request;
+    if (line.openai)
+      request = parse_body(outer, line);
+    else
+      request = parse_request(outer, line);
+    outer.refuse_unread();
+    request.line = number;
+    return request;
+  }
+
+  void skip(std::string_view text, std::int64_t number) {
+    if (const auto id = id_of_line(text, number)) ids_.insert(*id);
+  }
+
+ private:
+  void take_id(const Fields& fields, RequestLine& line) {
+    const auto id = line.openai ? fields.text("custom_id") : fields.text("id");
+    if (id)
+      line.id = *id;
+    else if (line.openai)
+      reject("invalid_request", "an OpenAI batch line needs 'custom_id'");
+    if (!ids_.insert(line.id)) reject("duplicate_id", "id '{}' was used by an earlier line", line.id);
+  }
+
+  Request parse_body(const Fields& envelope, RequestLine& line) const {
+    const auto method = envelope.text("method"), url = envelope.text("url");
+    const json* body = envelope.find("body");
+    const char* missing = !method ? "method" : !url ? "url" : body == nullptr ? "body" : nullptr;
+    if (missing != nullptr) reject("invalid_request", "an OpenAI batch line needs '{}'", missing);
+    if (*method != "POST") reject("invalid_request", "'method' must be \"POST\", found \"{}\"", *method);
+    if (*url != "/v1/completions")
+      reject("invalid_url", "'url' must be \"/v1/completions\", found \"{}\"", *url);
+    if (!body->is_object()) reject_type("body", "an object", *body);
+    const Fields fields(*body, kCompletions, task_);
+    fields.refuse_unsupported(ignored_);
+    if (auto model = fields.text("model")) line.model = std::move(*model);
+    Request request = parse_request(fields, line);
+    fields.refuse_unread();
+    return request;
+  }
+
+  Request parse_request(const Fields& fields, RequestLine& line) const {
+    Request request;
+    if (task_ == Task::generate) request.max_tokens = read_max_tokens(fields).value_or(kDefaultMaxTokens);
+    prompts_.read(fields, task_, request.max_tokens, line, request);
+    if (task_ == Task::generate) {
+      read_sampling(fields, prompts_, line, request);
+      refuse_what_is_to_come(line, request);
+    }
+    check_lengths(request);
+    return request;
+  }
+
+  void check_lengths(const Request& request) const {
+    const auto prompt = static_cast<std::int64_t>(request.tokens.size());
+    if (prompt > config_.max_context || request.max_tokens > config_.max_context - prompt)
+      reject("context_length_exceeded",
+             "{} prompt tokens + {} max_tokens exceed the model's max_context of {}", prompt,
+             request.max_tokens, config_.max_context);
+    if (request.cached_tokens() > limits_.cached_tokens)
+      reject(
+          kKvCacheExceeded,
+          "{} prompt tokens + {} max_tokens can never fit the KV cache of {} tokens: raise --kv-cache-bytes",
+          prompt, request.max_tokens, limits_.cached_tokens);
+  }
+
+  Task task_;
+  const ModelConfig& config_;
+  PromptReader prompts_;
+  RequestLimits limits_;
+  IdSet ids_;
+  IgnoredFields* ignored_ = nullptr;
+};
+
+RequestParser::RequestParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer,
+                             const RequestLimits& limits, std::int64_t lines)
+    : lines_(std::make_unique<Lines>(task, config, tokenizer, limits, lines)) {}
+RequestParser::RequestParser(RequestParser&&) noexcept = default;
+RequestParser::~RequestParser() = default;
+
+void RequestParser::ignore_unknown_fields(IgnoredFields& ignored) {
+  lines_->ignore_unknown_fields(ignored);
+}
+
+bool RequestParser::parse(std::string_view text, std::int64_t number, RequestLine& line, Request& request) {
+  line = {};
+  try {
+    request = lines_->parse(text, number, line);
+    return true;
+  } catch (const BadRequest& bad) {
+    line.error = bad.error;
+  } catch (const Error& error) {  // from the tokenizer: this text cannot be encoded
+    line.error = {"invalid_request", error.what()};
+  }
+  return false;
+}
+
+void RequestParser::skip(std::string_view text, std::int64_t number) {
+  lines_->skip(text, number);
+}
+
+RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
+                           const ModelConfig& config, const TokenizerChoice& tokenizer,
+                           const RequestLimits& limits) {
+  if (text.find_first_not_of(" \t\r\n") == std::string::npos)
+    throw_bad_input("{}: the request file is empty", path);
+  RequestParser parser(task, config, tokenizer, limits);
+  RequestFile file;
+  for (std::size_t at = 0; at < text.size();) {
+    note_progress();
+    const std::size_t end = std::min(text.find('\n', at), text.size());
+    const auto number = std::ssize(file.lines);
+    const std::string_view here = std::string_view(text).substr(at, end - at);
+    RequestLine& line = file.lines.emplace_back();
+    if (Request request; !is_blank(here) && parser.parse(here, number, line, request)) {
+      line.request = std::ssize(file.requests);
+      file.requests.push_back(std::move(request));
+    }
+    at = end + 1;
+  }
+  return file;
+}
+
+}  // namespace ptrt
