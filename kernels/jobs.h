@@ -1,10 +1,13 @@
 // Arguments and results of ops that take more than a few tensors.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
+#include "kernels/logit_edits.h"
 #include "kernels/tensor.h"
 
 namespace ptrt {
@@ -77,23 +80,33 @@ struct SampleParams {
   std::uint64_t seed = 0;      // of the request
   std::uint64_t position = 0;  // index of the token in the request's output
   bool want_logprob = false;
+  float min_p = 0;  // tokens with less than this part of the likeliest one's probability are dropped; 0 … 1
+  const LogitEdits* edits = nullptr;  // of the row's logits, before the choice; null: none
 };
 
 struct Sampled {
   std::int32_t token = 0;  // of the vocabulary in any case, so that it can be fed
-  // Natural logarithm, before temperature; 0 unless want_logprob. NaN, whether wanted or not: the
-  // row has a logit that is not finite, so nothing could be chosen.
+  // Natural logarithm, before edits and temperature; finite, 0 unless want_logprob. Whether wanted or not, NaN: the
+  // row has a logit that is not finite; -infinity: its edits allow no token. Then nothing could be chosen.
   float logprob = 0;
 
   static Sampled not_finite() { return {0, NAN}; }
+  static Sampled none_allowed() { return {0, -std::numeric_limits<float>::infinity()}; }
   bool finite() const { return !std::isnan(logprob); }
+  bool is_none_allowed() const { return logprob == -std::numeric_limits<float>::infinity(); }
 };
 
 // A token and how likely it is as the next one: the natural logarithm, of the logits as the model gave them.
 struct TokenLogprob {
   std::int32_t token = 0;
   float logprob = 0;
+
+  bool operator==(const TokenLogprob&) const = default;
 };
+
+inline constexpr std::int64_t kMaxTopLogprobs = 20;
+// The likeliest tokens of a row, descending, ties to the lower id: as many as were asked for, the rest undefined.
+using TopLogprobs = std::array<TokenLogprob, kMaxTopLogprobs>;
 
 // How likely a given token is as the next one.
 struct Scored {

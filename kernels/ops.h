@@ -9,7 +9,7 @@
 //  * No op allocates: scratch is an argument, or sized once by the constructor or
 //    Backend::reserve().
 //  * Ops run in the order of the calls. On a device they may return before they have run; of the
-//    ops, only sample() and log_probs() wait.
+//    ops, only sample(), log_probs() and top_log_probs() wait.
 //
 // Types: "activations" are of BackendTraits::activation_dtype or float32; a Tensor says which.
 // Streams (x, h), rope angles, router logits and logits are always float32.
@@ -144,11 +144,17 @@ class OpSet {
   // --- Tokens ---
 
   // One token for each row of logits [1, rows, vocab]; randomness depends on (seed, position)
-  // alone. A row with a NaN or an infinity gives Sampled::not_finite(). Waits.
+  // alone. A row with a NaN or an infinity gives Sampled::not_finite(); else one whose edits allow no
+  // token Sampled::none_allowed(). The logits stay as they are. Waits.
   virtual void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) = 0;
   // out[r].logprob = log softmax(logits[r])[targets[r]], with statistics over fixed chunks of the
   // vocabulary; finite, or NaN for a row with a NaN or an infinity, which is not greedy. Waits.
   virtual void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) = 0;
+  // The counts[r] likeliest tokens of each row and their log softmax, with the bits of log_probs() and
+  // sample(); counts[r] at most kMaxTopLogprobs and the vocabulary. NaN for a row with a NaN or an
+  // infinity. Waits.
+  virtual void top_log_probs(Tensor logits, std::span<const std::int32_t> counts,
+                             std::span<TopLogprobs> out) = 0;
 };
 
 }  // namespace ptrt

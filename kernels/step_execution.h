@@ -48,20 +48,32 @@ class StepExecution {
   // Marks the device idle for lack of requests: the time until the next step is not counted.
   virtual void mark_idle() {}
 
-  // sample() in two halves. What is queued is taken in the same order, with `out` as long as the
-  // params were. At most BackendTraits::steps_ahead + 1 may be queued. Only take_sampled() waits.
-  virtual void queue_sample(Tensor logits, std::span<const SampleParams> params) {
-    std::vector<Sampled>& out = queued_.emplace_back(params.size());
-    ops_.sample(logits, params, out);
+  // sample() in two halves, with top_log_probs() of the rows whose count is above 0; `top_counts` is empty
+  // where there are none, else those rows want their log-probability too. What is queued is taken in the
+  // same order, with `out` as long as the params were, and `top` as long as the counts. At most
+  // BackendTraits::steps_ahead + 1 may be queued. What `params` point to may change when queue_sample()
+  // returns. Only take_sampled() waits.
+  virtual void queue_sample(Tensor logits, std::span<const SampleParams> params,
+                            std::span<const std::int32_t> top_counts) {
+    Queued& queued = queued_.emplace_back();
+    queued.sampled.resize(params.size());
+    queued.top.resize(top_counts.size());
+    ops_.sample(logits, params, queued.sampled);
+    if (!top_counts.empty()) ops_.top_log_probs(logits, top_counts, queued.top);
   }
-  virtual void take_sampled(std::span<Sampled> out) {
-    std::ranges::copy(queued_.at(0), out.begin());
+  virtual void take_sampled(std::span<Sampled> out, std::span<TopLogprobs> top) {
+    std::ranges::copy(queued_.at(0).sampled, out.begin());
+    std::ranges::copy(queued_.at(0).top, top.begin());
     queued_.erase(queued_.begin());
   }
 
  private:
+  struct Queued {
+    std::vector<Sampled> sampled;
+    std::vector<TopLogprobs> top;
+  };
   OpSet& ops_;
-  std::vector<std::vector<Sampled>> queued_;  // by the queue_sample() above
+  std::vector<Queued> queued_;  // by the queue_sample() above
 };
 
 }  // namespace ptrt

@@ -44,6 +44,7 @@ struct WorkLimits {
   std::int64_t context = 0;     // tokens of a sequence
   std::int64_t heads = 0, head_dim = 0;
   std::int64_t experts = 0, top_k = 0;  // 0: no mixture of experts
+  std::int64_t vocab = 0;               // of rows of logits with edits; 0: there are none
 
   std::int64_t page_table_stride() const { return (context + kPageTokens - 1) / kPageTokens; }
 };

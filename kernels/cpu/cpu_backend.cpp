@@ -131,6 +131,11 @@ void CpuBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets,
   sampler_.log_probs(logits, targets, out);
 }
 
+void CpuBackend::top_log_probs(Tensor logits, std::span<const std::int32_t> counts,
+                               std::span<TopLogprobs> out) {
+  sampler_.top_log_probs(logits, counts, out);
+}
+
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options) {
   return std::make_unique<CpuBackend>(options);
 }

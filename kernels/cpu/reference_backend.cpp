@@ -97,14 +97,41 @@ float log_prob(std::span<const float> logits, std::int32_t token) {
   return static_cast<float>(std::max(exact, double{std::numeric_limits<float>::lowest()}));
 }
 
-std::int32_t sample_token(std::span<const float> logits, const SampleParams& params) {
+// Bias, then the repetition penalty, then the others; finite.
+std::vector<float> edited_logits(std::span<const float> logits, const LogitEdits& edits) {
+  std::vector<float> edited(logits.begin(), logits.end());
+  for (const TokenEdit& edit : edits.tokens) {
+    float& logit = edited[static_cast<std::size_t>(edit.token)];
+    double x = double{logit} + double{edit.bias};
+    if (x > 0)
+      x /= double{edit.repetition_penalty};
+    else
+      x *= double{edit.repetition_penalty};
+    x -= double{edit.subtracted};
+    constexpr double kMost = std::numeric_limits<float>::max();
+    logit = static_cast<float>(std::clamp(x, -kMost, kMost));
+  }
+  return edited;
+}
+
+// -1: no token is allowed.
+std::int32_t sample_token(std::span<const float> raw, const SampleParams& params) {
+  const LogitEdits edits = params.edits != nullptr ? *params.edits : LogitEdits{};
+  const std::vector<float> logits = edited_logits(raw, edits);
   std::vector<std::int32_t> ids = by_value(logits);
+  std::erase_if(ids, [&](std::int32_t id) { return !edits.allows(id); });
+  if (ids.empty()) return -1;
   if (params.temperature == 0) return ids[0];
   const double max = logits[static_cast<std::size_t>(ids[0])];
   const auto weight = [&](std::int32_t id) {
     return std::exp((logits[static_cast<std::size_t>(id)] - max) / params.temperature);
   };
-  if (params.top_k > 0) ids.resize(std::min(ids.size(), static_cast<std::size_t>(params.top_k)));
+  const bool top_k = params.top_k > 0 && params.top_k < std::ssize(raw);
+  if (params.min_p > 0) {
+    const double least = max + std::log(double{params.min_p}) * double{params.temperature};
+    std::erase_if(ids, [&](std::int32_t id) { return double{logits[static_cast<std::size_t>(id)]} < least; });
+  }
+  if (top_k) ids.resize(std::min(ids.size(), static_cast<std::size_t>(params.top_k)));
   const auto mass_of = [&](std::size_t count) {
     return std::accumulate(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(count), 0.0,
                            [&](double sum, std::int32_t id) { return sum + weight(id); });
@@ -114,7 +141,7 @@ std::int32_t sample_token(std::span<const float> logits, const SampleParams& par
     std::size_t keep = 1;
     for (double mass = weight(ids[0]); keep < ids.size() && mass < enough; ++keep) mass += weight(ids[keep]);
     ids.resize(keep);
-  } else if (params.top_k == 0 || params.top_k >= static_cast<std::int64_t>(logits.size())) {
+  } else if (!top_k && !(params.min_p > 0)) {
     std::sort(ids.begin(), ids.end());  // nothing is cut off: the draw runs by id
   }
   const double target = uniform_draw(params.seed, params.position) * mass_of(ids.size());
@@ -277,7 +304,10 @@ void ReferenceBackend::sample(Tensor logits, std::span<const SampleParams> param
       continue;
     }
     out[r].token = sample_token(row, params[r]);
-    out[r].logprob = params[r].want_logprob ? log_prob(row, out[r].token) : 0;
+    if (out[r].token < 0)
+      out[r] = Sampled::none_allowed();
+    else
+      out[r].logprob = params[r].want_logprob ? log_prob(row, out[r].token) : 0;
   }
 }
 
@@ -288,6 +318,18 @@ void ReferenceBackend::log_probs(Tensor logits, std::span<const std::int32_t> ta
                                      static_cast<std::size_t>(logits.width));
     out[r] = all_finite(row) ? Scored{log_prob(row, targets[r]), sample_token(row, {}) == targets[r]}
                              : Scored{NAN, false};
+  }
+}
+
+void ReferenceBackend::top_log_probs(Tensor logits, std::span<const std::int32_t> counts,
+                                     std::span<TopLogprobs> out) {
+  for (std::size_t r = 0; r < counts.size(); ++r) {
+    const std::span<const float> row(logits.row(0, static_cast<std::int64_t>(r)),
+                                     static_cast<std::size_t>(logits.width));
+    const bool finite = all_finite(row);
+    const std::vector<std::int32_t> ids = by_value(row);
+    for (std::size_t i = 0; i < static_cast<std::size_t>(counts[r]); ++i)
+      out[r].at(i) = finite ? TokenLogprob{ids.at(i), log_prob(row, ids[i])} : TokenLogprob{0, NAN};
   }
 }
 

@@ -40,6 +40,8 @@ class ReferenceBackend : public Backend {
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) override;
+  void top_log_probs(Tensor logits, std::span<const std::int32_t> counts,
+                     std::span<TopLogprobs> out) override;
 
  private:
   CpuOptions options_;

@@ -324,30 +324,48 @@ void CudaBackend::tree_sum(std::span<const float* const> parts, std::int64_t cou
 
 void CudaBackend::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
   PTRT_CHECK(out.size() == params.size() && scratch().sampler.in_flight() == 0);
-  queue_sample(logits, params);
-  take_sampled(out);
+  queue_sample(logits, params, {});
+  take_sampled(out, {});
 }
 
-void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> params) {
-  PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows);
-  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows);
-  PTRT_CHECK(scratch().sampler.in_flight() < cuda::Sampler::kMaxInFlight);
+void CudaBackend::check_logits(const Tensor& logits, std::size_t rows) {
+  PTRT_CHECK(static_cast<std::int64_t>(rows) == logits.rows && logits.rows <= scratch().limits.logit_rows);
   check_fp32(logits);
-  scratch().sampler.queue(logits, params);
+}
+
+void CudaBackend::check_counts(const Tensor& logits, std::span<const std::int32_t> counts) {
+  PTRT_CHECK(static_cast<std::int64_t>(counts.size()) == logits.rows);
+  for (const std::int32_t count : counts)
+    PTRT_CHECK(count >= 0 && count <= std::min(kMaxTopLogprobs, logits.width));
+}
+
+void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> params,
+                               std::span<const std::int32_t> top_counts) {
+  check_logits(logits, params.size());
+  if (!top_counts.empty()) check_counts(logits, top_counts);
+  PTRT_CHECK(scratch().sampler.in_flight() < cuda::Sampler::kMaxInFlight);
+  scratch().sampler.queue(logits, params, top_counts);
   clock_.mark_step_end();
 }
 
-void CudaBackend::take_sampled(std::span<Sampled> out) {
+void CudaBackend::take_sampled(std::span<Sampled> out, std::span<TopLogprobs> top) {
   PTRT_CHECK(scratch().sampler.in_flight() > 0);
-  scratch().sampler.take(out);
+  scratch().sampler.take(out, top);
 }
 
 void CudaBackend::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) {
-  PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
-  PTRT_CHECK(logits.rows <= scratch().limits.logit_rows && scratch().sampler.in_flight() == 0);
-  check_fp32(logits);
+  check_logits(logits, targets.size());
+  PTRT_CHECK(out.size() == targets.size() && scratch().sampler.in_flight() == 0);
   for (const std::int32_t target : targets) PTRT_CHECK(target >= 0 && target < logits.width);
   scratch().sampler.log_probs(logits, targets, out);
+}
+
+void CudaBackend::top_log_probs(Tensor logits, std::span<const std::int32_t> counts,
+                                std::span<TopLogprobs> out) {
+  check_logits(logits, counts.size());
+  check_counts(logits, counts);
+  PTRT_CHECK(out.size() == counts.size() && scratch().sampler.in_flight() == 0);
+  scratch().sampler.top_log_probs(logits, counts, out);
 }
 
 }  // namespace ptrt

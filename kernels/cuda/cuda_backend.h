@@ -69,9 +69,12 @@ class CudaBackend final : public Backend {
   void tree_sum(std::span<const float* const> parts, std::int64_t count, float scale, const float* add_to,
                 float* out) override;
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) override;
-  void queue_sample(Tensor logits, std::span<const SampleParams> params) override;
-  void take_sampled(std::span<Sampled> out) override;
+  void queue_sample(Tensor logits, std::span<const SampleParams> params,
+                    std::span<const std::int32_t> top_counts) override;
+  void take_sampled(std::span<Sampled> out, std::span<TopLogprobs> top) override;
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) override;
+  void top_log_probs(Tensor logits, std::span<const std::int32_t> counts,
+                     std::span<TopLogprobs> out) override;
 
  private:
   // Sized by reserve().
@@ -85,6 +88,8 @@ class CudaBackend final : public Backend {
     cuda::StepGraphs graphs;
   };
   Scratch& scratch();
+  void check_logits(const Tensor& logits, std::size_t rows);
+  static void check_counts(const Tensor& logits, std::span<const std::int32_t> counts);
   void check_activation(const Tensor& x) const;
   void check_activation_or_fp32(const Tensor& x) const;
 

@@ -11,9 +11,8 @@ namespace ptrt {
 
 enum class Task : std::uint8_t { generate, score };
 
-// Bounds that every request keeps (docs/REQUESTS.md).
+// Bounds that every request keeps (docs/REQUESTS.md), beside kMaxTopLogprobs.
 inline constexpr std::int64_t kMaxSamples = 128;
-inline constexpr std::int64_t kMaxTopLogprobs = 20;
 
 struct TokenBias {
   std::int32_t token = 0;

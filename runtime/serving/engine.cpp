@@ -50,7 +50,8 @@ WorkLimits work_limits(const ModelConfig& rank_config, std::int64_t tracks, cons
           .heads = rank_config.heads,
           .head_dim = rank_config.head_dim,
           .experts = rank_config.moe ? rank_config.moe->experts : 0,
-          .top_k = rank_config.moe ? rank_config.moe->top_k : 0};
+          .top_k = rank_config.moe ? rank_config.moe->top_k : 0,
+          .vocab = rank_config.vocab_size};
 }
 
 Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const TrackShard& shard,

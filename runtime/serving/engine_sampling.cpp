@@ -36,7 +36,7 @@ void Engine::queue_or_sample(bool greedy, std::int64_t rows) {
   const std::span params(sample_params_.data(), count);
   const std::span sampled(sampled_.data(), count);
   if (steps_ahead_ > 0)
-    backend_.queue_sample(forward_.logits(0, rows), params);
+    backend_.queue_sample(forward_.logits(0, rows), params, {});
   else if (greedy && !forward_.has_logits())
     forward_.greedy(0, sampled);
   else
@@ -47,7 +47,7 @@ void Engine::retire_step(Run& run) {
   const InFlightStep& step = run.pipeline.oldest();
   const std::uint64_t decoded_before = counters_.decode_tokens;
   const std::span sampled(sampled_.data(), step.rows.size());
-  if (steps_ahead_ > 0 && !sampled.empty()) backend_.take_sampled(sampled);
+  if (steps_ahead_ > 0 && !sampled.empty()) backend_.take_sampled(sampled, {});
   for (std::size_t r = 0; r < sampled.size(); r++)
     if (const auto [sequence, place] = step.rows[r]; sequence != nullptr)
       accept_token(run, *sequence, place, sampled[r]);

@@ -55,13 +55,14 @@ class TracedBackend final : public Backend {
   void drop_recorded() noexcept override { inner_.drop_recorded(); }
   std::optional<ReplayTimes> take_replay_times() override { return inner_.take_replay_times(); }
   void mark_idle() override { inner_.mark_idle(); }
-  void queue_sample(Tensor logits, std::span<const SampleParams> params) override {
+  void queue_sample(Tensor logits, std::span<const SampleParams> params,
+                    std::span<const std::int32_t> top_counts) override {
     const TraceSpan span(&tracer_, "queue_sample", kRows, logits.rows);
-    inner_.queue_sample(logits, params);
+    inner_.queue_sample(logits, params, top_counts);
   }
-  void take_sampled(std::span<Sampled> out) override {
+  void take_sampled(std::span<Sampled> out, std::span<TopLogprobs> top) override {
     const TraceSpan span(&tracer_, "take_sampled");
-    inner_.take_sampled(out);
+    inner_.take_sampled(out, top);
   }
 
   void embed(const Weight& table, std::span<const std::int32_t> tokens, float scale, Tensor x) override {
@@ -148,6 +149,11 @@ class TracedBackend final : public Backend {
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) override {
     const TraceSpan span(&tracer_, "log_probs", kRows, logits.rows);
     inner_.log_probs(logits, targets, out);
+  }
+  void top_log_probs(Tensor logits, std::span<const std::int32_t> counts,
+                     std::span<TopLogprobs> out) override {
+    const TraceSpan span(&tracer_, "top_log_probs", kRows, logits.rows);
+    inner_.top_log_probs(logits, counts, out);
   }
 
  private:

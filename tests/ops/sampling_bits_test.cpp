@@ -70,35 +70,45 @@ TEST_P(SamplingBits, BatchInvariant) {
   Activation logits(1, kRows, kVocab);
   randomize(logits, 2, 21);
   std::vector<SampleParams> params(kRows);
-  std::vector<std::int32_t> targets(kRows);
+  std::vector<std::int32_t> targets(kRows), counts(kRows);
+  const RandomEdits edits(kRows, kVocab, 4);
   for (std::size_t r = 0; r < params.size(); ++r) {
     params[r] = {static_cast<float>(r % 4) * 0.5f,
                  r % 3 == 0 ? 0 : static_cast<std::int32_t>(r),
                  r % 5 == 0 ? 0.7f : 1.0f,
                  r,
                  r * r,
-                 true};
+                 true,
+                 r % 7 == 0 ? 0.1f : 0.0f,
+                 edits.of_row(r)};
     targets[r] = static_cast<std::int32_t>(r * 100);
+    counts[r] = static_cast<std::int32_t>(r % 21);
   }
   std::vector<Sampled> alone(kRows);
   std::vector<Scored> alone_log_probs(kRows);
+  std::vector<TopLogprobs> alone_top(kRows);
   const auto single = make_backend(1);
   for (std::size_t r = 0; r < params.size(); ++r) {
     const Tensor row = rows_of(logits.tensor, static_cast<std::int64_t>(r), 1);
     single->sample(row, {&params[r], 1}, {&alone[r], 1});
     single->log_probs(row, {&targets[r], 1}, {&alone_log_probs[r], 1});
+    single->top_log_probs(row, {&counts[r], 1}, {&alone_top[r], 1});
   }
   for (const int threads : {1, 2, 3}) {
     std::vector<Sampled> out(kRows);
     std::vector<Scored> log_probs(kRows);
+    std::vector<TopLogprobs> top(kRows);
     const auto backend = make_backend(threads);
     backend->sample(logits.tensor, params, out);
     backend->log_probs(logits.tensor, targets, log_probs);
+    backend->top_log_probs(logits.tensor, counts, top);
     for (std::size_t r = 0; r < params.size(); ++r) {
       EXPECT_TRUE(same_bits(&log_probs[r].logprob, &alone_log_probs[r].logprob, 1)) << "row " << r;
       EXPECT_EQ(log_probs[r].greedy, alone_log_probs[r].greedy) << "row " << r;
       EXPECT_EQ(out[r].token, alone[r].token) << "row " << r;
       EXPECT_TRUE(same_bits(&out[r].logprob, &alone[r].logprob, 1)) << "row " << r;
+      EXPECT_TRUE(std::equal(top[r].begin(), top[r].begin() + counts[r], alone_top[r].begin()))
+          << "row " << r;
     }
   }
 }

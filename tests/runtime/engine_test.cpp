@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <deque>
 #include <numeric>
 
 #include "engine_fixture.h"
@@ -45,27 +44,28 @@ class RunAheadBackend final : public ReferenceBackend {
     ReferenceBackend::embed(table, known, scale, x);
     poison_rows(known, poison_, x);
   }
-  void queue_sample(Tensor logits, std::span<const SampleParams> params) override {
+  void queue_sample(Tensor logits, std::span<const SampleParams> params,
+                    std::span<const std::int32_t> top_counts) override {
     last_.resize(params.size());
     sample(logits, params, last_);
-    queued_.push_back(last_);
-    most_queued_ = std::max(most_queued_, queued_.size());
+    most_queued_ = std::max(most_queued_, ++queued_);
+    ReferenceBackend::queue_sample(logits, params, top_counts);
   }
-  void take_sampled(std::span<Sampled> out) override {
-    PTRT_CHECK(!queued_.empty() && queued_.front().size() == out.size());
-    std::ranges::copy(queued_.front(), out.begin());
-    queued_.pop_front();
+  void take_sampled(std::span<Sampled> out, std::span<TopLogprobs> top) override {
+    PTRT_CHECK(queued_ > 0);
+    --queued_;
+    ReferenceBackend::take_sampled(out, top);
   }
 
   std::vector<std::int64_t> recorded_rows_;
   std::size_t most_queued_ = 0, placeholders_ = 0;
-  bool drained() const { return queued_.empty(); }
+  bool drained() const { return queued_ == 0; }
 
  private:
   BackendTraits traits_;
   std::int32_t poison_;
   std::vector<Sampled> last_;
-  std::deque<std::vector<Sampled>> queued_;
+  std::size_t queued_ = 0;
 };
 
 class EngineSteps : public ::testing::Test {

@@ -1,6 +1,7 @@
 #include "kernels/cpu/ops/sampling.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <functional>
@@ -17,6 +18,7 @@
 namespace ptrt {
 
 struct StatsWanted {
+  bool any = true;  // else the chunk is not looked at
   bool raw = false, scaled = false;
   float inverse_temperature = 1;
 };
@@ -122,94 +124,45 @@ bool uses_top_k(const SampleParams& params, std::int64_t vocab) {
 bool uses_top_p(const SampleParams& params) {
   return params.top_p < 1;
 }
+bool uses_min_p(const SampleParams& params) {
+  return params.min_p > 0;
+}
+// The sums of e^((logit − max) / temperature) are those of all tokens, and needed where all may be chosen.
+bool needs_scaled_sums(const SampleParams& params, std::int64_t vocab) {
+  return params.temperature > 0 && !uses_top_k(params, vocab) && !uses_min_p(params);
+}
 
-// The order of finite floats as the order of integers, with -0 equal to +0.
-std::uint32_t order_of(float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(x + 0.0f);
-  return bits ^ ((bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
+// Of the tokens that min_p keeps, given the largest; compared in double, so that every backend keeps the same.
+double least_logit(const SampleParams& params, float max) {
+  if (!uses_min_p(params)) return -std::numeric_limits<double>::infinity();
+  return double{max} + std::log(double{params.min_p}) * double{params.temperature};
+}
+
+std::int64_t chunks_of(std::int64_t vocab) {
+  return (vocab + kVocabChunk - 1) / kVocabChunk;
 }
 
 std::size_t bin_of(float x) {
   return order_of(x) >> (32 - kBinBits);
 }
 
-// Larger means a larger logit, or of equal ones the lower id.
-std::uint64_t pack_candidate(float logit, std::int64_t id) {
-  return std::uint64_t{order_of(logit)} << 32 | (0xFFFFFFFFu - static_cast<std::uint32_t>(id));
-}
-std::int32_t id_of(std::uint64_t candidate) {
-  return static_cast<std::int32_t>(0xFFFFFFFFu - static_cast<std::uint32_t>(candidate));
-}
-
 }  // namespace
-
-struct Sampler::Row {
-  std::span<const float> logits;
-  std::span<const ChunkStats> stats;
-  float max;           // over all chunks
-  bool finite = true;  // every logit; otherwise nothing may be asked of the row
-  float inverse_temperature;
-
-  Row(std::span<const float> row_logits, std::span<const ChunkStats> row_stats, float row_inverse_temperature)
-      : logits(row_logits),
-        stats(row_stats),
-        max(row_stats[0].max),
-        inverse_temperature(row_inverse_temperature) {
-    for (const ChunkStats& chunk : stats) {
-      max = std::max(max, chunk.max);
-      finite &= chunk.finite;
-    }
-  }
-
-  std::int32_t argmax() const {
-    return static_cast<std::int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
-  }
-  // Whether argmax() is `token`; looks at one chunk of logits only.
-  bool is_argmax(std::int64_t token) const {
-    if (logits[static_cast<std::size_t>(token)] != max) return false;
-    const auto chunk = static_cast<std::ptrdiff_t>(token / kVocabChunk);
-    const auto before = stats.first(static_cast<std::size_t>(chunk));
-    if (std::ranges::any_of(before, [&](const ChunkStats& other) { return other.max == max; })) return false;
-    const auto begin = logits.begin() + chunk * kVocabChunk, end = logits.begin() + token;
-    return std::find(begin, end, max) == end;
-  }
-  // Finite: logits at the two ends of float32 are farther apart than float32 can tell.
-  float log_prob(std::int64_t token) const {
-    double sum = 0;
-    for (const ChunkStats& chunk : stats) sum += chunk.raw_sum * std::exp(double{chunk.max} - double{max});
-    const double exact = double{logits[static_cast<std::size_t>(token)]} - double{max} - std::log(sum);
-    return static_cast<float>(std::max(exact, double{std::numeric_limits<float>::lowest()}));
-  }
-  // e^((logit − max) / temperature)
-  double weight(float logit) const {
-    return std::exp((double{logit} - double{max}) * double{inverse_temperature});
-  }
-  double chunk_mass(const ChunkStats& chunk) const { return chunk.scaled_sum * weight(chunk.max); }
-  double mass() const {
-    double sum = 0;
-    for (const ChunkStats& chunk : stats) sum += chunk_mass(chunk);
-    return sum;
-  }
-};
 
 Sampler::Sampler(ThreadPool& pool) : pool_(pool), selections_(static_cast<std::size_t>(pool.threads())) {
   for (Selection& selection : selections_) selection.histogram.resize(std::size_t{1} << kBinBits);
 }
 
-// params empty: the raw sums of every row.
-void Sampler::collect_stats(Tensor logits, std::span<const SampleParams> params) {
-  const std::int64_t vocab = logits.width, chunks = (vocab + kVocabChunk - 1) / kVocabChunk;
+template <class WantedOf>
+void Sampler::collect_stats(Tensor logits, const WantedOf& wanted_of) {
+  const std::int64_t vocab = logits.width, chunks = chunks_of(vocab);
   PTRT_CHECK(vocab > 0);
   const auto wanted_size = static_cast<std::size_t>(logits.rows * chunks);
   if (stats_.size() < wanted_size) stats_.resize(wanted_size);
   const auto stats_of_chunk = PTRT_DISPATCH(chunk_stats);
   pool_.parallel_for(logits.rows * chunks, [&](std::int64_t task, int) {
     const std::int64_t row = task / chunks, begin = task % chunks * kVocabChunk;
-    StatsWanted wanted{true, false, 1.0f};
-    if (!params.empty()) {
-      const SampleParams& p = params[static_cast<std::size_t>(row)];
-      wanted = {p.want_logprob, p.temperature > 0 && !uses_top_k(p, vocab), inverse_temperature(p)};
-    }
+    const StatsWanted wanted = wanted_of(static_cast<std::size_t>(row));
+    if (!wanted.any) return;
     stats_[static_cast<std::size_t>(task)] =
         stats_of_chunk(logits.row(0, row) + begin, std::min(kVocabChunk, vocab - begin), wanted);
   });
@@ -220,46 +173,87 @@ std::span<const ChunkStats> Sampler::stats_of(std::int64_t row, std::int64_t chu
 }
 
 void Sampler::sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out) {
-  const std::int64_t vocab = logits.width, chunks = (vocab + kVocabChunk - 1) / kVocabChunk;
+  const std::int64_t vocab = logits.width, chunks = chunks_of(vocab);
   PTRT_CHECK(static_cast<std::int64_t>(params.size()) == logits.rows && out.size() == params.size());
-  collect_stats(logits, params);
+  collect_stats(logits, [&](std::size_t r) -> StatsWanted {
+    const SampleParams& p = params[r];
+    return {true, p.want_logprob, p.edits == nullptr && needs_scaled_sums(p, vocab), inverse_temperature(p)};
+  });
   pool_.parallel_for(logits.rows, [&](std::int64_t r, int worker) {
     const SampleParams& p = params[static_cast<std::size_t>(r)];
-    const Row row({logits.row(0, r), static_cast<std::size_t>(vocab)}, stats_of(r, chunks),
-                  inverse_temperature(p));
+    const std::span<const float> values(logits.row(0, r), static_cast<std::size_t>(vocab));
+    const VocabRow row(values, stats_of(r, chunks), inverse_temperature(p));
+    Selection& selection = selections_[static_cast<std::size_t>(worker)];
     Sampled& result = out[static_cast<std::size_t>(r)];
     if (!row.finite) {
       result = Sampled::not_finite();
       return;
     }
-    if (!(p.temperature > 0)) {
-      result.token = row.argmax();
-    } else if (uses_top_k(p, vocab) || uses_top_p(p)) {
-      result.token = draw_from_largest(row, p, uniform_draw(p.seed, p.position),
-                                       selections_[static_cast<std::size_t>(worker)]);
-    } else {
-      result.token = draw_from_all(row, uniform_draw(p.seed, p.position));
-    }
-    result.logprob = p.want_logprob ? row.log_prob(result.token) : 0.0f;
+    result.token =
+        p.edits == nullptr ? choose(row, vocab, p, selection) : choose_edited(values, p, selection);
+    if (result.token < 0)
+      result = Sampled::none_allowed();
+    else
+      result.logprob = p.want_logprob ? row.log_prob(result.token) : 0.0f;
   });
 }
 
+std::int32_t Sampler::choose(const VocabRow& row, std::int64_t vocab, const SampleParams& params,
+                             Selection& selection) const {
+  if (!(params.temperature > 0)) return row.argmax();
+  if (!uses_top_k(params, vocab) && !uses_top_p(params) && !uses_min_p(params))
+    return draw_from_all(row, uniform_draw(params.seed, params.position));
+  return draw_from_largest(row, vocab, params, selection);
+}
+
+std::int32_t Sampler::choose_edited(std::span<const float> logits, const SampleParams& params,
+                                    Selection& selection) const {
+  const auto vocab = std::ssize(logits);
+  selection.edited.assign(logits, *params.edits);
+  const std::span<const float> left = selection.edited.logits();
+  if (left.empty()) return -1;
+  const StatsWanted wanted{true, false, needs_scaled_sums(params, vocab), inverse_temperature(params)};
+  selection.edited_stats.clear();
+  for (std::int64_t begin = 0; begin < std::ssize(left); begin += kVocabChunk)
+    selection.edited_stats.push_back(PTRT_DISPATCH(chunk_stats)(
+        left.data() + begin, std::min<std::int64_t>(kVocabChunk, std::ssize(left) - begin), wanted));
+  const VocabRow row(left, selection.edited_stats, wanted.inverse_temperature);
+  return selection.edited.token(choose(row, vocab, params, selection));
+}
+
 void Sampler::log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out) {
-  const std::int64_t vocab = logits.width, chunks = (vocab + kVocabChunk - 1) / kVocabChunk;
+  const std::int64_t vocab = logits.width, chunks = chunks_of(vocab);
   PTRT_CHECK(static_cast<std::int64_t>(targets.size()) == logits.rows && out.size() == targets.size());
-  collect_stats(logits, {});
+  collect_stats(logits, [](std::size_t) { return StatsWanted{true, true, false}; });
   for (std::int64_t r = 0; r < logits.rows; ++r) {
     const std::int64_t target = targets[static_cast<std::size_t>(r)];
     PTRT_CHECK(target >= 0 && target < vocab);
-    const Row row({logits.row(0, r), static_cast<std::size_t>(vocab)}, stats_of(r, chunks), 1.0f);
+    const VocabRow row({logits.row(0, r), static_cast<std::size_t>(vocab)}, stats_of(r, chunks), 1.0f);
     out[static_cast<std::size_t>(r)] = row.finite ? Scored{row.log_prob(target), row.is_argmax(target)}
                                                   : Scored{std::numeric_limits<float>::quiet_NaN(), false};
   }
 }
 
+void Sampler::top_log_probs(Tensor logits, std::span<const std::int32_t> counts, std::span<TopLogprobs> out) {
+  const std::int64_t vocab = logits.width, chunks = chunks_of(vocab);
+  PTRT_CHECK(static_cast<std::int64_t>(counts.size()) == logits.rows && out.size() == counts.size());
+  collect_stats(logits, [&](std::size_t r) { return StatsWanted{counts[r] > 0, true, false}; });
+  pool_.parallel_for(logits.rows, [&](std::int64_t r, int) {
+    const auto count = static_cast<std::size_t>(counts[static_cast<std::size_t>(r)]);
+    PTRT_CHECK(count <= kMaxTopLogprobs && count <= static_cast<std::size_t>(vocab));
+    if (count == 0) return;
+    const VocabRow row({logits.row(0, r), static_cast<std::size_t>(vocab)}, stats_of(r, chunks), 1.0f);
+    const std::span likeliest = std::span(out[static_cast<std::size_t>(r)]).first(count);
+    if (row.finite)
+      row.fill_likeliest(likeliest);
+    else
+      std::ranges::fill(likeliest, TokenLogprob{0, std::numeric_limits<float>::quiet_NaN()});
+  });
+}
+
 // First the chunk by the chunks' masses, then the token within it. Where rounding leaves the target
 // beyond the end, the last chunk, or token, with any mass is taken.
-std::int32_t Sampler::draw_from_all(const Row& row, double u) const {
+std::int32_t Sampler::draw_from_all(const VocabRow& row, double u) const {
   double target = u * row.mass();
   std::size_t chunk = 0;
   double in_chunk = 0;
@@ -288,33 +282,38 @@ std::int32_t Sampler::draw_from_all(const Row& row, double u) const {
   return static_cast<std::int32_t>(begin + chosen);
 }
 
-// Takes tokens from the largest down, as many as top_k and top_p keep. A histogram over the upper
+// Takes tokens from the largest down, as many as min_p, top_k and top_p keep. A histogram over the upper
 // bits of the logits gives segments of the order to gather and sort one after the other, so that
 // the vocabulary is never sorted whole.
-std::int32_t Sampler::draw_from_largest(const Row& row, const SampleParams& params, double u,
+std::int32_t Sampler::draw_from_largest(const VocabRow& row, std::int64_t vocab, const SampleParams& params,
                                         Selection& selection) const {
-  auto& [histogram, candidates, weights] = selection;
-  const std::size_t vocab = row.logits.size();
-  const bool top_k = uses_top_k(params, static_cast<std::int64_t>(vocab));
-  const std::size_t most = top_k ? static_cast<std::size_t>(params.top_k) : vocab;
-  // Without top_k the whole mass is known, and candidates beyond top_p of it need not be looked at.
-  const double enough = top_k ? std::numeric_limits<double>::infinity() : params.top_p * row.mass();
+  std::vector<std::int32_t>& histogram = selection.histogram;
+  std::vector<std::uint64_t>& candidates = selection.candidates;
+  std::vector<double>& weights = selection.weights;
+  const std::size_t tokens = row.logits.size();
+  const bool top_k = uses_top_k(params, vocab), min_p = uses_min_p(params);
+  const std::size_t most = top_k ? static_cast<std::size_t>(params.top_k) : tokens;
+  const double least = least_logit(params, row.max);
+  bool below_least = false;
+  // Where top_p alone cuts, the whole mass is known, and candidates beyond top_p of it need not be looked at.
+  const double enough = top_k || min_p ? std::numeric_limits<double>::infinity() : params.top_p * row.mass();
 
   std::fill(histogram.begin(), histogram.end(), 0);
   for (const float logit : row.logits) ++histogram[bin_of(logit)];
   candidates.clear();
   weights.clear();
-  candidates.reserve(vocab);
-  weights.reserve(vocab);
+  candidates.reserve(tokens);
+  weights.reserve(tokens);
 
   double mass = 0;
   std::size_t segment = top_k ? most : kFirstCandidates;
   for (std::size_t bin_end = histogram.size();
-       bin_end > 0 && weights.size() < most && !(mass >= enough && mass > 0); segment *= kCandidateGrowth) {
+       bin_end > 0 && weights.size() < most && !below_least && !(mass >= enough && mass > 0);
+       segment *= kCandidateGrowth) {
     std::size_t bin_begin = bin_end, count = 0;
     while (bin_begin > 0 && count < segment) count += static_cast<std::size_t>(histogram[--bin_begin]);
     const std::size_t first = candidates.size();
-    for (std::size_t id = 0; id < vocab; ++id) {
+    for (std::size_t id = 0; id < tokens; ++id) {
       const std::size_t bin = bin_of(row.logits[id]);
       if (bin >= bin_begin && bin < bin_end)
         candidates.push_back(pack_candidate(row.logits[id], static_cast<std::int64_t>(id)));
@@ -325,25 +324,29 @@ std::int32_t Sampler::draw_from_largest(const Row& row, const SampleParams& para
     if (end != candidates.end()) std::nth_element(begin, end, candidates.end(), std::greater<>());
     std::sort(begin, end, std::greater<>());
     for (std::size_t i = first; i < kept && !(mass >= enough && mass > 0); ++i) {
-      weights.push_back(row.weight(row.logits[static_cast<std::size_t>(id_of(candidates[i]))]));
+      const float logit = row.logits[static_cast<std::size_t>(id_of(candidates[i]))];
+      below_least = double{logit} < least;
+      if (below_least) break;
+      weights.push_back(row.weight(logit));
       mass += weights.back();
     }
     bin_end = bin_begin;
   }
-  if (top_k && uses_top_p(params)) {
+  if ((top_k || min_p) && uses_top_p(params)) {
     const double limit = params.top_p * mass;
     std::size_t keep = 1;
     for (mass = weights[0]; keep < weights.size() && mass < limit; ++keep) mass += weights[keep];
     weights.resize(keep);
   }
 
+  const double target = uniform_draw(params.seed, params.position) * mass;
   std::size_t chosen = 0;
   double cumulative = 0;
   for (std::size_t i = 0; i < weights.size(); ++i) {
     if (!(weights[i] > 0)) continue;
     chosen = i;
     cumulative += weights[i];
-    if (cumulative > u * mass) break;
+    if (cumulative > target) break;
   }
   return id_of(candidates[chosen]);
 }

@@ -11,19 +11,11 @@
 #include <vector>
 
 #include "kernels/cpu/host/thread_pool.h"
+#include "kernels/cpu/ops/edited_row.h"
+#include "kernels/cpu/ops/vocab_row.h"
 #include "kernels/jobs.h"
 
 namespace ptrt {
-
-inline constexpr std::int64_t kVocabChunk = 4096;
-
-// Statistics of one chunk of one row; the sums are set only where they are needed.
-struct ChunkStats {
-  float max = 0;         // largest logit
-  bool finite = true;    // otherwise the row is of no use, and nothing else of it is defined
-  float raw_sum = 0;     // Σ e^(logit − max)
-  float scaled_sum = 0;  // Σ e^((logit − max) / temperature)
-};
 
 class Sampler {
  public:
@@ -31,29 +23,41 @@ class Sampler {
 
   // One token a row of logits [1, rows, vocab]:
   //  * temperature 0: the largest logit, ties to the lower id;
-  //  * else one draw from softmax(logits / temperature), limited to its top_k largest (0: all; ties to the
-  //    lower id), and of these to the shortest run of the largest whose mass is at least top_p of the whole
-  //    (1: all; one token at least);
+  //  * else one draw from softmax(logits / temperature), limited to tokens of at least min_p times the largest
+  //    probability and to the top_k largest (0: all; ties to the lower id), and of these to the shortest run
+  //    of the largest whose mass is at least top_p of theirs (1: all; one token at least);
+  //  * where the row has edits, the same of the edited logits of the tokens that they allow;
+  //    Sampled::none_allowed() if there are none;
   //  * Sampled::not_finite() where a logit is NaN or infinite.
-  // The log-probability is log softmax(logits) of the token, before temperature.
+  // The log-probability is log softmax(logits) of the token, before edits and temperature.
   void sample(Tensor logits, std::span<const SampleParams> params, std::span<Sampled> out);
   // out[r].logprob = log softmax(logits[0, r])[targets[r]]; NaN where a logit of the row is NaN or infinite.
   void log_probs(Tensor logits, std::span<const std::int32_t> targets, std::span<Scored> out);
+  // The counts[r] likeliest tokens of each row and their log-probabilities, NaN as above.
+  void top_log_probs(Tensor logits, std::span<const std::int32_t> counts, std::span<TopLogprobs> out);
 
  private:
-  // A worker's scratch for rows with top_k or top_p; its vectors grow to the vocabulary on first
-  // use.
+  // A worker's scratch for rows with top_k, top_p or min_p, and for rows with edits; its vectors grow to
+  // the vocabulary on first use.
   struct Selection {
     std::vector<std::int32_t> histogram;    // [bins] tokens by the upper bits of their logit
     std::vector<std::uint64_t> candidates;  // see pack_candidate in the source
     std::vector<double> weights;  // of the candidates that are kept, e^((logit − max) / temperature)
+    EditedRow edited;
+    std::vector<ChunkStats> edited_stats;  // [chunks of what is left of the row]
   };
-  struct Row;
-
-  void collect_stats(Tensor logits, std::span<const SampleParams> params);
+  // WantedOf: row → StatsWanted.
+  template <class WantedOf>
+  void collect_stats(Tensor logits, const WantedOf& wanted_of);
   std::span<const ChunkStats> stats_of(std::int64_t row, std::int64_t chunks) const;
-  std::int32_t draw_from_all(const Row& row, double u) const;
-  std::int32_t draw_from_largest(const Row& row, const SampleParams& params, double u,
+  // `vocab`: of the whole row, of which `row` may hold fewer tokens.
+  std::int32_t choose(const VocabRow& row, std::int64_t vocab, const SampleParams& params,
+                      Selection& selection) const;
+  // -1: the edits allow no token.
+  std::int32_t choose_edited(std::span<const float> logits, const SampleParams& params,
+                             Selection& selection) const;
+  std::int32_t draw_from_all(const VocabRow& row, double u) const;
+  std::int32_t draw_from_largest(const VocabRow& row, std::int64_t vocab, const SampleParams& params,
                                  Selection& selection) const;
 
   ThreadPool& pool_;

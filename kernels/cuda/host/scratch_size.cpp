@@ -6,9 +6,10 @@ namespace ptrt {
 namespace {
 
 constexpr std::int64_t kMaxVocabParts =
-    32;  // as in cuda/ops/sampling.h; a test compares the sum with the real allocations
+    32;  // as in cuda/ops/vocab_part.h; a test compares the sum with the real allocations
 constexpr std::size_t kVocabPartBytes = 24;
 constexpr std::size_t kCandidatesBytes = 2048 * 8 + 4096 * 4 + 8;
+constexpr std::size_t kEditedRowBytes = 16;
 constexpr std::int64_t kGranule = 512;
 
 class Sum {
@@ -52,6 +53,16 @@ std::size_t cuda_scratch_bytes(const WorkLimits& limits) {
   sum.add(limits.logit_rows, sizeof(Sampled));
   sum.add(limits.logit_rows * kMaxVocabParts, kVocabPartBytes);
   sum.add(limits.logit_rows, kCandidatesBytes);
+  sum.add(limits.logit_rows, sizeof(TopLogprobs));
+  // Edited rows.
+  const std::int64_t edited = most_edited_rows(limits);
+  sum.add(edited, kEditedRowBytes);
+  sum.add(edited, sizeof(SampleParams));
+  sum.add(most_token_edits(limits), sizeof(TokenEdit));
+  sum.add(edited * mask_words(limits.vocab), sizeof(std::uint64_t));
+  sum.add(edited * limits.vocab, sizeof(float));
+  sum.add(edited * kMaxVocabParts, kVocabPartBytes);
+  sum.add(edited, sizeof(Sampled));
   return sum.total();
 }
 

@@ -39,6 +39,14 @@ constexpr std::int64_t most_head_splits(const WorkLimits& limits) {
   return std::max(growing, heads * splits(kMaxSplitTokens));
 }
 
+// Rows of logits that are edited at once, and the edits of single tokens in all of them.
+constexpr std::int64_t most_edited_rows(const WorkLimits& limits) {
+  return limits.vocab > 0 ? std::min<std::int64_t>(limits.logit_rows, 64) : 0;
+}
+constexpr std::int64_t most_token_edits(const WorkLimits& limits) {
+  return limits.vocab > 0 ? std::max<std::int64_t>(limits.vocab, 16384) : 0;  // at least those of one row
+}
+
 // Bytes of device memory, each allocation rounded up to cudaMalloc's granularity.
 std::size_t cuda_scratch_bytes(const WorkLimits& limits);
 

@@ -3,7 +3,7 @@
 
 #include "kernels/base/philox.h"
 #include "kernels/cuda/ops/sampling.h"
-#include "kernels/cuda/ops/vocab_row.cuh"
+#include "kernels/cuda/ops/vocab_parts.cuh"
 
 // Several blocks, one per part of the vocabulary, reduce a row: the largest logit, the sum of
 // exponentials, the probability mass, and the few tokens that top_k or top_p can keep. Then one
@@ -14,36 +14,8 @@ namespace {
 
 static_assert(kBins == kCandidateBins);
 
-// The logits and the parts of all rows.
-struct Parts {
-  const float* logits;     // [rows, vocab]
-  VocabPart* of_rows;      // [rows, count]
-  Candidates* candidates;  // [rows]
-  int vocab, count, tokens;
-
-  __device__ __forceinline__ VocabPart* of(unsigned row) const {
-    return of_rows + static_cast<std::int64_t>(row) * count;
-  }
-  __device__ __forceinline__ Row row(unsigned number) const {
-    return {logits + static_cast<std::int64_t>(number) * vocab, vocab, 0, vocab, nullptr, 0, 1};
-  }
-  __device__ __forceinline__ Row row_within(unsigned number, int part) const {
-    Row row = this->row(number);
-    row.begin = min(part * tokens, vocab);
-    row.end = min(row.begin + tokens, vocab);
-    return row;
-  }
-};
-
 __device__ __forceinline__ float inverse_of(float temperature) {
   return fminf(1.0f / temperature, FLT_MAX);
-}
-
-// The key of the row's first token, by which also is_finite() of the row is known.
-__device__ __forceinline__ Key first_key(const VocabPart* parts, int count) {
-  Key best = 0;
-  for (int part = 0; part < count; ++part) best = max(best, parts[part].best);
-  return best;
 }
 
 // Grid: x over parts, y over rows. Without `params` the sums of all rows are computed.
@@ -65,7 +37,15 @@ __device__ __forceinline__ bool cuts_at_top_k(const SampleParams& params, int vo
   return params.top_k > 0 && params.top_k < vocab;
 }
 __device__ __forceinline__ bool cuts(const SampleParams& params, int vocab) {
-  return cuts_at_top_k(params, vocab) || params.top_p < 1;
+  return cuts_at_top_k(params, vocab) || params.top_p < 1 || params.min_p > 0;
+}
+// The least logit that min_p keeps; compared in double, as on the CPU.
+__device__ __forceinline__ float least_logit(const SampleParams& params, float max_logit) {
+  const double exact = static_cast<double>(max_logit) +
+                       log(static_cast<double>(params.min_p)) * static_cast<double>(params.temperature);
+  const auto rounded = static_cast<float>(exact);
+  const float up = static_cast<double>(rounded) < exact ? nextafterf(rounded, INFINITY) : rounded;
+  return fmaxf(up, -FLT_MAX);
 }
 // The part of `mass` that top_p keeps at least.
 __device__ __forceinline__ Mass top_p_target(float top_p, Mass mass) {
@@ -108,7 +88,8 @@ __global__ void __launch_bounds__(kThreads) part_mass_kernel(Parts parts, const 
 }
 
 // The same grid, after part_mass_kernel: collects the tokens of all bins up to the one in which the
-// run for top_k (for top_p without top_k) ends. These include every token that is kept.
+// run for top_k (for top_p without top_k) ends, or the one of the least logit that min_p keeps. These include
+// every token that is kept.
 __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const SampleParams* params) {
   pdl_trigger_and_wait();
   __shared__ Shared shared;
@@ -125,9 +106,12 @@ __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const
   find_bin(count ? static_cast<Mass>(mine.top_k) : top_p_target(mine.top_p, mass), shared);
   Row row = parts.row_within(blockIdx.y, static_cast<int>(blockIdx.x));
   row.max_logit = row.logits[Row::id_of(first)];
+  int last_bin = shared.bin;
+  // With top_k there must be top_k candidates.
+  if (mine.min_p > 0 && !count) last_bin = min(last_bin, row.distance_bin(least_logit(mine, row.max_logit)));
   for (int base = row.begin; base < row.end; base += kThreads) {
     const int id = base + thread_id();
-    const bool kept = id < row.end && row.distance_bin(row.logits[id]) <= shared.bin;
+    const bool kept = id < row.end && row.distance_bin(row.logits[id]) <= last_bin;
     const unsigned all = __ballot_sync(kAllLanes, kept ? 1 : 0);
     if (all == 0) continue;
     const int lane = lane_id();
@@ -135,15 +119,6 @@ __global__ void __launch_bounds__(kThreads) candidates_kernel(Parts parts, const
     index = __shfl_sync(kAllLanes, index, 0) + __popc(all & ((1u << lane) - 1));
     if (kept && index < kMaxCandidates) candidates.ids[index] = id;
   }
-}
-
-// Of a finite row, and finite itself: logits at the two ends of float32 are farther apart than
-// float32 can tell.
-__device__ __forceinline__ float log_prob(const Row& row, int token, const VocabPart* parts, int count) {
-  float sum = 0;
-  for (int part = 0; part < count; ++part)
-    sum += parts[part].sum * expf(row.logits[Row::id_of(parts[part].best)] - row.max_logit);
-  return fmaxf(row.logits[token] - row.max_logit - logf(sum), -FLT_MAX);
 }
 
 // The unit of mass that is drawn, from 1.
@@ -161,6 +136,33 @@ __device__ __forceinline__ int draw_by_id(const Parts& parts, Row row, Mass targ
   row.begin = part * parts.tokens;
   row.end = min(row.begin + parts.tokens, row.vocab);
   return Row::id_of(end_of_run<false>(row, 0, true, target, shared).key);
+}
+
+// Writes the tokens of one bin of distance_bin() to `ids`, at most `most` of them, in any order.
+// Returns how many there are in total.
+__device__ int gather_bin(const Row& row, int bin, int* ids, int most, Shared& shared) {
+  constexpr int kUnroll = 8;  // loads in flight
+  if (threadIdx.x == 0) shared.count = 0;
+  __syncthreads();
+  const int lane = lane_id();
+  for (int base = row.begin; base < row.end; base += kThreads * kUnroll) {
+    float logit[kUnroll];
+#pragma unroll
+    for (int j = 0; j < kUnroll; ++j)
+      if (const int id = base + j * kThreads + thread_id(); id < row.end) logit[j] = row.logits[id];
+#pragma unroll
+    for (int j = 0; j < kUnroll; ++j) {
+      const int id = base + j * kThreads + thread_id();
+      const bool mine = id < row.end && row.distance_bin(logit[j]) == bin;
+      const unsigned all = __ballot_sync(kAllLanes, mine ? 1 : 0);
+      if (all == 0) continue;
+      int index = lane == 0 ? atomicAdd(&shared.count, __popc(all)) : 0;
+      index = __shfl_sync(kAllLanes, index, 0) + __popc(all & ((1u << lane) - 1));
+      if (mine && index < most) ids[index] = id;
+    }
+  }
+  __syncthreads();
+  return shared.count;
 }
 
 // Like end_of_run() for masses over the whole row, whose histogram is known: examines only the
@@ -187,7 +189,7 @@ __device__ RunEnd end_in_bin(Candidates& candidates, const Row& row, Mass target
 __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, const SampleParams& params,
                                                  Mass mass, Shared& shared) {
   Candidates& candidates = parts.candidates[blockIdx.x];
-  if (candidates.count > kMaxCandidates && !cuts_at_top_k(params, row.vocab)) {
+  if (candidates.count > kMaxCandidates && !cuts_at_top_k(params, row.vocab) && !(params.min_p > 0)) {
     RunEnd end{};
 #pragma unroll 1
     for (int draws = 0; draws < 2; ++draws) {
@@ -203,8 +205,9 @@ __device__ __forceinline__ int draw_from_largest(const Parts& parts, Row row, co
   Key cut = 0;
   if (cuts_at_top_k(params, row.vocab)) {
     cut = end_of_run<true>(row, 0, false, static_cast<Mass>(params.top_k), shared).key;
-    mass = sum_mass(row, cut, shared);
   }
+  if (params.min_p > 0) cut = max(cut, row.least_key(least_logit(params, row.max_logit)));
+  if (cut > 0) mass = sum_mass(row, cut, shared);
   if (params.top_p < 1) {
     const RunEnd kept = end_of_run<false>(row, cut, false, top_p_target(params.top_p, mass), shared);
     cut = kept.key;
@@ -257,98 +260,132 @@ __global__ void __launch_bounds__(kWarpSize)
                  Row::is_finite(first) ? log_prob(row, targets[number], of_row, parts.count) : NAN};
 }
 
-Parts parts_of(const Tensor& logits, VocabPart* memory, Candidates* candidates) {
-  const int vocab = static_cast<int>(logits.width);
-  const int tokens = std::max(kVocabPartTokens, ceil_div(vocab, kMaxVocabParts));
-  return {logits.row(0, 0), memory, candidates, vocab, ceil_div(vocab, tokens), tokens};
-}
-
-LaunchShape shape_of_parts(const char* kernel, const Parts& parts, std::size_t rows, const Stream& stream) {
-  return {kernel, dim3(static_cast<unsigned>(parts.count), static_cast<unsigned>(rows)), dim3(kThreads),
-          stream.get()};
-}
-
 }  // namespace
 
 Sampler::Sampler(const WorkLimits& limits, const Stream& stream)
-    : stream_(stream), max_rows_(limits.logit_rows) {
+    : stream_(stream), max_rows_(limits.logit_rows), edited_(limits, stream) {
   constexpr const char* kWhat = "sampling";
   const auto rows = static_cast<std::size_t>(max_rows_);
   params_ = allocate_device_array<SampleParams>(rows, kWhat);
   targets_ = allocate_device_array<std::int32_t>(rows, kWhat);
   sampled_ = allocate_device_array<Sampled>(rows, kWhat);
+  top_ = allocate_device_array<TopLogprobs>(rows, kWhat);
   parts_ = allocate_device_array<VocabPart>(rows * kMaxVocabParts, kWhat);
   candidates_ = allocate_device_array<Candidates>(rows, kWhat);
   for (Call& call : calls_) {
-    call.in = allocate_pinned(rows * sizeof(SampleParams), kWhat);
-    call.out = allocate_pinned(rows * sizeof(Sampled), kWhat);
+    call.params = allocate_pinned(rows * sizeof(SampleParams), kWhat);
+    call.targets = allocate_pinned(rows * sizeof(std::int32_t), kWhat);
+    call.sampled = allocate_pinned(rows * sizeof(Sampled), kWhat);
+    call.top = allocate_pinned(rows * sizeof(TopLogprobs), kWhat);
   }
 }
 
 template <typename T>
-void Sampler::upload(std::span<const T> values, const Call& call, T* device) {
-  auto* pinned = reinterpret_cast<T*>(call.in.get());
-  std::copy(values.begin(), values.end(), pinned);
+void Sampler::upload(std::span<const T> values, std::byte* pinned, T* device) {
+  std::memcpy(pinned, values.data(), values.size_bytes());
   PTRT_CUDA_CHECK(
       cudaMemcpyAsync(device, pinned, values.size_bytes(), cudaMemcpyHostToDevice, stream_.get()));
 }
 
-void Sampler::download(std::size_t rows, Call& call) {
-  PTRT_CUDA_CHECK(cudaMemcpyAsync(call.out.get(), sampled_.get(), rows * sizeof(Sampled),
-                                  cudaMemcpyDeviceToHost, stream_.get()));
-  call.done.record(stream_);
+template <typename T>
+void Sampler::download(const T* device, std::size_t count, std::byte* pinned) {
+  PTRT_CUDA_CHECK(cudaMemcpyAsync(pinned, device, count * sizeof(T), cudaMemcpyDeviceToHost, stream_.get()));
 }
 
 // The preceding call may still use the device buffers, but in the same stream: this call's uploads
 // and results come after it.
-void Sampler::queue(const Tensor& logits, std::span<const SampleParams> params) {
+void Sampler::queue(const Tensor& logits, std::span<const SampleParams> params,
+                    std::span<const std::int32_t> top_counts) {
   Call& mine = call(queued_++);
   rows_ = static_cast<std::int64_t>(params.size());
-  upload(params, mine, params_.get());
-  const Parts parts = parts_of(logits, parts_.get(), candidates_.get());
+  // A row with edits is drawn below: here it is only looked at.
+  std::vector<SampleParams>& plain = mine.plain;
+  plain.assign(params.begin(), params.end());
+  bool edits = false;
+  for (SampleParams& p : plain)
+    if (p.edits != nullptr) edits = true, p.temperature = 0;
+  upload(std::span<const SampleParams>(plain), mine.params.get(), params_.get());
+  choose(logits, -FLT_MAX, parts_.get(), plain, params_.get(), sampled_.get());
+  if (edits) choose_edited(logits, params, mine.edits);
+  if (!top_counts.empty()) {
+    upload(top_counts, mine.targets.get(), targets_.get());
+    fill_top_logprobs(logits, parts_.get(), targets_.get(), top_.get(), stream_);
+    download(top_.get(), top_counts.size(), mine.top.get());
+  }
+  download(sampled_.get(), params.size(), mine.sampled.get());
+  mine.done.record(stream_);
+}
+
+void Sampler::choose_edited(const Tensor& logits, std::span<const SampleParams> params, StagedEdits& staged) {
+  edited_.stage(logits.width, params, staged);
+  for (const StagedEdits::Group& group : staged.groups) {
+    const EditedBatch batch = edited_.write(logits, staged, group);
+    choose(batch.logits, -INFINITY, batch.parts, batch.params, batch.params_on_device, batch.sampled);
+    edited_.finish(logits, parts_.get(), group, params_.get(), sampled_.get());
+  }
+}
+
+// A token for each row, of its logits as they are. `least`: as in Parts; `on_device`: the params there.
+void Sampler::choose(const Tensor& logits, float least, VocabPart* memory,
+                     std::span<const SampleParams> params, const SampleParams* on_device, Sampled* out) {
+  const Parts parts = parts_of(logits, memory, candidates_.get(), least);
   launch(shape_of_parts("vocabulary_parts", parts, params.size(), stream_), part_stats_kernel, parts,
-         params_.get());
-  if (std::ranges::any_of(params, [](const SampleParams& p) { return p.temperature > 0; }))
-    prepare_draws(logits, params);
+         on_device);
+  if (std::ranges::any_of(params, [](const SampleParams& p) { return p.temperature > 0; })) {
+    const bool cut = std::ranges::any_of(
+        params, [](const SampleParams& p) { return p.top_k > 0 || p.top_p < 1 || p.min_p > 0; });
+    if (cut)
+      PTRT_CUDA_CHECK(
+          cudaMemsetAsync(candidates_.get(), 0, params.size() * sizeof(Candidates), stream_.get()));
+    launch(shape_of_parts("vocabulary_masses", parts, params.size(), stream_), part_mass_kernel, parts,
+           on_device);
+    if (cut)
+      launch(shape_of_parts("candidates", parts, params.size(), stream_), candidates_kernel, parts,
+             on_device);
+  }
   launch({"sample", dim3(static_cast<unsigned>(params.size())), dim3(kThreads), stream_.get()}, sample_kernel,
-         parts, params_.get(), sampled_.get());
-  download(params.size(), mine);
+         parts, on_device, out);
 }
 
-void Sampler::prepare_draws(const Tensor& logits, std::span<const SampleParams> params) {
-  const Parts parts = parts_of(logits, parts_.get(), candidates_.get());
-  const bool cut =
-      std::ranges::any_of(params, [](const SampleParams& p) { return p.top_k > 0 || p.top_p < 1; });
-  if (cut)
-    PTRT_CUDA_CHECK(cudaMemsetAsync(candidates_.get(), 0, params.size() * sizeof(Candidates), stream_.get()));
-  launch(shape_of_parts("vocabulary_masses", parts, params.size(), stream_), part_mass_kernel, parts,
-         params_.get());
-  if (cut)
-    launch(shape_of_parts("candidates", parts, params.size(), stream_), candidates_kernel, parts,
-           params_.get());
-}
-
-void Sampler::take(std::span<Sampled> out) {
+void Sampler::take(std::span<Sampled> out, std::span<TopLogprobs> top) {
   const Call& oldest = call(taken_++);
   oldest.done.wait();
-  std::copy_n(reinterpret_cast<const Sampled*>(oldest.out.get()), out.size(), out.begin());
+  std::memcpy(out.data(), oldest.sampled.get(), out.size_bytes());
+  std::memcpy(top.data(), oldest.top.get(), top.size_bytes());
+}
+
+// The statistics of all rows.
+void Sampler::find_stats(const Tensor& logits) {
+  const Parts parts = parts_of(logits, parts_.get(), candidates_.get());
+  launch(shape_of_parts("vocabulary_parts", parts, static_cast<std::size_t>(logits.rows), stream_),
+         part_stats_kernel, parts, nullptr);
 }
 
 void Sampler::log_probs(const Tensor& logits, std::span<const std::int32_t> targets, std::span<Scored> out) {
   Call& mine = call(queued_);
-  upload(targets, mine, targets_.get());
-  const Parts parts = parts_of(logits, parts_.get(), candidates_.get());
-  launch(shape_of_parts("vocabulary_parts", parts, targets.size(), stream_), part_stats_kernel, parts,
-         nullptr);
+  upload(targets, mine.targets.get(), targets_.get());
+  find_stats(logits);
   const int rows = static_cast<int>(targets.size());
   launch(
       {"log_probs", dim3(static_cast<unsigned>(ceil_div(rows, kWarpSize))), dim3(kWarpSize), stream_.get()},
-      log_probs_kernel, parts, rows, targets_.get(), sampled_.get());
-  download(targets.size(), mine);
-  mine.done.wait();
-  const auto* results = reinterpret_cast<const Sampled*>(mine.out.get());
+      log_probs_kernel, parts_of(logits, parts_.get(), candidates_.get()), rows, targets_.get(),
+      sampled_.get());
+  download(sampled_.get(), targets.size(), mine.sampled.get());
+  stream_.wait();
+  const auto* results = reinterpret_cast<const Sampled*>(mine.sampled.get());
   for (std::size_t r = 0; r < out.size(); ++r)
     out[r] = {results[r].logprob, results[r].finite() && results[r].token == targets[r]};
+}
+
+void Sampler::top_log_probs(const Tensor& logits, std::span<const std::int32_t> counts,
+                            std::span<TopLogprobs> out) {
+  Call& mine = call(queued_);
+  upload(counts, mine.targets.get(), targets_.get());
+  find_stats(logits);
+  fill_top_logprobs(logits, parts_.get(), targets_.get(), top_.get(), stream_);
+  download(top_.get(), counts.size(), mine.top.get());
+  stream_.wait();
+  std::memcpy(out.data(), mine.top.get(), out.size_bytes());
 }
 
 }  // namespace ptrt::cuda

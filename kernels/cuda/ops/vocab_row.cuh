@@ -38,12 +38,13 @@ struct Row {
   const int* list;  // ids in any order; null: all ids
   float max_logit;
   float inverse_temperature;
+  float least;  // smaller logits are not finite: -FLT_MAX, or -infinity where that stands for "never"
 
   static constexpr unsigned kNotFinite = 0xFFFFFFFFu;  // above every finite logit
 
-  // Maps finite floats to integers of the same order, with -0 equal to +0.
-  static __device__ __forceinline__ unsigned order_of(float x) {
-    if (!(fabsf(x) <= FLT_MAX)) return kNotFinite;
+  // Maps logits from `least` on to integers of the same order, with -0 equal to +0.
+  __device__ __forceinline__ unsigned order_of(float x) const {
+    if (!(x <= FLT_MAX && x >= least)) return kNotFinite;
     const unsigned bits = __float_as_uint(x + 0.0f);
     return bits ^ ((bits >> 31) != 0 ? 0xFFFFFFFFu : 0x80000000u);
   }
@@ -54,6 +55,10 @@ struct Row {
   __device__ __forceinline__ int id_at(int index) const { return list == nullptr ? index : list[index]; }
   __device__ __forceinline__ Key key_of(int id) const {
     return static_cast<Key>(order_of(logits[id])) << 32 | (0xFFFFFFFFu - static_cast<unsigned>(id));
+  }
+  // Of this logit and all larger ones: at most the keys.
+  __device__ __forceinline__ Key least_key(float logit) const {
+    return static_cast<Key>(order_of(logit)) << 32;
   }
   // Bins of equal width by distance from the largest logit. The bits of the logits would fall into
   // few bins.
@@ -212,33 +217,6 @@ __device__ RunEnd end_of_run(const Row& row, Key cut, bool by_id, Mass target, S
     __syncthreads();
   }
   return {value, reached + in_bin};
-}
-
-// Writes the tokens of one bin of distance_bin() to `ids`, at most `most` of them, in any order.
-// Returns how many there are in total.
-__device__ int gather_bin(const Row& row, int bin, int* ids, int most, Shared& shared) {
-  constexpr int kUnroll = 8;  // loads in flight
-  if (threadIdx.x == 0) shared.count = 0;
-  __syncthreads();
-  const int lane = lane_id();
-  for (int base = row.begin; base < row.end; base += kThreads * kUnroll) {
-    float logit[kUnroll];
-#pragma unroll
-    for (int j = 0; j < kUnroll; ++j)
-      if (const int id = base + j * kThreads + thread_id(); id < row.end) logit[j] = row.logits[id];
-#pragma unroll
-    for (int j = 0; j < kUnroll; ++j) {
-      const int id = base + j * kThreads + thread_id();
-      const bool mine = id < row.end && row.distance_bin(logit[j]) == bin;
-      const unsigned all = __ballot_sync(kAllLanes, mine ? 1 : 0);
-      if (all == 0) continue;
-      int index = lane == 0 ? atomicAdd(&shared.count, __popc(all)) : 0;
-      index = __shfl_sync(kAllLanes, index, 0) + __popc(all & ((1u << lane) - 1));
-      if (mine && index < most) ids[index] = id;
-    }
-  }
-  __syncthreads();
-  return shared.count;
 }
 
 }  // namespace
