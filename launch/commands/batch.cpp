@@ -325,11 +325,10 @@ class Batch {
   }
 
   static RequestTiming timing_of(const Completion& completion) {
-    return {completion.prompt_tokens,
-            std::ssize(completion.tokens),
-            completion.first_token_s,
-            completion.finish_s,
-            {}};
+    std::int64_t output_tokens = std::ssize(completion.tokens);
+    for (const Output& sample : completion.more) output_tokens += std::ssize(sample.tokens);
+    return {completion.prompt_tokens,       output_tokens, completion.first_token_s, completion.finish_s, {},
+            1 + std::ssize(completion.more)};
   }
 
   // That of the ranks, over the time of the whole run. On rank 0.

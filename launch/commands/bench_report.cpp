@@ -34,6 +34,7 @@ void add_syncs(const RunSummary& s, ordered_json& json) {
   json["head_time_fraction"] = s.head_time_fraction;
   if (s.device_idle_fraction) json["device_idle_fraction"] = *s.device_idle_fraction;
   json["preemptions"] = s.preemptions;
+  json["reused_tokens"] = s.reused_tokens;
 }
 
 void add_setup(const ModelSession& session, ordered_json& json) {

@@ -71,6 +71,10 @@ void add_counters(Text& text, const RunCounters& c) {
   text.counter("ptrt_decode_tokens_total", c.decode_tokens,
                "Tokens generated after the first of each request.");
   text.counter("ptrt_preemptions_total", c.preemptions, "Sequences that gave up their KV pages.");
+  text.counter("ptrt_reused_tokens_total", c.reused_tokens,
+               "Prompt tokens whose keys and values were in the prefix cache.");
+  text.counter("ptrt_cannot_reuse_total", c.cannot_reuse,
+               "Requests that reuse nothing, as they want log-probabilities of their prompt.");
   text.counter("ptrt_sync_points_total", c.fusions + c.track_sums, "Sync points.");
   text.counter("ptrt_sync_bytes_total", c.sync_bytes, "Bytes that rank 0 sent in them.");
   text.counter("ptrt_sync_seconds_total", c.sync_s, "Time in sync points: waiting, moving and adding.");
@@ -96,6 +100,8 @@ void add(RunCounters& sum, const RunCounters& more) {
   sum.prefill_tokens += more.prefill_tokens;
   sum.decode_tokens += more.decode_tokens;
   sum.preemptions += more.preemptions;
+  sum.reused_tokens += more.reused_tokens;
+  sum.cannot_reuse += more.cannot_reuse;
   sum.fusions += more.fusions;
   sum.track_sums += more.track_sums;
   sum.sync_bytes += more.sync_bytes;

@@ -52,6 +52,7 @@ struct ModelRunOptions {
   std::int64_t max_batch = 32;
   std::int64_t max_step_tokens = 512;
   std::optional<std::int64_t> kv_cache_bytes;  // a rank
+  bool prefix_cache = true;                    // prompts that begin alike share keys and values
   double gpu_memory_fraction = 0.9;            // of the device's free memory at start that the plan may use
   std::int64_t replicas = 0;                   // 0: from the number of ranks
   std::int64_t tensor_parallel = 1;

@@ -85,6 +85,10 @@ void add_memory_options(CLI::App& command, ModelRunOptions& run) {
           "what weights leave of it; on a GPU what it has left)")
       ->transform(as_size())
       ->type_name("SIZE");
+  add_choice<bool>(
+      command, "--prefix-cache", run.prefix_cache, {{"on", true}, {"off", false}},
+      "on: requests whose prompts begin alike share keys and values of what they share, in whole\n"
+      "pages of 16 tokens; off: each computes its own. Results are the same");
 }
 
 void add_type_options(CLI::App& command, ModelRunOptions& run) {

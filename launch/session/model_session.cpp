@@ -63,6 +63,7 @@ void ModelSession::load(std::uint64_t random_seed) {
     EngineOptions engine;
     engine.max_batch = options_.max_batch;
     engine.max_rows = options_.max_step_rows();
+    engine.prefix_cache = options_.prefix_cache;
     engine.kv_pages = plan().kv_pages;
     engine.kv_dtype = plan().kv_dtype;
     Backend& used = traced_backend_ ? *traced_backend_ : backend;

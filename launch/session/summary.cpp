@@ -57,6 +57,14 @@ std::string latency_rows(const RunSummary& s, SummaryKind kind) {
   return out;
 }
 
+std::string reuse(const RunSummary& s) {
+  std::string text = fmt::format("{}", s.reused_tokens);
+  if (s.cannot_reuse > 0)
+    text += fmt::format("; {} may reuse none: log-probabilities of their first page are wanted",
+                        count(static_cast<std::int64_t>(s.cannot_reuse), "request"));
+  return text;
+}
+
 std::string throughput_rows(const RunSummary& s, SummaryKind kind) {
   if (kind == SummaryKind::score)
     return row("throughput",
@@ -134,6 +142,7 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
                fmt::format("{:.3g} exchanges a forward pass, {:.1f} KiB sent a rank, {:.1f} % of the time",
                            s.head_exchanges_per_forward, s.head_bytes_per_forward / 1024,
                            100 * s.head_time_fraction));
+  if (s.reused_tokens > 0 || s.cannot_reuse > 0) out += row("prompt tokens in the prefix cache", reuse(s));
   if (s.preemptions > 0)
     out += row("preemptions", fmt::format("{} (a larger --kv-cache-bytes avoids them)", s.preemptions));
   return out;

@@ -21,10 +21,9 @@ std::int32_t PageAllocator::take() {
   return page;
 }
 
-void PageAllocator::give_back(std::vector<std::int32_t>& pages) {
-  free_.insert(free_.end(), pages.rbegin(), pages.rend());
+void PageAllocator::give_back(std::int32_t page) {
+  free_.push_back(page);
   PTRT_CHECK(free() <= total_);
-  pages.clear();
 }
 
 KvCache::KvCache(Backend& backend, const ModelConfig& config, std::int64_t local_tracks, std::int64_t pages,

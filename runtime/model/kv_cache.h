@@ -25,8 +25,8 @@ class PageAllocator {
   explicit PageAllocator(std::int64_t pages);
   std::int64_t total() const { return total_; }
   std::int64_t free() const { return static_cast<std::int64_t>(free_.size()); }
-  std::int32_t take();                               // requires free() > 0
-  void give_back(std::vector<std::int32_t>& pages);  // and empties it
+  std::int32_t take();  // requires free() > 0
+  void give_back(std::int32_t page);
 
  private:
   std::int64_t total_;

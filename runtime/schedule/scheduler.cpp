@@ -13,7 +13,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const R
 }
 
 Scheduler::Scheduler(const SchedulerLimits& limits, Task task)
-    : limits_(limits), task_(task), table_stride_(pages_for(limits.max_context)), allocator_(limits.pages) {
+    : limits_(limits), task_(task), table_stride_(pages_for(limits.max_context)), cache_(limits.pages) {
   PTRT_CHECK(limits.max_batch >= 1 && limits.max_rows >= limits.max_batch);
   for (std::int64_t slot = limits.max_batch - 1; slot >= 0; slot--)
     free_slots_.push_back(static_cast<std::int32_t>(slot));
@@ -28,16 +28,21 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task)
 
 void Scheduler::add(std::int64_t number, const Request& request) {
   PTRT_CHECK(!request.tokens.empty() && pages_for(request.cached_tokens()) <= limits_.pages);
-  auto sequence = std::make_unique<Sequence>();
-  sequence->request = number;
-  sequence->asked = &request;
-  sequence->place = added_++;
-  sequence->tokens = request.tokens;
-  sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
-  sequence->max_tokens = task_ == Task::score ? 0 : request.max_tokens;
-  sequence->score_from = request.score_from;
-  if (task_ == Task::generate && sequence->scores_prompt()) prompts_to_score_++;
-  waiting_.push_back(std::move(sequence));
+  PTRT_CHECK(request.samples == 1 || (request.samples > 1 && request.max_tokens > 0));
+  for (std::int64_t sample = 0; sample < request.samples; sample++) {
+    auto sequence = std::make_unique<Sequence>();
+    sequence->request = number;
+    sequence->asked = &request;
+    sequence->sample = sample;
+    sequence->place = added_;
+    sequence->tokens = request.tokens;
+    sequence->prompt_tokens = static_cast<std::int64_t>(request.tokens.size());
+    sequence->max_tokens = task_ == Task::score ? 0 : request.max_tokens;
+    sequence->score_from = request.score_from;
+    if (task_ == Task::generate && sequence->scores_prompt()) prompts_to_score_++;
+    waiting_.push_back(std::move(sequence));
+  }
+  added_++;
 }
 
 // Tokens to feed before the next one can be sampled: all of them; when none is to be sampled, all but the last,
@@ -103,18 +108,56 @@ void Scheduler::plan_decode() {
 // First come, first served. A sequence is admitted when all its tokens so far fit, with a page to
 // spare for each running sequence, so that admission does not lead straight to preemption.
 void Scheduler::admit() {
-  while (!waiting_.empty() && !free_slots_.empty()) {
-    Sequence& next = *waiting_.front();
-    if (!has_arrived(next)) return;
-    const std::int64_t needed = pages_for(rows_to_cache(next));
-    if (needed + running() > allocator_.free()) return;
-    next.slot = free_slots_.back();
-    free_slots_.pop_back();
-    next.admitted = admissions_++;
-    PTRT_CHECK(grow(next, rows_to_cache(next)));
-    running_.push_back(std::move(waiting_.front()));
-    waiting_.pop_front();
+  while (!waiting_.empty() && !free_slots_.empty() && has_arrived(*waiting_.front()) && admit_next()) {
   }
+}
+
+bool Scheduler::admit_next() {
+  Sequence& next = *waiting_.front();
+  const auto root = root_of(next);
+  const auto tokens = shareable(next);
+  const PrefixCache::Match match =
+      root ? cache_.match(*root, tokens, most_reused(next)) : PrefixCache::Match{};
+  const std::int64_t needed = pages_for(rows_to_cache(next)) - match.pages + match.unused;
+  if (needed + running() > cache_.free()) return false;
+  next.slot = free_slots_.back();
+  free_slots_.pop_back();
+  if (match.pages > 0) cache_.share(*root, tokens, match.pages, next.pages);
+  enter_pages(next, 0);
+  next.cached = match.pages * kPageTokens;
+  PTRT_CHECK(grow(next, rows_to_cache(next)));
+  next.named = root ? cache_.name(*root, tokens, next.pages) * kPageTokens : 0;
+  if (next.admissions++ == 0) count_reuse(next);
+  running_.push_back(std::move(waiting_.front()));
+  waiting_.pop_front();
+  return true;
+}
+
+std::optional<PrefixCache::Root> Scheduler::root_of(const Sequence& sequence) const {
+  if (limits_.prefix_cache) return -1;
+  if (sequence.asked->samples > 1) return -2 - sequence.request;
+  return std::nullopt;
+}
+
+std::span<const std::int32_t> Scheduler::shareable(const Sequence& sequence) const {
+  return std::span(sequence.tokens)
+      .first(static_cast<std::size_t>(std::min(sequence.prompt_tokens, rows_to_cache(sequence))));
+}
+
+// Pages; they end before the first row whose logits are wanted. After a preemption one row more is fed: a single
+// one would be a row that decodes, which a step plans before it admits.
+std::int64_t Scheduler::most_reused(const Sequence& sequence) const {
+  std::int64_t tokens = rows_to_cache(sequence) - (sequence.generated() > 0 ? 2 : 1);
+  if (task_ == Task::score) tokens = std::min(tokens, sequence.score_from - 1);
+  if (sequence.scores_prompt()) tokens = std::min(tokens, sequence.prompt_planned - 1);
+  return tokens / kPageTokens;
+}
+
+void Scheduler::count_reuse(Sequence& sequence) {
+  sequence.reused = sequence.cached;
+  prefix_counts_.reused_tokens += sequence.reused;
+  const bool is_long = rows_to_cache(sequence) > kPageTokens;
+  if (limits_.prefix_cache && is_long && most_reused(sequence) == 0) prefix_counts_.wanting_logprobs++;
 }
 
 void Scheduler::plan_prefill() {
@@ -144,29 +187,38 @@ void Scheduler::add_rows(Sequence& sequence, std::int64_t count) {
 // Ensures pages for `tokens` tokens. Allocates all that are missing, or none and returns false.
 bool Scheduler::grow(Sequence& sequence, std::int64_t tokens) {
   const std::int64_t missing = pages_for(tokens) - static_cast<std::int64_t>(sequence.pages.size());
-  if (missing > allocator_.free()) return false;
-  for (std::int64_t i = 0; i < missing; i++) {
-    const auto at = static_cast<std::size_t>(sequence.slot * table_stride_) + sequence.pages.size();
-    sequence.pages.push_back(allocator_.take());
-    page_table_[at] = sequence.pages.back();
-  }
+  if (missing > cache_.free()) return false;
+  const std::size_t from = sequence.pages.size();
+  for (std::int64_t i = 0; i < missing; i++) sequence.pages.push_back(cache_.take());
+  enter_pages(sequence, from);
   return true;
+}
+
+// Its pages into the page table, from the `from`th on.
+void Scheduler::enter_pages(const Sequence& sequence, std::size_t from) {
+  const auto row = page_table_.begin() + sequence.slot * table_stride_;
+  std::copy(sequence.pages.begin() + static_cast<std::ptrdiff_t>(from), sequence.pages.end(),
+            row + static_cast<std::ptrdiff_t>(from));
+}
+
+void Scheduler::preempt_newest() {
+  send_back_newest();
+  preemptions_++;
 }
 
 // The newest sequence releases its pages and waits at the front; its tokens so far are computed
 // again.
-void Scheduler::preempt_newest() {
+void Scheduler::send_back_newest() {
   PTRT_CHECK(!running_.empty());
   auto newest = std::move(running_.back());
   running_.pop_back();
   release(*newest);
   newest->cached = 0;
   waiting_.push_front(std::move(newest));
-  preemptions_++;
 }
 
 void Scheduler::release(Sequence& sequence) {
-  allocator_.give_back(sequence.pages);
+  cache_.release(sequence.pages, sequence.cached);
   free_slots_.push_back(sequence.slot);
   sequence.slot = -1;
 }
@@ -181,6 +233,8 @@ void Scheduler::expect_token(Sequence& sequence, std::int32_t placeholder) {
 // A sequence may finish while it runs, when its last token has come, or while it waits after a
 // preemption.
 void Scheduler::finish(Sequence& sequence) {
+  const bool leaves_unwritten = sequence.slot >= 0 && sequence.cached < sequence.named;
+  while (leaves_unwritten && running_.back().get() != &sequence) send_back_newest();
   if (sequence.slot >= 0) release(sequence);
   if (task_ == Task::generate && sequence.scores_prompt()) prompts_to_score_--;
   take_out(sequence);

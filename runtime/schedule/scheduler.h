@@ -1,30 +1,44 @@
 // Continuous batching: which tokens of which sequences one step runs. Pure bookkeeping, a function
 // of the requests and the sampled tokens alone, so every rank of a replica comes to the same plan
 // without a message.
+//
+// A request of several samples is as many sequences. Sequences share whole pages of their prompts
+// (PrefixCache): with SchedulerLimits::prefix_cache with any other, else with the samples of the
+// same request. A sequence shares pages that are not written yet, and feeds only what follows them.
+// That is right because
+//  * it was admitted after the one that writes them, prompts are fed in order of admission, each to
+//    its end before the next begins, and in each layer the rows of a step come after the keys and
+//    values of the rows before them;
+//  * the newest is preempted first, so before the one that writes its pages; and what ends before
+//    its prompt is fed sends back all that were admitted after it, which have fed nothing.
 #pragma once
 
 #include <cstdint>
 #include <deque>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "kernels/step_rows.h"
-#include "runtime/model/kv_cache.h"
 #include "runtime/requests/request.h"
+#include "runtime/schedule/prefix_cache.h"
 
 namespace ptrt {
 
 struct Sequence {
   std::int64_t request = 0;          // its number, as given to add()
   const Request* asked = nullptr;    // outlives the sequence
+  std::int64_t sample = 0;           // which of its samples
   std::vector<std::int32_t> tokens;  // prompt, then generated; placeholders for those in flight
   std::int64_t prompt_tokens = 0;
   std::int64_t max_tokens = 0;  // to generate
   std::int64_t score_from = 1;  // the first token to score
   std::int64_t cached = 0;      // tokens whose keys and values are in pages
-  std::int64_t admitted = 0;    // admission counter: the newest is preempted first
+  std::int64_t admissions = 0;  // how often it was admitted: once more than preempted
+  std::int64_t reused = 0;      // of `cached`, when it was first admitted: found in the cache
+  std::int64_t named = 0;       // tokens of the pages that others may share
   std::int32_t slot = -1;       // row of the page table while running
   std::vector<std::int32_t> pages;
   std::vector<float> logprobs;
@@ -41,7 +55,10 @@ struct Sequence {
   std::vector<float> gaps_s;
 
   std::int64_t generated() const { return static_cast<std::int64_t>(tokens.size()) - prompt_tokens; }
-  bool scores_prompt() const { return asked->prompt_logprobs >= 0 && prompt_planned < prompt_tokens; }
+  // The other samples have the same.
+  bool scores_prompt() const {
+    return asked->prompt_logprobs >= 0 && sample == 0 && prompt_planned < prompt_tokens;
+  }
 };
 
 struct SchedulerLimits {
@@ -49,6 +66,14 @@ struct SchedulerLimits {
   std::int64_t max_rows = 1;     // token rows of one step; >= max_batch
   std::int64_t pages = 0;        // of the KV pool; the spare slot's is the one after these
   std::int64_t max_context = 1;  // bounds the pages of a sequence
+  bool prefix_cache = false;     // prompts of different requests share pages
+};
+
+// What sequences found in the cache when they were first admitted.
+struct PrefixCounts {
+  std::int64_t reused_tokens = 0;  // of prompts, not computed again
+  // Requests of which no whole page can be reused, because log-probabilities of its tokens are wanted.
+  std::int64_t wanting_logprobs = 0;
 };
 
 // A row whose logits are wanted.
@@ -113,10 +138,18 @@ class Scheduler {
   // Removes a finished sequence and frees its pages.
   void finish(Sequence& sequence);
   std::int64_t preemptions() const { return preemptions_; }
+  const PrefixCounts& prefix_counts() const { return prefix_counts_; }
   std::int64_t running() const { return static_cast<std::int64_t>(running_.size()); }
 
  private:
   void admit();
+  bool admit_next();
+  // Root of the chains that a sequence shares; none: it shares nothing.
+  std::optional<PrefixCache::Root> root_of(const Sequence& sequence) const;
+  // The tokens whose whole pages others may share.
+  std::span<const std::int32_t> shareable(const Sequence& sequence) const;
+  std::int64_t most_reused(const Sequence& sequence) const;
+  void count_reuse(Sequence& sequence);
   void plan_decode();
   void plan_prefill();
   void add_rows(Sequence& sequence, std::int64_t count);
@@ -127,14 +160,16 @@ class Scheduler {
   bool is_sampled(const Sequence& sequence, std::int64_t position) const;
   void want_row(Sequence& sequence, std::int64_t position);
   void preempt_newest();
+  void send_back_newest();
   void release(Sequence& sequence);
   std::unique_ptr<Sequence> take_out(Sequence& sequence);
   bool grow(Sequence& sequence, std::int64_t tokens);
+  void enter_pages(const Sequence& sequence, std::size_t from);
 
   SchedulerLimits limits_;
   Task task_;
   std::int64_t table_stride_;
-  PageAllocator allocator_;
+  PrefixCache cache_;
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
   std::vector<std::unique_ptr<Sequence>> ending_;   // without pages: the last token is in flight
@@ -143,7 +178,8 @@ class Scheduler {
   std::int64_t arrived_ = std::numeric_limits<std::int64_t>::max();
   std::int64_t added_ = 0;
   std::int64_t prompts_to_score_ = 0;  // sequences with scores_prompt()
-  std::int64_t admissions_ = 0, preemptions_ = 0;
+  std::int64_t preemptions_ = 0;
+  PrefixCounts prefix_counts_;
   StepPlan plan_;
 };
 

@@ -124,7 +124,8 @@ bool Engine::run(Task task, RequestSource* source, const Hooks& hooks) {
 }
 
 SchedulerLimits Engine::scheduler_limits() const {
-  return {options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context};
+  return {options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context,
+          options_.prefix_cache};
 }
 
 bool Engine::run_steps(Run& run) {
@@ -140,7 +141,7 @@ bool Engine::run_steps(Run& run) {
   }
   while (run.pipeline.in_flight() > 0) retire_step(run);
   counters_.elapsed_s = seconds_since(run.start);
-  counters_.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
+  count_schedule(run, counters_);
   counter_sources().collect(counters_);
   return run.done();
 }
@@ -194,9 +195,16 @@ void Engine::report_counters(Run& run) {
   if (now - run.reported < kReportEvery) return;
   run.reported = now;
   RunCounters so_far = counters_;
-  so_far.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
+  count_schedule(run, so_far);
   counter_sources().peek(so_far);
   run.hooks.report(so_far);
+}
+
+void Engine::count_schedule(const Run& run, RunCounters& counters) const {
+  counters.preemptions = static_cast<std::uint64_t>(run.scheduler.preemptions());
+  const PrefixCounts& prefixes = run.scheduler.prefix_counts();
+  counters.reused_tokens = static_cast<std::uint64_t>(prefixes.reused_tokens);
+  counters.cannot_reuse = static_cast<std::uint64_t>(prefixes.wanting_logprobs);
 }
 
 CounterSources Engine::counter_sources() {
@@ -243,6 +251,7 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   Completion completion;
   completion.request = sequence.request;
   completion.prompt_tokens = sequence.prompt_tokens;
+  completion.reused_tokens = sequence.reused;
   completion.not_finite_at = sequence.not_finite_at;
   completion.not_finite_in_prompt = sequence.not_finite_in_prompt;
   completion.finish_reason = reason;
@@ -261,9 +270,16 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   completion.finish_s = seconds_since(run.start);
   completion.gaps_s = std::move(sequence.gaps_s);
   run.pipeline.drop(sequence);
-  const std::int64_t number = sequence.request;
+  const std::int64_t samples = sequence.asked->samples, sample = sequence.sample;
   run.scheduler.finish(sequence);
-  run.drawn.erase(number);
+  if (samples == 1) return complete_request(run, std::move(completion));
+  SampleGather& gather = run.gathers.try_emplace(completion.request, samples).first->second;
+  if (gather.add(sample, std::move(completion))) complete_request(run, gather.take());
+}
+
+void Engine::complete_request(Run& run, Completion&& completion) {
+  run.gathers.erase(completion.request);
+  run.drawn.erase(completion.request);
   if (run.hooks.completed) run.hooks.completed(std::move(completion));
 }
 

@@ -51,6 +51,7 @@ struct EngineOptions {
   // At most so many steps are issued before the tokens of the one before are taken
   // (BackendTraits::steps_ahead).
   int steps_ahead = 1;
+  bool prefix_cache = true;  // prompts that begin alike share keys and values
 };
 
 // The bounds of an engine's steps, for a rank that computes `rank_config` of so many tracks.
@@ -118,6 +119,9 @@ class Engine {
   void retire_step(Run& run);
   void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
+  // Of a request whose samples are all done.
+  void complete_request(Run& run, Completion&& completion);
+  void count_schedule(const Run& run, RunCounters& counters) const;
   void wait_for_requests(Run& run);
   void report_counters(Run& run);
   CounterSources counter_sources();

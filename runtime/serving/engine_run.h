@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "runtime/requests/request.h"
+#include "runtime/requests/sample_gather.h"
 #include "runtime/schedule/scheduler.h"
 #include "runtime/schedule/step_pipeline.h"
 #include "runtime/serving/engine.h"
@@ -28,7 +29,8 @@ struct Engine::Run {
   ReplicaSignals signals;
   StepPipeline pipeline;
   std::unordered_map<const Sequence*, OutputText> texts = {};
-  std::unordered_map<std::int64_t, Request> drawn = {};  // by line; those that are not done
+  std::unordered_map<std::int64_t, Request> drawn = {};         // by line; those that are not done
+  std::unordered_map<std::int64_t, SampleGather> gathers = {};  // by request; of several samples, some done
   EngineClock::time_point reported = {};
 
   bool done() const { return scheduler.done() && !signals.may_draw_more(); }

@@ -1,6 +1,7 @@
 // The engine's choice of tokens: what is asked of the backend for each row, and what becomes of its answer.
 #include <algorithm>
 
+#include "runtime/requests/sample_seed.h"
 #include "runtime/serving/engine_run.h"
 
 namespace ptrt {
@@ -10,7 +11,7 @@ SampleParams sample_params(const Request& request, const Sequence& sequence) {
   return {.temperature = request.temperature,
           .top_k = request.top_k,
           .top_p = request.top_p,
-          .seed = request.seed,
+          .seed = seed_of_sample(request.seed, sequence.sample),
           .position = static_cast<std::uint64_t>(sequence.generated()),
           .want_logprob = request.logprobs};
 }

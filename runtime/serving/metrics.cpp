@@ -7,11 +7,11 @@
 namespace ptrt {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s,
-                                   gaps_s)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions, fusions,
-                                   track_sums, sync_bytes, sync_s, sync_wait_s, sync_wait_known,
-                                   head_exchanges, head_bytes, head_s, replay_busy_s, replay_idle_s, step_s,
-                                   prefill_s, decode_s, elapsed_s)
+                                   gaps_s, samples)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions,
+                                   reused_tokens, cannot_reuse, fusions, track_sums, sync_bytes, sync_s,
+                                   sync_wait_s, sync_wait_known, head_exchanges, head_bytes, head_s,
+                                   replay_busy_s, replay_idle_s, step_s, prefill_s, decode_s, elapsed_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings, other_requests,
                                    other_prompt_tokens, other_output_tokens, failed)
 
@@ -76,9 +76,10 @@ void add_timing(const RequestTiming& timing, RunSummary& summary, Latencies& lat
     latencies.e2el.push_back(1e3 * timing.finish_s);
   }
   for (const float gap : timing.gaps_s) latencies.itl.push_back(1e3 * gap);
-  if (timing.output_tokens >= 2)
-    latencies.tpot.push_back(1e3 * (timing.finish_s - timing.first_token_s) /
-                             static_cast<double>(timing.output_tokens - 1));
+  const double after_first =
+      static_cast<double>(timing.output_tokens) / static_cast<double>(timing.samples) - 1;
+  if (after_first >= 1)
+    latencies.tpot.push_back(1e3 * (timing.finish_s - timing.first_token_s) / after_first);
 }
 
 }  // namespace
@@ -122,6 +123,8 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     track_sums += c.track_sums;
     head_exchanges += c.head_exchanges;
     summary.preemptions += c.preemptions;
+    summary.reused_tokens += c.reused_tokens;
+    summary.cannot_reuse += c.cannot_reuse;
     summary.elapsed_s = std::max(summary.elapsed_s, c.elapsed_s);
     summary.prefill_tokens_per_s += rate(static_cast<double>(c.prefill_tokens), c.prefill_s);
     summary.decode_tokens_per_s += rate(static_cast<double>(c.decode_tokens), c.decode_s);

@@ -14,6 +14,7 @@ struct RequestTiming {
   std::int64_t prompt_tokens = 0, output_tokens = 0;
   double first_token_s = 0, finish_s = 0;  // since arrival, queueing included
   std::vector<float> gaps_s;               // between a token and the one before it
+  std::int64_t samples = 1;                // that the output tokens are of
 };
 
 struct Percentiles {
@@ -47,6 +48,7 @@ struct RunSummary {
   // the ranks that replay, none where none does.
   std::optional<double> device_idle_fraction;
   std::uint64_t preemptions = 0;
+  std::uint64_t reused_tokens = 0, cannot_reuse = 0;  // RunCounters
 };
 
 struct RankReport {

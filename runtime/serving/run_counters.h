@@ -14,6 +14,9 @@ struct RunCounters {
   std::uint64_t steps = 0;  // forward passes
   std::uint64_t prefill_tokens = 0, decode_tokens = 0;
   std::uint64_t preemptions = 0;
+  // Tokens of prompts whose keys and values were there already; requests that may not use such, because they want
+  // log-probabilities of their tokens.
+  std::uint64_t reused_tokens = 0, cannot_reuse = 0;
   // Sync points: fusions between tracks, and sums within tracks that ranks share (tensor
   // parallelism).
   std::uint64_t fusions = 0, track_sums = 0, sync_bytes = 0;
