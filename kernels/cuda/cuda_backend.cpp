@@ -333,6 +333,12 @@ void CudaBackend::check_logits(const Tensor& logits, std::size_t rows) {
   check_fp32(logits);
 }
 
+void CudaBackend::check_edits(const Tensor& logits, const LogitEdits* edits) {
+  if (edits == nullptr) return;
+  PTRT_CHECK(logits.width <= scratch().limits.vocab && std::ssize(edits->tokens) <= logits.width);
+  PTRT_CHECK(edits->allowed.empty() || std::ssize(edits->allowed) == mask_words(logits.width));
+}
+
 void CudaBackend::check_counts(const Tensor& logits, std::span<const std::int32_t> counts) {
   PTRT_CHECK(static_cast<std::int64_t>(counts.size()) == logits.rows);
   for (const std::int32_t count : counts)
@@ -342,6 +348,7 @@ void CudaBackend::check_counts(const Tensor& logits, std::span<const std::int32_
 void CudaBackend::queue_sample(Tensor logits, std::span<const SampleParams> params,
                                std::span<const std::int32_t> top_counts) {
   check_logits(logits, params.size());
+  for (const SampleParams& p : params) check_edits(logits, p.edits);
   if (!top_counts.empty()) check_counts(logits, top_counts);
   PTRT_CHECK(scratch().sampler.in_flight() < cuda::Sampler::kMaxInFlight);
   scratch().sampler.queue(logits, params, top_counts);

@@ -89,6 +89,7 @@ class CudaBackend final : public Backend {
   };
   Scratch& scratch();
   void check_logits(const Tensor& logits, std::size_t rows);
+  void check_edits(const Tensor& logits, const LogitEdits* edits);
   static void check_counts(const Tensor& logits, std::span<const std::int32_t> counts);
   void check_activation(const Tensor& x) const;
   void check_activation_or_fp32(const Tensor& x) const;

@@ -18,6 +18,7 @@ namespace {
 using nlohmann::ordered_json;
 
 const char* const kNonFiniteLogits = "non_finite_logits";
+const char* const kNoAllowedToken = "no_allowed_token";
 
 const char* name_of(FinishReason reason) {
   return reason == FinishReason::stop ? "stop" : "length";
@@ -49,6 +50,11 @@ ordered_json openai_envelope(const RequestLine& line, std::int64_t number, int s
 
 // What stands in place of the result of a failed completion.
 RequestError error_of(const Completion& completion, const char* which) {
+  if (completion.none_allowed_at >= 0)
+    return {
+        kNoAllowedToken,
+        fmt::format("the request's masks (allowed tokens, bad words, min_tokens) leave no token for {} {}",
+                    which, completion.none_allowed_at)};
   return {kNonFiniteLogits,
           fmt::format("the logits of {} {} are not finite: the model has weights that are not, or too large "
                       "('ptrt inspect --verify' finds the former)",

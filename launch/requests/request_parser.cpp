@@ -22,20 +22,9 @@ constexpr std::int64_t kDefaultMaxTokens = 16;
 
 // The engine cannot do these yet.
 void refuse_what_is_to_come(const RequestLine& line, const Request& request) {
-  const LogitRules& rules = request.rules;
   const auto refuse_if = [](bool asked, const char* name) {
     if (asked) reject("unsupported", "'{}' is not supported yet", name);
   };
-  refuse_if(request.min_p != 0, "min_p");
-  refuse_if(rules.repetition_penalty != 1, "repetition_penalty");
-  refuse_if(rules.presence_penalty != 0, "presence_penalty");
-  refuse_if(rules.frequency_penalty != 0, "frequency_penalty");
-  refuse_if(!rules.bias.empty(), "logit_bias");
-  refuse_if(!rules.allowed.empty(), "allowed_token_ids");
-  refuse_if(!rules.bad_words.empty(), "bad_words");
-  refuse_if(rules.min_tokens != 0, "min_tokens");
-  refuse_if(!request.stop_tokens.empty(), "stop_token_ids");
-  refuse_if(request.include_stop, "include_stop_str_in_output");
   refuse_if(request.samples != 1, "n");
   refuse_if(request.top_logprobs > 0 && !line.openai, "logprobs");
   refuse_if(request.prompt_logprobs >= 0, "prompt_logprobs");

@@ -91,7 +91,9 @@ struct Completion : Output {
   // The first token whose logits were not all finite, so that there is no result (tokens, logprobs
   // and text are empty): generate: its index in the output; score: in the request's tokens. -1: none.
   std::int64_t not_finite_at = -1;
-  bool not_finite_in_prompt = false;   // generate: it is an index in the prompt
+  bool not_finite_in_prompt = false;  // generate: it is an index in the prompt
+  // generate: the index in the output of the first token for which the rules allow none; no result either. -1: none.
+  std::int64_t none_allowed_at = -1;
   bool is_greedy = true;               // score: each of these tokens is the one that temperature 0 chooses
   std::vector<Output> more;            // samples 1 …
   std::vector<float> prompt_logprobs;  // of the prompt's tokens from the second on, if asked for
@@ -101,7 +103,7 @@ struct Completion : Output {
   double finish_s = 0;
   std::vector<float> gaps_s;  // between a token of sample 0 and the one before it
 
-  bool failed() const { return not_finite_at >= 0; }
+  bool failed() const { return not_finite_at >= 0 || none_allowed_at >= 0; }
 };
 
 }  // namespace ptrt

@@ -45,6 +45,7 @@ struct Sequence {
   bool is_greedy = true;            // Completion::is_greedy, so far
   std::int64_t not_finite_at = -1;  // Completion::not_finite_at
   bool not_finite_in_prompt = false;
+  std::int64_t none_allowed_at = -1;  // Completion::none_allowed_at
   // Where the prompt's log-probabilities are wanted: its tokens up to here have been planned to be scored. What is
   // computed again after a preemption is not scored again.
   std::int64_t prompt_planned = 1;

@@ -18,13 +18,24 @@ InFlightStep& StepPipeline::issue() {
   InFlightStep& step = slot(issued_++);
   step.rows.clear();
   step.prefill_rows = 0;
+  step.has_alternatives = step.decides_edits = false;
   step.start = Clock::now();
   return step;
 }
 
-void StepPipeline::expect_tokens(std::span<const LogitRow> rows, Scheduler& scheduler) {
+InFlightStep& StepPipeline::newest() {
   PTRT_CHECK(in_flight() > 0);
-  InFlightStep& step = slot(issued_ - 1);
+  return slot(issued_ - 1);
+}
+
+bool StepPipeline::decides_edits() const {
+  for (std::uint64_t step = retired_; step < issued_; ++step)
+    if (steps_[step % kMaxInFlight].decides_edits) return true;
+  return false;
+}
+
+void StepPipeline::expect_tokens(std::span<const LogitRow> rows, Scheduler& scheduler) {
+  InFlightStep& step = newest();
   for (const LogitRow& row : rows) {
     const auto index = static_cast<std::int32_t>(step.rows.size());
     step.rows.push_back({row.sequence, row.sequence->tokens.size()});

@@ -21,6 +21,8 @@ struct InFlightStep {
   };
   std::vector<Row> rows;
   std::int64_t prefill_rows = 0;
+  bool has_alternatives = false;  // some row's tokens come with TopLogprobs
+  bool decides_edits = false;  // what is asked of some row of the next step depends on the tokens of this one
   std::chrono::steady_clock::time_point start;
 };
 
@@ -32,11 +34,14 @@ class StepPipeline {
 
   // Starts the next step: its time begins. At most kMaxInFlight may be in flight.
   InFlightStep& issue();
+  // The step issued last.
+  InFlightStep& newest();
   // The step issued last samples a token for each row, in this order: puts a placeholder into each
   // sequence, which may thereby give up its pages (Scheduler::expect_token).
   void expect_tokens(std::span<const LogitRow> rows, Scheduler& scheduler);
 
   std::uint64_t in_flight() const { return issued_ - retired_; }
+  bool decides_edits() const;  // of any step in flight
   // The step whose tokens are to be taken next; there must be one.
   const InFlightStep& oldest() const;
   // Ends oldest(). Returns the seconds it took: a step issued ahead runs from the end of the one

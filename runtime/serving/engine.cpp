@@ -82,7 +82,10 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const 
     list->reserve(static_cast<std::size_t>(options.max_rows));
   targets_.resize(rows);
   sample_params_.resize(rows);
+  row_edits_.resize(rows);
   sampled_.resize(rows);
+  top_counts_.resize(rows);
+  top_.resize(rows);
   scored_.resize(rows);
 }
 
@@ -148,7 +151,7 @@ bool Engine::run_steps(Run& run) {
 
 // What is asked of the next step may depend on the tokens of those in flight, or wait for the backend.
 bool Engine::must_retire_first(const Run& run) const {
-  return run.pipeline.in_flight() > 0 && run.scheduler.may_score_prompts();
+  return run.pipeline.decides_edits() || (run.pipeline.in_flight() > 0 && run.scheduler.may_score_prompts());
 }
 
 // Steps are counted and numbered alike on all ranks; the header of each is that of a rank's
@@ -254,6 +257,7 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   completion.reused_tokens = sequence.reused;
   completion.not_finite_at = sequence.not_finite_at;
   completion.not_finite_in_prompt = sequence.not_finite_in_prompt;
+  completion.none_allowed_at = sequence.none_allowed_at;
   completion.finish_reason = reason;
   const auto text = run.texts.find(&sequence);
   if (!completion.failed()) {
@@ -266,6 +270,7 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
     if (text != run.texts.end()) completion.text = text->second.bytes();
   }
   if (text != run.texts.end()) run.texts.erase(text);
+  run.rules.erase(&sequence);
   completion.first_token_s = sequence.first_token_s;
   completion.finish_s = seconds_since(run.start);
   completion.gaps_s = std::move(sequence.gaps_s);

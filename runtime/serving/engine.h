@@ -24,6 +24,7 @@
 #include "runtime/model/vocab_head.h"
 #include "runtime/requests/request.h"
 #include "runtime/requests/request_source.h"
+#include "runtime/sampling/logit_rule_state.h"
 #include "runtime/schedule/scheduler.h"
 #include "runtime/serving/run_counters.h"
 #include "runtime/serving/token_digest.h"
@@ -106,7 +107,8 @@ class Engine {
   void run_forward(const StepPlan& plan, const StepRows& rows);
   // Samples a token for each row, or queues that. Each sequence gets a placeholder.
   void sample_rows(Run& run, std::span<const LogitRow> rows);
-  void queue_or_sample(bool greedy, std::int64_t rows);
+  void queue_or_sample(bool greedy, bool alternatives, std::int64_t rows);
+  const LogitEdits* edits_of(Run& run, const Sequence& sequence, RowEdits& row);
   bool must_retire_first(const Run& run) const;
   std::span<const LogitRow> sampled_first(const StepPlan& plan);
   // Scores the token after each of `rows`, the wanted rows from `first` on.
@@ -117,6 +119,7 @@ class Engine {
   void complete_scored(Run& run, std::span<const LogitRow> rows);
   // Takes the tokens of the oldest step in flight; waits for them.
   void retire_step(Run& run);
+  void keep_alternatives(Sequence& sequence, const Sampled& sampled, std::span<const TopLogprobs> top);
   void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
   // Of a request whose samples are all done.
@@ -148,7 +151,10 @@ class Engine {
   std::vector<std::int32_t> wanted_rows_, wanted_order_, targets_;
   std::vector<LogitRow> ordered_;
   std::vector<SampleParams> sample_params_;
+  std::vector<RowEdits> row_edits_;
   std::vector<Sampled> sampled_;
+  std::vector<std::int32_t> top_counts_;
+  std::vector<TopLogprobs> top_;
   std::vector<Scored> scored_;
 };
 

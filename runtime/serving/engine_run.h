@@ -7,6 +7,7 @@
 
 #include "runtime/requests/request.h"
 #include "runtime/requests/sample_gather.h"
+#include "runtime/sampling/logit_rule_state.h"
 #include "runtime/schedule/scheduler.h"
 #include "runtime/schedule/step_pipeline.h"
 #include "runtime/serving/engine.h"
@@ -31,6 +32,7 @@ struct Engine::Run {
   std::unordered_map<const Sequence*, OutputText> texts = {};
   std::unordered_map<std::int64_t, Request> drawn = {};         // by line; those that are not done
   std::unordered_map<std::int64_t, SampleGather> gathers = {};  // by request; of several samples, some done
+  std::unordered_map<const Sequence*, LogitRuleState> rules = {};  // of those whose requests have any
   EngineClock::time_point reported = {};
 
   bool done() const { return scheduler.done() && !signals.may_draw_more(); }

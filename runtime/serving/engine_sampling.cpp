@@ -13,54 +13,85 @@ SampleParams sample_params(const Request& request, const Sequence& sequence) {
           .top_p = request.top_p,
           .seed = seed_of_sample(request.seed, sequence.sample),
           .position = static_cast<std::uint64_t>(sequence.generated()),
-          .want_logprob = request.logprobs};
+          .want_logprob = request.logprobs,
+          .min_p = request.min_p};
+}
+
+std::span<const std::int32_t> output_of(const Sequence& sequence) {
+  return std::span(sequence.tokens).subspan(static_cast<std::size_t>(sequence.prompt_tokens));
 }
 
 }  // namespace
 
 void Engine::sample_rows(Run& run, std::span<const LogitRow> rows) {
   bool greedy = true;
+  InFlightStep& step = run.pipeline.newest();
   for (std::size_t r = 0; r < rows.size(); r++) {
-    const Sequence& sequence = *rows[r].sequence;
+    Sequence& sequence = *rows[r].sequence;
     const Request& request = *sequence.asked;
     sample_params_[r] = sample_params(request, sequence);
-    greedy &= request.temperature == 0 && !request.logprobs;
+    sample_params_[r].edits = edits_of(run, sequence, row_edits_[r]);
+    top_counts_[r] = static_cast<std::int32_t>(std::min(request.top_logprobs, config_.vocab_size));
+    greedy &= request.temperature == 0 && !request.logprobs && sample_params_[r].edits == nullptr;
+    step.has_alternatives |= top_counts_[r] > 0;
+    step.decides_edits |= LogitRuleState::depend_on_output(request.rules);
   }
-  queue_or_sample(greedy, std::ssize(rows));
+  queue_or_sample(greedy, step.has_alternatives, std::ssize(rows));
   run.pipeline.expect_tokens(rows, run.scheduler);
 }
 
-// All rows in one call: a step wants at most one row of each sequence, and max_logit_rows() is not
+// Of the logits of the token after the sequence's last; null: none.
+const LogitEdits* Engine::edits_of(Run& run, const Sequence& sequence, RowEdits& row) {
+  const Request& request = *sequence.asked;
+  if (!request.rules.any()) return nullptr;
+  LogitRuleState& state =
+      run.rules.try_emplace(&sequence, request, config_.eos_token_ids, config_.vocab_size).first->second;
+  state.fill(output_of(sequence), row);
+  return row.empty() ? nullptr : row.get();
+}
+
+// All rows in one call: a step samples at most one row of each sequence, and max_logit_rows() is not
 // below the batch.
-void Engine::queue_or_sample(bool greedy, std::int64_t rows) {
+void Engine::queue_or_sample(bool greedy, bool alternatives, std::int64_t rows) {
   const auto count = static_cast<std::size_t>(rows);
-  const std::span params(sample_params_.data(), count);
-  const std::span sampled(sampled_.data(), count);
-  if (steps_ahead_ > 0)
-    backend_.queue_sample(forward_.logits(0, rows), params, {});
-  else if (greedy && !forward_.has_logits())
-    forward_.greedy(0, sampled);
-  else
-    backend_.sample(forward_.logits(0, rows), params, sampled);
+  const std::span params = std::span(sample_params_).first(count);
+  const std::span sampled = std::span(sampled_).first(count);
+  const std::span counts = std::span(top_counts_).first(alternatives ? count : 0);
+  if (steps_ahead_ > 0) return backend_.queue_sample(forward_.logits(0, rows), params, counts);
+  if (greedy && !forward_.has_logits()) return forward_.greedy(0, sampled);
+  const Tensor logits = forward_.logits(0, rows);
+  backend_.sample(logits, params, sampled);
+  if (alternatives) backend_.top_log_probs(logits, counts, std::span(top_).first(count));
 }
 
 void Engine::retire_step(Run& run) {
   const InFlightStep& step = run.pipeline.oldest();
   const std::uint64_t decoded_before = counters_.decode_tokens;
   const std::span sampled(sampled_.data(), step.rows.size());
-  if (steps_ahead_ > 0 && !sampled.empty()) backend_.take_sampled(sampled, {});
+  const std::span top = std::span(top_).first(step.has_alternatives ? sampled.size() : 0);
+  if (steps_ahead_ > 0 && !sampled.empty()) backend_.take_sampled(sampled, top);
   for (std::size_t r = 0; r < sampled.size(); r++)
-    if (const auto [sequence, place] = step.rows[r]; sequence != nullptr)
+    if (const auto [sequence, place] = step.rows[r]; sequence != nullptr) {
+      keep_alternatives(*sequence, sampled[r], top.subspan(top.empty() ? 0 : r));
       accept_token(run, *sequence, place, sampled[r]);
+    }
   const double seconds = run.pipeline.retire();
   counters_.count_step(seconds, step.prefill_rows, counters_.decode_tokens > decoded_before);
 }
 
+// `top`: of this token and those after it.
+void Engine::keep_alternatives(Sequence& sequence, const Sampled& sampled, std::span<const TopLogprobs> top) {
+  const auto count = std::min(sequence.asked->top_logprobs, config_.vocab_size);
+  if (count > 0 && sampled.finite())
+    sequence.top_logprobs.emplace_back(top.front().begin(), top.front().begin() + count);
+}
+
 void Engine::accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled) {
   const Request& request = *sequence.asked;
-  digest_.add(sequence.request, sampled.finite() ? sampled.token : -1);
-  if (!sampled.finite()) {
-    sequence.not_finite_at = static_cast<std::int64_t>(place) - sequence.prompt_tokens;
+  const std::int64_t number = static_cast<std::int64_t>(place) - sequence.prompt_tokens;  // in the output
+  digest_.add(sequence.request, !sampled.finite() ? -1 : sampled.is_none_allowed() ? -2 : sampled.token);
+  if (!sampled.finite() || sampled.is_none_allowed()) {
+    (sampled.finite() ? sequence.none_allowed_at : sequence.not_finite_at) = number;
     return complete(run, sequence, FinishReason::stop);
   }
   const double now = seconds_since(run.start);
@@ -74,13 +105,18 @@ void Engine::accept_token(Run& run, Sequence& sequence, std::size_t place, const
   sequence.tokens[place] = sampled.token;
   if (request.logprobs) sequence.logprobs.push_back(sampled.logprob);
 
-  auto& text = run.texts.try_emplace(&sequence, tokenizer_, request.stop).first->second;
-  const bool stop_string = text.append(sampled.token);
-  const bool eos = !request.ignore_eos && std::ranges::count(config_.eos_token_ids, sampled.token) > 0;
-  const bool last = static_cast<std::int64_t>(place) + 1 - sequence.prompt_tokens >= request.max_tokens;
-  if (!stop_string && !eos && !last) return;
+  const bool may_end = number + 1 >= request.rules.min_tokens;
+  const bool stop_token = may_end && std::ranges::binary_search(request.stop_tokens, sampled.token);
+  const bool eos =
+      may_end && !request.ignore_eos && std::ranges::count(config_.eos_token_ids, sampled.token) > 0;
+  auto& text = run.texts.try_emplace(&sequence, tokenizer_, request.stop, request.include_stop).first->second;
+  // The text of the last token that min_tokens asks for ends no output either.
+  const bool stop_string =
+      (!stop_token || request.include_stop) && text.append(sampled.token, number >= request.rules.min_tokens);
+  const bool last = number + 1 >= request.max_tokens;
+  if (!stop_string && !stop_token && !eos && !last) return;
   sequence.tokens.resize(place + 1);  // without the placeholder of a step in flight
-  complete(run, sequence, stop_string || eos ? FinishReason::stop : FinishReason::length);
+  complete(run, sequence, stop_string || stop_token || eos ? FinishReason::stop : FinishReason::length);
 }
 
 }  // namespace ptrt

@@ -80,6 +80,27 @@ inline std::vector<Request> mixed_requests(std::int64_t count, std::int64_t long
   return requests;
 }
 
+// Rules of every kind, alternatives and ends for such requests; all that is allowed may still come.
+inline void add_rules(std::vector<Request>& requests, bool of_output = true) {
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    Request& request = requests[i];
+    LogitRules& rules = request.rules;
+    if (i % 3 == 0 && of_output)
+      rules.repetition_penalty = 1.3f, rules.presence_penalty = 0.5f, rules.frequency_penalty = 0.25f;
+    if (i % 4 == 2 && of_output) rules.bad_words = {{101}, {32, 116}, {66, 67, 68}};
+    if (i % 3 == 1) rules.bias = {{40, 2}, {65, 3}, {100, -5}};
+    if (i % 5 == 3)
+      for (std::int32_t token = 0; token < 250; token += 2) rules.allowed.push_back(token);
+    if (i % 2 == 1)
+      rules.min_tokens = std::min<std::int64_t>(request.max_tokens, static_cast<std::int64_t>(i) % 7);
+    if (i % 4 == 1) request.min_p = 0.02f;
+    if (i % 6 == 2)
+      for (std::int32_t token = 60; token < 80; ++token) request.stop_tokens.push_back(token);
+    request.include_stop = i % 2 == 0;
+    if (request.logprobs) request.top_logprobs = static_cast<std::int64_t>(i % 4) * 6;
+  }
+}
+
 inline void expect_same(const std::vector<Completion>& actual, const std::vector<Completion>& expected,
                         const std::string& where) {
   ASSERT_EQ(actual.size(), expected.size());
@@ -89,6 +110,7 @@ inline void expect_same(const std::vector<Completion>& actual, const std::vector
     EXPECT_EQ(actual[i].text, expected[i].text) << request;
     EXPECT_EQ(actual[i].finish_reason, expected[i].finish_reason) << request;
     EXPECT_EQ(actual[i].logprobs.size(), expected[i].logprobs.size()) << request;
+    EXPECT_EQ(actual[i].top_logprobs.size(), expected[i].top_logprobs.size()) << request;
     EXPECT_EQ(actual[i].gaps_s.size() + 1, actual[i].tokens.size()) << request;
   }
 }

@@ -38,5 +38,24 @@ TEST(OutputText, TheEarliestOfTwoMatchesInOneToken) {
   EXPECT_EQ(text.bytes(), "");
 }
 
+TEST(OutputText, MayEndBehindTheMatch) {
+  const LetterTokenizer tokenizer;
+  const std::vector<std::string> stop{"dd", "cd"};
+  OutputText text(&tokenizer, stop, true);
+  EXPECT_FALSE(text.append(2));
+  EXPECT_TRUE(text.append(26 + 3));
+  EXPECT_EQ(text.bytes(), "cd");
+}
+
+TEST(OutputText, AMatchEndsInATokenThatMayStop) {
+  const LetterTokenizer tokenizer;
+  const std::vector<std::string> stop{"b", "cd"};
+  OutputText text(&tokenizer, stop);
+  EXPECT_FALSE(text.append(1, false));  // b
+  EXPECT_FALSE(text.append(2, false));  // c
+  EXPECT_TRUE(text.append(3));          // d: "cd" ends here, "b" does not
+  EXPECT_EQ(text.bytes(), "b");
+}
+
 }  // namespace
 }  // namespace ptrt

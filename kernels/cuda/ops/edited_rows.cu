@@ -1,6 +1,5 @@
 #include <algorithm>
 
-#include "kernels/base/error.h"
 #include "kernels/cuda/host/scratch_size.h"
 #include "kernels/cuda/ops/vocab_parts.cuh"
 
@@ -59,30 +58,27 @@ void upload(const T* from, std::size_t count, T* device, const Stream& stream) {
 
 EditedRows::EditedRows(const WorkLimits& limits, const Stream& stream)
     : stream_(stream),
-      vocab_(limits.vocab),
       max_rows_(static_cast<std::size_t>(most_edited_rows(limits))),
       max_edits_(static_cast<std::size_t>(most_token_edits(limits))) {
   constexpr const char* kWhat = "sampling of edited logits";
-  const auto vocab = static_cast<std::size_t>(vocab_);
+  const auto vocab = static_cast<std::size_t>(limits.vocab);
   rows_ = allocate_device_array<EditedRow>(max_rows_, kWhat);
   params_ = allocate_device_array<SampleParams>(max_rows_, kWhat);
   edits_ = allocate_device_array<TokenEdit>(max_edits_, kWhat);
-  masks_ =
-      allocate_device_array<std::uint64_t>(max_rows_ * static_cast<std::size_t>(mask_words(vocab_)), kWhat);
+  masks_ = allocate_device_array<std::uint64_t>(
+      max_rows_ * static_cast<std::size_t>(mask_words(limits.vocab)), kWhat);
   logits_ = allocate_device_array<float>(max_rows_ * vocab, kWhat);
   parts_ = allocate_device_array<VocabPart>(max_rows_ * kMaxVocabParts, kWhat);
   sampled_ = allocate_device_array<Sampled>(max_rows_, kWhat);
 }
 
 void EditedRows::stage(std::int64_t vocab, std::span<const SampleParams> params, StagedEdits& staged) const {
-  PTRT_CHECK(vocab <= vocab_ && max_rows_ > 0);
   staged.rows.clear(), staged.params.clear(), staged.edits.clear(), staged.masks.clear();
   staged.groups.clear();
   const auto words = static_cast<std::size_t>(mask_words(vocab));
   for (std::size_t r = 0; r < params.size(); ++r) {
     if (params[r].edits == nullptr) continue;
     const LogitEdits& edits = *params[r].edits;
-    PTRT_CHECK(edits.tokens.size() <= max_edits_ && (edits.allowed.empty() || edits.allowed.size() == words));
     if (staged.groups.empty() || staged.groups.back().rows == max_rows_ ||
         staged.groups.back().edits + edits.tokens.size() > max_edits_)
       staged.groups.push_back({staged.rows.size(), 0, staged.edits.size(), 0});

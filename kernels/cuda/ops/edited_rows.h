@@ -49,7 +49,8 @@ class EditedRows {
   // For rows of up to limits.vocab tokens; 0: there are none.
   EditedRows(const WorkLimits& limits, const Stream& stream);
 
-  // Fills `staged` with the rows of `params` that have edits.
+  // Fills `staged` with the rows of `params` that have edits, of tokens below `vocab`, which is at most
+  // limits.vocab.
   void stage(std::int64_t vocab, std::span<const SampleParams> params, StagedEdits& staged) const;
   // Queues the writing of one group's rows. Valid until the next.
   EditedBatch write(const Tensor& logits, const StagedEdits& staged, const StagedEdits::Group& group);
@@ -60,7 +61,6 @@ class EditedRows {
 
  private:
   const Stream& stream_;
-  std::int64_t vocab_;
   std::size_t max_rows_, max_edits_;  // of a group
   DevicePointer<EditedRow> rows_;
   DevicePointer<SampleParams> params_;
