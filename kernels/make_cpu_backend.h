@@ -8,6 +8,7 @@
 #include "kernels/backend.h"
 #include "kernels/base/host_cores.h"
 #include "kernels/tensor.h"
+#include "kernels/weight_memory.h"
 #include "kernels/weight_source.h"
 
 namespace ptrt {
@@ -27,6 +28,9 @@ struct CpuOptions {
   // Matrices of other types (not routers, not tables that are looked up) become int8 at load, or
   // the load is refused: every weight must be finite and at most kLargestInt8Weight (int8.h).
   bool quantize_int8 = false;
+  // Where weights lie; null: in memory of this process alone. Where it is adopted when weights are loaded, their
+  // sources are not read.
+  std::shared_ptr<WeightMemory> weights = nullptr;
 };
 
 // Throws bad_input when threads < 1; loading a weight throws it when its type does not fit the

@@ -1,6 +1,7 @@
 #include "kernels/base/files.h"
 
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -33,6 +34,12 @@ bool read_all(int file, std::string& text) {
   }
 }
 
+struct stat status_of(const std::string& path) {
+  struct stat status;
+  if (stat(path.c_str(), &status) != 0) throw_bad_input("cannot read {}: {}", path, std::strerror(errno));
+  return status;
+}
+
 }  // namespace
 
 std::string read_text_file(const std::string& path, const char* what) {
@@ -50,9 +57,12 @@ std::string read_text_file(const std::string& path, const char* what) {
 }
 
 std::uint64_t file_bytes(const std::string& path) {
-  struct stat status;
-  if (stat(path.c_str(), &status) != 0) throw_bad_input("cannot read {}: {}", path, std::strerror(errno));
-  return static_cast<std::uint64_t>(status.st_size);
+  return static_cast<std::uint64_t>(status_of(path).st_size);
+}
+
+std::string file_identity(const std::string& path) {
+  const struct stat status = status_of(path);
+  return fmt::format("{}:{}", status.st_dev, status.st_ino);
 }
 
 }  // namespace ptrt

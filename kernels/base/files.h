@@ -9,6 +9,9 @@ namespace ptrt {
 // "the configuration".
 std::string read_text_file(const std::string& path, const char* what);
 
+// The same for paths of this host that lead to one file, "DEVICE:INODE". Throws bad_input.
+std::string file_identity(const std::string& path);
+
 // Throws bad_input.
 std::uint64_t file_bytes(const std::string& path);
 

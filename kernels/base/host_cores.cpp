@@ -68,6 +68,14 @@ std::vector<CpuSet> allowed_cores() {
   return cores;
 }
 
+std::vector<int> memory_nodes(const CpuSet& units) {
+  if (host_topology() == nullptr) return {};
+  const Bitmap near = make_bitmap(), nodes = make_bitmap();
+  for (const int unit : units) hwloc_bitmap_set(near.get(), static_cast<unsigned>(unit));
+  hwloc_cpuset_to_nodeset(host_topology(), near.get(), nodes.get());
+  return units_of(nodes);
+}
+
 bool bind_this_thread(const CpuSet& units) {
   if (units.empty()) return true;
   if (host_topology() == nullptr) return false;

@@ -13,6 +13,9 @@ using CpuSet = std::vector<int>;
 // topology: neighbours in the list share caches and a NUMA node. The first call takes milliseconds.
 std::vector<CpuSet> allowed_cores();
 
+// The NUMA nodes next to these units, ascending; empty where the system does not tell.
+std::vector<int> memory_nodes(const CpuSet& units);
+
 // Binds the calling thread, and threads that it starts from now on, to these units; an empty set
 // changes nothing. False when the system refuses, as some containers do; then nothing has changed.
 bool bind_this_thread(const CpuSet& units);

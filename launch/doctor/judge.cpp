@@ -10,7 +10,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
-#include "launch/session/device_binding.h"
+#include "launch/host/device_binding.h"
 #include "launch/session/instruction_set.h"
 #include "runtime/serving/memory_plan.h"
 

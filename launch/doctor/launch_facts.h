@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "kernels/base/host_cores.h"
+#include "launch/host/core_share.h"
 #include "launch/options/command_options.h"
-#include "launch/session/core_share.h"
 #include "runtime/comm/track_comm.h"
 
 namespace ptrt {

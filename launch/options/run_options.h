@@ -42,9 +42,10 @@ struct ModelRunOptions {
   std::string model;         // file
   bool trust_links = false;  // of the file, wherever they lead
   std::optional<Device> device;
-  std::optional<Compute> compute;  // input type of the matrix products
-  bool int8_weights = false;       // matrices are quantised on load; else they stay as stored
-  std::optional<DType> kv_dtype;   // float32 or bfloat16
+  std::optional<Compute> compute;     // input type of the matrix products
+  bool int8_weights = false;          // matrices are quantised on load; else they stay as stored
+  std::optional<bool> share_weights;  // one copy for the replicas of a host; none: where they can
+  std::optional<DType> kv_dtype;      // float32 or bfloat16
   std::optional<VocabHeadMode> vocab_head;
   bool cuda_graphs = true;
   int threads = 0;           // CPU threads a rank; 0: one for each core of its share of the host

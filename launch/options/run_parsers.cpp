@@ -119,6 +119,11 @@ void add_cpu_options(CLI::App& command, ModelRunOptions& run) {
           "are\n"
           "not counted)")
       ->transform(in_range(1, 1024));
+  add_choice<std::optional<bool>>(command, "--share-weights", run.share_weights,
+                                  {{"auto", {}}, {"on", true}, {"off", false}},
+                                  "Replicas on one NUMA node of a host keep one copy of their weights. auto: "
+                                  "where shared memory has huge\n"
+                                  "pages; on: in any case, or the run is refused; off: a copy each");
   add_choice<bool>(
       command, "--bind", run.bind_threads, {{"auto", true}, {"none", false}},
       "auto: in a job of several ranks each thread runs on a core of its own, if there are enough;\n"

@@ -33,7 +33,7 @@ class Needs {
   HostNeeds at_most() const {
     HostNeeds most = needs_;
     for (const ShardEntry& entry : manifest_) most.weights += bytes(entry, DType::float32, {});
-    return most;
+    return shared(most);
   }
 
   HostNeeds exactly() const {
@@ -51,10 +51,15 @@ class Needs {
       (as_stored && panels && can_map(entry.mine.role, stored) ? all.mapped : all.weights) +=
           bytes(entry, stored.dtype, kept);
     }
-    return all;
+    return shared(all);
   }
 
  private:
+  // This rank's part of what it has together with others.
+  HostNeeds shared(HostNeeds needs) const {
+    needs.weights = (needs.weights + plan_.weights.ranks - 1) / plan_.weights.ranks;
+    return needs;
+  }
   static std::int64_t bytes(const ShardEntry& entry, DType stored, const CpuOptions& kept) {
     return static_cast<std::int64_t>(cpu_weight_bytes(entry.mine.weight(stored), kept));
   }

@@ -15,6 +15,7 @@
 #include "runtime/comm/emulated_comm.h"
 #include "runtime/comm/watched_comm.h"
 #include "runtime/job/fault.h"
+#include "runtime/requests/byte_string.h"
 #include "runtime/trace/traced_backend.h"
 
 namespace ptrt {
@@ -49,11 +50,13 @@ void ModelSession::load(std::uint64_t random_seed) {
   enter_phase(job_, "loading");
   all_or_none(job_, [&] {
     fault_point("load");
+    if (!plan().weights.leads) return;
     shard_ = model_.file ? load_shard(*model_.file, placement.first_track, placement.tracks, backend,
                                       plan().head_rows, plan().split())
                          : random_shard(config(), random_seed, DType::bfloat16, placement.first_track,
                                         placement.tracks, backend, plan().head_rows, plan().split());
   });
+  if (run_.plan.shares_weights) adopt_weights();
   // Of ranks that are emulated nothing is read.
   if (model_.file && !options_.emulated)
     content_ = agree_on_content(job_, *model_.file, placement, shard_.contents);
@@ -71,6 +74,28 @@ void ModelSession::load(std::uint64_t random_seed) {
                                        tokenizer().tokenizer.get(), engine);
   });
   load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// The weights that another rank of this host has loaded.
+void ModelSession::adopt_weights() {
+  const WeightGroup& group = plan().weights;
+  std::string mine;
+  if (group.leads && group.ranks > 1) {
+    append_bytes(mine, plan().weight_memory->description());
+    append_bytes(mine, shard_.contents);
+  }
+  const std::string all = take_from_leader(job_, group, mine);
+  all_or_none(job_, [&] {
+    if (group.leads) return;
+    std::string memory;
+    std::vector<DatasetContent> contents;
+    ByteReader reader(all);
+    reader.take(memory);
+    reader.take(contents);
+    plan().weight_memory->adopt(memory);
+    shard_ = adopt_shard(*model_.file, plan().placement.first_track, plan().placement.tracks, *run_.backend,
+                         plan().head_rows, plan().split(), std::move(contents));
+  });
 }
 
 std::unique_ptr<TrackComm> ModelSession::join_group(std::int64_t colour, std::int64_t size,

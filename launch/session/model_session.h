@@ -62,6 +62,7 @@ class ModelSession {
   double load_seconds() const { return load_seconds_; }
 
  private:
+  void adopt_weights();
   std::unique_ptr<TrackComm> join_group(std::int64_t colour, std::int64_t size, const char* others);
   EngineComms join_groups();
   bool run_watched(const Engine::Hooks& hooks, const std::function<bool(const Engine::Hooks&)>& run);

@@ -1,10 +1,12 @@
 #include "launch/session/run_plan.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "kernels/cuda/plugin.h"
 #include "kernels/make_cpu_backend.h"
 #include "launch/job/process.h"
@@ -44,6 +46,7 @@ class Agreement {
     bind_device();
     choose_types();
     plan_.cores = take_core_share(job_, options_.threads, options_.bind_threads);
+    share_weights();
     all_or_none(job_, [&] { backend_ = make_backend(); });
     resolve_fusion();
     plan_kv_pages();
@@ -58,6 +61,8 @@ class Agreement {
   void choose_types();
   Compute choose_compute() const;
   DType choose_activation_dtype() const;
+  std::string weights_text() const;
+  void share_weights();
   std::unique_ptr<Backend> make_backend() const;
   void resolve_fusion();
   HeadRows choose_head_rows() const;
@@ -171,7 +176,38 @@ std::unique_ptr<Backend> Agreement::make_backend() const {
                            .worker_cores = plan_.cores.worker_cores(),
                            .oversubscribed = plan_.cores.oversubscribed,
                            .compute = plan_.compute,
-                           .quantize_int8 = options_.int8_weights});
+                           .quantize_int8 = options_.int8_weights,
+                           .weights = plan_.weight_memory});
+}
+
+// What tells this rank's weights, and the memory near its cores, from those of other ranks of the host.
+std::string Agreement::weights_text() const {
+  const Placement& p = plan_.placement;
+  CpuSet units;
+  for (const CpuSet& core : plan_.cores.cores) units.insert(units.end(), core.begin(), core.end());
+  return fmt::format("tracks {} + {}, part {}, head {} + {}, file {}, memory {}", p.first_track, p.tracks,
+                     p.tensor_rank, plan_.head_rows.first, plan_.head_rows.count,
+                     file_identity(options_.model), fmt::join(memory_nodes(units), ","));
+}
+
+// Replicas on one host have the same weights.
+void Agreement::share_weights() {
+  const bool can = plan_.placement.replicas > 1 && !on_gpu() && model_.file.has_value();
+  if (!can || options_.share_weights == false) return;
+  plan_.shares_weights = true;
+  std::string text, slow;
+  all_or_none(job_, [&] {
+    if (options_.share_weights == true || shared_memory_has_huge_pages(slow)) text = weights_text();
+  });
+  plan_.weights = agree_on_weight_group(job_, text);
+  if (!slow.empty()) plan_.weights.why_not = slow;
+  all_or_none(job_, [&] {
+    if (options_.share_weights == true && !plan_.weights.why_not.empty())
+      throw_bad_input("--share-weights on: {}", plan_.weights.why_not);
+  });
+  if (plan_.weights.ranks == 1) return;
+  plan_.weight_memory = std::make_shared<WeightMemory>();
+  if (plan_.weights.leads) plan_.weight_memory->offer();
 }
 
 // NCCL cannot have two ranks on one GPU.

@@ -7,9 +7,10 @@
 #include <string_view>
 
 #include "kernels/backend.h"
+#include "launch/host/core_share.h"
+#include "launch/host/device_binding.h"
+#include "launch/host/weight_sharing.h"
 #include "launch/options/run_options.h"
-#include "launch/session/core_share.h"
-#include "launch/session/device_binding.h"
 #include "launch/session/model_source.h"
 #include "model_io/shard/track_shard.h"
 #include "runtime/comm/track_comm.h"
@@ -30,9 +31,12 @@ struct RunPlan {
   DType kv_dtype = DType::float32;
   DeviceFusion fusion = DeviceFusion::automatic;  // between GPUs; the same on every rank
   HeadRows head_rows;                             // none: the whole vocabulary head
-  std::int64_t kv_pages = 0;                      // the same on every rank
-  std::string kv_limit;                           // what keeps the KV cache small; empty: nothing unusual
-  std::optional<DevicePlan> device_memory;        // where the backend has a memory of its own
+  bool shares_weights = false;                  // ranks of the job may share weights; the same on every rank
+  WeightGroup weights;                          // on a CPU: who else on this host has the same ones
+  std::shared_ptr<WeightMemory> weight_memory;  // where these lie, if there is anyone; else null
+  std::int64_t kv_pages = 0;                    // the same on every rank
+  std::string kv_limit;                         // what keeps the KV cache small; empty: nothing unusual
+  std::optional<DevicePlan> device_memory;      // where the backend has a memory of its own
 
   TrackSplit split() const { return {placement.tensor_parallel, placement.tensor_rank}; }
   // Input type of the products on this run's device.

@@ -67,21 +67,26 @@ class Loader {
   Loader(const ModelConfig& config, const ModelFile* file, std::uint64_t seed, Backend& backend)
       : config_(config), file_(file), seed_(seed), backend_(backend) {}
 
-  void load(std::vector<ShardEntry>& manifest, TrackShard& shard) {
+  void load(const std::vector<ShardEntry>& manifest, TrackShard& shard) { load(manifest, &shard.contents); }
+  // Takes the same places in memory, whose content is there.
+  void adopt(const std::vector<ShardEntry>& manifest) { load(manifest, nullptr); }
+
+ private:
+  // `contents` null: nothing is read.
+  void load(const std::vector<ShardEntry>& manifest, std::vector<DatasetContent>* contents) {
     std::vector<WeightSpec> planned;
     for (const ShardEntry& entry : manifest) planned.push_back(entry.mine.weight(entry.stored.dtype));
     backend_.plan_weights(planned);
     for (auto first = manifest.begin(); first != manifest.end();) {
       const auto last = std::find_if(first, manifest.end(),
                                      [&](const ShardEntry& entry) { return entry.group != first->group; });
-      load_group({first, last}, shard.contents);
+      load_group({first, last}, contents);
       first = last;
     }
   }
 
- private:
   // All entries at once, so that threads need not wait for each other after each one.
-  void load_group(std::span<const ShardEntry> entries, std::vector<DatasetContent>& contents) {
+  void load_group(std::span<const ShardEntry> entries, std::vector<DatasetContent>* contents) {
     std::vector<std::unique_ptr<VerifiedSource>> sources;
     std::vector<std::unique_ptr<PartialSource>> parts;
     std::vector<WeightLoad> loads;
@@ -98,8 +103,9 @@ class Loader {
     const std::vector<Weight> weights = backend_.load_weights(loads);
     for (std::size_t i = 0; i < entries.size(); ++i) {
       *entries[i].slot = weights[i];
+      if (contents == nullptr) continue;
       if (!entries[i].part) sources[i]->verify();
-      record(entries[i], sources[i]->contents(), contents);
+      record(entries[i], sources[i]->contents(), *contents);
     }
   }
 
@@ -134,6 +140,12 @@ class Loader {
   Backend& backend_;
 };
 
+std::vector<ShardEntry> manifest_in(const ModelFile& file, const ShardPlan& plan, TrackShard& shard) {
+  std::vector<ShardEntry> manifest = make_manifest(plan, shard);
+  for (ShardEntry& entry : manifest) entry.stored = file.stat(entry.whole);
+  return manifest;
+}
+
 // `lm_head` is the embedding itself where it is tied and whole.
 void share_tied_head(const ModelConfig& config, TrackShard& shard) {
   if (config.tie_embeddings && shard.head_rows.count == 0) shard.lm_head = shard.embedding;
@@ -164,9 +176,18 @@ bool is_head(const TensorSpec& spec) {
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
                       HeadRows head, TrackSplit split) {
   TrackShard shard;
-  std::vector<ShardEntry> manifest = make_manifest({file.config(), first_track, tracks, head, split}, shard);
-  for (ShardEntry& entry : manifest) entry.stored = file.stat(entry.whole);
-  Loader(file.config(), &file, 0, backend).load(manifest, shard);
+  Loader(file.config(), &file, 0, backend)
+      .load(manifest_in(file, {file.config(), first_track, tracks, head, split}, shard), shard);
+  share_tied_head(file.config(), shard);
+  return shard;
+}
+
+TrackShard adopt_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
+                       HeadRows head, TrackSplit split, std::vector<DatasetContent> contents) {
+  TrackShard shard;
+  Loader loader(file.config(), &file, 0, backend);
+  loader.adopt(manifest_in(file, {file.config(), first_track, tracks, head, split}, shard));
+  shard.contents = std::move(contents);
   share_tied_head(file.config(), shard);
   return shard;
 }

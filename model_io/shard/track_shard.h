@@ -61,6 +61,10 @@ struct TrackShard {
 // * the head, with head rows. A tied head is loaded as the whole table too.
 TrackShard load_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
                       HeadRows head = {}, TrackSplit split = {});
+// The same where the backend's memory holds the weights already (WeightMemory::adopt), as another process has
+// loaded and checked them with equal arguments: `contents` are what it read.
+TrackShard adopt_shard(const ModelFile& file, std::int64_t first_track, std::int64_t tracks, Backend& backend,
+                       HeadRows head, TrackSplit split, std::vector<DatasetContent> contents);
 bool is_head(const TensorSpec& spec);
 
 // The same shard with random weights: those that `ptrt init` writes with that seed and dtype.

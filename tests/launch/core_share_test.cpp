@@ -1,4 +1,4 @@
-#include "launch/session/core_share.h"
+#include "launch/host/core_share.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // Ranks of a host and the GPUs they see: who takes which, and what is refused.
-#include "launch/session/device_binding.h"
+#include "launch/host/device_binding.h"
 
 #include <gtest/gtest.h>
 

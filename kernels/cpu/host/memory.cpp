@@ -66,11 +66,11 @@ float* ScratchFloats::reserve(std::int64_t elements) {
 std::byte* WeightArena::take(std::size_t bytes, const std::string& what) {
   const std::size_t size = round_up(bytes, kAlignment);
   if (size > kArenaBlock / 4) {  // a block of its own, so that the rest of the current one is not lost
-    blocks_.push_back(allocate_zeroed(size, what));
+    blocks_.push_back(memory_->allocate(size, what));
     return blocks_.back().get();
   }
   if (size > left_) {
-    blocks_.push_back(allocate_zeroed(kArenaBlock, what));
+    blocks_.push_back(memory_->allocate(kArenaBlock, what));
     next_ = blocks_.back().get();
     left_ = kArenaBlock;
   }

@@ -5,7 +5,10 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "kernels/weight_memory.h"
 
 namespace ptrt {
 
@@ -28,10 +31,16 @@ class ScratchFloats {
 // Hands out pieces of a few large blocks; they live as long as the arena.
 class WeightArena {
  public:
+  // Blocks are of `memory`; null: of this process's own.
+  explicit WeightArena(std::shared_ptr<WeightMemory> memory = nullptr)
+      : memory_(memory != nullptr ? std::move(memory) : std::make_shared<WeightMemory>()) {}
+  // Pieces come with their content (WeightMemory::adopt).
+  bool adopted() const { return memory_->adopted(); }
   // 64-byte aligned.
   std::byte* take(std::size_t bytes, const std::string& what);
 
  private:
+  std::shared_ptr<WeightMemory> memory_;
   std::vector<std::shared_ptr<std::byte[]>> blocks_;
   std::byte* next_ = nullptr;
   std::size_t left_ = 0;

@@ -63,6 +63,7 @@ std::vector<Weight> WeightLoader::load(std::span<const WeightLoad> loads) {
     jobs.back().first_task = tasks;
     tasks += load.spec.count * jobs.back().tasks_per_matrix;
   }
+  if (arena_.adopted()) tasks = 0;
   pool_.parallel_for(tasks, [&](std::int64_t task, int worker) {
     const auto after = std::upper_bound(jobs.begin(), jobs.end(), task,
                                         [](std::int64_t t, const Job& job) { return t < job.first_task; });

@@ -19,7 +19,10 @@ namespace ptrt {
 class WeightLoader {
  public:
   WeightLoader(const CpuOptions& options, ThreadPool& pool)
-      : options_(options), pool_(pool), buffers_(static_cast<std::size_t>(pool.threads())) {}
+      : options_(options),
+        pool_(pool),
+        arena_(options.weights),
+        buffers_(static_cast<std::size_t>(pool.threads())) {}
 
   // Every thread reads from the sources, in pieces that stay in its second-level cache until they
   // are packed. Throws bad_input on a type that does not fit the options, before it reads anything.

@@ -1,4 +1,4 @@
-#include "launch/session/device_binding.h"
+#include "launch/host/device_binding.h"
 
 #include <fmt/ranges.h>
 
