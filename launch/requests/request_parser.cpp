@@ -27,7 +27,6 @@ void refuse_what_is_to_come(const RequestLine& line, const Request& request) {
   };
   refuse_if(request.samples != 1, "n");
   refuse_if(request.top_logprobs > 0 && !line.openai, "logprobs");
-  refuse_if(request.prompt_logprobs >= 0, "prompt_logprobs");
 }
 
 }  // namespace

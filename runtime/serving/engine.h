@@ -113,6 +113,8 @@ class Engine {
   std::span<const LogitRow> sampled_first(const StepPlan& plan);
   // Scores the token after each of `rows`, the wanted rows from `first` on.
   void score_rows(Task task, std::int64_t first, std::span<const LogitRow> rows);
+  // The likeliest tokens in place of those scored, where they are asked for.
+  void find_alternatives(bool of_prompt, Tensor logits, std::span<const LogitRow> rows);
   void score_piece(Task task, std::int64_t first, std::span<const LogitRow> rows);
   // Completes the sequences whose last token, or a token that cannot be scored, is among `rows`, all
   // that the step has scored.

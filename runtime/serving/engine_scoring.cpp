@@ -19,14 +19,34 @@ void Engine::score_piece(Task task, std::int64_t first, std::span<const LogitRow
   for (std::size_t r = 0; r < rows.size(); r++)
     targets_[r] = rows[r].sequence->tokens[static_cast<std::size_t>(rows[r].position) + 1];
   backend_.log_probs(logits, {targets_.data(), rows.size()}, {scored_.data(), rows.size()});
+  const bool of_prompt = task == Task::generate;
+  find_alternatives(of_prompt, logits, rows);
   for (std::size_t r = 0; r < rows.size(); r++) {
     Sequence& sequence = *rows[r].sequence;
-    const bool of_prompt = task == Task::generate;
     (of_prompt ? sequence.prompt_logprobs : sequence.logprobs).push_back(scored_[r].logprob);
     sequence.is_greedy &= scored_[r].greedy;
     if (!std::isnan(scored_[r].logprob) || sequence.not_finite_at >= 0) continue;
     sequence.not_finite_at = rows[r].position + 1;
     sequence.not_finite_in_prompt = of_prompt;
+  }
+}
+
+void Engine::find_alternatives(bool of_prompt, Tensor logits, std::span<const LogitRow> rows) {
+  bool any = false;
+  for (std::size_t r = 0; r < rows.size(); r++) {
+    const Request& request = *rows[r].sequence->asked;
+    const std::int64_t asked = of_prompt ? request.prompt_logprobs : request.top_logprobs;
+    top_counts_[r] = static_cast<std::int32_t>(std::min(asked, config_.vocab_size));
+    any |= asked > 0;
+  }
+  if (!any) return;
+  backend_.top_log_probs(logits, std::span(top_counts_).first(rows.size()),
+                         std::span(top_).first(rows.size()));
+  for (std::size_t r = 0; r < rows.size(); r++) {
+    Sequence& sequence = *rows[r].sequence;
+    if (top_counts_[r] == 0) continue;
+    (of_prompt ? sequence.prompt_top_logprobs : sequence.top_logprobs)
+        .emplace_back(top_[r].begin(), top_[r].begin() + top_counts_[r]);
   }
 }
 

@@ -45,12 +45,27 @@ TEST_F(EngineSteps, TokensMayBeTakenAStepLate) {
     }
 }
 
+// Each list is descending, and says of a token of the prompt what its own log-probability says.
+void check_alternatives(const Completion& completion, const Request& request) {
+  const auto& lists = completion.prompt_top_logprobs;
+  ASSERT_EQ(lists.size(), request.prompt_logprobs > 0 ? request.tokens.size() - 1 : 0);
+  for (std::size_t t = 0; t < lists.size(); ++t) {
+    ASSERT_EQ(std::ssize(lists[t]), request.prompt_logprobs);
+    EXPECT_TRUE(std::ranges::is_sorted(lists[t], std::greater<>(), &TokenLogprob::logprob));
+    for (const TokenLogprob& other : lists[t])
+      if (other.token == request.tokens[t + 1]) {
+        EXPECT_EQ(other.logprob, completion.prompt_logprobs[t]);
+      }
+    EXPECT_GE(lists[t].front().logprob, completion.prompt_logprobs[t]);
+  }
+}
+
 // Prompts are scored as `score` scores them, and what is generated after them stays the same; however steps are
 // run, and though prompts are computed again after preemptions.
 TEST_F(EngineSteps, PromptLogProbabilities) {
   std::vector<Request> asking = requests_;
   for (std::size_t i = 0; i < asking.size(); ++i) {
-    if (i % 4 != 3) asking[i].prompt_logprobs = 0;
+    if (i % 4 != 3) asking[i].prompt_logprobs = static_cast<std::int64_t>(i % 4);
     if (i % 4 == 1) asking[i].max_tokens = 0;
   }
   const std::vector<Completion> scored =
@@ -68,6 +83,7 @@ TEST_F(EngineSteps, PromptLogProbabilities) {
         SCOPED_TRACE(fmt::format("request {}, {} pages, ahead {}", i, pages, ahead));
         EXPECT_EQ(actual[i].prompt_logprobs,
                   asking[i].prompt_logprobs < 0 ? std::vector<float>{} : scored[i].logprobs);
+        check_alternatives(actual[i], asking[i]);
         if (asking[i].max_tokens == 0) {
           EXPECT_TRUE(actual[i].tokens.empty());
           EXPECT_EQ(actual[i].finish_reason, FinishReason::length);
