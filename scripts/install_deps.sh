@@ -12,7 +12,7 @@ packages=(
   libisal-dev libxxhash-dev                      # checksums, digests
   zlib1g-dev libzstd-dev                         # compressed requests and results
   libsentencepiece-dev libicu-dev libonig-dev    # tokenizers
-  python3                                        # the demo's answers
+  python3 python3-jinja2                         # chat templates, the demo's answers
 )
 if [ "${1:-}" != program ]; then
   packages+=(

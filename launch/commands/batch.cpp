@@ -7,6 +7,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/output_file.h"
+#include "launch/commands/chat_lines.h"
 #include "launch/commands/commands.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
@@ -68,6 +69,7 @@ class Batch {
   std::vector<NamedFile> inputs() const {
     std::vector<NamedFile> files = {{"the model", options_.run.model}};
     for (const std::string& path : options_.requests) files.push_back({"the requests", path});
+    if (!options_.chat_template.empty()) files.push_back({"the chat template", options_.chat_template});
     if (session_.model().file)
       for (std::int64_t track = 0; track < session_.config().tracks; track++)
         files.push_back({"the model", session_.model().file->track_file(track)});
@@ -97,6 +99,7 @@ class Batch {
       input_.emplace(options_.requests);
       if (input_->is_stream()) throw_bad_input("{} is no plain file", input_->name());
       file_ = ptrt::scan_requests(*input_, shard_);
+      chat_.emplace(options_, session_.model(), file_.may_chat);
     });
   }
 
@@ -113,9 +116,10 @@ class Batch {
 
   // What the results depend on, apart from the shard.
   BatchIdentity identity(const std::string& model) const {
-    return {fmt::format("{}{}-{}", options_.task == Task::score ? "score" : "generate",
-                        options_.ignore_unknown_fields ? "-ignoring" : "", model),
-            file_.digest};
+    return {
+        fmt::format("{}{}-{}{}", options_.task == Task::score ? "score" : "generate",
+                    options_.ignore_unknown_fields ? "-ignoring" : "", model, chat_ ? chat_->identity() : ""),
+        file_.digest};
   }
 
   // Whether an earlier run has finished the same job, where that is known before the model is loaded.
@@ -228,8 +232,9 @@ class Batch {
     store(results);
   }
 
-  RequestParser parser(const RequestLimits& limits, IgnoredFields& ignored) const {
-    RequestParser parser(options_.task, session_.config(), session_.tokenizer(), limits, file_.lines);
+  RequestParser parser(const RequestLimits& limits, IgnoredFields& ignored) {
+    RequestParser parser(options_.task, session_.config(), session_.tokenizer(), limits, file_.lines,
+                         {&chat_->renderer()});
     if (options_.ignore_unknown_fields) parser.ignore_unknown_fields(ignored);
     return parser;
   }
@@ -377,6 +382,7 @@ class Batch {
   // Rank 0:
   std::optional<RequestInput> input_;
   RequestFileFacts file_;
+  std::optional<ChatLines> chat_;
   std::optional<RequestDesk> desk_;
   std::vector<std::int64_t> kv_cache_exceeded_;  // lines that do not fit the pool
   std::int64_t most_tokens_ = 0;                 // of the pool, for one of the others

@@ -26,6 +26,7 @@ RequestFileFacts scan_requests(RequestInput& input, const Shard& shard) {
     const std::int64_t number = facts.lines++;
     if (is_blank(*text)) continue;
     blank = false;
+    facts.may_chat = facts.may_chat || text->find("\"messages\"") != std::string_view::npos;
     if (!shard.has(number)) continue;
     facts.requests++;
     add_line(facts.runs, number, shard.count);

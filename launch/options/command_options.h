@@ -25,6 +25,8 @@ struct BatchOptions {
   bool ignore_unknown_fields = false;   // of request lines, which are error lines otherwise
   ProgressStyle progress;               // as asked for; --quiet shows none
   std::string shard;                    // "I/N" or "slurm"; empty: the whole file
+  std::string chat_template;            // file; empty: that of the model
+  std::string chat_date;                // YYYY-MM-DD; empty: the day of the first start
   std::string text;                     // score: a file to score whole, instead of requests
   std::int64_t window = 0, stride = 0;  // of it, in tokens; 0: the model's context, half of the window
 

@@ -1,4 +1,7 @@
 // Options of the commands that run a model: generate, score, bench.
+#include <chrono>
+#include <cstdio>
+
 #include "launch/options/parsers.h"
 #include "runtime/job/shard.h"
 
@@ -8,7 +11,8 @@ namespace {
 const char* const kRequestsHelp =
     "Files of requests, which count as one; .gz and .zst are decompressed.\n"
     "One JSON object a line: {\"id\", \"prompt\" or \"tokens\", \"max_tokens\", \"temperature\", \"top_k\",\n"
-    "\"top_p\", \"seed\", \"stop\", \"logprobs\"}, or an OpenAI batch line (custom_id, method, url, body)";
+    "\"top_p\", \"seed\", \"stop\", \"logprobs\"}, or \"messages\" for a chat, or an OpenAI batch line\n"
+    "(custom_id, method, url, body)";
 
 const char* const kScoreRequestsHelp =
     "Files of requests, which count as one; .gz and .zst are decompressed.\n"
@@ -214,6 +218,26 @@ CLI::Option* add_shard(CLI::App& command, BatchOptions& options) {
       ->check(CLI::Validator(check, ""));
 }
 
+void add_chat(CLI::App& command, BatchOptions& options) {
+  begin_group(command, "Chat");
+  add_path(command, "--chat-template", options.chat_template,
+           "Jinja template that makes a prompt of \"messages\" (default: the model file's)");
+  const auto check = [](const std::string& given) {
+    int year = 0, month = 0, day = 0, read = 0;
+    const bool whole = std::sscanf(given.c_str(), "%4d-%2d-%2d%n", &year, &month, &day, &read) == 3 &&
+                       given.size() == 10 && read == 10;
+    const std::chrono::year_month_day date{std::chrono::year(year), std::chrono::month(unsigned(month)),
+                                           std::chrono::day(unsigned(day))};
+    return whole && date.ok() ? std::string() : fmt::format("'{}': expected a date YYYY-MM-DD", given);
+  };
+  command
+      .add_option("--chat-date", options.chat_date,
+                  "The date that a template's strftime_now gives (default: the day of the first start, also\n"
+                  "with --resume)")
+      ->type_name("YYYY-MM-DD")
+      ->check(CLI::Validator(check, ""));
+}
+
 void add_generate(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<BatchOptions>();
   CLI::App* command = add_command(app, "generate", "Generate text for a file of requests", options, chosen);
@@ -225,6 +249,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_ignore_unknown_fields(*command, *options);
   add_progress(*command, options->progress);
   add_shard(*command, *options);
+  add_chat(*command, *options);
   add_run_options(*command, options->run);
   command->footer(kBatchExamples);
 }
@@ -263,6 +288,7 @@ void add_score(CLI::App& app, Command& chosen) {
   auto* ignore = add_ignore_unknown_fields(*command, *options);
   auto* shard = add_shard(*command, *options);
   add_text(*command, *options, requests)->excludes(shard)->excludes(ignore);
+  add_chat(*command, *options);
   add_run_options(*command, options->run);
   command->callback([options, &chosen] {
     if (options->text.empty() && options->requests.empty()) throw CLI::RequiredError("REQUESTS or --text");

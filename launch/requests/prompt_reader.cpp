@@ -4,16 +4,19 @@
 #include <nlohmann/json.hpp>
 
 #include "launch/requests/bad_request.h"
+#include "launch/requests/chat_fields.h"
 
 namespace ptrt {
 
 using nlohmann::json;
 
-void PromptReader::read(const Fields& fields, Task task, std::int64_t max_tokens, RequestLine& line,
-                        Request& request) const {
-  line.continuation =
-      task == Task::score && (fields.find("context") != nullptr || fields.find("continuation") != nullptr);
-  if (line.continuation)
+void PromptReader::read(const Fields& fields, std::string_view text, Task task, std::int64_t max_tokens,
+                        RequestLine& line, Request& request) const {
+  line.continuation = !line.chat && task == Task::score &&
+                      (fields.find("context") != nullptr || fields.find("continuation") != nullptr);
+  if (line.chat)
+    request.tokens = chat_tokens(fields, text, line);
+  else if (line.continuation)
     read_continuation(fields, request);
   else
     request.tokens = prompt_tokens(fields, line);
@@ -45,6 +48,17 @@ void PromptReader::read_continuation(const Fields& fields, Request& request) con
   }
   if (request.score_from >= std::ssize(request.tokens))
     reject("invalid_request", "'continuation' adds no token to the {} of 'context'", request.score_from);
+}
+
+// The template has the bos where the model wants one.
+std::vector<std::int32_t> PromptReader::chat_tokens(const Fields& fields, std::string_view text,
+                                                    const RequestLine& line) const {
+  check_chat(fields);
+  need_tokenizer("give 'tokens' instead of 'messages'");
+  if (helpers_.chat == nullptr) reject("unsupported", "'messages' are not supported by this command");
+  auto ids = tokenizer_.tokenizer->encode_rendered(helpers_.chat->render(text, line.openai));
+  if (ids.empty()) reject("invalid_request", "the chat template gives an empty prompt");
+  return ids;
 }
 
 std::vector<std::int32_t> PromptReader::prompt_tokens(const Fields& fields, const RequestLine& line) const {

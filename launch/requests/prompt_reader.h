@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "launch/python/chat_renderer.h"
 #include "launch/requests/fields.h"
 #include "launch/requests/request_line.h"
 #include "model_io/config/model_config.h"
@@ -14,16 +15,22 @@
 
 namespace ptrt {
 
+// What some lines need beside the tokenizer. Null: such a line is refused.
+struct RequestHelpers {
+  ChatRenderer* chat = nullptr;
+};
+
 // References must outlive it; `tokenizer` may hold no tokenizer. What cannot be read is a BadRequest.
 class PromptReader {
  public:
-  PromptReader(const ModelConfig& config, const TokenizerChoice& tokenizer)
-      : config_(config), tokenizer_(tokenizer) {}
+  PromptReader(const ModelConfig& config, const TokenizerChoice& tokenizer,
+               const RequestHelpers& helpers = {})
+      : config_(config), tokenizer_(tokenizer), helpers_(helpers) {}
 
   // Sets the request's tokens, cut as the line asks, and where scoring starts. `max_tokens`: for which room is
-  // left where the prompt is cut to what fits.
-  void read(const Fields& fields, Task task, std::int64_t max_tokens, RequestLine& line,
-            Request& request) const;
+  // left where the prompt is cut to what fits. `text`: the whole line.
+  void read(const Fields& fields, std::string_view text, Task task, std::int64_t max_tokens,
+            RequestLine& line, Request& request) const;
 
   // Of an array; `key` names it in messages.
   std::vector<std::int32_t> token_ids(std::string_view key, const nlohmann::json& array) const;
@@ -33,6 +40,8 @@ class PromptReader {
   std::vector<std::int32_t> encode(std::string_view key, const std::string& text) const;
 
  private:
+  std::vector<std::int32_t> chat_tokens(const Fields& fields, std::string_view text,
+                                        const RequestLine& line) const;
   std::vector<std::int32_t> prompt_tokens(const Fields& fields, const RequestLine& line) const;
   std::vector<std::int32_t> prompt_array(const nlohmann::json& prompt, bool add_bos) const;
   std::vector<std::int32_t> prompt_text(std::string_view key, const std::string& text, bool add_bos) const;
@@ -41,6 +50,7 @@ class PromptReader {
 
   const ModelConfig& config_;
   const TokenizerChoice& tokenizer_;
+  RequestHelpers helpers_;
 };
 
 }  // namespace ptrt

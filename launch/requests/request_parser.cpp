@@ -1,5 +1,6 @@
 #include "launch/requests/request_parser.h"
 
+#include <algorithm>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <utility>
@@ -34,10 +35,10 @@ void refuse_what_is_to_come(const RequestLine& line, const Request& request) {
 class RequestParser::Lines {
  public:
   Lines(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer, const RequestLimits& limits,
-        std::int64_t lines)
+        std::int64_t lines, const RequestHelpers& helpers)
       : task_(task),
         config_(config),
-        prompts_(config, tokenizer),
+        prompts_(config, tokenizer, helpers),
         limits_(limits),
         ids_(static_cast<std::size_t>(lines)) {}
 
@@ -57,9 +58,9 @@ class RequestParser::Lines {
     outer.refuse_unsupported(ignored_);
     Request request;
     if (line.openai)
-      request = parse_body(outer, line);
+      request = parse_body(outer, text, line);
     else
-      request = parse_request(outer, line);
+      request = parse_request(outer, text, line);
     outer.refuse_unread();
     request.line = number;
     return request;
@@ -79,28 +80,38 @@ class RequestParser::Lines {
     if (!ids_.insert(line.id)) reject("duplicate_id", "id '{}' was used by an earlier line", line.id);
   }
 
-  Request parse_body(const Fields& envelope, RequestLine& line) const {
+  Request parse_body(const Fields& envelope, std::string_view text, RequestLine& line) const {
     const auto method = envelope.text("method"), url = envelope.text("url");
     const json* body = envelope.find("body");
     const char* missing = !method ? "method" : !url ? "url" : body == nullptr ? "body" : nullptr;
     if (missing != nullptr) reject("invalid_request", "an OpenAI batch line needs '{}'", missing);
     if (*method != "POST") reject("invalid_request", "'method' must be \"POST\", found \"{}\"", *method);
-    if (*url != "/v1/completions")
-      reject("invalid_url", "'url' must be \"/v1/completions\", found \"{}\"", *url);
+    line.chat = *url == "/v1/chat/completions";
+    if (!line.chat && *url != "/v1/completions")
+      reject("invalid_url", "'url' must be \"/v1/completions\" or \"/v1/chat/completions\", found \"{}\"",
+             *url);
     if (!body->is_object()) reject_type("body", "an object", *body);
-    const Fields fields(*body, kCompletions, task_);
+    const Fields fields(*body, line.chat ? kChat : kCompletions, task_);
     fields.refuse_unsupported(ignored_);
     if (auto model = fields.text("model")) line.model = std::move(*model);
-    Request request = parse_request(fields, line);
+    Request request = parse_request(fields, text, line);
     fields.refuse_unread();
     return request;
   }
 
-  Request parse_request(const Fields& fields, RequestLine& line) const {
+  Request parse_request(const Fields& fields, std::string_view text, RequestLine& line) const {
     Request request;
-    if (task_ == Task::generate) request.max_tokens = read_max_tokens(fields).value_or(kDefaultMaxTokens);
-    prompts_.read(fields, task_, request.max_tokens, line, request);
+    if (!line.openai) line.chat = fields.find("messages") != nullptr;
+    std::optional<std::int64_t> max_tokens;
+    if (task_ == Task::generate) max_tokens = read_max_tokens(fields);
+    // An answer of a chat is as long as it gets.
+    const std::int64_t room = max_tokens.value_or(task_ == Task::score ? 0
+                                                  : line.chat          ? 1
+                                                                       : kDefaultMaxTokens);
+    prompts_.read(fields, text, task_, room, line, request);
     if (task_ == Task::generate) {
+      const std::int64_t left = config_.max_context - std::ssize(request.tokens);
+      request.max_tokens = line.chat && !max_tokens ? std::max<std::int64_t>(left, 1) : room;
       read_sampling(fields, prompts_, line, request);
       refuse_what_is_to_come(line, request);
     }
@@ -130,8 +141,8 @@ class RequestParser::Lines {
 };
 
 RequestParser::RequestParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer,
-                             const RequestLimits& limits, std::int64_t lines)
-    : lines_(std::make_unique<Lines>(task, config, tokenizer, limits, lines)) {}
+                             const RequestLimits& limits, std::int64_t lines, const RequestHelpers& helpers)
+    : lines_(std::make_unique<Lines>(task, config, tokenizer, limits, lines, helpers)) {}
 RequestParser::RequestParser(RequestParser&&) noexcept = default;
 RequestParser::~RequestParser() = default;
 
@@ -146,6 +157,8 @@ bool RequestParser::parse(std::string_view text, std::int64_t number, RequestLin
     return true;
   } catch (const BadRequest& bad) {
     line.error = bad.error;
+  } catch (const HelperError& none) {
+    line.error = {none.code, none.message};
   } catch (const Error& error) {  // from the tokenizer: this text cannot be encoded
     line.error = {"invalid_request", error.what()};
   }
@@ -158,10 +171,10 @@ void RequestParser::skip(std::string_view text, std::int64_t number) {
 
 RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
                            const ModelConfig& config, const TokenizerChoice& tokenizer,
-                           const RequestLimits& limits) {
+                           const RequestLimits& limits, const RequestHelpers& helpers) {
   if (text.find_first_not_of(" \t\r\n") == std::string::npos)
     throw_bad_input("{}: the request file is empty", path);
-  RequestParser parser(task, config, tokenizer, limits);
+  RequestParser parser(task, config, tokenizer, limits, 0, helpers);
   RequestFile file;
   for (std::size_t at = 0; at < text.size();) {
     note_progress();

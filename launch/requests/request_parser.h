@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "launch/requests/fields.h"
+#include "launch/requests/prompt_reader.h"
 #include "launch/requests/request_line.h"
 #include "model_io/config/model_config.h"
 #include "model_io/tokenizer/tokenizer.h"
@@ -24,7 +25,7 @@ class RequestParser {
  public:
   // `lines`: of the file, where that is known; it saves memory.
   RequestParser(Task task, const ModelConfig& config, const TokenizerChoice& tokenizer,
-                const RequestLimits& limits, std::int64_t lines = 0);
+                const RequestLimits& limits, std::int64_t lines = 0, const RequestHelpers& helpers = {});
   // From now on, unknown fields are noted there instead of refused. It must outlive the parser.
   void ignore_unknown_fields(IgnoredFields& ignored);
   RequestParser(RequestParser&&) noexcept;
@@ -48,6 +49,6 @@ struct RequestFile {
 // `text` is the whole file. Throws bad_input when it has no line.
 RequestFile parse_requests(const std::string& text, const std::string& path, Task task,
                            const ModelConfig& config, const TokenizerChoice& tokenizer,
-                           const RequestLimits& limits);
+                           const RequestLimits& limits, const RequestHelpers& helpers = {});
 
 }  // namespace ptrt

@@ -45,6 +45,7 @@ ModelSource open_model(const std::string& file, bool trust_links, const ModelMet
     const TokenizerBlob blob = model.file->tokenizer();
     model.tokenizer_text = fmt::format("\"{}\", {} bytes, XXH3 {:016x}", blob.kind, blob.model.size(),
                                        XXH3_64bits(blob.model.data(), blob.model.size()));
+    model.chat_template = blob.chat_template;
     model.tokenizer = make_tokenizer(blob, model.config);
   } else {
     model.config = parse_config(read_text_file(random_config, "the configuration"), random_config);

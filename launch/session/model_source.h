@@ -17,6 +17,7 @@ struct ModelSource {
   ModelConfig config;
   TokenizerChoice tokenizer;
   std::string tokenizer_text;  // kind, size and digest of the file's tokenizer
+  std::string chat_template;   // the file's; "": it has none
 
   // The stored type of all weights of these roles that a rank has; none where they differ.
   std::optional<DType> stored_type(const Placement& placement, std::initializer_list<WeightRole> roles) const;

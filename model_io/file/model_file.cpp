@@ -266,6 +266,7 @@ struct ModelFile::Impl {
     const auto kind = group->string_attribute("kind");
     if (!kind) throw_bad_input("{}: attribute \"kind\" of /tokenizer is missing", file);
     TokenizerBlob blob{*kind, {}, file};
+    blob.chat_template = group->string_attribute("chat_template").value_or("");
     if (*kind != "sentencepiece" && *kind != "huggingface") return blob;
     const auto found = find("/tokenizer/model");
     if (!found) throw_bad_input("{}: dataset /tokenizer/model is missing", file);

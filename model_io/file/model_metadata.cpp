@@ -115,7 +115,7 @@ void members(auto& io, Of<ModelMetadata::File> auto& f) {
   io(f.path), io(f.device), io(f.inode);
 }
 void members(auto& io, Of<TokenizerBlob> auto& t) {
-  io(t.kind), io(t.model), io(t.file);
+  io(t.kind), io(t.model), io(t.file), io(t.chat_template);
 }
 void members(auto& io, Of<ModelMetadata> auto& m) {
   io(m.config), io(m.tokenizer), io(m.files), io(m.other_files), io(m.track_files), io(m.tensors);

@@ -16,6 +16,7 @@ struct TokenizerBlob {
   std::string kind;                 // "bytes", "sentencepiece", "huggingface"; "" when the file has none
   std::vector<std::uint8_t> model;  // tokenizer.model / tokenizer.json bytes
   std::string file;                 // it was read from; for messages
+  std::string chat_template = {};   // Jinja; "" when the file has none
 };
 
 struct ModelMetadata {

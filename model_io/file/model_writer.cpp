@@ -227,7 +227,9 @@ void ModelWriter::write_int8(const TensorSpec& spec, const FillInt8& fill) {
 void ModelWriter::write_tokenizer(const TokenizerBlob& blob) {
   if (blob.kind.empty()) return;
   H5File& file = impl_->files[0].file();
-  file.create_group("/tokenizer").write_attribute("kind", blob.kind);
+  H5Object group = file.create_group("/tokenizer");
+  group.write_attribute("kind", blob.kind);
+  if (!blob.chat_template.empty()) group.write_attribute("chat_template", blob.chat_template);
   if (blob.model.empty()) return;
   const std::span<const std::byte> bytes = std::as_bytes(std::span(blob.model));
   H5Dataset dataset =

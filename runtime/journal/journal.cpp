@@ -78,6 +78,20 @@ bool Journal::exists(const std::string& results_path) {
   return lstat(journal_path(results_path).c_str(), &status) == 0;
 }
 
+std::optional<std::string> Journal::digest_at(const std::string& results_path) {
+  if (!exists(results_path)) {
+    const auto run = read_finished(results_path);
+    return run ? std::optional(run->digest) : std::nullopt;
+  }
+  const FileDescriptor file(
+      open(journal_path(results_path).c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  std::string text(4096, '\0');
+  const ssize_t got = file ? read(file.get(), text.data(), text.size()) : -1;
+  text.resize(got < 0 ? 0 : static_cast<std::size_t>(got));
+  const auto header = header_of(text.substr(0, text.find('\n')));
+  return header ? std::optional(header->digest) : std::nullopt;
+}
+
 void Journal::check_output(const std::string& results_path, bool resume) {
   std::error_code ignored;
   if (fs::is_directory(results_path, ignored))

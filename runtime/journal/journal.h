@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -38,6 +39,8 @@ class Journal {
  public:
   // Whether there is anything at the name of the journal.
   static bool exists(const std::string& results_path);
+  // The digest of the run whose journal this is, or whose results these are; none where neither says so.
+  static std::optional<std::string> digest_at(const std::string& results_path);
   // Checks what can be checked before any work: the directory exists and is writable, what is at the
   // results' name is a plain file or a link to one, no run that is still going uses the journal, there is
   // none unless `resume`, and what publish() would replace is this program's. Throws bad_input.

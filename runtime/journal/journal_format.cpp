@@ -61,6 +61,17 @@ bool begins_like_journal(std::string_view text) {
   return text.starts_with(kMagic);
 }
 
+std::optional<JournalHeader> header_of(std::string_view line) {
+  const auto json = nlohmann::json::parse(line, nullptr, false);
+  if (!json.is_object()) return std::nullopt;
+  const auto digest = json.find("digest"), requests = json.find("requests");
+  if (digest == json.end() || !digest->is_string() || requests == json.end() ||
+      !requests->is_number_unsigned())
+    return std::nullopt;
+  JournalHeader header{digest->get<std::string>(), requests->get<std::int64_t>()};
+  return header.text() == line ? std::optional(std::move(header)) : std::nullopt;
+}
+
 std::string explain_header(std::string_view line, const JournalHeader& expected) {
   if (!begins_like_journal(line)) return "is no journal of this program";
   const auto json = nlohmann::json::parse(line, nullptr, false);
@@ -70,15 +81,11 @@ std::string explain_header(std::string_view line, const JournalHeader& expected)
     return fmt::format(
         "is the journal of {} version of this program (format {}, now {}): it cannot be continued",
         *version < kVersion ? "an older" : "a newer", version->dump(), kVersion);
-  const auto digest = json.find("digest"), requests = json.find("requests");
-  if (digest == json.end() || !digest->is_string() || requests == json.end() ||
-      !requests->is_number_unsigned())
-    return "is damaged in line 1";
-  const JournalHeader found{digest->get<std::string>(), requests->get<std::int64_t>()};
-  if (found.text() != line) return "is damaged in line 1";
+  const auto found = header_of(line);
+  if (!found) return "is damaged in line 1";
   return fmt::format(
       "belongs to another run: its requests, model or options differ from these (digest {}, now {})",
-      found.digest, expected.digest);
+      found->digest, expected.digest);
 }
 
 std::uint32_t JournalLineFormat::checksum(std::string_view digits, std::string_view result) const {

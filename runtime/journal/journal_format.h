@@ -32,6 +32,8 @@ struct JournalHeader {
   std::uint32_t checksum() const;
 };
 
+// The header that a first line is; none where it is not exactly such a text.
+std::optional<JournalHeader> header_of(std::string_view line);
 // What a first line that is not the expected header is, for people: "belongs to another run: …",
 // "is of an older version …", "is no journal of this program", "line 1 is damaged". To be put after
 // the file's name.

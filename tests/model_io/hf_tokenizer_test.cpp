@@ -148,6 +148,7 @@ TEST(HuggingFace, SpecialTokensHaveNoText) {
   const auto ids = tokenizer->encode("<|im_start|>a<tool><|im_end|>");
   ASSERT_EQ(ids.size(), 4u);
   EXPECT_EQ(text_of(*tokenizer, ids), "a<tool>");
+  EXPECT_EQ(tokenizer->token_text(ids[0]) + tokenizer->token_text(ids[1]), "<|im_start|>a");
   for (const std::int32_t id : {-1, 999, INT32_MAX}) EXPECT_EQ(tokenizer->token_bytes(id), "");
   const auto llama2 = tokenizer_of(with(golden("llama2")["tokenizer"], {{"added_tokens", json::array()}}));
   EXPECT_EQ(llama2->token_bytes(0), "") << "<unk> is no text, also where it is no added token";

@@ -35,6 +35,17 @@ TEST(ByteTokenizer, IdsAreBytes) {
   EXPECT_TRUE(choice.tokenizer->encode("").empty());
 }
 
+TEST(ByteTokenizer, ARenderedTextNamesSpecialIds) {
+  const auto choice = make_tokenizer({"bytes", {}, "m.h5"}, small_config({{"vocab_size", 259}}));
+  const Tokenizer& tokenizer = *choice.tokenizer;
+  EXPECT_EQ(tokenizer.token_text(256), "<|256|>");
+  EXPECT_EQ(tokenizer.token_text('a'), "a");
+  EXPECT_EQ(tokenizer.token_text(259), "");
+  EXPECT_EQ(tokenizer.encode_rendered("<|256|>a<|258|>"), (std::vector<std::int32_t>{256, 'a', 258}));
+  for (const std::string plain : {"<|259|>", "<|65|>", "<|0256|>", "<|+256|>", "<|256", "<|", "<|256 |>"})
+    EXPECT_EQ(tokenizer.encode_rendered(plain), tokenizer.encode(plain)) << plain;
+}
+
 TEST(TokenizerChoice, ModelsWithoutOneSayWhy) {
   const auto none = make_tokenizer({}, small_config());
   EXPECT_FALSE(none.tokenizer);
@@ -111,6 +122,19 @@ TEST_F(SentencePiece, SpecialTokensHaveNoText) {
   EXPECT_EQ(tokenizer.token_bytes(processor.PieceToId("<sep>")), "<sep>");
   const auto ids = tokenizer.encode("</s> <s>");  // text, not the special tokens
   EXPECT_EQ(std::count(ids.begin(), ids.end(), processor.eos_id()), 0);
+}
+
+TEST_F(SentencePiece, ARenderedTextNamesControlTokens) {
+  const auto choice = make_tokenizer(blob_, small_config({{"vocab_size", 340}}));
+  const Tokenizer& tokenizer = *choice.tokenizer;
+  const auto once = tokenizer.encode("the cat");
+  std::vector<std::int32_t> expected = {1};
+  for (int i = 0; i < 2; i++) {
+    expected.insert(expected.end(), once.begin(), once.end());
+    expected.push_back(2);
+  }
+  EXPECT_EQ(tokenizer.token_text(1) + tokenizer.token_text(2), "<s></s>");
+  EXPECT_EQ(tokenizer.encode_rendered("<s>the cat</s>the cat</s>"), expected);
 }
 
 TEST_F(SentencePiece, MustFitTheVocabulary) {

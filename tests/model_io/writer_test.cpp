@@ -136,7 +136,7 @@ TEST(ModelWriter, StreamsTensorsLargerThanItsMemory) {
 TEST(ModelWriter, KeepsTheTokenizerModel) {
   TempFolder folder;
   const ModelConfig config = small_config();
-  const TokenizerBlob blob{"huggingface", {'{', '}', 0, 255}, {}};
+  const TokenizerBlob blob{"huggingface", {'{', '}', 0, 255}, {}, "{{ messages }} ü\n"};
   {
     ModelWriter writer(folder / "m.h5", config, false);
     for (const TensorSpec& spec : all_tensors(config)) write_tensor(writer, config, spec, 1, DType::float16);
@@ -146,6 +146,7 @@ TEST(ModelWriter, KeepsTheTokenizerModel) {
   const TokenizerBlob found = ModelFile(folder / "m.h5").tokenizer();
   EXPECT_EQ(found.kind, blob.kind);
   EXPECT_EQ(found.model, blob.model);
+  EXPECT_EQ(found.chat_template, blob.chat_template);
   EXPECT_EQ(found.file, folder / "m.h5");
 }
 

@@ -48,6 +48,11 @@ class HuggingFaceTokenizer : public Tokenizer {
     return found == bytes_.end() ? std::string() : found->second;
   }
 
+  std::string token_text(std::int32_t id) const override {
+    if (const auto found = special_texts_.find(id); found != special_texts_.end()) return found->second;
+    return token_bytes(id);
+  }
+
  private:
   // Text between the tokens that are found before normalisation.
   void encode_section(std::string text, bool starts_text, std::vector<std::int32_t>& ids) const {
@@ -71,6 +76,7 @@ class HuggingFaceTokenizer : public Tokenizer {
     std::unordered_map<std::int32_t, std::string> contents;
     for (AddedToken& token : added) {
       check_id(file, token, contents);
+      if (token.special) special_texts_[token.id] = token.content;
       if (token.normalized) token.content = normalizer_.apply(token.content);
       bytes_[token.id] = token.special ? std::string() : decoder_.bytes_of(token.content);
       (token.normalized ? normalized : verbatim).push_back(std::move(token));
@@ -102,6 +108,7 @@ class HuggingFaceTokenizer : public Tokenizer {
   Bpe bpe_;
   Decoder decoder_;
   std::unordered_map<std::int32_t, std::string> bytes_;  // of each id; none for special tokens
+  std::unordered_map<std::int32_t, std::string> special_texts_;
 };
 
 // Files of early versions do not name the model's type.

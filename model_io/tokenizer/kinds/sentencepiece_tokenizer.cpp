@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "model_io/tokenizer/huggingface/added_tokens.h"
 #include "model_io/tokenizer/kinds/sentencepiece_check.h"
 
 namespace ptrt {
@@ -32,7 +33,12 @@ class SentencePieceTokenizer : public Tokenizer {
     const std::string load_problem = problem_of([&] { return processor_.LoadFromSerializedProto(bytes); });
     if (!load_problem.empty())
       throw_bad_input("{}: /tokenizer/model is not a sentencepiece model: {}", blob.file, load_problem);
-    for (std::int32_t id = 0; id < processor_.GetPieceSize(); ++id) pieces_.push_back(bytes_of_piece(id));
+    std::vector<huggingface::AddedToken> controls;
+    for (std::int32_t id = 0; id < processor_.GetPieceSize(); ++id) {
+      pieces_.push_back(bytes_of_piece(id));
+      if (processor_.IsControl(id)) controls.push_back({.content = processor_.IdToPiece(id), .id = id});
+    }
+    controls_ = huggingface::AddedTokenFinder(std::move(controls));
   }
 
   std::int64_t size() const { return static_cast<std::int64_t>(pieces_.size()); }
@@ -46,6 +52,24 @@ class SentencePieceTokenizer : public Tokenizer {
 
   std::string token_bytes(std::int32_t id) const override {
     return id < 0 || id >= size() ? std::string() : pieces_[static_cast<std::size_t>(id)];
+  }
+
+  std::string token_text(std::int32_t id) const override {
+    return id >= 0 && id < size() && processor_.IsControl(id) ? processor_.IdToPiece(id) : token_bytes(id);
+  }
+
+  // The library takes the text of a control token for plain text. What is between two of them is encoded by itself.
+  std::vector<std::int32_t> encode_rendered(std::string_view text) const override {
+    std::vector<std::int32_t> ids;
+    for (const auto& [span, id] : controls_.cut(text)) {
+      if (id) {
+        ids.push_back(*id);
+        continue;
+      }
+      const auto between = encode(text.substr(span.begin, span.end - span.begin));
+      ids.insert(ids.end(), between.begin(), between.end());
+    }
+    return ids;
   }
 
  private:
@@ -69,6 +93,7 @@ class SentencePieceTokenizer : public Tokenizer {
 
   sentencepiece::SentencePieceProcessor processor_;
   std::vector<std::string> pieces_;  // the bytes of each id
+  huggingface::AddedTokenFinder controls_{{}};
 };
 
 }  // namespace

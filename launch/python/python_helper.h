@@ -1,0 +1,65 @@
+// The one Python process of a run, on rank 0, which answers JSON lines (helper.py). It starts with the first
+// question. One that takes too long or dies is started anew with the next.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "kernels/base/file_descriptor.h"
+
+namespace ptrt {
+
+// Why there is no answer. It becomes the error line of the request that asked.
+struct HelperError {
+  std::string code;
+  std::string message;
+};
+
+class PythonHelper {
+ public:
+  struct Limits {
+    double start_s = 60;                                // of waiting for it to start
+    double processor_s = 5;                             // that one answer may take
+    double answer_s = 60;                               // of waiting for an answer, on a busy host
+    std::size_t answer_bytes = std::size_t{64} << 20;   // of an answer
+    std::int64_t memory_bytes = std::int64_t{2} << 30;  // of the process
+  };
+
+  PythonHelper() : PythonHelper(Limits()) {}
+  explicit PythonHelper(Limits limits);
+  ~PythonHelper();
+  PythonHelper(const PythonHelper&) = delete;
+  PythonHelper& operator=(const PythonHelper&) = delete;
+
+  // For messages: what is asked for ("the chat template"), and the codes of errors.
+  struct Purpose {
+    const char* what;
+    const char* failed;       // it takes too long, grows too large, or ends the process
+    const char* unavailable;  // there is no interpreter
+  };
+
+  // The answer to a question, both a JSON object without line breaks. Throws HelperError. One thread at a time.
+  std::string ask(std::string_view question, const Purpose& purpose);
+
+  pid_t pid() const { return pid_; }  // -1: it does not run
+
+ private:
+  // Why a line did not come.
+  enum class Silence : std::uint8_t { ended, late, too_long };
+
+  void start(const Purpose& purpose);
+  bool exchange(std::string_view question, const Purpose& purpose, std::string& answer, Silence& silence);
+  bool send(std::string_view text, double seconds, Silence& silence);
+  bool receive(std::string& line, double seconds, Silence& silence);
+  int end(bool ended = false);  // returns its status
+
+  Limits limits_;
+  FileDescriptor socket_;  // its standard input and output
+  pid_t pid_ = -1;
+};
+
+}  // namespace ptrt
