@@ -243,6 +243,16 @@ TEST_F(CudaSteps, SmallModelByEveryWay) {
   compare_ways(config, nullptr, bytes, requests, 4, {false, 1, true}, with_few);
 }
 
+// Edited rows beside others, alternatives, and rules that have steps in flight taken first.
+TEST_F(CudaSteps, SamplingRulesByEveryWay) {
+  const ModelConfig config = parse_config(kSmallBytesModel, "the test's configuration");
+  const TokenizerChoice tokenizer = make_tokenizer({.kind = "bytes", .model = {}, .file = {}}, config);
+  std::vector<Request> requests = mixed_requests(12, 14, 25, 256);
+  add_rules(requests);
+  const std::vector<Way> ways{{true, 1, false}};
+  compare_ways(config, nullptr, tokenizer.tokenizer.get(), requests, 4, {false, 0, false}, ways);
+}
+
 // Two angles a position, biases, and norms of both rules are in the recorded steps.
 TEST_F(CudaSteps, ConfigKeysByEveryWay) {
   auto json = nlohmann::json::parse(kSmallBytesModel);
