@@ -273,7 +273,8 @@ class Batch {
     const Placement& placement = session_.plan().placement;
     const RequestDealer::Options deal{.replicas = placement.replicas,
                                       .max_batch = options_.run.max_batch,
-                                      .requests = lines() - journal_->count()};
+                                      .requests = lines() - journal_->count(),
+                                      .by_prefix = options_.run.prefix_cache};
     RequestDesk::Hooks hooks{
         .rejected = [this](std::span<const StreamedLine> lines) { store_rejected(lines); },
         .stop_requested = stop_signal_received};

@@ -20,7 +20,10 @@ double seconds_between(RequestDealer::Clock::time_point from, RequestDealer::Clo
 }  // namespace
 
 RequestDealer::RequestDealer(Source source, const Options& options, Clock::time_point start)
-    : source_(std::move(source)), options_(options), replicas_(static_cast<std::size_t>(options.replicas)) {
+    : source_(std::move(source)),
+      options_(options),
+      replicas_(static_cast<std::size_t>(options.replicas)),
+      order_(options.replicas) {
   PTRT_CHECK(options.replicas >= 1 && options.max_batch >= 1);
   for (Replica& replica : replicas_) replica.measured = start;
 }
@@ -32,12 +35,44 @@ bool RequestDealer::reads_tail() const {
 
 Supply RequestDealer::read_one(std::vector<StreamedLine>& rejected) {
   StreamedLine line;
-  const Supply supply = source_(line);
-  at_end_ = supply == Supply::end;
-  if (supply != Supply::line) return supply;
+  last_supply_ = source_(line);
+  at_end_ = last_supply_ == Supply::end;
+  if (last_supply_ != Supply::line) return last_supply_;
   read_++;
-  (line.runs() ? window_.emplace_back() : rejected.emplace_back()) = std::move(line);
-  return supply;
+  if (!line.runs()) {
+    rejected.push_back(std::move(line));
+    return last_supply_;
+  }
+  window_tokens_ += std::ssize(line.request.tokens);
+  if (options_.by_prefix) order_.add(line.number, line.request.tokens);
+  const std::int64_t number = line.number;
+  window_.add(number, std::move(line));
+  return last_supply_;
+}
+
+// There is room for lines that nobody needs yet, and the source had some when it was asked last.
+bool RequestDealer::reads_ahead() const {
+  return options_.by_prefix && !at_end_ && last_supply_ != Supply::none_yet &&
+         window_.size() < options_.most_lines && window_tokens_ < options_.most_tokens;
+}
+
+void RequestDealer::begin_tail() {
+  std::vector<std::pair<std::int64_t, std::int64_t>> costs;
+  for (const auto& [number, line] : window_.entries())
+    if (line) costs.emplace_back(line->request.cached_tokens(), number);
+  std::ranges::stable_sort(costs, std::greater(), [](const auto& cost) { return cost.first; });
+  for (const auto& cost : costs) longest_.push_back(cost.second);
+  sorted_ = true;
+}
+
+// Of the window, which is not empty. Among the last requests, few enough to be in all batches, the length counts.
+std::int64_t RequestDealer::choose(std::int64_t replica) {
+  const bool few = sorted_ && window_.size() <= options_.replicas * options_.max_batch;
+  if (options_.by_prefix && !few)
+    if (const auto alike = order_.next_alike(replica)) return *alike;
+  if (!sorted_) return options_.by_prefix ? order_.next_other(replica) : window_.first();
+  while (window_.find(longest_.front()) == nullptr) longest_.pop_front();
+  return longest_.front();
 }
 
 std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
@@ -48,21 +83,25 @@ std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
   const std::int64_t wanted = replica ? std::min(room, kRun) : 0;
   Supply supply = Supply::line;
   for (std::int64_t i = 0;
-       i < kRun && supply == Supply::line && !at_end_ && (reads_tail() || std::ssize(window_) < wanted); i++)
+       i < kRun && supply == Supply::line && !at_end_ && (reads_tail() || window_.size() < wanted); i++)
     supply = read_one(rejected);
   if (reads_tail() || supply == Supply::skipped) return Deal{};
-  if (at_end_ && !sorted_ && options_.replicas > 1) {
-    std::ranges::stable_sort(window_, std::greater(),
-                             [](const StreamedLine& line) { return line.request.cached_tokens(); });
-    sorted_ = true;
+  if (at_end_ && !sorted_ && options_.replicas > 1) begin_tail();
+  if (!replica || window_.empty()) {
+    const std::size_t known = rejected.size();
+    for (std::int64_t i = 0; i < kRun && reads_ahead(); i++) read_one(rejected);
+    if (reads_ahead() || rejected.size() > known) return Deal{};
+    if (!replica) return std::nullopt;
   }
-  if (!replica) return std::nullopt;
   // Of the last ones a replica gets one at a time: its cost decides who gets the next.
   const std::int64_t run = sorted_ ? 1 : std::min(room, kRun);
   Deal deal{*replica, {}};
   Replica& to = replicas_[static_cast<std::size_t>(*replica)];
-  for (; std::ssize(deal.requests) < run && !window_.empty(); window_.pop_front()) {
-    StreamedLine& line = deal.requests.emplace_back(std::move(window_.front()));
+  while (std::ssize(deal.requests) < run && !window_.empty()) {
+    const std::int64_t number = choose(*replica);
+    if (options_.by_prefix) order_.take(*replica, number);
+    StreamedLine& line = deal.requests.emplace_back(window_.take(number));
+    window_tokens_ -= std::ssize(line.request.tokens);
     const std::int64_t cost = line.request.cached_tokens();
     PTRT_CHECK(to.costs.emplace(line.number, cost).second);
     to.cost += cost;
@@ -107,12 +146,13 @@ bool RequestDealer::is_slow(std::int64_t number, Clock::time_point now) const {
 std::int64_t RequestDealer::stock(std::int64_t number, Clock::time_point now) const {
   const Replica& replica = replicas_[static_cast<std::size_t>(number)];
   const bool alone = options_.replicas == 1;
+  if (reads_ahead()) return 0;
   if (!alone && (!replica.is_known || is_slow(number, now))) return 0;
   const std::int64_t share = alone ? options_.max_batch : (options_.max_batch + 3) / 4;
   const double lasting = replica.is_known ? kStockSeconds * speed(replica, now) : 0;
   const auto wanted = std::clamp(static_cast<std::int64_t>(lasting), share, std::max(share, kMostStock));
   if (alone || !sorted_) return wanted;
-  return std::min(wanted, std::ssize(window_) / (2 * options_.replicas));
+  return std::min(wanted, window_.size() / (2 * options_.replicas));
 }
 
 // The replica with room that has the least left to do, and how many more requests it may get.

@@ -9,6 +9,9 @@
 //   replica that has not finished any request yet, or is less than half as fast as the others: what waits there
 //   would be done sooner elsewhere.
 // * Of replicas with room the one with the least left to do, in tokens, is served first.
+// * Where prompts may share keys and values, some lines are read ahead, once there is nothing to hand out, and a
+//   replica gets those that begin alike one after the other (PrefixOrder), among the last ones too as long as there
+//   are enough for all. Until they have been read there is no stock.
 #pragma once
 
 #include <chrono>
@@ -20,6 +23,8 @@
 #include <unordered_map>
 #include <vector>
 
+#include "launch/jsonl/line_window.h"
+#include "launch/jsonl/prefix_order.h"
 #include "launch/jsonl/request_stream.h"
 
 namespace ptrt {
@@ -36,6 +41,9 @@ class RequestDealer {
     // What the source will give in all, where that is known.
     std::int64_t requests = std::numeric_limits<std::int64_t>::max();
     std::int64_t tail = 1024;
+    // Whether requests that begin alike are brought together: of so many lines, and so many tokens of prompts.
+    bool by_prefix = false;
+    std::int64_t most_lines = 1024, most_tokens = std::int64_t{1} << 20;
   };
   struct Deal {
     std::int64_t replica = 0;
@@ -67,6 +75,9 @@ class RequestDealer {
   };
 
   Supply read_one(std::vector<StreamedLine>& rejected);
+  bool reads_ahead() const;
+  void begin_tail();
+  std::int64_t choose(std::int64_t replica);
   bool reads_tail() const;
   double speed(const Replica& replica, Clock::time_point now) const;
   bool is_slow(std::int64_t number, Clock::time_point now) const;
@@ -76,8 +87,12 @@ class RequestDealer {
   Source source_;
   Options options_;
   std::vector<Replica> replicas_;
-  std::deque<StreamedLine> window_;  // read, not handed out
-  std::int64_t read_ = 0;            // of the source
+  LineWindow<StreamedLine> window_;   // read, not handed out
+  std::int64_t window_tokens_ = 0;    // of their prompts
+  PrefixOrder order_;                 // of them, with by_prefix
+  std::deque<std::int64_t> longest_;  // in the end: their lines, longest first, and some handed out
+  Supply last_supply_ = Supply::line;
+  std::int64_t read_ = 0;  // of the source
   bool at_end_ = false, sorted_ = false, stopped_ = false;
 };
 

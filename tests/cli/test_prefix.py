@@ -70,6 +70,12 @@ class Prefix(CliTest):
                 self.assertEqual(actual, expected)
                 self.assertGreater(self.reused(output), 500)
 
+    def test_alike_lines_meet(self) -> None:
+        """A KV cache that holds one prefix of five: lines in turns are run family by family, in the order of the file."""
+        _, output = self.results("generate", "--max-batch", 1, "--kv-cache-bytes", str(9 * 24576))
+        # In the order of the file every line would find the prefix of another family.
+        self.assertGreater(self.reused(output), 60 * 96)
+
     def test_counts(self) -> None:
         _, output = self.results("score")
         lengths = [(len(row.get("context", [0])), len(row.get("tokens", row.get("context", []) + [0, 0, 0])))

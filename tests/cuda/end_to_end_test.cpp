@@ -266,6 +266,26 @@ TEST_F(CudaSteps, ConfigKeysByEveryWay) {
                {false, 0, false}, ways);
 }
 
+// Pages that are read by several sequences, some in the step that writes them.
+TEST_F(CudaSteps, PromptsThatBeginAlike) {
+  const ModelConfig config = parse_config(kSmallBytesModel, "the test's configuration");
+  std::vector<Request> texts = mixed_requests(12, 14, 1, 256);
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    auto& tokens = texts[i].tokens;
+    tokens.push_back(9);
+    texts[i].max_tokens = 0;
+    texts[i].score_from = 40;
+    for (std::int32_t p = 0; p < 40; ++p)
+      tokens.insert(tokens.begin(), (p * 13 + static_cast<std::int32_t>(i % 2)) % 200);
+  }
+  EngineOptions options{.max_batch = 5, .max_rows = 64, .kv_pages = 12};
+  const auto runner = make(config, nullptr, nullptr, true, options);
+  const auto shared = runner->run(Task::score, texts);
+  EXPECT_GT(runner->counters().reused_tokens, 8u * 32);
+  options.prefix_cache = false;
+  EXPECT_LT(compare(shared, make(config, nullptr, nullptr, true, options)->run(Task::score, texts)), 1e-2);
+}
+
 // A model whose embedding has a NaN in the row of one token.
 void write_poisoned(const std::string& path, const ModelConfig& config, std::int64_t token) {
   ModelWriter writer(path, config, false);

@@ -61,7 +61,7 @@ MAY_INCLUDE = {
     "launch/streams": [],
     "launch/python": ["model_io/config", "model_io/tokenizer"],
     "launch/requests": ["launch/python", "launch/streams", "model_io/config", "model_io/tokenizer", "runtime/requests"],
-    "launch/jsonl": ["launch/job", "launch/requests", "launch/streams", "model_io/config", "model_io/text", "model_io/tokenizer", "runtime/comm",
+    "launch/jsonl": ["kernels", "launch/job", "launch/requests", "launch/streams", "model_io/config", "model_io/text", "model_io/tokenizer", "runtime/comm",
                      "runtime/job", "runtime/journal", "runtime/requests", "runtime/serving"],
     "launch/observe": ["launch/job", "runtime/comm", "runtime/serving", "runtime/trace"],
     "launch/host": ["kernels", "runtime/comm", "runtime/job"],
