@@ -15,8 +15,8 @@
 
 namespace ptrt {
 
-// Whether shared memory may have huge pages here; without them, a decode step reads weights a quarter to a third
-// slower. Where it has none, `why` names the setting.
+// Whether shared memory may have huge pages here; without them, a decode step may read weights at half the
+// speed. Where it has none, `why` names the setting.
 bool shared_memory_has_huge_pages(std::string& why);
 
 class WeightMemory {
