@@ -231,6 +231,13 @@ void OutputFile::publish() {
   temporary_.clear();
 }
 
+std::string OutputFile::keep() {
+  if (close(std::exchange(descriptor_, -1)) != 0)
+    throw_failure("cannot write {}: {}", temporary_, std::strerror(errno));
+  if (!temporary_.empty()) forget_temporary(temporary_);
+  return std::exchange(temporary_, {});
+}
+
 bool is_same_file(const std::string& a, const std::string& b) {
   if (a.empty() || b.empty()) return false;
   struct stat of_a, of_b;

@@ -44,6 +44,8 @@ class OutputFile {
 
   void write(std::string_view text);  // throws failure, e.g. on a full disk
   void publish();                     // throws failure
+  // Instead of publish(): the file stays under its temporary name, which is returned; empty where it has none.
+  std::string keep();
 
  private:
   std::string path_;       // behind links

@@ -9,15 +9,18 @@
 #include "kernels/base/output_file.h"
 #include "launch/commands/chat_lines.h"
 #include "launch/commands/commands.h"
+#include "launch/commands/request_run.h"
+#include "launch/commands/shard_results.h"
+#include "launch/commands/stream_run.h"
 #include "launch/job/process.h"
 #include "launch/job/progress.h"
 #include "launch/job/standard_streams.h"
-#include "launch/jsonl/request_desk.h"
 #include "launch/jsonl/request_stream.h"
-#include "launch/jsonl/result_collector.h"
 #include "launch/jsonl/result_lines.h"
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
+#include "launch/streams/compression.h"
+#include "launch/streams/request_input.h"
 #include "runtime/job/fault.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
@@ -28,12 +31,24 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr auto kUnknown = std::numeric_limits<std::int64_t>::max();  // how many requests there are
+
 class Batch {
  public:
   Batch(const BatchOptions& options, JobComm& job, const ModelMetadata* known)
       : options_(options), job_(job), session_(options.run, job, known) {}
 
   void run() {
+    try {
+      run_all();
+    } catch (...) {
+      keep_finished();
+      throw;
+    }
+  }
+
+ private:
+  void run_all() {
     start_ = Clock::now();
     enter_phase(job_, "reading the requests");
     scan_requests();
@@ -54,11 +69,20 @@ class Batch {
     });
   }
 
- private:
+  // After a failure.
+  void keep_finished() {
+    if (!stream_) return;
+    try {
+      if (const std::string kept = stream_->end_early(); !kept.empty()) say(kept + "\n");
+    } catch (const Error&) {  // the run ends with the first failure
+    }
+  }
+
   bool is_shard() const { return !options_.shard.empty(); }
 
   std::vector<NamedFile> outputs() const {
     std::vector<NamedFile> files = session_.observed_files();
+    if (to_standard_output(options_)) return files;
     files.insert(files.end(), {{"-o", options_.output},
                                {"the journal", journal_path(options_.output)},
                                {"the file", finished_path(options_.output)}});
@@ -68,7 +92,8 @@ class Batch {
   // The requests, and all files of the model that are there.
   std::vector<NamedFile> inputs() const {
     std::vector<NamedFile> files = {{"the model", options_.run.model}};
-    for (const std::string& path : options_.requests) files.push_back({"the requests", path});
+    for (const std::string& path : options_.requests)
+      if (path != "-") files.push_back({"the requests", path});
     if (!options_.chat_template.empty()) files.push_back({"the chat template", options_.chat_template});
     if (session_.model().file)
       for (std::int64_t track = 0; track < session_.config().tracks; track++)
@@ -94,13 +119,18 @@ class Batch {
       if (job_.rank() != 0) return;
       check_outputs(outputs(), inputs());
       session_.check_observed();
-      Journal::check_output(options_.output, options_.resume);
+      if (!to_standard_output(options_)) Journal::check_output(options_.output, options_.resume);
       if (is_shard()) read_shard_record(options_.output);  // what it would replace is this program's
       input_.emplace(options_.requests);
-      if (input_->is_stream()) throw_bad_input("{} is no plain file", input_->name());
-      file_ = ptrt::scan_requests(*input_, shard_);
-      chat_.emplace(options_, session_.model(), file_.may_chat);
+      if (is_stream_run(options_, *input_)) stream_.emplace(options_, *input_);
+      if (!input_->is_stream()) file_ = ptrt::scan_requests(*input_, shard_);
+      chat_.emplace(options_, session_.model(), input_->is_stream() || file_.may_chat);
     });
+  }
+
+  // How many results there will be, where that is known.
+  std::optional<std::int64_t> total() const {
+    return input_->is_stream() ? std::nullopt : std::optional(lines());
   }
 
   // That have a result here.
@@ -116,10 +146,10 @@ class Batch {
 
   // What the results depend on, apart from the shard.
   BatchIdentity identity(const std::string& model) const {
-    return {
-        fmt::format("{}{}-{}{}", options_.task == Task::score ? "score" : "generate",
-                    options_.ignore_unknown_fields ? "-ignoring" : "", model, chat_ ? chat_->identity() : ""),
-        file_.digest};
+    const char* task = options_.task == Task::score ? "score" : "generate";
+    return {fmt::format("{}{}{}-{}{}", options_.unordered ? kUnordered : "", task,
+                        options_.ignore_unknown_fields ? "-ignoring" : "", model, chat_ ? chat_->identity() : ""),
+            file_.digest};
   }
 
   // Whether an earlier run has finished the same job, where that is known before the model is loaded.
@@ -157,32 +187,13 @@ class Batch {
       throw_bad_input(
           "{} does not say how much of the KV cache the requests needed: without --resume {} is replaced",
           finished_path(options_.output), options_.output);
-    if (results.kv_tokens > 0) {
-      RequestInput published(options_.output);
-      RequestInput::Lines reader = published.lines();
-      for (const LineRun& run : file_.runs)
-        for (std::int64_t i = 0; i < run.count; i++)
-          if (const auto line = reader.next(); line && is_kv_cache_exceeded(*line))
-            kv_cache_exceeded_.push_back(run.first + i * shard_.count);
-    }
+    if (results.kv_tokens > 0) kv_cache_exceeded_ = find_kv_cache_exceeded(options_.output, shard_, file_);
     record_shard(batch, results);
   }
 
   // What `ptrt merge` needs, beside the results.
   void record_shard(const BatchIdentity& batch, const FinishedRun& results) const {
-    ShardRecord record{.batch = batch,
-                       .shard = shard_,
-                       .file_lines = file_.lines,
-                       .lines = {},
-                       .blank_lines = places() - lines(),
-                       .kv_tokens = results.kv_tokens,
-                       .kv_cache_exceeded = kv_cache_exceeded_,
-                       .most_tokens = *results.most_tokens,
-                       .bytes = results.bytes,
-                       .results_crc32c = results.results_crc32c};
-    std::ranges::sort(record.kv_cache_exceeded);
-    for (const auto& [first, count] : file_.runs) record.lines.push_back({first, count});
-    write_shard_record(options_.output, record);
+    write_shard_record(options_.output, make_shard_record(batch, shard_, file_, kv_cache_exceeded_, results));
   }
 
   // Rank 0 opens or continues the journal. False when nothing is left to do.
@@ -191,8 +202,16 @@ class Batch {
     if (is_finished_already(identity_)) return false;
     all_or_none(job_, [&] {
       if (job_.rank() != 0) return;
+      if (stream_) {
+        progress_.emplace(total(), 0, options_.shown_progress());
+        session_.note_requests(total().value_or(0), 0);
+        return;
+      }
       // With the pool of today a request may fit that did not.
-      const JournalOptions journal{.runs_again = is_kv_cache_exceeded, .places = places()};
+      const JournalOptions journal{.runs_again = is_kv_cache_exceeded,
+                                   .places = places(),
+                                   .unordered = options_.unordered,
+                                   .encode = results_encoding(options_.output)};
       journal_.emplace(options_.output, digest(identity_), lines(), options_.resume, journal);
       done_before_ = journal_->count();
       for (std::int64_t place = 0; is_shard() && place < places(); place++)
@@ -207,19 +226,19 @@ class Batch {
     return std::chrono::duration<double>(Clock::now() - start).count();
   }
 
-  ResultCollector::Result format(const Completion& completion) {
-    const auto [number, line, request] = inbox_.take_out(completion.request);
-    return {number, options_.task == Task::score
-                        ? score_result(line, request, completion)
-                        : generate_result(line, request, completion, session_.tokenizer().tokenizer.get())};
-  }
-
   void store(std::span<const ResultCollector::Result> results) {
-    std::vector<Journal::Result> lines;
-    for (const auto& [line, json] : results) lines.push_back({shard_.place_of(line), json});
-    journal_->append(lines);
+    if (stream_) {
+      stream_->store(results);
+    } else {
+      std::vector<Journal::Result> lines;
+      for (const auto& [line, json] : results) lines.push_back({shard_.place_of(line), json});
+      journal_->append(lines);
+    }
     for (std::size_t i = 0; i < results.size(); i++) progress_->advance();
-    session_.note_done(std::ssize(results));
+    if (stream_)
+      session_.note_requests(total().value_or(stream_->taken()), stream_->count());
+    else
+      session_.note_done(std::ssize(results));
   }
 
   void store_rejected(std::span<const StreamedLine> lines) {
@@ -261,80 +280,29 @@ class Batch {
 
   // Rank 0 reads the lines of its shard that have no result yet.
   RequestDealer::Source open_source() {
-    if (journal_->count() == lines()) return [](StreamedLine&) { return Supply::end; };
+    if (journal_ && journal_->count() == lines()) return [](StreamedLine&) { return Supply::end; };
     const auto wanted = [this](std::int64_t line) {
-      return shard_.has(line) && !journal_->has(shard_.place_of(line));
+      return shard_.has(line) && !(journal_ && journal_->has(shard_.place_of(line)));
     };
     auto stream = std::make_shared<RequestStream>(*input_, parser({session_.kv_tokens()}, ignored_), wanted);
-    return [this, stream](StreamedLine& line) { return next_line(*stream, line); };
-  }
-
-  void open_desk() {
-    const Placement& placement = session_.plan().placement;
-    const RequestDealer::Options deal{.replicas = placement.replicas,
-                                      .max_batch = options_.run.max_batch,
-                                      .requests = lines() - journal_->count(),
-                                      .by_prefix = options_.run.prefix_cache};
-    RequestDesk::Hooks hooks{
-        .rejected = [this](std::span<const StreamedLine> lines) { store_rejected(lines); },
-        .stop_requested = stop_signal_received};
-    desk_.emplace(job_, RequestDealer(open_source(), deal, Clock::now()), inbox_, placement.replicas,
-                  placement.replica_ranks, std::move(hooks));
-  }
-
-  // What the result thread of a replica's first rank does.
-  ResultCollector::Hooks thread_hooks() {
-    ResultCollector::Hooks hooks{
-        .format = [this](const Completion& completion) { return format(completion); }};
-    hooks.failed = [this](std::exception_ptr error) { inbox_.fail(std::move(error)); };
-    if (!desk_) {
-      hooks.order = [this](std::string_view message) { return inbox_.put_message(message); };
-      return hooks;
-    }
-    hooks.store = [this](std::span<const ResultCollector::Result> results, int from) {
-      store(results);
-      desk_->finished(results, from);
-    };
-    hooks.turn = [this] { return desk_->turn(); };
-    hooks.left = [this](int from) { desk_->left(from); };
-    return hooks;
+    const auto next = [this, stream](StreamedLine& line) { return next_line(*stream, line); };
+    return stream_ ? stream_->source(next) : next;
   }
 
   RankReport run_requests() {
-    const Placement& placement = session_.plan().placement;
-    RankReport report;
-    report.leads_replica = placement.leads_replica();
-    TimingSample timings(report);
-    if (journal_) open_desk();
-    std::optional<ResultCollector> collector;
-    if (placement.leads_replica())
-      collector.emplace(job_, thread_hooks(), desk_ ? static_cast<int>(placement.replicas - 1) : 0,
-                        session_.plan().cores.units());
-    Engine::Hooks hooks;
-    hooks.stop_requested = stop_signal_received;
-    hooks.completed = [&](Completion&& completion) {
-      if (!collector) return;
-      if (completion.failed())
-        report.failed++;
-      else
-        timings.add(timing_of(completion));
-      collector->deliver(std::move(completion));
-    };
-    session_.run(options_.task, collector ? &inbox_ : nullptr, hooks);
-    fault_point("finish");
-    enter_phase(job_, "collecting the results", true);
-    if (collector) collector->finish();
+    std::optional<RequestSupply> supply;
+    if (job_.rank() == 0) {
+      supply.emplace();
+      supply->source = open_source();
+      supply->requests = stream_ ? total().value_or(kUnknown) : lines() - journal_->count();
+      supply->store = [this](std::span<const ResultCollector::Result> results) { store(results); };
+      supply->rejected = [this](std::span<const StreamedLine> lines) { store_rejected(lines); };
+      if (stream_) supply->awaits_input = [this] { return stream_->awaits_input(); };
+    }
+    RankReport report = RequestRun(options_, job_, session_).run(std::move(supply));
     wall_s_ = seconds_since(start_) - load_s_;
     job_.barrier();
-    report.counters = session_.engine().counters();
     return report;
-  }
-
-  static RequestTiming timing_of(const Completion& completion) {
-    std::int64_t output_tokens = std::ssize(completion.tokens);
-    for (const Output& sample : completion.more) output_tokens += std::ssize(sample.tokens);
-    return {completion.prompt_tokens,       output_tokens, completion.first_token_s, completion.finish_s, {},
-            1 + std::ssize(completion.more)};
   }
 
   // That of the ranks, over the time of the whole run. On rank 0.
@@ -348,8 +316,9 @@ class Batch {
   // Where all results are there.
   void publish() {
     progress_->end();
-    if (journal_->count() < lines()) return;
+    if (!is_whole()) return;
     fault_point("publish");
+    if (stream_) return stream_->publish();
     note_earlier_tokens();
     journal_->publish([&](FinishedRun& results) {
       if (is_shard()) results.most_tokens = most_tokens_;
@@ -358,10 +327,13 @@ class Batch {
     });
   }
 
+  bool is_whole() const { return stream_ ? stream_->is_whole() : journal_->count() == lines(); }
+
   // How it ended.
-  void tell(const RunSummary& summary) const {
+  void tell(const RunSummary& summary) {
     if (!ignored_.empty()) say(fmt::format("ptrt: ignored fields of requests: {}\n", ignored_.text()));
-    if (journal_->count() < lines())
+    if (!is_whole() && stream_) throw Error(ExitCode::failure, "stopped by a signal");
+    if (!is_whole())
       throw Error(ExitCode::stopped,
                   fmt::format("stopped by a signal with {} of {} results in {}: continue with --resume",
                               journal_->count(), lines(), journal_->path()));
@@ -377,14 +349,12 @@ class Batch {
   double load_s_ = 0;
   double wall_s_ = 0;  // from reading the requests to the last result, without loading
   ModelSession session_;
-  Shard shard_;         // the whole file without --shard
-  RequestInbox inbox_;  // of this replica, on its first rank
+  Shard shard_;  // the whole file without --shard
   BatchIdentity identity_;
   // Rank 0:
   std::optional<RequestInput> input_;
   RequestFileFacts file_;
   std::optional<ChatLines> chat_;
-  std::optional<RequestDesk> desk_;
   std::vector<std::int64_t> kv_cache_exceeded_;  // lines that do not fit the pool
   std::int64_t most_tokens_ = 0;                 // of the pool, for one of the others
   std::vector<bool> earlier_;                    // a shard's lines with a result of an earlier run
@@ -392,6 +362,7 @@ class Batch {
   IgnoredFields ignored_;
   std::int64_t done_before_ = 0;
   std::optional<Journal> journal_;
+  std::optional<StreamRun> stream_;  // instead of the journal
   std::optional<Progress> progress_;
 };
 

@@ -14,6 +14,7 @@
 #include "kernels/base/output_file.h"
 #include "launch/commands/commands.h"
 #include "launch/job/standard_streams.h"
+#include "launch/streams/compression.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
 #include "runtime/journal/journal_format.h"
@@ -25,11 +26,14 @@ namespace {
 constexpr std::size_t kPiece = std::size_t{1} << 16;   // of a shard, read at once
 constexpr std::size_t kOutput = std::size_t{1} << 20;  // of the results, written at once
 
-// The results of one shard, a line at a time. The file is open only while it is read: there may be more shards than
+// The results of one shard, a line at a time, compressed or not. The file is open only while it is read: there may be more shards than
 // a process may have files open.
 class ShardResults {
  public:
-  ShardResults(std::string path, ShardRecord record) : path_(std::move(path)), record_(std::move(record)) {}
+  ShardResults(std::string path, ShardRecord record) : path_(std::move(path)), record_(std::move(record)) {
+    if (const Compression compression = compression_of(path_); compression != Compression::none)
+      decoder_ = make_decoder(compression, path_);
+  }
 
   const std::string& path() const { return path_; }
   const ShardRecord& record() const { return record_; }
@@ -50,7 +54,9 @@ class ShardResults {
   }
   // After the last line: throws bad_input unless the file is, to its last byte, what its run wrote.
   void check_end() {
-    const bool ended = at_ == buffer_.size() && !read_on();
+    // Compressed bytes may follow that hold no more text.
+    bool ended = at_ == buffer_.size();
+    while (ended && read_on()) ended = at_ == buffer_.size();
     if (!ended || read_ != record_.bytes || crc_ != record_.results_crc32c) throw_changed();
   }
 
@@ -61,17 +67,28 @@ class ShardResults {
     if (!file) throw_bad_input("cannot read {}: {}", path_, std::strerror(errno));
     buffer_.erase(0, at_);
     at_ = 0;
-    const std::size_t kept = buffer_.size();
-    buffer_.resize(kept + kPiece);
+    std::string piece(kPiece, '\0');
     ssize_t got = 0;
     do {
-      got = pread(file.get(), buffer_.data() + kept, kPiece, read_);
+      got = pread(file.get(), piece.data(), kPiece, read_);
     } while (got < 0 && errno == EINTR);
     if (got < 0) throw_bad_input("cannot read {}: {}", path_, std::strerror(errno));
-    buffer_.resize(kept + static_cast<std::size_t>(got));
-    crc_ = checksum_of(std::string_view(buffer_).substr(kept), crc_);
+    piece.resize(static_cast<std::size_t>(got));
+    crc_ = checksum_of(piece, crc_);
     read_ += got;
+    if (decoder_)
+      decode(piece);
+    else
+      buffer_ += piece;
     return got > 0;
+  }
+  void decode(std::string_view piece) {
+    for (std::size_t given = kPiece; given > 0;) {
+      const std::size_t kept = buffer_.size();
+      buffer_.resize(kept + kPiece);
+      given = decoder_->decode(piece, buffer_.data() + kept, kPiece);
+      buffer_.resize(kept + given);
+    }
   }
 
   [[noreturn]] void throw_changed() const {
@@ -84,9 +101,10 @@ class ShardResults {
 
   std::string path_;
   ShardRecord record_;
-  std::size_t run_ = 0;     // of the record's lines: the next line is in it,
-  std::int64_t taken_ = 0;  // after so many of its lines
-  std::string buffer_;      // from the next line on at at_
+  std::unique_ptr<Decoder> decoder_;  // null: plain text
+  std::size_t run_ = 0;               // of the record's lines: the next line is in it,
+  std::int64_t taken_ = 0;            // after so many of its lines
+  std::string buffer_;                // from the next line on at at_
   std::size_t at_ = 0;
   std::int64_t read_ = 0;  // bytes of the file, and their checksum
   std::uint32_t crc_ = 0;
@@ -107,6 +125,8 @@ void order_shards(std::vector<ShardResults>& shards) {
   const ShardRecord& first = shards.front().record();
   for (const ShardResults& other : shards) {
     const ShardRecord& record = other.record();
+    if (record.batch.job.starts_with(kUnordered))
+      throw_bad_input("{} has its results in no order (--unordered): they cannot be merged", other.path());
     if (record.batch != first.batch || record.file_lines != first.file_lines)
       throw_bad_input(
           "{} and {} are of different runs: their requests, model or options differ (digests {}-{:016x} "
@@ -185,8 +205,10 @@ void run_merge(const MergeOptions& options) {
 
   remove_temporaries_on_signals();
   OutputFile out(options.output);
+  const auto encode = results_encoding(options.output);
   std::string text;
-  const auto write = [&] {
+  const auto write = [&](bool last) {
+    if (encode) text = encode(text, last);
     run.results_crc32c = checksum_of(text, run.results_crc32c);
     run.bytes += std::ssize(text);
     out.write(text);
@@ -197,9 +219,9 @@ void run_merge(const MergeOptions& options) {
     if (!shard.has(line)) continue;
     text += shard.take();
     run.requests++;
-    if (text.size() >= kOutput) write();
+    if (text.size() >= kOutput) write(false);
   }
-  write();
+  write(true);
   for (ShardResults& shard : shards) shard.check_end();
   // As a run of the whole file leaves them: --resume of it finds that nothing is left to do.
   write_finished(options.output, run);

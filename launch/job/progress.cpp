@@ -28,7 +28,8 @@ ProgressOutput progress_on_stderr() {
   return {say, isatty(STDERR_FILENO) == 1};
 }
 
-Progress::Progress(std::int64_t total, std::int64_t done, const ProgressStyle& style, ProgressOutput output)
+Progress::Progress(std::optional<std::int64_t> total, std::int64_t done, const ProgressStyle& style,
+                   ProgressOutput output)
     : total_(total),
       done_(done),
       done_before_(done),
@@ -56,17 +57,23 @@ void Progress::show(bool last) {
   last_shown_ = output_.now();
   const double elapsed = std::chrono::duration<double>(last_shown_ - start_).count();
   const double rate = elapsed > 0 ? static_cast<double>(done_ - done_before_) / elapsed : 0;
-  const std::string left = rate > 0 ? clock_text(static_cast<double>(total_ - done_) / rate) : "?";
-  const std::int64_t percent = total_ > 0 ? 100 * done_ / total_ : 100;
+  if (!total_) {
+    output_.print(fmt::format("{}Running batch: {} done [{}, {:.2f} req/s]{}", bar_ ? "\r\033[K" : "", done_,
+                              clock_text(elapsed), rate, bar_ && !last ? "" : "\n"));
+    return;
+  }
+  const std::int64_t total = *total_;
+  const std::string left = rate > 0 ? clock_text(static_cast<double>(total - done_) / rate) : "?";
+  const std::int64_t percent = total > 0 ? 100 * done_ / total : 100;
   std::string bar;
   if (bar_) {
     constexpr std::int64_t kWidth = 24;
-    const std::int64_t filled = total_ > 0 ? kWidth * done_ / total_ : kWidth;
+    const std::int64_t filled = total > 0 ? kWidth * done_ / total : kWidth;
     for (std::int64_t i = 0; i < kWidth; i++) bar += i < filled ? "█" : "░";
     bar += " | ";
   }
   output_.print(fmt::format("{}Running batch: {:3}% Completed | {}{}/{} [{}<{}, {:.2f} req/s]{}",
-                            bar_ ? "\r\033[K" : "", percent, bar, done_, total_, clock_text(elapsed), left,
+                            bar_ ? "\r\033[K" : "", percent, bar, done_, total, clock_text(elapsed), left,
                             rate, bar_ && !last ? "" : "\n"));
 }
 

@@ -27,8 +27,8 @@ ProgressOutput progress_on_stderr();
 
 class Progress {
  public:
-  // `done` of `total` were finished by an earlier run.
-  Progress(std::int64_t total, std::int64_t done, const ProgressStyle& style,
+  // `done` of `total` were finished by an earlier run. No total: it is not known.
+  Progress(std::optional<std::int64_t> total, std::int64_t done, const ProgressStyle& style,
            ProgressOutput output = progress_on_stderr());
   void advance();
   void end();  // the last line; call once all is done
@@ -36,7 +36,8 @@ class Progress {
  private:
   void show(bool last);
 
-  std::int64_t total_, done_, done_before_;
+  std::optional<std::int64_t> total_;
+  std::int64_t done_, done_before_;
   ProgressOutput output_;
   bool shown_, bar_;
   std::chrono::steady_clock::duration interval_;

@@ -1,5 +1,8 @@
 #include "launch/jsonl/request_stream.h"
 
+#include <fmt/format.h>
+
+#include <string>
 #include <utility>
 
 #include "kernels/base/error.h"
@@ -14,6 +17,13 @@ void add_line(std::vector<LineRun>& runs, std::int64_t line, std::int64_t step) 
     runs.back().count++;
   else
     runs.push_back({line, 1});
+}
+
+// A message about line `number` + 1 of all files, with its place in one of them.
+std::string with_place(const std::string& message, std::int64_t number, const std::string& place) {
+  const std::string counted = fmt::format("line {} ", number + 1);
+  if (message.starts_with(counted)) return fmt::format("{} {}", place, message.substr(counted.size()));
+  return fmt::format("{}: {}", place, message);
 }
 
 }  // namespace
@@ -51,7 +61,8 @@ Supply RequestStream::next(StreamedLine& line) {
       continue;
     }
     line.number = number;
-    parser_.parse(*text, number, line.line, line.request);
+    if (!parser_.parse(*text, number, line.line, line.request) && text_.of_several_files())
+      line.line.error.message = with_place(line.line.error.message, number, text_.place());
     return Supply::line;
   }
   return Supply::skipped;

@@ -104,7 +104,7 @@ bool ResultCollector::is_over(bool took_some) {
   if (state_ == State::abandoned &&
       (give_up() || Clock::now() - std::max(last_taken_, abandoned_at_.load()) > kQuiet))
     return true;
-  if (leaders_open_ > 0 || awaits_orders_)
+  if (leaders_open_ > 0 || awaits_orders_ || (hooks_.awaits_input && hooks_.awaits_input()))
     changed_.wait_for(lock, kPoll);
   else
     changed_.wait(lock, [&] { return state_ != State::open || !queue_.empty(); });

@@ -41,6 +41,8 @@ class ResultCollector {
     // On rank 0, may be empty: what else there is to do now, such as to deal requests. True when that was
     // anything.
     std::function<bool()> turn = {};
+    // On rank 0, may be empty: whether turn() may find something to do although nothing was delivered or sent.
+    std::function<bool()> awaits_input = {};
     // On rank 0, may be empty: another leader has posted its last result, and gets no more messages but one.
     std::function<void(int from)> left = {};
     // On other leaders, may be empty: takes a message of rank 0. True when it was the last one, which the

@@ -23,6 +23,7 @@ struct BatchOptions {
   std::string output;
   bool resume = false;
   bool ignore_unknown_fields = false;   // of request lines, which are error lines otherwise
+  bool unordered = false;               // results as they finish
   ProgressStyle progress;               // as asked for; --quiet shows none
   std::string shard;                    // "I/N" or "slurm"; empty: the whole file
   std::string chat_template;            // file; empty: that of the model

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -46,5 +47,8 @@ class Encoder {
 };
 // Without compression: copies.
 std::unique_ptr<Encoder> make_encoder(Compression compression);
+// As a function of the next part of a text and whether it is the last, for what is to be published at `path`; empty
+// without compression.
+std::function<std::string(std::string_view text, bool last)> results_encoding(const std::string& path);
 
 }  // namespace ptrt

@@ -104,4 +104,15 @@ std::unique_ptr<Encoder> make_encoder(Compression compression) {
   return std::make_unique<Copier>();
 }
 
+std::function<std::string(std::string_view text, bool last)> results_encoding(const std::string& path) {
+  const Compression compression = compression_of(path);
+  if (compression == Compression::none) return {};
+  return [encoder = std::shared_ptr<Encoder>(make_encoder(compression))](std::string_view text, bool last) {
+    std::string encoded;
+    encoder->encode(text, encoded);
+    if (last) encoder->finish(encoded);
+    return encoded;
+  };
+}
+
 }  // namespace ptrt

@@ -60,6 +60,7 @@ class RequestInput {
     bool waits() const { return reader_ && reader_->waits(); }
     // Where the line given last stands: "line 7", of several files "line 7 of b.jsonl".
     std::string place() const;
+    bool of_several_files() const { return input_.files_.size() > 1; }
 
    private:
     RequestInput& input_;

@@ -20,6 +20,9 @@
 
 namespace ptrt {
 
+// A job's name begins so where its results have no order.
+inline constexpr const char* kUnordered = "unordered-";
+
 // What the shards of one job have in common. All that the job's results depend on.
 struct BatchIdentity {
   std::string job;             // the task, and the digest of model and options

@@ -14,7 +14,7 @@ using std::chrono::seconds;
 // A batch on a clock that only the test moves.
 class Batch {
  public:
-  Batch(std::int64_t total, std::int64_t done, ProgressStyle style, bool terminal = false)
+  Batch(std::optional<std::int64_t> total, std::int64_t done, ProgressStyle style, bool terminal = false)
       : progress_(
             total, done, style,
             {[this](const std::string& line) { lines.push_back(line); }, terminal, [this] { return now_; }}) {
@@ -42,6 +42,13 @@ TEST(Progress, ALineAMinuteOffATerminal) {
   batch.end();
   ASSERT_EQ(batch.lines.size(), 3u);
   EXPECT_EQ(batch.lines[2], "Running batch:  65% Completed | 130/200 [02:10<01:10, 1.00 req/s]\n");
+}
+
+TEST(Progress, WithoutATotal) {
+  Batch batch({}, 0, {.log_every_s = 2.0});
+  for (int i = 0; i < 2; i++) batch.result_after(seconds(2));
+  ASSERT_EQ(batch.lines.size(), 2u);
+  EXPECT_EQ(batch.lines[1], "Running batch: 2 done [00:04, 0.50 req/s]\n");
 }
 
 TEST(Progress, TheIntervalAskedFor) {

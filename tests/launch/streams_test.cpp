@@ -9,8 +9,10 @@
 #include <thread>
 
 #include "kernels/base/error.h"
+#include "kernels/base/files.h"
 #include "launch/streams/compression.h"
 #include "launch/streams/request_input.h"
+#include "launch/streams/result_output.h"
 #include "temp_folder.h"
 
 namespace ptrt {
@@ -177,6 +179,56 @@ TEST_F(Streams, WhatCannotBeRead) {
   EXPECT_THROW(RequestInput(folder_ / "none"), Error);
   EXPECT_THROW(RequestInput(folder_ / "."), Error);
   EXPECT_THROW(RequestInput(std::vector<std::string>{"-", "-"}), Error);
+}
+
+// Results are written in the order of their lines, and those that wait for an earlier one are counted.
+TEST_F(Streams, ResultsInOrder) {
+  const std::string path = folder_ / "results.jsonl";
+  ResultOutput output(path, {.most_held = 10, .most_lines = 4});
+  for (const std::int64_t line : {0, 2, 5}) output.expect(line);
+  EXPECT_FALSE(output.is_full());
+  output.add(5, "five");
+  output.add(2, "two");
+  output.write();
+  EXPECT_FALSE(output.is_full()) << "seven bytes";
+  output.expect(7);
+  EXPECT_TRUE(output.is_full()) << "four lines";
+  output.add(7, "seven");
+  output.write();
+  EXPECT_TRUE(output.is_full()) << "twelve bytes";
+  EXPECT_FALSE(output.has_all());
+  output.add(0, "none");
+  output.write();
+  EXPECT_FALSE(output.is_full());
+  EXPECT_TRUE(output.has_all());
+  EXPECT_FALSE(std::filesystem::exists(path)) << "before it is whole";
+  output.publish();
+  EXPECT_EQ(lines_of({path}), "none\ntwo\nfive\nseven\n");
+}
+
+TEST_F(Streams, ResultsAtAnEarlyEnd) {
+  const std::string path = folder_ / "results.jsonl.zst";
+  std::string kept;
+  {
+    ResultOutput output(path, {});
+    for (std::int64_t line = 0; line < 4; line++) output.expect(line);
+    output.add(3, "three");
+    output.add(1, "one");
+    kept = output.end_early();
+  }
+  EXPECT_EQ(read_text_file(kept, "the results"), "one\nthree\n");
+  EXPECT_FALSE(std::filesystem::exists(path));
+  {
+    ResultOutput output(path, {.unordered = true});
+    for (std::int64_t line = 0; line < 2; line++) output.expect(line);
+    output.add(1, "one");
+    output.write();
+    EXPECT_FALSE(output.has_all());
+    output.add(0, "none");
+    output.write();
+    output.publish();
+  }
+  EXPECT_EQ(lines_of({path}), "one\nnone\n");
 }
 
 // A pipe is opened before it has a writer; a line is given as soon as it is there, though the writer has more.
