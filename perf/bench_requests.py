@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Large request files: requests a second, memory by rank, resuming, and a job with a slow replica; writes one JSON.
 
-    perf/bench_requests.py --out perf/results/requests_cpu.json [--old OTHER_PTRT] [--only rate,memory,resume,slow,mixed]
+    perf/bench_requests.py --out perf/results/requests_cpu.json [--old OTHER_PTRT] [--only rate,memory,resume,slow,mixed,stream]
 
 The model is perf/configs/tiny_1x16.json with random weights; a request is 4 token ids in, 1 token out.
 
@@ -15,6 +15,9 @@ The model is perf/configs/tiny_1x16.json with random weights; a request is 4 tok
             16 times that pause. limit_s = 1.2 * three_s + one_slow_s
     mixed   200 requests of 1 to 64 tokens in and 1 to 64 out, of the one-layer model: by one replica and by four, rounds
             with --old in turn; seconds is the program's own figure. What drawing costs or gains where nobody is slow
+    stream  "-" in and out, one process and 4 replicas under mpirun: a writer that gives one line every 50 ms and keeps the
+            pipe open; latency_ms from a line's write to its result's read, the first line apart. Then as many lines as
+            `rate` has from the pipe, against the same from a file (whole_s), and the largest resident set with --many
 Results of all runs of a cell are compared byte for byte.
 """
 import argparse
@@ -39,7 +42,7 @@ SLOW_TOKENS = 16
 MEASURE = ("import os,resource,subprocess,sys\n"
            "status = subprocess.call(sys.argv[2:])\n"
            "peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
-           "open(f'{sys.argv[1]}.{os.environ[\"OMPI_COMM_WORLD_RANK\"]}', 'w').write(str(peak))\n"
+           "open(f'{sys.argv[1]}.{os.environ.get(\"OMPI_COMM_WORLD_RANK\", 0)}', 'w').write(str(peak))\n"
            "sys.exit(status)\n")
 
 
@@ -162,6 +165,51 @@ class Bench:
         self.same(cells)
         return {"median_seconds": found}
 
+    def stream(self):
+        model, found = self.model(self.args.config), {}
+        for ranks in (1, REPLICAS):
+            command = ["generate", model, "-", "-o", "-", "--threads", "1"]
+            launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)] if ranks > 1 else []
+            self.commands.append(" ".join(map(str, [*launcher, self.args.ptrt, *command])).replace(f"{self.folder}/", ""))
+            run = subprocess.Popen([*launcher, self.args.ptrt, *map(str, command), "--quiet"], env=self.env,
+                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            latencies = []
+            for index in range(201):
+                time.sleep(0.05)
+                start = time.monotonic()
+                run.stdin.write(b'{"tokens": [%d, 2, 3, 4], "max_tokens": 1}\n' % index)
+                run.stdin.flush()
+                run.stdout.readline()
+                latencies.append(1000 * (time.monotonic() - start))
+            run.stdin.close()
+            if run.wait() != 0:
+                raise RuntimeError("a run with a slow writer failed")
+            first, rest = latencies[0], sorted(latencies[1:])
+            found["one process" if ranks == 1 else f"{ranks} replicas"] = {
+                "first_ms": first, "latency_ms": {"p50": statistics.median(rest), "p99": rest[197], "max": rest[-1]}}
+        few, many = self.requests(self.args.requests), self.requests(self.args.many)
+        seconds = {"file": [], "pipe": []}
+        for _ in range(self.args.rounds):
+            for name, cells in seconds.items():
+                cells.append(self.one_process(model, few, name == "pipe")[0])
+        peaks = [self.one_process(model, requests, True)[1] for requests in (self.requests(10000), many)]
+        return {**found, "requests": self.args.requests, "whole_s": seconds, "many": self.args.many,
+                "median_pipe_over_file": statistics.median(seconds["pipe"]) / statistics.median(seconds["file"]),
+                "more_mib": (peaks[1] - peaks[0]) / 1024}
+
+    def one_process(self, model, requests, piped):
+        """Seconds, and the largest resident set in KiB."""
+        start, peak = time.monotonic(), self.folder / "peak"
+        command = [sys.executable, "-c", MEASURE, peak, self.args.ptrt, "generate", model, "-" if piped else requests,
+                   "-o", self.folder / "piped.jsonl", "--threads", "1", "--quiet"]
+        source = subprocess.Popen(["cat", requests if piped else "/dev/null"], stdout=subprocess.PIPE)
+        subprocess.run([*map(str, command)], env=self.env, check=True, stdin=source.stdout)
+        source.wait()
+        seconds = time.monotonic() - start
+        for path in self.folder.glob("piped.jsonl*"):
+            path.unlink()
+        return seconds, int(Path(f"{peak}.0").read_text())
+
     def slow(self):
         model, requests = self.one_layer(), self.requests(self.args.slow, SLOW_TOKENS)
         options = ("--max-batch", "4")
@@ -184,7 +232,7 @@ def main():
     parser.add_argument("--many", type=int, default=1000000)
     parser.add_argument("--slow", type=int, default=240)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", default="rate,memory,resume,slow,mixed")
+    parser.add_argument("--only", default="rate,memory,resume,slow,mixed,stream")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     out = Path(args.out)

@@ -147,8 +147,9 @@ class Batch {
   // What the results depend on, apart from the shard.
   BatchIdentity identity(const std::string& model) const {
     const char* task = options_.task == Task::score ? "score" : "generate";
-    return {fmt::format("{}{}{}-{}{}", options_.unordered ? kUnordered : "", task,
-                        options_.ignore_unknown_fields ? "-ignoring" : "", model, chat_ ? chat_->identity() : ""),
+    return {fmt::format("{}{}{}{}-{}{}", options_.unordered ? kUnordered : "", task,
+                        options_.ignore_unknown_fields ? "-ignoring" : "", options_.timings ? "-timings" : "",
+                        model, chat_ ? chat_->identity() : ""),
             file_.digest};
   }
 

@@ -4,6 +4,7 @@
 
 #include "launch/job/process.h"
 #include "launch/jsonl/result_lines.h"
+#include "launch/jsonl/result_timings.h"
 #include "runtime/job/fault.h"
 
 namespace ptrt {
@@ -19,16 +20,24 @@ RequestTiming timing_of(const Completion& completion) {
 }  // namespace
 
 ResultCollector::Result RequestRun::format(const Completion& completion) {
-  const auto [number, line, request] = inbox_.take_out(completion.request);
-  return {number, options_.task == Task::score
-                      ? score_result(line, request, completion)
-                      : generate_result(line, request, completion, session_.tokenizer().tokenizer.get())};
+  const auto [taken, put] = inbox_.take_out(completion.request);
+  const auto& [number, line, request] = taken;
+  std::string result = options_.task == Task::score
+                           ? score_result(line, request, completion)
+                           : generate_result(line, request, completion, session_.tokenizer().tokenizer.get());
+  if (options_.timings && !completion.failed()) {
+    const double put_s = std::chrono::duration<double>(put - started_.load()).count();
+    result = with_timings(std::move(result), line.openai, timings_of(completion, put_s));
+  }
+  return {number, std::move(result)};
 }
 
 void RequestRun::open_desk() {
   const Placement& placement = session_.plan().placement;
-  const RequestDealer::Options deal{
-      .replicas = placement.replicas, .max_batch = options_.run.max_batch, .requests = supply_->requests};
+  const RequestDealer::Options deal{.replicas = placement.replicas,
+                                    .max_batch = options_.run.max_batch,
+                                    .requests = supply_->requests,
+                                    .by_prefix = options_.run.prefix_cache};
   RequestDesk::Hooks hooks{.rejected = supply_->rejected, .stop_requested = stop_signal_received};
   desk_.emplace(job_, RequestDealer(supply_->source, deal, RequestDealer::Clock::now()), inbox_,
                 placement.replicas, placement.replica_ranks, std::move(hooks));
@@ -73,6 +82,7 @@ RankReport RequestRun::run(std::optional<RequestSupply> supply) {
       timings.add(timing_of(completion));
     collector->deliver(std::move(completion));
   };
+  started_ = std::chrono::steady_clock::now();
   session_.run(options_.task, collector ? &inbox_ : nullptr, hooks);
   fault_point("finish");
   enter_phase(job_, "collecting the results", true);

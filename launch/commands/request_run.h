@@ -1,6 +1,8 @@
 // One run of the engines over requests that rank 0 reads: they are dealt to the replicas, and their results come back.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -44,6 +46,8 @@ class RequestRun {
   JobComm& job_;
   ModelSession& session_;
   RequestInbox inbox_;  // of this replica, on its first rank
+  std::atomic<std::chrono::steady_clock::time_point> started_ =
+      std::chrono::steady_clock::now();  // the engine
   std::optional<RequestSupply> supply_;
   std::optional<RequestDesk> desk_;
 };

@@ -33,7 +33,11 @@ void RequestInbox::put(std::vector<StreamedLine> requests) {
     for (const StreamedLine& line : requests) waiting_.push_back(line.request);
   }
   changed_.notify_one();
-  for (StreamedLine& line : requests) kept_.emplace(line.number, std::move(line));
+  const auto now = std::chrono::steady_clock::now();
+  for (StreamedLine& line : requests) {
+    const std::int64_t number = line.number;
+    kept_.emplace(number, Taken{std::move(line), now});
+  }
 }
 
 void RequestInbox::end() {
@@ -69,7 +73,7 @@ void RequestInbox::fail(std::exception_ptr error) {
   changed_.notify_one();
 }
 
-StreamedLine RequestInbox::take_out(std::int64_t line) {
+RequestInbox::Taken RequestInbox::take_out(std::int64_t line) {
   auto node = kept_.extract(line);
   PTRT_CHECK(!node.empty());
   return std::move(node.mapped());

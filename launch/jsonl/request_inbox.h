@@ -2,6 +2,7 @@
 // draws it, and the thread takes a request out again when its result is written.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
@@ -32,7 +33,11 @@ class RequestInbox final : public RequestSource {
   // take() throws this from now on.
   void fail(std::exception_ptr error);
   // Of a request that has been drawn, once.
-  StreamedLine take_out(std::int64_t line);
+  struct Taken {
+    StreamedLine line;
+    std::chrono::steady_clock::time_point put;  // when it came
+  };
+  Taken take_out(std::int64_t line);
 
   // By the engine.
   bool take(std::vector<Request>& requests, std::chrono::milliseconds patience) override;
@@ -43,8 +48,7 @@ class RequestInbox final : public RequestSource {
   std::vector<Request> waiting_;
   bool ended_ = false;
   std::exception_ptr error_;
-  std::unordered_map<std::int64_t, StreamedLine>
-      kept_;  // by line, until taken out; the result thread's alone
+  std::unordered_map<std::int64_t, Taken> kept_;  // by line, until taken out; the result thread's alone
 };
 
 }  // namespace ptrt

@@ -24,6 +24,7 @@ struct BatchOptions {
   bool resume = false;
   bool ignore_unknown_fields = false;   // of request lines, which are error lines otherwise
   bool unordered = false;               // results as they finish
+  bool timings = false;                 // in each result line
   ProgressStyle progress;               // as asked for; --quiet shows none
   std::string shard;                    // "I/N" or "slurm"; empty: the whole file
   std::string chat_template;            // file; empty: that of the model

@@ -199,6 +199,13 @@ CLI::Option* add_ignore_unknown_fields(CLI::App& command, BatchOptions& options)
       "error lines (unsupported_field); at the end, standard error lists what was ignored");
 }
 
+CLI::Option* add_timings(CLI::App& command, BatchOptions& options) {
+  return command.add_flag(
+      "--timings", options.timings,
+      "In each result line: milliseconds in the queue, to the first token (TTFT) and between\n"
+      "tokens (TPOT), and the prompt's cached tokens");
+}
+
 CLI::Option* add_unordered(CLI::App& command, BatchOptions& options) {
   return command.add_flag("--unordered", options.unordered,
                           "Results in the order in which they finish; they cannot be merged");
@@ -251,6 +258,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_ignore_unknown_fields(*command, *options);
   add_progress(*command, options->progress);
   add_unordered(*command, *options);
+  add_timings(*command, *options);
   add_shard(*command, *options);
   add_chat(*command, *options);
   add_run_options(*command, options->run);
@@ -290,8 +298,13 @@ void add_score(CLI::App& app, Command& chosen) {
   add_progress(*command, options->progress);
   auto* ignore = add_ignore_unknown_fields(*command, *options);
   auto* unordered = add_unordered(*command, *options);
+  auto* timings = add_timings(*command, *options);
   auto* shard = add_shard(*command, *options);
-  add_text(*command, *options, requests)->excludes(shard)->excludes(ignore)->excludes(unordered);
+  add_text(*command, *options, requests)
+      ->excludes(shard)
+      ->excludes(ignore)
+      ->excludes(unordered)
+      ->excludes(timings);
   add_chat(*command, *options);
   add_run_options(*command, options->run);
   command->callback([options, &chosen] {

@@ -99,8 +99,8 @@ struct Completion : Output {
   std::vector<float> prompt_logprobs;  // of the prompt's tokens from the second on, if asked for
   std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;  // of the same
   std::int64_t reused_tokens = 0;  // of the prompt, whose keys and values were there already
-  double first_token_s = 0;        // since the start of the run: the first token, and the end
-  double finish_s = 0;
+  // Since the start of the run: the first step that computes something of it, the first token (or all scores), the end.
+  double admitted_s = 0, first_token_s = 0, finish_s = 0;
   std::vector<float> gaps_s;  // between a token of sample 0 and the one before it
 
   bool failed() const { return not_finite_at >= 0 || none_allowed_at >= 0; }

@@ -223,6 +223,11 @@ void Scheduler::release(Sequence& sequence) {
   sequence.slot = -1;
 }
 
+void Scheduler::note_admissions(double now_s) {
+  for (const auto& sequence : running_)
+    if (sequence->admitted_s < 0) sequence->admitted_s = now_s;
+}
+
 void Scheduler::expect_token(Sequence& sequence, std::int32_t placeholder) {
   sequence.tokens.push_back(placeholder);
   if (sequence.generated() < sequence.max_tokens) return;

@@ -52,7 +52,7 @@ struct Sequence {
   std::vector<float> prompt_logprobs;  // Completion::prompt_logprobs, so far
   std::vector<std::vector<TokenLogprob>> top_logprobs, prompt_top_logprobs;
   std::int64_t place = 0;  // in the order of arrival
-  double first_token_s = -1, last_token_s = 0;
+  double admitted_s = -1, first_token_s = -1, last_token_s = 0;
   std::vector<float> gaps_s;
 
   std::int64_t generated() const { return static_cast<std::int64_t>(tokens.size()) - prompt_tokens; }
@@ -133,6 +133,8 @@ class Scheduler {
   // as cached.
   const StepPlan& next_step();
   StepRows step_rows() const;
+  // Sequences that were first admitted with the last step get this time.
+  void note_admissions(double now_s);
   // Appends `placeholder` for a token that will be known later. If it is the last of max_tokens,
   // the sequence releases its pages: that token is never fed.
   void expect_token(Sequence& sequence, std::int32_t placeholder);

@@ -32,8 +32,9 @@ bool needs_no_step(Task task, const Request& request) {
   return request.tokens.size() == 1 && (task == Task::score || request.max_tokens == 0);
 }
 
-void complete_without_step(std::int64_t request, const Engine::Hooks& hooks) {
+void complete_without_step(std::int64_t request, double now_s, const Engine::Hooks& hooks) {
   Completion empty;
+  empty.admitted_s = empty.first_token_s = empty.finish_s = now_s;
   empty.request = request;
   empty.prompt_tokens = 1;
   if (hooks.completed) hooks.completed(std::move(empty));
@@ -96,7 +97,7 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   for (const std::int64_t i : order) {
     const Request& request = requests[static_cast<std::size_t>(i)];
     if (needs_no_step(task, request)) {
-      complete_without_step(i, hooks);
+      complete_without_step(i, 0, hooks);
       continue;
     }
     scheduled.push_back(i);
@@ -180,7 +181,7 @@ void Engine::adopt_requests(Run& run) {
   for (Request& request : run.signals.drawn()) {
     const std::int64_t line = request.line;
     if (needs_no_step(run.task, request)) {
-      complete_without_step(line, run.hooks);
+      complete_without_step(line, seconds_since(run.start), run.hooks);
       continue;
     }
     const auto [at, is_new] = run.drawn.emplace(line, std::move(request));
@@ -217,6 +218,7 @@ CounterSources Engine::counter_sources() {
 void Engine::issue_step(Run& run) {
   InFlightStep& step = run.pipeline.issue();
   const StepPlan& plan = run.scheduler.next_step();
+  run.scheduler.note_admissions(seconds_since(run.start));
   const TraceSpan span(tracer_, plan.only_decodes() ? "decode step" : "prefill step", "rows",
                        std::ssize(plan.tokens));
   step.prefill_rows = plan.prefill_rows;
@@ -271,6 +273,7 @@ void Engine::complete(Run& run, Sequence& sequence, FinishReason reason) {
   }
   if (text != run.texts.end()) run.texts.erase(text);
   run.rules.erase(&sequence);
+  completion.admitted_s = sequence.admitted_s;
   completion.first_token_s = sequence.first_token_s;
   completion.finish_s = seconds_since(run.start);
   completion.gaps_s = std::move(sequence.gaps_s);

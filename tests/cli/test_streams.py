@@ -291,6 +291,32 @@ class Streams(CliTest):
         self.assertIn("cut off", outcome.output)
         self.assertIn("results were finished: they are in", outcome.output)
 
+    # --timings
+
+    def test_timings(self) -> None:
+        results = self.fresh(".jsonl")
+        self.assert_done(self.generate(self.requests, "-o", results, "--timings", "--max-batch", "1"))
+        text = results.read_bytes()
+        self.assertEqual(re.sub(rb',"timings":{[^}]*}', b"", text), self.whole)
+        lines = [json.loads(line) for line in text.splitlines()]
+        timings = [line["timings"] for line in lines if not error_code(line)]
+        self.assertEqual(len(timings), 37)
+        for entry in timings:
+            self.assertEqual(list(entry), ["queue_ms", "ttft_ms", "tpot_ms", "cached_tokens"])
+            self.assertTrue(0 <= entry["queue_ms"] <= entry["ttft_ms"], entry)
+            self.assertTrue(entry["tpot_ms"] > 0, entry)
+        self.assertIn("is complete", self.generate(self.requests, "-o", results, "--timings", "--resume").output)
+        self.check_refused(self.generate(self.requests, "-o", results, "--resume"), "another run")
+        chat = [{"custom_id": "o", "method": "POST", "url": "/v1/completions", "body": {"prompt": "x"}},
+                {"tokens": [5], "max_tokens": 1}, {"tokens": [1], "max_tokens": 100000}]
+        lines = self.lines("generate", self.model, chat, "--timings")
+        self.assertLess(0, lines[0]["response"]["body"]["timings"]["ttft_ms"])
+        self.assertIsNone(lines[1]["timings"]["tpot_ms"])
+        self.assertNotIn("timings", lines[2])
+        scores = self.lines("score", self.model, [{"tokens": [1, 2, 3]}, {"tokens": [1]}], "--timings", ranks=2)
+        for line in scores:
+            self.assertLessEqual(line["timings"]["queue_ms"], line["timings"]["ttft_ms"])
+
     # --unordered
 
     def test_unordered(self) -> None:

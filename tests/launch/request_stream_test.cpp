@@ -293,7 +293,7 @@ TEST(RequestInbox, CarriesWholeRequests) {
   EXPECT_TRUE(got.logprobs);
   EXPECT_TRUE(got.ignore_eos);
   EXPECT_EQ(taken[1].line, 8);
-  const StreamedLine kept = inbox.take_out(7);
+  const StreamedLine kept = inbox.take_out(7).line;
   EXPECT_EQ(kept.line.id, "a\"b");
   EXPECT_TRUE(kept.line.openai);
   EXPECT_TRUE(kept.line.continuation);

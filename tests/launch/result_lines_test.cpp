@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "launch/jsonl/result_timings.h"
 #include "model_io/text/unicode.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 
@@ -204,6 +205,30 @@ TEST(ResultLines, ScoreOfAContinuation) {
   completion.is_greedy = false;
   EXPECT_EQ(score_result(line, request, completion),
             R"({"id":"c","tokens":[3,4],"logprobs":[-1.0,-0.5],"sum_logprob":-1.5,"is_greedy":false})");
+}
+
+// --timings: at the end of the object, or of the body.
+TEST(ResultLines, Timings) {
+  Completion completion = completion_of("hi");
+  completion.admitted_s = 2.5;
+  completion.first_token_s = 2.75;
+  completion.finish_s = 3.75;
+  completion.reused_tokens = 16;
+  const std::string timings = timings_of(completion, -0.25);
+  EXPECT_EQ(timings, R"({"queue_ms":2750.000,"ttft_ms":3000.000,"tpot_ms":500.000,"cached_tokens":16})");
+  Request request;
+  request.tokens = {256, 'a'};
+  RequestLine line;
+  line.id = "x";
+  for (const bool openai : {false, true}) {
+    line.openai = openai;
+    const std::string plain = generate_result(line, request, completion, &bytes());
+    json expected = json::parse(plain);
+    (openai ? expected["response"]["body"] : expected)["timings"] = json::parse(timings);
+    EXPECT_EQ(json::parse(with_timings(plain, openai, timings)), expected);
+  }
+  completion.tokens.resize(1);
+  EXPECT_TRUE(json::parse(timings_of(completion, 0))["tpot_ms"].is_null());
 }
 
 }  // namespace
