@@ -228,6 +228,7 @@ class Batch {
   }
 
   void store(std::span<const ResultCollector::Result> results) {
+    fault_point("store");
     if (stream_) {
       stream_->store(results);
     } else {

@@ -17,6 +17,13 @@ RequestTiming timing_of(const Completion& completion) {
           1 + std::ssize(completion.more)};
 }
 
+// Called right after the completion got its times.
+std::chrono::steady_clock::time_point start_of_engine(const Completion& completion) {
+  const std::chrono::duration<double> since(completion.finish_s);
+  return std::chrono::steady_clock::now() -
+         std::chrono::duration_cast<std::chrono::steady_clock::duration>(since);
+}
+
 }  // namespace
 
 ResultCollector::Result RequestRun::format(const Completion& completion) {
@@ -55,7 +62,10 @@ ResultCollector::Hooks RequestRun::thread_hooks() {
     supply_->store(results);
     desk_->finished(results, from);
   };
-  hooks.turn = [this] { return desk_->turn(); };
+  hooks.turn = [this] {
+    inbox_.sign_of_life();
+    return desk_->turn();
+  };
   hooks.awaits_input = supply_->awaits_input;
   hooks.left = [this](int from) { desk_->left(from); };
   return hooks;
@@ -74,15 +84,15 @@ RankReport RequestRun::run(std::optional<RequestSupply> supply) {
                       session_.plan().cores.units());
   Engine::Hooks hooks;
   hooks.stop_requested = stop_signal_received;
-  hooks.completed = [&](Completion&& completion) {
+  hooks.completed = [&, known = false](Completion&& completion) mutable {
     if (!collector) return;
+    if (!std::exchange(known, true)) started_ = start_of_engine(completion);
     if (completion.failed())
       report.failed++;
     else
       timings.add(timing_of(completion));
     collector->deliver(std::move(completion));
   };
-  started_ = std::chrono::steady_clock::now();
   session_.run(options_.task, collector ? &inbox_ : nullptr, hooks);
   fault_point("finish");
   enter_phase(job_, "collecting the results", true);

@@ -46,8 +46,8 @@ class RequestRun {
   JobComm& job_;
   ModelSession& session_;
   RequestInbox inbox_;  // of this replica, on its first rank
-  std::atomic<std::chrono::steady_clock::time_point> started_ =
-      std::chrono::steady_clock::now();  // the engine
+  // The engine, whose times count from there; known with the first completion.
+  std::atomic<std::chrono::steady_clock::time_point> started_ = std::chrono::steady_clock::time_point();
   std::optional<RequestSupply> supply_;
   std::optional<RequestDesk> desk_;
 };

@@ -28,12 +28,12 @@ std::string last_message() {
 }
 
 void RequestInbox::put(std::vector<StreamedLine> requests) {
+  const auto now = std::chrono::steady_clock::now();  // the engine may be quicker than what follows
   {
     const std::lock_guard lock(mutex_);
     for (const StreamedLine& line : requests) waiting_.push_back(line.request);
   }
   changed_.notify_one();
-  const auto now = std::chrono::steady_clock::now();
   for (StreamedLine& line : requests) {
     const std::int64_t number = line.number;
     kept_.emplace(number, Taken{std::move(line), now});
@@ -65,6 +65,14 @@ bool RequestInbox::put_message(std::string_view message) {
   return false;
 }
 
+void RequestInbox::sign_of_life() {
+  {
+    const std::lock_guard lock(mutex_);
+    signs_++;
+  }
+  changed_.notify_one();
+}
+
 void RequestInbox::fail(std::exception_ptr error) {
   {
     const std::lock_guard lock(mutex_);
@@ -81,8 +89,12 @@ RequestInbox::Taken RequestInbox::take_out(std::int64_t line) {
 
 bool RequestInbox::take(std::vector<Request>& requests, std::chrono::milliseconds patience) {
   std::unique_lock lock(mutex_);
-  if (patience.count() > 0)
-    changed_.wait_for(lock, patience, [&] { return !waiting_.empty() || ended_ || error_; });
+  if (patience.count() > 0) {
+    const auto has_news = [&] { return !waiting_.empty() || ended_ || error_; };
+    changed_.wait_for(lock, patience, has_news);
+    changed_.wait(lock, [&] { return has_news() || signs_ == 0 || signs_ != signs_seen_; });
+    signs_seen_ = signs_;
+  }
   if (error_) std::rethrow_exception(error_);
   if (requests.empty())
     requests.swap(waiting_);

@@ -30,6 +30,9 @@ class RequestInbox final : public RequestSource {
   void end();
   // Takes a message of rank 0. True when it was the last one.
   bool put_message(std::string_view message);
+  // On rank 0, whose thread says so often that it is alive: take() returns nothing without a new sign of that. So where
+  // the thread is stuck the engine comes to a halt, which the watchdog notices.
+  void sign_of_life();
   // take() throws this from now on.
   void fail(std::exception_ptr error);
   // Of a request that has been drawn, once.
@@ -47,6 +50,7 @@ class RequestInbox final : public RequestSource {
   std::condition_variable changed_;
   std::vector<Request> waiting_;
   bool ended_ = false;
+  std::uint64_t signs_ = 0, signs_seen_ = 0;  // of life
   std::exception_ptr error_;
   std::unordered_map<std::int64_t, Taken> kept_;  // by line, until taken out; the result thread's alone
 };

@@ -10,6 +10,8 @@
 namespace ptrt {
 namespace {
 
+constexpr auto kTurn =
+    std::chrono::milliseconds(100);                   // between two turns where nothing comes from elsewhere
 constexpr auto kPoll = std::chrono::milliseconds(2);  // between two polls of the mailbox
 // After a failure of this rank: how long other ranks are waited for at most, and after how long without a message
 // no more are expected.
@@ -107,7 +109,7 @@ bool ResultCollector::is_over(bool took_some) {
   if (leaders_open_ > 0 || awaits_orders_ || (hooks_.awaits_input && hooks_.awaits_input()))
     changed_.wait_for(lock, kPoll);
   else
-    changed_.wait(lock, [&] { return state_ != State::open || !queue_.empty(); });
+    changed_.wait_for(lock, kTurn, [&] { return state_ != State::open || !queue_.empty(); });
   return false;
 }
 

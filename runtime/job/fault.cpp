@@ -24,7 +24,7 @@ struct Fault {
   int signal = 0;     // 0: none
 };
 Fault g_fault;
-constexpr std::string_view kPoints[] = {"start", "load", "step", "sync", "finish", "publish", "end"};
+constexpr std::string_view kPoints[] = {"start", "load", "step", "sync", "store", "finish", "publish", "end"};
 
 long to_number(const std::string& text, const std::string& all) {
   char* end = nullptr;

@@ -1,6 +1,6 @@
 // Fault injection for tests: PTRT_FAULT="rank=R,at=POINT[,after=N]" makes rank R throw when it passes POINT for
 // the (N+1)-th time; with ",pause_ms=M" it sleeps instead, M milliseconds each time from then on, and with
-// ",signal=S" it raises that signal once. Points: start, load, step, sync, finish, publish, end. Unset, a point
+// ",signal=S" it raises that signal once. Points: start, load, step, sync, store, finish, publish, end. Unset, a point
 // costs one predictable branch.
 #pragma once
 

@@ -168,6 +168,10 @@ class StuckRank(Job):
                 self.check(f"rank={rank},at={point}{after},pause_ms=600000",
                            [rf"rank {rank} of 4", rf"{where}: stuck"])
 
+    def test_results_are_not_stored(self) -> None:
+        """The engine has nothing left to do, and rank 0's other thread deals no more requests."""
+        self.check("rank=0,at=store,pause_ms=600000", [r"rank 0 of 4", r"step \d+: stuck"], "--max-batch", "1")
+
     def test_stopped(self) -> None:
         """The process is stopped (SIGSTOP), and the others report it."""
         host = re.escape(os.uname().nodename)

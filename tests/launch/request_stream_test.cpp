@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <xxhash.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -304,6 +305,23 @@ TEST(RequestInbox, CarriesWholeRequests) {
   EXPECT_FALSE(inbox.take(taken, std::chrono::milliseconds(1000)));
   EXPECT_TRUE(taken.empty());
   EXPECT_THROW(inbox.take_out(7), Error);
+}
+
+TEST(RequestInbox, WaitsForASignOfLife) {
+  RequestInbox inbox;
+  std::vector<Request> taken;
+  EXPECT_TRUE(inbox.take(taken, std::chrono::milliseconds(1))) << "none was ever given";
+  inbox.sign_of_life();
+  EXPECT_TRUE(inbox.take(taken, std::chrono::milliseconds(1)));
+  std::atomic<bool> given = false;
+  std::thread thread([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    given = true;
+    inbox.sign_of_life();
+  });
+  EXPECT_TRUE(inbox.take(taken, std::chrono::milliseconds(1)));
+  EXPECT_TRUE(given);
+  thread.join();
 }
 
 TEST(RequestInbox, AFailureEndsTheWait) {
