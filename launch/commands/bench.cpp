@@ -16,11 +16,14 @@
 #include "launch/session/model_session.h"
 #include "launch/session/summary.h"
 #include "runtime/serving/replica_share.h"
+#include "runtime/speculate/oracle_drafter.h"
 
 namespace ptrt {
 namespace {
 
-RankReport run_once(ModelSession& session, const std::vector<Request>& requests) {
+// `outputs`: where to keep the tokens of all requests; may be null.
+RankReport run_once(ModelSession& session, const std::vector<Request>& requests,
+                    KnownOutputs* outputs = nullptr) {
   const Placement& placement = session.plan().placement;
   RankReport report;
   report.leads_replica = placement.leads_replica();
@@ -35,8 +38,9 @@ RankReport run_once(ModelSession& session, const std::vector<Request>& requests)
           "the logits of output token {} of request {} are not finite: the model has weights that "
           "are not, or too large (inspect --verify finds the former)",
           completion.not_finite_at, completion.request);
-    if (!report.leads_replica) return;
     const Request& request = requests[static_cast<std::size_t>(completion.request)];
+    if (outputs != nullptr) (*outputs)[request.line] = completion.tokens;
+    if (!report.leads_replica) return;
     report.timings.push_back({static_cast<std::int64_t>(request.tokens.size()),
                               static_cast<std::int64_t>(completion.tokens.size()),
                               completion.first_token_s - request.arrival_s,
@@ -75,6 +79,18 @@ std::string heading(const BenchCell& cell) {
                      cell.output_len);
 }
 
+// Runs the requests without drafts, whose results are the drafts then.
+void learn_outputs(const BenchOptions& options, ModelSession& session, const BenchCell& cell) {
+  if (!options.forced_acceptance || options.run.drafts == 0) return;
+  session.set_drafters(nullptr);
+  std::vector<Request> requests = cell.requests;
+  for (Request& request : requests) request.arrival_s = 0;
+  const auto outputs = std::make_shared<KnownOutputs>();
+  run_once(session, requests, outputs.get());
+  session.set_drafters(make_oracle_drafters(outputs, options.run.drafts, *options.forced_acceptance,
+                                            session.config().vocab_size));
+}
+
 void warm_up(const BenchOptions& options, ModelSession& session, const BenchCell& cell) {
   if (options.warmup == 0) return;
   std::vector<Request> requests;
@@ -103,6 +119,7 @@ void run_bench(const BenchOptions& options, JobComm& job, const ModelMetadata* k
   std::vector<nlohmann::ordered_json> runs;
   RunSummary summary;
   for (const BenchCell& cell : cells) {
+    learn_outputs(options, session, cell);
     warm_up(options, session, cell);
     job.barrier();
     const RankReport report = run_once(session, cell.requests);

@@ -33,6 +33,9 @@ void add_syncs(const RunSummary& s, ordered_json& json) {
   json["head_bytes_per_forward"] = s.head_bytes_per_forward;
   json["head_time_fraction"] = s.head_time_fraction;
   if (s.device_idle_fraction) json["device_idle_fraction"] = *s.device_idle_fraction;
+  json["drafted_tokens"] = s.drafted_tokens;
+  json["accepted_tokens"] = s.accepted_tokens;
+  json["acceptance"] = s.drafted_tokens > 0 ? ordered_json(s.acceptance()) : ordered_json();
   json["preemptions"] = s.preemptions;
   json["reused_tokens"] = s.reused_tokens;
 }
@@ -82,6 +85,9 @@ ordered_json bench_json(const BenchOptions& options, const ModelSession& session
   json["max_batch"] = options.run.max_batch;
   json["max_step_tokens"] = options.run.max_step_rows();  // as the engine takes it
   json["seed"] = options.seed;
+  json["drafts"] = options.run.drafts;
+  json["forced_acceptance"] =
+      options.forced_acceptance ? ordered_json(*options.forced_acceptance) : ordered_json();
   json["prompt_tokens"] = s.prompt_tokens;
   json["output_tokens"] = s.output_tokens;
   json["elapsed_s"] = s.elapsed_s;

@@ -70,6 +70,8 @@ void add_counters(Text& text, const RunCounters& c) {
   text.counter("ptrt_prefill_tokens_total", c.prefill_tokens, "Prompt tokens computed.");
   text.counter("ptrt_decode_tokens_total", c.decode_tokens,
                "Tokens generated after the first of each request.");
+  text.counter("ptrt_drafted_tokens_total", c.drafted_tokens, "Tokens that speculation proposed.");
+  text.counter("ptrt_accepted_tokens_total", c.accepted_tokens, "Of them, those that the model gave too.");
   text.counter("ptrt_preemptions_total", c.preemptions, "Sequences that gave up their KV pages.");
   text.counter("ptrt_reused_tokens_total", c.reused_tokens,
                "Prompt tokens whose keys and values were in the prefix cache.");
@@ -88,6 +90,8 @@ void add_summary(Text& text, const RunSummary& s) {
   text.gauge("ptrt_job_elapsed_seconds", s.elapsed_s, "Time that the rates count.");
   text.gauge("ptrt_job_output_tokens_per_second", s.output_tokens_per_s, "Output tokens a second.");
   text.gauge("ptrt_job_requests_per_second", s.requests_per_s, "Requests a second.");
+  text.gauge("ptrt_job_sync_points_per_output_token", s.sync_points_per_output_token,
+             "Sync points of a forward pass over the tokens that it gives.");
   text.gauge("ptrt_job_sync_time_ratio", s.sync_time_fraction,
              "Share of step time in sync points, mean over ranks.");
   text.quantiles("ptrt_job_ttft_seconds", s.ttft_ms, "Time to the first token.");
@@ -99,6 +103,8 @@ void add(RunCounters& sum, const RunCounters& more) {
   sum.step_s += more.step_s;
   sum.prefill_tokens += more.prefill_tokens;
   sum.decode_tokens += more.decode_tokens;
+  sum.drafted_tokens += more.drafted_tokens;
+  sum.accepted_tokens += more.accepted_tokens;
   sum.preemptions += more.preemptions;
   sum.reused_tokens += more.reused_tokens;
   sum.cannot_reuse += more.cannot_reuse;

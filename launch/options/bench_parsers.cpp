@@ -92,6 +92,7 @@ void add_bench(CLI::App& app, Command& chosen) {
   add_path(*command, "--json", options->json, "File for the figures as one JSON object");
   add_path(*command, "--csv", options->csv, "File for the figures as CSV, one row a run");
   add_workload(*command, *options);
+  add_bench_speculation(*command, *options);
   add_run_options(*command, options->run);
   const auto* emulate = add_emulation(*command, *emulated);
   command->callback([options, emulated, emulate, &chosen] {

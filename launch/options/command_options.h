@@ -54,6 +54,7 @@ struct BenchOptions {
   std::int64_t warmup = 1;
   // Requests a second that arrive (Poisson); infinity: all are there at the start.
   double request_rate = std::numeric_limits<double>::infinity();
+  std::optional<double> forced_acceptance;  // drafts of known outputs are right so often
   std::uint64_t seed = 0;
   std::string json, csv;  // files to write
 };

@@ -32,6 +32,8 @@ void add_pack(CLI::App& app, Command& chosen);
 void add_inspect(CLI::App& app, Command& chosen);
 
 void add_run_options(CLI::App& command, ModelRunOptions& run);
+void add_speculation(CLI::App& command, ModelRunOptions& run);
+void add_bench_speculation(CLI::App& command, BenchOptions& options);
 
 // "inf" or a positive number, "0.5"; nothing else.
 std::optional<double> parse_request_rate(const std::string& text);

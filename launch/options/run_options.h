@@ -52,6 +52,7 @@ struct ModelRunOptions {
   bool bind_threads = true;  // each to a core of its own, where there are enough cores
   std::int64_t max_batch = 32;
   std::int64_t max_step_tokens = 512;
+  std::int64_t drafts = 0;  // of n-grams, at most, for a sequence in a step; 0: no speculation
   std::optional<std::int64_t> kv_cache_bytes;  // a rank
   bool prefix_cache = true;                    // prompts that begin alike share keys and values
   double gpu_memory_fraction = 0.9;            // of the device's free memory at start that the plan may use

@@ -261,6 +261,7 @@ void add_generate(CLI::App& app, Command& chosen) {
   add_timings(*command, *options);
   add_shard(*command, *options);
   add_chat(*command, *options);
+  add_speculation(*command, options->run);
   add_run_options(*command, options->run);
   command->footer(kBatchExamples);
 }

@@ -16,6 +16,7 @@
 #include "runtime/comm/watched_comm.h"
 #include "runtime/job/fault.h"
 #include "runtime/requests/byte_string.h"
+#include "runtime/speculate/ngram_drafter.h"
 #include "runtime/trace/traced_backend.h"
 
 namespace ptrt {
@@ -69,6 +70,7 @@ void ModelSession::load(std::uint64_t random_seed) {
     engine.prefix_cache = options_.prefix_cache;
     engine.kv_pages = plan().kv_pages;
     engine.kv_dtype = plan().kv_dtype;
+    if (options_.drafts > 0) engine.drafters = make_ngram_drafters(options_.drafts);
     Backend& used = traced_backend_ ? *traced_backend_ : backend;
     engine_ = std::make_unique<Engine>(config(), plan().rank_config, shard_, used, comms, placement,
                                        tokenizer().tokenizer.get(), engine);

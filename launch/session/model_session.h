@@ -55,6 +55,8 @@ class ModelSession {
   const RunPlan& plan() const { return run_.plan; }
   const Backend& backend() const { return *run_.backend; }
   const Engine& engine() const { return *engine_; }
+  // Of the runs from now on, instead of those that the options ask for; null: no speculation.
+  void set_drafters(DrafterFactory drafters) { engine_->set_drafters(std::move(drafters)); }
   std::int64_t kv_tokens() const { return plan().kv_pages * kPageTokens; }
   // The files of --trace and --metrics, to be checked with those of the command, and this rank's log.
   std::vector<NamedFile> observed_files() const;

@@ -84,7 +84,7 @@ std::string sync_rows(const RunSummary& s, SummaryKind kind) {
   std::string out =
       row("sync points a forward pass", fmt::format("{:g}, {:.1f} KiB sent a rank", s.sync_points_per_forward,
                                                     s.sync_bytes_per_forward / 1024));
-  if (kind == SummaryKind::bench)
+  if (kind != SummaryKind::score)
     out +=
         row("  an output token", fmt::format("{:.2f}, {:.1f} KiB sent a rank", s.sync_points_per_output_token,
                                              s.sync_bytes_per_output_token / 1024));
@@ -148,6 +148,9 @@ std::string summary_table(const RunSummary& s, SummaryKind kind) {
                            s.head_exchanges_per_forward, s.head_bytes_per_forward / 1024,
                            100 * s.head_time_fraction));
   if (s.reused_tokens > 0 || s.cannot_reuse > 0) out += row("prompt tokens in the prefix cache", reuse(s));
+  if (s.drafted_tokens > 0)
+    out += row("speculation", fmt::format("{} tokens drafted, {} accepted ({:.1f} %)", s.drafted_tokens,
+                                          s.accepted_tokens, 100 * s.acceptance()));
   if (s.preemptions > 0)
     out += row("preemptions", fmt::format("{} (a larger --kv-cache-bytes avoids them)", s.preemptions));
   return out;

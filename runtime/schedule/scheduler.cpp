@@ -5,6 +5,13 @@
 #include "kernels/base/error.h"
 
 namespace ptrt {
+namespace {
+
+// Rows of a step with drafts, at most: with more of them a processor is busy computing, and a wrong draft costs as
+// much as a token.
+constexpr std::int64_t kMostRowsWithDrafts = 32;
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const Request> requests,
                      std::span<const std::int64_t> order)
@@ -66,7 +73,9 @@ bool Scheduler::is_sampled(const Sequence& sequence, std::int64_t position) cons
 void Scheduler::want_row(Sequence& sequence, std::int64_t position) {
   const bool scored = is_scored(sequence, position);
   if (!scored && !is_sampled(sequence, position)) return;
-  plan_.wanted.push_back({static_cast<std::int32_t>(plan_.tokens.size()), &sequence, position, scored});
+  const std::int64_t draft = position - std::ssize(sequence.tokens);
+  plan_.wanted.push_back({static_cast<std::int32_t>(plan_.tokens.size()), &sequence, position, scored,
+                          draft < 0 ? kNoDraft : sequence.drafts[static_cast<std::size_t>(draft)]});
   plan_.scored += scored ? 1 : 0;
   if (!scored || task_ == Task::score) return;
   sequence.prompt_planned = position + 2;
@@ -82,7 +91,7 @@ const StepPlan& Scheduler::next_step() {
   plan_.positions.clear();
   plan_.slots.clear();
   plan_.wanted.clear();
-  plan_.scored = plan_.decode_rows = plan_.prefill_rows = plan_.recomputed_rows = 0;
+  plan_.scored = plan_.decode_rows = plan_.draft_rows = plan_.prefill_rows = plan_.recomputed_rows = 0;
   plan_decode();
   admit();
   plan_prefill();
@@ -93,6 +102,8 @@ const StepPlan& Scheduler::next_step() {
 // Running sequences with one token to feed come first: a decode step is never held up by a long
 // prompt.
 void Scheduler::plan_decode() {
+  auto left = std::ranges::count_if(running_, [&](const auto& sequence) { return !in_prefill(*sequence); });
+  std::int64_t room = draft_room(left);
   for (std::size_t i = 0; i < running_.size(); i++) {
     Sequence& sequence = *running_[i];
     if (in_prefill(sequence)) continue;
@@ -100,9 +111,48 @@ void Scheduler::plan_decode() {
       preempt_newest();
       if (i >= running_.size()) return;  // it was the newest itself
     }
-    add_rows(sequence, 1);
+    if (room > 0) propose_drafts(sequence, room / left);
+    const auto drafts = std::ssize(sequence.drafts);
+    add_rows(sequence, 1 + drafts);
     plan_.decode_rows++;
+    plan_.draft_rows += drafts;
+    room -= drafts;
+    left--;
   }
+}
+
+// Rows that drafts may take in the next step, of which so many sequences decode. Half of the step's other rows is
+// left to prompts.
+std::int64_t Scheduler::draft_room(std::int64_t decoding) const {
+  if (!make_drafter_ || task_ == Task::score || decoding == 0) return 0;
+  const auto to_come = std::min(std::ssize(waiting_), std::ssize(free_slots_));
+  return std::min({kMostRowsWithDrafts - decoding, (limits_.max_rows - decoding) / 2,
+                   limits_.max_wanted - running() - to_come});
+}
+
+// None takes a page that another running sequence may soon need. The last token of max_tokens is never fed, and the
+// row before it has no drafts after it.
+void Scheduler::propose_drafts(Sequence& sequence, std::int64_t most) {
+  if (sequence.drafter == nullptr) sequence.drafter = make_drafter_(*sequence.asked);
+  if (sequence.drafter == nullptr) return;
+  PTRT_CHECK(sequence.tokens.back() >= 0 && sequence.drafts.empty());
+  const std::int64_t spare = std::max<std::int64_t>(cache_.free() - running(), 0);
+  const std::int64_t cells = (std::ssize(sequence.pages) + spare) * kPageTokens;
+  most = std::min({most, sequence.max_tokens - sequence.generated() - 1, cells - sequence.cached - 1});
+  if (most <= 0) return;
+  sequence.drafter->propose(sequence.tokens, sequence.prompt_tokens, most, sequence.drafts);
+  PTRT_CHECK(std::ssize(sequence.drafts) <= most &&
+             grow(sequence, sequence.cached + 1 + std::ssize(sequence.drafts)));
+}
+
+void Scheduler::settle_drafts(Sequence& sequence) {
+  const auto drafts = std::ssize(sequence.drafts);
+  if (drafts == 0) return;
+  const std::int64_t wrong = sequence.cached - (std::ssize(sequence.tokens) - 1);
+  PTRT_CHECK(0 <= wrong && wrong <= drafts);
+  sequence.cached -= wrong;
+  sequence.drafter->learn(drafts, drafts - wrong);
+  sequence.drafts.clear();
 }
 
 // First come, first served. A sequence is admitted when all its tokens so far fit, with a page to
@@ -177,7 +227,9 @@ void Scheduler::plan_prefill() {
 void Scheduler::add_rows(Sequence& sequence, std::int64_t count) {
   for (std::int64_t position = sequence.cached; position < sequence.cached + count; position++) {
     want_row(sequence, position);
-    plan_.tokens.push_back(sequence.tokens[static_cast<std::size_t>(position)]);
+    const std::int64_t draft = position - std::ssize(sequence.tokens);
+    plan_.tokens.push_back(draft < 0 ? sequence.tokens[static_cast<std::size_t>(position)]
+                                     : sequence.drafts[static_cast<std::size_t>(draft)]);
     plan_.positions.push_back(static_cast<std::int32_t>(position));
     plan_.slots.push_back(sequence.slot);
   }

@@ -24,6 +24,7 @@
 #include "kernels/step_rows.h"
 #include "runtime/requests/request.h"
 #include "runtime/schedule/prefix_cache.h"
+#include "runtime/speculate/drafter.h"
 
 namespace ptrt {
 
@@ -54,6 +55,8 @@ struct Sequence {
   std::int64_t place = 0;  // in the order of arrival
   double admitted_s = -1, first_token_s = -1, last_token_s = 0;
   std::vector<float> gaps_s;
+  std::unique_ptr<Drafter> drafter;  // null: it has none
+  std::vector<std::int32_t> drafts;  // of the step in flight: may follow `tokens`
 
   std::int64_t generated() const { return static_cast<std::int64_t>(tokens.size()) - prompt_tokens; }
   // The other samples have the same.
@@ -68,6 +71,7 @@ struct SchedulerLimits {
   std::int64_t pages = 0;        // of the KV pool; the spare slot's is the one after these
   std::int64_t max_context = 1;  // bounds the pages of a sequence
   bool prefix_cache = false;     // prompts of different requests share pages
+  std::int64_t max_wanted = 1;   // rows of one step whose logits are wanted, with drafts; >= max_batch
 };
 
 // What sequences found in the cache when they were first admitted.
@@ -77,24 +81,28 @@ struct PrefixCounts {
   std::int64_t wanting_logprobs = 0;
 };
 
+constexpr std::int32_t kNoDraft = -1;
+
 // A row whose logits are wanted.
 struct LogitRow {
   std::int32_t row = 0;  // of the step
   Sequence* sequence = nullptr;
-  std::int64_t position = 0;  // of the row's token in the sequence; the logits are of the token after it
-  bool scores = false;        // that token is known, and is scored; else it is sampled
+  std::int64_t position = 0;      // of the row's token in the sequence; the logits are of the token after it
+  bool scores = false;            // that token is known, and is scored; else it is sampled
+  std::int32_t draft = kNoDraft;  // the row's token, if it is a draft
 };
 
 struct StepPlan {
   std::vector<std::int32_t> tokens, positions, slots;  // [rows]
   std::vector<LogitRow> wanted;                        // rows ascending
   std::int64_t scored = 0;                             // of the wanted rows
-  // Rows of one token; prompt tokens; generated tokens fed again after a preemption. Together all
-  // rows.
-  std::int64_t decode_rows = 0, prefill_rows = 0, recomputed_rows = 0;
+  // Rows of one token; drafts after them; prompt tokens; generated tokens fed again after a preemption.
+  // Together all rows.
+  std::int64_t decode_rows = 0, draft_rows = 0, prefill_rows = 0, recomputed_rows = 0;
 
   // Every row is one of its own sequence and its logits are wanted.
   bool only_decodes() const { return decode_rows == static_cast<std::int64_t>(tokens.size()); }
+  bool has_prefill() const { return prefill_rows + recomputed_rows > 0; }
 };
 
 // Steps may be planned ahead of the tokens: expect_token() puts a placeholder where a sampled token
@@ -115,6 +123,10 @@ class Scheduler {
   // One more request, after those before; it must fit limits.pages and outlive its sequence. `number`
   // identifies it.
   void add(std::int64_t number, const Request& request);
+
+  // Sequences that decode get drafts from now on, of drafters that this makes; null: none. A step with drafts is
+  // planned, and the next one after it, when all tokens are known.
+  void set_drafters(DrafterFactory make) { make_drafter_ = std::move(make); }
 
   bool done() const { return waiting_.empty() && running_.empty() && ending_.empty(); }
   // How many of the requests, in their order, have arrived so far; by default all. The ranks of a
@@ -138,6 +150,9 @@ class Scheduler {
   // Appends `placeholder` for a token that will be known later. If it is the last of max_tokens,
   // the sequence releases its pages: that token is never fed.
   void expect_token(Sequence& sequence, std::int32_t placeholder);
+  // Once all tokens of a step are taken: forgets the rows of the sequence whose drafts were wrong. Their keys and
+  // values are overwritten by the rows that come in their place.
+  void settle_drafts(Sequence& sequence);
   // Removes a finished sequence and frees its pages.
   void finish(Sequence& sequence);
   std::int64_t preemptions() const { return preemptions_; }
@@ -154,6 +169,8 @@ class Scheduler {
   std::int64_t most_reused(const Sequence& sequence) const;
   void count_reuse(Sequence& sequence);
   void plan_decode();
+  std::int64_t draft_room(std::int64_t decoding) const;
+  void propose_drafts(Sequence& sequence, std::int64_t most);
   void plan_prefill();
   void add_rows(Sequence& sequence, std::int64_t count);
   bool has_arrived(const Sequence& sequence) const { return sequence.place < arrived_; }
@@ -183,6 +200,7 @@ class Scheduler {
   std::int64_t prompts_to_score_ = 0;  // sequences with scores_prompt()
   std::int64_t preemptions_ = 0;
   PrefixCounts prefix_counts_;
+  DrafterFactory make_drafter_;
   StepPlan plan_;
 };
 

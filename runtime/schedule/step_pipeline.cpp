@@ -17,7 +17,7 @@ InFlightStep& StepPipeline::issue() {
   PTRT_CHECK(in_flight() < kMaxInFlight);
   InFlightStep& step = slot(issued_++);
   step.rows.clear();
-  step.prefill_rows = 0;
+  step.prefill_rows = step.draft_rows = 0;
   step.has_alternatives = step.decides_edits = false;
   step.start = Clock::now();
   return step;
@@ -38,8 +38,8 @@ void StepPipeline::expect_tokens(std::span<const LogitRow> rows, Scheduler& sche
   InFlightStep& step = newest();
   for (const LogitRow& row : rows) {
     const auto index = static_cast<std::int32_t>(step.rows.size());
-    step.rows.push_back({row.sequence, row.sequence->tokens.size()});
-    scheduler.expect_token(*row.sequence, token_of_sample(index));
+    step.rows.push_back({row.sequence, static_cast<std::size_t>(row.position) + 1, row.draft});
+    if (row.draft == kNoDraft) scheduler.expect_token(*row.sequence, token_of_sample(index));
   }
 }
 

@@ -16,11 +16,12 @@ namespace ptrt {
 struct InFlightStep {
   // Row r of the step's queue_sample().
   struct Row {
-    Sequence* sequence = nullptr;  // null: it has finished since, so the result is dropped
-    std::size_t place = 0;         // of the token in the sequence
+    Sequence* sequence = nullptr;   // null: it has finished since, so the result is dropped
+    std::size_t place = 0;          // of the token in the sequence
+    std::int32_t draft = kNoDraft;  // that was fed before it: the token counts only if the draft was right
   };
   std::vector<Row> rows;
-  std::int64_t prefill_rows = 0;
+  std::int64_t prefill_rows = 0, draft_rows = 0;
   bool has_alternatives = false;  // some row's tokens come with TopLogprobs
   bool decides_edits = false;  // what is asked of some row of the next step depends on the tokens of this one
   std::chrono::steady_clock::time_point start;
@@ -37,7 +38,7 @@ class StepPipeline {
   // The step issued last.
   InFlightStep& newest();
   // The step issued last samples a token for each row, in this order: puts a placeholder into each
-  // sequence, which may thereby give up its pages (Scheduler::expect_token).
+  // sequence, for the row that is no draft, which may thereby give up its pages (Scheduler::expect_token).
   void expect_tokens(std::span<const LogitRow> rows, Scheduler& scheduler);
 
   std::uint64_t in_flight() const { return issued_ - retired_; }

@@ -128,13 +128,14 @@ bool Engine::run(Task task, RequestSource* source, const Hooks& hooks) {
 }
 
 SchedulerLimits Engine::scheduler_limits() const {
-  return {options_.max_batch, options_.max_rows, options_.kv_pages, config_.max_context,
-          options_.prefix_cache};
+  return {options_.max_batch,  options_.max_rows,     options_.kv_pages,
+          config_.max_context, options_.prefix_cache, forward_.max_logit_rows()};
 }
 
 bool Engine::run_steps(Run& run) {
   counters_ = {};
   counter_sources().reset();
+  run.scheduler.set_drafters(options_.drafters);
   while (!run.done() && !run.signals.stop()) {
     if (run.scheduler.has_step() && !must_retire_first(run))
       run_step(run);
@@ -163,7 +164,7 @@ void Engine::run_step(Run& run) {
   if (tensor_parallel_all_reduce_) tensor_parallel_all_reduce_->start_step();
   fault_point("step");
   issue_step(run);
-  const std::uint64_t ahead = run.task == Task::score ? 0 : static_cast<std::uint64_t>(steps_ahead_);
+  const std::uint64_t ahead = run.task == Task::score ? 0 : static_cast<std::uint64_t>(steps_ahead());
   while (run.pipeline.in_flight() > ahead) retire_step(run);
   if (run.hooks.report) report_counters(run);
   run.signals.receive(state_.header.flags);  // by now the leader's
@@ -219,9 +220,10 @@ void Engine::issue_step(Run& run) {
   InFlightStep& step = run.pipeline.issue();
   const StepPlan& plan = run.scheduler.next_step();
   run.scheduler.note_admissions(seconds_since(run.start));
-  const TraceSpan span(tracer_, plan.only_decodes() ? "decode step" : "prefill step", "rows",
+  const TraceSpan span(tracer_, plan.has_prefill() ? "prefill step" : "decode step", "rows",
                        std::ssize(plan.tokens));
   step.prefill_rows = plan.prefill_rows;
+  step.draft_rows = plan.draft_rows;
   run_forward(plan, run.scheduler.step_rows());
   if (plan.wanted.empty()) return;
   const std::span<const LogitRow> wanted = sampled_first(plan);

@@ -26,8 +26,10 @@
 #include "runtime/requests/request_source.h"
 #include "runtime/sampling/logit_rule_state.h"
 #include "runtime/schedule/scheduler.h"
+#include "runtime/schedule/step_pipeline.h"
 #include "runtime/serving/run_counters.h"
 #include "runtime/serving/token_digest.h"
+#include "runtime/speculate/drafter.h"
 #include "runtime/sync/all_reduce.h"
 #include "runtime/sync/fusion.h"
 #include "runtime/trace/tracer.h"
@@ -52,7 +54,8 @@ struct EngineOptions {
   // At most so many steps are issued before the tokens of the one before are taken
   // (BackendTraits::steps_ahead).
   int steps_ahead = 1;
-  bool prefix_cache = true;  // prompts that begin alike share keys and values
+  bool prefix_cache = true;      // prompts that begin alike share keys and values
+  DrafterFactory drafters = {};  // null: no speculation
 };
 
 // The bounds of an engine's steps, for a rank that computes `rank_config` of so many tracks.
@@ -86,6 +89,8 @@ class Engine {
   // request's line, and arrivals are not looked at. On every rank of the replica but the first
   // `source` is null: all get the requests of the first.
   bool run(Task task, RequestSource* source, const Hooks& hooks);
+  // Those of the runs from now on; null: none.
+  void set_drafters(DrafterFactory drafters) { options_.drafters = std::move(drafters); }
 
   const RunCounters& counters() const { return counters_; }  // of the last run
   std::int64_t kv_bytes() const { return cache_.bytes(); }
@@ -108,7 +113,8 @@ class Engine {
   // Samples a token for each row, or queues that. Each sequence gets a placeholder.
   void sample_rows(Run& run, std::span<const LogitRow> rows);
   void queue_or_sample(bool greedy, bool alternatives, std::int64_t rows);
-  const LogitEdits* edits_of(Run& run, const Sequence& sequence, RowEdits& row);
+  const LogitEdits* edits_of(Run& run, const LogitRow& row, RowEdits& edits);
+  std::span<const std::int32_t> output_before(const LogitRow& row);
   bool must_retire_first(const Run& run) const;
   std::span<const LogitRow> sampled_first(const StepPlan& plan);
   // Scores the token after each of `rows`, the wanted rows from `first` on.
@@ -121,6 +127,10 @@ class Engine {
   void complete_scored(Run& run, std::span<const LogitRow> rows);
   // Takes the tokens of the oldest step in flight; waits for them.
   void retire_step(Run& run);
+  // Takes the token of a row in flight, unless it follows a draft that was wrong. `top`: of this row and those
+  // after it; empty: no alternatives.
+  void take_row(Run& run, const InFlightStep::Row& row, const Sampled& sampled,
+                std::span<const TopLogprobs> top);
   void keep_alternatives(Sequence& sequence, const Sampled& sampled, std::span<const TopLogprobs> top);
   void accept_token(Run& run, Sequence& sequence, std::size_t place, const Sampled& sampled);
   void complete(Run& run, Sequence& sequence, FinishReason reason);
@@ -131,6 +141,8 @@ class Engine {
   void report_counters(Run& run);
   CounterSources counter_sources();
   SchedulerLimits scheduler_limits() const;
+  // Drafts follow tokens that must be known.
+  int steps_ahead() const { return options_.drafters ? 0 : steps_ahead_; }
 
   const ModelConfig& config_;
   Backend& backend_;
@@ -154,6 +166,7 @@ class Engine {
   std::vector<LogitRow> ordered_;
   std::vector<SampleParams> sample_params_;
   std::vector<RowEdits> row_edits_;
+  std::vector<std::int32_t> drafted_output_;
   std::vector<Sampled> sampled_;
   std::vector<std::int32_t> top_counts_;
   std::vector<TopLogprobs> top_;

@@ -7,18 +7,15 @@
 namespace ptrt {
 namespace {
 
-SampleParams sample_params(const Request& request, const Sequence& sequence) {
+// The draw depends on the place in the output, so a row samples what it would without the drafts before it.
+SampleParams sample_params(const Request& request, const LogitRow& row) {
   return {.temperature = request.temperature,
           .top_k = request.top_k,
           .top_p = request.top_p,
-          .seed = seed_of_sample(request.seed, sequence.sample),
-          .position = static_cast<std::uint64_t>(sequence.generated()),
+          .seed = seed_of_sample(request.seed, row.sequence->sample),
+          .position = static_cast<std::uint64_t>(row.position + 1 - row.sequence->prompt_tokens),
           .want_logprob = request.logprobs,
           .min_p = request.min_p};
-}
-
-std::span<const std::int32_t> output_of(const Sequence& sequence) {
-  return std::span(sequence.tokens).subspan(static_cast<std::size_t>(sequence.prompt_tokens));
 }
 
 }  // namespace
@@ -27,10 +24,9 @@ void Engine::sample_rows(Run& run, std::span<const LogitRow> rows) {
   bool greedy = true;
   InFlightStep& step = run.pipeline.newest();
   for (std::size_t r = 0; r < rows.size(); r++) {
-    Sequence& sequence = *rows[r].sequence;
-    const Request& request = *sequence.asked;
-    sample_params_[r] = sample_params(request, sequence);
-    sample_params_[r].edits = edits_of(run, sequence, row_edits_[r]);
+    const Request& request = *rows[r].sequence->asked;
+    sample_params_[r] = sample_params(request, rows[r]);
+    sample_params_[r].edits = edits_of(run, rows[r], row_edits_[r]);
     top_counts_[r] = static_cast<std::int32_t>(std::min(request.top_logprobs, config_.vocab_size));
     greedy &= request.temperature == 0 && !request.logprobs && sample_params_[r].edits == nullptr;
     step.has_alternatives |= top_counts_[r] > 0;
@@ -40,24 +36,34 @@ void Engine::sample_rows(Run& run, std::span<const LogitRow> rows) {
   run.pipeline.expect_tokens(rows, run.scheduler);
 }
 
-// Of the logits of the token after the sequence's last; null: none.
-const LogitEdits* Engine::edits_of(Run& run, const Sequence& sequence, RowEdits& row) {
-  const Request& request = *sequence.asked;
-  if (!request.rules.any()) return nullptr;
-  LogitRuleState& state =
-      run.rules.try_emplace(&sequence, request, config_.eos_token_ids, config_.vocab_size).first->second;
-  state.fill(output_of(sequence), row);
-  return row.empty() ? nullptr : row.get();
+// The output before the token that the row samples: with the drafts up to the row's own.
+std::span<const std::int32_t> Engine::output_before(const LogitRow& row) {
+  const Sequence& sequence = *row.sequence;
+  const auto known = std::span(sequence.tokens).subspan(static_cast<std::size_t>(sequence.prompt_tokens));
+  const std::int64_t drafts = row.position + 1 - std::ssize(sequence.tokens);
+  if (drafts == 0) return known;
+  drafted_output_.assign(known.begin(), known.end());
+  drafted_output_.insert(drafted_output_.end(), sequence.drafts.begin(), sequence.drafts.begin() + drafts);
+  return drafted_output_;
 }
 
-// All rows in one call: a step samples at most one row of each sequence, and max_logit_rows() is not
-// below the batch.
+// Of the logits of the token after the row's; null: none.
+const LogitEdits* Engine::edits_of(Run& run, const LogitRow& row, RowEdits& edits) {
+  const Request& request = *row.sequence->asked;
+  if (!request.rules.any()) return nullptr;
+  LogitRuleState& state =
+      run.rules.try_emplace(row.sequence, request, config_.eos_token_ids, config_.vocab_size).first->second;
+  state.fill(output_before(row), edits);
+  return edits.empty() ? nullptr : edits.get();
+}
+
+// All rows in one call: the scheduler plans no more than max_logit_rows().
 void Engine::queue_or_sample(bool greedy, bool alternatives, std::int64_t rows) {
   const auto count = static_cast<std::size_t>(rows);
   const std::span params = std::span(sample_params_).first(count);
   const std::span sampled = std::span(sampled_).first(count);
   const std::span counts = std::span(top_counts_).first(alternatives ? count : 0);
-  if (steps_ahead_ > 0) return backend_.queue_sample(forward_.logits(0, rows), params, counts);
+  if (steps_ahead() > 0) return backend_.queue_sample(forward_.logits(0, rows), params, counts);
   if (greedy && !forward_.has_logits()) return forward_.greedy(0, sampled);
   const Tensor logits = forward_.logits(0, rows);
   backend_.sample(logits, params, sampled);
@@ -69,17 +75,29 @@ void Engine::retire_step(Run& run) {
   const std::uint64_t decoded_before = counters_.decode_tokens;
   const std::span sampled(sampled_.data(), step.rows.size());
   const std::span top = std::span(top_).first(step.has_alternatives ? sampled.size() : 0);
-  if (steps_ahead_ > 0 && !sampled.empty()) backend_.take_sampled(sampled, top);
+  if (steps_ahead() > 0 && !sampled.empty()) backend_.take_sampled(sampled, top);
   for (std::size_t r = 0; r < sampled.size(); r++)
-    if (const auto [sequence, place] = step.rows[r]; sequence != nullptr) {
-      keep_alternatives(*sequence, sampled[r], top.subspan(top.empty() ? 0 : r));
-      accept_token(run, *sequence, place, sampled[r]);
-    }
+    if (step.rows[r].sequence != nullptr)
+      take_row(run, step.rows[r], sampled[r], top.subspan(top.empty() ? 0 : r));
+  for (const InFlightStep::Row& row : step.rows)
+    if (row.sequence != nullptr) run.scheduler.settle_drafts(*row.sequence);
+  counters_.drafted_tokens += static_cast<std::uint64_t>(step.draft_rows);
   const double seconds = run.pipeline.retire();
   counters_.count_step(seconds, step.prefill_rows, counters_.decode_tokens > decoded_before);
 }
 
-// `top`: of this token and those after it.
+void Engine::take_row(Run& run, const InFlightStep::Row& row, const Sampled& sampled,
+                      std::span<const TopLogprobs> top) {
+  Sequence& sequence = *row.sequence;
+  if (row.draft != kNoDraft) {
+    if (sequence.tokens.size() != row.place || sequence.tokens.back() != row.draft) return;
+    sequence.tokens.push_back(row.draft);
+    counters_.accepted_tokens++;
+  }
+  keep_alternatives(sequence, sampled, top);
+  accept_token(run, sequence, row.place, sampled);
+}
+
 void Engine::keep_alternatives(Sequence& sequence, const Sampled& sampled, std::span<const TopLogprobs> top) {
   const auto count = std::min(sequence.asked->top_logprobs, config_.vocab_size);
   if (count > 0 && sampled.finite())

@@ -8,10 +8,11 @@ namespace ptrt {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RequestTiming, prompt_tokens, output_tokens, first_token_s, finish_s,
                                    gaps_s, samples)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, preemptions,
-                                   reused_tokens, cannot_reuse, fusions, track_sums, sync_bytes, sync_s,
-                                   sync_wait_s, sync_wait_known, head_exchanges, head_bytes, head_s,
-                                   replay_busy_s, replay_idle_s, step_s, prefill_s, decode_s, elapsed_s)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RunCounters, steps, prefill_tokens, decode_tokens, drafted_tokens,
+                                   accepted_tokens, preemptions, reused_tokens, cannot_reuse, fusions,
+                                   track_sums, sync_bytes, sync_s, sync_wait_s, sync_wait_known,
+                                   head_exchanges, head_bytes, head_s, replay_busy_s, replay_idle_s, step_s,
+                                   prefill_s, decode_s, elapsed_s)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(RankReport, leads_replica, counters, timings, other_requests,
                                    other_prompt_tokens, other_output_tokens, failed)
 
@@ -125,6 +126,8 @@ RunSummary summarize(const std::vector<RankReport>& ranks) {
     summary.preemptions += c.preemptions;
     summary.reused_tokens += c.reused_tokens;
     summary.cannot_reuse += c.cannot_reuse;
+    summary.drafted_tokens += c.drafted_tokens;
+    summary.accepted_tokens += c.accepted_tokens;
     summary.elapsed_s = std::max(summary.elapsed_s, c.elapsed_s);
     summary.prefill_tokens_per_s += rate(static_cast<double>(c.prefill_tokens), c.prefill_s);
     summary.decode_tokens_per_s += rate(static_cast<double>(c.decode_tokens), c.decode_s);

@@ -48,7 +48,13 @@ struct RunSummary {
   // the ranks that replay, none where none does.
   std::optional<double> device_idle_fraction;
   std::uint64_t preemptions = 0;
-  std::uint64_t reused_tokens = 0, cannot_reuse = 0;  // RunCounters
+  std::uint64_t reused_tokens = 0, cannot_reuse = 0;      // RunCounters
+  std::uint64_t drafted_tokens = 0, accepted_tokens = 0;  // by speculation
+
+  double acceptance() const {
+    return drafted_tokens > 0 ? static_cast<double>(accepted_tokens) / static_cast<double>(drafted_tokens)
+                              : 0;
+  }
 };
 
 struct RankReport {

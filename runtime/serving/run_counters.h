@@ -13,6 +13,7 @@ class VocabHead;
 struct RunCounters {
   std::uint64_t steps = 0;  // forward passes
   std::uint64_t prefill_tokens = 0, decode_tokens = 0;
+  std::uint64_t drafted_tokens = 0, accepted_tokens = 0;  // by speculation, of decode_tokens
   std::uint64_t preemptions = 0;
   // Tokens of prompts whose keys and values were there already; requests that may not use such, because they want
   // log-probabilities of their tokens.

@@ -50,8 +50,9 @@ TEST_F(StepPipelineTest, StepsRetireInTheOrderOfTheirIssue) {
     EXPECT_EQ(oldest.prefill_rows, step == 0 ? 3 : 0);
     ASSERT_EQ(oldest.rows.size(), 3u);
     for (std::size_t r = 0; r < 3; ++r) {
-      const auto& [sequence, place] = oldest.rows[r];
+      const auto& [sequence, place, draft] = oldest.rows[r];
       EXPECT_EQ(sequence, sequences[r]);
+      EXPECT_EQ(draft, kNoDraft);
       EXPECT_EQ(place, 1 + step) << "after the prompt and the tokens of earlier steps";
       EXPECT_EQ(sequence->tokens[place], token_of_sample(static_cast<std::int32_t>(r)));
     }

@@ -1,0 +1,42 @@
+// Drafts by prompt lookup: what followed the last tokens where they occurred before, in the prompt or the output. The
+// number of drafts follows from how often those of this sequence were right.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "runtime/speculate/drafter.h"
+#include "runtime/speculate/ngram_index.h"
+
+namespace ptrt {
+
+class NgramDrafter final : public Drafter {
+ public:
+  explicit NgramDrafter(std::int64_t most) : most_(most) {}
+
+  void propose(std::span<const std::int32_t> tokens, std::int64_t prompt_tokens, std::int64_t most,
+               std::vector<std::int32_t>& drafts) override;
+  void learn(std::int64_t verified, std::int64_t accepted) override;
+
+ private:
+  std::int64_t worthwhile();
+
+  std::int64_t most_;
+  NgramIndex index_;
+  std::size_t place_ = 0;  // of NgramIndex::kLengths, in the last proposal
+  // Estimated share of drafts that are right, given that those before them are; by the length of the match.
+  std::array<double, NgramIndex::kLengths.size()> right_ = {0.85, 0.65, 0.5, 0.35};
+  // Where that share is too low, proposals are passed over, and then one draft is tried again.
+  struct Pause {
+    std::int64_t left = 0, next = 8;
+  };
+  std::array<Pause, NgramIndex::kLengths.size()> pauses_ = {};
+};
+
+// Up to `most` drafts a sequence and step, for every request.
+DrafterFactory make_ngram_drafters(std::int64_t most);
+
+}  // namespace ptrt
