@@ -96,14 +96,15 @@ def measure(args, name, place, source, requests, variants, folder):
 
 
 def cells_of(args, places, folder):
-    prompts = write(folder / "prompts.jsonl", copy_text.prompts(args.prompts))
-    # Seen by the bench alone, whose outputs do not end before max_tokens.
-    words, tokens = write(folder / "words.jsonl", new_words(args.prompts)), write(folder / "tokens.jsonl", random_tokens(args.prompts))
     trained, made = [args.model], ["--random-weights", CONFIG]
     ngram = {"off": [], "ngram:7": ["--speculate", "ngram:7"], "ngram:15": ["--speculate", "ngram:15"]}
     default = {label: ngram[label] for label in ("off", "ngram:7")}
     forced = {"off": []} | {f"FORCED {a}": ["--speculate", "ngram:7", "--force-acceptance", a] for a in (0, 0.3, 0.6, 0.9)}
     for name, place in places:
+        more = 24 if name == "one host" else 4  # short runs tell nothing
+        prompts = write(folder / "prompts.jsonl", copy_text.prompts(args.prompts * more // 4))
+        words = write(folder / "words.jsonl", new_words(args.prompts * more))
+        tokens = write(folder / "tokens.jsonl", random_tokens(args.prompts * more // 2))
         yield measure(args, f"{name}: copy and edit, held out", place, trained, prompts, ngram, folder)
         yield measure(args, f"{name}: new words at temperature 1", place, trained, words, default, folder)
         yield measure(args, f"{name}: random tokens of random weights", place, made, tokens, default, folder)
