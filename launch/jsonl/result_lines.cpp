@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "launch/jsonl/answer_tokens.h"
+#include "launch/jsonl/openai_body.h"
 #include "model_io/text/unicode.h"
 
 namespace ptrt {
@@ -19,10 +21,6 @@ using nlohmann::ordered_json;
 
 const char* const kNonFiniteLogits = "non_finite_logits";
 const char* const kNoAllowedToken = "no_allowed_token";
-
-const char* name_of(FinishReason reason) {
-  return reason == FinishReason::stop ? "stop" : "length";
-}
 
 std::string dump(const ordered_json& object) {
   return object.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
@@ -75,65 +73,94 @@ std::string error_line(const RequestLine& line, std::int64_t number, const Reque
   return dump(result);
 }
 
-// The characters of a text, counted up to places that ascend.
-class CharacterCount {
- public:
-  explicit CharacterCount(std::string_view text) : text_(text) {}
-  // How many characters end at or before byte `place`.
-  std::size_t before(std::size_t place) {
-    while (at_ < text_.size()) {
-      std::size_t end = at_;
-      next_character(text_, end);
-      if (end > place) break;
-      at_ = end;
-      count_++;
-    }
-    return count_;
-  }
-
- private:
-  std::string_view text_;
-  std::size_t at_ = 0, count_ = 0;  // whole characters so far: where they end, how many
-};
-
-// A token's offset is in characters of the text, as sanitize_utf8() gives it: those before the one that
-// the token's first byte belongs to.
-ordered_json openai_logprobs(const Completion& completion, const Tokenizer* tokenizer) {
-  ordered_json tokens = ordered_json::array(), offsets = ordered_json::array();
-  std::string text;
-  std::vector<std::size_t> places;
-  for (const std::int32_t id : completion.tokens) {
-    const std::string piece = tokenizer != nullptr ? tokenizer->token_bytes(id) : std::string();
-    tokens.push_back(sanitize_utf8(piece));
-    places.push_back(text.size());
-    text += piece;
-  }
-  CharacterCount characters(text);
-  for (const std::size_t place : places) offsets.push_back(characters.before(place));
-  return {{"tokens", std::move(tokens)},
-          {"token_logprobs", completion.logprobs},
-          {"top_logprobs", nullptr},
-          {"text_offset", std::move(offsets)}};
+// [[ID, LP], …]
+ordered_json pairs_of(std::span<const TokenLogprob> alternatives) {
+  ordered_json pairs = ordered_json::array();
+  for (const auto& [token, logprob] : alternatives) pairs.push_back(ordered_json::array({token, logprob}));
+  return pairs;
 }
 
 // Written out by hand: with a small model, most of a request's time would go into a tree of JSON values.
-std::string plain_result(const RequestLine& line, const Request& request, const Completion& completion,
-                         const Tokenizer* tokenizer) {
-  std::string out = "{\"id\":";
-  append_string(out, line.id);
-  if (tokenizer != nullptr) {
-    out += ",\"text\":";
-    append_string(out, sanitize_utf8(completion.text));
+class PlainAnswer {
+ public:
+  PlainAnswer(const RequestLine& line, const Request& request, const Completion& completion,
+              const Tokenizer* tokenizer)
+      : line_(line), request_(request), completion_(completion), tokenizer_(tokenizer) {}
+
+  std::string json() {
+    out_ = "{\"id\":";
+    append_string(out_, line_.id);
+    if (request_.samples == 1) {
+      out_ += ',';
+      add_output(completion_);
+      add_usage();
+      add_logprobs(completion_);
+    } else {
+      add_choices();
+      add_usage();
+    }
+    if (line_.prompt_logprobs >= 0)
+      add_lists("prompt_", prompt_answer(line_, request_, completion_), line_.prompt_logprobs > 0);
+    out_ += '}';
+    return std::move(out_);
   }
-  fmt::format_to(std::back_inserter(out),
-                 ",\"tokens\":[{}],\"finish_reason\":\"{}\",\"usage\":{{\"prompt_tokens\":{},"
-                 "\"completion_tokens\":{}}}",
-                 fmt::join(completion.tokens, ","), name_of(completion.finish_reason), request.tokens.size(),
-                 completion.tokens.size());
-  if (request.logprobs) out += ",\"logprobs\":" + dump(completion.logprobs);
-  out += '}';
-  return out;
-}
+
+ private:
+  void add_choices() {
+    out_ += ",\"choices\":[";
+    for (const Output* output : samples_of(completion_)) {
+      out_ += output == &completion_ ? "{" : ",{";
+      add_output(*output);
+      add_logprobs(*output);
+      out_ += '}';
+    }
+    out_ += ']';
+  }
+
+  void add_output(const Output& output) {
+    if (tokenizer_ != nullptr) {
+      out_ += "\"text\":";
+      append_string(
+          out_, line_.echo ? answer_text(line_, request_, output, *tokenizer_) : sanitize_utf8(output.text));
+      out_ += ',';
+    }
+    fmt::format_to(std::back_inserter(out_), "\"tokens\":[{}],\"finish_reason\":\"{}\"",
+                   fmt::join(line_.echo ? answer_ids(line_, request_, output) : output.tokens, ","),
+                   name_of(output.finish_reason));
+  }
+
+  void add_usage() {
+    std::size_t generated = 0;
+    for (const Output* output : samples_of(completion_)) generated += output->tokens.size();
+    fmt::format_to(std::back_inserter(out_), ",\"usage\":{{\"prompt_tokens\":{},\"completion_tokens\":{}}}",
+                   request_.tokens.size(), generated);
+  }
+
+  void add_logprobs(const Output& output) {
+    if (!request_.logprobs) return;
+    if (line_.echo || request_.top_logprobs > 0)
+      add_lists("", answer_tokens(line_, request_, completion_, output), request_.top_logprobs > 0);
+    else
+      out_ += ",\"logprobs\":" + dump(output.logprobs);
+  }
+
+  // "logprobs": [null, LP, …] and "top_logprobs": [null, [[ID, LP], …], …].
+  void add_lists(const char* prefix, const std::vector<AnswerToken>& tokens, bool with_top) {
+    ordered_json logprobs = ordered_json::array(), top = ordered_json::array();
+    for (const AnswerToken& token : tokens) {
+      logprobs.push_back(token.logprob ? ordered_json(*token.logprob) : ordered_json(nullptr));
+      top.push_back(token.logprob ? pairs_of(token.top) : ordered_json(nullptr));
+    }
+    out_ += fmt::format(",\"{}logprobs\":{}", prefix, dump(logprobs));
+    if (with_top) out_ += fmt::format(",\"{}top_logprobs\":{}", prefix, dump(top));
+  }
+
+  const RequestLine& line_;
+  const Request& request_;
+  const Completion& completion_;
+  const Tokenizer* tokenizer_;
+  std::string out_;
+};
 
 }  // namespace
 
@@ -143,44 +170,36 @@ std::string generate_result(const RequestLine& line, const Request& request, con
     return error_line(
         line, request.line,
         error_of(completion, completion.not_finite_in_prompt ? "prompt token" : "output token"));
-  const std::size_t prompt = request.tokens.size(), generated = completion.tokens.size();
-  if (!line.openai) return plain_result(line, request, completion, tokenizer);
-  ordered_json choice{{"index", 0}};
-  choice["text"] = tokenizer != nullptr ? sanitize_utf8(completion.text) : std::string();
-  if (tokenizer == nullptr) choice["token_ids"] = completion.tokens;
-  choice["logprobs"] = request.logprobs ? openai_logprobs(completion, tokenizer) : ordered_json(nullptr);
-  choice["finish_reason"] = name_of(completion.finish_reason);
-  ordered_json body{
-      {"id", fmt::format("cmpl-{}", request.line)}, {"object", "text_completion"}, {"created", 0}};
-  body["model"] = line.model;
-  body["choices"] = ordered_json::array({std::move(choice)});
-  body["usage"] = {
-      {"prompt_tokens", prompt}, {"completion_tokens", generated}, {"total_tokens", prompt + generated}};
-  return dump(openai_envelope(line, request.line, 200, std::move(body)));
+  if (!line.openai) return PlainAnswer(line, request, completion, tokenizer).json();
+  return dump(openai_envelope(line, request.line, 200, openai_body(line, request, completion, tokenizer)));
 }
 
 std::string score_result(const RequestLine& line, const Request& request, const Completion& completion) {
   if (completion.failed()) return error_line(line, request.line, error_of(completion, "token"));
-  ordered_json logprobs = ordered_json::array();
-  if (!line.continuation) logprobs.push_back(nullptr);
+  ordered_json logprobs = ordered_json::array(), top = ordered_json::array();
+  if (!line.continuation) {
+    logprobs.push_back(nullptr);
+    top.push_back(nullptr);
+  }
   double sum = 0;
   for (const float lp : completion.logprobs) {
     logprobs.push_back(lp);
     sum += lp;
   }
-  if (line.continuation) {
-    const std::vector<std::int32_t> tokens(request.tokens.begin() + request.score_from, request.tokens.end());
-    return dump({{"id", line.id},
-                 {"tokens", tokens},
-                 {"logprobs", std::move(logprobs)},
-                 {"sum_logprob", sum},
-                 {"is_greedy", completion.is_greedy}});
-  }
-  ordered_json result{
-      {"id", line.id}, {"tokens", request.tokens}, {"logprobs", std::move(logprobs)}, {"sum_logprob", sum}};
-  result["perplexity"] = completion.logprobs.empty()
-                             ? ordered_json(nullptr)
-                             : ordered_json(std::exp(-sum / static_cast<double>(completion.logprobs.size())));
+  for (const auto& alternatives : completion.top_logprobs) top.push_back(pairs_of(alternatives));
+  const auto first = request.tokens.begin() + (line.continuation ? request.score_from : 0);
+  ordered_json result{{"id", line.id},
+                      {"tokens", std::vector<std::int32_t>(first, request.tokens.end())},
+                      {"logprobs", std::move(logprobs)}};
+  if (request.top_logprobs > 0) result["top_logprobs"] = std::move(top);
+  result["sum_logprob"] = sum;
+  if (line.continuation)
+    result["is_greedy"] = completion.is_greedy;
+  else
+    result["perplexity"] =
+        completion.logprobs.empty()
+            ? ordered_json(nullptr)
+            : ordered_json(std::exp(-sum / static_cast<double>(completion.logprobs.size())));
   return dump(result);
 }
 

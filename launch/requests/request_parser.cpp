@@ -21,15 +21,6 @@ using nlohmann::json;
 
 constexpr std::int64_t kDefaultMaxTokens = 16;
 
-// The engine cannot do these yet.
-void refuse_what_is_to_come(const RequestLine& line, const Request& request) {
-  const auto refuse_if = [](bool asked, const char* name) {
-    if (asked) reject("unsupported", "'{}' is not supported yet", name);
-  };
-  refuse_if(request.samples != 1, "n");
-  refuse_if(request.top_logprobs > 0 && !line.openai, "logprobs");
-}
-
 }  // namespace
 
 class RequestParser::Lines {
@@ -113,7 +104,6 @@ class RequestParser::Lines {
       const std::int64_t left = config_.max_context - std::ssize(request.tokens);
       request.max_tokens = line.chat && !max_tokens ? std::max<std::int64_t>(left, 1) : room;
       read_sampling(fields, prompts_, line, request);
-      refuse_what_is_to_come(line, request);
     }
     check_lengths(request);
     return request;

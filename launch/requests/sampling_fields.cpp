@@ -116,24 +116,6 @@ void read_end(const Fields& fields, const PromptReader& prompts, Request& reques
   request.ignore_eos = fields.flag("ignore_eos");
 }
 
-// The plain form: true or a number of alternatives. A body of /v1/completions: that number. Chat: true, and the number
-// in a field of its own.
-void read_logprobs(const Fields& fields, const RequestLine& line, Request& request) {
-  const json* value = fields.find("logprobs");
-  const bool is_flag = value != nullptr && value->is_boolean();
-  if (line.openai && line.chat) {
-    request.logprobs = fields.flag("logprobs");
-    request.top_logprobs = fields.integer("top_logprobs", 0, 0, kMaxTopLogprobs);
-    if (request.top_logprobs > 0 && !request.logprobs)
-      reject("invalid_request", "'top_logprobs' needs 'logprobs': true");
-  } else if (!line.openai && is_flag) {
-    request.logprobs = fields.flag("logprobs");
-  } else if (const auto count = fields.integer("logprobs", 0, kMaxTopLogprobs)) {
-    request.logprobs = true;
-    request.top_logprobs = *count;
-  }
-}
-
 // With `echo` the answer says of the prompt what it says of the output.
 void read_prompt_answer(const Fields& fields, RequestLine& line, Request& request) {
   line.prompt_logprobs = fields.integer("prompt_logprobs", -1, 0, kMaxTopLogprobs);
@@ -143,6 +125,8 @@ void read_prompt_answer(const Fields& fields, RequestLine& line, Request& reques
     request.prompt_logprobs = std::max(request.prompt_logprobs, request.top_logprobs);
   if (request.max_tokens == 0 && !line.echo && line.prompt_logprobs < 0)
     reject("invalid_request", "'max_tokens' is 0 without 'echo' or 'prompt_logprobs': nothing is asked for");
+  if (request.max_tokens == 0 && request.samples > 1)
+    reject("invalid_request", "'n' is {}, but 'max_tokens' is 0: there are no outputs", request.samples);
   if (!line.openai) return;
   line.token_ids = fields.flag("return_token_ids");
   line.tokens_as_ids = fields.flag("return_tokens_as_token_ids");
@@ -157,6 +141,22 @@ std::optional<std::int64_t> read_max_tokens(const Fields& fields) {
     reject("invalid_request", "'max_tokens' is {} and 'max_completion_tokens' {}: give one of them", *tokens,
            *completion);
   return tokens ? tokens : completion;
+}
+
+void read_logprobs(const Fields& fields, const RequestLine& line, Request& request) {
+  const json* value = fields.find("logprobs");
+  const bool is_flag = value != nullptr && value->is_boolean();
+  if (line.openai && line.chat) {
+    request.logprobs = fields.flag("logprobs");
+    request.top_logprobs = fields.integer("top_logprobs", 0, 0, kMaxTopLogprobs);
+    if (request.top_logprobs > 0 && !request.logprobs)
+      reject("invalid_request", "'top_logprobs' needs 'logprobs': true");
+  } else if (!line.openai && is_flag) {
+    request.logprobs = fields.flag("logprobs");
+  } else if (const auto count = fields.integer("logprobs", 0, kMaxTopLogprobs)) {
+    request.logprobs = true;
+    request.top_logprobs = *count;
+  }
 }
 
 void read_sampling(const Fields& fields, const PromptReader& prompts, RequestLine& line, Request& request) {

@@ -50,7 +50,6 @@ constexpr std::array kKeys = std::to_array<std::string_view>({
     "repetition_penalty",
     "allowed_token_ids",
     "bad_words",
-    "min_tokens",
     "ignore_eos",
     "stop_token_ids",
     "prompt_logprobs",
@@ -65,6 +64,12 @@ constexpr std::array kKeys = std::to_array<std::string_view>({
     "structured_outputs",
     "user",
     "metadata",
+    "min_tokens",
+    "include_stop_str_in_output",
+    "truncation_side",
+    "add_special_tokens",
+    "return_token_ids",
+    "top_logprobs",
 });
 constexpr std::array kValues = std::to_array<std::string_view>({
     "\"POST\"",
@@ -82,6 +87,8 @@ constexpr std::array kValues = std::to_array<std::string_view>({
     "0.7",
     "\"<|im_start|>\"",
     "[\"\\n\"]",
+    R"({"5": 1.5, "7": -300})",
+    "\"right\"",
     R"({"prompt": "a", "max_tokens": 2})",
     R"([{"role": "user", "content": "hello"}])",
 });
@@ -134,6 +141,28 @@ bool is_empty(std::string_view text) {
   return std::ranges::all_of(lines_of(text), [](const std::string& line) { return is_blank(line); });
 }
 
+void check_rules(const Request& request, const ModelConfig& config) {
+  const LogitRules& rules = request.rules;
+  expect(request.min_p >= 0 && request.min_p <= 1, "min_p {}", request.min_p);
+  expect(rules.repetition_penalty > 0 && std::isfinite(rules.repetition_penalty), "repetition_penalty {}",
+         rules.repetition_penalty);
+  expect(rules.min_tokens >= 0 && rules.min_tokens <= request.max_tokens, "min_tokens {}", rules.min_tokens);
+  expect(request.top_logprobs >= 0 && request.top_logprobs <= kMaxTopLogprobs &&
+             request.prompt_logprobs >= -1 && request.prompt_logprobs <= kMaxTopLogprobs,
+         "{} and {} alternatives", request.top_logprobs, request.prompt_logprobs);
+  const auto in_order = [&](const std::vector<std::int32_t>& ids) {
+    return std::ranges::adjacent_find(ids, std::ranges::greater_equal()) == ids.end() &&
+           (ids.empty() || (ids.front() >= 0 && ids.back() < config.vocab_size));
+  };
+  expect(in_order(rules.allowed) && in_order(request.stop_tokens), "line {} has ids out of order",
+         request.line);
+  for (const auto& word : rules.bad_words)
+    expect(!word.empty(), "line {} has an empty bad word", request.line);
+  for (const TokenBias& bias : rules.bias)
+    expect(bias.token >= 0 && bias.token < config.vocab_size && std::abs(bias.bias) <= 100, "bias {} of {}",
+           bias.bias, bias.token);
+}
+
 void check_request(const Request& request, Task task, const ModelConfig& config) {
   const auto length = static_cast<std::int64_t>(request.tokens.size());
   expect(length > 0, "line {} has no token", request.line);
@@ -145,13 +174,16 @@ void check_request(const Request& request, Task task, const ModelConfig& config)
   expect(request.score_from >= 1 && request.score_from <= std::max<std::int64_t>(length - 1, 1),
          "line {}: scores {} tokens from {}", request.line, length, request.score_from);
   if (task == Task::score) return;
-  expect(request.max_tokens >= 1, "line {}: max_tokens {}", request.line, request.max_tokens);
+  const bool only_prompt = request.max_tokens == 0;
+  expect(request.samples >= 1 && request.samples <= kMaxSamples && (request.samples == 1 || !only_prompt),
+         "line {}: {} samples of {} tokens", request.line, request.samples, request.max_tokens);
   expect(request.temperature >= 0 && std::isfinite(request.temperature), "temperature {}",
          request.temperature);
   expect(request.top_p > 0 && request.top_p <= 1, "top_p {}", request.top_p);
   expect(request.top_k >= 0, "top_k {}", request.top_k);
   for (const std::string& stop : request.stop)
     expect(!stop.empty(), "line {} has an empty stop", request.line);
+  check_rules(request, config);
 }
 
 void check_error(const RequestLine& line, std::int64_t number) {
@@ -163,12 +195,6 @@ void check_error(const RequestLine& line, std::int64_t number) {
   expect(json.is_object(), "an error line is no JSON object: {}", result);
   expect(json.at(line.openai ? "custom_id" : "id") == sanitize_utf8(line.id),
          "an error line has another id: {}", result);
-}
-
-bool same(const Request& a, const Request& b) {
-  return a.line == b.line && a.tokens == b.tokens && a.max_tokens == b.max_tokens &&
-         a.score_from == b.score_from && a.temperature == b.temperature && a.top_k == b.top_k &&
-         a.top_p == b.top_p && a.seed == b.seed && a.stop == b.stop && a.logprobs == b.logprobs;
 }
 
 // A line after as many blank ones as it has before it, so that it has the same number.
@@ -183,7 +209,7 @@ void check_alone(const RequestFile& file, std::size_t number, const std::string&
   expect(here.error.code == there.error.code && here.error.message == there.error.message,
          "line {} is an error ({}) alone and ({}) here", number, there.error.message, here.error.message);
   if (here.request >= 0)
-    expect(same(file.requests[static_cast<std::size_t>(here.request)], alone.requests.back()),
+    expect(file.requests[static_cast<std::size_t>(here.request)] == alone.requests.back(),
            "line {} is another request alone", number);
 }
 
