@@ -110,7 +110,7 @@ class SamplingRules(CliTest):
         rows = []
         for number, more in enumerate(fields * 2):
             drawn = number >= len(fields) or "min_p" in more
-            rows.append({"id": str(number), "tokens": prompts[number % 4], "max_tokens": 18, "logprobs": True,
+            rows.append({"id": str(number), "tokens": prompts[number % 4], "max_tokens": 18, "logprobs": 3 + number % 4,
                          "seed": 900 + number, "temperature": [0.8, 1.3, 0.6][number % 3] if drawn else 0, **more})
         return rows
 
@@ -136,6 +136,11 @@ class SamplingRules(CliTest):
                 self.assertEqual(line["finish_reason"], reason)
                 chosen = [of[token] for of, token in zip(log_probs, tokens)]
                 np.testing.assert_allclose(line["logprobs"], chosen, atol=1e-4)
+                self.assertEqual(len(line["top_logprobs"]), len(tokens))
+                for of, alternatives in zip(log_probs, line["top_logprobs"]):
+                    best = np.argsort(-of, kind="stable")[:row["logprobs"]]
+                    self.assertEqual([token for token, _ in alternatives], [int(token) for token in best])
+                    np.testing.assert_allclose([value for _, value in alternatives], of[best], atol=1e-4)
 
     def test_every_field_matters(self) -> None:
         """Checks the test above: without the field, the numpy computation of some row comes to other tokens."""
