@@ -13,6 +13,7 @@
 #include "kernels/base/error.h"
 #include "launch/jsonl/result_lines.h"
 #include "launch/requests/request_parser.h"
+#include "launch/streams/request_input.h"
 #include "model_io/text/unicode.h"
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 
