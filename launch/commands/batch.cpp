@@ -255,7 +255,7 @@ class Batch {
 
   RequestParser parser(const RequestLimits& limits, IgnoredFields& ignored) {
     RequestParser parser(options_.task, session_.config(), session_.tokenizer(), limits, file_.lines,
-                         {&chat_->renderer()});
+                         {&chat_->renderer(), &chat_->outputs()});
     if (options_.ignore_unknown_fields) parser.ignore_unknown_fields(ignored);
     return parser;
   }

@@ -49,7 +49,8 @@ ChatLines::ChatLines(const BatchOptions& options, const ModelSource& model, bool
       expected_(expected && !template_.empty()),
       dated_(expected_ && template_.find("strftime_now") != std::string::npos),
       date_(date_of_run(options, dated_)),
-      renderer_(helper_, template_, date_, model.config, model.tokenizer) {}
+      renderer_(helper_, template_, date_, model.config, model.tokenizer),
+      outputs_(helper_) {}
 
 std::string ChatLines::identity() const {
   if (!expected_) return "";

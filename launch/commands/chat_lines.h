@@ -6,6 +6,7 @@
 
 #include "launch/options/command_options.h"
 #include "launch/python/chat_renderer.h"
+#include "launch/python/output_compiler.h"
 #include "launch/session/model_source.h"
 
 namespace ptrt {
@@ -22,6 +23,8 @@ class ChatLines {
   // where that asks for a date "-chat:<digest>:<date>".
   std::string identity() const;
   ChatRenderer& renderer() { return renderer_; }
+  // Structured output, of chats and others, needs the same Python process.
+  OutputCompiler& outputs() { return outputs_; }
 
  private:
   std::string template_;
@@ -29,6 +32,7 @@ class ChatLines {
   std::string date_;
   PythonHelper helper_;
   ChatRenderer renderer_;
+  OutputCompiler outputs_;
 };
 
 // The date in a digest of which identity() is a part.

@@ -2,7 +2,7 @@
 
 namespace ptrt {
 
-// helper.py, which is part of the program.
+// The files launch/python/helper_*.py, which are part of the program.
 extern const char* const kHelperScript;
 
 }  // namespace ptrt

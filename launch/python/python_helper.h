@@ -1,4 +1,4 @@
-// The one Python process of a run, on rank 0, which answers JSON lines (helper.py). It starts with the first
+// The one Python process of a run, on rank 0, which answers JSON lines (helper_start.py). It starts with the first
 // question. One that takes too long or dies is started anew with the next.
 #pragma once
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "launch/python/chat_renderer.h"
+#include "launch/python/output_compiler.h"
 #include "launch/requests/fields.h"
 #include "launch/requests/request_line.h"
 #include "model_io/config/model_config.h"
@@ -18,6 +19,7 @@ namespace ptrt {
 // What some lines need beside the tokenizer. Null: such a line is refused.
 struct RequestHelpers {
   ChatRenderer* chat = nullptr;
+  OutputCompiler* output = nullptr;
 };
 
 // References must outlive it; `tokenizer` may hold no tokenizer. What cannot be read is a BadRequest.

@@ -10,6 +10,7 @@
 #include "launch/requests/bad_request.h"
 #include "launch/requests/id_set.h"
 #include "launch/requests/line_id.h"
+#include "launch/requests/output_fields.h"
 #include "launch/requests/prompt_reader.h"
 #include "launch/requests/sampling_fields.h"
 #include "launch/streams/request_input.h"
@@ -29,6 +30,7 @@ class RequestParser::Lines {
         std::int64_t lines, const RequestHelpers& helpers)
       : task_(task),
         config_(config),
+        helpers_(helpers),
         prompts_(config, tokenizer, helpers),
         limits_(limits),
         ids_(static_cast<std::size_t>(lines)) {}
@@ -104,9 +106,18 @@ class RequestParser::Lines {
       const std::int64_t left = config_.max_context - std::ssize(request.tokens);
       request.max_tokens = line.chat && !max_tokens ? std::max<std::int64_t>(left, 1) : room;
       read_sampling(fields, prompts_, line, request);
+      request.rules.output = read_output(fields, text, line, helpers_.output);
+      if (request.rules.output) check_output(request);
     }
     check_lengths(request);
     return request;
+  }
+
+  void check_output(const Request& request) const {
+    prompts_.need_tokenizer("structured output needs one");
+    if (config_.eos_token_ids.empty() && request.stop_tokens.empty())
+      reject("unsupported",
+             "structured output needs an eos token, which the model does not have, or 'stop_token_ids'");
   }
 
   void check_lengths(const Request& request) const {
@@ -124,6 +135,7 @@ class RequestParser::Lines {
 
   Task task_;
   const ModelConfig& config_;
+  RequestHelpers helpers_;
   PromptReader prompts_;
   RequestLimits limits_;
   IdSet ids_;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/jobs.h"
+#include "runtime/requests/byte_automaton.h"
 
 namespace ptrt {
 
@@ -30,15 +31,17 @@ struct LogitRules {
   std::vector<TokenBias> bias;        // tokens ascending, each once
   std::vector<std::int32_t> allowed;  // ascending; empty: all
   std::vector<std::vector<std::int32_t>>
-      bad_words;                // each not empty; its last token never follows the others
-  std::int64_t min_tokens = 0;  // before so many, no eos and no stop token
+      bad_words;                 // each not empty; its last token never follows the others
+  std::int64_t min_tokens = 0;   // before so many, no eos and no stop token
+  OutputConstraint output = {};  // the form of the text; none: any
 
   bool operator==(const LogitRules&) const = default;
   bool has_penalties() const {
     return repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0;
   }
   bool any() const {
-    return has_penalties() || !bias.empty() || !allowed.empty() || !bad_words.empty() || min_tokens > 0;
+    return has_penalties() || !bias.empty() || !allowed.empty() || !bad_words.empty() || min_tokens > 0 ||
+           output;
   }
 };
 

@@ -1,7 +1,41 @@
 #include "runtime/requests/request_bytes.h"
 
+#include <utility>
+
 namespace ptrt {
 namespace {
+
+template <typename T>
+void append_field(std::string& message, const T& field) {
+  append_bytes(message, field);
+}
+
+void append_field(std::string& message, const OutputConstraint& constraint) {
+  append_bytes(message, static_cast<bool>(constraint));
+  if (!constraint) return;
+  const ByteAutomaton& automaton = *constraint.automaton;
+  append_bytes(message, automaton.states);
+  append_bytes(message, automaton.accept);
+  append_bytes(message, automaton.edges);
+  append_bytes(message, automaton.jumps);
+}
+
+template <typename T>
+void take_field(ByteReader& bytes, T& field) {
+  bytes.take(field);
+}
+
+void take_field(ByteReader& bytes, OutputConstraint& constraint) {
+  bool there = false;
+  bytes.take(there);
+  if (!there) return;
+  ByteAutomaton automaton;
+  bytes.take(automaton.states);
+  bytes.take(automaton.accept);
+  bytes.take(automaton.edges);
+  bytes.take(automaton.jumps);
+  constraint.automaton = std::make_shared<const ByteAutomaton>(std::move(automaton));
+}
 
 // Every field, in one order for both ways.
 template <typename Rules, typename Each>
@@ -13,6 +47,7 @@ void for_each_rule(Rules& rules, const Each& each) {
   each(rules.allowed);
   each(rules.bad_words);
   each(rules.min_tokens);
+  each(rules.output);
 }
 
 template <typename R, typename Each>
@@ -41,12 +76,12 @@ void for_each_field(R& request, const Each& each) {
 }  // namespace
 
 void append_request(std::string& message, const Request& request) {
-  for_each_field(request, [&](const auto& field) { append_bytes(message, field); });
+  for_each_field(request, [&](const auto& field) { append_field(message, field); });
 }
 
 Request take_request(ByteReader& bytes) {
   Request request;
-  for_each_field(request, [&](auto& field) { bytes.take(field); });
+  for_each_field(request, [&](auto& field) { take_field(bytes, field); });
   return request;
 }
 

@@ -1,7 +1,10 @@
 #include "runtime/sampling/logit_rule_state.h"
 
 #include <algorithm>
+#include <functional>
 #include <limits>
+
+#include "kernels/base/error.h"
 
 namespace ptrt {
 namespace {
@@ -20,9 +23,12 @@ bool completes(std::span<const std::int32_t> output, std::span<const std::int32_
 
 }  // namespace
 
-LogitRuleState::LogitRuleState(const Request& request, std::span<const std::int64_t> eos, std::int64_t vocab)
-    : request_(request), vocab_(vocab), ending_(request.stop_tokens) {
+LogitRuleState::LogitRuleState(const Request& request, std::span<const std::int64_t> eos, std::int64_t vocab,
+                               OutputMasks* masks)
+    : request_(request), vocab_(vocab), masks_(masks), ending_(request.stop_tokens) {
   const LogitRules& rules = request.rules;
+  PTRT_CHECK(!rules.output || masks_ != nullptr);
+  if (rules.output) automaton_ = masks_->shared(rules.output.automaton);
   for (const std::int64_t token : eos) ending_.push_back(static_cast<std::int32_t>(token));
   if (!rules.allowed.empty()) {
     allowed_.resize(static_cast<std::size_t>(mask_words(vocab)));
@@ -65,6 +71,13 @@ TokenEdit LogitRuleState::edit_of(const Counted& token) const {
 void LogitRuleState::fill_mask(std::span<const std::int32_t> output, std::vector<std::uint64_t>& mask) const {
   const LogitRules& rules = request_.rules;
   mask = allowed_;
+  if (automaton_) {
+    const auto fitting = masks_->allowed(automaton_, output, request_.stop_tokens);
+    if (mask.empty())
+      mask = *fitting;
+    else
+      std::ranges::transform(mask, *fitting, mask.begin(), std::bit_and());
+  }
   const auto forbid = [&](std::int32_t token) {
     if (mask.empty())
       mask.assign(static_cast<std::size_t>(mask_words(vocab_)), std::numeric_limits<std::uint64_t>::max());

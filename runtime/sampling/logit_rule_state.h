@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
 #include "kernels/logit_edits.h"
+#include "runtime/grammar/output_masks.h"
 #include "runtime/requests/request.h"
 
 namespace ptrt {
@@ -35,11 +37,13 @@ class LogitRuleState {
  public:
   // For a request with rules, which outlives this object. `eos`: the model's, which min_tokens holds back
   // together with the request's own stop tokens.
-  LogitRuleState(const Request& request, std::span<const std::int64_t> eos, std::int64_t vocab);
+  // `masks`, for requests with LogitRules::output, outlives this object too.
+  LogitRuleState(const Request& request, std::span<const std::int64_t> eos, std::int64_t vocab,
+                 OutputMasks* masks = nullptr);
 
   // Whether the edits depend on which tokens the output has, not on their number alone.
   static bool depend_on_output(const LogitRules& rules) {
-    return rules.has_penalties() || !rules.bad_words.empty();
+    return rules.has_penalties() || !rules.bad_words.empty() || rules.output;
   }
 
   // The edits for the token after `output`. Where they do not depend on its tokens, these may be placeholders.
@@ -59,8 +63,10 @@ class LogitRuleState {
 
   const Request& request_;
   std::int64_t vocab_;
-  std::vector<std::int32_t> ending_;    // eos and stop tokens
-  std::vector<std::uint64_t> allowed_;  // by LogitRules::allowed; empty: all
+  OutputMasks* masks_;
+  std::shared_ptr<const ByteAutomaton> automaton_;  // of LogitRules::output
+  std::vector<std::int32_t> ending_;                // eos and stop tokens
+  std::vector<std::uint64_t> allowed_;              // by LogitRules::allowed; empty: all
   std::vector<Counted> counted_;  // tokens ascending: those with a bias, and those that penalties may meet
   std::vector<std::int32_t> output_;  // that `counted_` is of; only with penalties
 };

@@ -61,6 +61,7 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const 
     : config_(config),
       backend_(backend),
       tokenizer_(tokenizer),
+      masks_(tokenizer, config.vocab_size, config.eos_token_ids),
       options_(options),
       steps_ahead_(shard.head_rows.count > 0 ? 0
                                              : std::min(backend.traits().steps_ahead, options.steps_ahead)),

@@ -147,6 +147,7 @@ class Engine {
   const ModelConfig& config_;
   Backend& backend_;
   const Tokenizer* tokenizer_;
+  OutputMasks masks_;  // of requests with LogitRules::output
   EngineOptions options_;
   int steps_ahead_;
   KvCache cache_;

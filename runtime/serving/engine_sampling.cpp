@@ -52,7 +52,8 @@ const LogitEdits* Engine::edits_of(Run& run, const LogitRow& row, RowEdits& edit
   const Request& request = *row.sequence->asked;
   if (!request.rules.any()) return nullptr;
   LogitRuleState& state =
-      run.rules.try_emplace(row.sequence, request, config_.eos_token_ids, config_.vocab_size).first->second;
+      run.rules.try_emplace(row.sequence, request, config_.eos_token_ids, config_.vocab_size, &masks_)
+          .first->second;
   state.fill(output_before(row), edits);
   return edits.empty() ? nullptr : edits.get();
 }

@@ -9,7 +9,7 @@ import unittest
 from pathlib import Path
 
 CHAT = Path(os.environ.get("PTRT_CHAT_GOLDENS", Path(__file__).resolve().parent))
-SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "python" / "helper.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "python"
 
 
 class Templates(unittest.TestCase):
@@ -17,7 +17,8 @@ class Templates(unittest.TestCase):
         golden = json.loads((CHAT / "goldens.json").read_text(encoding="utf-8"))
         common = {"kind": "chat", "openai": False, "date": golden["date"],
                   "bos_token": golden["bos_token"], "eos_token": golden["eos_token"]}
-        process = subprocess.Popen([sys.executable, "-c", SCRIPT.read_text(encoding="utf-8"), "30", str(2 << 30)],
+        script = "".join((SCRIPT / f"helper_{part}.py").read_text(encoding="utf-8") for part in ("start", "chat", "output", "serve"))
+        process = subprocess.Popen([sys.executable, "-c", script, "30", str(2 << 30)],
                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
         with process:
             self.assertEqual(json.loads(process.stdout.readline()), {"ready": True})

@@ -114,7 +114,15 @@ TEST(RequestBytes, KeepEveryField) {
     request.arrival_s = 0.25;
     request.min_p = 0.125f;
     request.samples = 4;
-    request.rules = {1.5f, 0.5f, -0.25f, {{3, 1.5f}, {9, -100.0f}}, {1, 2, 9}, {{7}, {8, 9}}, 5};
+    request.rules = {
+        1.5f,
+        0.5f,
+        -0.25f,
+        {{3, 1.5f}, {9, -100.0f}},
+        {1, 2, 9},
+        {{7}, {8, 9}},
+        5,
+        {std::make_shared<ByteAutomaton>(ByteAutomaton{3, 2, {{0, 1, 5, 7}, {1, 2, 255, 255}}, {{1, 0}}})}};
     request.stop_tokens = {4, 6};
     request.include_stop = request.ignore_eos = request.logprobs = true;
     request.top_logprobs = 20;

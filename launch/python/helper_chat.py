@@ -1,32 +1,3 @@
-"""What ptrt leaves to Python: rendering chat templates. The program starts this script once (`python3 -c`), when
-the first request needs it, and writes one JSON object a line to it; each is answered by one line.
-
-The arguments are the seconds of processor time that one answer may take, and the bytes of memory.
-"""
-
-import json
-import os
-import resource
-import signal
-import sys
-
-sys.path[:] = [folder for folder in sys.path if folder]  # nothing is imported from the working folder
-
-REASONING = ("reasoning_content", "thinking", "reasoning")  # what a message's reasoning is called
-CONTINUED = "CONTINUE_FINAL_MESSAGE_TAG "  # marks in the rendered text where the message to continue ends
-
-
-class Refused(Exception):
-    """Becomes the request's error: a code and a message."""
-
-
-def import_jinja() -> object:
-    try:
-        import jinja2.ext
-        import jinja2.sandbox
-        return jinja2
-    except ImportError:
-        return None
 
 
 # --- Chat templates, as transformers renders them (utils/chat_template_utils.py of 5.24) ---
@@ -181,43 +152,3 @@ def cut_at_mark(text: str, final: str) -> str:
     if text[at:at + len(CONTINUED)] == CONTINUED:
         return text[:at]
     return text[:at].rstrip()  # the template has trimmed the message
-
-
-# --- The program's side ---
-
-
-def serve(seconds: float) -> None:
-    kinds = {"chat": ChatTemplates().answer}
-    print(json.dumps({"ready": True}), flush=True)
-    for line in sys.stdin.buffer:
-        ask = json.loads(line)
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends a process that does not expect it
-        try:
-            answer = kinds[ask["kind"]](ask)
-            text = json.dumps(answer)
-        except Refused as refused:
-            code, message = refused.args
-            text = json.dumps({"error": {"code": code, "message": message}})
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        print(text, flush=True)
-
-
-def main() -> None:
-    seconds, memory = float(sys.argv[1]), int(sys.argv[2])
-    # A conda or module python3 may come before the system's, which has the packages of the distribution.
-    system = "/usr/bin/python3"
-    command = getattr(sys, "orig_argv", [])
-    if import_jinja() is None and "PTRT_PYTHON" not in os.environ and command \
-            and os.path.realpath(sys.executable) != os.path.realpath(system) and os.access(system, os.X_OK):
-        os.execv(system, [system, *command[1:]])
-    os.closerange(3, 4096)  # of the program: they would keep its connections open after it
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # the end of the input is the end
-    serve(seconds)
-
-
-main()

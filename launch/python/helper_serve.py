@@ -1,0 +1,41 @@
+
+
+# --- The program's side ---
+
+
+def serve(seconds: float) -> None:
+    kinds = {"chat": ChatTemplates().answer, "output": Outputs().answer}
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin.buffer:
+        signal.setitimer(signal.ITIMER_PROF, seconds)  # SIGPROF ends a process that does not expect it
+        try:
+            ask = json.loads(line)
+            text = json.dumps(kinds[ask["kind"]](ask))
+        except Refused as refused:
+            code, message = refused.args
+            text = json.dumps({"error": {"code": code, "message": message}})
+        except (RecursionError, MemoryError, ValueError) as error:  # too deep, too large, too long a number
+            text = json.dumps({"error": {"code": "invalid_request", "message": f"{type(error).__name__}: {error}"}})
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        print(text, flush=True)
+
+
+def main() -> None:
+    seconds, memory = float(sys.argv[1]), int(sys.argv[2])
+    # A conda or module python3 may come before the system's, which has the packages of the distribution.
+    system = "/usr/bin/python3"
+    command = getattr(sys, "orig_argv", [])
+    if import_jinja() is None and "PTRT_PYTHON" not in os.environ and command \
+            and os.path.realpath(sys.executable) != os.path.realpath(system) and os.access(system, os.X_OK):
+        os.execv(system, [system, *command[1:]])
+    os.closerange(3, 4096)  # of the program: they would keep its connections open after it
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = memory if hard == resource.RLIM_INFINITY else min(memory, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the end of the input is the end
+    serve(seconds)
+
+
+main()
