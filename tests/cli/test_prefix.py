@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """The prefix cache: the same bytes with and without it, however the job runs, and its counts."""
 
+import json
 import random
 import re
 import unittest
@@ -26,6 +27,11 @@ def requests_of(families: int, count: int, score: bool) -> list[dict]:
     return rows
 
 
+def samples_of(families: int, count: int) -> list[dict]:
+    rows = requests_of(families, count, False)
+    return [{**row, "temperature": 1.5, "n": 1 + index % 7, "max_tokens": 8} for index, row in enumerate(rows)]
+
+
 class Prefix(CliTest):
     @classmethod
     def setUpClass(cls) -> None:
@@ -34,11 +40,14 @@ class Prefix(CliTest):
                              attention_pattern=["global_rope", "local_rope"], attention_window=40, max_context=256)
         cls.model = write_random(cls.dir / "model.h5", config, 1)
         cls.files = {"generate": write_requests(cls.dir / "generate.jsonl", requests_of(5, 90, False)),
-                     "score": write_requests(cls.dir / "score.jsonl", requests_of(5, 90, True))}
+                     "score": write_requests(cls.dir / "score.jsonl", requests_of(5, 90, True)),
+                     "samples": write_requests(cls.dir / "samples.jsonl", samples_of(5, 24))}
 
     def results(self, command: str, *options, ranks: int | None = None) -> tuple[bytes, str]:
         out = self.fresh(".jsonl")
-        done = ptrt(command, self.model, self.files[command], "-o", out, *map(str, options), ranks=ranks)
+        file = self.files[command]
+        command = "generate" if command == "samples" else command
+        done = ptrt(command, self.model, file, "-o", out, *map(str, options), ranks=ranks)
         self.assert_done(done)
         return out.read_bytes(), done.output
 
@@ -75,6 +84,21 @@ class Prefix(CliTest):
         _, output = self.results("generate", "--max-batch", 1, "--kv-cache-bytes", str(9 * 24576))
         # In the order of the file every line would find the prefix of another family.
         self.assertGreater(self.reused(output), 60 * 96)
+
+    def test_samples(self) -> None:
+        """They share their prompt with the cache and without, and do not depend on how the job runs."""
+        expected, output = self.results("samples", "--prefix-cache", "off")
+        rows = samples_of(5, 24)
+        for line, row in zip(map(json.loads, expected.splitlines()), rows):
+            outputs = line["choices"] if row["n"] > 1 else [line]
+            self.assertEqual(len(outputs), row["n"])
+            if row["n"] > 3:
+                self.assertGreater(len({str(one["tokens"]) for one in outputs}), 1)
+        self.assertEqual(self.reused(output), sum((row["n"] - 1) * ((len(row["tokens"]) - 1) // 16 * 16) for row in rows))
+        for options, ranks in (([], None), (["--max-batch", 2, *self.SMALL], None), (["--replicas", 2], 4)):
+            with self.subTest(options=options, ranks=ranks):
+                actual, _ = self.results("samples", *options, ranks=ranks)
+                self.assertEqual(actual, expected)
 
     def test_counts(self) -> None:
         _, output = self.results("score")
