@@ -74,7 +74,7 @@ inline constexpr auto kFieldTable = std::to_array<FieldRule>({
     {"logit_bias", kLines, kGenerate, Standing::read},
     {"logits_processors", kLines, kGenerate, Standing::refused, "[]"},
     {"logprob_token_ids", kLines, kGenerate, Standing::refused},
-    {"logprobs", kLines, kGenerate, Standing::read},
+    {"logprobs", kLines, kBoth, Standing::read},
     {"max_completion_tokens", kLines, kGenerate, Standing::read},
     {"max_tokens", kLines, kGenerate, Standing::read},
     {"media_io_kwargs", kChat, kGenerate, Standing::refused, "{}"},

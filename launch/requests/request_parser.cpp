@@ -108,6 +108,8 @@ class RequestParser::Lines {
       read_sampling(fields, prompts_, line, request);
       request.rules.output = read_output(fields, text, line, helpers_.output);
       if (request.rules.output) check_output(request);
+    } else {
+      read_logprobs(fields, line, request);
     }
     check_lengths(request);
     return request;

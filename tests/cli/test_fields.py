@@ -130,6 +130,14 @@ class Fields(CliTest):
         self.assertEqual(only_prompt["prompt_logprobs"], line["prompt_logprobs"])
         self.assertEqual(only_prompt["usage"], {"prompt_tokens": 3, "completion_tokens": 0})
 
+    def test_alternatives_of_scored_text(self) -> None:
+        whole = self.one({"prompt": "ab", "logprobs": 2}, "score")
+        self.assertEqual([top and [pair[0] for pair in top] for top in whole["top_logprobs"]],
+                         [None, [ord("a"), 2], [*b"bc"]])
+        part = self.one({"context": "a", "continuation": "c", "logprobs": 1}, "score")
+        self.assertEqual([[pair[0] for pair in top] for top in part["top_logprobs"]], [[*b"b"]])
+        self.assertEqual(whole["logprobs"], self.one({"prompt": "ab"}, "score")["logprobs"])
+
     def test_samples(self) -> None:
         row = {"prompt": "ab", "max_tokens": 6, "temperature": 8, "seed": 5}
         line = self.one({**row, "n": 3, "logprobs": True})

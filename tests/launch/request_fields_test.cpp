@@ -357,6 +357,9 @@ TEST(RequestFields, ScoreReadsWhatTheTextIs) {
             (Ids{'a', 'b', 'c'}));
   for (const char* name : {"max_tokens", "n", "echo", "logit_bias", "stream", "response_format"})
     EXPECT_EQ(score({{"prompt", "ab"}, {name, "whatever"}}).line.error.code, "") << name;
+  EXPECT_EQ(score({{"prompt", "ab"}, {"logprobs", 3}}).request.top_logprobs, 3);
+  EXPECT_EQ(score({{"prompt", "ab"}, {"logprobs", true}}).request.top_logprobs, 0);
+  EXPECT_EQ(score({{"prompt", "ab"}, {"logprobs", 21}}).line.error.code, "invalid_request");
   EXPECT_EQ(score({{"prompt", "ab"}, {"frobnicate", 1}}).line.error.code, "unsupported_field");
 }
 
