@@ -6,6 +6,8 @@
 namespace ptrt {
 namespace {
 
+constexpr std::size_t kNodeBytes = 96;  // of a set in a map, and of its blocks of memory
+
 // Sorts by where they start, and returns for each state the place of its first.
 template <typename Arrow>
 std::vector<std::int32_t> sort_by_start(std::vector<Arrow>& arrows, std::int32_t states) {
@@ -28,8 +30,30 @@ ByteWalk::ByteWalk(std::shared_ptr<const ByteAutomaton> automaton)
     : automaton_(std::move(automaton)), edges_(automaton_->edges), jumps_(automaton_->jumps) {
   first_edge_ = sort_by_start(edges_, automaton_->states);
   first_jump_ = sort_by_start(jumps_, automaton_->states);
+  forget_others({});
+}
+
+// All but the states.
+std::size_t ByteWalk::arrow_bytes() const {
+  const std::size_t edges = edges_.capacity() + automaton_->edges.capacity();
+  const std::size_t jumps = jumps_.capacity() + automaton_->jumps.capacity();
+  const std::size_t numbers = first_edge_.capacity() + first_jump_.capacity() + marks_.capacity();
+  return sizeof(ByteWalk) + sizeof(ByteAutomaton) + edges * sizeof(ByteAutomaton::Edge) +
+         jumps * sizeof(ByteAutomaton::Jump) + numbers * sizeof(std::int32_t);
+}
+
+void ByteWalk::forget_others(std::span<std::int32_t> kept) {
+  std::vector<Set> sets;
+  for (const std::int32_t state : kept)
+    sets.push_back(state == kDead ? Set() : *states_[static_cast<std::size_t>(state)].set);
+  states_.clear();
+  ids_ = {};
   marks_.assign(static_cast<std::size_t>(automaton_->states), 0);
+  mark_ = 0;
+  bytes_ = arrow_bytes();
   state_of({0});
+  for (std::size_t i = 0; i < kept.size(); i++)
+    if (kept[i] != kDead) kept[i] = state_of(std::move(sets[i]));
 }
 
 std::int32_t ByteWalk::state_of(Set targets) {
@@ -55,7 +79,7 @@ std::int32_t ByteWalk::state_of(Set targets) {
     state.set = &place->first;
     state.accepts = accepts;
     state.next.fill(kUnknown);
-    bytes_ += sizeof(State) + 4 * place->first.size() + 64;
+    bytes_ += sizeof(State) + sizeof(std::int32_t) * place->first.capacity() + kNodeBytes;
   }
   return place->second;
 }

@@ -4,7 +4,9 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -23,8 +25,11 @@ class ByteWalk {
   std::int32_t next(std::int32_t state, unsigned char byte);
   bool accepts(std::int32_t state) const { return states_[static_cast<std::size_t>(state)].accepts; }
 
+  // Forgets all states but the start and `kept` (dead ones may be among them), which get new numbers.
+  void forget_others(std::span<std::int32_t> kept);
+
   const std::shared_ptr<const ByteAutomaton>& automaton() const { return automaton_; }
-  std::size_t bytes() const { return bytes_; }  // of memory, about
+  std::size_t bytes() const { return bytes_; }  // of memory, about; with the automaton
 
  private:
   using Set = std::vector<std::int32_t>;  // ascending, without states that only jump
@@ -40,13 +45,14 @@ class ByteWalk {
 
   std::int32_t state_of(Set targets);  // jumps not yet taken
   std::int32_t compute_next(std::int32_t state, unsigned char byte);
+  std::size_t arrow_bytes() const;
 
   std::shared_ptr<const ByteAutomaton> automaton_;
   std::vector<std::int32_t> first_edge_,
       first_jump_;  // of a state: those from [s] to [s + 1], in order of `from`
   std::vector<ByteAutomaton::Edge> edges_;
   std::vector<ByteAutomaton::Jump> jumps_;
-  std::vector<State> states_;
+  std::deque<State> states_;  // they are large: none is copied where there come more
   std::unordered_map<Set, std::int32_t, SetHash> ids_;
   std::vector<std::int32_t> marks_;  // the number of the set for which a state was last seen
   std::int32_t mark_ = 0;

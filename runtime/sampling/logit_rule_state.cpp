@@ -28,7 +28,7 @@ LogitRuleState::LogitRuleState(const Request& request, std::span<const std::int6
     : request_(request), vocab_(vocab), masks_(masks), ending_(request.stop_tokens) {
   const LogitRules& rules = request.rules;
   PTRT_CHECK(!rules.output || masks_ != nullptr);
-  if (rules.output) automaton_ = masks_->shared(rules.output.automaton);
+  if (rules.output) constraint_ = masks_->shared(rules.output.automaton);
   for (const std::int64_t token : eos) ending_.push_back(static_cast<std::int32_t>(token));
   if (!rules.allowed.empty()) {
     allowed_.resize(static_cast<std::size_t>(mask_words(vocab)));
@@ -68,11 +68,11 @@ TokenEdit LogitRuleState::edit_of(const Counted& token) const {
 }
 
 // Only what differs from the request's own list needs a mask where all tokens are allowed.
-void LogitRuleState::fill_mask(std::span<const std::int32_t> output, std::vector<std::uint64_t>& mask) const {
+void LogitRuleState::fill_mask(std::span<const std::int32_t> output, std::vector<std::uint64_t>& mask) {
   const LogitRules& rules = request_.rules;
   mask = allowed_;
-  if (automaton_) {
-    const auto fitting = masks_->allowed(automaton_, output, request_.stop_tokens);
+  if (constraint_) {
+    const auto fitting = masks_->allowed(constraint_, output, request_.stop_tokens);
     if (mask.empty())
       mask = *fitting;
     else

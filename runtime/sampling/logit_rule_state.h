@@ -59,14 +59,14 @@ class LogitRuleState {
   Counted& counted(std::int32_t token);
   void count(std::span<const std::int32_t> output);
   TokenEdit edit_of(const Counted& token) const;
-  void fill_mask(std::span<const std::int32_t> output, std::vector<std::uint64_t>& mask) const;
+  void fill_mask(std::span<const std::int32_t> output, std::vector<std::uint64_t>& mask);
 
   const Request& request_;
   std::int64_t vocab_;
   OutputMasks* masks_;
-  std::shared_ptr<const ByteAutomaton> automaton_;  // of LogitRules::output
-  std::vector<std::int32_t> ending_;                // eos and stop tokens
-  std::vector<std::uint64_t> allowed_;              // by LogitRules::allowed; empty: all
+  std::shared_ptr<OutputMasks::Constraint> constraint_;  // of LogitRules::output
+  std::vector<std::int32_t> ending_;                     // eos and stop tokens
+  std::vector<std::uint64_t> allowed_;                   // by LogitRules::allowed; empty: all
   std::vector<Counted> counted_;  // tokens ascending: those with a bias, and those that penalties may meet
   std::vector<std::int32_t> output_;  // that `counted_` is of; only with penalties
 };

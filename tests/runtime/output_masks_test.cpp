@@ -72,6 +72,25 @@ std::shared_ptr<const ByteAutomaton> random_automaton(std::mt19937& random) {
   return std::make_shared<const ByteAutomaton>(automaton);
 }
 
+// Of one text.
+std::shared_ptr<const ByteAutomaton> automaton_of(const std::string& text) {
+  ByteAutomaton automaton{.states = 1, .accept = 0, .edges = {}, .jumps = {}};
+  for (const char c : text) {
+    automaton.edges.push_back({automaton.accept, automaton.states, c, c});
+    automaton.accept = automaton.states++;
+  }
+  return std::make_shared<const ByteAutomaton>(std::move(automaton));
+}
+
+// Texts of a and b whose last but `count` is an a: made deterministic, it has more than 2^count states.
+std::shared_ptr<const ByteAutomaton> last_but(std::int16_t count) {
+  ByteAutomaton automaton{.states = count + 2, .accept = count + 1, .edges = {}, .jumps = {}};
+  automaton.edges = {{0, 0, 'a', 'b'}, {0, 1, 'a', 'a'}};
+  for (std::int32_t state = 1; state <= count; state++)
+    automaton.edges.push_back({state, state + 1, 'a', 'b'});
+  return std::make_shared<const ByteAutomaton>(std::move(automaton));
+}
+
 bool has(const OutputMasks::Words& words, std::int32_t token) {
   return LogitEdits{{}, words}.allows(token);
 }
@@ -88,12 +107,16 @@ TEST(OutputMasks, AreThoseOfAPlainSimulation) {
   const std::int64_t eos = 0;
   const std::vector<std::int32_t> stop = {1};
   OutputMasks masks(&tokenizer, tokenizer.size(), std::span(&eos, 1));
+  OutputMasks forgetful(&tokenizer, tokenizer.size(), std::span(&eos, 1),
+                        1);  // it keeps nothing that it can drop
   std::int64_t allowed = 0, refused = 0, ends = 0;
   for (int round = 0; round < 40; round++) {
     const auto automaton = random_automaton(random);
+    auto constraint = masks.shared(automaton), dropped = forgetful.shared(automaton);
     std::vector<std::int32_t> output;
     for (std::string text; output.size() < 6;) {
-      const auto words = masks.allowed(automaton, output, stop);
+      const auto words = masks.allowed(constraint, output, stop);
+      ASSERT_EQ(*forgetful.allowed(dropped, output, stop), *words);
       ASSERT_EQ(std::ssize(*words), mask_words(tokenizer.size()));
       std::vector<std::int32_t> some;
       for (std::int32_t token = 2; token < tokenizer.size(); token++) {
@@ -120,11 +143,77 @@ TEST(OutputMasks, ATextThatIsNotAllowedIsFollowedByItsEnd) {
   const ListTokenizer tokenizer({"", "a", "b"});
   const std::int64_t eos = 0;
   OutputMasks masks(&tokenizer, 3, std::span(&eos, 1));
-  const auto only_a = std::make_shared<const ByteAutomaton>(
-      ByteAutomaton{.states = 2, .accept = 1, .edges = {{0, 1, 'a', 'a'}}, .jumps = {}});
-  EXPECT_EQ(*masks.allowed(only_a, {}, {}), OutputMasks::Words{0b010});
-  EXPECT_EQ(*masks.allowed(only_a, std::vector<std::int32_t>{1}, {}), OutputMasks::Words{0b001});
-  EXPECT_EQ(*masks.allowed(only_a, std::vector<std::int32_t>{2}, {}), OutputMasks::Words{0b001});
+  auto constraint = masks.shared(automaton_of("a"));
+  EXPECT_EQ(*masks.allowed(constraint, {}, {}), OutputMasks::Words{0b010});
+  EXPECT_EQ(*masks.allowed(constraint, std::vector<std::int32_t>{1}, {}), OutputMasks::Words{0b001});
+  EXPECT_EQ(*masks.allowed(constraint, std::vector<std::int32_t>{2}, {}), OutputMasks::Words{0b001});
+}
+
+TEST(OutputMasks, AutomataOfOneContentShareWhatIsKnown) {
+  const ListTokenizer tokenizer({"", "a", "b"});
+  OutputMasks masks(&tokenizer, 3, {});
+  const auto first = masks.shared(automaton_of("ab"));
+  EXPECT_EQ(masks.shared(automaton_of("ab")), first);
+  EXPECT_NE(masks.shared(automaton_of("ba")), first);
+  EXPECT_EQ(masks.size(), 2U);
+}
+
+TEST(OutputMasks, WhatNoRequestHoldsIsDroppedFirst) {
+  const ListTokenizer tokenizer({"", "0", "1", "2", "3", "4", "5", "6", "7", "8", "9"});
+  const std::int64_t eos = 0;
+  constexpr std::size_t kMost = 300'000;
+  OutputMasks masks(&tokenizer, tokenizer.size(), std::span(&eos, 1), kMost);
+  auto held = masks.shared(automaton_of("held, and the least used"));
+  const OutputMasks::Constraint* const before = held.get();
+  masks.allowed(held, {}, {});
+  std::size_t most = 0;
+  for (int i = 1000; i < 3000; i++) {
+    auto constraint = masks.shared(automaton_of(std::to_string(i)));
+    const std::vector<std::int32_t> output = {i / 1000 + 1};
+    EXPECT_TRUE(has(*masks.allowed(constraint, output, {}), i / 100 % 10 + 1));
+    EXPECT_LE(masks.bytes(), kMost);
+    most = std::max(most, masks.size());
+  }
+  EXPECT_GT(most, 20U);
+  EXPECT_LT(most, 300U);  // the states of a walk take more than 1000 bytes each
+  masks.allowed(held, {}, {});
+  EXPECT_EQ(held.get(), before);
+  EXPECT_EQ(masks.shared(automaton_of("held, and the least used")), held);
+}
+
+TEST(OutputMasks, AutomataInUseAreDroppedAndComeBackWhereRoomIsShort) {
+  const ListTokenizer tokenizer({"", "a", "b", "c"});
+  const std::int64_t eos = 0;
+  OutputMasks masks(&tokenizer, 4, std::span(&eos, 1), 20'000);
+  std::vector<std::shared_ptr<OutputMasks::Constraint>> held;
+  for (std::size_t i = 0; i < 50; i++) held.push_back(masks.shared(automaton_of(std::string(i, 'a') + 'b')));
+  for (std::size_t n = 0; n < 5; n++)
+    for (std::size_t i = 0; i < held.size(); i++) {
+      const std::vector<std::int32_t> output(n, 1);
+      const std::uint64_t expected = n < i ? 0b0010 : n == i ? 0b0100 : 0b0001;
+      EXPECT_EQ(*masks.allowed(held[i], output, {}), OutputMasks::Words{expected}) << n << " of " << i;
+      EXPECT_LE(masks.bytes(), 20'000U);
+    }
+  EXPECT_LT(masks.size(), 20U);
+}
+
+TEST(OutputMasks, OneMaskKeepsToTheBound) {
+  std::mt19937 random(2);
+  std::vector<std::string> texts = {""};
+  for (int i = 0; i < 300; i++)
+    for (std::string& text = texts.emplace_back(); text.size() < 24;) text += random() % 2 ? 'a' : 'b';
+  const ListTokenizer tokenizer(texts);
+  const std::int64_t eos = 0;
+  OutputMasks all(&tokenizer, tokenizer.size(), std::span(&eos, 1));
+  OutputMasks some(&tokenizer, tokenizer.size(), std::span(&eos, 1), 400'000);
+  auto known = all.shared(last_but(14)), forgotten = some.shared(last_but(14));
+  std::vector<std::int32_t> output;
+  for (int i = 0; i < 4; i++) {
+    EXPECT_EQ(*some.allowed(forgotten, output, {}), *all.allowed(known, output, {}));
+    output.push_back(1 + static_cast<std::int32_t>(random() % 300));
+  }
+  EXPECT_GT(all.bytes(), 2'000'000U);
+  EXPECT_LE(some.bytes(), 400'000U);
 }
 
 }  // namespace
