@@ -61,6 +61,8 @@ def make_environment(date: str) -> object:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
                                                 extensions=[Generation, jinja2.ext.loopcontrols], undefined=Undefined)
+    for table, name in ((environment.filters, "random"), (environment.globals, "lipsum")):
+        del table[name]  # the prompts of two runs are the same
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = datetime.datetime.fromisoformat(date).strftime
@@ -105,10 +107,13 @@ class ChatTemplates:
         final = mark_final(chat, ask["template"]) if continued else ""
         names = {name: ask[name] for name in ("bos_token", "eos_token") if name in ask}
         template = self.compile(ask["template"], ask["date"])
-        text = template.render(**{
-            "messages": chat, "tools": body.get("tools"), "documents": body.get("documents"),
-            "add_generation_prompt": body.get("add_generation_prompt", not continued),
-            **names, **body.get("chat_template_kwargs", {})})
+        names.update(messages=chat, tools=body.get("tools"), documents=body.get("documents"),
+                     add_generation_prompt=body.get("add_generation_prompt", not continued))
+        further = body.get("chat_template_kwargs", {})
+        for name in further:
+            if name in names or name in template.globals or name == "continue_final_message":
+                raise Refused("invalid_request", f"'chat_template_kwargs' may not replace '{name}'")
+        text = template.render({**names, **further})
         return cut_at_mark(text, final) if continued else text
 
 

@@ -208,105 +208,52 @@ def re_escape(text: str) -> str:
     return re.escape(text)
 
 
-# Keywords of JSON Schema that outlines_core heeds; those that change nothing; those that it cannot combine with others.
-HEEDED = {"type", "properties", "required", "items", "prefixItems", "enum", "const", "anyOf", "oneOf", "$ref", "$defs",
-          "definitions", "minItems", "maxItems", "minLength", "maxLength", "pattern", "format", "additionalProperties",
-          "minProperties", "maxProperties"}
-SILENT = {"$schema", "$id", "$comment", "title", "description", "default", "examples", "deprecated", "readOnly",
-          "writeOnly"}
-ALONE = ("anyOf", "oneOf", "$ref", "enum", "const")
-CONSTRAINTS = HEEDED - {"type", "$defs", "definitions"}
-
-
-def checked_schema(schema: object, at: str = "#") -> object:
-    """The schema with its patterns grouped; refuses what outlines_core would pass over in silence."""
-    def refuse(what: str) -> None:
-        raise Refused("unsupported", f"structured output: {what} in the JSON schema at {at}")
-
-    if not isinstance(schema, dict):
-        raise Refused("invalid_request", f"structured output: the JSON schema at {at} is not an object")
-    for key in schema:
-        if key not in HEEDED | SILENT:
-            refuse(f"'{key}'")
-    for key in ALONE:
-        others = CONSTRAINTS & schema.keys() - {key}
-        if key in schema and others:
-            refuse(f"'{key}' beside '{sorted(others)[0]}'")
-    lengths = {"minLength", "maxLength"} & schema.keys()
-    if lengths and {"pattern", "format"} & schema.keys():
-        refuse(f"'{sorted(lengths)[0]}' beside 'pattern' or 'format'")
-    if "pattern" in schema and "format" in schema:
-        refuse("'pattern' beside 'format'")
-    properties = schema.get("properties", {})
-    if properties and {"minProperties", "maxProperties"} & schema.keys():
-        refuse("a number of properties beside 'properties'")
-    if isinstance(schema.get("required"), list):
-        for name in schema["required"]:
-            if name not in properties:
-                refuse(f"the required property {name!r}, which has no schema,")
-    copy = dict(schema)
-    if isinstance(schema.get("pattern"), str):
-        copy["pattern"] = f"(?:{schema['pattern'].removeprefix('^').removesuffix('$')})"
-    for key in ("properties", "$defs", "definitions"):
-        if isinstance(schema.get(key), dict):
-            copy[key] = {name: checked_schema(inner, f"{at}/{key}/{name}") for name, inner in schema[key].items()}
-    for key in ("items", "additionalProperties"):
-        if key in schema and not isinstance(schema[key], bool):
-            copy[key] = checked_schema(schema[key], f"{at}/{key}")
-    for key in ("anyOf", "oneOf", "prefixItems"):
-        if isinstance(schema.get(key), list):
-            copy[key] = [checked_schema(inner, f"{at}/{key}/{i}") for i, inner in enumerate(schema[key])]
-    return copy
-
-
-def expression_of_schema(schema: object) -> str:
-    if isinstance(schema, str):
-        try:
-            schema = json.loads(schema)
-        except ValueError:
-            raise Refused("invalid_request", "structured output: the JSON schema is not JSON") from None
-    text = json.dumps(checked_schema(schema))
-    try:
-        from outlines_core import json_schema
-    except ImportError:
-        raise Refused("structured_output_unavailable",
-                      f"JSON schemas need outlines_core, which {sys.executable} does not have: "
-                      "pip install outlines_core, or let PTRT_PYTHON name another interpreter") from None
-    try:
-        return json_schema.build_regex_from_schema(text)
-    except Exception as error:  # whatever the library raises
-        raise Refused("unsupported", f"structured output: {str(error).splitlines()[0]}") from None
-
-
-def constraint_of(body: dict) -> tuple[str, object]:
-    """What is asked for: ("regex", …), ("choice", …), ("json", …) or ("json_object", None)."""
-    found = []
-    shape = body.get("response_format")
-    if shape is not None:
-        kind = shape.get("type") if isinstance(shape, dict) else None
-        if kind == "json_object":
-            found.append(("json_object", None))
-        elif kind == "json_schema":
-            inner = shape.get("json_schema")
-            if not isinstance(inner, dict) or "schema" not in inner:
-                raise Refused("invalid_request", "'response_format' needs 'json_schema' with a 'schema'")
-            found.append(("json", inner["schema"]))
-        elif kind != "text":
-            raise Refused("invalid_request", "'response_format' must have a 'type' of text, json_object or json_schema")
-    outputs = body.get("structured_outputs")
-    if outputs is not None:
-        if not isinstance(outputs, dict):
-            raise Refused("invalid_request", "'structured_outputs' must be an object")
-        for key, value in outputs.items():
-            if value is None or (key == "json_object" and value is False):
-                continue
-            if key not in ("json", "regex", "choice", "json_object"):
-                raise Refused("unsupported", f"'{key}' of 'structured_outputs' is not supported")
-            found.append((key, value))
+def constraint_of(body: dict) -> tuple:
+    """What is asked for: ("regex", …), ("choice", …), ("json", …), ("json_object", None) or ("text", None)."""
+    found = [*constraint_of_format(body.get("response_format")), *constraint_of_outputs(body.get("structured_outputs"))]
     found += [(key, body[f"guided_{key}"]) for key in ("json", "regex", "choice") if body.get(f"guided_{key}") is not None]
     if len(found) > 1:
         raise Refused("invalid_request", "more than one constraint of the output")
     return found[0] if found else ("text", None)
+
+
+def constraint_of_format(shape: object) -> list:
+    if shape is None:
+        return []
+    kind = shape.get("type") if isinstance(shape, dict) else None
+    if kind not in ("text", "json_object", "json_schema"):
+        raise Refused("invalid_request", "'response_format' must have a 'type' of text, json_object or json_schema")
+    refuse_others(shape, ("type", "json_schema") if kind == "json_schema" else ("type",), "response_format")
+    if kind != "json_schema":
+        return [(kind, None)] if kind == "json_object" else []
+    inner = shape.get("json_schema")
+    if not isinstance(inner, dict) or inner.get("schema") is None:
+        raise Refused("invalid_request", "'response_format' needs 'json_schema' with a 'schema'")
+    refuse_others(inner, ("name", "description", "schema", "strict"), "json_schema")
+    return [("json", inner["schema"])]
+
+
+def constraint_of_outputs(outputs: object) -> list:
+    if outputs is None:
+        return []
+    if not isinstance(outputs, dict):
+        raise Refused("invalid_request", "'structured_outputs' must be an object")
+    refuse_others(outputs, ("json", "regex", "choice", "json_object"), "structured_outputs")
+    wants = outputs.get("json_object")
+    if wants is not None and not isinstance(wants, bool):
+        raise Refused("invalid_request", "'json_object' must be true or false")
+    found = [(key, value) for key, value in outputs.items() if value is not None and key != "json_object"]
+    if wants:
+        found.append(("json_object", None))
+    if not found:
+        raise Refused("invalid_request", "'structured_outputs' names no constraint")
+    return found
+
+
+def refuse_others(given: dict, known: tuple, where: str) -> None:
+    for key, value in given.items():
+        if key not in known and value is not None:
+            raise Refused("unsupported", f"'{key}' of '{where}' is not supported")
 
 
 class Outputs:

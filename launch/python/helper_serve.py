@@ -3,6 +3,11 @@
 # --- The program's side ---
 
 
+def error_of(code: str, message: str) -> str:
+    message = message if len(message) <= MESSAGE else message[:MESSAGE] + "…"
+    return json.dumps({"error": {"code": code, "message": message}})
+
+
 def serve(seconds: float) -> None:
     kinds = {"chat": ChatTemplates().answer, "output": Outputs().answer}
     print(json.dumps({"ready": True}), flush=True)
@@ -13,9 +18,9 @@ def serve(seconds: float) -> None:
             text = json.dumps(kinds[ask["kind"]](ask))
         except Refused as refused:
             code, message = refused.args
-            text = json.dumps({"error": {"code": code, "message": message}})
-        except (RecursionError, MemoryError, ValueError) as error:  # too deep, too large, too long a number
-            text = json.dumps({"error": {"code": "invalid_request", "message": f"{type(error).__name__}: {error}"}})
+            text = error_of(code, message)
+        except Exception as error:  # too deep, too large, too long a number, or of a kind that was not thought of
+            text = error_of("invalid_request", f"{type(error).__name__}: {error}")
         signal.setitimer(signal.ITIMER_PROF, 0)
         print(text, flush=True)
 

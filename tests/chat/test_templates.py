@@ -3,13 +3,15 @@
 
 import json
 import os
-import subprocess
 import sys
 import unittest
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "structured"))
+
+from helper import Helper
+
 CHAT = Path(os.environ.get("PTRT_CHAT_GOLDENS", Path(__file__).resolve().parent))
-SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "python"
 
 
 class Templates(unittest.TestCase):
@@ -17,27 +19,39 @@ class Templates(unittest.TestCase):
         golden = json.loads((CHAT / "goldens.json").read_text(encoding="utf-8"))
         common = {"kind": "chat", "openai": False, "date": golden["date"],
                   "bos_token": golden["bos_token"], "eos_token": golden["eos_token"]}
-        script = "".join((SCRIPT / f"helper_{part}.py").read_text(encoding="utf-8") for part in ("start", "chat", "output", "serve"))
-        process = subprocess.Popen([sys.executable, "-c", script, "30", str(2 << 30)],
-                                   stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-        with process:
-            self.assertEqual(json.loads(process.stdout.readline()), {"ready": True})
-            rendered = 0
-            for case in golden["cases"]:
-                with self.subTest(template=case["template"], body=case["body"]):
-                    template = (CHAT / "templates" / f"{case['template']}.jinja").read_text(encoding="utf-8")
-                    ask = {**common, "template": template, "line": golden["bodies"][case["body"]]}
-                    process.stdin.write(json.dumps(ask) + "\n")
-                    process.stdin.flush()
-                    answer = json.loads(process.stdout.readline())
-                    if "error" in case:
-                        self.assertIn("error", answer, case["error"])
-                    else:
-                        self.assertEqual(answer.get("text"), case["text"], answer)
-                        rendered += 1
-            self.assertGreater(rendered, 60)  # the others are refused by their templates
-            process.stdin.close()
-            self.assertEqual(process.wait(timeout=60), 0)
+        helper = Helper()
+        rendered = 0
+        for case in golden["cases"]:
+            with self.subTest(template=case["template"], body=case["body"]):
+                template = (CHAT / "templates" / f"{case['template']}.jinja").read_text(encoding="utf-8")
+                ask = {**common, "template": template, "line": golden["bodies"][case["body"]]}
+                answer = helper.ask(ask)
+                if "error" in case:
+                    self.assertIn("error", answer, case["error"])
+                else:
+                    self.assertEqual(answer.get("text"), case["text"], answer)
+                    rendered += 1
+        self.assertGreater(rendered, 60)  # the others are refused by their templates
+        self.assertEqual(helper.close(), 0)
+
+    def test_two_runs_render_alike(self) -> None:
+        helper = Helper()
+        self.addCleanup(helper.close)
+
+        def ask(template: str, **body: object) -> dict:
+            return helper.ask({"kind": "chat", "openai": False, "date": "2026-02-28", "bos_token": "<s>", "template": template,
+                               "line": {"messages": [{"role": "user", "content": "hi"}], **body}})
+
+        for template in ("{{ [1, 2] | random }}", "{{ lipsum() }}"):
+            self.assertEqual(ask(template)["error"]["code"], "chat_template_error", template)
+        long = ask("{{ raise_exception('x' * 100000) }}")["error"]["message"]
+        self.assertIn("xxx…", long)
+        self.assertLess(len(long), 500)
+        for name in ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "bos_token", "strftime_now", "range"):
+            error = ask("x", chat_template_kwargs={name: None})["error"]
+            self.assertEqual(error["code"], "invalid_request")
+            self.assertIn(f"'{name}'", error["message"])
+        self.assertEqual(ask("{{ bos_token }}{{ eos_token }}", chat_template_kwargs={"eos_token": "</s>"}), {"text": "<s></s>"})
 
 
 if __name__ == "__main__":

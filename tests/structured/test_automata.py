@@ -4,71 +4,21 @@
 import json
 import random
 import re
-import subprocess
-import sys
 import unittest
-from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parents[2] / "launch" / "python"
+from helper import Automaton, Helper
+
 ALPHABET = 'ab"cxé€ä漢🙂0 19-\n\u07ff\u0800'
 PATTERNS = [r"yes|no|vielleicht", r"\d{4}-\d{2}", r'[^"ä]{1,3}x?', r"(ab*|c){2,3}é+", r".{0,2}", r"[a-zß-ü€]+?[^\x00-\x7f]",
             r"(?:a|b|)*c", r"\w\W\s\S\D", r"[^\d\s]+", r"[\u0700-\U00012345]*", r"a?b{3}c{2,}", r"^a+b$", r"()", r"(a*)*b"]
 
 
-class Automaton:
-    def __init__(self, answer: dict) -> None:
-        self.accept, self.edges, self.jumps = answer["accept"], {}, {}
-        for i in range(0, len(answer["edges"]), 4):
-            start, low, high, end = answer["edges"][i:i + 4]
-            self.edges.setdefault(start, []).append((low, high, end))
-        for i in range(0, len(answer["jumps"]), 2):
-            self.jumps.setdefault(answer["jumps"][i], []).append(answer["jumps"][i + 1])
-
-    def reach(self, states: set) -> set:
-        reached, found = set(states), list(states)
-        while found:
-            for state in self.jumps.get(found.pop(), ()):
-                if state not in reached:
-                    reached.add(state)
-                    found.append(state)
-        return reached
-
-    def step(self, states: set, byte: int) -> set:
-        return self.reach({end for state in states for low, high, end in self.edges.get(state, ()) if low <= byte <= high})
-
-    def takes(self, text: bytes) -> bool:
-        states = self.reach({0})
-        for byte in text:
-            states = self.step(states, byte)
-        return self.accept in states
-
-    def sample(self, rng: random.Random) -> bytes:
-        """A text that it takes, at random; empty where none was found within some hundred bytes."""
-        states, text = self.reach({0}), b""
-        while len(text) < 400:
-            edges = [edge for state in sorted(states) for edge in self.edges.get(state, ())]
-            if self.accept in states and (not edges or rng.random() < 0.3):
-                return text
-            low, high, _ = rng.choice(edges)
-            text += bytes([rng.randint(low, high)])
-            states = self.step(states, text[-1])
-        return b""
-
-
 class Automata(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
-        script = "".join((FOLDER / f"helper_{part}.py").read_text(encoding="utf-8") for part in ("start", "chat", "output", "serve"))
-        cls.process = subprocess.Popen([sys.executable, "-c", script, "30", str(2 << 30)], stdin=subprocess.PIPE,
-                                       stdout=subprocess.PIPE, text=True, encoding="utf-8")
-        cls.addClassCleanup(cls.process.wait)
-        cls.addClassCleanup(cls.process.communicate)
-        cls.process.stdout.readline()
-
-    def ask(self, line: dict) -> dict:
-        self.process.stdin.write(json.dumps({"kind": "output", "openai": False, "line": line}) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        cls.helper = Helper()
+        cls.addClassCleanup(cls.helper.close)
+        cls.ask = cls.helper.output
 
     def test_patterns(self) -> None:
         rng = random.Random(1)
@@ -104,10 +54,29 @@ class Automata(unittest.TestCase):
 
     def test_an_answer_follows_a_refusal(self) -> None:
         self.assertEqual(self.ask({"guided_regex": "("})["error"]["code"], "invalid_request")
-        self.process.stdin.write("[" * 100_000 + "]" * 100_000 + "\n")
-        self.process.stdin.flush()
-        self.assertIn("error", json.loads(self.process.stdout.readline()))
+        self.assertIn("error", self.helper.ask_text("[" * 100_000 + "]" * 100_000))
+        self.assertIn("error", self.helper.ask_text('{"kind": 5}'))
+        error = self.ask({"structured_outputs": {"x" * 100_000: 1}})["error"]
+        self.assertLess(len(error["message"]), 500)
         self.assertIn("states", self.ask({"guided_choice": ["a"]}))
+
+    def test_what_names_no_constraint(self) -> None:
+        schema = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": {"minimum": 1}}}
+        cases = [({"structured_outputs": {}}, "no constraint"), ({"structured_outputs": {"regex": None}}, "no constraint"),
+                 ({"structured_outputs": {"json_object": False}}, "no constraint"),
+                 ({"structured_outputs": {"json_object": 5}}, "'json_object'"),
+                 ({"structured_outputs": {"regex": "a", "whitespace_pattern": " "}}, "'whitespace_pattern'"),
+                 ({"structured_outputs": {"regex": "a", "json_object": True}}, "more than one"),
+                 ({"response_format": {"type": "text", "schema": {}}}, "'schema'"),
+                 ({"response_format": {"type": "json_object", "json_schema": {}}}, "'json_schema'"),
+                 ({"response_format": {"type": ["text"]}}, "'type'"),
+                 ({"response_format": {**schema, "strict": True}}, "'strict'"),
+                 ({"response_format": {**schema, "json_schema": {"schema": {}, "regex": "a"}}}, "'regex'"),
+                 ({"response_format": schema}, "'minimum'")]
+        for line, words in cases:
+            with self.subTest(line=line):
+                self.assertIn(words, self.ask(line).get("error", {}).get("message", "no error"))
+        self.assertEqual(self.ask({"response_format": {"type": "text", "json_schema": None}}), {})
 
 
 if __name__ == "__main__":
