@@ -93,7 +93,7 @@ class Batch {
   std::vector<NamedFile> inputs() const {
     std::vector<NamedFile> files = {{"the model", options_.run.model}};
     for (const std::string& path : options_.requests)
-      if (path != "-") files.push_back({"the requests", path});
+      files.push_back({"the requests", path == "-" ? "/dev/stdin" : path});
     if (!options_.chat_template.empty()) files.push_back({"the chat template", options_.chat_template});
     if (session_.model().file)
       for (std::int64_t track = 0; track < session_.config().tracks; track++)

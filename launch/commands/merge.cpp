@@ -181,6 +181,8 @@ std::int64_t pool_too_small(const std::vector<ShardResults>& shards) {
 }
 
 void check_files(const MergeOptions& options) {
+  if (options.output == "-")
+    throw_bad_input("merge writes a file, not standard output: OUT must be its name");
   std::vector<NamedFile> inputs;
   for (const std::string& shard : options.shards) {
     inputs.push_back({"the shard", shard});

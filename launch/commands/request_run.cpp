@@ -34,7 +34,8 @@ ResultCollector::Result RequestRun::format(const Completion& completion) {
                            : generate_result(line, request, completion, session_.tokenizer().tokenizer.get());
   if (options_.timings && !completion.failed()) {
     const double put_s = std::chrono::duration<double>(put - started_.load()).count();
-    result = with_timings(std::move(result), line.openai, timings_of(completion, put_s));
+    result =
+        with_timings(std::move(result), is_openai_answer(line, options_.task), timings_of(completion, put_s));
   }
   return {number, std::move(result)};
 }

@@ -49,10 +49,9 @@ ordered_json openai_envelope(const RequestLine& line, std::int64_t number, int s
 // What stands in place of the result of a failed completion.
 RequestError error_of(const Completion& completion, const char* which) {
   if (completion.none_allowed_at >= 0)
-    return {
-        kNoAllowedToken,
-        fmt::format("the request's masks (allowed tokens, bad words, min_tokens) leave no token for {} {}",
-                    which, completion.none_allowed_at)};
+    return {kNoAllowedToken, fmt::format("the request's masks (allowed tokens, bad words, min_tokens, "
+                                         "structured output) leave no token for {} {}",
+                                         which, completion.none_allowed_at)};
   return {kNonFiniteLogits,
           fmt::format("the logits of {} {} are not finite: the model has weights that are not, or too large "
                       "('ptrt inspect --verify' finds the former)",

@@ -15,6 +15,10 @@ namespace ptrt {
 std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
                             const Tokenizer* tokenizer);
 std::string score_result(const RequestLine& line, const Request& request, const Completion& completion);
+// Whether the result of a line without an error has the OpenAI form.
+inline bool is_openai_answer(const RequestLine& line, Task task) {
+  return line.openai && task == Task::generate;
+}
 // Of a line that could not be run.
 std::string error_result(const RequestLine& line, std::int64_t number);
 // Whether a result is the error of a request that did not fit the KV pool.

@@ -2,6 +2,8 @@
 
 #include <nlohmann/json.hpp>
 
+#include "launch/requests/line_json.h"
+
 namespace ptrt {
 namespace {
 
@@ -56,6 +58,7 @@ class IdFinder final : public nlohmann::json_sax<json> {
     return depth_ > 0;
   }
   bool start() {
+    if (depth_ == kDeepestLine) return false;
     if (depth_ > 0) other_value();
     depth_++;
     return true;
@@ -65,7 +68,7 @@ class IdFinder final : public nlohmann::json_sax<json> {
     return true;
   }
 
-  int depth_ = 0;
+  std::size_t depth_ = 0;
   bool openai_ = false;
   std::optional<Field> id_, custom_id_;
   std::optional<Field>* field_ = nullptr;  // that the next value is of
@@ -74,6 +77,7 @@ class IdFinder final : public nlohmann::json_sax<json> {
 }  // namespace
 
 std::optional<std::string> id_of_line(std::string_view text, std::int64_t number) {
+  if (problem_of_bytes(text) != nullptr) return std::nullopt;
   IdFinder finder;
   if (!json::sax_parse(text, &finder)) return std::nullopt;
   return finder.id(number);

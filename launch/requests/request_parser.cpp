@@ -10,10 +10,12 @@
 #include "launch/requests/bad_request.h"
 #include "launch/requests/id_set.h"
 #include "launch/requests/line_id.h"
+#include "launch/requests/line_json.h"
 #include "launch/requests/output_fields.h"
 #include "launch/requests/prompt_reader.h"
 #include "launch/requests/sampling_fields.h"
 #include "launch/streams/request_input.h"
+#include "model_io/config/strict_json.h"
 
 namespace ptrt {
 namespace {
@@ -41,13 +43,15 @@ class RequestParser::Lines {
   Request parse(std::string_view text, std::int64_t number, RequestLine& line) {
     line.id = std::to_string(number);
     line.model = config_.name;
-    const json object = json::parse(text, nullptr, false);
-    if (object.is_discarded()) reject("invalid_json", "line {} is not valid JSON", number + 1);
+    const LineJson read = read_line_json(text, number);
+    const json& object = read.value;
     if (!object.is_object())
       reject("invalid_json", "line {} is not a JSON object but {}", number + 1, object.type_name());
     line.openai = object.contains("custom_id") || object.contains("body") || object.contains("url");
     const Fields outer(object, line.openai ? kEnvelope : kPlain, task_);
     take_id(outer, line);
+    if (read.has_twice)
+      reject("invalid_request", "the key '{}' is given twice in one object", cut_short(read.key_twice, 60));
     outer.refuse_unsupported(ignored_);
     Request request;
     if (line.openai)
@@ -180,7 +184,7 @@ RequestFile parse_requests(const std::string& text, const std::string& path, Tas
     throw_bad_input("{}: the request file is empty", path);
   RequestParser parser(task, config, tokenizer, limits, 0, helpers);
   RequestFile file;
-  for (std::size_t at = 0; at < text.size();) {
+  for (std::size_t at = without_mark(text).data() - text.data(); at < text.size();) {
     note_progress();
     const std::size_t end = std::min(text.find('\n', at), text.size());
     const auto number = std::ssize(file.lines);

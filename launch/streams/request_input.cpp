@@ -21,7 +21,8 @@ LineReader::LineReader(std::unique_ptr<ByteInput> input, std::string name)
     : input_(std::move(input)), name_(std::move(name)) {}
 
 std::optional<std::string_view> LineReader::give(std::size_t stop) {
-  const std::string_view line(buffer_.data() + at_, stop - at_);
+  std::string_view line(buffer_.data() + at_, stop - at_);
+  if (lines_ == 0) line = without_mark(line);
   at_ = searched_ = std::min(stop + 1, end_);
   if (lines_++ == 0)
     if (const Compression kind = compression_by_content(line); kind != Compression::none)
@@ -96,6 +97,11 @@ std::string RequestInput::Lines::place() const {
   const std::string line = fmt::format("line {}", reader_->lines());
   if (input_.files_.size() == 1) return line;
   return fmt::format("{} of {}", line, input_.files_[file_ - 1].name());
+}
+
+std::string_view without_mark(std::string_view begin) {
+  if (begin.starts_with(kByteOrderMark)) begin.remove_prefix(kByteOrderMark.size());
+  return begin;
 }
 
 bool is_blank(std::string_view line) {

@@ -13,6 +13,10 @@
 
 namespace ptrt {
 
+// Some programs begin a text file with it.
+inline constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+std::string_view without_mark(std::string_view begin);
+
 inline constexpr std::size_t kLongestLine = std::size_t{256} << 20;  // bytes
 
 // The lines of an input, which it reads in pieces.
@@ -21,7 +25,7 @@ class LineReader {
   // `name` is for messages.
   LineReader(std::unique_ptr<ByteInput> input, std::string name);
 
-  // The next line without its line break, valid until the next call. None at the end, and where the next one has not
+  // The next line without its line break, the first also without a byte order mark, valid until the next call. None at the end, and where the next one has not
   // come yet: then waits(). Throws bad_input for a line longer than kLongestLine, and for compressed bytes.
   std::optional<std::string_view> next();
   bool waits() const { return !at_end_; }

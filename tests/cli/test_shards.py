@@ -292,6 +292,7 @@ class Shards(CliTest):
         self.assertEqual({name: (folder / name).read_bytes() for name in before}, before)
         for out in (folder, folder / "none" / "out", Path("/dev/null")):
             self.check_refused(self.merge(*shards, out=out), "cannot write")
+        self.check_refused(self.merge(*shards, out="-"), "standard output")
 
     def test_the_merged_file_appears_when_it_is_whole(self) -> None:
         folder = self.fresh("-out")

@@ -278,6 +278,18 @@ class Streams(CliTest):
         self.check_refused(self.generate("-", "-o", results), "journal of an earlier run")
         self.assertEqual(journal.read_bytes(), b'{"ptrt_journal":2}\n')
 
+    def test_standard_input_is_not_overwritten(self) -> None:
+        requests = self.write(".jsonl", self.text)
+        for output in (requests, self.fresh(".link")):
+            if output != requests:
+                output.symlink_to(requests)
+            with requests.open("rb") as file:
+                done = subprocess.run([str(PTRT), "generate", str(self.model), "-", "-o", str(output)], stdin=file,
+                                      env={**os.environ, **_MPI_ENV}, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn("would overwrite the requests /dev/stdin", done.stderr)
+        self.assertEqual(requests.read_bytes(), self.text)
+
     def test_a_stream_that_breaks_ends_the_run(self) -> None:
         results, pipe = self.fresh(".jsonl"), self.fresh(".jsonl.gz")
         os.mkfifo(pipe)
@@ -314,6 +326,8 @@ class Streams(CliTest):
         self.assertIsNone(lines[1]["timings"]["tpot_ms"])
         self.assertNotIn("timings", lines[2])
         scores = self.lines("score", self.model, [{"tokens": [1, 2, 3]}, {"tokens": [1]}], "--timings", ranks=2)
+        chat[0]["body"]["logprobs"] = 1
+        scores += self.lines("score", self.model, chat[:1], "--timings")
         for line in scores:
             self.assertLessEqual(line["timings"]["queue_ms"], line["timings"]["ttft_ms"])
 

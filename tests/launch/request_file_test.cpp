@@ -136,6 +136,44 @@ INSTANTIATE_TEST_SUITE_P(
         Bad{R"({"method": "POST", "url": "/v1/completions", "body": {"prompt": "a"}})", "invalid_request",
             "custom_id"}));
 
+// All of these the JSON library takes in silence, or dies of.
+TEST(RequestFile, JsonIsStrict) {
+  const auto error = [](const std::string& line) { return parse("{}\n" + line + "\n").lines.at(1).error; };
+  const auto nested = [](std::size_t deep) {
+    return R"({"tokens": [1], "documents": )" + std::string(deep, '[') + std::string(deep, ']') + "}";
+  };
+  EXPECT_EQ(error(nested(255)).code, "unsupported_field") << "a field of chats";
+  for (const std::size_t deep : {std::size_t{256}, std::size_t{100000}}) {
+    EXPECT_EQ(error(nested(deep)).code, "invalid_json");
+    EXPECT_EQ(error(nested(deep)).message, "line 2 has values nested more than 256 deep");
+  }
+  const std::string good = R"({"tokens": [1]})";
+  EXPECT_EQ(error(good).code, "");
+  for (const std::string& bytes : {std::string("\0", 1), std::string("\0, x", 4)}) {
+    EXPECT_EQ(error(good + bytes).code, "invalid_json");
+    EXPECT_EQ(error(good + bytes).message, "line 2 has a NUL byte");
+  }
+  const std::string mark = "\xEF\xBB\xBF";
+  EXPECT_NE(error(mark + good).message.find("byte order mark"), std::string::npos);
+  EXPECT_EQ(parse(mark + good).lines[0].error.message, "");
+  EXPECT_EQ(parse(mark + mark + good).lines[0].error.code, "invalid_json");
+
+  const std::string tail = R"(, "body": {"prompt": "a"}})", head = R"({"custom_id": "c", "method": "POST", )";
+  const std::pair<std::string, const char*> twice[] = {
+      {R"({"tokens": [1], "seed": 1, "seed": 1})", "'seed'"},
+      {R"({"tokens": [1], "s\u0065ed": 1, "seed": null})", "'seed'"},
+      {R"({"tokens": [1], "logit_bias": {"1": 1, "2": 1, "1": 2}})", "'1'"},
+      {head + R"("url": "/v1/completions", "url": "/v1/completions")" + tail, "'url'"},
+      {head + R"("url": "/v1/completions", "body": {"prompt": "a", "prompt": "b"}})", "'prompt'"}};
+  for (const auto& [line, name] : twice) {
+    EXPECT_EQ(error(line).code, "invalid_request") << line;
+    EXPECT_NE(error(line).message.find(name), std::string::npos) << error(line).message;
+    EXPECT_NE(error(line).message.find("twice"), std::string::npos) << error(line).message;
+  }
+  EXPECT_EQ(parse(twice[4].first).lines[0].id, "c") << "answered in its form";
+  EXPECT_TRUE(parse(twice[4].first).lines[0].openai);
+}
+
 TEST(RequestFile, CanNeverFitTheKvCache) {
   const RequestFile file =
       parse("{\"prompt\": \"abc\", \"max_tokens\": 14}\n{\"prompt\": \"abc\", \"max_tokens\": 13}",

@@ -206,7 +206,7 @@ TEST_F(RequestStreamTest, AFileThatGrowsOrGoes) {
 }
 
 TEST(LineId, IsThatOfTheParsedLine) {
-  const std::pair<const char*, std::optional<std::string>> cases[] = {
+  const std::pair<std::string, std::optional<std::string>> cases[] = {
       {R"({"id": "a", "tokens": [1, {"id": "b"}]})", "a"},
       {R"({"tokens": [1]})", "5"},
       {R"({"x": {"id": "b"}, "y": [{"id": "c"}]})", "5"},
@@ -226,7 +226,11 @@ TEST(LineId, IsThatOfTheParsedLine) {
       {R"(["id"])", std::nullopt},
       {R"("id")", std::nullopt},
       {R"(7)", std::nullopt},
-      {"", std::nullopt}};
+      {"", std::nullopt},
+      {"\xEF\xBB\xBF{\"id\": \"a\"}", std::nullopt},
+      {std::string("{\"id\": \"a\"}\0", 12), std::nullopt},
+      {R"({"id": "a", "x": )" + std::string(255, '[') + std::string(255, ']') + "}", "a"},
+      {R"({"id": "a", "x": )" + std::string(256, '[') + std::string(256, ']') + "}", std::nullopt}};
   for (const auto& [text, id] : cases) {
     EXPECT_EQ(id_of_line(text, 5), id) << text;
     // The parser agrees: the id is taken for a later line exactly then.

@@ -227,6 +227,13 @@ TEST(ResultLines, Timings) {
     (openai ? expected["response"]["body"] : expected)["timings"] = json::parse(timings);
     EXPECT_EQ(json::parse(with_timings(plain, openai, timings)), expected);
   }
+  // `score` has one form for all lines.
+  Completion scored;
+  scored.logprobs = {-1.0f};
+  EXPECT_TRUE(is_openai_answer(line, Task::generate));
+  const std::string score =
+      with_timings(score_result(line, request, scored), is_openai_answer(line, Task::score), timings);
+  EXPECT_EQ(json::parse(score)["timings"], json::parse(timings));
   completion.tokens.resize(1);
   EXPECT_TRUE(json::parse(timings_of(completion, 0))["tpot_ms"].is_null());
 }

@@ -175,6 +175,13 @@ TEST_F(Streams, SeveralFilesAreOne) {
   EXPECT_EQ(digest_of({a}), XXH3_64bits("1\n\n2", 4));
 }
 
+TEST_F(Streams, AByteOrderMarkIsSkippedOnceAFile) {
+  const std::string mark = "\xEF\xBB\xBF", a = write("a.jsonl", mark + "1\n" + mark + "2\n"),
+                    b = write("b.jsonl.gz", encoded(Compression::gzip, mark + mark + "3")),
+                    c = write("c.jsonl", mark);
+  EXPECT_EQ(lines_of({a, b, c}), fmt::format("1\n{0}2\n{0}3\n\n", mark));
+}
+
 TEST_F(Streams, WhatCannotBeRead) {
   EXPECT_THROW(RequestInput(folder_ / "none"), Error);
   EXPECT_THROW(RequestInput(folder_ / "."), Error);
