@@ -125,10 +125,6 @@ std::optional<std::uint32_t> stored_crc32c(const H5Dataset& dataset, const std::
   return static_cast<std::uint32_t>(*value);
 }
 
-bool lies_within(const H5File& file, std::uint64_t offset, std::size_t bytes) {
-  return offset <= file.end() && bytes <= file.end() - offset;
-}
-
 void swap_bytes(std::span<std::byte> bytes, std::size_t element_bytes) {
   for (std::size_t at = 0; at < bytes.size(); at += element_bytes) {
     const auto element = bytes.subspan(at, element_bytes);
@@ -198,7 +194,7 @@ struct ModelFile::Impl {
     stored.crc32c = stored_crc32c(found.dataset, file.path(), path);
     stored.bytes = found.dataset.element_bytes();
     for (const std::int64_t extent : info.shape) stored.bytes *= static_cast<std::size_t>(extent);
-    if (info.offset && !lies_within(file, *info.offset, stored.bytes)) info.offset.reset();
+    if (info.offset && !file.holds(*info.offset, stored.bytes)) info.offset.reset();
     consistency.check(stored, info, found.dataset.element_bytes());
     for (const std::string& other : info.other_files) other_files.push_back(other);
     if (info.big_endian) return stored;

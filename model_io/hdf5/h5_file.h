@@ -129,6 +129,9 @@ class H5File {
   int descriptor() const;  // of a file opened for reading; for pread()
   // Where it ends by its superblock: beyond that the library refuses to read.
   std::uint64_t end() const;
+  bool holds(std::uint64_t offset, std::size_t bytes) const {
+    return offset <= end() && bytes <= end() - offset;
+  }
   H5Group root() const;
 
   // Groups on the way are created as needed.
