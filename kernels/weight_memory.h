@@ -43,8 +43,9 @@ class WeightMemory {
   std::shared_ptr<std::byte[]> next_adopted(std::size_t bytes, const std::string& what);
 
   bool offers_ = false;
-  std::vector<FileDescriptor> files_;  // of the blocks offered
-  std::vector<std::size_t> sizes_;
+  FileDescriptor file_;             // one for all blocks offered, one after the other
+  std::vector<std::size_t> sizes_;  // of those
+  std::size_t offered_ = 0;         // their sum
   std::vector<Block> adopted_;
   std::size_t taken_ = 0;  // of those
 };

@@ -59,7 +59,7 @@ bool RequestDealer::reads_ahead() const {
 void RequestDealer::begin_tail() {
   std::vector<std::pair<std::int64_t, std::int64_t>> costs;
   for (const auto& [number, line] : window_.entries())
-    if (line) costs.emplace_back(line->request.cached_tokens(), number);
+    if (line) costs.emplace_back(line->request.work(), number);
   std::ranges::stable_sort(costs, std::greater(), [](const auto& cost) { return cost.first; });
   for (const auto& cost : costs) longest_.push_back(cost.second);
   sorted_ = true;
@@ -97,14 +97,16 @@ std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
   const std::int64_t run = sorted_ ? 1 : std::min(room, kRun);
   Deal deal{*replica, {}};
   Replica& to = replicas_[static_cast<std::size_t>(*replica)];
-  while (std::ssize(deal.requests) < run && !window_.empty()) {
+  for (std::int64_t dealt = 0; dealt < run && !window_.empty();) {
     const std::int64_t number = choose(*replica);
     if (options_.by_prefix) order_.take(*replica, number);
     StreamedLine& line = deal.requests.emplace_back(window_.take(number));
     window_tokens_ -= std::ssize(line.request.tokens);
-    const std::int64_t cost = line.request.cached_tokens();
-    PTRT_CHECK(to.costs.emplace(line.number, cost).second);
-    to.cost += cost;
+    const Replica::Work work{line.request.work(), line.request.samples};
+    PTRT_CHECK(to.left.emplace(line.number, work).second);
+    to.cost += work.tokens;
+    to.samples += work.samples;
+    dealt += work.samples;
   }
   if (deal.requests.empty() && rejected.empty()) return std::nullopt;
   return deal;
@@ -112,11 +114,12 @@ std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
 
 void RequestDealer::finished(std::int64_t number, std::int64_t line, Clock::time_point now) {
   Replica& replica = replicas_[static_cast<std::size_t>(number)];
-  const auto at = replica.costs.find(line);
-  PTRT_CHECK(at != replica.costs.end());
-  replica.cost -= at->second;
-  replica.costs.erase(at);
-  replica.finished++;
+  const auto at = replica.left.find(line);
+  PTRT_CHECK(at != replica.left.end());
+  replica.cost -= at->second.tokens;
+  replica.samples -= at->second.samples;
+  replica.finished += at->second.samples;
+  replica.left.erase(at);
   const double seconds = seconds_between(replica.measured, now);
   if (seconds < kMeasureSeconds) return;
   const double lately = static_cast<double>(replica.finished) / seconds;
@@ -155,12 +158,12 @@ std::int64_t RequestDealer::stock(std::int64_t number, Clock::time_point now) co
   return std::min(wanted, window_.size() / (2 * options_.replicas));
 }
 
-// The replica with room that has the least left to do, and how many more requests it may get.
+// The replica with room that has the least left to do, and how many more samples it may get.
 std::optional<std::int64_t> RequestDealer::neediest(Clock::time_point now, std::int64_t& room) const {
   std::optional<std::int64_t> best;
   for (std::int64_t r = 0; r < options_.replicas; r++) {
     const Replica& replica = replicas_[static_cast<std::size_t>(r)];
-    const std::int64_t more = options_.max_batch + stock(r, now) - replica.left();
+    const std::int64_t more = options_.max_batch + stock(r, now) - replica.samples;
     if (more <= 0) continue;
     if (best && replicas_[static_cast<std::size_t>(*best)].cost <= replica.cost) continue;
     best = r;

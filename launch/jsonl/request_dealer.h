@@ -64,14 +64,16 @@ class RequestDealer {
 
  private:
   struct Replica {
-    std::unordered_map<std::int64_t, std::int64_t> costs;  // by line: tokens of what it has not finished
-    std::int64_t cost = 0;                                 // their sum
-    double per_second = 0;                                 // requests finished lately
-    bool is_known = false;                                 // whether it has finished any
-    std::int64_t finished = 0;                             // since `measured`
+    struct Work {
+      std::int64_t tokens = 0, samples = 0;
+    };
+    std::unordered_map<std::int64_t, Work> left;  // by line: what it has not finished
+    std::int64_t cost = 0;                        // the sum of its tokens
+    std::int64_t samples = 0;                     // and of its samples, a sequence each
+    double per_second = 0;                        // samples finished lately
+    bool is_known = false;                        // whether it has finished any
+    std::int64_t finished = 0;                    // samples since `measured`
     Clock::time_point measured;
-
-    std::int64_t left() const { return std::ssize(costs); }
   };
 
   Supply read_one(std::vector<StreamedLine>& rejected);

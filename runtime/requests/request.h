@@ -72,6 +72,8 @@ struct Request {
   // Tokens whose keys and values must be cached together, for each sample: the last token generated (or scored)
   // is never fed.
   std::int64_t cached_tokens() const { return static_cast<std::int64_t>(tokens.size()) + max_tokens - 1; }
+  // How much there is to do, in tokens at most.
+  std::int64_t work() const { return static_cast<std::int64_t>(tokens.size()) + samples * max_tokens; }
 };
 
 enum class FinishReason : std::uint8_t { stop, length };

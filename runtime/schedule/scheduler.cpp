@@ -35,6 +35,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, Task task)
 
 void Scheduler::add(std::int64_t number, const Request& request) {
   PTRT_CHECK(!request.tokens.empty() && pages_for(request.cached_tokens()) <= limits_.pages);
+  PTRT_CHECK(task_ == Task::score || request.max_tokens > 0 || request.prompt_logprobs >= 0);
   PTRT_CHECK(request.samples == 1 || (request.samples > 1 && request.max_tokens > 0));
   for (std::int64_t sample = 0; sample < request.samples; sample++) {
     auto sequence = std::make_unique<Sequence>();

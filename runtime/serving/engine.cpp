@@ -27,16 +27,18 @@ std::unique_ptr<AllReduce> make_tensor_parallel_all_reduce(const EngineComms& co
   return make_all_reduce(*comms.track, backend, state, 1, values, comms.all_reduce);
 }
 
-// One token has nothing before it to be scored by: no forward pass.
+// Nothing is asked of the model: no forward pass. One token has nothing before it to be scored by.
 bool needs_no_step(Task task, const Request& request) {
-  return request.tokens.size() == 1 && (task == Task::score || request.max_tokens == 0);
+  const bool scores = task == Task::score || request.prompt_logprobs >= 0;
+  return (task == Task::score || request.max_tokens == 0) && (!scores || request.tokens.size() == 1);
 }
 
-void complete_without_step(std::int64_t request, double now_s, const Engine::Hooks& hooks) {
+void complete_without_step(std::int64_t number, const Request& request, double now_s,
+                           const Engine::Hooks& hooks) {
   Completion empty;
   empty.admitted_s = empty.first_token_s = empty.finish_s = now_s;
-  empty.request = request;
-  empty.prompt_tokens = 1;
+  empty.request = number;
+  empty.prompt_tokens = std::ssize(request.tokens);
   if (hooks.completed) hooks.completed(std::move(empty));
 }
 
@@ -98,7 +100,7 @@ bool Engine::run(Task task, std::span<const Request> requests, std::span<const s
   for (const std::int64_t i : order) {
     const Request& request = requests[static_cast<std::size_t>(i)];
     if (needs_no_step(task, request)) {
-      complete_without_step(i, 0, hooks);
+      complete_without_step(i, request, 0, hooks);
       continue;
     }
     scheduled.push_back(i);
@@ -183,7 +185,7 @@ void Engine::adopt_requests(Run& run) {
   for (Request& request : run.signals.drawn()) {
     const std::int64_t line = request.line;
     if (needs_no_step(run.task, request)) {
-      complete_without_step(line, seconds_since(run.start), run.hooks);
+      complete_without_step(line, request, seconds_since(run.start), run.hooks);
       continue;
     }
     const auto [at, is_new] = run.drawn.emplace(line, std::move(request));

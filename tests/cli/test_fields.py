@@ -85,6 +85,15 @@ class Fields(CliTest):
                 self.assertEqual(error_code(line), "", line)
                 self.check_loglikelihood(line["response"]["body"]["choices"][0], max_tokens)
 
+    def test_echo_alone(self) -> None:
+        for row in ({"tokens": [97, 98], "max_tokens": 0, "echo": True},
+                    openai({"model": "m", "prompt": "ab", "max_tokens": 0, "echo": True})):
+            line = self.one(row)
+            self.assertEqual(error_code(line), "", line)
+            answer = line if "tokens" in row else line["response"]["body"]
+            self.assertEqual((answer if "tokens" in row else answer["choices"][0])["text"], "ab")
+            self.assertEqual(answer["usage"]["completion_tokens"], 0)
+
     # As LocalCompletionsAPI.parse_logprobs reads it, of the continuation "cz" behind "ab".
     def check_loglikelihood(self, choice: dict, max_tokens: int) -> None:
         logprobs = choice["logprobs"]

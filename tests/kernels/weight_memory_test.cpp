@@ -60,7 +60,9 @@ TEST(WeightMemory, RefusesWhatIsNotThatMemory) {
   WeightMemory adopted;
   // Another inode, another size, another number, another process.
   EXPECT_THROW(adopted.adopt(fmt::format("{} 0 1 2097152", getpid())), Error);
-  EXPECT_THROW(adopted.adopt(description.substr(0, description.rfind(' ')) + " 4194304"), Error);
+  std::string larger = description;
+  larger.replace(larger.find(" 2097152"), 8, " 4194304");
+  EXPECT_THROW(adopted.adopt(larger), Error);
   EXPECT_THROW(adopted.adopt(fmt::format("{} 9999 1 2097152", getpid())), Error);
   EXPECT_THROW(adopted.adopt("1999999999 3 1 2097152"), Error);
   EXPECT_FALSE(adopted.adopted());

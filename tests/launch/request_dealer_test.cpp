@@ -168,6 +168,24 @@ TEST(RequestDealer, ASlowReplicaGetsFewer) {
   EXPECT_LE(even.run(), 0.85 * three);
 }
 
+// Each sample takes a place in a batch: of requests with eight of them a replica has one, not a batch full.
+TEST(RequestDealer, SamplesTakePlaces) {
+  std::int64_t read = 0;
+  RequestDealer dealer(
+      [&](StreamedLine& line) {
+        line = line_of(read, 10);
+        line.request.samples = 8;
+        return read++ < 20 ? Supply::line : Supply::end;
+      },
+      {.replicas = 2, .max_batch = 4}, Clock::time_point());
+  std::vector<StreamedLine> rejected;
+  std::map<std::int64_t, std::int64_t> dealt;
+  for (int turn = 0; turn < 50; turn++)
+    if (const auto deal = dealer.next(Clock::time_point(), rejected))
+      dealt[deal->replica] += std::ssize(deal->requests);
+  EXPECT_EQ(dealt, (std::map<std::int64_t, std::int64_t>{{0, 1}, {1, 1}}));
+}
+
 TEST(RequestDealer, StopsAtOnce) {
   std::int64_t read = 0;
   RequestDealer dealer([&](StreamedLine& line) { return line = line_of(read++, 3), Supply::line; },

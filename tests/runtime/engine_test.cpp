@@ -66,7 +66,7 @@ TEST_F(EngineSteps, PromptLogProbabilities) {
   std::vector<Request> asking = requests_;
   for (std::size_t i = 0; i < asking.size(); ++i) {
     if (i % 4 != 3) asking[i].prompt_logprobs = static_cast<std::int64_t>(i % 4);
-    if (i % 4 == 1) asking[i].max_tokens = 0;
+    if (i % 4 == 1 || i % 8 == 7) asking[i].max_tokens = 0;  // the latter ask nothing of the model
   }
   const std::vector<Completion> scored =
       make(std::make_unique<ReferenceBackend>(), 40).run(Task::score, requests_);
@@ -84,6 +84,7 @@ TEST_F(EngineSteps, PromptLogProbabilities) {
         EXPECT_EQ(actual[i].prompt_logprobs,
                   asking[i].prompt_logprobs < 0 ? std::vector<float>{} : scored[i].logprobs);
         check_alternatives(actual[i], asking[i]);
+        EXPECT_EQ(actual[i].prompt_tokens, std::ssize(asking[i].tokens));
         if (asking[i].max_tokens == 0) {
           EXPECT_TRUE(actual[i].tokens.empty());
           EXPECT_EQ(actual[i].finish_reason, FinishReason::length);
