@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "kernels/base/error.h"
+
 namespace ptrt {
 namespace {
 
@@ -27,6 +29,7 @@ void NgramIndex::add_until(std::span<const std::int32_t> tokens, std::size_t end
 
 bool NgramIndex::find(std::span<const std::int32_t> tokens, Match& match) {
   if (tokens.empty()) return false;
+  PTRT_CHECK(added_ < tokens.size());
   add_until(tokens, tokens.size() - 1);
   for (std::size_t i = 0; i < kLengths.size(); i++) {
     if (tokens.size() < kLengths[i]) continue;
