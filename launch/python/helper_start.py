@@ -1,5 +1,6 @@
 """What ptrt leaves to Python: rendering chat templates, and automata for structured output. The program starts this script
-once (`python3 -c`), when the first request needs it, and writes one JSON object a line to it; each is answered by one line.
+once (`python3 -c`), when the first request needs it, and writes lines to it, each a number and a JSON object; each is answered
+by one line with the same number. Standard input is a socket, for the questions and the answers; standard output is not read.
 It is the files helper_start.py, helper_chat.py, helper_output.py, helper_schema.py and helper_serve.py, one after the other.
 
 The arguments are the seconds of processor time that one answer may take, and the bytes of memory.

@@ -31,7 +31,8 @@ OutputConstraint OutputCompiler::compile(std::string_view line, bool openai) {
   std::string answer =
       helper_.ask(fmt::format(R"({{"kind":"output","openai":{},"line":{}}})", openai, line), kPurpose);
   if (const auto kept = kept_.find(answer); kept != kept_.end()) return kept->second;
-  const json parsed = json::parse(answer);
+  const json parsed = json::parse(answer, nullptr, false);
+  if (!parsed.is_object()) throw HelperError{kPurpose.failed, "structured output has no automaton"};
   if (parsed.contains("error"))
     throw HelperError{parsed["error"]["code"].get<std::string>(),
                       parsed["error"]["message"].get<std::string>()};

@@ -14,7 +14,9 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <string_view>
 #include <thread>
+#include <vector>
 
 #include "kernels/base/error.h"
 #include "kernels/base/progress.h"
@@ -42,20 +44,31 @@ bool wait_for(int socket, short events, Clock::time_point deadline) {
   }
 }
 
+constexpr const char* kReady = R"({"ready": true})";
+
+// That of the program without what changes the interpreter. Sets have the same order in every run.
+std::vector<std::string> environment() {
+  std::vector<std::string> kept = {"PYTHONHASHSEED=0"};
+  for (char** entry = environ; *entry != nullptr; entry++)
+    if (!std::string_view(*entry).starts_with("PYTHON")) kept.emplace_back(*entry);
+  return kept;
+}
+
 std::string interpreter() {
   const char* set = std::getenv("PTRT_PYTHON");
   return set != nullptr && *set != '\0' ? set : "python3";
 }
 
-// Of posix_spawn: both ends of the child are the socket, and it does not take the signals that are for the job, nor
+// Of posix_spawn: the child's standard input is the socket, on which it answers too: what else is printed in it gets
+// nowhere. It does not take the signals that are for the job, nor
 // those that this thread blocks for itself.
 class SpawnSettings {
  public:
   explicit SpawnSettings(int socket) {
     posix_spawn_file_actions_init(&files_);
     posix_spawn_file_actions_adddup2(&files_, socket, STDIN_FILENO);
-    posix_spawn_file_actions_adddup2(&files_, socket, STDOUT_FILENO);
-    posix_spawn_file_actions_addopen(&files_, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+    for (const int number : {STDOUT_FILENO, STDERR_FILENO})
+      posix_spawn_file_actions_addopen(&files_, number, "/dev/null", O_WRONLY, 0);
     posix_spawnattr_init(&attributes_);
     sigset_t blocked, standard;
     sigemptyset(&blocked);
@@ -106,8 +119,12 @@ void PythonHelper::start(const Purpose& purpose) {
                                       fmt::format("{}", limits_.memory_bytes)};
   std::array<char*, 6> argv{};
   std::ranges::transform(words, argv.begin(), [](std::string& word) { return word.data(); });
+  std::vector<std::string> variables = environment();
+  std::vector<char*> envp;
+  for (std::string& variable : variables) envp.push_back(variable.data());
+  envp.push_back(nullptr);
   const int error =
-      posix_spawnp(&pid_, argv[0], settings.files(), settings.attributes(), argv.data(), environ);
+      posix_spawnp(&pid_, argv[0], settings.files(), settings.attributes(), argv.data(), envp.data());
   if (error != 0) {
     pid_ = -1;
     throw HelperError{
@@ -125,6 +142,11 @@ void PythonHelper::start(const Purpose& purpose) {
                       fmt::format("{} needs Python: {} {}", purpose.what, words[0],
                                   late ? fmt::format("does not start within {} s", limits_.start_s)
                                        : fmt::format("{} at its start", explain_end(status)))};
+  }
+  if (ready != kReady) {
+    end();
+    throw HelperError{purpose.unavailable, fmt::format("{} needs Python: {} does not say that it is ready",
+                                                       purpose.what, words[0])};
   }
 }
 
@@ -188,9 +210,14 @@ int PythonHelper::end(bool ended) {
 bool PythonHelper::exchange(std::string_view question, const Purpose& purpose, std::string& answer,
                             Silence& silence) {
   if (pid_ < 0) start(purpose);
-  std::string text(question);
-  text += '\n';
-  return send(text, limits_.answer_s, silence) && receive(answer, limits_.answer_s, silence);
+  const std::string number = fmt::format("{} ", ++asked_);
+  if (!send(fmt::format("{}{}\n", number, question), limits_.answer_s, silence) ||
+      !receive(answer, limits_.answer_s, silence))
+    return false;
+  silence = Silence::other;
+  if (!answer.starts_with(number) || answer.find('\n') != std::string::npos) return false;
+  answer.erase(0, number.size());
+  return true;
 }
 
 std::string PythonHelper::ask(std::string_view question, const Purpose& purpose) {
@@ -203,6 +230,7 @@ std::string PythonHelper::ask(std::string_view question, const Purpose& purpose)
     Silence silence{};
     if (exchange(question, purpose, answer, silence)) return answer;
     status = end(silence == Silence::ended);
+    if (silence == Silence::other) fail("has no answer: the Python process answers what was not asked");
     if (silence == Silence::too_long) fail(fmt::format("gives more than {} bytes", limits_.answer_bytes));
     if (silence == Silence::late) fail(fmt::format("takes longer than {} s", limits_.answer_s));
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF)

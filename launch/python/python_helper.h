@@ -1,4 +1,5 @@
-// The one Python process of a run, on rank 0, which answers JSON lines (helper_start.py). It starts with the first
+// The one Python process of a run, on rank 0, which answers JSON lines (helper_start.py): each begins with a number,
+// that of the question. It starts with the first
 // question. One that takes too long or dies is started anew with the next.
 #pragma once
 
@@ -48,8 +49,8 @@ class PythonHelper {
   pid_t pid() const { return pid_; }  // -1: it does not run
 
  private:
-  // Why a line did not come.
-  enum class Silence : std::uint8_t { ended, late, too_long };
+  // Why an answer did not come.
+  enum class Silence : std::uint8_t { ended, late, too_long, other };
 
   void start(const Purpose& purpose);
   bool exchange(std::string_view question, const Purpose& purpose, std::string& answer, Silence& silence);
@@ -58,7 +59,8 @@ class PythonHelper {
   int end(bool ended = false);  // returns its status
 
   Limits limits_;
-  FileDescriptor socket_;  // its standard input and output
+  FileDescriptor socket_;    // its standard input, on which it answers too
+  std::uint64_t asked_ = 0;  // the number of the last question, which its answer has to begin with
   pid_t pid_ = -1;
 };
 

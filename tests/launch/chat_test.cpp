@@ -135,9 +135,67 @@ TEST(ChatRenderer, LeavesNoProcessBehind) {
   EXPECT_NE(kill(pid, 0), 0);
 }
 
+// Sets a variable of the environment, and restores it.
+class Variable {
+ public:
+  explicit Variable(const char* name, const std::string& value = "") : name_(name) {
+    if (const char* set = getenv(name)) before_ = set;
+    if (!value.empty()) setenv(name, value.c_str(), 1);
+  }
+  ~Variable() { before_.empty() ? unsetenv(name_) : setenv(name_, before_.c_str(), 1); }
+  Variable(const Variable&) = delete;
+  Variable& operator=(const Variable&) = delete;
+
+ private:
+  const char* name_;
+  std::string before_;
+};
+
+// An interpreter that is this shell script.
+std::string interpreter_of(const TempFolder& folder, const std::string& script) {
+  const std::string path = folder / "python3";
+  std::ofstream(path) << "#!/bin/sh\n" << script << "\n";
+  EXPECT_EQ(std::system(("chmod +x " + path).c_str()), 0);
+  return path;
+}
+
+TEST(ChatRenderer, HearsNothingThatWasNotAsked) {
+  TempFolder folder;
+  std::ofstream(folder / "sitecustomize.py") << "print('hello', flush=True)\nraise SystemExit\n";
+  const Variable path("PYTHONPATH", folder.path());
+  const Variable python("PTRT_PYTHON", interpreter_of(folder, "echo hello\nexec /usr/bin/python3 \"$@\""));
+  PythonHelper helper;
+  EXPECT_EQ(render(helper, kTemplate), "<|256|>user:hi;>") << "what is printed is no answer";
+  EXPECT_EQ(render(helper, "{{ messages[0].role }}"), "user");
+  const char* keys =
+      "{% for key in {'a': 1, 'b': 1, 'c': 1, 'd': 1, 'e': 1}.keys() - ['x'] %}{{ key }}{% endfor %}";
+  PythonHelper another;
+  EXPECT_EQ(render(helper, keys), render(another, keys)) << "sets have one order";
+}
+
+TEST(ChatRenderer, TakesNoAnswerToAnotherQuestion) {
+  TempFolder folder;
+  const std::string ready = "echo '{\"ready\": true}' >&0\n";
+  const auto error_with = [&](const std::string& script) {
+    const Variable python("PTRT_PYTHON", interpreter_of(folder, script));
+    PythonHelper helper;
+    const HelperError error = error_of(helper, kTemplate);
+    EXPECT_EQ(helper.pid(), -1) << "it is ended";
+    return error;
+  };
+  for (const char* answer : {"2 {\"text\": \"x\"}", "{\"text\": \"x\"}", "10 {}", "1 {}\n2 {}"}) {
+    const HelperError error =
+        error_with(ready + "read line\nprintf '%s\\n' '" + answer + "' >&0\nexec sleep 60");
+    EXPECT_EQ(error.code, "chat_template_error") << answer;
+    EXPECT_NE(error.message.find("not asked"), std::string::npos) << error.message;
+  }
+  const HelperError error = error_with("echo hello >&0\n" + ready + "exec sleep 60");
+  EXPECT_EQ(error.code, "chat_template_unavailable");
+  EXPECT_NE(error.message.find("ready"), std::string::npos) << error.message;
+}
+
 TEST(ChatRenderer, SaysWhatIsNotInstalled) {
-  const char* set = getenv("PTRT_PYTHON");
-  const std::string before = set != nullptr ? set : "";
+  const Variable restored("PTRT_PYTHON");
   for (const char* python : {"/nowhere/python3", "/bin/false"}) {
     setenv("PTRT_PYTHON", python, 1);
     PythonHelper helper;
@@ -147,15 +205,11 @@ TEST(ChatRenderer, SaysWhatIsNotInstalled) {
   }
   // An interpreter without Jinja.
   TempFolder folder;
-  const std::string bare = folder / "python3";
-  std::ofstream(bare) << "#!/bin/sh\nexec /usr/bin/python3 -S \"$@\"\n";
-  ASSERT_EQ(std::system(("chmod +x " + bare).c_str()), 0);
-  setenv("PTRT_PYTHON", bare.c_str(), 1);
+  setenv("PTRT_PYTHON", interpreter_of(folder, "exec /usr/bin/python3 -S \"$@\"").c_str(), 1);
   PythonHelper helper;
   const HelperError error = error_of(helper, kTemplate);
   EXPECT_EQ(error.code, "chat_template_unavailable");
   EXPECT_NE(error.message.find("python3-jinja2"), std::string::npos) << error.message;
-  before.empty() ? unsetenv("PTRT_PYTHON") : setenv("PTRT_PYTHON", before.c_str(), 1);
 }
 
 TEST(ChatFields, EveryProblemIsNamed) {

@@ -2,6 +2,7 @@
 
 import json
 import random
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,14 +14,18 @@ PARTS = ("start", "chat", "output", "schema", "serve")
 class Helper:
     def __init__(self, python: str = sys.executable) -> None:
         script = "".join((FOLDER / f"helper_{part}.py").read_text(encoding="utf-8") for part in PARTS)
-        self.process = subprocess.Popen([python, "-c", script, "30", str(2 << 30)], stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, text=True, encoding="utf-8")
-        assert json.loads(self.process.stdout.readline()) == {"ready": True}
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen([python, "-c", script, "30", str(2 << 30)], stdin=theirs, stdout=subprocess.DEVNULL)
+        self.answers, self.asked = self.socket.makefile("r", encoding="ascii"), 0
+        assert json.loads(self.answers.readline()) == {"ready": True}
 
     def ask_text(self, question: str) -> dict:
-        self.process.stdin.write(question + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        self.asked += 1
+        self.socket.sendall(f"{self.asked} {question}\n".encode())
+        number, _, answer = self.answers.readline().partition(" ")
+        assert number == str(self.asked), number
+        return json.loads(answer)
 
     def ask(self, question: dict) -> dict:
         return self.ask_text(json.dumps(question))
@@ -29,7 +34,8 @@ class Helper:
         return self.ask({"kind": "output", "openai": False, "line": line})
 
     def close(self) -> int:
-        self.process.communicate()
+        self.answers.close()
+        self.socket.close()
         return self.process.wait(timeout=60)
 
 
