@@ -351,7 +351,7 @@ void Sampler::take(std::span<Sampled> out, std::span<TopLogprobs> top) {
   const Call& oldest = call(taken_++);
   oldest.done.wait();
   std::memcpy(out.data(), oldest.sampled.get(), out.size_bytes());
-  std::memcpy(top.data(), oldest.top.get(), top.size_bytes());
+  if (!top.empty()) std::memcpy(top.data(), oldest.top.get(), top.size_bytes());
 }
 
 // The statistics of all rows.
