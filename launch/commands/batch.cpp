@@ -208,8 +208,8 @@ class Batch {
         session_.note_requests(total().value_or(0), 0);
         return;
       }
-      // With the pool of today a request may fit that did not.
-      const JournalOptions journal{.runs_again = is_kv_cache_exceeded,
+      // With the pool of today a request may fit that did not, and the host may have what it lacked.
+      const JournalOptions journal{.runs_again = may_have_result,
                                    .places = places(),
                                    .unordered = options_.unordered,
                                    .encode = results_encoding(options_.output)};
@@ -287,7 +287,13 @@ class Batch {
       return shard_.has(line) && !(journal_ && journal_->has(shard_.place_of(line)));
     };
     auto stream = std::make_shared<RequestStream>(*input_, parser({session_.kv_tokens()}, ignored_), wanted);
-    const auto next = [this, stream](StreamedLine& line) { return next_line(*stream, line); };
+    const auto next = [this, stream](StreamedLine& line) {
+      try {
+        return next_line(*stream, line);
+      } catch (const HelperStopped&) {
+        return Supply::none_yet;  // the line has no result: nothing more is dealt
+      }
+    };
     return stream_ ? stream_->source(next) : next;
   }
 

@@ -8,6 +8,7 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/files.h"
+#include "launch/job/process.h"
 #include "runtime/journal/journal.h"
 
 namespace ptrt {
@@ -49,6 +50,7 @@ ChatLines::ChatLines(const BatchOptions& options, const ModelSource& model, bool
       expected_(expected && !template_.empty()),
       dated_(expected_ && template_.find("strftime_now") != std::string::npos),
       date_(date_of_run(options, dated_)),
+      helper_({}, stop_signal_received),
       renderer_(helper_, template_, date_, model.config, model.tokenizer),
       outputs_(helper_) {}
 

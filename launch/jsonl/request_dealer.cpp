@@ -13,6 +13,9 @@ constexpr std::int64_t kMostStock = 4096;  // of a replica
 constexpr double kStockSeconds = 0.1;      // that a stock lasts
 constexpr double kMeasureSeconds = 0.05;   // over which a speed is measured
 
+// Of one call: lines that a Python process renders are slow to read.
+constexpr auto kLongestRead = std::chrono::milliseconds(50);
+
 double seconds_between(RequestDealer::Clock::time_point from, RequestDealer::Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -82,14 +85,16 @@ std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
   const auto replica = neediest(now, room);
   const std::int64_t wanted = replica ? std::min(room, kRun) : 0;
   Supply supply = Supply::line;
-  for (std::int64_t i = 0;
-       i < kRun && supply == Supply::line && !at_end_ && (reads_tail() || window_.size() < wanted); i++)
+  const auto until = Clock::now() + kLongestRead;
+  for (std::int64_t i = 0; i < kRun && (i == 0 || Clock::now() < until) && supply == Supply::line &&
+                           !at_end_ && (reads_tail() || window_.size() < wanted);
+       i++)
     supply = read_one(rejected);
   if (reads_tail() || supply == Supply::skipped) return Deal{};
   if (at_end_ && !sorted_ && options_.replicas > 1) begin_tail();
   if (!replica || window_.empty()) {
     const std::size_t known = rejected.size();
-    for (std::int64_t i = 0; i < kRun && reads_ahead(); i++) read_one(rejected);
+    for (std::int64_t i = 0; i < kRun && reads_ahead() && Clock::now() < until; i++) read_one(rejected);
     if (reads_ahead() || rejected.size() > known) return Deal{};
     if (!replica) return std::nullopt;
   }

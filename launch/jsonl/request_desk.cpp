@@ -9,6 +9,9 @@ namespace {
 
 constexpr std::int64_t kMostOfATurn = 512;  // requests handed out before results are looked at again
 
+// Lines that a Python process renders take long: meanwhile results wait, and so does a signal.
+constexpr auto kLongestTurn = std::chrono::milliseconds(50);
+
 }  // namespace
 
 RequestDesk::RequestDesk(JobComm& job, RequestDealer dealer, RequestInbox& own, std::int64_t replicas,
@@ -34,6 +37,7 @@ bool RequestDesk::turn() {
     dealt += std::ssize(deal->requests);
     auto& run = runs_[static_cast<std::size_t>(deal->replica)];
     std::ranges::move(deal->requests, std::back_inserter(run));
+    if (RequestDealer::Clock::now() - now > kLongestTurn) break;
   }
   for (std::size_t replica = 0; replica < runs_.size(); replica++) {
     hand_out(static_cast<std::int64_t>(replica), std::exchange(runs_[replica], {}));

@@ -26,6 +26,12 @@ std::string with_place(const std::string& message, std::int64_t number, const st
   return fmt::format("{}: {}", place, message);
 }
 
+// Whether it may have a key "messages", whose letters may be written as escapes, \u0061 to \u0073.
+bool may_be_chat(std::string_view line) {
+  const auto has = [line](std::string_view text) { return line.find(text) != std::string_view::npos; };
+  return has("\"messages\"") || has("\\u006") || has("\\u007");
+}
+
 }  // namespace
 
 RequestFileFacts scan_requests(RequestInput& input, const Shard& shard) {
@@ -36,7 +42,7 @@ RequestFileFacts scan_requests(RequestInput& input, const Shard& shard) {
     const std::int64_t number = facts.lines++;
     if (is_blank(*text)) continue;
     blank = false;
-    facts.may_chat = facts.may_chat || text->find("\"messages\"") != std::string_view::npos;
+    facts.may_chat = facts.may_chat || may_be_chat(*text);
     if (!shard.has(number)) continue;
     facts.requests++;
     add_line(facts.runs, number, shard.count);

@@ -24,7 +24,7 @@ struct RequestFileFacts {
   std::int64_t lines = 0;          // blank ones included; a last one without a line break too
   std::int64_t requests = 0;       // lines of the shard that are not blank
   std::vector<LineRun> runs = {};  // these
-  bool may_chat = false;           // a line of any shard mentions "messages"
+  bool may_chat = false;           // a line of any shard may have messages
 };
 
 // Reads everything. Throws bad_input when there is nothing but blank lines.

@@ -61,7 +61,7 @@ RequestError error_of(const Completion& completion, const char* which) {
 std::string error_line(const RequestLine& line, std::int64_t number, const RequestError& error) {
   const ordered_json brief{{"code", error.code}, {"message", error.message}};
   if (!line.openai) return dump({{"id", line.id}, {"error", brief}});
-  const bool of_server = error.code == kNonFiniteLogits;
+  const bool of_server = error.code == kNonFiniteLogits || is_error_of_host(error.code);
   const ordered_json body{{"error",
                            {{"message", error.message},
                             {"type", of_server ? "server_error" : "invalid_request_error"},
@@ -70,6 +70,15 @@ std::string error_line(const RequestLine& line, std::int64_t number, const Reque
   ordered_json result = openai_envelope(line, number, of_server ? 500 : 400, body);
   result["error"] = brief;
   return dump(result);
+}
+
+// Of an error line, else empty. No string holds these characters: its quotes are escaped.
+std::string_view code_of(std::string_view result_json) {
+  constexpr std::string_view kKey = "\"code\":\"";
+  const std::size_t at = result_json.find(kKey);
+  if (at == std::string_view::npos) return {};
+  result_json.remove_prefix(at + kKey.size());
+  return result_json.substr(0, result_json.find('"'));
 }
 
 // [[ID, LP], …]
@@ -206,10 +215,13 @@ std::string error_result(const RequestLine& line, std::int64_t number) {
   return error_line(line, number, line.error);
 }
 
-// No string holds these characters: its quotes are escaped.
 bool is_kv_cache_exceeded(std::string_view result_json) {
-  static const std::string code = fmt::format("\"code\":\"{}\"", kKvCacheExceeded);
-  return result_json.find(code) != std::string_view::npos;
+  return code_of(result_json) == kKvCacheExceeded;
+}
+
+bool may_have_result(std::string_view result_json) {
+  const std::string_view code = code_of(result_json);
+  return code == kKvCacheExceeded || is_error_of_host(code);
 }
 
 }  // namespace ptrt

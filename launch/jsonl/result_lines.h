@@ -10,8 +10,8 @@
 
 namespace ptrt {
 
-// The first two give an error line for a failed completion (code non_finite_logits, which in the OpenAI
-// form is an error of the server). `tokenizer` null: there is no "text".
+// The first two give an error line for a failed completion. In the OpenAI form, code non_finite_logits and those of
+// is_error_of_host() are errors of the server. `tokenizer` null: there is no "text".
 std::string generate_result(const RequestLine& line, const Request& request, const Completion& completion,
                             const Tokenizer* tokenizer);
 std::string score_result(const RequestLine& line, const Request& request, const Completion& completion);
@@ -23,5 +23,7 @@ inline bool is_openai_answer(const RequestLine& line, Task task) {
 std::string error_result(const RequestLine& line, std::int64_t number);
 // Whether a result is the error of a request that did not fit the KV pool.
 bool is_kv_cache_exceeded(std::string_view result_json);
+// That, or an error of the host: another run may have a result for it.
+bool may_have_result(std::string_view result_json);
 
 }  // namespace ptrt

@@ -16,6 +16,7 @@
 #include <cstring>
 #include <string_view>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/error.h"
@@ -34,13 +35,15 @@ Clock::time_point after(double seconds) {
 }
 
 // Waits until the socket can be read or written; false after `deadline`. Waiting is bounded, so it is progress.
-bool wait_for(int socket, short events, Clock::time_point deadline) {
+bool wait_for(int socket, short events, Clock::time_point deadline,
+              const std::function<bool()>& stop_requested) {
   for (;;) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now()).count();
     if (left < 0) return false;
     pollfd ready{socket, events, 0};
     note_progress();
     if (poll(&ready, 1, static_cast<int>(std::min<std::int64_t>(left + 1, 200))) > 0) return true;
+    if (stop_requested && stop_requested()) throw HelperStopped();
   }
 }
 
@@ -101,7 +104,8 @@ std::string explain_end(int status) {
 
 }  // namespace
 
-PythonHelper::PythonHelper(Limits limits) : limits_(limits) {}
+PythonHelper::PythonHelper(Limits limits, std::function<bool()> stop_requested)
+    : limits_(limits), stop_requested_(std::move(stop_requested)) {}
 
 PythonHelper::~PythonHelper() {
   end();
@@ -154,7 +158,7 @@ bool PythonHelper::send(std::string_view text, double seconds, Silence& silence)
   const auto deadline = after(seconds);
   while (!text.empty()) {
     silence = Silence::late;
-    if (!wait_for(socket_.get(), POLLOUT, deadline)) return false;
+    if (!wait_for(socket_.get(), POLLOUT, deadline, stop_requested_)) return false;
     const ssize_t sent = ::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent >= 0)
       text.remove_prefix(static_cast<std::size_t>(sent));
@@ -172,7 +176,7 @@ bool PythonHelper::receive(std::string& line, double seconds, Silence& silence) 
   line.clear();
   for (std::array<char, 65536> piece;;) {
     silence = Silence::late;
-    if (!wait_for(socket_.get(), POLLIN, deadline)) return false;
+    if (!wait_for(socket_.get(), POLLIN, deadline, stop_requested_)) return false;
     const ssize_t got = recv(socket_.get(), piece.data(), piece.size(), MSG_DONTWAIT);
     if (got < 0 && (errno == EINTR || errno == EAGAIN)) continue;
     silence = Silence::ended;
@@ -228,11 +232,18 @@ std::string PythonHelper::ask(std::string_view question, const Purpose& purpose)
   int status = 0;
   for (int attempt = 0; attempt < 2; attempt++) {
     Silence silence{};
-    if (exchange(question, purpose, answer, silence)) return answer;
+    try {
+      if (exchange(question, purpose, answer, silence)) return answer;
+    } catch (const HelperStopped&) {
+      end();  // its answer would be taken for that of another question
+      throw;
+    }
     status = end(silence == Silence::ended);
     if (silence == Silence::other) fail("has no answer: the Python process answers what was not asked");
     if (silence == Silence::too_long) fail(fmt::format("gives more than {} bytes", limits_.answer_bytes));
-    if (silence == Silence::late) fail(fmt::format("takes longer than {} s", limits_.answer_s));
+    if (silence == Silence::late)
+      throw HelperError{purpose.unavailable, fmt::format("{} takes longer than {} s: the host is too busy",
+                                                         purpose.what, limits_.answer_s)};
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGPROF)
       fail(fmt::format("takes more than {} s of processor time", limits_.processor_s));
     // Ended by something else, which need not be the question's fault: it is asked once more.

@@ -7,9 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <string_view>
 
+#include "kernels/base/error.h"
 #include "kernels/base/file_descriptor.h"
 
 namespace ptrt {
@@ -18,6 +20,12 @@ namespace ptrt {
 struct HelperError {
   std::string code;
   std::string message;
+};
+
+// The run is to stop: there is no answer, and no error line either.
+class HelperStopped : public Error {
+ public:
+  HelperStopped() : Error(ExitCode::stopped, "stopped by a signal: continue with --resume") {}
 };
 
 class PythonHelper {
@@ -31,7 +39,8 @@ class PythonHelper {
   };
 
   PythonHelper() : PythonHelper(Limits()) {}
-  explicit PythonHelper(Limits limits);
+  // `stop_requested`, which may be empty, is asked while an answer is waited for.
+  explicit PythonHelper(Limits limits, std::function<bool()> stop_requested = {});
   ~PythonHelper();
   PythonHelper(const PythonHelper&) = delete;
   PythonHelper& operator=(const PythonHelper&) = delete;
@@ -39,11 +48,11 @@ class PythonHelper {
   // For messages: what is asked for ("the chat template"), and the codes of errors.
   struct Purpose {
     const char* what;
-    const char* failed;       // it takes too long, grows too large, or ends the process
-    const char* unavailable;  // there is no interpreter
+    const char* failed;       // it takes too much processor time, grows too large, or ends the process
+    const char* unavailable;  // for reasons of the host; see is_error_of_host()
   };
 
-  // The answer to a question, both a JSON object without line breaks. Throws HelperError. One thread at a time.
+  // The answer to a question, both a JSON object without line breaks. Throws HelperError, and HelperStopped. One thread at a time.
   std::string ask(std::string_view question, const Purpose& purpose);
 
   pid_t pid() const { return pid_; }  // -1: it does not run
@@ -59,6 +68,7 @@ class PythonHelper {
   int end(bool ended = false);  // returns its status
 
   Limits limits_;
+  std::function<bool()> stop_requested_;
   FileDescriptor socket_;    // its standard input, on which it answers too
   std::uint64_t asked_ = 0;  // the number of the last question, which its answer has to begin with
   pid_t pid_ = -1;

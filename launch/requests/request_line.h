@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "runtime/requests/byte_string.h"
 
@@ -16,6 +17,11 @@ struct RequestError {
 
 // The error of a line that does not fit the pool, which may have a result with a larger one.
 inline constexpr const char* kKvCacheExceeded = "kv_cache_exceeded";
+
+// Whether the request is not at fault but the host, which lacks something or is too busy: codes of such errors end so.
+inline bool is_error_of_host(std::string_view code) {
+  return code.ends_with("_unavailable");
+}
 
 struct RequestLine {
   std::string id;              // of the request; else the 0-based line number

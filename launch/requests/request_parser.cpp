@@ -167,6 +167,8 @@ bool RequestParser::parse(std::string_view text, std::int64_t number, RequestLin
     line.error = bad.error;
   } catch (const HelperError& none) {
     line.error = {none.code, none.message};
+  } catch (const HelperStopped&) {
+    throw;
   } catch (const Error& error) {  // from the tokenizer: this text cannot be encoded
     line.error = {"invalid_request", error.what()};
   }

@@ -31,7 +31,7 @@ class RequestParser {
   RequestParser(RequestParser&&) noexcept;
   ~RequestParser();
 
-  // The next line. False where it cannot be run, and line.error says why.
+  // The next line. False where it cannot be run, and line.error says why. Throws HelperStopped.
   bool parse(std::string_view text, std::int64_t number, RequestLine& line, Request& request);
   // A line that is not to be run here; its id is an error in later ones all the same.
   void skip(std::string_view text, std::int64_t number);

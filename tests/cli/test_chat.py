@@ -114,6 +114,38 @@ class Chat(CliTest):
         self.assertEqual(kept.status, 2, kept.output)
         self.assertEqual(self.template.read_text(), TEMPLATE)
 
+    def test_a_signal_ends_a_run_whose_lines_are_slow_to_read(self) -> None:
+        """Each takes 5 s; what was read before is stored meanwhile, and the rest has no result."""
+        endless = self.dir / "slow.jinja"
+        endless.write_text("{% if messages[0].role == 'loop' %}" + ENDLESS + "{% endif %}ok")
+        rows = [{"messages": USER, "max_tokens": 2}] * 3 + [{"messages": [{"role": "loop"}]}] * 100
+        requests, results = write_requests(self.fresh(".jsonl"), rows), self.fresh("-results.jsonl")
+        run = Running(["generate", str(self.model), str(requests), "-o", str(results), "--chat-template", str(endless)])
+        journal, started = Path(f"{results}.partial"), time.monotonic()
+        while time.monotonic() < started + PATIENCE:
+            if journal.exists() and journal.read_bytes().count(b'"finish_reason"') == 3:
+                break
+            time.sleep(0.05)
+        asked = time.monotonic()
+        os.kill(run.process.pid, signal.SIGTERM)
+        outcome = run.finish()
+        self.assertLess(time.monotonic() - asked, 60, "100 lines take 500 s")
+        self.assertIn("of 103 results", outcome.output)
+        self.assertEqual(outcome.status, 75, outcome.output)
+        lines = journal.read_bytes().splitlines()[1:]
+        self.assertLess(len(lines), 50)
+        self.assertEqual(sum(b"5 s of processor time" in line for line in lines), len(lines) - 3, lines)
+
+    def test_errors_of_the_host_run_again(self) -> None:
+        rows = [{"messages": USER, "max_tokens": 2}, {"tokens": [1], "max_tokens": 30, "ignore_eos": True}]
+        requests, results = write_requests(self.fresh(".jsonl"), rows), self.fresh("-results.jsonl")
+        text = ["generate", self.model, requests, "-o", results]
+        stopped = ptrt(*text, env={"PTRT_PYTHON": "/nowhere/python3", "PTRT_FAULT": "rank=0,at=step,after=15"})
+        self.assertEqual(stopped.status, 1, stopped.output)
+        self.assertIn(b'"code":"chat_template_unavailable"', Path(f"{results}.partial").read_bytes())
+        self.assert_done(ptrt(*text, "--resume"))
+        self.assertEqual([error_code(line) for line in read_results(results)], ["", ""])
+
     def test_a_template_without_end(self) -> None:
         """It is an error line; a killed job leaves no process behind, even one that is busy."""
         endless = self.dir / "endless.jinja"

@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include <atomic>
 #include <fstream>
 #include <nlohmann/json.hpp>
 
@@ -122,6 +123,28 @@ TEST(ChatRenderer, OutlivesTemplatesThatDoNotEnd) {
   EXPECT_NE(error_of(helper, "{{ 'ab' * 1000000000 }}").message.find("memory"), std::string::npos);
   kill(helper.pid(), SIGKILL);  // by the host, say, which has no memory left
   EXPECT_EQ(render(helper, kTemplate), "<|256|>user:hi;>");
+}
+
+TEST(ChatRenderer, AStopEndsTheWait) {
+  std::atomic<bool> stop = false;
+  PythonHelper helper({}, [&] { return stop.load(); });
+  EXPECT_EQ(render(helper, kTemplate), "<|256|>user:hi;>");
+  kill(helper.pid(), SIGSTOP);
+  stop = true;
+  EXPECT_THROW(render(helper, kTemplate), HelperStopped);
+  EXPECT_EQ(helper.pid(), -1);
+}
+
+TEST(ChatRenderer, NoAnswerIsAnErrorOfTheHost) {
+  PythonHelper::Limits limits;
+  limits.answer_s = 0.3;
+  PythonHelper helper(limits);
+  ASSERT_THROW(render(helper, ""), HelperError);
+  const std::string slow = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}";
+  const HelperError error = error_of(helper, slow);
+  EXPECT_EQ(error.code, "chat_template_unavailable");
+  EXPECT_TRUE(is_error_of_host(error.code));
+  EXPECT_NE(error.message.find("longer than 0.3 s"), std::string::npos) << error.message;
 }
 
 TEST(ChatRenderer, LeavesNoProcessBehind) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <deque>
 #include <map>
+#include <thread>
 
 namespace ptrt {
 namespace {
@@ -20,6 +21,28 @@ StreamedLine line_of(std::int64_t number, std::int64_t tokens) {
   line.request.max_tokens = tokens;
   if (tokens == 0) line.line.error = {"invalid_request", "no tokens"};
   return line;
+}
+
+// Results are stored, and signals looked at, between two calls.
+TEST(RequestDealer, ReadsSlowLinesForABoundedTime) {
+  for (const bool by_prefix : {false, true}) {
+    std::int64_t read = 0;
+    RequestDealer dealer(
+        [&](StreamedLine& line) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(10));
+          line = line_of(read++, 1);
+          return Supply::line;
+        },
+        {.max_batch = 64, .by_prefix = by_prefix}, Clock::time_point());
+    std::vector<StreamedLine> rejected;
+    dealer.next(Clock::time_point(), rejected);
+    EXPECT_GE(read, 1);
+    EXPECT_LE(read, 6) << "50 ms of 640";
+    std::int64_t dealt = 0;
+    for (int call = 0; call < 200 && dealt < 10; call++)
+      if (const auto deal = dealer.next(Clock::time_point(), rejected)) dealt += std::ssize(deal->requests);
+    EXPECT_GE(dealt, 10);
+  }
 }
 
 // Replicas that run up to `batch` requests at once, first come first served, a token of each a step.

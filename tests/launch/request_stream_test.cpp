@@ -151,6 +151,16 @@ TEST_F(RequestStreamTest, LinesLongerThanAPiece) {
   EXPECT_FALSE(reader.next());
 }
 
+TEST_F(RequestStreamTest, NoChatLineIsOverlooked) {
+  const auto may_chat = [this](const std::string& line) {
+    RequestInput input(write(line + "\n"));
+    return scan_requests(input).may_chat;
+  };
+  for (const char* key : {"messages", R"(\u006dessages)", R"(messa\u0067es)", R"(me\u0073sages)"})
+    EXPECT_TRUE(may_chat(std::string("{\"") + key + "\": []}")) << key;
+  EXPECT_FALSE(may_chat(R"({"prompt": "caf\u00e9, \"messages\""})"));
+}
+
 TEST_F(RequestStreamTest, AnEmptyFileIsBadInput) {
   for (const char* text : {"", "\n", " \n\t\r\n"}) {
     RequestInput input(write(text));

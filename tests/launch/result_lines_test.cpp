@@ -207,6 +207,30 @@ TEST(ResultLines, ScoreOfAContinuation) {
             R"({"id":"c","tokens":[3,4],"logprobs":[-1.0,-0.5],"sum_logprob":-1.5,"is_greedy":false})");
 }
 
+TEST(ResultLines, ErrorsOfTheHost) {
+  RequestLine line;
+  line.id = "code\":\"kv_cache_exceeded\"";
+  const auto result = [&](const char* code, bool openai) {
+    line.openai = openai;
+    line.error = {code, "no Python"};
+    return error_result(line, 0);
+  };
+  for (const bool openai : {false, true}) {
+    for (const char* code :
+         {"chat_template_unavailable", "structured_output_unavailable", "kv_cache_exceeded"})
+      EXPECT_TRUE(may_have_result(result(code, openai))) << code;
+    for (const char* code : {"chat_template_error", "invalid_request", "no_chat_template"})
+      EXPECT_FALSE(may_have_result(result(code, openai))) << code;
+    EXPECT_TRUE(is_kv_cache_exceeded(result("kv_cache_exceeded", openai)));
+    EXPECT_FALSE(is_kv_cache_exceeded(result("chat_template_unavailable", openai)));
+  }
+  EXPECT_FALSE(may_have_result(R"({"id":"0","text":"\"code\":\"kv_cache_exceeded\""})"));
+  const json response = json::parse(result("chat_template_unavailable", true))["response"];
+  EXPECT_EQ(response["status_code"], 500);
+  EXPECT_EQ(response["body"]["error"]["type"], "server_error");
+  EXPECT_EQ(json::parse(result("chat_template_error", true))["response"]["status_code"], 400);
+}
+
 // --timings: at the end of the object, or of the body.
 TEST(ResultLines, Timings) {
   Completion completion = completion_of("hi");
