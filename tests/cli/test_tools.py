@@ -345,13 +345,13 @@ class Tools(CliTest):
                 self.assertNotIn("", groups)
                 self.assertLessEqual(max(map(len, groups.values())), 7, groups)
         groups = self.help_groups("generate")
-        self.assertEqual(list(groups), ["Common options", "Parts and progress", "Ranks", "Batch and memory",
-                                       "Number types", "CPU", "GPU", "Observation"])
+        self.assertEqual(list(groups), ["Common options", "Parts and progress", "Chat", "Speculation", "Ranks",
+                                       "Batch and memory", "Number types", "CPU", "GPU", "Observation"])
         for group, option in (("Common options", "--output"), ("Parts and progress", "--shard"), ("GPU", "--share-gpu"),
                               ("Ranks", "--tensor-parallel"),
                               ("Batch and memory", "--kv-cache-bytes"), ("CPU", "--threads"), ("Number types", "--compute")):
             self.assertIn(option, groups[group])
-        self.assertEqual(sum(map(len, groups.values())), 29, "every option once")
+        self.assertEqual(sum(map(len, groups.values())), 37, "every option once")
 
 
 if __name__ == "__main__":
