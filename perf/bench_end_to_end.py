@@ -44,6 +44,22 @@ def commit():
     return git("rev-parse", "HEAD").strip() + ("-dirty" if git("status", "--porcelain", "-uno").strip() else "")
 
 
+def record_cells(bench_of, args, with_old=()):
+    """Runs the cells of args.only, methods of bench_of(args, FOLDER), into args.out; the other cells of that file stay.
+    with_old: the cells that are measured beside args.old, whose commit they record."""
+    out = Path(args.out)
+    found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.only.split(","):
+            bench = bench_of(args, folder)
+            cell = getattr(bench, name)()
+            cell["commands"] = list(dict.fromkeys(bench.commands))
+            old = {"old_commit": args.old_commit} if args.old and name in with_old else {}
+            found[name] = {"commit": commit(), **old, **cell}
+            print(name, json.dumps({key: value for key, value in cell.items() if key not in ("rounds", "commands")}))
+    out.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+
+
 def bench_command(args, ranks):
     model = [args.model] if args.model else ["--random-weights", args.config]
     command = [] if ranks == 1 else ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks)]

@@ -19,10 +19,9 @@ import random
 import re
 import statistics
 import subprocess
-import tempfile
 from pathlib import Path
 
-from bench_end_to_end import ROOT, commit, machine
+from bench_end_to_end import ROOT, record_cells
 
 VOCABULARY = 32000
 PAGE_BYTES = 12 * 2 * 4 * 64 * 16 * 2  # layers, keys and values, KV heads, head_dim, tokens, bfloat16
@@ -119,17 +118,7 @@ def main():
     parser.add_argument("--only", default="questions,score,interleaved,random")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    out = Path(args.out)
-    found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in args.only.split(","):
-            bench = Bench(args, folder)
-            cell = getattr(bench, name)()
-            cell["commands"] = list(dict.fromkeys(bench.commands))
-            old = {"old_commit": args.old_commit} if args.old and name == "random" else {}
-            found[name] = {"commit": commit(), **old, **cell}
-            print(name, json.dumps({key: value for key, value in cell.items() if key != "commands"}))
-    out.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+    record_cells(Bench, args, with_old=("random",))
 
 
 if __name__ == "__main__":

@@ -29,11 +29,10 @@ import re
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from bench_end_to_end import ROOT, commit, machine
+from bench_end_to_end import ROOT, record_cells
 
 REPLICAS = 4
 PAUSE_MS = 700
@@ -235,17 +234,7 @@ def main():
     parser.add_argument("--only", default="rate,memory,resume,slow,mixed,stream")
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    out = Path(args.out)
-    found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
-    with tempfile.TemporaryDirectory() as folder:
-        for name in args.only.split(","):
-            bench = Bench(args, folder)
-            cell = getattr(bench, name)()
-            cell["commands"] = list(dict.fromkeys(bench.commands))
-            old = {"old_commit": args.old_commit} if args.old and name in ("rate", "mixed") else {}
-            found[name] = {"commit": commit(), **old, **cell}
-            print(name, json.dumps({key: value for key, value in cell.items() if key not in ("rounds", "commands")}))
-    out.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+    record_cells(Bench, args, with_old=("rate", "mixed"))
 
 
 if __name__ == "__main__":

@@ -4,23 +4,13 @@
 
 #include <nlohmann/json.hpp>
 
+#include "launch/bytes_tokenizer.h"
 #include "launch/jsonl/result_lines.h"
-#include "model_io/tokenizer/kinds/make_tokenizer.h"
 
 namespace ptrt {
 namespace {
 
 using nlohmann::json;
-
-const Tokenizer& bytes() {
-  static const ModelConfig config = [] {
-    ModelConfig c;
-    c.vocab_size = 259;
-    return c;
-  }();
-  static const TokenizerChoice choice = make_tokenizer({"bytes", {}, "m.h5"}, config);
-  return *choice.tokenizer;
-}
 
 class AnswerShapes : public testing::Test {
  protected:
