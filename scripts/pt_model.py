@@ -20,7 +20,9 @@ import torch.nn.functional as F
 from convert.errors import BadInput
 from convert.layout import layer_shapes
 from convert.pt_config import NORM_NAMES, block_norms, check_config, shared_shapes
+from convert.pt_math import activate, rms_norm, rotate, route, wide
 from convert.pt_state import read_config, read_state, write_state
+from convert.rope import rope_frequencies
 
 
 class _Sum(torch.autograd.Function):
@@ -50,52 +52,6 @@ class _Spread(torch.autograd.Function):
         gradient = gradient.clone()
         dist.all_reduce(gradient, group=ctx.group)
         return gradient, None
-
-
-def wide(x):
-    """At least float32, in which norms, router and sums over tracks are computed."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def rms_norm(x, weight, eps, scale_first=False):
-    x = wide(x) * weight if scale_first else wide(x)
-    x = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
-    return x if scale_first else x * weight
-
-
-def rope_frequencies(config, local):
-    """The angle by which one position turns each pair, float64 [head_dim / 2], and the factor on cos and sin."""
-    theta, scaling = config["rope_theta"], config["rope_scaling"]
-    if local and config["rope_theta_local"]:
-        theta, scaling = config["rope_theta_local"], None
-    width = config["head_dim"]
-    plain = theta ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    if scaling is None:
-        return plain, 1.0
-    factor = scaling["factor"]
-    if scaling["type"] == "linear":
-        return plain / factor, 1.0
-    original = scaling["original_max_position"]
-    if scaling["type"] == "llama3":
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = original * plain / (2 * math.pi)  # in the original context
-        kept = ((turns - low) / (high - low)).clamp(0, 1)
-        return plain * (kept + (1 - kept) / factor), 1.0
-
-    def pair_with(turns):  # whose frequency makes so many turns in the original context
-        return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
-
-    first = max(math.floor(pair_with(scaling["beta_fast"])), 0)
-    last = min(math.ceil(pair_with(scaling["beta_slow"])), width - 1)
-    kept = 1 - ((torch.arange(width // 2, dtype=torch.float64) - first) / max(last - first, 0.001)).clamp(0, 1)
-    attention_factor = scaling["attention_factor"] or (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
-    return plain * (kept + (1 - kept) / factor), attention_factor
-
-
-def rotate(x, cos, sin):
-    """Rotary position encoding of x [..., n, head_dim], half-split pairing."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
 
 
 class ParallelTrack(torch.nn.Module):
@@ -162,8 +118,7 @@ class ParallelTrack(torch.nn.Module):
         return a + w["bo"][:, None] if "bo" in w else a
 
     def gated(self, x, gate, up, down):
-        gate = torch.bmm(x, gate.mT)
-        gate = F.silu(gate) if self.config["ffn_activation"] == "silu" else F.gelu(gate, approximate="tanh")
+        gate = activate(torch.bmm(x, gate.mT), self.config["ffn_activation"])
         return torch.bmm(gate * torch.bmm(x, up.mT), down.mT)
 
     def mixture(self, x, w):
@@ -172,11 +127,7 @@ class ParallelTrack(torch.nn.Module):
         (tracks, tokens, _), experts, top_k = x.shape, moe["experts"], moe["top_k"]
         with torch.autocast(x.device.type, enabled=False):
             logits = torch.bmm(wide(x), w["router"].mT)
-        if moe["router_logit_cap"]:
-            logits = moe["router_logit_cap"] * torch.tanh(logits / moe["router_logit_cap"])
-        (ranked, chosen), chance = logits.sort(dim=-1, descending=True, stable=True), logits.softmax(-1)
-        chosen = chosen[..., :top_k]
-        share = ranked[..., :top_k].softmax(-1) if moe["normalize_top_k"] else chance.gather(-1, chosen)
+        share, chosen, chance = route(logits, moe)
         expert = (chosen + experts * torch.arange(tracks, device=x.device)[:, None, None]).flatten()
         count = expert.bincount(minlength=tracks * experts)
         order = expert.argsort(stable=True)
@@ -214,7 +165,7 @@ class ParallelTrack(torch.nn.Module):
         turns, x = {}, F.embedding(tokens.flatten(), self.embedding) * c["embedding_scale"]
         for local in {kind == "local_rope" for kind in c["attention_pattern"] if kind.endswith("_rope")}:
             frequency, factor = rope_frequencies(c, local)
-            angle = place[start:, None].double() * frequency.to(tokens.device)
+            angle = place[start:, None].double() * torch.from_numpy(frequency).to(tokens.device)
             turns[local] = (angle.cos() * factor).to(x.dtype), (angle.sin() * factor).to(x.dtype)
         self.balance, first = [], 0
         for weights, last in zip(self.blocks, c["sync_layers"]):
@@ -294,6 +245,6 @@ class ParallelTrack(torch.nn.Module):
         """The model of a file with matrices of float32, bfloat16 or float16, in rows."""
         model = cls(read_config(path), group)
         parameters = dict(model.named_parameters())
-        for name, values in read_state(path, model.config, model.own):
+        for name, values in read_state(path, model.own):
             parameters[name].copy_(torch.from_numpy(values))
         return model

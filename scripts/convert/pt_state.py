@@ -1,18 +1,14 @@
 """The parameters of scripts/pt_model.py in a model file, as numpy arrays [tracks, ...] or, where tracks share them, [...]."""
 
-import json
-
-import h5py
 import numpy as np
 
 from .errors import BadInput
 from .layout import Tokenizer, stored_type
 from .pt_checkpoint import held, name_in_module
-from .pt_config import check_config, dataset_shapes, stored_config
+from .pt_config import dataset_shapes, stored_config
 from .ptrt_file import ModelWriter
+from .ptrt_reader import ModelReader
 from .tensors import slices, to_float32
-
-READABLE = {"float32": "float32", "float16": "float16", "uint16": "bfloat16"}
 
 
 def _datasets(config):
@@ -40,30 +36,18 @@ def write_state(path, config, state, dtype, tokenizer=None, split=False):
         writer.commit()
 
 
-def _read(file, path, at, shape):
-    if at not in file:
-        raise BadInput(f"{path}: dataset {at} is missing")
-    dataset = file[at]
-    if dataset.shape != shape or str(dataset.dtype) not in READABLE:
-        raise BadInput(f"{path}: dataset {at}: expected float32, bfloat16 or float16 elements of shape {list(shape)}, found "
-                       f"{dataset.dtype} of {list(dataset.shape)}; int8 and packed files are for running only")
-    return to_float32(dataset[()], READABLE[str(dataset.dtype)])
-
-
 def read_config(path):
-    try:
-        with h5py.File(path, "r") as file:
-            return check_config(json.loads(file.attrs["config"]))
-    except (OSError, KeyError, ValueError) as error:
-        raise BadInput(f"{path}: no model file: {error}") from None
-    except BadInput as error:
-        raise BadInput(f"{path}: {error}") from None
+    with ModelReader(path) as reader:
+        return reader.config
 
 
-def read_state(path, config, tracks):
+def read_state(path, tracks):
     """The arrays of these tracks, a slice, by the parameter's name, one after the other."""
-    shapes = dataset_shapes(config)
-    with h5py.File(path, "r") as file:
-        for name, paths in _datasets(config).items():
-            values = [_read(file, path, at, shapes[at]) for at in (paths[tracks] if "." in name else paths)]
+    with ModelReader(path) as reader:
+        for name, paths in _datasets(reader.config).items():
+            values = []
+            for at in (paths[tracks] if "." in name else paths):
+                if reader.is_int8(at):
+                    raise BadInput(f"{path}: dataset {at}: int8 files are for running only")
+                values.append(to_float32(*reader.tensor(at)))
             yield name, np.stack(values) if "." in name else values[0]

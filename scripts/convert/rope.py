@@ -1,6 +1,11 @@
-"""Position encodings: transformers 4 has rope_theta, rope_scaling and rope_local_base_freq, 5 has rope_parameters."""
+"""Position encodings: the contract's keys out of transformers' configurations, and the angles that these keys mean.
+
+transformers 4 has rope_theta, rope_scaling and rope_local_base_freq, 5 has rope_parameters.
+"""
 
 import math
+
+import numpy as np
 
 from .config_keys import Keys
 from .errors import brief
@@ -101,3 +106,35 @@ def read_rope(keys: Keys, default_theta: float, max_position: int, default_local
     elif local or default_local:
         found["rope_theta_local"] = local or default_local
     return found
+
+
+def rope_frequencies(config: dict, local: bool) -> tuple[np.ndarray, float]:
+    """The angle by which one position turns each pair, float64 [head_dim / 2], and the factor on cos and sin.
+
+    local: of local_rope layers, which may have a theta of their own.
+    """
+    theta, scaling = config["rope_theta"], config["rope_scaling"]
+    if local and config["rope_theta_local"]:
+        theta, scaling = config["rope_theta_local"], None
+    width = config["head_dim"]
+    plain = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
+    if scaling is None:
+        return plain, 1.0
+    factor = scaling["factor"]
+    if scaling["type"] == "linear":
+        return plain / factor, 1.0
+    original = scaling["original_max_position"]
+    if scaling["type"] == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = original * plain / (2 * math.pi)  # in the original context
+        kept = ((turns - low) / (high - low)).clip(0, 1)
+        return plain * (kept + (1 - kept) / factor), 1.0
+
+    def pair_with(turns: float) -> float:  # whose frequency makes so many turns in the original context
+        return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    first = max(math.floor(pair_with(scaling["beta_fast"])), 0)
+    last = min(math.ceil(pair_with(scaling["beta_slow"])), width - 1)
+    kept = 1 - ((np.arange(width // 2) - first) / max(last - first, 0.001)).clip(0, 1)
+    attention_factor = scaling["attention_factor"] or (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
+    return plain * (kept + (1 - kept) / factor), attention_factor

@@ -1,0 +1,167 @@
+"""Reads model files (docs/MODEL_FILE.md) with h5py: the config, tensors one by one, the tokenizer.
+
+What is read is checked: format and version, config, shape, type and checksum. Matrices in panels, unknown types and links
+out of the model's folder are refused by name. The HDF5 library itself may crash on a damaged file without checksums of its
+metadata; `ptrt inspect --verify` looks at one in a process of its own.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from .crc32c import crc32c
+from .errors import BadInput, brief
+from .layout import Tokenizer
+from .pt_config import check_config, dataset_shapes
+from .ptrt_links import LinkedFiles
+
+VERSION = 1
+GROUP = 32  # int8 elements that share a scale
+PANELS = "ptrt pack --layout rows makes a plain file of it"
+
+
+def text(value) -> str | None:
+    """A string attribute: h5py gives those of fixed length as bytes."""
+    return value.decode("utf-8") if isinstance(value, bytes) else value
+
+
+def _once(pairs: list) -> dict:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a key stands twice")
+    return values
+
+
+def may_be_int8(name: str, shape: tuple[int, ...]) -> bool:
+    """Matrices of products; not norms, biases, the router and the embedding."""
+    return len(shape) > 1 and name.rsplit("/", 1)[1] not in ("router", "embedding")
+
+
+class ModelReader:
+    """An open model file. config: checked, with every optional key.
+
+    bytes_read and datasets_read count what was read of tensors, scales of int8 included.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._files = LinkedFiles(path)
+        self.bytes_read = self.datasets_read = 0
+        try:
+            self.config = self._read_config()
+            self.shapes = dataset_shapes(self.config)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._files.close()
+
+    @property
+    def files_opened(self) -> list[Path]:
+        return self._files.opened
+
+    def _read_config(self) -> dict:
+        values = self._files.main.attrs
+        if text(values.get("format")) != "ptrt":
+            raise BadInput(f"{self.path}: no model file: root attribute \"format\" is not \"ptrt\"")
+        version = values.get("format_version")
+        if not isinstance(version, (int, np.integer)) or version != VERSION:
+            raise BadInput(f"{self.path}: root attribute \"format_version\": expected {VERSION}, found {version}")
+        if "config" not in values:
+            raise BadInput(f"{self.path}: no model file: root attribute \"config\" is missing")
+        try:
+            return check_config(json.loads(text(values["config"]), object_pairs_hook=_once))
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"{self.path}: config is no JSON object: {error}") from None
+        except BadInput as error:
+            raise BadInput(f"{self.path}: {error}") from None
+
+    def _fail(self, name: str, message: str):
+        raise BadInput(f"{self.path}: dataset {name}{message}")
+
+    def _data(self, name: str, shape: tuple[int, ...]) -> tuple[h5py.Dataset, np.ndarray]:
+        """A dataset and all of its elements, whose shape and checksum are right."""
+        dataset = self._files.find(name)
+        if dataset is None:
+            self._fail(name, f" is missing; the config asks for it with shape {list(shape)}")
+        if not isinstance(dataset, h5py.Dataset):
+            self._fail(name, ": it is a group")
+        if "layout" in dataset.attrs and text(dataset.attrs["layout"]) != "rows":
+            self._fail(name, f": layout {brief(text(dataset.attrs['layout']))} is for ptrt alone: {PANELS}")
+        if dataset.shape != shape:
+            self._fail(name, f": expected shape {list(shape)}, found {list(dataset.shape or ())}")
+        properties = dataset.id.get_create_plist()
+        if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
+            self._fail(name, " has its data in other files, which are not read")
+        try:
+            values = dataset[()]
+        except (OSError, TypeError) as error:
+            self._fail(name, f" cannot be read: {error}")
+        self.bytes_read, self.datasets_read = self.bytes_read + values.nbytes, self.datasets_read + 1
+        if "crc32c" in dataset.attrs and int(dataset.attrs["crc32c"]) != crc32c(values):
+            self._fail(name, " does not match its crc32c: the data is damaged")
+        return dataset, values
+
+    def tensor(self, name: str) -> tuple[np.ndarray, str]:
+        """A dataset that the config asks for, and its type: float32, float16 or bfloat16, whose elements are uint16.
+
+        int8 is given as the float32 values that it stands for.
+        """
+        shape = self.shapes[name]
+        dataset, values = self._data(name, shape)
+        kind, dtype = dataset.dtype, text(dataset.attrs.get("dtype"))
+        if kind == np.int8 and may_be_int8(name, shape):
+            return self._widened(name, values), "float32"
+        stored = kind.newbyteorder("=")
+        if stored in (np.float32, np.float16):
+            return values.astype(stored, copy=False), stored.name
+        if stored == np.uint16 and dtype == "bfloat16":
+            return values.astype(stored, copy=False), "bfloat16"
+        self._fail(name, f": elements {kind} with dtype = {brief(dtype)}: expected float32, float16, bfloat16 as uint16"
+                   f"{' or int8' if may_be_int8(name, shape) else ''}")
+
+    def _widened(self, name: str, values: np.ndarray) -> np.ndarray:
+        """int8 as float32, which holds each product of element and scale exactly."""
+        width = values.shape[-1]
+        dataset, scale = self._data(f"{name}.scale", (*values.shape[:-1], math.ceil(width / GROUP)))
+        if dataset.dtype.newbyteorder("=") != np.float16:
+            self._fail(f"{name}.scale", f": expected float16, found {dataset.dtype}")
+        scale = scale.astype(np.float32)
+        if not np.all(np.isfinite(scale) & (scale >= 0)):
+            self._fail(f"{name}.scale", ": expected finite scales of 0 or more")
+        wide = values.astype(np.float32)
+        for group in range(scale.shape[-1]):
+            wide[..., group * GROUP:(group + 1) * GROUP] *= scale[..., group:group + 1]
+        return wide
+
+    def is_int8(self, name: str) -> bool:
+        """Whether the dataset's elements are int8. Reads no data."""
+        dataset = self._files.find(name)
+        return isinstance(dataset, h5py.Dataset) and dataset.dtype == np.int8
+
+    def tokenizer(self) -> Tokenizer | None:
+        """kind "bytes" has no model. None where the file takes token ids only."""
+        group = self._files.find("/tokenizer")
+        if group is None:
+            return None
+        kind = text(group.attrs.get("kind"))
+        if kind not in ("bytes", "sentencepiece", "huggingface"):
+            raise BadInput(f"{self.path}: /tokenizer: expected kind \"bytes\", \"sentencepiece\" or \"huggingface\", "
+                           f"found {brief(kind)}")
+        model = None
+        if kind != "bytes":
+            dataset = self._files.find("/tokenizer/model")
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.uint8 or dataset.ndim != 1:
+                self._fail("/tokenizer/model", ": expected uint8 of one dimension")
+            model = self._data("/tokenizer/model", dataset.shape)[1].tobytes()
+        return Tokenizer(kind, model, text(group.attrs.get("chat_template")))
