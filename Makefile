@@ -12,7 +12,7 @@ MPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export CXX_COMPILER BUILD_TYPE MPI_HOME HDF5_HOME CUDA_HOME NCCL_HOME CUDA_ARCHITECTURES
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slurm program build install deb deps program-deps grade asan ubsan tsan format format-check tidy clean
+.PHONY: help run test test-slurm test-vllm program build install deb deps program-deps grade asan ubsan tsan format format-check tidy clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,10 @@ test: build ## Build and run all tests
 test-slurm: build ## Run the batch scripts of scripts/slurm on a real Slurm of two emulated nodes (root)
 	@tests/slurm/install.sh
 	PTRT_TEST_SLURM=1 ctest --test-dir $(BUILD_DIR) -L slurm --output-on-failure
+
+test-vllm: build ## Run the tests of the vLLM plug-in (makes their environment: 3 GB of downloads, 5 GB on disk)
+	@integrations/vllm/make_environment.sh $(or $(PTRT_VLLM_VENV),$(BUILD_DIR)/vllm-venv)
+	$(MPI_ENV) ctest --test-dir $(BUILD_DIR) -L vllm --output-on-failure
 
 # $(call configure,OPTIONS): quiet unless it fails.
 configure = cmake -S . -B $(BUILD_DIR) -DCMAKE_BUILD_TYPE=$(BUILD_TYPE) $(1) > $(BUILD_DIR)-configure.log 2>&1 || { cat $(BUILD_DIR)-configure.log; exit 1; }

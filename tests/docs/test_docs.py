@@ -7,7 +7,7 @@ import re
 import unittest
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-FOLDERS = ("kernels", "model_io", "runtime", "launch", "scripts", "perf", "tests", "docs", "examples")
+FOLDERS = ("kernels", "model_io", "runtime", "launch", "scripts", "perf", "tests", "docs", "examples", "integrations")
 CODE = (".h", ".cpp", ".cu", ".cuh", ".py", ".sh", ".cmake", ".sbatch", ".txt", ".inc")
 LONGEST_SENTENCE = 35  # words
 FOREIGN = {"output_throughput", "request_throughput", "total_token_throughput", "MADV_POPULATE_READ"}  # names of others

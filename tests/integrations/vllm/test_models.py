@@ -1,0 +1,109 @@
+"""Models in vLLM in one process, against the float64 reference and against ptrt."""
+
+import tempfile
+import unittest
+from pathlib import Path
+
+import engines
+import pt_reference as ref
+from model_grid import GRID, GridModel, prompts
+from vllm import SamplingParams
+
+NEW_TOKENS = 24
+# Compiled by Inductor, which takes a minute a model: several tracks with every norm and mixture, and one track.
+COMPILED = (18, 17)
+
+
+class Grid(unittest.TestCase):
+    """Every option of the format: prefill of long prompts, and decode from the cache."""
+
+    def run_model(self, model: GridModel, **options) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = engines.write_grid_model(Path(folder), model)
+            rows = prompts(model)
+            with engines.engine(path, skip_tokenizer_init=True, **options) as llm:
+                found = engines.continue_greedily(llm, rows, NEW_TOKENS)
+            worst = engines.check(self, ref.load(path), rows, found)
+        print(f"{model.name}: largest difference of a log-probability {worst:.1e}", flush=True)
+
+
+def _add_tests() -> None:
+    for index, model in enumerate(GRID):
+        words = model.name.replace(",", "").replace(" ", "_")
+
+        def test(self: Grid, model: GridModel = model) -> None:
+            self.run_model(model)
+        setattr(Grid, f"test_{index:02d}_{words}", test)
+        if index in COMPILED:
+            def test_compiled(self: Grid, model: GridModel = model) -> None:
+                self.run_model(model, enforce_eager=False)
+            setattr(Grid, f"test_compiled_{words}", test_compiled)
+
+
+_add_tests()
+
+
+def counter(llm, name: str) -> float:
+    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)
+
+
+class Demo(unittest.TestCase):
+    """The demo model's greedy answers are ptrt's, token for token, whatever the engine does."""
+
+    def check_answers(self, llm) -> None:
+        answers = engines.demo_answers()
+        self.assertGreater(len({tuple(answer) for answer in answers}), len(answers) // 2)
+        self.assertEqual(engines.answer_demo(llm), answers)
+
+    def test_as_it_comes(self) -> None:
+        with engines.engine(engines.DEMO) as llm:
+            self.check_answers(llm)
+
+    def test_prefix_cache(self) -> None:
+        with engines.engine(engines.DEMO, enable_prefix_caching=True, block_size=32, disable_log_stats=False) as llm:
+            # Long prompts with the same start: the second one takes the blocks of the first.
+            start = "Spell rabbit backwards.\ntibbar\n" * 8
+            asked = [start + request["prompt"] for request in engines.demo_requests()[:8]]
+            first, again = (llm.generate(asked, SamplingParams(temperature=0, max_tokens=16), use_tqdm=False) for _ in range(2))
+            self.assertEqual([o.outputs[0].text for o in first], [o.outputs[0].text for o in again])
+            self.assertGreater(counter(llm, "vllm:prefix_cache_hits"), 8 * 200)
+            self.check_answers(llm)
+        with engines.engine(engines.DEMO, enable_prefix_caching=False) as llm:
+            fresh = llm.generate(asked, SamplingParams(temperature=0, max_tokens=16), use_tqdm=False)
+            self.assertEqual([o.outputs[0].text for o in first], [o.outputs[0].text for o in fresh])
+
+    def test_chunked_prefill(self) -> None:
+        with engines.engine(engines.DEMO, max_num_batched_tokens=24, max_num_seqs=4) as llm:
+            self.check_answers(llm)
+
+    def test_preemption(self) -> None:
+        """128 tokens of cache for all requests: those that came last make room, and are computed again."""
+        with engines.engine(engines.DEMO, num_gpu_blocks_override=5, block_size=32, max_model_len=128, max_num_seqs=16,
+                            disable_log_stats=False, enable_prefix_caching=False) as llm:
+            self.check_answers(llm)
+            params = SamplingParams(temperature=0, max_tokens=60, min_tokens=60, ignore_eos=True)
+            asked = [request["prompt"] for request in engines.demo_requests()[:12]]
+            crowded = [o.outputs[0].token_ids for o in llm.generate(asked, params, use_tqdm=False)]
+            self.assertGreater(counter(llm, "vllm:num_preemptions"), 0)
+            alone = [llm.generate([prompt], params, use_tqdm=False)[0].outputs[0].token_ids for prompt in asked]
+            self.assertEqual(crowded, alone)
+
+    def test_what_vllm_adds(self) -> None:
+        """Structured output, chat and several samples work on the file's tokenizer."""
+        from vllm.sampling_params import StructuredOutputsParams
+
+        with engines.engine(engines.DEMO) as llm:
+            params = SamplingParams(temperature=0, max_tokens=8, structured_outputs=StructuredOutputsParams(regex="[a-f]{4}"))
+            text = llm.generate(["Spell tomato in capitals.\n"], params, use_tqdm=False)[0].outputs[0].text
+            self.assertRegex(text, "^[a-f]{4}$")
+            template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+            answer = llm.chat([{"role": "user", "content": "What is 40 + 17?"}], SamplingParams(temperature=0, max_tokens=16),
+                              chat_template=template, use_tqdm=False)[0].outputs[0].text
+            self.assertEqual(answer, "57")
+            several = llm.generate(["Spell tomato in capitals.\n"], SamplingParams(n=3, temperature=1.0, seed=1, max_tokens=8),
+                                   use_tqdm=False)[0]
+            self.assertEqual(len(several.outputs), 3)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=1)
