@@ -4,6 +4,7 @@ A step runs tokens of several sequences, side by side; each sequence has a cache
 """
 
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 
 class Step:
@@ -51,6 +52,20 @@ class Attention(torch.nn.Module):
         return torch.einsum("hqk,khc->qhc", scores.masked_fill(~seen, -torch.inf).softmax(-1), v)
 
 
+# As engines have it, attention is an operation of its own to torch.compile, found by the number of its layer.
+LAYERS: list[Attention] = []
+
+
+@torch.library.custom_op("ptrt_tests::attend", mutates_args=())
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, number: int) -> torch.Tensor:
+    return LAYERS[number](q, k, v)
+
+
+@attend.register_fake
+def _(q, k, v, number):
+    return q.new_empty(q.shape)
+
+
 class Engine:
     """A model around stand-in attention: runs steps and gives log-probabilities."""
 
@@ -59,17 +74,26 @@ class Engine:
         self.step, self.layers = Step(), []
 
         def attention(*sizes):
-            self.layers.append(Attention(self.step, *sizes))
-            return self.layers[-1]
+            number = len(LAYERS)
+            LAYERS.append(Attention(self.step, *sizes))
+            self.layers.append(LAYERS[-1])
+            return lambda q, k, v: attend(q, k, v, number)
 
         self.model = make_model(attention)
+        self.forward = self.model
+
+    def compile(self, backend: str) -> CompileCounterWithBackend:
+        """Compiles the model as one graph for any number of tokens; gives the count of its graphs."""
+        count = CompileCounterWithBackend(backend)
+        self.forward = torch.compile(self.model, backend=count, fullgraph=True, dynamic=True)
+        return count
 
     @torch.no_grad()
     def run(self, rows: dict[str, list[int]]) -> torch.Tensor:
         """The next tokens of some sequences -> the log-probabilities [rows, vocab_size] of what follows each."""
         self.step.rows = [(name, len(tokens)) for name, tokens in rows.items()]
         tokens = torch.tensor([token for part in rows.values() for token in part])
-        hidden = self.model(tokens, self.step.positions(self.layers[0].cache))
+        hidden = self.forward(tokens, self.step.positions(self.layers[0].cache))
         logits = torch.nn.functional.linear(hidden, self.model.head_weight())
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
 
