@@ -1,4 +1,4 @@
-"""A Parallel Track model in vLLM: the folded model of ptrt_torch with vLLM's attention, all-reduce and vocabulary head.
+"""A Parallel Track model in vLLM: the folded model of ptrt_torch with vLLM's attention, kernels, all-reduce and vocabulary head.
 
 A rank of tensor_parallel_size N holds T / N whole tracks. Ranks communicate at the sync layers and for the logits only.
 Shapes: n tokens of a step, d hidden_size.
@@ -22,6 +22,7 @@ from vllm.model_executor.models.utils import maybe_prefix
 
 from .attention import TrackAttention
 from .experts import ExpertsMaker
+from .kernels import KernelNorm, KernelRotation, linear
 
 
 def own_tracks(config: dict) -> range:
@@ -39,7 +40,8 @@ class PTModel(nn.Module):
         tracks = own_tracks(config)
         all_reduce = tensor_model_parallel_all_reduce if len(tracks) < config["tracks"] else None
         self.folded = FoldedModel(config, tracks, attention=partial(self._attention, vllm_config.cache_config, prefix),
-                                  all_reduce=all_reduce, experts=ExpertsMaker(config, prefix), lm_head=False)
+                                  all_reduce=all_reduce, experts=ExpertsMaker(config, prefix), linear=linear,
+                                  norm=KernelNorm, rope=KernelRotation, lm_head=False)
 
     @staticmethod
     def _attention(cache_config, prefix, layer, heads, kv_heads, head_dim, scale, window):
