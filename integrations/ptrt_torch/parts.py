@@ -19,6 +19,16 @@ def weight(*shape: int, exact: bool = False) -> nn.Parameter:
                         requires_grad=False)
 
 
+def widen_heads(x, head_dim: int, width: int):
+    """[n, heads * head_dim] -> [n, heads * width], with zeros: no product of q and k and no output column changes."""
+    return x if width == head_dim else F.pad(x.unflatten(-1, (-1, head_dim)), (0, width - head_dim)).flatten(1)
+
+
+def narrow_heads(x, head_dim: int, width: int):
+    """Takes the zeros away again."""
+    return x if width == head_dim else x.unflatten(-1, (-1, width))[..., :head_dim].flatten(1)
+
+
 class TrackNorm(nn.Module):
     """RMSNorm with a weight a slot. scale_first: the weight multiplies before the norm (pre_scale_norms)."""
 

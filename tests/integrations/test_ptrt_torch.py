@@ -1,10 +1,8 @@
 #!/usr/bin/env python3
-"""integrations/ptrt_torch against the float64 reference and the program: models, reading, tokenizers. Needs torch."""
+"""integrations/ptrt_torch against the float64 reference: models on one rank and several, their types, what ranks read. Needs torch."""
 
-import json
 import os
 import sys
-import threading
 import unittest
 from pathlib import Path
 
@@ -17,9 +15,10 @@ with_torch.need("torch", "h5py")
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from ptrt_cli import CliTest, ptrt, read_results  # noqa: E402
+from ptrt_cli import CliTest  # noqa: E402
 from ptrt_torch import BadInput, FoldedModel, ShardReader, tracks_of_rank  # noqa: E402
 from ptrt_torch.parts import TrackExperts  # noqa: E402
+from rank_threads import RankThreads  # noqa: E402
 from stand_in_attention import Engine  # noqa: E402
 
 import pt_reference as ref  # noqa: E402
@@ -28,7 +27,6 @@ from model_maker import write_random  # noqa: E402
 
 CLOSE = 1e-3
 EXACT = 1e-11  # in float64
-DEMO = ROOT / "examples" / "demo"
 torch.set_num_threads(1)
 
 
@@ -50,43 +48,6 @@ def of_type(dtype: torch.dtype):
         def __exit__(self, *error):
             torch.set_default_dtype(self.before)
     return Of()
-
-
-class Ranks:
-    """Ranks of one model as threads of this process; their all_reduce adds what each gives."""
-
-    def __init__(self, path, config: dict, ranks: int):
-        self.meet, self.parts, self.rounds = threading.Barrier(ranks, timeout=60), [None] * ranks, 0
-        self.engines = [engine(path, tracks_of_rank(config, ranks, rank), all_reduce=lambda x, rank=rank: self.sum(rank, x))
-                        for rank in range(ranks)]
-
-    def sum(self, rank: int, x: torch.Tensor) -> torch.Tensor:
-        self.parts[rank] = x.clone()
-        self.meet.wait()
-        total = sum(self.parts)
-        self.rounds += rank == 0
-        self.meet.wait()
-        return x.copy_(total)  # in place, as the all-reduce of an engine may be
-
-    def each(self, work) -> list:
-        """What work(engine) gives on every rank."""
-        results: list = [None] * len(self.engines)
-
-        def run(rank: int) -> None:
-            try:
-                results[rank] = work(self.engines[rank])
-            except BaseException as error:
-                results[rank] = error
-                self.meet.abort()
-        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(len(self.engines))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return results
 
 
 class Model(CliTest):
@@ -135,10 +96,13 @@ class Model(CliTest):
             path, reference = self.model(grid)
             want = ref.log_probs(reference, text)
             for ranks in {number for number in (2, 3, tracks) if tracks % number == 0 and number > 1}:
-                shared = Ranks(path, grid.config, ranks)
-                for got in shared.each(lambda made: made.score(text)):
+                threads = RankThreads(ranks)
+                engines = [engine(path, tracks_of_rank(grid.config, ranks, rank),  # in place, as an engine's sum may be
+                                  all_reduce=lambda x, rank=rank: x.copy_(sum(threads.exchange(rank, x))))
+                           for rank in range(ranks)]
+                for got in threads.each(lambda rank: engines[rank].score(text)):
                     self.far(got, want, CLOSE, f"{grid.name}, {ranks} ranks")
-                self.assertEqual(shared.rounds, len(grid.config["sync_layers"]), "one all-reduce a sync layer")
+                self.assertEqual(threads.rounds, len(grid.config["sync_layers"]), "one all-reduce a sync layer")
 
     def test_mixtures_of_static_shapes(self) -> None:
         mixtures = [grid for grid in GRID if grid.config["moe"]]
