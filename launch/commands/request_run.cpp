@@ -28,7 +28,7 @@ std::chrono::steady_clock::time_point start_of_engine(const Completion& completi
 
 ResultCollector::Result RequestRun::format(const Completion& completion) {
   const auto [taken, put] = inbox_.take_out(completion.request);
-  const auto& [number, line, request] = taken;
+  const auto& [number, line, request] = *taken;
   std::string result = options_.task == Task::score
                            ? score_result(line, request, completion)
                            : generate_result(line, request, completion, session_.tokenizer().tokenizer.get());

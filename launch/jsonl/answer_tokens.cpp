@@ -48,13 +48,6 @@ std::vector<AnswerToken> prompt_answer(const RequestLine& line, const Request& r
   return tokens;
 }
 
-std::vector<std::int32_t> answer_ids(const RequestLine& line, const Request& request, const Output& output) {
-  if (!line.echo) return output.tokens;
-  std::vector<std::int32_t> ids = request.tokens;
-  ids.insert(ids.end(), output.tokens.begin(), output.tokens.end());
-  return ids;
-}
-
 std::string answer_text(const RequestLine& line, const Request& request, const Output& output,
                         const Tokenizer& tokenizer) {
   std::string text;

@@ -28,9 +28,7 @@ std::vector<AnswerToken> answer_tokens(const RequestLine& line, const Request& r
 std::vector<AnswerToken> prompt_answer(const RequestLine& line, const Request& request,
                                        const Completion& completion);
 
-// The ids of the same.
-std::vector<std::int32_t> answer_ids(const RequestLine& line, const Request& request, const Output& output);
-// Its text, as valid UTF-8; the prompt as its tokens decode.
+// The text of an output, with echo after the prompt's, as valid UTF-8; the prompt as its tokens decode.
 std::string answer_text(const RequestLine& line, const Request& request, const Output& output,
                         const Tokenizer& tokenizer);
 

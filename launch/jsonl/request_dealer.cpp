@@ -37,18 +37,18 @@ bool RequestDealer::reads_tail() const {
 }
 
 Supply RequestDealer::read_one(std::vector<StreamedLine>& rejected) {
-  StreamedLine line;
-  last_supply_ = source_(line);
+  auto line = std::make_unique<StreamedLine>();
+  last_supply_ = source_(*line);
   at_end_ = last_supply_ == Supply::end;
   if (last_supply_ != Supply::line) return last_supply_;
   read_++;
-  if (!line.runs()) {
-    rejected.push_back(std::move(line));
+  if (!line->runs()) {
+    rejected.push_back(std::move(*line));
     return last_supply_;
   }
-  window_tokens_ += std::ssize(line.request.tokens);
-  if (options_.by_prefix) order_.add(line.number, line.request.tokens);
-  const std::int64_t number = line.number;
+  window_tokens_ += std::ssize(line->request.tokens);
+  if (options_.by_prefix) order_.add(line->number, line->request.tokens);
+  const std::int64_t number = line->number;
   window_.add(number, std::move(line));
   return last_supply_;
 }
@@ -62,7 +62,7 @@ bool RequestDealer::reads_ahead() const {
 void RequestDealer::begin_tail() {
   std::vector<std::pair<std::int64_t, std::int64_t>> costs;
   for (const auto& [number, line] : window_.entries())
-    if (line) costs.emplace_back(line->request.work(), number);
+    if (line) costs.emplace_back((*line)->request.work(), number);
   std::ranges::stable_sort(costs, std::greater(), [](const auto& cost) { return cost.first; });
   for (const auto& cost : costs) longest_.push_back(cost.second);
   sorted_ = true;
@@ -105,7 +105,7 @@ std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
   for (std::int64_t dealt = 0; dealt < run && !window_.empty();) {
     const std::int64_t number = choose(*replica);
     if (options_.by_prefix) order_.take(*replica, number);
-    StreamedLine& line = deal.requests.emplace_back(window_.take(number));
+    const StreamedLine& line = *deal.requests.emplace_back(window_.take(number));
     window_tokens_ -= std::ssize(line.request.tokens);
     const Replica::Work work{line.request.work(), line.request.samples};
     PTRT_CHECK(to.left.emplace(line.number, work).second);

@@ -47,7 +47,7 @@ class RequestDealer {
   };
   struct Deal {
     std::int64_t replica = 0;
-    std::vector<StreamedLine> requests;
+    std::vector<HeldLine> requests;
   };
 
   RequestDealer(Source source, const Options& options, Clock::time_point start);
@@ -89,7 +89,7 @@ class RequestDealer {
   Source source_;
   Options options_;
   std::vector<Replica> replicas_;
-  LineWindow<StreamedLine> window_;   // read, not handed out
+  LineWindow<HeldLine> window_;       // read, not handed out
   std::int64_t window_tokens_ = 0;    // of their prompts
   PrefixOrder order_;                 // of them, with by_prefix
   std::deque<std::int64_t> longest_;  // in the end: their lines, longest first, and some handed out

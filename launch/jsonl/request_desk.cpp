@@ -47,7 +47,7 @@ bool RequestDesk::turn() {
   return worked || !rejected_.empty();
 }
 
-void RequestDesk::hand_out(std::int64_t replica, std::vector<StreamedLine> requests) {
+void RequestDesk::hand_out(std::int64_t replica, std::vector<HeldLine> requests) {
   if (requests.empty()) return;
   if (replica == 0) return own_.put(std::move(requests));
   job_.send(static_cast<int>(replica * replica_ranks_), message_of(requests));

@@ -35,7 +35,7 @@ class RequestDesk {
   void left(int from);
 
  private:
-  void hand_out(std::int64_t replica, std::vector<StreamedLine> requests);
+  void hand_out(std::int64_t replica, std::vector<HeldLine> requests);
   void tell_the_end(std::int64_t replica);
 
   JobComm& job_;
@@ -43,8 +43,8 @@ class RequestDesk {
   RequestInbox& own_;
   std::int64_t replica_ranks_;
   Hooks hooks_;
-  std::vector<std::vector<StreamedLine>> runs_;  // by replica, to be handed out in this turn
-  std::vector<bool> told_;                       // by replica: that nothing more will come
+  std::vector<std::vector<HeldLine>> runs_;  // by replica, to be handed out in this turn
+  std::vector<bool> told_;                   // by replica: that nothing more will come
   std::vector<StreamedLine> rejected_;
 };
 

@@ -14,11 +14,11 @@ constexpr char kLast = 'e';
 
 }  // namespace
 
-std::string message_of(const std::vector<StreamedLine>& requests) {
+std::string message_of(const std::vector<HeldLine>& requests) {
   std::string message(1, kRequests);
-  for (const auto& [number, line, request] : requests) {
-    append_line(message, line);
-    append_request(message, request);
+  for (const HeldLine& held : requests) {
+    append_line(message, held->line);
+    append_request(message, held->request);
   }
   return message;
 }
@@ -27,15 +27,15 @@ std::string last_message() {
   return std::string(1, kLast);
 }
 
-void RequestInbox::put(std::vector<StreamedLine> requests) {
+void RequestInbox::put(std::vector<HeldLine> requests) {
   const auto now = std::chrono::steady_clock::now();  // the engine may be quicker than what follows
   {
     const std::lock_guard lock(mutex_);
-    for (const StreamedLine& line : requests) waiting_.push_back(line.request);
+    for (const HeldLine& line : requests) waiting_.push_back(line->request);
   }
   changed_.notify_one();
-  for (StreamedLine& line : requests) {
-    const std::int64_t number = line.number;
+  for (HeldLine& line : requests) {
+    const std::int64_t number = line->number;
     kept_.emplace(number, Taken{std::move(line), now});
   }
 }
@@ -54,9 +54,9 @@ bool RequestInbox::put_message(std::string_view message) {
     end();
     return true;
   }
-  std::vector<StreamedLine> requests;
+  std::vector<HeldLine> requests;
   for (ByteReader bytes(message.substr(1)); !bytes.empty();) {
-    auto& [number, line, request] = requests.emplace_back();
+    auto& [number, line, request] = *requests.emplace_back(std::make_unique<StreamedLine>());
     take_line(bytes, line);
     request = take_request(bytes);
     number = request.line;

@@ -18,14 +18,14 @@
 namespace ptrt {
 
 // Requests as a message of rank 0; never empty.
-std::string message_of(const std::vector<StreamedLine>& requests);
+std::string message_of(const std::vector<HeldLine>& requests);
 // The message that nothing follows.
 std::string last_message();
 
 class RequestInbox final : public RequestSource {
  public:
   // By the result thread.
-  void put(std::vector<StreamedLine> requests);
+  void put(std::vector<HeldLine> requests);
   // No more requests will be put in.
   void end();
   // Takes a message of rank 0. True when it was the last one.
@@ -37,7 +37,7 @@ class RequestInbox final : public RequestSource {
   void fail(std::exception_ptr error);
   // Of a request that has been drawn, once.
   struct Taken {
-    StreamedLine line;
+    HeldLine line;
     std::chrono::steady_clock::time_point put;  // when it came
   };
   Taken take_out(std::int64_t line);

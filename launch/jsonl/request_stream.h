@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ struct StreamedLine {
 
   bool runs() const { return line.error.code.empty(); }
 };
+// It is large, and goes through several lists on its way to a replica.
+using HeldLine = std::unique_ptr<StreamedLine>;
 
 // What there is of the next line: the line; nothing yet, but lines were passed over, so ask again; nothing until the
 // writer of the input has written more; no more lines.

@@ -1,11 +1,9 @@
 #include "launch/jsonl/result_lines.h"
 
 #include <fmt/format.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string_view>
 #include <vector>
@@ -96,6 +94,7 @@ class PlainAnswer {
       : line_(line), request_(request), completion_(completion), tokenizer_(tokenizer) {}
 
   std::string json() {
+    out_.reserve(kUsual);
     out_ = "{\"id\":";
     append_string(out_, line_.id);
     if (request_.samples == 1) {
@@ -132,16 +131,34 @@ class PlainAnswer {
           out_, line_.echo ? answer_text(line_, request_, output, *tokenizer_) : sanitize_utf8(output.text));
       out_ += ',';
     }
-    fmt::format_to(std::back_inserter(out_), "\"tokens\":[{}],\"finish_reason\":\"{}\"",
-                   fmt::join(line_.echo ? answer_ids(line_, request_, output) : output.tokens, ","),
-                   name_of(output.finish_reason));
+    out_ += "\"tokens\":[";
+    if (line_.echo) add_ids(request_.tokens);
+    add_ids(output.tokens);
+    out_ += "],\"finish_reason\":\"";
+    out_ += name_of(output.finish_reason);
+    out_ += '"';
+  }
+
+  void add_ids(const std::vector<std::int32_t>& ids) {
+    for (const std::int32_t id : ids) {
+      if (out_.back() != '[') out_ += ',';
+      add_number(id);
+    }
   }
 
   void add_usage() {
-    std::size_t generated = 0;
-    for (const Output* output : samples_of(completion_)) generated += output->tokens.size();
-    fmt::format_to(std::back_inserter(out_), ",\"usage\":{{\"prompt_tokens\":{},\"completion_tokens\":{}}}",
-                   request_.tokens.size(), generated);
+    std::int64_t generated = std::ssize(completion_.tokens);
+    for (const Output& output : completion_.more) generated += std::ssize(output.tokens);
+    out_ += ",\"usage\":{\"prompt_tokens\":";
+    add_number(std::ssize(request_.tokens));
+    out_ += ",\"completion_tokens\":";
+    add_number(generated);
+    out_ += '}';
+  }
+
+  void add_number(std::int64_t number) {
+    const fmt::format_int digits(number);
+    out_.append(digits.data(), digits.size());
   }
 
   void add_logprobs(const Output& output) {
@@ -162,6 +179,8 @@ class PlainAnswer {
     out_ += fmt::format(",\"{}logprobs\":{}", prefix, dump(logprobs));
     if (with_top) out_ += fmt::format(",\"{}top_logprobs\":{}", prefix, dump(top));
   }
+
+  static constexpr std::size_t kUsual = 128;  // bytes of a short answer
 
   const RequestLine& line_;
   const Request& request_;

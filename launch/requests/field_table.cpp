@@ -24,6 +24,12 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
+std::size_t first_row(const FieldRule& rule) {
+  auto row = static_cast<std::size_t>(&rule - kFieldTable.data());
+  while (row > 0 && kFieldTable[row - 1].name == rule.name) row--;
+  return row;
+}
+
 const FieldRule* find_field(std::string_view name, FieldForms form) {
   auto row = std::ranges::lower_bound(kFieldTable, name, {}, &FieldRule::name);
   for (; row != kFieldTable.end() && row->name == name; ++row)

@@ -160,16 +160,21 @@ class FieldName {
  public:
   consteval FieldName(const char* name) : name_(name) {  // NOLINT(google-explicit-constructor)
     bool is_read = false;
-    for (const FieldRule& rule : kFieldTable)
-      is_read = is_read || (rule.name == name_ && rule.standing == Standing::read);
+    while (row_ < kFieldTable.size() && kFieldTable[row_].name != name_) row_++;
+    for (std::size_t i = row_; i < kFieldTable.size() && kFieldTable[i].name == name_; i++)
+      is_read = is_read || kFieldTable[i].standing == Standing::read;
     if (!is_read) throw "no row of the table reads this field";
   }
   constexpr std::string_view text() const { return name_; }
+  constexpr std::size_t first_row() const { return row_; }
 
  private:
   std::string_view name_;
+  std::size_t row_ = 0;
 };
 
+// Of those of its name.
+std::size_t first_row(const FieldRule& rule);
 // Null where a form has no such field.
 const FieldRule* find_field(std::string_view name, FieldForms form);
 // The field of a form whose name is a letter or two from `name`; empty if none is.

@@ -69,6 +69,7 @@ std::string IgnoredFields::text() const {
 
 Fields::Fields(const json& object, FieldForms form, Task task) : form_(form) {
   const FieldTasks wanted = task == Task::score ? kScore : kGenerate;
+  fields_.reserve(object.size());
   for (auto item = object.begin(); item != object.end(); ++item) {
     if (item->is_null()) continue;
     const FieldRule* rule = find_field(item.key(), form);
@@ -77,6 +78,7 @@ Fields::Fields(const json& object, FieldForms form, Task task) : form_(form) {
       rule = nullptr;  // only `score` has it
     }
     fields_.push_back({item.key(), &*item, rule});
+    if (rule != nullptr) given_.set(first_row(*rule));
   }
 }
 
@@ -107,6 +109,7 @@ void Fields::refuse_unread() const {
 }
 
 const json* Fields::find(FieldName name) const {
+  if (!given_[name.first_row()]) return nullptr;
   for (const Field& field : fields_)
     if (field.rule != nullptr && field.name == name.text()) {
       field.is_read = true;

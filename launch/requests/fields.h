@@ -1,6 +1,7 @@
 // The fields of one JSON object of a request line, read with types and ranges, as the table of fields has them.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -63,6 +64,8 @@ class Fields {
 
   FieldForms form_;
   std::vector<Field> fields_;  // that the task does not ignore
+  // Of those in the table, the first rows of their names: most names that are asked for are not there.
+  std::bitset<kFieldTable.size()> given_;
 };
 
 }  // namespace ptrt

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "launch/requests/bad_request.h"
+#include "launch/requests/quick_json.h"
 #include "launch/streams/request_input.h"
 
 namespace ptrt {
@@ -80,6 +81,10 @@ const char* problem_of_bytes(std::string_view text) {
 LineJson read_line_json(std::string_view text, std::int64_t number) {
   if (const char* problem = problem_of_bytes(text)) reject("invalid_json", "line {} {}", number + 1, problem);
   LineJson line;
+  if (auto value = read_quickly(text, kDeepestLine)) {
+    line.value = std::move(*value);
+    return line;
+  }
   Reader reader(line);
   if (json::sax_parse(text, &reader)) return line;
   if (reader.too_deep())

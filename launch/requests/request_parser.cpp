@@ -42,7 +42,6 @@ class RequestParser::Lines {
   // Fills `line` with what is known even when it throws BadRequest.
   Request parse(std::string_view text, std::int64_t number, RequestLine& line) {
     line.id = std::to_string(number);
-    line.model = config_.name;
     const LineJson read = read_line_json(text, number);
     const json& object = read.value;
     if (!object.is_object())
@@ -90,7 +89,7 @@ class RequestParser::Lines {
     if (!body->is_object()) reject_type("body", "an object", *body);
     const Fields fields(*body, line.chat ? kChat : kCompletions, task_);
     fields.refuse_unsupported(ignored_);
-    if (auto model = fields.text("model")) line.model = std::move(*model);
+    line.model = fields.text("model").value_or(config_.name);
     Request request = parse_request(fields, text, line);
     fields.refuse_unread();
     return request;

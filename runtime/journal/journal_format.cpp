@@ -4,7 +4,6 @@
 
 #include <array>
 #include <charconv>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <span>
 
@@ -93,11 +92,12 @@ std::uint32_t JournalLineFormat::checksum(std::string_view digits, std::string_v
 }
 
 void JournalLineFormat::append(std::int64_t line, std::string_view result, std::string& text) const {
-  const fmt::format_int digits(line);
-  fmt::format_to(std::back_inserter(text), "{}{}{}{:08x}{}", kLine,
-                 std::string_view(digits.data(), digits.size()), kChecksum,
-                 checksum({digits.data(), digits.size()}, result), kResult);
-  text += result;
+  const fmt::format_int number(line);
+  const std::string_view digits(number.data(), number.size());
+  const auto crc = checksum_digits(checksum(digits, result));
+  for (const std::string_view part :
+       {kLine, digits, kChecksum, std::string_view(crc.data(), crc.size()), kResult, result})
+    text += part;
   text += "}\n";
 }
 

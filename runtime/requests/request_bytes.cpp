@@ -37,7 +37,7 @@ void take_field(ByteReader& bytes, OutputConstraint& constraint) {
   constraint.automaton = std::make_shared<const ByteAutomaton>(std::move(automaton));
 }
 
-// Every field, in one order for both ways.
+// In one order for both ways.
 template <typename Rules, typename Each>
 void for_each_rule(Rules& rules, const Each& each) {
   each(rules.repetition_penalty);
@@ -50,6 +50,20 @@ void for_each_rule(Rules& rules, const Each& each) {
   each(rules.output);
 }
 
+// Most requests have none.
+void append_field(std::string& message, const LogitRules& rules) {
+  const bool there = rules != LogitRules();
+  append_bytes(message, there);
+  if (there) for_each_rule(rules, [&](const auto& rule) { append_field(message, rule); });
+}
+
+void take_field(ByteReader& bytes, LogitRules& rules) {
+  bool there = false;
+  bytes.take(there);
+  if (there) for_each_rule(rules, [&](auto& rule) { take_field(bytes, rule); });
+}
+
+// Every field, in one order for both ways.
 template <typename R, typename Each>
 void for_each_field(R& request, const Each& each) {
   each(request.line);
@@ -62,7 +76,7 @@ void for_each_field(R& request, const Each& each) {
   each(request.min_p);
   each(request.seed);
   each(request.samples);
-  for_each_rule(request.rules, each);
+  each(request.rules);
   each(request.stop);
   each(request.stop_tokens);
   each(request.include_stop);

@@ -104,9 +104,9 @@ class DealerByPrefix : public ::testing::Test {
     while (!dealer.done()) {
       std::vector<std::pair<std::int64_t, std::int64_t>> given;
       while (const auto some = dealer.next({}, rejected))
-        for (const StreamedLine& line : some->requests) {
-          lines_.push_back(line.number);
-          given.emplace_back(some->replica, line.number);
+        for (const HeldLine& line : some->requests) {
+          lines_.push_back(line->number);
+          given.emplace_back(some->replica, line->number);
         }
       for (const auto& [replica, line] : given) dealer.finished(replica, line, {});
     }

@@ -106,12 +106,12 @@ class Simulation {
   void deal() {
     std::vector<StreamedLine> bad;
     while (auto deal = dealer_->next(time(), bad))
-      for (StreamedLine& line : deal->requests) {
+      for (const HeldLine& line : deal->requests) {
         dealt_++;
-        order.push_back(line.number);
-        EXPECT_TRUE(replica_of.emplace(line.number, static_cast<std::size_t>(deal->replica)).second);
+        order.push_back(line->number);
+        EXPECT_TRUE(replica_of.emplace(line->number, static_cast<std::size_t>(deal->replica)).second);
         replicas_[static_cast<std::size_t>(deal->replica)].waiting.push_back(
-            {line.number, line.request.max_tokens});
+            {line->number, line->request.max_tokens});
       }
     for (const StreamedLine& line : bad) rejected.push_back(line.number);
     dealt_ += std::ssize(bad);

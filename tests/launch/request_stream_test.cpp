@@ -290,8 +290,19 @@ TEST(RequestInbox, CarriesWholeRequests) {
                   .ignore_eos = true};
   StreamedLine other{8, {}, {}};
   other.request.line = 8;
+  other.request.rules = {
+      .repetition_penalty = 2,
+      .presence_penalty = -1,
+      .frequency_penalty = 0.5f,
+      .bias = {{3, 1.5f}},
+      .allowed = {1, 2},
+      .bad_words = {{4, 5}},
+      .min_tokens = 6,
+      .output = {std::make_shared<const ByteAutomaton>(ByteAutomaton{2, 1, {{0, 1, 'a', 'b'}}, {{1, 0}}})}};
+  std::vector<HeldLine> lines;
+  for (const StreamedLine& line : {sent, other}) lines.push_back(std::make_unique<StreamedLine>(line));
   RequestInbox inbox;
-  EXPECT_FALSE(inbox.put_message(message_of({sent, other})));
+  EXPECT_FALSE(inbox.put_message(message_of(lines)));
   std::vector<Request> taken;
   EXPECT_TRUE(inbox.take(taken, std::chrono::milliseconds(0)));
   ASSERT_EQ(taken.size(), 2u);
@@ -307,8 +318,9 @@ TEST(RequestInbox, CarriesWholeRequests) {
   EXPECT_EQ(got.stop, sent.request.stop);
   EXPECT_TRUE(got.logprobs);
   EXPECT_TRUE(got.ignore_eos);
-  EXPECT_EQ(taken[1].line, 8);
-  const StreamedLine kept = inbox.take_out(7).line;
+  EXPECT_EQ(got, sent.request);
+  EXPECT_EQ(taken[1], other.request);
+  const StreamedLine kept = *inbox.take_out(7).line;
   EXPECT_EQ(kept.line.id, "a\"b");
   EXPECT_TRUE(kept.line.openai);
   EXPECT_TRUE(kept.line.continuation);
