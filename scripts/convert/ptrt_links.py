@@ -29,7 +29,6 @@ class LinkedFiles:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self._files = {os.path.realpath(self.path): (self.path, open_file(self.path))}
-        self._groups: dict[tuple[str, str], h5py.Group] = {}
 
     @property
     def main(self) -> h5py.File:
@@ -40,7 +39,6 @@ class LinkedFiles:
         return [path for path, _ in self._files.values()]
 
     def close(self) -> None:
-        self._groups = {}
         for _, file in self._files.values():
             file.close()
 

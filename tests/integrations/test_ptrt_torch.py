@@ -2,15 +2,12 @@
 """integrations/ptrt_torch against the float64 reference: models on one rank and several, their types, what ranks read. Needs torch."""
 
 import os
-import sys
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "integrations"), str(ROOT / "tests" / "cli"), str(ROOT / "tests" / "convert")]
-import with_torch  # noqa: E402
+import engine_environment
 
-with_torch.need("torch", "h5py")
+engine_environment.need("torch", "h5py")
 
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402

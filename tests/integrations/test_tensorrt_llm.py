@@ -15,10 +15,10 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "integrations" / "tensorrt_llm"), str(ROOT / "tests" / "cli"), str(ROOT / "tests" / "convert")]
-import with_torch  # noqa: E402
+sys.path.insert(0, str(ROOT / "integrations" / "tensorrt_llm"))
+import engine_environment  # noqa: E402
 
-with_torch.need("torch", "transformers", "h5py")
+engine_environment.need("torch", "transformers", "h5py")
 
 import numpy as np  # noqa: E402
 import tensorrt_llm_stand_in as stand_in  # noqa: E402

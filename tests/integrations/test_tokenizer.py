@@ -2,15 +2,12 @@
 """ptrt_torch.tokenizer: the ids and texts of the program, from every kind of tokenizer. Needs torch and transformers."""
 
 import json
-import sys
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "integrations"), str(ROOT / "tests" / "cli"), str(ROOT / "tests" / "convert")]
-import with_torch  # noqa: E402
+import engine_environment
 
-with_torch.need("torch", "transformers", "h5py")
+engine_environment.need("torch", "transformers", "h5py")
 
 import h5py  # noqa: E402
 import torch  # noqa: E402
@@ -22,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from model_maker import make_config, write_random  # noqa: E402
 
-DEMO = ROOT / "examples" / "demo"
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
 TEXTS = ["Add 36 and 72.\n", "", "a  b\t\n\nc", "naïve — ‘quotes’ , . ! don 't", "日本語 🙂", "<|257|> in a text", "x" * 300]
 TEMPLATE = ("{{ bos_token }}{% for message in messages %}<{{ message.role }}>{{ message.content }}</s>{% endfor %}"
             "{% if add_generation_prompt %}<assistant>{% endif %}")
@@ -30,7 +27,7 @@ torch.set_num_threads(1)
 
 
 def byte_level() -> Tokenizer:
-    """A byte-level BPE trained on this folder's sources, whose post_processor adds what ptrt does not."""
+    """A byte-level BPE trained on this file, whose post_processor adds what ptrt does not."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
