@@ -1,6 +1,6 @@
 """vLLM's attention and KV cache for the heads of all tracks of a rank."""
 
-import torch.nn.functional as F
+from ptrt_torch.parts import narrow_heads, widen_heads
 from torch import nn
 from vllm.model_executor.layers.attention import Attention
 from vllm.platforms import current_platform
@@ -36,11 +36,6 @@ class TrackAttention(nn.Module):
         self.attend = Attention(heads, self.cached, scale, num_kv_heads=kv_heads, cache_config=cache_config,
                                 per_layer_sliding_window=window, prefix=name)
 
-    def widen(self, x):
-        return F.pad(x.reshape(x.shape[0], -1, self.head_dim), (0, self.cached - self.head_dim)).flatten(1)
-
     def forward(self, q, k, v):
-        if self.cached == self.head_dim:
-            return self.attend(q, k, v)
-        out = self.attend(self.widen(q), self.widen(k), self.widen(v))
-        return out.view(out.shape[0], -1, self.cached)[..., :self.head_dim].flatten(1)
+        q, k, v = (widen_heads(x, self.head_dim, self.cached) for x in (q, k, v))
+        return narrow_heads(self.attend(q, k, v), self.head_dim, self.cached)
