@@ -77,8 +77,8 @@ def load(model: torch.nn.Module, reader) -> set[str]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     empty = {name: parameter.numel() for name, parameter in model.named_parameters()}
     for layer in model.layers:
-        if layer.wqkv.bias is not None:  # q, k or v may have none
-            bias = layer.wqkv.bias
+        bias = getattr(layer.wqkv, "bias", None)
+        if bias is not None:  # q, k or v may have none
             bias.zero_()
             empty[names[id(bias)]] = sum(len(model.tracks) * width for which, width in zip("qkv", layer.widths)
                                          if which in model.config["attention_bias"])

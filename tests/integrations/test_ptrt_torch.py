@@ -14,7 +14,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from ptrt_cli import CliTest  # noqa: E402
 from ptrt_torch import BadInput, FoldedModel, ShardReader, tracks_of_rank  # noqa: E402
-from ptrt_torch.parts import TrackExperts  # noqa: E402
+from ptrt_torch.parts import Gate, Rotation, TrackExperts, TrackNorm  # noqa: E402
 from rank_threads import RankThreads  # noqa: E402
 from stand_in_attention import Engine  # noqa: E402
 
@@ -33,6 +33,45 @@ def engine(path, tracks: range | None = None, **parts) -> Engine:
         made = Engine(lambda attention: FoldedModel(reader.config, reader.tracks, attention=attention, **parts))
         made.model.load(reader)
     return made
+
+
+class OwnNorm(TrackNorm):
+    """Overwrites what it takes, as fused kernels do."""
+
+    def forward(self, x, residual=None):
+        if residual is None:
+            return super().forward(x)
+        residual.add_(x)
+        return x.copy_(super().forward(residual)), residual
+
+
+class OwnLinear(torch.nn.Module):
+    """A matrix without the dimension of slots, which is one."""
+
+    def __init__(self, slots: int, outputs: int, inputs: int, bias: bool):
+        super().__init__()
+        assert slots == 1
+        self.weight = torch.nn.Parameter(torch.empty(outputs, inputs))
+        if bias:
+            self.bias = torch.nn.Parameter(torch.empty(outputs))
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x[0], self.weight, getattr(self, "bias", None))[None]
+
+
+class OwnExperts(torch.nn.Module):
+    """The experts of all slots in one dimension."""
+
+    def __init__(self, slots: int, experts: int, size: int, ffn_size: int, activation: str):
+        super().__init__()
+        self.slots, self.gate = slots, Gate(activation)
+        self.w_gate_up = torch.nn.Parameter(torch.empty(slots * experts, 2 * ffn_size, size))
+        self.w_down = torch.nn.Parameter(torch.empty(slots * experts, size, ffn_size))
+
+    def forward(self, x, share, chosen):
+        chosen = chosen + (len(self.w_down) // self.slots * torch.arange(self.slots))[:, None, None]
+        y = self.gate(torch.einsum("snd,snkfd->snkf", x, self.w_gate_up[chosen]))
+        return torch.einsum("snkf,snkdf,snk->snd", y, self.w_down[chosen], share)
 
 
 def of_type(dtype: torch.dtype):
@@ -100,6 +139,20 @@ class Model(CliTest):
                 for got in threads.each(lambda rank: engines[rank].score(text)):
                     self.far(got, want, CLOSE, f"{grid.name}, {ranks} ranks")
                 self.assertEqual(threads.rounds, len(grid.config["sync_layers"]), "one all-reduce a sync layer")
+
+    def test_an_engines_own_parts(self) -> None:
+        """Norms that overwrite, matrices of one slot, experts in one dimension: what the hooks may give."""
+        parts = {"norm": OwnNorm, "experts": OwnExperts, "rope": lambda config, local: Rotation(config, local).forward}
+        for grid in GRID:
+            path, reference = self.model(grid)
+            tracks, text = grid.config["tracks"], prompts(grid)[4]
+            want = ref.log_probs(reference, text)
+            self.far(engine(path, **parts).score(text), want, CLOSE, grid.name)
+            threads = RankThreads(tracks)
+            engines = [engine(path, range(rank, rank + 1), linear=OwnLinear, **parts,
+                              all_reduce=lambda x, rank=rank: x.copy_(sum(threads.exchange(rank, x)))) for rank in range(tracks)]
+            for got in threads.each(lambda rank: engines[rank].score(text)):
+                self.far(got, want, CLOSE, f"{grid.name}, one track a rank")
 
     def test_mixtures_of_static_shapes(self) -> None:
         mixtures = [grid for grid in GRID if grid.config["moe"]]
