@@ -110,6 +110,7 @@ class TensorRTLLM(CliTest):
         model = load(str(folder), pickle.loads(pickle.dumps(loader)), stand_in.Mapping())
         self.assertEqual(model.model.folded.embedding.dtype, torch.bfloat16)
         self.assertFalse(any(parameter.isnan().any() for parameter in model.parameters()), "every weight is filled")
+        self.assertEqual(loader.load_config(str(folder)).pretrained_config.num_key_value_heads, 16, "as before the model is made")
         loader.cleanup()
 
     def test_what_is_refused(self) -> None:

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from ptrt_torch.hf_config import hf_fields
 from transformers import AutoConfig, PretrainedConfig
 
 ARCHITECTURE = "PTForCausalLM"
@@ -24,8 +25,8 @@ def head_width(head_dim: int) -> int:
 class PTConfig(PretrainedConfig):
     """`pt` holds the config of docs/SPEC.md, checked and complete; the rest is what TensorRT-LLM reads of any model.
 
-    Heads are those of all tracks together: a KV cache holds num_key_value_heads / tp_size heads a layer, those of the
-    rank's tracks. tie_word_embeddings is false always: each rank has the whole embedding, and its rows of the head.
+    A KV cache holds num_key_value_heads / tp_size heads a layer, those of the rank's tracks. tie_word_embeddings is false
+    always: each rank has the whole embedding, and its rows of the head.
     """
 
     model_type = MODEL_TYPE
@@ -33,17 +34,7 @@ class PTConfig(PretrainedConfig):
     def __init__(self, pt: dict | None = None, **kwargs):
         self.pt = pt
         if pt is not None:
-            self.vocab_size = pt["vocab_size"]
-            self.hidden_size = pt["hidden_size"]
-            self.num_hidden_layers = pt["layers"]
-            self.num_attention_heads = pt["heads"] * pt["tracks"]
-            self.num_key_value_heads = pt["kv_heads"] * pt["tracks"]
-            self.head_dim = head_width(pt["head_dim"])
-            self.intermediate_size = pt["ffn_size"]
-            self.max_position_embeddings = pt["max_context"]
-            eos = pt["eos_token_ids"]
-            kwargs = {"architectures": [ARCHITECTURE], "bos_token_id": pt["bos_token_id"],
-                      "eos_token_id": eos[0] if len(eos) == 1 else eos or None, "torch_dtype": torch.bfloat16, **kwargs}
+            kwargs = {"torch_dtype": torch.bfloat16, **hf_fields(pt), **kwargs, "head_dim": head_width(pt["head_dim"])}
         super().__init__(**{**kwargs, "tie_word_embeddings": False})
 
 
