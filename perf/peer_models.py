@@ -3,8 +3,11 @@
 
     perf/peer_models.py perf/configs/dense_125m.json --gguf dense.gguf            # float32; needs the PyPI package gguf
     perf/peer_models.py perf/configs/dense_125m.json --dllama dense.m dense.t     # float32 and a tokenizer
+    perf/peer_models.py --model dense.h5 --hf DIR                                 # the weights of a dense model file
 
 Speed does not depend on the values, so they are drawn from one normal distribution. Shapes are the configuration's.
+--hf writes a Llama checkpoint of Hugging Face with the model file's own weights, in their type, without a tokenizer; needs
+h5py.
 """
 import argparse
 import json
@@ -15,11 +18,19 @@ from pathlib import Path
 import numpy as np
 
 
+OPTIONAL_KEYS = {"attention_bias", "qk_norm_order", "pre_scale_norms", "rope_scaling", "rope_theta_local", "attention_scale",
+                 "ffn_activation", "embedding_scale"}
+
+
 def check(config):
-    wanted = {"tracks": 1, "qk_norm": False, "moe": None, "tie_embeddings": False, "norm_placement": ["pre"]}
+    wanted = {"tracks": 1, "qk_norm": False, "moe": None, "tie_embeddings": False, "norm_placement": ["pre"],
+              "attention_pattern": ["global_rope"], "ffn_pattern": ["dense"],
+              "fusion": {"op": "mean", "dispatch_norm": False, "combine_norm": False}}
     for key, value in wanted.items():
         if config[key] != value:
             sys.exit(f"peer_models: {key} is {config[key]}, only {value} has a counterpart in the other formats")
+    for key in OPTIONAL_KEYS & set(config):
+        sys.exit(f"peer_models: {key} has no counterpart in the other formats")
 
 
 def layer_shapes(c):
@@ -123,13 +134,70 @@ def write_dllama(config, model_path, tokenizer_path, weights):
             out.write(struct.pack("<fI", -float(i), len(token)) + token)
 
 
+HF_TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def hf_datasets(config):
+    """(name in the checkpoint, dataset of the model file)"""
+    yield "model.embed_tokens.weight", "/shared/embedding"
+    yield "model.norm.weight", "/shared/final_norm"
+    yield "lm_head.weight", "/shared/lm_head"
+    names = {"attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+    names |= {f"w{short}": f"self_attn.{short}_proj" for short in "qkvo"}
+    names |= {f"w_{short}": f"mlp.{short}_proj" for short in ("gate", "up", "down")}
+    for i in range(config["layers"]):
+        for ours, theirs in names.items():
+            yield f"model.layers.{i}.{theirs}.weight", f"/tracks/00/layers/{i:03d}/{ours}"
+
+
+def element_type(dataset):
+    kind = dataset.attrs.get("dtype", str(dataset.dtype))
+    return kind.decode() if isinstance(kind, bytes) else kind
+
+
+def write_hf(model_path, folder):
+    import h5py
+    with h5py.File(model_path, "r") as file:
+        config = json.loads(file.attrs["config"])
+        check(config)
+        found = {name: file[path] for name, path in hf_datasets(config)}
+        types = {name: element_type(data) for name, data in found.items()}
+        header, at = {}, 0
+        for name, data in found.items():
+            header[name] = {"dtype": HF_TYPES[types[name]], "shape": list(data.shape), "data_offsets": [at, at + int(data.nbytes)]}
+            at += int(data.nbytes)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with open(Path(folder) / "model.safetensors", "wb") as out:
+            out.write(struct.pack("<Q", len(text)) + text)
+            for data in found.values():
+                data[...].tofile(out)
+    llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "attention_bias": False,
+             "mlp_bias": False, "hidden_size": config["hidden_size"], "intermediate_size": config["ffn_size"],
+             "num_hidden_layers": config["layers"], "num_attention_heads": config["heads"],
+             "num_key_value_heads": config["kv_heads"], "head_dim": config["head_dim"],
+             "vocab_size": config["vocab_size"], "max_position_embeddings": config["max_context"],
+             "rms_norm_eps": config["norm_eps"], "rope_theta": config["rope_theta"], "tie_word_embeddings": False,
+             "bos_token_id": config["bos_token_id"], "eos_token_id": config["eos_token_ids"],
+             "torch_dtype": types["model.embed_tokens.weight"]}
+    (Path(folder) / "config.json").write_text(json.dumps(llama, indent=1) + "\n", encoding="utf-8")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("config", nargs="?")
+    source.add_argument("--model", help="a dense model file, for --hf")
+    parser.add_argument("--hf", metavar="DIR", help="with --model")
     parser.add_argument("--gguf")
     parser.add_argument("--dllama", nargs=2, metavar=("MODEL", "TOKENIZER"))
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
+    if bool(args.model) != bool(args.hf):
+        parser.error("--model and --hf go together")
+    if args.hf:
+        return write_hf(args.model, args.hf)
     config = json.loads(Path(args.config).read_text(encoding="utf-8"))
     check(config)
     if args.gguf:
