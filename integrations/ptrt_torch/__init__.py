@@ -1,4 +1,4 @@
-"""Parallel Track models for inference engines built on PyTorch: one rank's weights, and the forward pass around the engine's attention.
+"""Parallel Track models for inference engines built on PyTorch: a rank's weights, and what is around attention.
 
     config = read_config("model.h5")
     tracks = tracks_of_rank(config, ranks, rank)

@@ -122,7 +122,8 @@ class Refusing(CliTest):
 
         shape = (32, 40)
         cases = (
-            ("is missing", lambda: file.pop(WK)), ("expected shape [32, 40], found [40, 32]", lambda: put(WK, np.zeros(shape[::-1], "f4"))),
+            ("is missing", lambda: file.pop(WK)),
+            ("expected shape [32, 40], found [40, 32]", lambda: put(WK, np.zeros(shape[::-1], "f4"))),
             ("float64", lambda: put(WK, np.zeros(shape))), ("uint16", lambda: put(WK, np.zeros(shape, "u2"))),
             ("float8_e4m3fn", lambda: put(WK, np.zeros(shape, "u1"), dtype="float8_e4m3fn")),
             ("crc32c: the data is damaged", lambda: file[WK].write_direct(np.ones(shape, "f4"))),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""integrations/ptrt_torch against the float64 reference: models on one rank and several, their types, what ranks read. Needs torch."""
+"""integrations/ptrt_torch against the float64 reference: on one rank and several, types, what ranks read. Needs torch."""
 
 import os
 import unittest

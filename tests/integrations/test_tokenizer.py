@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from model_maker import make_config, write_random  # noqa: E402
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo"
-TEXTS = ["Add 36 and 72.\n", "", "a  b\t\n\nc", "naïve — ‘quotes’ , . ! don 't", "日本語 🙂", "<|257|> in a text", "x" * 300]
+TEXTS = ["Add 36 and 72.\n", "", "a  b\t\n\nc", "naïve — ‘quotes’ , . ! don 't", "日本語 🙂", "<|257|> in a text",
+         "x" * 300]
 TEMPLATE = ("{{ bos_token }}{% for message in messages %}<{{ message.role }}>{{ message.content }}</s>{% endfor %}"
             "{% if add_generation_prompt %}<assistant>{% endif %}")
 torch.set_num_threads(1)
@@ -73,7 +74,7 @@ class Tokenizers(CliTest):
         for bos in (None, 0):
             path = write_random(self.fresh(".h5"), {**config, "bos_token_id": bos, "eos_token_ids": [1]}, tokenizer="huggingface",
                                 tokenizer_model=stored.to_str().encode())
-            self.agrees(path, [text for text in TEXTS], bos is not None)
+            self.agrees(path, TEXTS, bos is not None)
             self.assertEqual(hf_tokenizer(path).encode("a</s>", add_special_tokens=False)[-1], 1)
 
     def test_chat_templates(self) -> None:
@@ -86,8 +87,7 @@ class Tokenizers(CliTest):
         chat = [{"role": "user", "content": "What is 3 + 4?"}]
         tokens = hf_tokenizer(path).apply_chat_template(chat, add_generation_prompt=True, return_dict=False)
         out = self.fresh(".jsonl")
-        lines = [{"messages": chat, "max_tokens": 1, "prompt_logprobs": 0, "logprobs": 0}]
-        self.assert_done(ptrt("score", path, write_requests(self.fresh(".jsonl"), lines), "-o", out, "--quiet"))
+        self.assert_done(ptrt("score", path, write_requests(self.fresh(".jsonl"), [{"messages": chat}]), "-o", out, "--quiet"))
         self.assertEqual(read_results(out)[0]["tokens"], tokens)
 
     def test_the_demo_answers_as_the_program(self) -> None:
