@@ -11,9 +11,9 @@ docs/SPEC.md defines the model and its file. `hf_tokenizer` (module tokenizer) n
 h5py. Bad input raises BadInput, whose message names the file and what is wrong in it.
 """
 
-from .config import read_config, tracks_of_rank
+from .config import main_type, read_config, tracks_of_rank
 from .convert.errors import BadInput
 from .folded import FoldedModel
 from .shard import ShardReader
 
-__all__ = ["BadInput", "FoldedModel", "ShardReader", "read_config", "tracks_of_rank"]
+__all__ = ["BadInput", "FoldedModel", "ShardReader", "main_type", "read_config", "tracks_of_rank"]

@@ -10,6 +10,12 @@ def read_config(path) -> dict:
         return reader.config
 
 
+def main_type(path) -> str | None:
+    """The type of a model file's embedding, "float32", "float16" or "bfloat16": that of most of its weights, int8 ones apart."""
+    with ModelReader(path) as reader:
+        return reader.stored_type("/shared/embedding")
+
+
 def tracks_of_rank(config: dict, ranks: int, rank: int) -> range:
     """The tracks of one of `ranks` ranks: neighbours, equally many on each."""
     tracks = config["tracks"]

@@ -47,7 +47,7 @@ def read_state(path, tracks):
         for name, paths in _datasets(reader.config).items():
             values = []
             for at in (paths[tracks] if "." in name else paths):
-                if reader.is_int8(at):
+                if reader.stored_type(at) == "int8":
                     raise BadInput(f"{path}: dataset {at}: int8 files are for running only")
                 values.append(to_float32(*reader.tensor(at)))
             yield name, np.stack(values) if "." in name else values[0]

@@ -144,10 +144,13 @@ class ModelReader:
             wide[..., group * GROUP:(group + 1) * GROUP] *= scale[..., group:group + 1]
         return wide
 
-    def is_int8(self, name: str) -> bool:
-        """Whether the dataset's elements are int8. Reads no data."""
+    def stored_type(self, name: str) -> str | None:
+        """The type of a dataset's elements, such as "bfloat16" or "int8"; None where there is none. Reads no data."""
         dataset = self._files.find(name)
-        return isinstance(dataset, h5py.Dataset) and dataset.dtype == np.int8
+        if not isinstance(dataset, h5py.Dataset):
+            return None
+        kind = dataset.dtype.newbyteorder("=")
+        return text(dataset.attrs.get("dtype")) if kind == np.uint16 else kind.name
 
     def tokenizer(self) -> Tokenizer | None:
         """kind "bytes" has no model. None where the file takes token ids only."""

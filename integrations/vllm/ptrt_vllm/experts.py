@@ -58,7 +58,8 @@ class ExpertsMaker:
         reason = self.obstacle(slots)
         if reason is None:
             try:
-                fused = FusedExperts(*sizes, self.config["moe"]["top_k"], f"{self.prefix}.mixtures.{next(self.numbers)}.experts")
+                name = f"{self.prefix}.mixtures.{next(self.numbers)}.experts"
+                fused = FusedExperts(*sizes, self.config["moe"]["top_k"], name)
                 logger.info_once("Experts run in vLLM's fused kernels")
                 return fused
             except (NotImplementedError, ValueError) as error:

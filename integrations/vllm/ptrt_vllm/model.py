@@ -1,4 +1,4 @@
-"""A Parallel Track model in vLLM: the folded model of ptrt_torch with vLLM's attention, kernels, all-reduce and vocabulary head.
+"""A Parallel Track model in vLLM: the folded model of ptrt_torch with vLLM's attention, kernels, all-reduce and head.
 
 A rank of tensor_parallel_size N holds T / N whole tracks. Ranks communicate at the sync layers and for the logits only.
 Shapes: n tokens of a step, d hidden_size.

@@ -22,8 +22,13 @@ class Grid(unittest.TestCase):
             path = engines.write_grid_model(Path(folder), model)
             rows = prompts(model)
             with engines.engine(path, skip_tokenizer_init=True, **options) as llm:
+                kinds = llm.apply_model(lambda module: {type(part).__name__ for part in module.modules()})[0]
                 found = engines.continue_greedily(llm, rows, NEW_TOKENS)
             worst = engines.check(self, ref.load(path), rows, found)
+        # vLLM's fused kernels for experts take rows in steps of 32.
+        mixture = "moe" in model.config["ffn_pattern"]
+        fused = mixture and model.config["hidden_size"] % 32 == 0
+        self.assertEqual(("FusedExperts" in kinds, "TrackExperts" in kinds), (fused, mixture and not fused))
         print(f"{model.name}: largest difference of a log-probability {worst:.1e}", flush=True)
 
 
@@ -58,6 +63,13 @@ class Demo(unittest.TestCase):
     def test_as_it_comes(self) -> None:
         with engines.engine(engines.DEMO) as llm:
             self.check_answers(llm)
+
+    def test_bfloat16(self) -> None:
+        """The type that vLLM takes by itself on CPU rounds, and may change a rare answer."""
+        with engines.engine(engines.DEMO, dtype="auto") as llm:
+            self.assertIn("bfloat16", str(llm.llm_engine.vllm_config.model_config.dtype))
+            same = [found == wanted for found, wanted in zip(engines.answer_demo(llm), engines.demo_answers(), strict=True)]
+        self.assertGreater(sum(same), 0.9 * len(same))
 
     def test_prefix_cache(self) -> None:
         with engines.engine(engines.DEMO, enable_prefix_caching=True, block_size=32, disable_log_stats=False) as llm:
@@ -96,7 +108,7 @@ class Demo(unittest.TestCase):
             params = SamplingParams(temperature=0, max_tokens=8, structured_outputs=StructuredOutputsParams(regex="[a-f]{4}"))
             text = llm.generate(["Spell tomato in capitals.\n"], params, use_tqdm=False)[0].outputs[0].text
             self.assertRegex(text, "^[a-f]{4}$")
-            template = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
+            template = "{{ bos_token }}{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
             answer = llm.chat([{"role": "user", "content": "What is 40 + 17?"}], SamplingParams(temperature=0, max_tokens=16),
                               chat_template=template, use_tqdm=False)[0].outputs[0].text
             self.assertEqual(answer, "57")
