@@ -3,9 +3,11 @@
 
     perf/compare_vllm.py --out perf/results/vllm_cpu.json [--only dense_bfloat16,start]
 
-    dense_bfloat16, dense_float32   perf/configs/dense_125m.json: ptrt, vLLM's own Llama model (a checkpoint with the same
-                                    weights) and ptrt's plugin for vLLM, each eager and compiled (Inductor)
-    pt8_bfloat16, pt8_float32       perf/configs/pt8_125m.json, all 8 tracks in one process: ptrt and the plugin
+    dense_bfloat16, dense_float32   perf/configs/dense_125m.json: ptrt beside vLLM, as --engines says
+    pt8_bfloat16, pt8_float32       perf/configs/pt8_125m.json, all 8 tracks in one process: ptrt beside vLLM with the plugin
+    plugin_bfloat16, plugin_float32 dense_125m, small jobs: vLLM's own Llama model (a checkpoint with the same weights) and
+                                    ptrt's plugin, each eager and compiled (Inductor)
+    steps                           perf/configs/tiny_1x16.json, whose model takes no time: what a step takes by itself
     start                           from starting the program to the first token of dense_125m in bfloat16, files in the page
                                     cache: ptrt generate, and vLLM's own Llama model, eager (its quickest start)
 
@@ -30,8 +32,12 @@ from peer_models import write_hf
 sys.path.insert(0, str(Path(__file__).resolve().parent / "vllm_engines"))
 from client import Engine, add_options, environment, kv_cache_bytes, medians_of  # noqa: E402
 
-CELLS = ("dense_bfloat16", "dense_float32", "pt8_bfloat16", "pt8_float32", "start")
-CONFIGS = {"dense": "dense_125m", "pt8": "pt8_125m"}
+CELLS = ("dense_bfloat16", "dense_float32", "pt8_bfloat16", "pt8_float32", "plugin_bfloat16", "plugin_float32", "steps",
+         "start")
+CONFIGS = {"dense": "dense_125m", "pt8": "pt8_125m", "tiny": "tiny_1x16"}
+STEP_JOBS, PLUGIN_JOBS = [(1, 8, 48), (32, 8, 48)], [(1, 16, 64), (32, 128, 32)]
+PLUGIN_ENGINES = ["Llama eager", "plugin eager", "Llama compiled", "plugin compiled"]
+LARGE = 100  # requests
 HIGHER = {"output_tokens_per_s": True, "ttft_ms": False, "tpot_ms": False}
 
 
@@ -43,7 +49,7 @@ def parse_job(text):
 class Compare:
     def __init__(self, args, folder):
         self.args, self.folder = args, Path(folder)
-        self.commands, self.source = [], random.Random(1)
+        self.commands, self.source, self.vocabulary = [], random.Random(1), None
 
     def model(self, shape, dtype):
         path = self.folder / f"{CONFIGS[shape]}.{dtype}.h5"
@@ -60,9 +66,8 @@ class Compare:
             write_hf(self.model(shape, dtype), path)
         return path
 
-    def engine(self, name, model, dtype, cache):
-        options = ["--dtype", dtype, "--max-batch", max(requests for requests, *_ in self.args.jobs),
-                   "--kv-cache-bytes", cache, *(["--compiled"] if "compiled" in name else [])]
+    def engine(self, name, model, dtype, cache, batch):
+        options = ["--dtype", dtype, "--max-batch", batch, "--kv-cache-bytes", cache, *(["--compiled"] if "compiled" in name else [])]
         packages = [self.args.zentorch] if "zentorch" in name else []
         engine = Engine(self.args, model, self.folder / f"{name.replace(' ', '_')}.log",
                         env=environment(self.args, self.args.threads, self.folder, *packages), options=options)
@@ -70,7 +75,7 @@ class Compare:
         return engine
 
     def prompts(self, requests, given):
-        return [[self.source.randrange(3, 32000) for _ in range(given)] for _ in range(requests)]
+        return [[self.source.randrange(3, self.vocabulary) for _ in range(given)] for _ in range(requests)]
 
     def ptrt(self, model, dtype, prompts, wanted, cache):
         requests, report = self.folder / "requests.jsonl", self.folder / "bench.json"
@@ -94,25 +99,27 @@ class Compare:
                        check=True, capture_output=True)
         return [json.loads(line)["tokens"] for line in results.read_text(encoding="utf-8").splitlines()]
 
-    def cell(self, shape, dtype):
+    def cell(self, shape, dtype, jobs=None, engines=None):
+        jobs, names = jobs or self.args.jobs, engines or self.args.engines
         model = self.model(shape, dtype)
         config = json.loads((ROOT / "perf" / "configs" / f"{CONFIGS[shape]}.json").read_text(encoding="utf-8"))
-        cache = kv_cache_bytes(config, dtype, self.args.jobs)
+        self.vocabulary = config["vocab_size"]
+        cache = kv_cache_bytes(config, dtype, jobs)
         models = {"plugin": model} | ({"Llama": self.checkpoint(shape, dtype)} if shape == "dense" else {})
         engines = {}
         try:
-            for name in self.args.engines:
+            for name in names:
                 which = name.split()[0]
                 if which in models:
-                    engines[name] = self.engine(name, models[which], dtype, cache)
+                    engines[name] = self.engine(name, models[which], dtype, cache, max(requests for requests, *_ in jobs))
                     engines[name].ready()
-            return self.rounds(engines, model, dtype, cache)
+            return self.rounds(engines, model, dtype, cache, jobs)
         finally:
             for engine in engines.values():
                 engine.close()
 
-    def rounds(self, engines, model, dtype, cache):
-        for job in self.args.jobs:  # every shape once: what is made or compiled for it is there
+    def rounds(self, engines, model, dtype, cache, jobs):
+        for job in jobs:  # every shape once: what is made or compiled for it is there
             for engine in engines.values():
                 engine.run(self.prompts(*job[:2]), min(job[2], 4))
         found = {"engines": {name: {"ready_s": engine.ready()["seconds"], "idle_processors": engine.idle_share()}
@@ -120,7 +127,7 @@ class Compare:
                  "vllm": next(iter(engines.values())).ready()["vllm"], "threads": self.args.threads,
                  "preload": [Path(path).name for path in self.args.preload], "jobs": {}}
         for turn in range(self.args.rounds):
-            for job in self.args.jobs:
+            for job in (job for job in jobs if job[0] < LARGE or turn < self.args.large):
                 prompts, ways = self.prompts(*job[:2]), ["ptrt", *engines]
                 cell = found["jobs"].setdefault("x".join(map(str, job)), {"rounds": []})
                 seen = {}
@@ -133,7 +140,7 @@ class Compare:
                 cell["rounds"].append(seen)
         for cell in found["jobs"].values():
             cell |= summary(cell["rounds"])
-        if dtype == "float32":
+        if dtype == "float32" and "tiny" not in model.name:
             prompts = self.prompts(4, 16)
             ours = self.greedy(model, prompts, 32)
             for name, engine in engines.items():
@@ -154,6 +161,15 @@ class Compare:
     def pt8_float32(self):
         return self.cell("pt8", "float32")
 
+    def plugin_bfloat16(self):
+        return self.cell("dense", "bfloat16", PLUGIN_JOBS, PLUGIN_ENGINES)
+
+    def plugin_float32(self):
+        return self.cell("dense", "float32", PLUGIN_JOBS, PLUGIN_ENGINES)
+
+    def steps(self):
+        return self.cell("tiny", "float32", STEP_JOBS, ["plugin eager"])
+
     def start(self):
         model, checkpoint = self.model("dense", "bfloat16"), self.checkpoint("dense", "bfloat16")
         requests, results = self.folder / "one.jsonl", self.folder / "one.out.jsonl"
@@ -164,7 +180,7 @@ class Compare:
             begin = time.perf_counter()
             subprocess.run(command, check=True, capture_output=True)
             ours, begin = time.perf_counter() - begin, time.perf_counter()
-            engine = self.engine("start", checkpoint, "bfloat16", 64 << 20)
+            engine = self.engine("start", checkpoint, "bfloat16", 64 << 20, 1)
             engine.run([[1]], 1)
             rounds.append({"ptrt_s": ours, "vllm_s": time.perf_counter() - begin})
             engine.close()
@@ -204,16 +220,19 @@ def main():
     parser.add_argument("--ptrt", default=str(ROOT / "build" / "ptrt"))
     add_options(parser)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--engines", nargs="+", default=["Llama eager", "Llama compiled", "plugin eager", "plugin compiled"],
-                        help="each of Llama or plugin, of eager or compiled, and zentorch if wanted")
+    parser.add_argument("--engines", nargs="+", default=["Llama compiled", "plugin compiled"],
+                        help="vLLM's in the cells dense and pt8: each word of Llama or plugin, eager or compiled, and zentorch "
+                        "if wanted")
     parser.add_argument("--zentorch", metavar="DIR", help="where AMD's package of that name is, for engines \"... zentorch\"")
     parser.add_argument("--jobs", type=parse_job, nargs="+", metavar="RxIxO",
                         default=[(1, 16, 64), (1, 128, 128), (32, 128, 128), (128, 128, 128)])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", type=int, help=f"rounds of jobs with {LARGE} requests or more (default: all)")
     parser.add_argument("--only", default=",".join(CELLS))
     parser.add_argument("--out", required=True)
     parser.set_defaults(old=None)
     args = parser.parse_args()
+    args.large = args.rounds if args.large is None else args.large
     unknown = set(args.only.split(",")) - set(CELLS)
     if unknown:
         parser.error(f"--only: no cell {', '.join(sorted(unknown))}")
