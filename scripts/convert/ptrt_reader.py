@@ -5,6 +5,7 @@ out of the model's folder are refused by name. The HDF5 library itself may crash
 metadata; `ptrt inspect --verify` looks at one in a process of its own.
 """
 
+import contextlib
 import json
 import math
 from pathlib import Path
@@ -70,8 +71,17 @@ class ModelReader:
     def files_opened(self) -> list[Path]:
         return self._files.opened
 
+    @contextlib.contextmanager
+    def _reading(self, what: str):
+        """What the HDF5 library says of a damaged file is bad input; it has no error of its own for that."""
+        try:
+            yield
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise BadInput(f"{self.path}: {what} cannot be read: {error}") from None
+
     def _read_config(self) -> dict:
-        values = self._files.main.attrs
+        with self._reading("its root attributes"):
+            values = dict(self._files.main.attrs)
         if text(values.get("format")) != "ptrt":
             raise BadInput(f"{self.path}: no model file: root attribute \"format\" is not \"ptrt\"")
         version = values.get("format_version")
@@ -81,7 +91,7 @@ class ModelReader:
             raise BadInput(f"{self.path}: no model file: root attribute \"config\" is missing")
         try:
             return check_config(json.loads(text(values["config"]), object_pairs_hook=_once))
-        except (ValueError, RecursionError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise BadInput(f"{self.path}: config is no JSON object: {error}") from None
         except BadInput as error:
             raise BadInput(f"{self.path}: {error}") from None
@@ -90,8 +100,11 @@ class ModelReader:
         raise BadInput(f"{self.path}: dataset {name}{message}")
 
     def _data(self, name: str, shape: tuple[int, ...]) -> tuple[h5py.Dataset, np.ndarray]:
-        """A dataset and all of its elements, whose shape and checksum are right."""
-        dataset = self._files.find(name)
+        """A dataset and all of its elements, which are numbers, and whose shape and checksum are right."""
+        with self._reading(f"dataset {name}"):
+            return self._checked(name, shape, self._files.find(name))
+
+    def _checked(self, name: str, shape: tuple[int, ...], dataset) -> tuple[h5py.Dataset, np.ndarray]:
         if dataset is None:
             self._fail(name, f" is missing; the config asks for it with shape {list(shape)}")
         if not isinstance(dataset, h5py.Dataset):
@@ -103,12 +116,14 @@ class ModelReader:
         properties = dataset.id.get_create_plist()
         if properties.get_layout() == h5py.h5d.VIRTUAL or properties.get_external_count():
             self._fail(name, " has its data in other files, which are not read")
-        try:
-            values = dataset[()]
-        except (OSError, TypeError) as error:
-            self._fail(name, f" cannot be read: {error}")
+        if dataset.dtype.kind not in "fiu":
+            self._fail(name, f": elements {dataset.dtype}, which are no numbers")
+        values = dataset[()]
         self.bytes_read, self.datasets_read = self.bytes_read + values.nbytes, self.datasets_read + 1
-        if "crc32c" in dataset.attrs and int(dataset.attrs["crc32c"]) != crc32c(values):
+        crc = dataset.attrs.get("crc32c")
+        if crc is not None and not isinstance(crc, np.uint32):
+            self._fail(name, f": attribute \"crc32c\": expected an unsigned 32-bit integer, found {crc!r}")
+        if crc is not None and crc != crc32c(values):
             self._fail(name, " does not match its crc32c: the data is damaged")
         return dataset, values
 
@@ -154,17 +169,20 @@ class ModelReader:
 
     def tokenizer(self) -> Tokenizer | None:
         """kind "bytes" has no model. None where the file takes token ids only."""
-        group = self._files.find("/tokenizer")
-        if group is None:
-            return None
-        kind = text(group.attrs.get("kind"))
+        with self._reading("/tokenizer"):
+            group = self._files.find("/tokenizer")
+            if group is None:
+                return None
+            attributes = dict(group.attrs)
+        kind = text(attributes.get("kind"))
         if kind not in ("bytes", "sentencepiece", "huggingface"):
             raise BadInput(f"{self.path}: /tokenizer: expected kind \"bytes\", \"sentencepiece\" or \"huggingface\", "
                            f"found {brief(kind)}")
         model = None
         if kind != "bytes":
-            dataset = self._files.find("/tokenizer/model")
+            with self._reading("/tokenizer/model"):
+                dataset = self._files.find("/tokenizer/model")
             if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.uint8 or dataset.ndim != 1:
                 self._fail("/tokenizer/model", ": expected uint8 of one dimension")
             model = self._data("/tokenizer/model", dataset.shape)[1].tobytes()
-        return Tokenizer(kind, model, text(group.attrs.get("chat_template")))
+        return Tokenizer(kind, model, text(attributes.get("chat_template")))

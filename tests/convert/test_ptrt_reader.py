@@ -113,6 +113,9 @@ class Refusing(CliTest):
             with h5py.File(self.path, "r+") as file:
                 file.attrs["config"] = config if len(config) < 60000 else config[:60000]
             self.refused(word)
+        with h5py.File(self.path, "r+") as file:
+            file.attrs["config"] = 5
+        self.refused("no JSON")
 
     def test_datasets(self) -> None:
         def put(name: str, values, **attributes) -> None:
@@ -127,6 +130,8 @@ class Refusing(CliTest):
             ("float64", lambda: put(WK, np.zeros(shape))), ("uint16", lambda: put(WK, np.zeros(shape, "u2"))),
             ("float8_e4m3fn", lambda: put(WK, np.zeros(shape, "u1"), dtype="float8_e4m3fn")),
             ("crc32c: the data is damaged", lambda: file[WK].write_direct(np.ones(shape, "f4"))),
+            ("no numbers", lambda: put(WK, np.full(shape, b"abcd"))),
+            ("crc32c", lambda: file[WK].attrs.create("crc32c", "a text")),
             ("layout \"diagonal\"", lambda: put(WK, np.zeros(shape, "u1"), layout="diagonal")),
             ("scale is missing", lambda: put(WK, np.zeros(shape, "i1"))),
         )
