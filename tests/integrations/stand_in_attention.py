@@ -43,7 +43,7 @@ class Attention(torch.nn.Module):
     def sequence(self, name: str, q, k, v):
         if name in self.cache:
             k, v = (torch.cat((old, new)) for old, new in zip(self.cache[name], (k, v)))
-        self.cache[name] = k, v
+        self.cache[name] = k.clone(), v.clone()  # a compiled model uses their memory again
         place = torch.arange(len(k))
         query = place[len(k) - len(q):, None]
         seen = place <= query if self.window is None else (place <= query) & (place > query - self.window)

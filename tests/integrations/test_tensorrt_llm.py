@@ -112,6 +112,8 @@ class TensorRTLLM(CliTest):
         self.assertFalse(any(parameter.isnan().any() for parameter in model.parameters()), "every weight is filled")
         self.assertEqual(loader.load_config(str(folder)).pretrained_config.num_key_value_heads, 16)  # before there are ranks
         loader.cleanup()
+        halves, _ = self.made(GRID[2])
+        self.assertEqual(PTRTCheckpointLoader().load_config(str(halves)).pretrained_config.torch_dtype, torch.float16)
 
     def test_what_is_refused(self) -> None:
         folder, _ = self.made(GRID[0])

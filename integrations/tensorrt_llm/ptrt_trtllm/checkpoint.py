@@ -8,7 +8,7 @@ FOLDER is one that ptrt_trtllm.folder made. A loader that reaches a worker proce
 from pathlib import Path
 
 import torch
-from ptrt_torch import ShardReader, read_config, tracks_of_rank
+from ptrt_torch import ShardReader, main_type, read_config, tracks_of_rank
 from tensorrt_llm._torch.model_config import ModelConfig
 from tensorrt_llm._torch.models.checkpoints.base_checkpoint_loader import BaseCheckpointLoader
 from tensorrt_llm._torch.models.checkpoints.base_config_loader import BaseConfigLoader
@@ -62,8 +62,8 @@ class PTRTWeightLoader(BaseWeightLoader):
 @register_config_loader(FORMAT)
 class PTRTConfigLoader(BaseConfigLoader):
 
-    def __init__(self, dtype: torch.dtype = torch.bfloat16):
-        """dtype: of weights, activations and KV cache; TensorRT-LLM's attention kernels take float16 and bfloat16."""
+    def __init__(self, dtype: torch.dtype | None = None):
+        """dtype: of weights, activations and KV cache; by default float16 if the file's weights are, else bfloat16."""
         self.dtype = dtype
 
     def load(self, checkpoint_dir: str, trust_remote_code: bool = False, model_kwargs: dict | None = None,
@@ -71,7 +71,9 @@ class PTRTConfigLoader(BaseConfigLoader):
         """kwargs: fields of ModelConfig. trust_remote_code changes nothing: a model file has no code."""
         if model_kwargs:
             raise ValueError(f"model_kwargs cannot change a Parallel Track model: {', '.join(model_kwargs)}")
-        config = PTConfig(read_config(Path(checkpoint_dir) / MODEL_FILE), torch_dtype=self.dtype)
+        path = Path(checkpoint_dir) / MODEL_FILE
+        dtype = self.dtype or (torch.float16 if main_type(path) == "float16" else torch.bfloat16)
+        config = PTConfig(read_config(path), torch_dtype=dtype)
         model_config = ModelConfig(pretrained_config=config, **kwargs)
         model_config._frozen = True  # as ModelConfig.from_pretrained leaves it
         return model_config
