@@ -16,6 +16,13 @@ constexpr double kMeasureSeconds = 0.05;   // over which a speed is measured
 // Of one call: lines that a Python process renders are slow to read.
 constexpr auto kLongestRead = std::chrono::milliseconds(50);
 
+// What a line counts as, of Options::most_tokens. An automaton that several lines share counts for each.
+std::int64_t tokens_of(const Request& request) {
+  const auto& automaton = request.rules.output.automaton;
+  const std::size_t of_automaton = automaton == nullptr ? 0 : automaton->bytes() / sizeof(request.tokens[0]);
+  return std::ssize(request.tokens) + static_cast<std::int64_t>(of_automaton);
+}
+
 double seconds_between(RequestDealer::Clock::time_point from, RequestDealer::Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
@@ -46,7 +53,7 @@ Supply RequestDealer::read_one(std::vector<StreamedLine>& rejected) {
     rejected.push_back(std::move(*line));
     return last_supply_;
   }
-  window_tokens_ += std::ssize(line->request.tokens);
+  window_tokens_ += tokens_of(line->request);
   if (options_.by_prefix) order_.add(line->number, line->request.tokens);
   const std::int64_t number = line->number;
   window_.add(number, std::move(line));
@@ -106,7 +113,7 @@ std::optional<RequestDealer::Deal> RequestDealer::next(Clock::time_point now,
     const std::int64_t number = choose(*replica);
     if (options_.by_prefix) order_.take(*replica, number);
     const StreamedLine& line = *deal.requests.emplace_back(window_.take(number));
-    window_tokens_ -= std::ssize(line.request.tokens);
+    window_tokens_ -= tokens_of(line.request);
     const Replica::Work work{line.request.work(), line.request.samples};
     PTRT_CHECK(to.left.emplace(line.number, work).second);
     to.cost += work.tokens;

@@ -41,7 +41,8 @@ class RequestDealer {
     // What the source will give in all, where that is known.
     std::int64_t requests = std::numeric_limits<std::int64_t>::max();
     std::int64_t tail = 1024;
-    // Whether requests that begin alike are brought together: of so many lines, and so many tokens of prompts.
+    // Whether requests that begin alike are brought together: of so many lines, and so many tokens of prompts. An
+    // automaton counts as tokens of the same size.
     bool by_prefix = false;
     std::int64_t most_lines = 1024, most_tokens = std::int64_t{1} << 20;
   };
@@ -90,7 +91,7 @@ class RequestDealer {
   Options options_;
   std::vector<Replica> replicas_;
   LineWindow<HeldLine> window_;       // read, not handed out
-  std::int64_t window_tokens_ = 0;    // of their prompts
+  std::int64_t window_tokens_ = 0;    // that they count as
   PrefixOrder order_;                 // of them, with by_prefix
   std::deque<std::int64_t> longest_;  // in the end: their lines, longest first, and some handed out
   Supply last_supply_ = Supply::line;

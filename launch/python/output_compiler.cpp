@@ -11,7 +11,6 @@ using nlohmann::json;
 
 constexpr PythonHelper::Purpose kPurpose = {"structured output", "structured_output_error",
                                             "structured_output_unavailable"};
-constexpr std::size_t kMostKept = 64;
 
 // Numbers of edges and jumps one after the other, as launch/python/helper_output.py gives them.
 OutputConstraint read(const json& answer) {
@@ -37,8 +36,15 @@ OutputConstraint OutputCompiler::compile(std::string_view line, bool openai) {
     throw HelperError{parsed["error"]["code"].get<std::string>(),
                       parsed["error"]["message"].get<std::string>()};
   if (!parsed.contains("states")) return {};
-  if (kept_.size() >= kMostKept) kept_.clear();
-  return kept_[std::move(answer)] = read(parsed);
+  OutputConstraint constraint = read(parsed);
+  const std::size_t bytes = answer.size() + constraint.automaton->bytes();
+  if (kept_bytes_ + bytes > most_bytes_) {
+    kept_.clear();
+    kept_bytes_ = 0;
+  }
+  if (bytes > most_bytes_) return constraint;
+  kept_bytes_ += bytes;
+  return kept_[std::move(answer)] = std::move(constraint);
 }
 
 }  // namespace ptrt

@@ -35,11 +35,9 @@ ByteWalk::ByteWalk(std::shared_ptr<const ByteAutomaton> automaton)
 
 // All but the states.
 std::size_t ByteWalk::arrow_bytes() const {
-  const std::size_t edges = edges_.capacity() + automaton_->edges.capacity();
-  const std::size_t jumps = jumps_.capacity() + automaton_->jumps.capacity();
   const std::size_t numbers = first_edge_.capacity() + first_jump_.capacity() + marks_.capacity();
-  return sizeof(ByteWalk) + sizeof(ByteAutomaton) + edges * sizeof(ByteAutomaton::Edge) +
-         jumps * sizeof(ByteAutomaton::Jump) + numbers * sizeof(std::int32_t);
+  return sizeof(ByteWalk) + automaton_->bytes() + edges_.capacity() * sizeof(ByteAutomaton::Edge) +
+         jumps_.capacity() * sizeof(ByteAutomaton::Jump) + numbers * sizeof(std::int32_t);
 }
 
 void ByteWalk::forget_others(std::span<std::int32_t> kept) {

@@ -28,8 +28,9 @@ struct OutputMasks::Constraint {
   std::optional<ByteWalk> walk;                                          // none once it is dropped
   std::unordered_map<std::int32_t, std::shared_ptr<const Words>> masks;  // by state of the walk
   std::size_t bytes = 0;                                                 // as last counted
-  std::size_t least = 0;     // of them, after all was forgotten that could be
-  std::uint64_t called = 0;  // the last call of allowed() for it
+  std::size_t least = 0;        // of them, after all was forgotten that could be
+  std::uint64_t called = 0;     // the last call of allowed() for it
+  std::uint64_t numbering = 0;  // of the walk's states
 };
 
 std::size_t OutputMasks::ContentHash::operator()(const ByteAutomaton* automaton) const {
@@ -64,6 +65,7 @@ std::shared_ptr<OutputMasks::Constraint> OutputMasks::shared(
   auto constraint = std::make_shared<Constraint>(automaton);
   constraints_.emplace(automaton.get(), constraint);
   constraint->called = calls_;
+  constraint->numbering = ++numberings_;
   count(*constraint, {});
   return constraint;
 }
@@ -94,6 +96,7 @@ void OutputMasks::make_room(Constraint& constraint, std::span<std::int32_t> stat
   if (bytes_ <= most_bytes_ || constraint.bytes < 2 * constraint.least) return;
   constraint.masks.clear();
   constraint.walk->forget_others(states);
+  constraint.numbering = ++numberings_;
   constraint.least = bytes_of(constraint);
   bytes_ += constraint.least - std::exchange(constraint.bytes, constraint.least);
 }
@@ -141,24 +144,39 @@ std::shared_ptr<const OutputMasks::Words> OutputMasks::mask_after(Constraint& co
   return mask;
 }
 
-std::shared_ptr<const OutputMasks::Words> OutputMasks::allowed(std::shared_ptr<Constraint>& constraint,
-                                                               std::span<const std::int32_t> output,
-                                                               std::span<const std::int32_t> stop_tokens) {
-  PTRT_CHECK(tokenizer_ != nullptr);
-  if (!texts_) texts_.emplace(*tokenizer_, vocab_size_);
-  if (!constraint->walk) constraint = shared(constraint->automaton);
-  constraint->called = ++calls_;
-  ByteWalk& walk = *constraint->walk;
+// From the place on, where it is of the output's beginning.
+std::int32_t OutputMasks::state_after(Constraint& constraint, std::span<const std::int32_t> output,
+                                      const Place* place) {
+  ByteWalk& walk = *constraint.walk;
   std::int32_t state = walk.start();
+  if (place != nullptr && place->numbering == constraint.numbering && place->output.size() <= output.size() &&
+      std::ranges::equal(place->output, output.first(place->output.size()))) {
+    state = place->state;
+    output = output.subspan(place->output.size());
+  }
+  walked_ += output.size();
   for (const std::int32_t token : output)
     for (const char byte : texts_->text_of(token)) {
       if (state == ByteWalk::kDead) break;
       const std::size_t before = walk.bytes();
       state = walk.next(state, static_cast<unsigned char>(byte));
-      if (walk.bytes() != before) count(*constraint, std::span(&state, 1));
+      if (walk.bytes() != before) count(constraint, std::span(&state, 1));
     }
+  return state;
+}
+
+std::shared_ptr<const OutputMasks::Words> OutputMasks::allowed(std::shared_ptr<Constraint>& constraint,
+                                                               std::span<const std::int32_t> output,
+                                                               std::span<const std::int32_t> stop_tokens,
+                                                               Place* place) {
+  PTRT_CHECK(tokenizer_ != nullptr);
+  if (!texts_) texts_.emplace(*tokenizer_, vocab_size_);
+  if (!constraint->walk) constraint = shared(constraint->automaton);
+  constraint->called = ++calls_;
+  std::int32_t state = state_after(*constraint, output, place);
   const auto mask = mask_after(*constraint, state);
-  if (stop_tokens.empty() || state == ByteWalk::kDead || !walk.accepts(state)) return mask;
+  if (place != nullptr) *place = {{output.begin(), output.end()}, state, constraint->numbering};
+  if (stop_tokens.empty() || state == ByteWalk::kDead || !constraint->walk->accepts(state)) return mask;
   Words words = *mask;
   for (const std::int32_t token : stop_tokens) set_token(words, token);
   return std::make_shared<const Words>(std::move(words));

@@ -20,6 +20,12 @@ class OutputMasks {
  public:
   using Words = std::vector<std::uint64_t>;  // as LogitEdits::allowed
   struct Constraint;                         // an automaton, and what is known of it
+  // How far an output has been walked, for one that continues it.
+  struct Place {
+    std::vector<std::int32_t> output;
+    std::int32_t state = 0;       // after it
+    std::uint64_t numbering = 0;  // of the states; 0: nothing has been walked
+  };
   static constexpr std::size_t kMostBytes = std::size_t{256} << 20;
 
   // `tokenizer` must outlive it, and be there when allowed() is called. `ends`: the model's eos tokens. What is known
@@ -36,13 +42,15 @@ class OutputMasks {
   std::shared_ptr<Constraint> shared(const std::shared_ptr<const ByteAutomaton>& automaton);
   // Tokens after which some text that the automaton accepts can still come, and where the text may end the eos tokens
   // and `stop_tokens`. Only these where nothing else can follow, which also ends an output that the vocabulary cannot
-  // spell. Renews `constraint` where it was dropped for want of room.
+  // spell. Renews `constraint` where it was dropped for want of room. `place`, which changes no answer, is of outputs
+  // with this constraint alone.
   std::shared_ptr<const Words> allowed(std::shared_ptr<Constraint>& constraint,
                                        std::span<const std::int32_t> output,
-                                       std::span<const std::int32_t> stop_tokens);
+                                       std::span<const std::int32_t> stop_tokens, Place* place = nullptr);
 
   std::size_t bytes() const { return bytes_; }  // of all that is known, about
   std::size_t size() const { return constraints_.size(); }
+  std::uint64_t walked() const { return walked_; }  // tokens of outputs
 
  private:
   struct ContentHash {
@@ -52,6 +60,7 @@ class OutputMasks {
     bool operator()(const ByteAutomaton* a, const ByteAutomaton* b) const { return a == b || *a == *b; }
   };
 
+  std::int32_t state_after(Constraint& constraint, std::span<const std::int32_t> output, const Place* place);
   std::shared_ptr<const Words> mask_after(Constraint& constraint, std::int32_t& state);
   Words compute_mask(Constraint& constraint, std::int32_t& state);
   void count(Constraint& constraint, std::span<std::int32_t> states);
@@ -68,6 +77,8 @@ class OutputMasks {
       constraints_;
   std::size_t bytes_ = 0;    // the sum of theirs
   std::uint64_t calls_ = 0;  // of allowed()
+  std::uint64_t walked_ = 0;
+  std::uint64_t numberings_ = 0;  // of states, so far
 };
 
 }  // namespace ptrt

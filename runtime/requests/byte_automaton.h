@@ -1,6 +1,7 @@
 // What the bytes of a request's output may be: a nondeterministic automaton over bytes.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -25,6 +26,10 @@ struct ByteAutomaton {
   std::vector<Jump> jumps;
 
   bool operator==(const ByteAutomaton&) const = default;
+  // Of memory, about.
+  std::size_t bytes() const {
+    return sizeof *this + edges.capacity() * sizeof(Edge) + jumps.capacity() * sizeof(Jump);
+  }
 };
 
 // An automaton that several requests share, or none; equal by content.

@@ -72,7 +72,7 @@ void LogitRuleState::fill_mask(std::span<const std::int32_t> output, std::vector
   const LogitRules& rules = request_.rules;
   mask = allowed_;
   if (constraint_) {
-    const auto fitting = masks_->allowed(constraint_, output, request_.stop_tokens);
+    const auto fitting = masks_->allowed(constraint_, output, request_.stop_tokens, &place_);
     if (mask.empty())
       mask = *fitting;
     else

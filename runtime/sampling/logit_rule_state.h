@@ -65,6 +65,7 @@ class LogitRuleState {
   std::int64_t vocab_;
   OutputMasks* masks_;
   std::shared_ptr<OutputMasks::Constraint> constraint_;  // of LogitRules::output
+  OutputMasks::Place place_;                             // of the last output, with it
   std::vector<std::int32_t> ending_;                     // eos and stop tokens
   std::vector<std::uint64_t> allowed_;                   // by LogitRules::allowed; empty: all
   std::vector<Counted> counted_;  // tokens ascending: those with a bias, and those that penalties may meet

@@ -79,6 +79,7 @@ std::int32_t PrefixCache::take() {
 std::int64_t PrefixCache::name(Root root, std::span<const std::int32_t> tokens,
                                std::span<const std::int32_t> pages) {
   const std::int64_t end = std::min(std::ssize(tokens) / kPageTokens, std::ssize(pages));
+  gains_++;
   std::int64_t before = root;
   for (std::int64_t i = 0; i < end; i++) {
     const std::int32_t page = pages[static_cast<std::size_t>(i)];
@@ -95,6 +96,7 @@ std::int64_t PrefixCache::name(Root root, std::span<const std::int32_t> tokens,
 
 // From the end on: so a page becomes unused after those that follow it, and goes after them.
 void PrefixCache::release(std::vector<std::int32_t>& pages, std::int64_t written) {
+  gains_++;
   for (; !pages.empty(); pages.pop_back()) {
     const std::int32_t page = pages.back();
     PTRT_CHECK(at(page).users > 0);

@@ -29,6 +29,8 @@ class PrefixCache {
 
   // Pages that take() can give: those that have no name, and those that nobody uses.
   std::int64_t free() const { return allocator_.free() + unused_count_; }
+  // As long as this number is the same, free() does not grow, nor does any match.
+  std::uint64_t gains() const { return gains_; }
 
   struct Match {
     std::int64_t pages = 0;   // that have the names of the first whole pages of the tokens
@@ -76,6 +78,7 @@ class PrefixCache {
   PageAllocator allocator_;
   std::vector<Page> pages_;  // and the head of the ring behind them
   std::int64_t unused_count_ = 0;
+  std::uint64_t gains_ = 0;
   std::unordered_map<Name, std::int32_t, NameHash> named_;
 };
 

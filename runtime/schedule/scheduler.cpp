@@ -165,12 +165,17 @@ void Scheduler::admit() {
 
 bool Scheduler::admit_next() {
   Sequence& next = *waiting_.front();
+  if (&next == refused_ && cache_.gains() == refused_at_) return false;
   const auto root = root_of(next);
   const auto tokens = shareable(next);
   const PrefixCache::Match match =
       root ? cache_.match(*root, tokens, most_reused(next)) : PrefixCache::Match{};
   const std::int64_t needed = pages_for(rows_to_cache(next)) - match.pages + match.unused;
-  if (needed + running() > cache_.free()) return false;
+  if (needed + running() > cache_.free()) {
+    refused_ = &next;
+    refused_at_ = cache_.gains();
+    return false;
+  }
   next.slot = free_slots_.back();
   free_slots_.pop_back();
   if (match.pages > 0) cache_.share(*root, tokens, match.pages, next.pages);
@@ -299,6 +304,7 @@ void Scheduler::finish(Sequence& sequence) {
 }
 
 std::unique_ptr<Sequence> Scheduler::take_out(Sequence& sequence) {
+  refused_ = nullptr;
   const auto from = [&](auto& list) -> std::unique_ptr<Sequence> {
     const auto at = std::ranges::find_if(list, [&](const auto& other) { return other.get() == &sequence; });
     if (at == list.end()) return nullptr;

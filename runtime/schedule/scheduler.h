@@ -193,6 +193,9 @@ class Scheduler {
   std::deque<std::unique_ptr<Sequence>> waiting_;
   std::vector<std::unique_ptr<Sequence>> running_;  // in order of admission
   std::vector<std::unique_ptr<Sequence>> ending_;   // without pages: the last token is in flight
+  // The sequence for which there was no room when it was looked at last, and the cache's gains() then.
+  const Sequence* refused_ = nullptr;
+  std::uint64_t refused_at_ = 0;
   std::vector<std::int32_t> free_slots_;
   std::vector<std::int32_t> page_table_;  // [max_batch + 1, table_stride_]; the last slot is spare
   std::int64_t arrived_ = std::numeric_limits<std::int64_t>::max();

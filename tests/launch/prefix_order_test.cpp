@@ -96,6 +96,7 @@ class DealerByPrefix : public ::testing::Test {
           line.request.line = read;
           line.request.tokens = prompt_of(read, static_cast<std::int32_t>(read % families), 100);
           line.request.max_tokens = 1;
+          line.request.rules.output = output_;
           most_held_ = std::max(most_held_, ++read - static_cast<std::int64_t>(lines_.size()));
           return Supply::line;
         },
@@ -122,6 +123,7 @@ class DealerByPrefix : public ::testing::Test {
 
   std::vector<std::int64_t> lines_;
   std::int64_t most_held_ = 0;
+  OutputConstraint output_;  // of every line
 };
 
 TEST_F(DealerByPrefix, BringsAlikeOnesTogetherWithinAWindow) {
@@ -133,6 +135,16 @@ TEST_F(DealerByPrefix, BringsAlikeOnesTogetherWithinAWindow) {
 TEST_F(DealerByPrefix, BoundsTheTokensItHolds) {
   deal(2000, 8, {.max_batch = 4, .requests = 2000, .by_prefix = true, .most_tokens = 12000});
   EXPECT_LE(most_held_, 101);
+}
+
+TEST_F(DealerByPrefix, BoundsTheAutomataItHolds) {
+  ByteAutomaton automaton;
+  automaton.edges.resize(160);
+  output_ = {std::make_shared<const ByteAutomaton>(automaton)};
+  const auto tokens = static_cast<std::int64_t>(output_.automaton->bytes() / 4);
+  EXPECT_GT(tokens, 450);
+  deal(500, 8, {.max_batch = 4, .requests = 500, .by_prefix = true, .most_tokens = 12000});
+  EXPECT_LE(most_held_, 12000 / (100 + tokens) + 2);
 }
 
 TEST_F(DealerByPrefix, StartsAtOnce) {

@@ -114,9 +114,14 @@ TEST(OutputMasks, AreThoseOfAPlainSimulation) {
     const auto automaton = random_automaton(random);
     auto constraint = masks.shared(automaton), dropped = forgetful.shared(automaton);
     std::vector<std::int32_t> output;
+    OutputMasks::Place place, forgotten;
     for (std::string text; output.size() < 6;) {
       const auto words = masks.allowed(constraint, output, stop);
+      const std::uint64_t walked = masks.walked();
+      ASSERT_EQ(*masks.allowed(constraint, output, stop, &place), *words);
+      ASSERT_EQ(masks.walked() - walked, output.empty() ? 0 : 1) << "only what has come";
       ASSERT_EQ(*forgetful.allowed(dropped, output, stop), *words);
+      ASSERT_EQ(*forgetful.allowed(dropped, output, stop, &forgotten), *words);
       ASSERT_EQ(std::ssize(*words), mask_words(tokenizer.size()));
       std::vector<std::int32_t> some;
       for (std::int32_t token = 2; token < tokenizer.size(); token++) {
@@ -137,6 +142,21 @@ TEST(OutputMasks, AreThoseOfAPlainSimulation) {
   EXPECT_GT(allowed, 1000);
   EXPECT_GT(refused, 1000);
   EXPECT_GT(ends, 20);
+}
+
+// As with drafts that were wrong.
+TEST(OutputMasks, APlaceOfAnotherOutputIsNotGoneOnFrom) {
+  const ListTokenizer tokenizer({"", "a", "b"});
+  const std::int64_t eos = 0;
+  OutputMasks masks(&tokenizer, 3, std::span(&eos, 1));
+  auto constraint = masks.shared(last_but(2));
+  OutputMasks::Place place;
+  std::mt19937 random(1);
+  for (int i = 0; i < 200; i++) {
+    std::vector<std::int32_t> output(random() % 6);
+    for (std::int32_t& token : output) token = static_cast<std::int32_t>(1 + random() % 2);
+    ASSERT_EQ(*masks.allowed(constraint, output, {}, &place), *masks.allowed(constraint, output, {}));
+  }
 }
 
 TEST(OutputMasks, ATextThatIsNotAllowedIsFollowedByItsEnd) {

@@ -110,5 +110,22 @@ TEST(PrefixCache, AnotherPageWithTheNameEndsTheNames) {
   EXPECT_EQ(cache.free(), 8);
 }
 
+TEST(PrefixCache, SaysWhenMoreMayFit) {
+  PrefixCache cache(10);
+  const auto tokens = counting(40);
+  auto pages = admit(cache, tokens);
+  const std::uint64_t before = cache.gains();
+  std::vector<std::int32_t> own = {cache.take()};
+  std::vector<std::int32_t> shared;
+  cache.share(kRoot, tokens, found(cache, tokens), shared);
+  EXPECT_EQ(cache.gains(), before) << "there is less room, and no more is found";
+  cache.release(own, 0);
+  EXPECT_GT(cache.gains(), before) << "there is more room";
+  const std::uint64_t released = cache.gains();
+  cache.release(shared, 32);
+  admit(cache, counting(40, 1000));
+  EXPECT_GT(cache.gains(), released) << "more is found";
+}
+
 }  // namespace
 }  // namespace ptrt
