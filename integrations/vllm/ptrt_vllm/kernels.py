@@ -98,16 +98,17 @@ class KernelNorm(TrackNorm):
 
 
 class KernelRotation(Rotation):
+    """RoPE by vLLM's kernel, or its plain form where that is off; the table has the type of the model, as in vLLM's own."""
 
     def __init__(self, config: dict, local: bool):
         super().__init__(config, local)
+        table = torch.cat((self.cos, self.sin), dim=-1).to(torch.get_default_dtype())
+        del self.cos, self.sin
+        self.register_buffer("cos_sin", table, persistent=False)
         self.by_kernel = has_kernels() and RotaryEmbedding.enabled()
-        if self.by_kernel:
-            table = torch.cat((self.cos, self.sin), dim=-1).to(torch.get_default_dtype())
-            self.register_buffer("cos_sin", table, persistent=False)
 
     def forward(self, positions, q, k):
         if not self.by_kernel:
-            return super().forward(positions, q, k)
+            return RotaryEmbedding.forward_static(positions, q, k, self.head_dim, self.head_dim, self.cos_sin, True)
         ops.rotary_embedding(positions, q, k, self.head_dim, self.cos_sin, True)
         return q, k
