@@ -4,7 +4,9 @@
 #include <cstring>
 
 #include "kernels/base/error.h"
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/cuda_check.h"
+#include "kernels/cuda/host/completion_fence.h"
 #include "kernels/cuda/matmul/gemm_lt.h"
 #include "kernels/cuda/matmul/skinny_gemm.h"
 #include "kernels/cuda/ops/block_edges.h"
@@ -173,7 +175,10 @@ void CudaBackend::linear(std::span<const LinearJob> jobs) {
       if (!pair) cuda::gemm_lt(jobs[0], cublaslt_, stream_.get());
       const std::size_t done = pair ? 2 : 1;
       for (const LinearJob& job : jobs.first(done))
-        if (job.bias != nullptr) cuda::add_bias(*job.bias, job.y, stream_.get());
+        if (job.bias != nullptr)
+          cuda::add_bias(*job.bias, job.y, stream_.get());
+        else if (cuda::in_collective_memory(job.y.data))
+          cuda::completion_fence(stream_.get());  // cuBLASLt's kernels may trigger early
       jobs = jobs.subspan(done);
       continue;
     }

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "cuda_emulation/fiber_stacks.h"
+#include "cuda_emulation/stream.h"
 
 namespace ptrt::emulation {
 
@@ -83,6 +84,8 @@ class Block {
   }
 
   Thread& current() { return *current_; }
+  void trigger() { triggered_ = true; }
+  bool triggered() const { return triggered_; }
   const Thread* lane_of(const Thread& thread, int lane) const {
     const auto index = static_cast<std::size_t>(thread.index / kWarpLanes * kWarpLanes + lane);
     return index < threads_.size() ? &threads_[index] : nullptr;
@@ -256,6 +259,7 @@ class Block {
   std::vector<Thread> threads_;
   std::array<int, 16> arrived_{};  // at named barriers
   Thread* current_ = nullptr;
+  bool triggered_ = false;  // by a thread of any block
   context::fcontext_t scheduler_ = nullptr;
   const void* scheduler_stack_ = nullptr;
   std::size_t scheduler_stack_bytes_ = 0;
@@ -304,6 +308,7 @@ void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_byte
       }
   running = nullptr;
   current_place = nullptr;
+  note_kernel(kernel, emulated.triggered());
 }
 
 void* dynamic_shared_memory() {
@@ -316,6 +321,10 @@ void barrier(const Location& where) {
 
 void grid_dependency_wait() {
   running->current().has_waited = true;
+}
+
+void trigger_dependent_launch() {
+  running->trigger();
 }
 
 void named_barrier(int number, int threads, bool waits, const Location& where) {

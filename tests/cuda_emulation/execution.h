@@ -8,7 +8,8 @@
 //  * a barrier that some thread of the block never reaches (it waits elsewhere or has returned);
 //  * a shuffle, vote or __syncwarp whose mask names lanes that never call it, or call another operation;
 //  * a shuffle that reads a lane outside its mask;
-//  * a thread that returns without grid_dependency_wait() (launch.h).
+//  * a thread that returns without grid_dependency_wait() (launch.h);
+//  * a collective behind a kernel that triggered its successor early: NCCL may not wait for it.
 // Dynamic shared memory is a heap block of exactly the requested size, filled with NaN before every
 // block, so that AddressSanitizer finds accesses beyond the end of shared and global memory. Warps
 // and lanes run in ascending order up to one barrier and in descending order up to the next, so
@@ -73,7 +74,8 @@ class WarpValues {
 WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const char* operation,
                     const Location& where);
 
-void grid_dependency_wait();  // griddepcontrol.wait
+void grid_dependency_wait();      // griddepcontrol.wait
+void trigger_dependent_launch();  // griddepcontrol.launch_dependents
 
 int lane();  // of the running thread in its warp
 

@@ -265,6 +265,33 @@ TEST(EmulationDeathTest, AddressSanitizerSeesSharedMemory) {
 }
 #endif
 
+void kernel_of_sync(bool triggers_early) {
+  pdl_trigger_and_wait(triggers_early);
+}
+
+// NCCL 2.28 to 2.30.4 do not wait for a kernel that triggered.
+TEST(Emulation, FindsCollectivesThatMayOvertakeAKernel) {
+  const auto run = [](bool triggers_early) {
+    launch({"before_sync", dim3(2), dim3(32)}, kernel_of_sync, triggers_early);
+  };
+  run(false);
+  EXPECT_NO_THROW(emulation::check_not_overtaking("a collective"));
+  run(true);
+  try {
+    emulation::check_not_overtaking("a collective");
+    FAIL() << "nothing was reported";
+  } catch (const std::exception& error) {
+    EXPECT_EQ(std::string(error.what()).find("a collective may start before kernel before_sync has ended"),
+              0u)
+        << error.what();
+  }
+  run(false);
+  EXPECT_NO_THROW(emulation::check_not_overtaking("a collective")) << "which waited for the one before";
+  run(true);
+  emulation::note_full_edge();
+  EXPECT_NO_THROW(emulation::check_not_overtaking("a collective"));
+}
+
 TEST(Emulation, ReportsThreadsThatEndWithoutWaitingForThePreviousKernel) {
   const auto kernel = [] {
     if (threadIdx.x != 3) grid_dependency_wait();

@@ -16,6 +16,7 @@
 
 #include "cuda_emulation/stream.h"
 #include "kernels/base/error.h"
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/host/nccl_collectives.h"
 
 namespace ptrt {
@@ -100,7 +101,9 @@ class HostCollectives final : public DeviceCollectives {
   std::string describe() const override { return "NCCL emulated on the host"; }
 
   float* allocate(std::size_t count, const std::string&) override {
-    return memory_->emplace_back(count, 0.0f).data();
+    float* data = memory_->emplace_back(count, 0.0f).data();
+    registered_.emplace_back(data, count * sizeof(float));
+    return data;
   }
   // Adds from the last rank to the first: another order than the tree's.
   void all_reduce(const float* send, float* recv, std::int64_t count) override {
@@ -127,9 +130,17 @@ class HostCollectives final : public DeviceCollectives {
 
  private:
   void exchange(const float* send, std::function<void(const std::vector<const float*>&)> take) {
-    emulation::submit(stream_.get(),
-                      [rendezvous = rendezvous_, memory = memory_, rank = rank_, send, take = std::move(take),
-                       held = held_by_graph()] { rendezvous->exchange(rank, send, take); });
+    emulation::submit(stream_.get(), [rendezvous = rendezvous_, memory = memory_, rank = rank_, send,
+                                      take = std::move(take), held = held_by_graph()] {
+      try {
+        emulation::check_not_overtaking("a collective");
+      } catch (...) {
+        rendezvous->abort();  // the others wait for this rank
+        throw;
+      }
+      rendezvous->exchange(rank, send, take);
+      emulation::note_full_edge();
+    });
   }
 
   // A reference to captured_ while the stream is captured; the graph owns it.
@@ -145,6 +156,7 @@ class HostCollectives final : public DeviceCollectives {
   std::shared_ptr<int> captured_ = std::make_shared<int>(0);
   // Shared with queued work, which writes to it.
   std::shared_ptr<std::list<std::vector<float>>> memory_ = std::make_shared<std::list<std::vector<float>>>();
+  std::list<cuda::CollectiveMemory> registered_;
 };
 
 }  // namespace
@@ -171,8 +183,8 @@ std::string make_nccl_id() {
   const std::uint64_t id = registry().next_id++;
   return {reinterpret_cast<const char*>(&id), sizeof id};
 }
-std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, int size,
-                                             const Stream& stream) {
+std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, int size, const Stream& stream,
+                                             double) {
   std::uint64_t number = 0;
   PTRT_CHECK(id.size() == sizeof number);
   std::memcpy(&number, id.data(), sizeof number);

@@ -13,6 +13,8 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <stdexcept>
+#include <string>
 #include <unordered_map>
 #include <vector>
 
@@ -51,6 +53,7 @@ thread_local std::vector<CUstream_st*> streams;
 thread_local bool records = false;
 thread_local std::uint64_t launches = 0;  // of graphs
 thread_local std::uint64_t kernels = 0;
+thread_local const char* triggered_kernel = nullptr;  // that ran last, if it triggered early
 
 // Runs the stream's work until `after` of all queued pieces are done.
 void run(CUstream_st& stream, std::uint64_t after) {
@@ -139,6 +142,20 @@ void count_kernel_launch() {
   kernels++;
 }
 
+void note_kernel(const char* name, bool triggered_early) {
+  triggered_kernel = triggered_early ? name : nullptr;
+}
+
+void note_full_edge() {
+  triggered_kernel = nullptr;
+}
+
+void check_not_overtaking(const char* what) {
+  if (triggered_kernel != nullptr)
+    throw std::runtime_error(std::string(what) + " may start before kernel " + triggered_kernel +
+                             " has ended, which triggered its successor early");
+}
+
 }  // namespace ptrt::emulation
 
 namespace {
@@ -211,12 +228,18 @@ cudaError_t cudaFreeHost(void* pointer) {
   return cudaFree(pointer);
 }
 cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t stream) {
-  ptrt::emulation::submit(stream, [=] { std::memset(to, value, bytes); });
+  ptrt::emulation::submit(stream, [=] {
+    std::memset(to, value, bytes);
+    ptrt::emulation::note_full_edge();
+  });
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
                             cudaStream_t stream) {
-  ptrt::emulation::submit(stream, [=] { std::memcpy(to, from, bytes); });
+  ptrt::emulation::submit(stream, [=] {
+    std::memcpy(to, from, bytes);
+    ptrt::emulation::note_full_edge();
+  });
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
@@ -232,6 +255,15 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (stream->recording != nullptr) return cudaErrorStreamCaptureUnsupported;
   run(*stream, stream->queued);
+  return cudaSuccess;
+}
+// Time passes between two calls: all is done.
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  return cudaStreamSynchronize(stream);
+}
+cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind) {
+  run_everything();
+  std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {

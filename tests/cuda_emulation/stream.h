@@ -27,4 +27,11 @@ std::uint64_t graph_launches();  // by this thread so far
 std::uint64_t kernel_launches();
 void count_kernel_launch();
 
+// What this thread's stream ran last. Only a kernel can be overtaken, and only if it triggered its successor; events do
+// not count, which stand in nobody's way by any promise.
+void note_kernel(const char* name, bool triggered_early);
+void note_full_edge();  // a copy, or whatever else waits for the end of all before it
+// Throws if the kernel before triggered early: `what` is a kernel of NCCL, which may not wait for it.
+void check_not_overtaking(const char* what);
+
 }  // namespace ptrt::emulation

@@ -26,8 +26,9 @@ inline constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 // Programmatic dependent launch (PDL): a kernel may start while its predecessor in the stream still
 // runs. Before grid_dependency_wait() a kernel must write nothing and must not read what any kernel
 // writes. Every thread of every kernel calls grid_dependency_wait() or pdl_trigger_and_wait(); a
-// kernel that ended without it would let its successor overtake its predecessor. Before sm_90
-// kernels of one stream never overlap.
+// kernel that ended without it would let its successor overtake its predecessor. A kernel that
+// writes what a collective reads does not trigger early (base/collective_memory.h): its arguments
+// have triggers_early. Before sm_90 kernels of one stream never overlap.
 struct LaunchShape {
   const char* kernel = "";  // the name in error messages
   dim3 grid, block;
@@ -50,7 +51,9 @@ inline std::int64_t global_timer_ns() {
   return emulation::global_timer_ns();
 }
 
-inline void trigger_dependent_launch() {}
+inline void trigger_dependent_launch() {
+  emulation::trigger_dependent_launch();
+}
 inline void grid_dependency_wait() {
   emulation::grid_dependency_wait();
 }
@@ -113,8 +116,8 @@ __device__ inline void* shared_memory() {
 
 #if defined(PTRT_CUDA_EMULATION) || defined(__CUDACC__)
 // The first statement of a kernel that has nothing to do before its predecessor has ended.
-__device__ __forceinline__ void pdl_trigger_and_wait() {
-  trigger_dependent_launch();
+__device__ __forceinline__ void pdl_trigger_and_wait(bool triggers_early = true) {
+  if (triggers_early) trigger_dependent_launch();
   grid_dependency_wait();
 }
 

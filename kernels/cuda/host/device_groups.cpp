@@ -1,8 +1,10 @@
 #include "kernels/cuda/host/device_groups.h"
 
+#include <list>
 #include <vector>
 
 #include "kernels/base/error.h"
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/cuda_check.h"
 #include "kernels/cuda/host/device_timer.h"
 #include "kernels/cuda/host/nccl_collectives.h"
@@ -22,6 +24,7 @@ class EmulatedCollectives final : public DeviceCollectives {
 
   float* allocate(std::size_t count, const std::string& what) override {
     memory_.push_back(allocate_device_array<float>(count, what));
+    registered_.emplace_back(memory_.back().get(), count * sizeof(float));
     PTRT_CUDA_CHECK(cudaMemsetAsync(memory_.back().get(), 0, count * sizeof(float), stream_.get()));
     return memory_.back().get();
   }
@@ -45,6 +48,7 @@ class EmulatedCollectives final : public DeviceCollectives {
   LinkModel link_;
   const Stream& stream_;
   std::vector<DevicePointer<float>> memory_;
+  std::list<CollectiveMemory> registered_;
 };
 
 }  // namespace

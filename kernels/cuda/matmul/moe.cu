@@ -1,3 +1,4 @@
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/base/reduce.cuh"
 #include "kernels/cuda/matmul/gemm_tile.cuh"
@@ -176,12 +177,13 @@ struct CombineArgs {
   Out* y;
   std::int64_t expert_stride, y_stride;
   int rows, width, top_k;
+  bool triggers_early;
 };
 
 // y[r] = Σ_slot weight · expert_out[slot], in the order of choice. One block per row and track.
 template <typename T, typename Out>
 __global__ void combine_kernel(CombineArgs<T, Out> args) {
-  pdl_trigger_and_wait();
+  pdl_trigger_and_wait(args.triggers_early);
   const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const std::int64_t slot = static_cast<std::int64_t>(row) * args.top_k;
   const ExpertChoice* choices =
@@ -272,7 +274,8 @@ class Launches {
                                    job_.y.track_stride,
                                    static_cast<int>(job_.x.rows),
                                    static_cast<int>(job_.y.width),
-                                   static_cast<int>(job_.shape.top_k)};
+                                   static_cast<int>(job_.shape.top_k),
+                                   may_trigger_early(job_.y.data)};
     launch({"combine_experts", rows_by_tracks(), dim3(kCombineThreads), stream_}, combine_kernel<T, Out>,
            args);
   }

@@ -127,12 +127,12 @@ class WeightPipeline {
 //   void begin(n)            row() and epilogue() now refer to tile n
 //   const T* row(i)          row i of x, i < 8 · kTilesN; null if it does not exist; row 0 exists
 //   void epilogue(out, i, sum, other)  called for each existing output and row; other: of the second matrix
-// Shared memory: multistage_shared_bytes(). Triggers dependent launches and waits for preceding
-// kernels.
+//   bool triggers_early()    whether dependent launches are triggered before the outputs are written
+// Shared memory: multistage_shared_bytes(). Waits for preceding kernels.
 template <int kTilesN, int kStages, typename T, class Problem>
 __device__ __forceinline__ void multistage_gemm(Problem& problem) {
   constexpr int kRows = 8 * kTilesN, kPartial = kTileOuts * kRows;
-  trigger_dependent_launch();
+  if (problem.triggers_early()) trigger_dependent_launch();
   const int lane = lane_id(), warp = warp_id();
   const int warps = block_warps(), group = lane / 4, quad = lane % 4;
   auto* memory = static_cast<unsigned char*>(shared_memory());

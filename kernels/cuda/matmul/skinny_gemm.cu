@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/gate.cuh"
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/matmul/multistage_gemm.cuh"
@@ -33,6 +34,7 @@ struct SkinnyArgs {
   using Job = OneJob;
   int rows = 0, tiles = 0, warps = 1;  // tiles: per track
   int end_tile[kSkinnyJobs] = {};      // of each job, counted over all jobs of a track
+  bool triggers_early = true;
   Job jobs[kSkinnyJobs];
 };
 template <typename T>
@@ -82,6 +84,8 @@ struct GroupedProblem {
   const Job* job = nullptr;
   int track = 0;
 
+  __device__ __forceinline__ bool triggers_early() const { return args.triggers_early; }
+
   // The job of tile `tile` of a track; `tile` becomes the index within the job.
   __device__ __forceinline__ const Job& find(int& tile) const {
     int index = 0, before = 0;
@@ -127,6 +131,9 @@ struct GatedProblem {
   int units;  // tiles of all tracks
   int track = 0;
 
+  // Its output is of the inner width, which ranks do not add.
+  static __device__ __forceinline__ bool triggers_early() { return true; }
+
   __device__ __forceinline__ int unit_of(int n) const {
     return static_cast<int>(blockIdx.x) + n * static_cast<int>(gridDim.x);
   }
@@ -160,7 +167,7 @@ __global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, kMultistageBlocks)
 template <class Args, int kTilesN, bool kAligned>
 __global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, 1) tiled_gemm_kernel(Args args) {
   using T = typename Args::T;
-  pdl_trigger_and_wait();
+  pdl_trigger_and_wait(args.triggers_early);
   const int tile = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
   const int first_row = static_cast<int>(blockIdx.z) * 8 * kTilesN;
   int index = 0, first_tile = 0;
@@ -201,6 +208,7 @@ Args make_args(std::span<const LinearJob> jobs, std::int64_t first_track, std::i
     args.tiles += ceil_div(args.jobs[i].outs, kTileOuts);
     args.end_tile[i] = args.tiles;
     args.warps = std::max(args.warps, slice_k_warps(args.jobs[i].in));
+    args.triggers_early = args.triggers_early && may_trigger_early(jobs[i].y.data);
   }
   return args;
 }

@@ -1,3 +1,4 @@
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/ops/block_edges.h"
 #include "kernels/cuda/ops/row_norm.cuh"
@@ -51,12 +52,13 @@ struct EndArgs {
   BlockNorm post, combine;
   int width;
   float eps;
+  bool triggers_early;
 };
 
 // Grid: x over rows, y over tracks.
 template <int kElements, bool kPreScale, typename Added>
 __global__ void __launch_bounds__(kMaxRowThreads) end_block_kernel(EndArgs<Added> args) {
-  pdl_trigger_and_wait();
+  pdl_trigger_and_wait(args.triggers_early);
   __shared__ float scratch[kMaxRowThreads / kWarpSize];
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
@@ -201,6 +203,7 @@ void run_end(const BlockEnd& end, cudaStream_t stream) {
   args.combine = block_norm(end.combine_norm, end.pre_scale_combine, end.h);
   args.width = static_cast<int>(end.h.width);
   args.eps = end.eps;
+  args.triggers_early = may_trigger_early(end.y.data);
   const dim3 grid(static_cast<unsigned>(end.h.rows), static_cast<unsigned>(end.h.tracks));
   const LaunchShape shape{"end_block", grid, row_threads(args.width), stream};
   dispatch_row(args.width, args.post.pre_scale || args.combine.pre_scale,

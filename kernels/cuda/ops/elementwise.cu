@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/dtypes.cuh"
 #include "kernels/cuda/base/gate.cuh"
 #include "kernels/cuda/base/per_track.h"
@@ -37,8 +38,8 @@ struct Gated {
 template <class Op, int kElements, int kGroups, typename From, typename To>
 __global__ void __launch_bounds__(kThreads)
     elementwise_kernel(const From* from, std::int64_t from_stride, To* to, std::int64_t to_stride,
-                       std::int64_t count) {
-  pdl_trigger_and_wait();
+                       std::int64_t count, bool triggers_early) {
+  pdl_trigger_and_wait(triggers_early);
   from += blockIdx.y * from_stride;
   to += blockIdx.y * to_stride;
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kGroups + threadIdx.x;
@@ -71,7 +72,8 @@ void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t st
     const std::int64_t count = to.rows * to.width / kElements;
     launch({name, grid_of(count, to.tracks, kGroups), dim3(kThreads), stream},
            elementwise_kernel<Op, kElements, kGroups, From, To>, static_cast<const From*>(from.data),
-           from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count);
+           from.tracks == 1 ? 0 : from.track_stride, static_cast<To*>(to.data), to.track_stride, count,
+           may_trigger_early(to.data));
   };
   // Few rows: more blocks instead of more work per thread.
   const bool few = to.rows * to.width * to.tracks <
@@ -87,8 +89,8 @@ void run(const char* name, const Tensor& from, const Tensor& to, cudaStream_t st
 // One block per row, grid y over tracks.
 template <int kElements, typename T>
 __global__ void __launch_bounds__(kThreads)
-    add_bias_kernel(PerTrack<float> bias, T* y, std::int64_t y_stride, int width) {
-  pdl_trigger_and_wait();
+    add_bias_kernel(PerTrack<float> bias, T* y, std::int64_t y_stride, int width, bool triggers_early) {
+  pdl_trigger_and_wait(triggers_early);
   const float* more = bias.at[blockIdx.y];
   y += blockIdx.y * y_stride + static_cast<std::int64_t>(blockIdx.x) * width;
   for (int i = thread_id() * kElements; i < width; i += kThreads * kElements) {
@@ -109,7 +111,7 @@ void run_add_bias(const TrackWeights& bias, const Tensor& y, cudaStream_t stream
             stream},
            vectors ? add_bias_kernel<kVecSize, T> : add_bias_kernel<1, T>,
            per_track<float>(bias, first, count), y.row_as<T>(first, 0), y.track_stride,
-           static_cast<int>(y.width));
+           static_cast<int>(y.width), may_trigger_early(y.data));
   });
 }
 
@@ -154,10 +156,11 @@ struct TreeArgs {
   float scale;
   const float* add_to;
   float* out;
+  bool triggers_early;
 };
 
 __global__ void tree_sum_kernel(TreeArgs args) {
-  pdl_trigger_and_wait();
+  pdl_trigger_and_wait(args.triggers_early);
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * kThreads * kPerThread + threadIdx.x;
   for (int n = 0; n < kPerThread; ++n) {
     const std::int64_t i = first + n * kThreads;
@@ -225,6 +228,7 @@ void tree_sum(std::span<const float* const> parts, std::int64_t count, float sca
   args.scale = scale;
   args.add_to = add_to;
   args.out = out;
+  args.triggers_early = may_trigger_early(out);
   launch({"tree_sum", grid_of(count, 1), dim3(kThreads), stream}, tree_sum_kernel, args);
 }
 

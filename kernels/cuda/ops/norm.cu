@@ -1,3 +1,4 @@
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/ops/norm.h"
 #include "kernels/cuda/ops/row_norm.cuh"
@@ -17,6 +18,7 @@ struct NormArgs {
   PerTrack<float> weights;
   int width;
   float eps;
+  bool triggers_early;
 };
 
 // One block per row. A thread keeps its first elements in registers; these are all it has of rows
@@ -25,7 +27,7 @@ struct NormArgs {
 template <int kElements, bool kPreScale, typename Added, typename In, typename Out>
 __global__ void __launch_bounds__(kMaxRowThreads) rms_norm_kernel(NormArgs<Added, In, Out> args) {
   __shared__ float scratch[kMaxRowThreads / kWarpSize];
-  trigger_dependent_launch();
+  if (args.triggers_early) trigger_dependent_launch();
   const int track = static_cast<int>(blockIdx.y);
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * args.width;
   In* x = args.x + track * args.x_stride + row;
@@ -86,6 +88,7 @@ void run(const char* name, const Tensor* added, const TrackWeights& weights, Nor
     args.weights = per_track<float>(weights, first, count);
     args.width = static_cast<int>(x.width);
     args.eps = rule.eps;
+    args.triggers_early = may_trigger_early(out.data);
     const LaunchShape shape{name, dim3(static_cast<unsigned>(out.rows), static_cast<unsigned>(count)),
                             row_threads(args.width), stream};
     dispatch_row(args.width, rule.pre_scale, [&]<int kElements, bool kPreScale>() {
