@@ -35,7 +35,7 @@ class DeviceCollectives {
   virtual ~DeviceCollectives() = default;
   virtual int size() const = 0;
   virtual int rank() const = 0;
-  virtual std::string describe() const = 0;  // "NCCL 2.28.9, symmetric memory"
+  virtual std::string describe() const = 0;  // "NCCL 2.30.7, windows registered"
 
   // Zeroed memory that collectives move fastest; lives as long as the group. Collective.
   virtual float* allocate(std::size_t count, const std::string& what) = 0;

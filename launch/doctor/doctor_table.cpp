@@ -9,6 +9,7 @@
 #include <set>
 #include <utility>
 
+#include "kernels/nccl_version.h"
 #include "runtime/serving/memory_plan.h"
 
 namespace ptrt {
@@ -62,9 +63,10 @@ class Table {
       row("driver", [](const LaunchFacts& f) {
         if (f.gpus.empty()) return std::string("none");
         return fmt::format("{}; NCCL {}, symmetric windows {}", f.driver, nccl_text(f.nccl),
-                           f.nccl_windows_off              ? "off"
-                           : nccl_windows_are_safe(f.nccl) ? "safe"
-                                                           : "NOT safe");
+                           f.nccl_windows_off               ? "off"
+                           : f.nccl == 0                    ? "none"
+                           : nccl_waits_for_kernels(f.nccl) ? "safe"
+                                                            : "not used");
       });
     if (std::ranges::any_of(launch_.ranks,
                             [](const auto& f) { return !f.model.empty() || !f.model_error.empty(); }))

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kernels/base/error.h"
+#include "kernels/nccl_version.h"
 #include "launch/host/device_binding.h"
 #include "launch/session/instruction_set.h"
 #include "runtime/serving/memory_plan.h"
@@ -200,20 +201,30 @@ class Judge {
 
   void nccl() {
     if (launch_.replica_ranks == 1) return;  // no sums between ranks
-    Ranks unsafe;
+    Ranks slow, without;
     std::set<std::string> versions;
     for (const LaunchFacts& facts : launch_.ranks) {
-      if (facts.gpus.empty() || facts.nccl == 0) continue;
-      versions.insert(nccl_text(facts.nccl));
-      if (!facts.nccl_windows_off && !nccl_windows_are_safe(facts.nccl)) unsafe.push_back(facts.rank);
+      if (facts.gpus.empty()) continue;
+      if (facts.nccl == 0)
+        without.push_back(facts.rank);
+      else
+        versions.insert(nccl_text(facts.nccl));
+      if (!facts.nccl_windows_off && !nccl_waits_for_kernels(facts.nccl)) slow.push_back(facts.rank);
     }
-    if (!unsafe.empty())
-      fails(fmt::format(
-                "{}: NCCL {} may add on symmetric windows before the kernel that writes them has ended: "
-                "wrong sums without a message",
-                with_hosts(launch_, unsafe),
-                nccl_text(launch_.ranks[static_cast<std::size_t>(unsafe.front())].nccl)),
-            "set NCCL_WIN_ENABLE=0 for the job, or use NCCL 2.27, or 2.30.7 and later");
+    if (!without.empty())
+      notes(
+          fmt::format(
+              "{}: there is no libnccl.so.2: GPUs add through the hosts' memory (--fusion staged), which is "
+              "slow",
+              with_hosts(launch_, without)),
+          "install NCCL, or name its folder in LD_LIBRARY_PATH");
+    if (!slow.empty())
+      notes(fmt::format(
+                "{}: NCCL {} does without symmetric windows, whose kernels do not wait for what they add: "
+                "sums take longer",
+                with_hosts(launch_, slow),
+                nccl_text(launch_.ranks[static_cast<std::size_t>(slow.front())].nccl)),
+            "use NCCL 2.30.7 and later, or 2.27");
     if (versions.size() > 1)
       fails(fmt::format("the ranks run different versions of NCCL: {}", fmt::join(versions, ", ")),
             "use one NCCL on every host (LD_LIBRARY_PATH)");
@@ -341,10 +352,6 @@ Finding refusal(const std::string& message) {
   for (const auto& [word, change] : advice)
     if (message.find(word) != std::string::npos) return {true, message, change};
   return {true, message, "what the message says: a job with these options ends with it"};
-}
-
-bool nccl_windows_are_safe(int version) {
-  return version < 22800 || version >= 23007;
 }
 
 std::string describe_shm(const LaunchFacts& facts) {

@@ -35,10 +35,6 @@ bool can_exchange(std::span<const LaunchFacts> ranks);
 // A job's own refusal of its model and options, met by trying.
 Finding refusal(const std::string& message);
 
-// Versions whose kernels on symmetric windows wait for the kernel before them; others may add what is not written
-// yet, and nobody notices.
-bool nccl_windows_are_safe(int version);
-
 // Of /dev/shm for so many ranks: what Open MPI maps for each, and the memory in which ranks add.
 std::int64_t shm_needed(int host_ranks);
 

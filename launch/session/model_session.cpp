@@ -150,6 +150,8 @@ bool ModelSession::run_watched(const Engine::Hooks& hooks,
   } catch (...) {
     // Sums may be in flight: MPI reads and writes the engine's memory until the process ends, which is now.
     if (job_.size() > 1) static_cast<void>(engine_.release());
+    // A device may wait for ranks that are gone, and the end of its memory for the device.
+    if (job_.size() > 1 && plan().device == Device::cuda) static_cast<void>(run_.backend.release());
     throw;
   }
   watchdog_->stop();

@@ -73,7 +73,7 @@ class ModelSession {
   const ModelRunOptions& options_;
   JobComm& job_;
   const ModelSource model_;
-  const AgreedRun run_;
+  AgreedRun run_;
   const std::optional<ContentDigests> recorded_;  // what the model file says of its content
   ContentDigests content_;                        // what the ranks have read
   TrackShard shard_;

@@ -1,7 +1,7 @@
 # Finds nvcc (CUDA_HOME of Makefile.inc, $CUDA_HOME, /usr/local/cuda, PATH). Sets PTRT_CUDA_INCLUDE to the toolkit's
-# headers where they are (tests need no more), and PTRT_HAS_CUDA where kernels can be compiled. Beside it NCCL
-# (NCCL_HOME of Makefile.inc, $NCCL_HOME, the toolkit, the system's paths): PTRT_HAS_NCCL, PTRT_NCCL_INCLUDE,
-# PTRT_NCCL_LIBRARY.
+# headers where they are (tests need no more), and PTRT_HAS_CUDA where kernels can be compiled. Beside it NCCL's
+# header (NCCL_HOME of Makefile.inc, $NCCL_HOME, the toolkit, the system's paths): PTRT_NCCL_INCLUDE, PTRT_HAS_NCCL where
+# kernels can be compiled too. The library is loaded at run time; PTRT_NCCL_LIBRARY is where it is now, if anywhere.
 option(PTRT_CUDA "Build the CUDA backend where nvcc is found" ON)
 set(PTRT_HAS_CUDA OFF)
 if(PTRT_PROGRAM_ONLY)
@@ -9,6 +9,8 @@ if(PTRT_PROGRAM_ONLY)
 endif()
 find_program(PTRT_NVCC nvcc HINTS ${PTRT_SITE_CUDA_HOME}/bin $ENV{CUDA_HOME}/bin /usr/local/cuda/bin)
 find_path(PTRT_CUDA_INCLUDE cuda_bf16.h HINTS ${PTRT_SITE_CUDA_HOME}/include $ENV{CUDA_HOME}/include /usr/local/cuda/include)
+find_path(PTRT_NCCL_INCLUDE nccl.h HINTS
+  ${PTRT_SITE_NCCL_HOME}/include $ENV{NCCL_HOME}/include ${PTRT_CUDA_INCLUDE})
 
 if(NOT PTRT_CUDA)
   message(STATUS "CUDA: left out (PTRT_CUDA=OFF)")
@@ -40,16 +42,14 @@ else()
   set(PTRT_HAS_CUDA ON)
   message(STATUS "CUDA: ${PTRT_NVCC} (${CMAKE_CUDA_COMPILER_VERSION}), architectures ${CMAKE_CUDA_ARCHITECTURES}")
 
-  find_path(PTRT_NCCL_INCLUDE nccl.h HINTS
-    ${PTRT_SITE_NCCL_HOME}/include $ENV{NCCL_HOME}/include ${CUDAToolkit_INCLUDE_DIRS})
   find_library(PTRT_NCCL_LIBRARY nccl HINTS
     ${PTRT_SITE_NCCL_HOME}/lib ${PTRT_SITE_NCCL_HOME}/lib64 $ENV{NCCL_HOME}/lib ${CUDAToolkit_LIBRARY_DIR}
     ${CUDAToolkit_LIBRARY_ROOT}/lib)
-  if(PTRT_NCCL_INCLUDE AND PTRT_NCCL_LIBRARY)
+  if(PTRT_NCCL_INCLUDE)
     set(PTRT_HAS_NCCL ON)
-    message(STATUS "NCCL: ${PTRT_NCCL_LIBRARY}")
+    message(STATUS "NCCL: loaded at run time (${PTRT_NCCL_LIBRARY})")
   else()
     set(PTRT_HAS_NCCL OFF)
-    message(STATUS "NCCL: not found, ranks on GPUs meet through the host (NCCL_HOME in Makefile.inc says where it is)")
+    message(STATUS "NCCL: no header, ranks on GPUs meet through the host (NCCL_HOME in Makefile.inc says where it is)")
   endif()
 endif()

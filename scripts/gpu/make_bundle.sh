@@ -54,9 +54,9 @@ if [ "$1" = --missing ]; then  # prints the libraries that are not found; status
 fi
 exec "$here/bin/$1" "${@:2}"
 RUN
-# CUDA's large libraries that the programs need.
-wanted=$(for program in "${programs[@]}"; do readelf -d "$bundle/bin/$program"; done |
-  sed -nE 's/.*NEEDED.*\[(lib(cublas(Lt)?|nccl)\.so[^]]*)\].*/\1/p' | sort -u | tr '\n' ' ')
+# CUDA's large libraries that the programs need; NCCL is loaded at run time.
+wanted="libnccl.so.2 "$(for program in "${programs[@]}"; do readelf -d "$bundle/bin/$program"; done |
+  sed -nE 's/.*NEEDED.*\[(lib(cublas(Lt)?)\.so[^]]*)\].*/\1/p' | sort -u | tr '\n' ' ')
 sed -i "s/WANTED/$wanted/" "$bundle/run"
 chmod +x "$bundle/run"
 [ "$bundle" = "$target" ] || tar -czf "$target" -C "$bundle" .

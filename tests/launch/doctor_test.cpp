@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/nccl_version.h"
 #include "launch/doctor/doctor_table.h"
 #include "launch/doctor/judge.h"
 
@@ -144,18 +145,20 @@ TEST(Doctor, RanksThatShareAGpu) {
   EXPECT_TRUE(judge(launch).empty());
 }
 
-TEST(Doctor, WindowsOfNccl) {
+TEST(Doctor, VersionsOfNccl) {
   for (const int version : {22602, 22703, 22707, 23007, 23102})
-    EXPECT_TRUE(nccl_windows_are_safe(version)) << version;
+    EXPECT_TRUE(nccl_waits_for_kernels(version)) << version;
   for (const int version : {22800, 22803, 22809, 22907, 23004, 23006})
-    EXPECT_FALSE(nccl_windows_are_safe(version));
+    EXPECT_FALSE(nccl_waits_for_kernels(version));
   Launch launch = gpu_launch(2, 1);
   for (LaunchFacts& facts : launch.ranks) facts.nccl = 22809;
-  expect_finding(launch, true, {"NCCL 2.28.9", "wrong sums", "NCCL_WIN_ENABLE=0"});
+  expect_finding(launch, false, {"NCCL 2.28.9 does without symmetric windows", "2.30.7"});
   for (LaunchFacts& facts : launch.ranks) facts.nccl_windows_off = true;
   EXPECT_TRUE(judge(launch).empty());
   launch.ranks[1].nccl = 22703;
   expect_finding(launch, true, {"different versions of NCCL: 2.27.3, 2.28.9"});
+  launch.ranks[1].nccl = 0;
+  expect_finding(launch, false, {"rank 1 (host b): there is no libnccl.so.2", "LD_LIBRARY_PATH"});
   launch = gpu_launch(1, 1);
   launch.ranks[0].nccl = 22809;
   EXPECT_TRUE(judge(launch).empty()) << "one rank has no sums";
@@ -164,7 +167,7 @@ TEST(Doctor, WindowsOfNccl) {
 TEST(Doctor, JudgesNcclOnlyWhereItWouldAdd) {
   Launch launch = gpu_launch(2, 2);
   for (LaunchFacts& facts : launch.ranks) facts.nccl = 22809;
-  launch.ranks[3].nccl = 22703;  // unsafe, and different
+  launch.ranks[3].nccl = 22703;  // without windows, and different
   EXPECT_EQ(judge(launch).size(), 2u);
   launch.replica_ranks = 1;
   EXPECT_TRUE(judge(launch).empty()) << "replicas of a rank each";

@@ -1,9 +1,28 @@
 #include "kernels/cuda/host/device_memory.h"
 
+#include <atomic>
+
 #include "kernels/base/error.h"
 #include "kernels/cuda/base/cuda_check.h"
 
 namespace ptrt {
+namespace {
+
+std::atomic<bool> left{false};
+
+// An error of cudaFree() was reported by an earlier call; a destructor cannot report it.
+void free_device(std::byte* data) {
+  if (!left) cudaFree(data);
+}
+void free_pinned(std::byte* data) {
+  if (!left) cudaFreeHost(data);
+}
+
+}  // namespace
+
+void leave_device_memory() noexcept {
+  left = true;
+}
 
 DeviceBytes device_bytes() {
   DeviceBytes bytes;
@@ -21,15 +40,14 @@ DevicePointer<std::byte> allocate_device(std::size_t bytes, const std::string& w
                   static_cast<double>(memory.total) / kMiB);
   void* data = nullptr;
   PTRT_CUDA_CHECK(cudaMalloc(&data, bytes));
-  // An error of cudaFree() was reported by an earlier call; a destructor cannot report it.
-  return {static_cast<std::byte*>(data), [](std::byte* pointer) { cudaFree(pointer); }};
+  return {static_cast<std::byte*>(data), free_device};
 }
 
 std::shared_ptr<std::byte[]> allocate_pinned(std::size_t bytes, const std::string& what) {
   void* data = nullptr;
   if (cudaMallocHost(&data, bytes == 0 ? 1 : bytes) != cudaSuccess)
     throw_failure("not enough pinned host memory for {}: {} bytes wanted", what, bytes);
-  return {static_cast<std::byte*>(data), [](std::byte* pointer) { cudaFreeHost(pointer); }};
+  return {static_cast<std::byte*>(data), free_pinned};
 }
 
 Stream::Stream() {

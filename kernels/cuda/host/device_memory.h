@@ -18,6 +18,10 @@ using DevicePointer = std::shared_ptr<T[]>;
 // `what` and both sizes.
 DevicePointer<std::byte> allocate_device(std::size_t bytes, const std::string& what);
 
+// From now on no device or pinned memory is given back: work is queued that may never end (a collective whose other
+// ranks are gone), and cudaFree() waits for all work. For a process that is about to end.
+void leave_device_memory() noexcept;
+
 // An uninitialised array of trivially copyable values in device memory.
 template <typename T>
 DevicePointer<T> allocate_device_array(std::size_t count, const std::string& what) {

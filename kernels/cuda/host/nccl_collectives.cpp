@@ -18,7 +18,7 @@ std::size_t nccl_id_bytes() {
 std::string make_nccl_id() {
   throw_failure("{}", nccl_missing());
 }
-std::unique_ptr<DeviceCollectives> join_nccl(const std::string&, int, int, const Stream&) {
+std::unique_ptr<DeviceCollectives> join_nccl(const std::string&, int, int, const Stream&, double) {
   throw_failure("{}", nccl_missing());
 }
 
@@ -26,35 +26,39 @@ std::unique_ptr<DeviceCollectives> join_nccl(const std::string&, int, int, const
 
 #else
 
-#include <nccl.h>
-
 #include <atomic>
 #include <chrono>
 #include <cstring>
+#include <exception>
+#include <future>
+#include <list>
 #include <mutex>
 #include <thread>
-#include <vector>
+#include <type_traits>
 
+#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/cuda_check.h"
+#include "kernels/cuda/host/nccl_library.h"
 
 namespace ptrt::cuda {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr Clock::duration kJoinLimit = std::chrono::seconds(60);
-// Queued calls take microseconds, joining a group takes seconds: polling spins first, then sleeps.
-constexpr Clock::duration kSpinTime = std::chrono::milliseconds(2);
 constexpr Clock::duration kPollInterval = std::chrono::milliseconds(1);
-// Since NCCL 2.27 symmetric buffers can be registered; collectives on them have the lowest latency.
-#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-#define PTRT_NCCL_WINDOWS 1
-#endif
+// How long abort() waits for the end of a call that another thread is in.
+constexpr Clock::duration kAbortPatience = std::chrono::milliseconds(200);
 
-[[noreturn]] void fail(ncclResult_t status, const char* call, ncclComm_t comm) {
-  const char* detail = ncclGetLastError(comm);
-  throw_failure("NCCL: {} in {}{}{}", ncclGetErrorString(status), call,
-                detail != nullptr && *detail != '\0' ? ": " : "", detail != nullptr ? detail : "");
+std::string describe_error(ncclResult_t status, const char* call, ncclComm_t comm) {
+  const char* detail = nccl().get_last_error != nullptr ? nccl().get_last_error(comm) : nullptr;
+  const bool told = detail != nullptr && *detail != '\0';
+  return fmt::format("NCCL: {}{}{}{}{}", nccl().get_error_string(status), *call != '\0' ? " in " : "", call,
+                     told ? ": " : "", told ? detail : "");
+}
+void check(ncclResult_t status, const char* call, ncclComm_t comm) {
+  if (status == ncclSuccess) return;
+  leave_device_memory();  // work before it may wait for other ranks for ever
+  throw_failure("{}", describe_error(status, call, comm));
 }
 
 // Device memory and its allocator.
@@ -64,7 +68,9 @@ struct Buffer {
 
   static Buffer from_nccl(std::size_t bytes) {
     void* data = nullptr;
-    if (ncclMemAlloc(&data, bytes) != ncclSuccess) return {};
+    if (nccl().mem_alloc == nullptr || nccl().mem_free == nullptr ||
+        nccl().mem_alloc(&data, bytes) != ncclSuccess)
+      return {};
     return {data, true};
   }
   static Buffer from_cuda(std::size_t bytes, const std::string& what) {
@@ -76,43 +82,47 @@ struct Buffer {
   void free() const {
     if (data == nullptr) return;
     if (of_nccl)
-      ncclMemFree(data);
+      nccl().mem_free(data);
     else
       cudaFree(data);
   }
 };
 
+// The communicator blocks: with one that does not, NCCL starts a thread for each collective outside a graph, and the
+// caller polls until that has queued it. What may wait for other ranks at the start runs in a thread of its own, with a
+// time limit (join_limit); a first use of an algorithm, which connects the ranks, is later and left to the watchdog.
 class NcclCollectives final : public DeviceCollectives {
  public:
-  NcclCollectives(const std::string& id, int rank, int size, const Stream& stream)
-      : stream_(stream), rank_(rank), size_(size) {
+  NcclCollectives(const std::string& id, int rank, int size, const Stream& stream, Clock::duration join_limit)
+      : stream_(stream), rank_(rank), size_(size), join_limit_(join_limit), windows_(nccl().has_windows()) {
     PTRT_CHECK(id.size() == sizeof(ncclUniqueId));
     ncclUniqueId unique;
     std::memcpy(&unique, id.data(), sizeof unique);
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    const ncclResult_t status = ncclCommInitRankConfig(&comm_, size, unique, rank, &config);
-    try {
-      settle(status, "ncclCommInitRankConfig");
-    } catch (...) {
-      abort();
-      throw;
-    }
+    comm_ = limited("ncclCommInitRank", [unique, rank, size] {
+      ncclComm_t comm = nullptr;
+      check(nccl().comm_init_rank(&comm, size, unique, rank), "ncclCommInitRank", nullptr);
+      return comm;
+    });
   }
-  // Ranks leave a group after they all have the results of its last collective, so there is nothing
-  // to wait for.
+  // Ranks leave a group after they all have the results of its last collective, so there is nothing to wait for: unless
+  // an error is on its way, when collectives may be queued whose other ranks never come. ncclCommAbort() waits for
+  // those, and so would the end of any device memory.
   ~NcclCollectives() override {
+    if (aborted_ || std::uncaught_exceptions() > 0) {
+      leave_device_memory();
+      return;
+    }
     abort();  // also releases the windows on the buffers
+    registered_.clear();
     for (const Buffer& buffer : buffers_) buffer.free();
   }
 
   int size() const override { return size_; }
   int rank() const override { return rank_; }
   std::string describe() const override {
-    int version = 0;
-    ncclGetVersion(&version);
+    const int version = nccl().version;
     return fmt::format("NCCL {}.{}.{}{}", version / 10000, version / 100 % 100, version % 100,
-                       windows_ && !buffers_.empty() ? ", symmetric memory" : "");
+                       windows_ && !buffers_.empty() ? ", windows registered" : "");
   }
 
   float* allocate(std::size_t count, const std::string& what) override {
@@ -123,6 +133,7 @@ class NcclCollectives final : public DeviceCollectives {
       buffer = Buffer::from_cuda(bytes, what);
     }
     buffers_.push_back(buffer);
+    registered_.emplace_back(buffer.data, bytes);
     PTRT_CUDA_CHECK(cudaMemsetAsync(buffer.data, 0, bytes, stream_.get()));
     wait_for_stream();
     windows_ = windows_ && buffer.of_nccl && register_window(buffer.data, bytes);
@@ -130,67 +141,70 @@ class NcclCollectives final : public DeviceCollectives {
   }
 
   void all_reduce(const float* send, float* recv, std::int64_t count) override {
-    settle(ncclAllReduce(send, recv, static_cast<std::size_t>(count), ncclFloat32, ncclSum, comm_,
-                         stream_.get()),
-           "ncclAllReduce");
+    call("ncclAllReduce", [&] {
+      return nccl().all_reduce(send, recv, static_cast<std::size_t>(count), ncclFloat32, ncclSum, comm_,
+                               stream_.get());
+    });
   }
   void all_gather(const float* send, float* recv, std::int64_t count) override {
-    settle(ncclAllGather(send, recv, static_cast<std::size_t>(count), ncclFloat32, comm_, stream_.get()),
-           "ncclAllGather");
+    call("ncclAllGather", [&] {
+      return nccl().all_gather(send, recv, static_cast<std::size_t>(count), ncclFloat32, comm_,
+                               stream_.get());
+    });
   }
 
+  // Asks nothing while the rank is in a call of its own.
   std::string failure() override {
-    const std::lock_guard lock(mutex_);
-    if (comm_ == nullptr) return "";
+    const std::unique_lock lock(mutex_, std::try_to_lock);
+    if (!lock || comm_ == nullptr) return "";
     ncclResult_t state = ncclSuccess;
-    const ncclResult_t status = ncclCommGetAsyncError(comm_, &state);
+    const ncclResult_t status = nccl().comm_get_async_error(comm_, &state);
     if (status == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) return "";
-    const char* detail = ncclGetLastError(comm_);
-    return fmt::format("NCCL: {}{}{}", ncclGetErrorString(status != ncclSuccess ? status : state),
-                       detail != nullptr && *detail != '\0' ? ": " : "", detail != nullptr ? detail : "");
+    return describe_error(status != ncclSuccess ? status : state, "", comm_);
   }
 
+  // A rank that stays in a call keeps its communicator, which ncclCommAbort() would free under it.
   void abort() noexcept override {
     aborted_ = true;
-    const std::lock_guard lock(mutex_);
-    if (comm_ == nullptr) return;
-    ncclCommAbort(comm_);
+    const std::unique_lock lock(mutex_, kAbortPatience);
+    if (!lock || comm_ == nullptr) return;
+    nccl().comm_abort(comm_);
     comm_ = nullptr;
   }
 
  private:
-  // A non-blocking communicator may finish a call asynchronously on its own thread. The next call
-  // and the end of a graph's recording must wait for that.
-  void settle(ncclResult_t status, const char* call) {
-    const auto start = Clock::now();
-    // Some calls return success while still in progress (ncclCommWindowRegister of 2.28): check the
-    // state.
-    if (status == ncclSuccess) status = ncclInProgress;
-    for (; status == ncclInProgress; pause(call, start)) {
-      const std::lock_guard lock(mutex_);
-      if (comm_ == nullptr || aborted_) throw_failure("NCCL: {} was given up", call);
-      const ncclResult_t asked = ncclCommGetAsyncError(comm_, &status);
-      if (asked != ncclSuccess) fail(asked, "ncclCommGetAsyncError", comm_);
-    }
-    if (status != ncclSuccess) fail(status, call, comm_);
+  void call(const char* name, const auto& function) {
+    const std::lock_guard lock(mutex_);
+    if (comm_ == nullptr || aborted_) throw_failure("NCCL: {} was given up", name);
+    check(function(), name, comm_);
   }
-  void pause(const char* call, Clock::time_point start) const {
-    const auto waited = Clock::now() - start;
-    if (waited > kJoinLimit)
-      throw_failure("NCCL: {} of rank {} of {} is not done after {} s: another rank has not called it", call,
-                    rank_, size_, std::chrono::duration_cast<std::chrono::seconds>(kJoinLimit).count());
-    if (waited < kSpinTime)
-      std::this_thread::yield();
-    else
-      std::this_thread::sleep_for(kPollInterval);
+
+  // The result of `function`, which must own all it needs beside device memory: when the time is over its thread is
+  // left behind, and so is that memory.
+  template <class Function>
+  std::invoke_result_t<Function> limited(const char* name, Function function) const {
+    using Result = std::invoke_result_t<Function>;
+    int device = 0;
+    PTRT_CUDA_CHECK(cudaGetDevice(&device));
+    auto task = std::make_shared<std::packaged_task<Result()> >([device, function] {
+      PTRT_CUDA_CHECK(cudaSetDevice(device));
+      return function();
+    });
+    std::future<Result> result = task->get_future();
+    std::thread([task] { (*task)(); }).detach();
+    if (result.wait_for(join_limit_) != std::future_status::ready) give_up(name);
+    return result.get();
   }
-  // Called at start, before the watchdog monitors the rank.
+  [[noreturn]] void give_up(const char* name) const {
+    leave_device_memory();
+    throw_failure("NCCL: {} of rank {} of {} is not done after {:g} s: another rank has not called it", name,
+                  rank_, size_, std::chrono::duration<double>(join_limit_).count());
+  }
   void wait_for_stream() const {
-    const auto start = Clock::now();
-    for (cudaError_t status = cudaErrorNotReady;; pause("the first collective", start)) {
-      status = cudaStreamQuery(stream_.get());
-      if (status == cudaErrorNotReady) continue;
-      return check_cuda(status, "cudaStreamQuery", __FILE__, __LINE__);
+    for (const auto start = Clock::now();; std::this_thread::sleep_for(kPollInterval)) {
+      const cudaError_t status = cudaStreamQuery(stream_.get());
+      if (status != cudaErrorNotReady) return check_cuda(status, "cudaStreamQuery", __FILE__, __LINE__);
+      if (Clock::now() - start > join_limit_) give_up("the first collective");
     }
   }
 
@@ -200,7 +214,9 @@ class NcclCollectives final : public DeviceCollectives {
     const float mine = here ? 0.0f : 1.0f;
     float missing = 0;
     PTRT_CUDA_CHECK(cudaMemcpyAsync(flag.get(), &mine, sizeof mine, cudaMemcpyHostToDevice, stream_.get()));
-    all_reduce(flag.get(), flag.get() + 1, 1);
+    limited("ncclAllReduce", [at = flag.get(), comm = comm_, stream = stream_.get()] {
+      check(nccl().all_reduce(at, at + 1, 1, ncclFloat32, ncclSum, comm, stream), "ncclAllReduce", comm);
+    });
     wait_for_stream();  // first, since cudaMemcpy() would wait without a time limit
     PTRT_CUDA_CHECK(cudaMemcpy(&missing, flag.get() + 1, sizeof missing, cudaMemcpyDeviceToHost));
     return missing == 0;
@@ -208,12 +224,15 @@ class NcclCollectives final : public DeviceCollectives {
 
 #ifdef PTRT_NCCL_WINDOWS
   // The communicator owns the window. If the ranks cannot share one, NCCL succeeds without a
-  // window; after an error the communicator is unusable.
+  // window, or with one of this rank alone; after an error the communicator is unusable.
   bool register_window(void* data, std::size_t bytes) {
-    ncclWindow_t window = nullptr;
-    settle(ncclCommWindowRegister(comm_, data, bytes, &window, NCCL_WIN_COLL_SYMMETRIC),
-           "ncclCommWindowRegister (NCCL_WIN_ENABLE=0 does without)");
-    return everywhere(window != nullptr);
+    const bool registered = limited("ncclCommWindowRegister", [data, bytes, comm = comm_] {
+      ncclWindow_t window = nullptr;
+      check(nccl().comm_window_register(comm, data, bytes, &window, NCCL_WIN_COLL_SYMMETRIC),
+            "ncclCommWindowRegister (NCCL_WIN_ENABLE=0 does without)", comm);
+      return window != nullptr;
+    });
+    return everywhere(registered);
   }
 #else
   bool register_window(void*, std::size_t) {
@@ -223,34 +242,35 @@ class NcclCollectives final : public DeviceCollectives {
 
   const Stream& stream_;
   int rank_, size_;
+  Clock::duration join_limit_;
   ncclComm_t comm_ = nullptr;
   std::vector<Buffer> buffers_;
-  bool windows_ = true;  // on every buffer
+  std::list<CollectiveMemory> registered_;
+  bool windows_;  // on every buffer
   std::atomic<bool> aborted_{false};
-  std::mutex mutex_;  // protects comm_: used by the rank's thread and the watchdog's
+  std::timed_mutex mutex_;  // held during calls with comm_, by the rank's thread or the watchdog's
 };
 
 }  // namespace
 
 std::string nccl_missing() {
-  return nccl_version() > 0 ? "" : "NCCL does not report its version";
+  return nccl().missing;
 }
 int nccl_version() {
-  int version = 0;
-  return ncclGetVersion(&version) == ncclSuccess ? version : 0;
+  return nccl().version;
 }
 std::size_t nccl_id_bytes() {
   return sizeof(ncclUniqueId);
 }
 std::string make_nccl_id() {
   ncclUniqueId id;
-  const ncclResult_t status = ncclGetUniqueId(&id);
-  if (status != ncclSuccess) fail(status, "ncclGetUniqueId", nullptr);
+  check(nccl().get_unique_id(&id), "ncclGetUniqueId", nullptr);
   return {reinterpret_cast<const char*>(&id), sizeof id};
 }
-std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, int size,
-                                             const Stream& stream) {
-  return std::make_unique<NcclCollectives>(id, rank, size, stream);
+std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, int size, const Stream& stream,
+                                             double join_limit_s) {
+  const auto limit = std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(join_limit_s));
+  return std::make_unique<NcclCollectives>(id, rank, size, stream, limit);
 }
 
 }  // namespace ptrt::cuda

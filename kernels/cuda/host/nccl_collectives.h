@@ -13,7 +13,10 @@ std::string nccl_missing();  // the reason why NCCL cannot be used; empty if it 
 int nccl_version();          // of the library that runs, 22809 for 2.28.9; 0: it does not say
 std::size_t nccl_id_bytes();
 std::string make_nccl_id();
-// Collective. The stream must outlive the group.
-std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, int size, const Stream& stream);
+// Collective. The stream must outlive the group. Joining and allocate() throw failure when the other ranks have not come
+// after join_limit_s seconds.
+inline constexpr double kJoinLimit_s = 60;
+std::unique_ptr<DeviceCollectives> join_nccl(const std::string& id, int rank, int size, const Stream& stream,
+                                             double join_limit_s = kJoinLimit_s);
 
 }  // namespace ptrt::cuda

@@ -1,0 +1,91 @@
+#include "cuda_emulation/fake_nccl.h"
+
+#include <chrono>
+#include <cstdlib>
+
+namespace {
+
+FakeNccl state;
+
+void wait_while(const std::atomic<bool>& flag) {
+  state.waiting++;
+  while (flag) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  state.waiting--;
+}
+ncclResult_t collective(const void* send, void* recv, std::size_t count, cudaStream_t stream) {
+  state.collective_thread = std::this_thread::get_id();
+  wait_while(state.collectives_wait);
+  state.collectives++;
+  state.copy(recv, send, count * sizeof(float), stream);
+  return ncclSuccess;
+}
+
+}  // namespace
+
+extern "C" {
+
+FakeNccl* fake_nccl_state() {
+  return &state;
+}
+
+ncclResult_t ncclGetVersion(int* version) {
+  *version = state.version;
+  return ncclSuccess;
+}
+ncclResult_t ncclGetUniqueId(ncclUniqueId* id) {
+  *id = {};
+  return ncclSuccess;
+}
+ncclResult_t ncclCommInitRank(ncclComm_t* comm, int, ncclUniqueId, int) {
+  wait_while(state.init_waits);
+  state.joined++;
+  *comm = reinterpret_cast<ncclComm_t>(&state);
+  return ncclSuccess;
+}
+ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t*) {
+  state.with_config++;
+  return ncclCommInitRank(comm, size, id, rank);
+}
+ncclResult_t ncclCommAbort(ncclComm_t) {
+  state.aborted++;
+  return ncclSuccess;
+}
+ncclResult_t ncclCommGetAsyncError(ncclComm_t, ncclResult_t* error) {
+  *error = ncclSuccess;
+  return ncclSuccess;
+}
+const char* ncclGetErrorString(ncclResult_t) {
+  return "an error";
+}
+ncclResult_t ncclAllReduce(const void* send, void* recv, std::size_t count, ncclDataType_t, ncclRedOp_t,
+                           ncclComm_t, cudaStream_t stream) {
+  return collective(send, recv, count, stream);
+}
+#ifndef FAKE_NCCL_BROKEN
+ncclResult_t ncclAllGather(const void* send, void* recv, std::size_t count, ncclDataType_t, ncclComm_t,
+                           cudaStream_t stream) {
+  return collective(send, recv, count, stream);
+}
+#endif
+#ifndef FAKE_NCCL_OLD
+const char* ncclGetLastError(ncclComm_t) {
+  return "";
+}
+ncclResult_t ncclMemAlloc(void** data, std::size_t bytes) {
+  *data = std::malloc(bytes);
+  return *data != nullptr ? ncclSuccess : ncclSystemError;
+}
+ncclResult_t ncclMemFree(void* data) {
+  std::free(data);
+  return ncclSuccess;
+}
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+ncclResult_t ncclCommWindowRegister(ncclComm_t, void*, std::size_t, ncclWindow_t* window, int) {
+  state.windows++;
+  *window = reinterpret_cast<ncclWindow_t>(&state);
+  return ncclSuccess;
+}
+#endif
+#endif
+
+}  // extern "C"
