@@ -26,6 +26,22 @@ std::int64_t weight_bytes(const TensorSpec& spec, const DeviceTypes& types) {
   return (spec.elements() * size(kept) + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+// Of the fusion, and of the ranks that share tracks, as Engine makes them.
+std::int64_t sum_bytes(const ModelConfig& rank_config, const Placement& placement, std::int64_t max_rows,
+                       const DeviceSums& sums) {
+  const std::int64_t values = max_rows * rank_config.hidden_size;
+  const auto of_group = [&](std::int64_t ranks, std::int64_t parts, std::int64_t most) {
+    const bool nccl = ranks > 1 && sums.fusion != DeviceFusion::staged && !sums.emulated;
+    return device_sum_bytes(sums.fusion, ranks, parts, most) + (nccl ? kNcclBytes : 0);
+  };
+  return of_group(placement.fusion_ranks(), Fusion::parts_of_rank(placement), values) +
+         of_group(placement.tensor_parallel, 1, placement.tracks * values);
+}
+
+std::string describe_sums(const DevicePlan& plan) {
+  return plan.sums == 0 ? "" : fmt::format(", sums between ranks {}", with_byte_unit(plan.sums));
+}
+
 }  // namespace
 
 std::int64_t activation_bytes(const ModelConfig& rank_config, std::int64_t tracks, std::int64_t max_rows,
@@ -51,39 +67,41 @@ DType activation_dtype_on_device(std::optional<DType> stored) {
   return stored == DType::float16 ? DType::float16 : DType::bfloat16;
 }
 
-DeviceNeeds device_needs(const ModelConfig& rank_config, std::int64_t first_track, std::int64_t tracks,
-                         const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows) {
+DeviceNeeds device_needs(const ModelConfig& rank_config, const Placement& placement, const DeviceTypes& types,
+                         std::int64_t max_batch, std::int64_t max_rows, const DeviceSums& sums) {
   DeviceNeeds needs;
+  const std::int64_t tracks = placement.tracks;
   for (const TensorSpec& spec : shared_tensors(rank_config)) needs.weights += weight_bytes(spec, types);
   for (std::int64_t t = 0; t < tracks; t++)
-    for (const TensorSpec& spec : track_tensors(rank_config, first_track + t))
+    for (const TensorSpec& spec : track_tensors(rank_config, placement.first_track + t))
       needs.weights += weight_bytes(spec, types);
 
   EngineOptions options;
   options.max_batch = max_batch;
   options.max_rows = max_rows;
   const WorkLimits limits = work_limits(rank_config, tracks, options);
-  needs.scratch =
-      activation_bytes(rank_config, tracks, max_rows, limits.logit_rows, types.activations, false);
+  needs.scratch = activation_bytes(rank_config, tracks, max_rows, limits.logit_rows, types.activations,
+                                   placement.tensor_parallel > 1);
   needs.scratch += limits.logit_rows * rank_config.vocab_size * static_cast<std::int64_t>(sizeof(float));
   needs.scratch += static_cast<std::int64_t>(cuda_scratch_bytes(limits));
   needs.kv_page = kv_page_bytes(rank_config, tracks, types.activations);
+  needs.sums = sum_bytes(rank_config, placement, max_rows, sums);
   return needs;
 }
 
 DevicePlan plan_device_memory(const DeviceNeeds& needs, std::int64_t free, double fraction,
                               std::optional<std::int64_t> kv_asked) {
-  DevicePlan plan{free, needs.weights, needs.scratch, kDeviceReserveBytes, 0};
-  const std::int64_t fixed = plan.weights + plan.scratch + plan.reserve;
+  DevicePlan plan{free, needs.weights, needs.scratch, needs.sums, kDeviceReserveBytes, 0};
+  const std::int64_t fixed = plan.weights + plan.scratch + plan.sums + plan.reserve;
   if (plan.weights > free)
     throw_bad_input("the weights of this rank take {}, the device has {} free", with_byte_unit(plan.weights),
                     with_byte_unit(free));
   if (kv_asked) {
     if (fixed + *kv_asked > free)
       throw_bad_input(
-          "--kv-cache-bytes {}: the device has {} free; weights take {}, scratch {}, {} stay free", *kv_asked,
-          with_byte_unit(free), with_byte_unit(plan.weights), with_byte_unit(plan.scratch),
-          with_byte_unit(plan.reserve));
+          "--kv-cache-bytes {}: the device has {} free; weights take {}, scratch {}{}, {} stay free",
+          *kv_asked, with_byte_unit(free), with_byte_unit(plan.weights), with_byte_unit(plan.scratch),
+          describe_sums(plan), with_byte_unit(plan.reserve));
     plan.kv = *kv_asked;
     return plan;
   }
@@ -91,17 +109,17 @@ DevicePlan plan_device_memory(const DeviceNeeds& needs, std::int64_t free, doubl
   if (plan.kv < needs.kv_page)
     throw_bad_input(
         "no room for a KV page of {}: of the {} that the device has free, --gpu-memory-fraction {} may be "
-        "used; weights take {}, scratch {} (less with a smaller --max-batch or --max-step-tokens), {} stay "
+        "used; weights take {}, scratch {} (less with a smaller --max-batch or --max-step-tokens){}, {} stay "
         "free",
         with_byte_unit(needs.kv_page), with_byte_unit(free), fraction, with_byte_unit(plan.weights),
-        with_byte_unit(plan.scratch), with_byte_unit(plan.reserve));
+        with_byte_unit(plan.scratch), describe_sums(plan), with_byte_unit(plan.reserve));
   return plan;
 }
 
 std::string DevicePlan::describe() const {
-  return fmt::format("device memory: {} free at start, weights {}, scratch {}, reserve {}, KV up to {}",
+  return fmt::format("device memory: {} free at start, weights {}, scratch {}{}, reserve {}, KV up to {}",
                      with_byte_unit(free), with_byte_unit(weights), with_byte_unit(scratch),
-                     with_byte_unit(reserve), with_byte_unit(kv));
+                     describe_sums(*this), with_byte_unit(reserve), with_byte_unit(kv));
 }
 
 HostPlan plan_host_memory(const HostNeeds& needs, const MemoryLimit& limit, std::int64_t sequence_pages) {

@@ -28,12 +28,22 @@ struct DeviceNeeds {
   std::int64_t weights = 0;
   std::int64_t scratch = 0;  // activations, logits and what Backend::reserve() takes
   std::int64_t kv_page = 0;  // kPageTokens tokens of every layer
+  std::int64_t sums = 0;     // between ranks: buffers, and what NCCL takes for itself
 };
 
-// `rank_config`: what the rank computes of the model (config_of_rank), of so many tracks from
-// `first_track` on.
-DeviceNeeds device_needs(const ModelConfig& rank_config, std::int64_t first_track, std::int64_t tracks,
-                         const DeviceTypes& types, std::int64_t max_batch, std::int64_t max_rows);
+// How the ranks of a replica add up on GPUs.
+struct DeviceSums {
+  DeviceFusion fusion = DeviceFusion::automatic;
+  bool emulated = false;  // without NCCL
+};
+
+// What a communicator of NCCL takes of a device beside the buffers it is given: an estimate from NCCL's source
+// (docs/CUDA.md), 24 channels of a ring with 9.2 MiB each, 256 MiB for sums in the switches, and the rest.
+inline constexpr std::int64_t kNcclBytes = std::int64_t{512} << 20;
+
+// `rank_config`: what the rank computes of the model (config_of_rank).
+DeviceNeeds device_needs(const ModelConfig& rank_config, const Placement& placement, const DeviceTypes& types,
+                         std::int64_t max_batch, std::int64_t max_rows, const DeviceSums& sums = {});
 
 // Activations of a step, as Engine::scratch_bytes() counts them once they are there.
 std::int64_t activation_bytes(const ModelConfig& rank_config, std::int64_t tracks, std::int64_t max_rows,
@@ -45,14 +55,14 @@ inline constexpr std::int64_t kDeviceReserveBytes = std::int64_t{512} << 20;
 
 struct DevicePlan {
   std::int64_t free = 0;  // on the device at start
-  std::int64_t weights = 0, scratch = 0, reserve = 0;
+  std::int64_t weights = 0, scratch = 0, sums = 0, reserve = 0;
   std::int64_t kv = 0;  // at most
 
   // "weights 15.0 GiB, KV up to 50.6 GiB, ..."
   std::string describe() const;
 };
 
-// The KV cache gets what was asked for, else fraction · free minus weights, scratch and reserve.
+// The KV cache gets what was asked for, else fraction · free minus weights, scratch, sums and reserve.
 // Throws bad_input, with what is needed and what is free, when the weights do not fit, when no page
 // fits beside them, or when what was asked for does not fit.
 DevicePlan plan_device_memory(const DeviceNeeds& needs, std::int64_t free, double fraction,

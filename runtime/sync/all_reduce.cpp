@@ -97,6 +97,15 @@ std::unique_ptr<AllReduce> make_plain(TrackComm& comm, Backend& backend, StepSta
 
 }  // namespace
 
+std::int64_t device_sum_bytes(DeviceFusion kind, std::int64_t ranks, std::int64_t parts,
+                              std::int64_t max_values) {
+  if (ranks == 1) return 0;
+  const std::int64_t values = kind == DeviceFusion::staged
+                                  ? max_values
+                                  : DeviceAllReduce::buffer_values(kind, ranks, parts, max_values);
+  return values * static_cast<std::int64_t>(sizeof(float));
+}
+
 std::unique_ptr<AllReduce> make_all_reduce(TrackComm& comm, Backend& backend, StepState& state,
                                            std::int64_t parts, std::int64_t max_values,
                                            const AllReduceOptions& options) {

@@ -94,6 +94,10 @@ struct AllReduceOptions {
   Tracer* tracer = nullptr;  // records the sums; null: nothing is traced
 };
 
+// What make_all_reduce() allocates on each device for `ranks` with a device each.
+std::int64_t device_sum_bytes(DeviceFusion kind, std::int64_t ranks, std::int64_t parts,
+                              std::int64_t max_values);
+
 // Each rank of `comm` contributes `parts` parts of at most `max_values` values. All buffers are
 // allocated here. Collective.
 std::unique_ptr<AllReduce> make_all_reduce(TrackComm& comm, Backend& backend, StepState& state,

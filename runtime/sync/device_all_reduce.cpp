@@ -12,6 +12,13 @@ std::int64_t bytes_of(std::int64_t values) {
   return values * static_cast<std::int64_t>(sizeof(float));
 }
 
+std::int64_t received_values(DeviceFusion kind, std::int64_t all_parts, std::int64_t max_values) {
+  const std::int64_t all = all_parts * max_values;
+  if (kind == DeviceFusion::tree) return all;
+  if (kind == DeviceFusion::nccl) return max_values;
+  return std::max(max_values, std::min(all, DeviceAllReduce::kTreeBytes / bytes_of(1)));
+}
+
 // The group's first rank makes its id.
 std::unique_ptr<DeviceCollectives> join(TrackComm& comm, DeviceGroups& groups,
                                         const AllReduceOptions& options) {
@@ -39,7 +46,7 @@ DeviceAllReduce::DeviceAllReduce(TrackComm& comm, Backend& backend, StepState& s
   DeviceGroups& groups = *backend.device_groups();
   group_ = join(comm, groups, options);
   timer_ = groups.make_timer();
-  const std::int64_t received = gathered_values(max_values);
+  const std::int64_t received = received_values(kind_, all_parts(), max_values);
   send_ = group_->allocate(static_cast<std::size_t>(parts * max_values), "what a rank sends in a sync");
   recv_ = group_->allocate(static_cast<std::size_t>(received), "what a rank receives in a sync");
   headers_.resize(static_cast<std::size_t>(comm.size()));
@@ -51,11 +58,9 @@ DeviceAllReduce::~DeviceAllReduce() {
   if (watchdog_ != nullptr) watchdog_->forget(*group_);
 }
 
-std::int64_t DeviceAllReduce::gathered_values(std::int64_t max_values) const {
-  const std::int64_t all = all_parts() * max_values;
-  if (kind_ == DeviceFusion::tree) return all;
-  if (kind_ == DeviceFusion::nccl) return max_values;
-  return std::max(max_values, std::min(all, kTreeBytes / bytes_of(1)));
+std::int64_t DeviceAllReduce::buffer_values(DeviceFusion kind, std::int64_t ranks, std::int64_t parts,
+                                            std::int64_t max_values) {
+  return parts * max_values + received_values(kind, ranks * parts, max_values);
 }
 
 bool DeviceAllReduce::adds_in_tree(std::int64_t count) const {

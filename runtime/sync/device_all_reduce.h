@@ -19,6 +19,10 @@ class DeviceAllReduce final : public AllReduce {
   // moved count: the all-reduce moves 2 (n - 1) / n parts, the gather n - 1.
   static constexpr std::int64_t kTreeBytes = std::int64_t{1} << 20;
 
+  // What it holds on each device, in float32 values: parts to send, and what is received.
+  static std::int64_t buffer_values(DeviceFusion kind, std::int64_t ranks, std::int64_t parts,
+                                    std::int64_t max_values);
+
   DeviceAllReduce(TrackComm& comm, Backend& backend, StepState& state, std::int64_t parts,
                   std::int64_t max_values, const AllReduceOptions& options);
   ~DeviceAllReduce() override;
@@ -37,7 +41,6 @@ class DeviceAllReduce final : public AllReduce {
   bool adds_in_tree(std::int64_t count) const;
   void count_sync(std::int64_t bytes_sent);
   std::int64_t all_parts() const { return parts_per_rank_ * comm_.size(); }
-  std::int64_t gathered_values(std::int64_t max_values) const;
 
   TrackComm& comm_;
   Backend& backend_;

@@ -23,11 +23,15 @@ Fusion::Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelC
       local_tracks_(placement.tracks),
       hidden_size_(config.hidden_size),
       partial_sums_(sends_partial_sums(placement)),
-      all_reduce_(make_all_reduce(comm, backend, state, partial_sums_ ? 1 : placement.tracks,
+      all_reduce_(make_all_reduce(comm, backend, state, parts_of_rank(placement),
                                   max_rows * config.hidden_size, options)),
       watchdog_(options.watchdog) {
   PTRT_CHECK(comm.size() == placement.fusion_ranks() && comm.rank() == placement.fusion_rank());
   local_.resize(static_cast<std::size_t>(local_tracks_));
+}
+
+std::int64_t Fusion::parts_of_rank(const Placement& placement) {
+  return sends_partial_sums(placement) ? 1 : placement.tracks;
 }
 
 void Fusion::start_step() {

@@ -45,6 +45,9 @@ class Fusion {
   Fusion(TrackComm& comm, Backend& backend, StepState& state, const ModelConfig& config,
          const Placement& placement, std::int64_t max_rows, const AllReduceOptions& options = {});
 
+  // Parts of a sum that a rank brings.
+  static std::int64_t parts_of_rank(const Placement& placement);
+
   // Before the first block of a step. May exchange the step's header.
   void start_step();
   // For a block that reads x [1, rows, d]: where its outputs go, in the memory that the exchange

@@ -135,7 +135,7 @@ TEST_F(CudaEndToEnd, TakesThePlannedMemory) {
   Backend& backend = *cuda_;
   const std::size_t start = *backend.free_bytes();
   TrackShard shard = random_shard(config, 5, DType::bfloat16, 0, config.tracks, backend);
-  const DeviceNeeds needs = device_needs(config, 0, config.tracks, {}, 4, 20);
+  const DeviceNeeds needs = device_needs(config, make_placement(1, 0, config.tracks), {}, 4, 20);
   EXPECT_LE(std::abs(taken_since(start, backend) - needs.weights), plan_slack());
   const std::size_t loaded = *backend.free_bytes();
   // With the page that recorded steps need, 64 of them.

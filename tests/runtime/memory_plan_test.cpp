@@ -40,14 +40,16 @@ std::string message_of(const std::function<void()>& work) {
   return "";
 }
 
+const Placement kAlone = make_placement(1, 0, 2);
+
 TEST(MemoryPlan, CountsWeightsAndPages) {
   const ModelConfig config = small(R"(["dense"])");
-  const DeviceNeeds one = device_needs(config, 1, 1, {.embedding = DType::float32}, 4, 8);
+  const DeviceNeeds one = device_needs(config, make_placement(2, 1, 2), {.embedding = DType::float32}, 4, 8);
   const std::int64_t shared = 512 * 128 * 4 + 512 * 128 * 2 + 128 * 4;  // table as stored, head, norm
   const std::int64_t layer = 2 * (2 * 128 * 128 + 2 * 64 * 128 + 3 * 256 * 128) + 2 * 128 * 4;
   EXPECT_EQ(one.weights, shared + 2 * layer);
   EXPECT_EQ(one.kv_page, 16 * 2 * 2 * 2 * 32 * 2);  // tokens, layers, keys and values, heads, elements, bytes
-  const DeviceNeeds both = device_needs(config, 0, 2, {}, 4, 8);
+  const DeviceNeeds both = device_needs(config, kAlone, {}, 4, 8);
   EXPECT_EQ(both.weights, shared - 512 * 128 * 2 + 4 * layer);
   EXPECT_EQ(both.kv_page, 2 * one.kv_page);
 }
@@ -62,7 +64,7 @@ TEST(MemoryPlan, CountsBiases) {
   const auto weights = [](const AttentionBias& bias) {
     ModelConfig config = small(R"(["dense"])");
     config.attention_bias = bias;
-    return device_needs(config, 0, 1, {}, 4, 8).weights;
+    return device_needs(config, make_placement(2, 0, 2), {}, 4, 8).weights;
   };
   EXPECT_EQ(weights({.q = true, .o = true}) - weights({}), 2 * 2 * 128 * 4);
   EXPECT_EQ(weights({.k = true, .v = true}) - weights({}), 2 * 2 * 64 * 4);
@@ -97,15 +99,46 @@ TEST(MemoryPlan, ActivationsAreWhatAnEngineTakes) {
 
 TEST(MemoryPlan, ScratchGrowsWithBatchAndRows) {
   const ModelConfig config = small(R"(["dense"])");
-  const std::int64_t few = device_needs(config, 0, 2, {}, 4, 64).scratch;
-  EXPECT_GT(device_needs(config, 0, 2, {}, 64, 64).scratch, few);
-  EXPECT_GT(device_needs(config, 0, 2, {}, 4, 512).scratch, few);
+  const std::int64_t few = device_needs(config, kAlone, {}, 4, 64).scratch;
+  EXPECT_GT(device_needs(config, kAlone, {}, 64, 64).scratch, few);
+  EXPECT_GT(device_needs(config, kAlone, {}, 4, 512).scratch, few);
   // Splits of decode attention: 1024 tokens are up to 4, of head_dim + 2 floats each, 256 are one.
   WorkLimits limits;
   limits.tracks = 2, limits.sequences = 8, limits.heads = 4, limits.head_dim = 30, limits.context = 1024;
   const std::size_t long_context = cuda_scratch_bytes(limits);
   limits.context = 256;
   EXPECT_GT(long_context, cuda_scratch_bytes(limits) + 2 * 8 * 4 * 4 * 32 * sizeof(float) - 1);
+}
+
+// Buffers of sums, and NCCL's own memory for each group of ranks, before the KV cache takes what is left.
+TEST(MemoryPlan, CountsSumsBetweenRanks) {
+  const ModelConfig config = small(R"(["dense"])");
+  constexpr std::int64_t kRows = 512, kPart = kRows * 128 * 4;
+  const auto sums = [&](int ranks, std::int64_t tensor_parallel, const DeviceSums& how) {
+    const Placement placement = make_placement(ranks, 0, 2, {.tensor_parallel = tensor_parallel});
+    return device_needs(config, placement, {}, 4, kRows, how).sums;
+  };
+  EXPECT_EQ(sums(1, 1, {}), 0);
+  EXPECT_EQ(sums(2, 1, {DeviceFusion::tree}), (1 + 2) * kPart + kNcclBytes);
+  EXPECT_EQ(sums(2, 1, {DeviceFusion::nccl}), (1 + 1) * kPart + kNcclBytes);
+  EXPECT_EQ(sums(2, 1, {DeviceFusion::tree, true}), (1 + 2) * kPart) << "emulated";
+  EXPECT_EQ(sums(2, 1, {DeviceFusion::staged}), kPart);
+  EXPECT_EQ(sums(4, 2, {DeviceFusion::tree}), 2 * ((1 + 2) * kPart + kNcclBytes))
+      << "tracks and parts of them";
+  EXPECT_EQ(sums(2, 2, {DeviceFusion::tree}), 2 * (1 + 2) * kPart + kNcclBytes) << "parts of two tracks";
+  // Parts of a track are float32 until they are added.
+  const auto scratch = [&](std::int64_t tensor_parallel) {
+    return device_needs(config, make_placement(2, 0, 2, {.tensor_parallel = tensor_parallel}), {}, 4, kRows)
+        .scratch;
+  };
+  EXPECT_GE(scratch(2) - 2 * kPart / 2, scratch(1));
+
+  const DeviceNeeds needs{.weights = kGiB, .scratch = kGiB, .kv_page = 1 << 20, .sums = 2 * kGiB};
+  const DevicePlan plan = plan_device_memory(needs, 10 * kGiB, 1, {});
+  EXPECT_EQ(plan.kv, 6 * kGiB - kDeviceReserveBytes);
+  EXPECT_NE(plan.describe().find(", sums between ranks 2.0 GiB,"), std::string::npos) << plan.describe();
+  EXPECT_NE(message_of([&] { plan_device_memory(needs, 10 * kGiB, 1, 6 * kGiB); }).find("ranks 2.0 GiB"),
+            std::string::npos);
 }
 
 // What decode attention launches never needs more than the plan counts with.

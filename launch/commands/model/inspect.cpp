@@ -89,15 +89,16 @@ void print_placements(const ModelFacts& facts, std::int64_t tracks) {
 }
 
 void print_ranks(const ModelConfig& config, const ModelFacts& facts, const std::vector<Placement>& ranks) {
-  print_out("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", "rank", "replica", "tracks", "weights",
-            fmt::format("GPU ({})", to_string(facts.on_device().activations)), "KV/token", "scratch");
+  print_out("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14} {:>12}\n", "rank", "replica", "tracks", "weights",
+            fmt::format("GPU ({})", to_string(facts.on_device().activations)), "KV/token", "scratch", "sums");
   for (const Placement& rank : ranks) {
     const DeviceNeeds needs = needs_on_device(config, facts, rank);
-    print_out("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14}\n", rank.rank, rank.replica,
+    print_out("{:>6} {:>8} {:>12} {:>16} {:>16} {:>14} {:>14} {:>12}\n", rank.rank, rank.replica,
               rank.tracks == 1 ? fmt::format("{}", rank.first_track)
                                : fmt::format("{}-{}", rank.first_track, rank.first_track + rank.tracks - 1),
               with_unit(weight_bytes(facts, rank)), with_byte_unit(needs.weights),
-              with_byte_unit(needs.kv_page / kPageTokens), with_byte_unit(needs.scratch));
+              with_byte_unit(needs.kv_page / kPageTokens), with_byte_unit(needs.scratch),
+              with_byte_unit(needs.sums));
   }
 }
 

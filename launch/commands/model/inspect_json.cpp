@@ -71,7 +71,8 @@ ordered_json ranks_json(const ModelConfig& config, const ModelFacts& facts,
                       {"device",
                        {{"weight_bytes", needs.weights},
                         {"kv_bytes_per_token", needs.kv_page / kPageTokens},
-                        {"scratch_bytes", needs.scratch}}}});
+                        {"scratch_bytes", needs.scratch},
+                        {"sum_bytes", needs.sums}}}});
   }
   return result;
 }

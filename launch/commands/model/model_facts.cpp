@@ -106,8 +106,7 @@ std::int64_t kv_bytes(const ModelFacts& facts, std::int64_t tracks, DType dtype)
 
 DeviceNeeds needs_on_device(const ModelConfig& config, const ModelFacts& facts, const Placement& rank) {
   const ModelRunOptions defaults;
-  return device_needs(config, rank.first_track, rank.tracks, facts.on_device(), defaults.max_batch,
-                      defaults.max_step_rows());
+  return device_needs(config, rank, facts.on_device(), defaults.max_batch, defaults.max_step_rows());
 }
 
 std::vector<Placement> all_ranks(std::int64_t world_size, std::int64_t tracks) {
