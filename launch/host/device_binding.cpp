@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <sstream>
 
 #include "kernels/base/error.h"
@@ -15,33 +16,70 @@ std::string name_ranks(const std::vector<int>& ranks) {
   return fmt::format("{} and {}", fmt::join(ranks.begin(), ranks.end() - 1, ", "), ranks.back());
 }
 
+// A GPU of its own for each rank that can have one (a matching in the graph of ranks and the GPUs they see).
+class Dealing {
+ public:
+  explicit Dealing(std::span<const HostGpus> ranks) : ranks_(ranks) {}
+
+  // A GPU for `rank`, for which ranks before it may get others.
+  bool deal(std::size_t rank) {
+    std::set<std::string> tried;
+    return deal(rank, tried);
+  }
+  void share(std::size_t rank, const std::string& uuid) { users_[uuid].push_back(rank); }
+
+  const std::vector<std::size_t>& users(const std::string& uuid) { return users_[uuid]; }
+  std::size_t gpus() const {
+    std::set<std::string> all;
+    for (const HostGpus& rank : ranks_) all.insert(rank.uuids.begin(), rank.uuids.end());
+    return all.size();
+  }
+
+ private:
+  bool deal(std::size_t rank, std::set<std::string>& tried) {
+    for (const std::string& uuid : ranks_[rank].uuids)
+      if (users_[uuid].empty()) {
+        users_[uuid] = {rank};
+        return true;
+      }
+    for (const std::string& uuid : ranks_[rank].uuids)
+      if (tried.insert(uuid).second && deal(users_[uuid].front(), tried)) {
+        users_[uuid] = {rank};
+        return true;
+      }
+    return false;
+  }
+
+  std::span<const HostGpus> ranks_;
+  std::map<std::string, std::vector<std::size_t>> users_;  // by place among the ranks
+};
+
 }  // namespace
 
 GpuChoice choose_gpu(std::span<const HostGpus> ranks, std::size_t mine, bool share) {
   PTRT_CHECK(mine < ranks.size());
-  std::map<std::string, std::vector<int>> users;  // ranks on each GPU
-  for (const HostGpus& rank : ranks)
-    for (const std::string& uuid : rank.uuids) users.try_emplace(uuid);
-  GpuChoice choice;
-  std::string taken;
+  Dealing dealing(ranks);
+  std::vector<std::size_t> without;
   for (std::size_t r = 0; r < ranks.size(); r++) {
-    const auto& [rank, uuids] = ranks[r];
-    if (uuids.empty()) throw_bad_input("rank {} sees no GPU", rank);
-    const auto least =
-        std::ranges::min_element(uuids, {}, [&](const std::string& uuid) { return users.at(uuid).size(); });
-    std::vector<int>& on_gpu = users.at(*least);
-    on_gpu.push_back(rank);
-    if (on_gpu.size() > 1 && !share)
-      throw_bad_input(
-          "ranks {} of this host would share the GPU {}: its {} ranks see {} GPUs; start one rank a GPU, "
-          "make one GPU visible to each rank, or give --share-gpu",
-          name_ranks(on_gpu), *least, ranks.size(), users.size());
-    if (r != mine) continue;
-    choice.device = static_cast<int>(least - uuids.begin());
-    taken = *least;
+    if (ranks[r].uuids.empty()) throw_bad_input("rank {} sees no GPU", ranks[r].rank);
+    if (!dealing.deal(r)) without.push_back(r);
   }
-  choice.sharers = static_cast<int>(users.at(taken).size());
-  return choice;
+  for (const std::size_t r : without) {
+    const std::string& least = *std::ranges::min_element(
+        ranks[r].uuids, {}, [&](const std::string& uuid) { return dealing.users(uuid).size(); });
+    dealing.share(r, least);
+    if (share) continue;
+    std::vector<int> sharers;
+    for (const std::size_t user : dealing.users(least)) sharers.push_back(ranks[user].rank);
+    throw_bad_input(
+        "ranks {} of this host would share the GPU {}: its {} ranks see {} GPUs; start one rank a GPU, "
+        "make one GPU visible to each rank, or give --share-gpu",
+        name_ranks(sharers), least, ranks.size(), dealing.gpus());
+  }
+  const std::vector<std::string>& seen = ranks[mine].uuids;
+  const auto taken = std::ranges::find_if(
+      seen, [&](const std::string& uuid) { return std::ranges::count(dealing.users(uuid), mine) > 0; });
+  return {static_cast<int>(taken - seen.begin()), static_cast<int>(dealing.users(*taken).size())};
 }
 
 std::string to_text(const HostGpus& gpus) {

@@ -20,10 +20,10 @@ struct GpuChoice {
   int sharers = 1;  // ranks of the host on that GPU, this one included
 };
 
-// Each rank in turn takes the first GPU it sees that no rank before it has taken. With all GPUs visible that
-// is the one of its node-local rank; where the launcher shows every rank its own GPU, it is device 0. Where
-// no GPU is left, throws bad_input that names the ranks which would share one; with `share` the rank takes
-// the GPU of the fewest ranks.
+// Each rank in turn takes the first GPU it sees that no rank before it has taken; where none is left, ranks before it
+// take others if they can. With all GPUs visible that is the one of its node-local rank; where the launcher shows every
+// rank its own GPU, it is device 0. Where no GPU can be left, throws bad_input that names the ranks which would share
+// one; with `share` the rank takes the GPU of the fewest ranks.
 GpuChoice choose_gpu(std::span<const HostGpus> ranks, std::size_t mine, bool share);
 
 // A rank's line in the exchange between the ranks of a host.

@@ -44,6 +44,13 @@ TEST(DeviceBinding, OneVisibleIsDeviceZero) {
   EXPECT_EQ(devices({{"A", "B"}, {"C", "D"}, {"B", "A"}}), (std::vector<int>{0, 0, 0}));
 }
 
+// What a rank takes first may be all that another one sees.
+TEST(DeviceBinding, ARankGivesUpItsGpuForOneThatSeesNoOther) {
+  EXPECT_EQ(devices({{"A", "B"}, {"A"}}), (std::vector<int>{1, 0}));
+  EXPECT_EQ(devices({{"A", "B"}, {"B", "C"}, {"A"}}), (std::vector<int>{1, 1, 0}));
+  EXPECT_NE(refusal({{"A", "B"}, {"A"}, {"B"}}, 0).find("3 ranks see 2 GPUs"), std::string::npos);
+}
+
 TEST(DeviceBinding, TwoRanksOnOneGpuAreRefusedByName) {
   const std::string text = refusal({{"A"}, {"B"}, {"A"}}, 0);
   EXPECT_NE(text.find("ranks 10 and 12 "), std::string::npos) << text;
