@@ -1,6 +1,8 @@
 // The plug-in's side: its entry point and the choice of a device.
 #include "kernels/cuda/plugin.h"
 
+#include <cublasLt.h>
+
 #include <cstring>
 
 #include "kernels/base/error.h"
@@ -48,6 +50,7 @@ CudaVersions versions() {
   CudaVersions found;
   cudaDriverGetVersion(&found.driver);
   cudaRuntimeGetVersion(&found.runtime);
+  found.cublaslt = static_cast<int>(cublasLtGetVersion());
   found.nccl = cuda::nccl_version();
   return found;
 }
@@ -64,8 +67,9 @@ std::unique_ptr<Backend> make(const CudaOptions& options) {
                     properties.name, properties.major, properties.minor, kOldestMajor);
   PTRT_CUDA_CHECK(cudaSetDevice(options.device));
   return std::make_unique<CudaBackend>(
-      fmt::format("{}, sm_{}{}", properties.name, properties.major, properties.minor), options.graphs,
-      options.activation_dtype);
+      fmt::format("{}, sm_{}{}, {} multiprocessors", properties.name, properties.major, properties.minor,
+                  properties.multiProcessorCount),
+      options.graphs, options.activation_dtype);
 }
 
 }  // namespace

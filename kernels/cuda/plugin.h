@@ -32,9 +32,9 @@ std::string cuda_missing();
 std::vector<std::string> cuda_devices();
 
 // Of the libraries that run, as they number themselves: 12040 for CUDA 12.4 (the newest that the driver takes, and
-// the runtime's), 22809 for NCCL 2.28.9. 0: not known. Throws bad_input with cuda_missing().
+// the runtime's), 120402 for cuBLASLt 12.4.2, 22809 for NCCL 2.28.9. 0: not known. Throws bad_input with cuda_missing().
 struct CudaVersions {
-  int driver = 0, runtime = 0, nccl = 0;
+  int driver = 0, runtime = 0, cublaslt = 0, nccl = 0;
 };
 CudaVersions cuda_versions();
 

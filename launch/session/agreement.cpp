@@ -81,6 +81,13 @@ std::string describe_differences(std::span<const RankFacts> ranks, bool only_sha
                      texts.size() > shown ? fmt::format("; and {} more", texts.size() - shown) : "");
 }
 
+std::string describe_differences(const std::map<std::int64_t, std::vector<RankFacts>>& replicas) {
+  for (const auto& [number, ranks] : replicas)
+    if (const std::string text = describe_differences(ranks); !text.empty())
+      return fmt::format("in replica {}, {}", number, text);
+  return "";
+}
+
 void agree_on(JobComm& job, std::string_view what, const Facts& mine) {
   if (job.size() == 1) return;
   const std::string text = to_text(mine);
@@ -98,6 +105,22 @@ void throw_differences(JobComm& job, std::string_view what, const Facts& mine, b
     throw_bad_input("the ranks differ in {}: {}", what, describe_differences(ranks, only_shared));
   });
   throw_failure("internal error: ranks that differ in {} have agreed", what);
+}
+
+void agree_in_replica(JobComm& job, std::int64_t replica, std::string_view what, const Facts& mine) {
+  if (job.size() == 1) return;
+  const std::vector<std::string> names = rank_names(job);
+  const auto texts = job.all_gather(fmt::format("{} {}", replica, to_text(mine)));
+  std::map<std::int64_t, std::vector<RankFacts>> replicas;
+  for (std::size_t r = 0; r < texts.size(); r++) {
+    std::size_t end = 0;
+    const std::int64_t of = std::stoll(texts[r], &end);
+    replicas[of].push_back({names[r], Json::parse(texts[r].substr(end)).get<Facts>()});
+  }
+  const std::string differences = describe_differences(replicas);
+  all_or_none(job, [&] {
+    if (!differences.empty()) throw_bad_input("the ranks differ in {}: {}", what, differences);
+  });
 }
 
 std::string rank_name(const JobComm& job) {

@@ -2,6 +2,7 @@
 // different options, or have copies of the files of their own.
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <span>
 #include <string>
@@ -27,10 +28,15 @@ struct RankFacts {
 // `only_shared`. Empty where all agree.
 std::string describe_differences(std::span<const RankFacts> ranks, bool only_shared = false);
 
+// "in replica 1, GPU: …": of the first replica whose own ranks differ.
+std::string describe_differences(const std::map<std::int64_t, std::vector<RankFacts>>& replicas);
+
 // Throws bad_input on every rank, "the ranks differ in WHAT: …", where their facts are not the same. Costs one
 // exchange of a few bytes where they are. Collective; the error is agreed on.
 void agree_on(JobComm& job, std::string_view what, const Facts& mine);
-// The same, where the ranks already know that they differ.
+// The same between the ranks of each replica; replicas may differ. Costs two exchanges.
+void agree_in_replica(JobComm& job, std::int64_t replica, std::string_view what, const Facts& mine);
+// agree_on() where the ranks already know that they differ.
 [[noreturn]] void throw_differences(JobComm& job, std::string_view what, const Facts& mine,
                                     bool only_shared = false);
 

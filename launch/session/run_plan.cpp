@@ -10,6 +10,7 @@
 #include "kernels/cuda/plugin.h"
 #include "kernels/make_cpu_backend.h"
 #include "launch/job/process.h"
+#include "launch/session/agreement.h"
 #include "launch/session/host_budget.h"
 
 namespace ptrt {
@@ -49,6 +50,7 @@ class Agreement {
     share_weights();
     all_or_none(job_, [&] { backend_ = make_backend(); });
     resolve_fusion();
+    compare_gpus();
     plan_kv_pages();
     return {std::move(plan_), std::move(backend_)};
   }
@@ -65,6 +67,7 @@ class Agreement {
   void share_weights();
   std::unique_ptr<Backend> make_backend() const;
   void resolve_fusion();
+  void compare_gpus();
   HeadRows choose_head_rows() const;
   DeviceNeeds needs_on_device() const;
   std::int64_t kv_budget();
@@ -227,12 +230,22 @@ void Agreement::resolve_fusion() {
   plan_.fusion = first_nonempty(job_, obstacle).empty() ? asked : DeviceFusion::staged;
 }
 
+// Every rank of a replica chooses tokens from logits of its own: with another GPU, or library of products, their bits
+// differ, and ranks that choose different tokens would stop in the middle. Other versions of NCCL do not meet.
+void Agreement::compare_gpus() {
+  if (!on_gpu() || plan_.placement.replica_ranks == 1 || options_.emulated) return;
+  const CudaVersions versions = cuda_versions();
+  Facts facts = {{"GPU", backend_->instruction_set()}, {"cuBLASLt", fmt::format("{}", versions.cublaslt)}};
+  if (plan_.fusion != DeviceFusion::staged) facts["NCCL"] = fmt::format("{}", versions.nccl);
+  agree_in_replica(job_, plan_.placement.replica, "their GPUs", facts);
+}
+
 DeviceNeeds Agreement::needs_on_device() const {
   DeviceTypes types{.activations = plan_.activation_dtype};  // of random weights
   for (const TensorSpec& spec : shared_tensors(model_.config))
     if (model_.file && spec.role == WeightRole::embedding) types.embedding = model_.file->stat(spec).dtype;
-  return device_needs(plan_.rank_config, plan_.placement.first_track, plan_.placement.tracks, types,
-                      options_.max_batch, options_.max_step_rows());
+  return device_needs(plan_.rank_config, plan_.placement, types, options_.max_batch, options_.max_step_rows(),
+                      {plan_.fusion, options_.emulated.has_value()});
 }
 
 // Bytes that the KV cache may take: what was asked for, else a part of this rank's share of the host

@@ -59,5 +59,18 @@ TEST(CommonOptions, HaveDefaultsAndNoFiles) {
   EXPECT_NE(plain, common({"--no-such-option"}));
 }
 
+// Replicas may run on other GPUs than each other, the ranks of one may not.
+TEST(Agreement, OneKindOfGpuAReplica) {
+  const auto rank = [](const char* name, const char* gpu) {
+    return RankFacts{name, {{"GPU", gpu}, {"NCCL", "23007"}}};
+  };
+  const std::vector<RankFacts> h200{rank("rank 0 (a)", "H200"), rank("rank 1 (a)", "H200")};
+  const std::vector<RankFacts> h100{rank("rank 2 (b)", "H100"), rank("rank 3 (b)", "H100")};
+  const std::vector<RankFacts> mixed{h200[1], h100[0]};
+  EXPECT_EQ(describe_differences({{0, h200}, {1, h100}}), "");
+  EXPECT_EQ(describe_differences({{0, h200}, {1, mixed}}),
+            "in replica 1, GPU: H200 on rank 1 (a), H100 on rank 2 (b)");
+}
+
 }  // namespace
 }  // namespace ptrt
