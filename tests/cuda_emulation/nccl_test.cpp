@@ -114,7 +114,7 @@ TEST(NcclDeathTest, ARankCallsCollectivesOnItsOwnThread) {
       EXPECT_EQ(fake().collective_thread, std::this_thread::get_id());
     }
     EXPECT_EQ(fake().joined, 1);
-    EXPECT_EQ(fake().with_config, 0) << "no communicator whose calls go on after they have returned";
+    EXPECT_EQ(fake().with_config, 0) << "no communicator whose calls continue after they have returned";
   });
 }
 

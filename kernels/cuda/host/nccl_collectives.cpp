@@ -35,6 +35,7 @@ std::unique_ptr<DeviceCollectives> join_nccl(const std::string&, int, int, const
 #include <mutex>
 #include <thread>
 #include <type_traits>
+#include <vector>
 
 #include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/cuda_check.h"
