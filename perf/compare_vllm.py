@@ -6,7 +6,8 @@
     dense_bfloat16, dense_float32   perf/configs/dense_125m.json: ptrt beside vLLM, as --engines says
     pt8_bfloat16, pt8_float32       perf/configs/pt8_125m.json, all 8 tracks in one process: ptrt beside vLLM with the plugin
     plugin_bfloat16, plugin_float32 dense_125m, small jobs: vLLM's own Llama model (a checkpoint with the same weights) and
-                                    ptrt's plugin, each eager and compiled (Inductor)
+                                    ptrt's plugin, each eager and compiled (Inductor), over --starts of all engines: of two
+                                    equal engines one may be a fifth slower with one request for as long as it lives
     steps                           perf/configs/tiny_1x16.json, whose model takes no time: what a step takes by itself
     start                           from starting the program to the first token of dense_125m in bfloat16, files in the page
                                     cache: ptrt generate, and vLLM's own Llama model, eager (its quickest start)
@@ -161,11 +162,21 @@ class Compare:
     def pt8_float32(self):
         return self.cell("pt8", "float32")
 
+    def plugin(self, dtype):
+        found = self.cell("dense", dtype, PLUGIN_JOBS, PLUGIN_ENGINES)
+        for _ in range(self.args.starts - 1):
+            again = self.cell("dense", dtype, PLUGIN_JOBS, PLUGIN_ENGINES)
+            for name, job in found["jobs"].items():
+                job["rounds"] += again["jobs"][name]["rounds"]
+        for job in found["jobs"].values():
+            job |= summary(job["rounds"])
+        return found | {"starts": self.args.starts}
+
     def plugin_bfloat16(self):
-        return self.cell("dense", "bfloat16", PLUGIN_JOBS, PLUGIN_ENGINES)
+        return self.plugin("bfloat16")
 
     def plugin_float32(self):
-        return self.cell("dense", "float32", PLUGIN_JOBS, PLUGIN_ENGINES)
+        return self.plugin("float32")
 
     def steps(self):
         return self.cell("tiny", "float32", STEP_JOBS, ["plugin eager"])
@@ -228,6 +239,7 @@ def main():
                         default=[(1, 16, 64), (1, 128, 128), (32, 128, 128), (128, 128, 128)])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--large", type=int, help=f"rounds of jobs with {LARGE} requests or more (default: all)")
+    parser.add_argument("--starts", type=int, default=3, help="of the engines of the cells plugin")
     parser.add_argument("--only", default=",".join(CELLS))
     parser.add_argument("--out", required=True)
     parser.set_defaults(old=None)
