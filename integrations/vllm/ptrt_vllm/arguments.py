@@ -30,5 +30,3 @@ def prepare(engine_args) -> None:
         engine_args.config_format = FORMAT
     if engine_args.load_format == "auto":
         engine_args.load_format = FORMAT
-    if engine_args.tokenizer in (None, engine_args.model) and engine_args.tokenizer_mode == "auto":
-        engine_args.tokenizer_mode = FORMAT

@@ -5,7 +5,7 @@ from torch import nn
 from vllm.model_executor.layers.attention import Attention
 from vllm.platforms import current_platform
 
-# Where there is no CPU, kernels of every backend take multiples of this.
+# Elsewhere than on CPU: a step that the kernels of every backend take.
 _DEVICE_STEP = 32
 
 

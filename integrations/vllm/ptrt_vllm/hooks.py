@@ -63,13 +63,25 @@ def install() -> None:
 
 
 def _install_tokenizer() -> None:
-    """vLLM wants a renderer (what makes a prompt of chat messages) for each tokenizer mode. Ours gives a tokenizer of
-    transformers with the file's chat template, so the renderer is vLLM's own for such tokenizers."""
+    """Our tokenizer mode, which is what `auto` means for a model file, wherever vLLM makes a tokenizer (`vllm bench` too).
+
+    vLLM wants a renderer (what makes a prompt of chat messages) for each mode. Ours gives a tokenizer of transformers with the
+    file's chat template, so the renderer is vLLM's own for such tokenizers.
+    """
     from vllm.renderers.registry import RENDERER_REGISTRY
-    from vllm.tokenizers import TokenizerRegistry
+    from vllm.tokenizers import TokenizerRegistry, registry
 
     RENDERER_REGISTRY.register(FORMAT, "vllm.renderers.hf", "HfRenderer")
     TokenizerRegistry.register(FORMAT, "ptrt_vllm.tokenizer", "PTTokenizer")
+    resolve = registry.cached_resolve_tokenizer_args
+
+    @functools.wraps(resolve)
+    def resolve_arguments(tokenizer_name, *args, tokenizer_mode="auto", **kwargs):
+        if tokenizer_mode == "auto" and is_model_file(tokenizer_name):
+            tokenizer_mode = FORMAT
+        return resolve(tokenizer_name, *args, tokenizer_mode=tokenizer_mode, **kwargs)
+
+    registry.cached_resolve_tokenizer_args = resolve_arguments
 
 
 def cached_tokenizer(tokenizer):

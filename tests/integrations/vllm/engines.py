@@ -87,3 +87,14 @@ def answer_demo(llm: LLM) -> list[list[int]]:
     params = [SamplingParams(temperature=0, max_tokens=request["max_tokens"]) for request in demo_requests()]
     outputs = llm.generate([request["prompt"] for request in demo_requests()], params, use_tqdm=False)
     return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def check_demo(test, llm: LLM) -> None:
+    answers = demo_answers()
+    test.assertGreater(len({tuple(answer) for answer in answers}), len(answers) // 2)
+    test.assertEqual(answer_demo(llm), answers)
+
+
+def counter(llm: LLM, name: str) -> float:
+    """A metric of an engine with disable_log_stats=False."""
+    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)

@@ -48,21 +48,12 @@ def _add_tests() -> None:
 _add_tests()
 
 
-def counter(llm, name: str) -> float:
-    return sum(metric.value for metric in llm.get_metrics() if metric.name == name)
-
-
 class Demo(unittest.TestCase):
     """The demo model's greedy answers are ptrt's, token for token, whatever the engine does."""
 
-    def check_answers(self, llm) -> None:
-        answers = engines.demo_answers()
-        self.assertGreater(len({tuple(answer) for answer in answers}), len(answers) // 2)
-        self.assertEqual(engines.answer_demo(llm), answers)
-
     def test_as_it_comes(self) -> None:
         with engines.engine(engines.DEMO) as llm:
-            self.check_answers(llm)
+            engines.check_demo(self, llm)
 
     def test_bfloat16(self) -> None:
         """The type that vLLM takes by itself on CPU rounds, and may change a rare answer."""
@@ -78,25 +69,25 @@ class Demo(unittest.TestCase):
             asked = [start + request["prompt"] for request in engines.demo_requests()[:8]]
             first, again = (llm.generate(asked, SamplingParams(temperature=0, max_tokens=16), use_tqdm=False) for _ in range(2))
             self.assertEqual([o.outputs[0].text for o in first], [o.outputs[0].text for o in again])
-            self.assertGreater(counter(llm, "vllm:prefix_cache_hits"), 8 * 200)
-            self.check_answers(llm)
+            self.assertGreater(engines.counter(llm, "vllm:prefix_cache_hits"), 8 * 200)
+            engines.check_demo(self, llm)
         with engines.engine(engines.DEMO, enable_prefix_caching=False) as llm:
             fresh = llm.generate(asked, SamplingParams(temperature=0, max_tokens=16), use_tqdm=False)
             self.assertEqual([o.outputs[0].text for o in first], [o.outputs[0].text for o in fresh])
 
     def test_chunked_prefill(self) -> None:
         with engines.engine(engines.DEMO, max_num_batched_tokens=24, max_num_seqs=4) as llm:
-            self.check_answers(llm)
+            engines.check_demo(self, llm)
 
     def test_preemption(self) -> None:
         """128 tokens of cache for all requests: those that came last make room, and are computed again."""
         with engines.engine(engines.DEMO, num_gpu_blocks_override=5, block_size=32, max_model_len=128, max_num_seqs=16,
                             disable_log_stats=False, enable_prefix_caching=False) as llm:
-            self.check_answers(llm)
+            engines.check_demo(self, llm)
             params = SamplingParams(temperature=0, max_tokens=60, min_tokens=60, ignore_eos=True)
             asked = [request["prompt"] for request in engines.demo_requests()[:12]]
             crowded = [o.outputs[0].token_ids for o in llm.generate(asked, params, use_tqdm=False)]
-            self.assertGreater(counter(llm, "vllm:num_preemptions"), 0)
+            self.assertGreater(engines.counter(llm, "vllm:num_preemptions"), 0)
             alone = [llm.generate([prompt], params, use_tqdm=False)[0].outputs[0].token_ids for prompt in asked]
             self.assertEqual(crowded, alone)
 
