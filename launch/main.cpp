@@ -142,5 +142,5 @@ int run_program(int argc, char** argv) {
 }  // namespace ptrt
 
 int main(int argc, char** argv) {
-  return ptrt::run_program(argc, argv);
+  ptrt::end_process(ptrt::run_program(argc, argv));
 }

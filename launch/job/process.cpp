@@ -6,6 +6,8 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <ctime>
 #include <future>
 #include <thread>
@@ -24,6 +26,7 @@ constexpr double kWaitToAgree = 3;                     // seconds
 constexpr double kLongestStart = 60;                   // seconds that MPI may take to start on a busy machine
 constexpr auto kAbortLimit = std::chrono::seconds(2);  // of GPU groups
 
+std::atomic<bool> g_skips_exit_handlers{false};
 std::atomic<bool> g_stop{false};
 static_assert(std::atomic<bool>::is_always_lock_free, "set in a signal handler");
 
@@ -132,6 +135,15 @@ void install_signal_handlers() {
 
 bool stop_signal_received() {
   return g_stop.load(std::memory_order_relaxed);
+}
+
+void skip_exit_handlers() noexcept {
+  g_skips_exit_handlers = true;
+}
+void end_process(int status) {
+  if (!g_skips_exit_handlers) std::exit(status);
+  std::fflush(nullptr);
+  std::_Exit(status);
 }
 
 std::string name_in_job(const JobComm& job) {

@@ -67,6 +67,12 @@ bool stop_signal_received();
 // first of them OtherRankFailed.
 void refuse_singletons(const JobComm& job);
 
+// For a process whose GPU may have work that never ends: end_process() then runs no exit handlers, of which CUDA's may
+// wait for it.
+void skip_exit_handlers() noexcept;
+// Ends main().
+[[noreturn]] void end_process(int status);
+
 // "rank 2 of 4 (host)"; empty for a process that is alone.
 std::string name_in_job(const JobComm& job);
 // "ptrt: error: …", under a launcher with rank and host. Null: before the job exists.

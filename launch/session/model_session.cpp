@@ -63,6 +63,16 @@ void ModelSession::load(std::uint64_t random_seed) {
     content_ = agree_on_content(job_, *model_.file, placement, shard_.contents);
   start_observing();
   const EngineComms comms = join_groups();
+  try {
+    make_engine(comms);
+  } catch (...) {
+    abandon_device();  // the first collectives are part of it
+    throw;
+  }
+  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void ModelSession::make_engine(const EngineComms& comms) {
   all_or_none(job_, [&] {
     EngineOptions engine;
     engine.max_batch = options_.max_batch;
@@ -71,11 +81,19 @@ void ModelSession::load(std::uint64_t random_seed) {
     engine.kv_pages = plan().kv_pages;
     engine.kv_dtype = plan().kv_dtype;
     if (options_.drafts > 0) engine.drafters = make_ngram_drafters(options_.drafts);
-    Backend& used = traced_backend_ ? *traced_backend_ : backend;
-    engine_ = std::make_unique<Engine>(config(), plan().rank_config, shard_, used, comms, placement,
+    Backend& used = traced_backend_ ? *traced_backend_ : *run_.backend;
+    engine_ = std::make_unique<Engine>(config(), plan().rank_config, shard_, used, comms, plan().placement,
                                        tokenizer().tokenizer.get(), engine);
   });
-  load_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void ModelSession::abandon_device() noexcept {
+  if (job_.size() == 1 || plan().device != Device::cuda) return;
+  static_cast<void>(engine_.release());
+  static_cast<void>(run_.backend.release());
+  [[maybe_unused]] static TrackShard* kept = nullptr;
+  kept = new TrackShard(std::move(shard_));
+  skip_exit_handlers();
 }
 
 // The weights that another rank of this host has loaded.
@@ -150,8 +168,7 @@ bool ModelSession::run_watched(const Engine::Hooks& hooks,
   } catch (...) {
     // Sums may be in flight: MPI reads and writes the engine's memory until the process ends, which is now.
     if (job_.size() > 1) static_cast<void>(engine_.release());
-    // A device may wait for ranks that are gone, and the end of its memory for the device.
-    if (job_.size() > 1 && plan().device == Device::cuda) static_cast<void>(run_.backend.release());
+    abandon_device();
     throw;
   }
   watchdog_->stop();

@@ -67,6 +67,10 @@ class ModelSession {
   void adopt_weights();
   std::unique_ptr<TrackComm> join_group(std::int64_t colour, std::int64_t size, const char* others);
   EngineComms join_groups();
+  void make_engine(const EngineComms& comms);
+  // After an error in a job of several ranks on GPUs: the device may wait for ranks that are gone, and the end of its memory,
+  // streams and handles for the device. They are left to the end of the process.
+  void abandon_device() noexcept;
   bool run_watched(const Engine::Hooks& hooks, const std::function<bool(const Engine::Hooks&)>& run);
   void start_observing();
 

@@ -1,42 +1,15 @@
 #include "launch/job/process.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
-#include <utility>
-#include <vector>
+#include <cstdlib>
+
+#include "answering_job.h"
 
 namespace ptrt {
 namespace {
-
-// Rank 0 of a job whose other ranks give these answers to every all_gather.
-class AnsweringJob : public JobComm {
- public:
-  explicit AnsweringJob(std::vector<std::string> others) : others_(std::move(others)) {}
-  std::vector<std::string> all_gather(const std::string& mine) override {
-    std::vector<std::string> all{mine};
-    all.insert(all.end(), others_.begin(), others_.end());
-    return all;
-  }
-
-  int size() const override { return static_cast<int>(others_.size()) + 1; }
-  int rank() const override { return 0; }
-  int host_ranks() const override { return size(); }
-  int host_rank() const override { return 0; }
-  std::string host() const override { return "here"; }
-  void barrier() override {}
-  bool barrier_within(double) override { return true; }
-  std::string broadcast(const std::string& text) override { return text; }
-  std::vector<std::string> gather(const std::string& mine) override { return all_gather(mine); }
-  std::vector<std::string> all_gather_on_host(const std::string& mine) override { return all_gather(mine); }
-  std::unique_ptr<TrackComm> split(int, Waiting) override { return nullptr; }
-  bool post(const std::string&, Post, const std::function<bool()>&) override { return true; }
-  void send(int, std::string) override {}
-  std::optional<Mail> poll_post() override { return std::nullopt; }
-  [[noreturn]] void abort(int exit_code) override { std::exit(exit_code); }
-
- private:
-  std::vector<std::string> others_;
-};
 
 enum class Colour : std::uint8_t { red, green };
 
@@ -67,6 +40,26 @@ TEST(Stage, OtherRanksFailTogether) {
   EXPECT_NO_THROW(all_or_none(fine, [] {}));
   EXPECT_THROW(all_or_none(failing, [] {}), OtherRankFailed);
   EXPECT_THROW(all_or_none(failing, [] { throw_bad_input("no"); }), AgreedError);
+}
+
+// How a process ends that has an exit handler, which ends it with 9. A death test would need regcomp(), which a tokenizer's
+// library has too.
+int ends_with(bool at_once) {
+  const pid_t child = fork();
+  if (child == 0) {
+    std::atexit([] { std::_Exit(9); });
+    if (at_once) skip_exit_handlers();
+    end_process(3);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+// Exit handlers of CUDA may wait for work that never ends.
+TEST(Process, EndsWithoutExitHandlersWhereTheyMayWait) {
+  EXPECT_EQ(ends_with(false), 9);
+  EXPECT_EQ(ends_with(true), 3);
 }
 
 }  // namespace

@@ -23,6 +23,9 @@ void free_pinned(std::byte* data) {
 void leave_device_memory() noexcept {
   left = true;
 }
+bool device_memory_left() noexcept {
+  return left;
+}
 
 DeviceBytes device_bytes() {
   DeviceBytes bytes;
@@ -54,7 +57,7 @@ Stream::Stream() {
   PTRT_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }
 Stream::~Stream() {
-  cudaStreamDestroy(stream_);
+  if (!left) cudaStreamDestroy(stream_);
 }
 void Stream::wait() const {
   PTRT_CUDA_CHECK(cudaStreamSynchronize(stream_));
@@ -64,7 +67,7 @@ Event::Event() {
   PTRT_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
 }
 Event::~Event() {
-  cudaEventDestroy(event_);
+  if (!left) cudaEventDestroy(event_);
 }
 void Event::record(const Stream& stream) {
   PTRT_CUDA_CHECK(cudaEventRecord(event_, stream.get()));

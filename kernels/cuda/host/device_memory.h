@@ -18,9 +18,11 @@ using DevicePointer = std::shared_ptr<T[]>;
 // `what` and both sizes.
 DevicePointer<std::byte> allocate_device(std::size_t bytes, const std::string& what);
 
-// From now on no device or pinned memory is given back: work is queued that may never end (a collective whose other
-// ranks are gone), and cudaFree() waits for all work. For a process that is about to end.
+// From now on nothing of the device is given back: work is queued that may never end (a collective whose other ranks are
+// gone), and cudaFree() waits for all work, as other ends may. For a process that is about to end without exit handlers.
 void leave_device_memory() noexcept;
+// Whether that was called. Every destructor asks it that gives back memory, a stream, an event, a graph or a handle.
+bool device_memory_left() noexcept;
 
 // An uninitialised array of trivially copyable values in device memory.
 template <typename T>

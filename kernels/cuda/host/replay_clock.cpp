@@ -9,7 +9,7 @@ TimedEvent::TimedEvent() {
   PTRT_CUDA_CHECK(cudaEventCreateWithFlags(&event_, cudaEventDefault));
 }
 TimedEvent::~TimedEvent() {
-  cudaEventDestroy(event_);
+  if (!device_memory_left()) cudaEventDestroy(event_);
 }
 
 void TimedEvent::record(const Stream& stream) {

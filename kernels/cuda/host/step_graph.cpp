@@ -18,7 +18,7 @@ class Recording {
   ~Recording() {
     clock_.set_recording(nullptr);
     if (open_) cudaStreamEndCapture(stream_.get(), &graph_);  // during an exception
-    if (graph_ != nullptr) cudaGraphDestroy(graph_);
+    if (graph_ != nullptr && !device_memory_left()) cudaGraphDestroy(graph_);
   }
   Recording(const Recording&) = delete;
   Recording& operator=(const Recording&) = delete;
@@ -47,7 +47,7 @@ StepGraph::StepGraph(const Stream& stream, ReplayClock& clock, const std::functi
 }
 
 StepGraph::~StepGraph() {
-  cudaGraphExecDestroy(graph_);
+  if (!device_memory_left()) cudaGraphExecDestroy(graph_);
 }
 
 void StepGraph::launch(const Stream& stream) const {

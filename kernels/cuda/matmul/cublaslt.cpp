@@ -100,7 +100,9 @@ struct CublasLt::Plans {
   Plans() : workspace(allocate_device(kWorkspaceBytes, "the workspace of cuBLASLt")) {
     PTRT_CUDA_CHECK(cublasLtCreate(&handle));
   }
-  ~Plans() { cublasLtDestroy(handle); }
+  ~Plans() {
+    if (!device_memory_left()) cublasLtDestroy(handle);
+  }
 
   const Plan& plan_of(const Shape& shape) {
     const auto known = plans.find(shape);
