@@ -43,6 +43,27 @@ std::string describe_values(const std::vector<std::pair<std::string, std::string
   return fmt::format("{}", fmt::join(texts, ", "));
 }
 
+std::string digest_of(const Facts& facts) {
+  const std::string text = to_text(facts);
+  return fmt::format("{:016x}", XXH3_64bits(text.data(), text.size()));
+}
+
+// Of every rank. Collective.
+std::vector<RankFacts> all_facts(JobComm& job, const Facts& mine) {
+  const std::vector<std::string> names = rank_names(job);
+  const auto texts = job.all_gather(to_text(mine));
+  std::vector<RankFacts> ranks;
+  for (std::size_t r = 0; r < texts.size(); r++)
+    ranks.push_back({names[r], Json::parse(texts[r]).get<Facts>()});
+  return ranks;
+}
+
+// Agreed on by all ranks, which know the same `differences`.
+[[noreturn]] void throw_agreed(JobComm& job, std::string_view what, const std::string& differences) {
+  all_or_none(job, [&] { throw_bad_input("the ranks differ in {}: {}", what, differences); });
+  throw_failure("internal error: ranks that differ in {} have agreed", what);
+}
+
 void add_facts(const Json& json, const std::string& prefix, Facts& facts) {
   for (const auto& [key, value] : json.items())
     if (value.is_object())
@@ -90,37 +111,28 @@ std::string describe_differences(const std::map<std::int64_t, std::vector<RankFa
 
 void agree_on(JobComm& job, std::string_view what, const Facts& mine) {
   if (job.size() == 1) return;
-  const std::string text = to_text(mine);
-  const std::uint64_t digest = XXH3_64bits(text.data(), text.size());
-  if (!all_equal(job, fmt::format("{:016x}", digest))) throw_differences(job, what, mine);
+  if (!all_equal(job, digest_of(mine))) throw_differences(job, what, mine);
 }
 
 void throw_differences(JobComm& job, std::string_view what, const Facts& mine, bool only_shared) {
-  const std::vector<std::string> names = rank_names(job);
-  const auto texts = job.all_gather(to_text(mine));
-  std::vector<RankFacts> ranks;
-  for (std::size_t r = 0; r < texts.size(); r++)
-    ranks.push_back({names[r], Json::parse(texts[r]).get<Facts>()});
-  all_or_none(job, [&] {
-    throw_bad_input("the ranks differ in {}: {}", what, describe_differences(ranks, only_shared));
-  });
-  throw_failure("internal error: ranks that differ in {} have agreed", what);
+  throw_agreed(job, what, describe_differences(all_facts(job, mine), only_shared));
 }
 
 void agree_in_replica(JobComm& job, std::int64_t replica, std::string_view what, const Facts& mine) {
   if (job.size() == 1) return;
-  const std::vector<std::string> names = rank_names(job);
-  const auto texts = job.all_gather(fmt::format("{} {}", replica, to_text(mine)));
-  std::map<std::int64_t, std::vector<RankFacts>> replicas;
-  for (std::size_t r = 0; r < texts.size(); r++) {
+  std::vector<std::int64_t> replica_of;
+  std::map<std::int64_t, std::string> digests;
+  bool same = true;
+  for (const std::string& text : job.all_gather(fmt::format("{} {}", replica, digest_of(mine)))) {
     std::size_t end = 0;
-    const std::int64_t of = std::stoll(texts[r], &end);
-    replicas[of].push_back({names[r], Json::parse(texts[r].substr(end)).get<Facts>()});
+    replica_of.push_back(std::stoll(text, &end));
+    same &= digests.try_emplace(replica_of.back(), text.substr(end)).first->second == text.substr(end);
   }
-  const std::string differences = describe_differences(replicas);
-  all_or_none(job, [&] {
-    if (!differences.empty()) throw_bad_input("the ranks differ in {}: {}", what, differences);
-  });
+  if (same) return;
+  std::map<std::int64_t, std::vector<RankFacts>> replicas;
+  std::vector<RankFacts> ranks = all_facts(job, mine);
+  for (std::size_t r = 0; r < ranks.size(); r++) replicas[replica_of[r]].push_back(std::move(ranks[r]));
+  throw_agreed(job, what, describe_differences(replicas));
 }
 
 std::string rank_name(const JobComm& job) {

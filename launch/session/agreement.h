@@ -34,7 +34,7 @@ std::string describe_differences(const std::map<std::int64_t, std::vector<RankFa
 // Throws bad_input on every rank, "the ranks differ in WHAT: …", where their facts are not the same. Costs one
 // exchange of a few bytes where they are. Collective; the error is agreed on.
 void agree_on(JobComm& job, std::string_view what, const Facts& mine);
-// The same between the ranks of each replica; replicas may differ. Costs two exchanges.
+// The same between the ranks of each replica; replicas may differ. No rank passes while another replica's ranks differ.
 void agree_in_replica(JobComm& job, std::int64_t replica, std::string_view what, const Facts& mine);
 // agree_on() where the ranks already know that they differ.
 [[noreturn]] void throw_differences(JobComm& job, std::string_view what, const Facts& mine,

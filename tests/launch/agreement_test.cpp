@@ -4,6 +4,8 @@
 
 #include <vector>
 
+#include "answering_job.h"
+#include "launch/job/process.h"
 #include "launch/options/command_line.h"
 
 namespace ptrt {
@@ -70,6 +72,31 @@ TEST(Agreement, OneKindOfGpuAReplica) {
   EXPECT_EQ(describe_differences({{0, h200}, {1, h100}}), "");
   EXPECT_EQ(describe_differences({{0, h200}, {1, mixed}}),
             "in replica 1, GPU: H200 on rank 1 (a), H100 on rank 2 (b)");
+}
+
+TEST(Agreement, ReplicasExchangeFactsOnlyWhereTheyDiffer) {
+  const Facts mine{{"GPU", "H200"}};
+  AnsweringJob same(1, [](const std::string& text) { return std::vector{text}; });
+  agree_in_replica(same, 0, "their GPUs", mine);
+  EXPECT_EQ(same.exchanges, 1);
+  AnsweringJob replicas(2,
+                        [](const std::string&) { return std::vector<std::string>(2, "1 0123456789abcdef"); });
+  agree_in_replica(replicas, 0, "their GPUs", mine);
+  EXPECT_EQ(replicas.exchanges, 1) << "replica 1 has other GPUs";
+
+  int exchange = 0;
+  AnsweringJob mixed(1, [&](const std::string& text) {
+    const std::vector<std::string> answers{"0 0123456789abcdef", "rank 1 (b)", R"({"GPU":"H100"})"};
+    return std::vector{exchange < 3 ? answers[static_cast<std::size_t>(exchange++)] : text};
+  });
+  try {
+    agree_in_replica(mixed, 0, "their GPUs", mine);
+    ADD_FAILURE() << "they agree";
+  } catch (const AgreedError& error) {
+    EXPECT_STREQ(
+        error.what(),
+        "the ranks differ in their GPUs: in replica 0, GPU: H200 on rank 0 (here), H100 on rank 1 (b)");
+  }
 }
 
 }  // namespace
