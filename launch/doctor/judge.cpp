@@ -202,13 +202,9 @@ class Judge {
   void nccl() {
     if (launch_.replica_ranks == 1) return;  // no sums between ranks
     Ranks slow, without;
-    std::set<std::string> versions;
     for (const LaunchFacts& facts : launch_.ranks) {
       if (facts.gpus.empty()) continue;
-      if (facts.nccl == 0)
-        without.push_back(facts.rank);
-      else
-        versions.insert(nccl_text(facts.nccl));
+      if (facts.nccl == 0) without.push_back(facts.rank);
       if (!facts.nccl_windows_off && !nccl_waits_for_kernels(facts.nccl)) slow.push_back(facts.rank);
     }
     if (!without.empty())
@@ -225,9 +221,24 @@ class Judge {
                 with_hosts(launch_, slow),
                 nccl_text(launch_.ranks[static_cast<std::size_t>(slow.front())].nccl)),
             "use NCCL 2.30.7 and later, or 2.27");
-    if (versions.size() > 1)
-      fails(fmt::format("the ranks run different versions of NCCL: {}", fmt::join(versions, ", ")),
-            "use one NCCL on every host (LD_LIBRARY_PATH)");
+    one_nccl_a_replica();
+  }
+
+  // Names the first replica that has several; replicas do not meet.
+  void one_nccl_a_replica() {
+    const auto replica_of = [&](const LaunchFacts& facts) { return facts.rank / launch_.replica_ranks; };
+    for (std::int64_t replica = 0; replica <= replica_of(launch_.ranks.back()); replica++) {
+      const auto versions = groups(launch_, [&](const LaunchFacts& facts) {
+        const bool counts = replica_of(facts) == replica && !facts.gpus.empty() && facts.nccl != 0;
+        return counts ? nccl_text(facts.nccl) : std::string();
+      });
+      if (versions.size() < 2) continue;
+      return fails(
+          fmt::format("the ranks of {} run different versions of NCCL: {}",
+                      size() > launch_.replica_ranks ? fmt::format("replica {}", replica) : "the job",
+                      name_groups(launch_, versions)),
+          "use one NCCL on the hosts of a replica (LD_LIBRARY_PATH)");
+    }
   }
 
   void shared_memory() {

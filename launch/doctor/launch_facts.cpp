@@ -44,6 +44,9 @@ std::string driver_version(int cuda) {
 }
 
 void add_gpus(LaunchFacts& facts) {
+  // As the user set it: whoever loads NCCL may change it (kernels/cuda/host/nccl_library.h).
+  const char* windows = std::getenv("NCCL_WIN_ENABLE");
+  facts.nccl_windows_off = windows != nullptr && std::string(windows) == "0";
   facts.why_no_gpu = cuda_missing();
   if (!facts.why_no_gpu.empty()) return;
   try {
@@ -55,8 +58,6 @@ void add_gpus(LaunchFacts& facts) {
     facts.gpus.clear();
     facts.why_no_gpu = error.what();
   }
-  const char* windows = std::getenv("NCCL_WIN_ENABLE");
-  facts.nccl_windows_off = windows != nullptr && std::string(windows) == "0";
 }
 
 }  // namespace

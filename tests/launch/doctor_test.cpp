@@ -156,12 +156,29 @@ TEST(Doctor, VersionsOfNccl) {
   for (LaunchFacts& facts : launch.ranks) facts.nccl_windows_off = true;
   EXPECT_TRUE(judge(launch).empty());
   launch.ranks[1].nccl = 22703;
-  expect_finding(launch, true, {"different versions of NCCL: 2.27.3, 2.28.9"});
+  expect_finding(
+      launch, true,
+      {"the ranks of the job run different versions of NCCL: 2.28.9 on rank 0 (host a), 2.27.3 on rank "
+       "1 (host b)"});
   launch.ranks[1].nccl = 0;
   expect_finding(launch, false, {"rank 1 (host b): there is no libnccl.so.2", "LD_LIBRARY_PATH"});
   launch = gpu_launch(1, 1);
   launch.ranks[0].nccl = 22809;
   EXPECT_TRUE(judge(launch).empty()) << "one rank has no sums";
+}
+
+TEST(Doctor, ReplicasMayHaveVersionsOfNcclOfTheirOwn) {
+  Launch launch = gpu_launch(4, 2);
+  launch.replica_ranks = 4;
+  for (std::size_t r = 4; r < 8; r++) launch.ranks[r].nccl = 23007;
+  EXPECT_TRUE(judge(launch).empty());
+  launch.ranks[6].nccl = 22707;
+  expect_finding(
+      launch, true,
+      {"the ranks of replica 1 run different versions of NCCL: 2.30.7 on ranks 4-5, 7 (hosts c, d), 2.27.7 "
+       "on rank 6 (host d)"});
+  launch.replica_ranks = 8;
+  expect_finding(launch, true, {"the ranks of the job run different versions of NCCL: 2.27.3 on ranks 0-3"});
 }
 
 TEST(Doctor, JudgesNcclOnlyWhereItWouldAdd) {
