@@ -58,12 +58,14 @@ void TrackLayers::bind_views(const StepView& step) {
   place_output();
 }
 
-// With tensor parallelism, sublayers write their outputs where the all-reduce sends from.
+// With tensor parallelism, sublayers write their parts where the all-reduce sends from, and it adds them into step_.out: a
+// kernel that writes what is sent may not let its successor begin early (kernels/cuda/base/collective_memory.h).
 void TrackLayers::place_output() {
+  part_ = step_.out;
   if (tensor_parallel_ == nullptr) return;
-  step_.out = contiguous(step_.out);
-  float* send = tensor_parallel_->send_buffer(step_.out.tracks * step_.out.track_stride);
-  step_.out.data = send != nullptr ? send : activations_.out.data;
+  part_ = step_.out = contiguous(step_.out);
+  if (float* send = tensor_parallel_->send_buffer(part_.tracks * part_.track_stride); send != nullptr)
+    part_.data = send;
 }
 
 void TrackLayers::begin_block(Backend& lane, std::int64_t block, Tensor x, const BlockInput& input) {
@@ -92,8 +94,7 @@ void TrackLayers::attention(Backend& lane, std::int64_t layer) {
   if (last) drop_rows(lane);
   lane.attention(shape, step_.q, last ? *view_.active : *view_.rows, layer, pool_, step_.attn_out);
   // Of the ranks that share the track, one adds the bias.
-  const LinearJob merge[] = {
-      {&w.wo, step_.attn_out, step_.out, shard_.split.rank == 0 ? bias(w.bo) : nullptr}};
+  const LinearJob merge[] = {{&w.wo, step_.attn_out, part_, shard_.split.rank == 0 ? bias(w.bo) : nullptr}};
   lane.linear(merge);
   add_parts();
   residual(lane, w.attn_output_norm, w.attn_post_norm, w.ffn_norm);
@@ -129,7 +130,7 @@ void TrackLayers::ffn(Backend& lane, std::int64_t layer) {
     const Tensor gate = reshaped(step_.gate, step_.h.rows, config_.ffn_size);
     const Tensor up = reshaped(step_.up, step_.h.rows, config_.ffn_size);
     lane.gated_linear(config_.ffn_activation, {&w.w_gate, input, gate}, {&w.w_up, input, up});
-    const LinearJob narrow[] = {{&w.w_down, gate, step_.out}};
+    const LinearJob narrow[] = {{&w.w_down, gate, part_}};
     lane.linear(narrow);
   }
   add_parts();
@@ -152,7 +153,7 @@ void TrackLayers::moe(Backend& lane, const LayerWeights& layer, Tensor input) {
   job.up = &layer.expert_up;
   job.down = &layer.expert_down;
   job.x = input;
-  job.y = step_.out;
+  job.y = part_;
   job.router_logits = step_.router.first_rows(step_.h.rows);
   job.gate_out = reshaped(step_.gate, chosen, moe.ffn_size);
   job.up_out = reshaped(step_.up, chosen, moe.ffn_size);
@@ -180,9 +181,8 @@ void TrackLayers::end_block(Backend& lane, std::int64_t block, const BlockOutput
 // Ranks that share the tracks each have one part of every sublayer's output.
 void TrackLayers::add_parts() {
   if (tensor_parallel_ == nullptr) return;
-  float* out = step_.out.row(0, 0);
-  const float* mine[] = {out};
-  tensor_parallel_->sum(mine, step_.out.tracks * step_.out.track_stride, 1.0f, nullptr, out);
+  const float* mine[] = {part_.row(0, 0)};
+  tensor_parallel_->sum(mine, part_.tracks * part_.track_stride, 1.0f, nullptr, step_.out.row(0, 0));
 }
 
 // h += out, each normed where the model norms it. Where the model has pre-norms, `next_norm` is

@@ -75,6 +75,7 @@ class TrackLayers {
   NormRule pre_rule_, output_rule_, post_rule_;
   StepView view_;     // of the current step
   Activations step_;  // the rows of the current step
+  Tensor part_;       // this rank's part of step_.out; without tensor parallelism step_.out itself
 };
 
 }  // namespace ptrt

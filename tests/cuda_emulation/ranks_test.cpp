@@ -41,7 +41,8 @@ struct Job {
 struct Outcome {
   std::vector<Completion> completions;
   RunCounters counters;
-  std::uint64_t kernels = 0;  // launched by the run
+  std::uint64_t kernels = 0;    // launched by the run
+  std::uint64_t late_sums = 0;  // of the tree, that did not trigger their successors early
 };
 
 // Groups of threads, as the ranks form groups.
@@ -98,7 +99,9 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
     outcome.completions[static_cast<std::size_t>(done.request)] = std::move(done);
   };
   const std::uint64_t kernels_before = emulation::kernel_launches();
+  const std::uint64_t late_before = emulation::late_kernels("tree_sum");
   EXPECT_TRUE(engine.run(job.task, job.requests, order, hooks));
+  outcome.late_sums = emulation::late_kernels("tree_sum") - late_before;
   outcome.kernels = emulation::kernel_launches() - kernels_before;
   outcome.counters = engine.counters();
   return outcome;
@@ -275,6 +278,7 @@ TEST(CudaRanks, TensorParallel) {
   const std::uint64_t forwards = packed.counters.steps;
   EXPECT_EQ(packed.counters.track_sums, forwards * 2 * 2);
   EXPECT_EQ(packed.counters.fusions, forwards * 2);
+  EXPECT_EQ(packed.late_sums, 0u) << "no collective reads their output, and the norm behind may begin early";
   expect_same_bits(run_over(job, {.ranks = 4, .tensor_parallel = 2}), packed, "two tracks a rank");
   expect_same_bits(run_over(job, {.ranks = 8, .tensor_parallel = 2, .fusion = DeviceFusion::staged}), packed,
                    "staged");

@@ -53,6 +53,7 @@ thread_local std::vector<CUstream_st*> streams;
 thread_local bool records = false;
 thread_local std::uint64_t launches = 0;  // of graphs
 thread_local std::uint64_t kernels = 0;
+thread_local std::unordered_map<std::string, std::uint64_t> late;
 thread_local const char* triggered_kernel = nullptr;  // that ran last, if it triggered early
 
 // Runs the stream's work until `after` of all queued pieces are done.
@@ -144,6 +145,10 @@ void count_kernel_launch() {
 
 void note_kernel(const char* name, bool triggered_early) {
   triggered_kernel = triggered_early ? name : nullptr;
+  if (!triggered_early) late[name]++;
+}
+std::uint64_t late_kernels(const std::string& name) {
+  return late[name];
 }
 
 void note_full_edge() {

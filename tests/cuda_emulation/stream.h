@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "kernels/base/error.h"
 
@@ -30,6 +31,8 @@ void count_kernel_launch();
 // What this thread's stream ran last. Only a kernel can be overtaken, and only if it triggered its successor; events do
 // not count, which stand in nobody's way by any promise.
 void note_kernel(const char* name, bool triggered_early);
+// The kernels of this name that have run on this thread's streams without triggering early.
+std::uint64_t late_kernels(const std::string& name);
 void note_full_edge();  // a copy, or whatever else waits for the end of all before it
 // Throws if the kernel before triggered early: `what` is a kernel of NCCL, which may not wait for it.
 void check_not_overtaking(const char* what);

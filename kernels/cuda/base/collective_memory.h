@@ -1,6 +1,8 @@
-// The device memory that collectives between ranks read and write. A kernel that writes there must not trigger its
-// successor early (launch.h): the successor is a kernel of NCCL, and versions 2.28.0 to 2.30.6 launch those that work
-// on symmetric windows without waiting for the kernel before. docs/CUDA.md has what NCCL's source says.
+// The device memory that collectives between ranks read and write. A kernel that writes there does not trigger its
+// successor early (launch.h): the successor may be a kernel of NCCL, and those of 2.28.0 to 2.30.6 that work on symmetric
+// windows are launched so that they may overlap and do not wait. This is the second line of defence. Without a trigger the
+// successor starts when all blocks have ended, but only griddepcontrol.wait promises that it sees what they wrote; the
+// first line is that these versions get no symmetric memory (nccl_version.h). docs/CUDA.md has what NCCL's source says.
 #pragma once
 
 #include <cstddef>

@@ -131,8 +131,7 @@ struct GatedProblem {
   int units;  // tiles of all tracks
   int track = 0;
 
-  // Its output is of the inner width, which ranks do not add.
-  static __device__ __forceinline__ bool triggers_early() { return true; }
+  __device__ __forceinline__ bool triggers_early() const { return args.triggers_early; }
 
   __device__ __forceinline__ int unit_of(int n) const {
     return static_cast<int>(blockIdx.x) + n * static_cast<int>(gridDim.x);
