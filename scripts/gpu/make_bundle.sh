@@ -48,6 +48,9 @@ done
 export PTRT_PLUGIN_DIR=$here/bin LD_LIBRARY_PATH=$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 if [ "$1" = --missing ]; then  # prints the libraries that are not found; status 0 if there are none
   missing=$(ldd "$here"/bin/* | grep 'not found' | sort -u)
+  # No program is linked with NCCL. The loader itself is asked: LD_LIBRARY_PATH, then the system's folders.
+  nccl=libnccl.so.2
+  LD_PRELOAD=$nccl /bin/true 2>&1 | grep -q "$nccl" && missing+=${missing:+$'\n'}$'\t'"$nccl => not found"
   [ -z "$missing" ] || echo "$missing"
   [ -z "$missing" ]
   exit

@@ -54,6 +54,23 @@ class GpuCheck(CliTest):
             self.assertEqual(told.returncode, 2, told.stderr)
             self.assertIn(words, told.stderr)
 
+    def test_a_bundle_tells_that_nccl_is_missing(self) -> None:
+        """No program is linked with it, so ldd alone would not know."""
+        build, bundle = self.fresh("-build"), self.fresh("-bundle")
+        build.mkdir()
+        for program in ("ptrt", "libptrt_cuda.so", "cuda_gpu_tests", "cuda_gpu_model_tests", "bench_cuda"):
+            shutil.copy(shutil.which("true"), build / program)
+        made = check("--bundle", bundle, "--build", build)
+        self.assertEqual(made.returncode, 0, made.stderr)
+        run = [bundle / "run", "--missing"]
+        library = bundle / "lib" / "libnccl.so.2"  # found before any other
+        library.write_bytes(b"")
+        told = subprocess.run(run, capture_output=True, text=True, check=False)
+        self.assertEqual((told.returncode, told.stdout.split()), (1, ["libnccl.so.2", "=>", "not", "found"]), told.stderr)
+        subprocess.run(["gcc", "-shared", "-x", "c", "/dev/null", "-o", library], check=True)
+        told = subprocess.run(run, capture_output=True, text=True, check=False)
+        self.assertEqual((told.returncode, told.stdout), (0, ""), told.stderr)
+
     def test_a_stage_reports_its_failure(self) -> None:
         told = subprocess.run(["bash", str(ROOT / "scripts" / "gpu" / "stages.sh"), "gpu_tests", "cuda_gpu_tests"], cwd=ROOT,
                               env=dict(os.environ, PROGRAMS=str(self.dir), OUT=str(self.dir)), capture_output=True, check=False)
