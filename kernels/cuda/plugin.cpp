@@ -2,6 +2,7 @@
 #include "kernels/cuda/plugin.h"
 
 #include <cublasLt.h>
+#include <dlfcn.h>
 
 #include <cstring>
 
@@ -27,13 +28,28 @@ std::string missing() {
   return devices > 0 ? "" : "no CUDA device";
 }
 
-std::string uuid_of(int device) {
+// Of a MIG instance its own: the runtime's properties may have that of the GPU, by which two instances would look like one.
+// Drivers before CUDA 11.4 lack the function.
+cudaUUID_t uuid_bytes(int device) {
   cudaDeviceProp properties;
   PTRT_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);  // the runtime has loaded it
+  if (driver == nullptr) return properties.uuid;
+  const auto get = reinterpret_cast<int (*)(int*, int)>(dlsym(driver, "cuDeviceGet"));
+  const auto get_uuid = reinterpret_cast<int (*)(cudaUUID_t*, int)>(dlsym(driver, "cuDeviceGetUuid_v2"));
+  int handle = 0;
+  cudaUUID_t uuid;
+  if (get == nullptr || get_uuid == nullptr || get(&handle, device) != 0 || get_uuid(&uuid, handle) != 0)
+    return properties.uuid;
+  return uuid;
+}
+
+std::string uuid_of(int device) {
+  const cudaUUID_t uuid = uuid_bytes(device);
   std::string text = "GPU-";
-  for (std::size_t i = 0; i < sizeof properties.uuid.bytes; ++i) {
+  for (std::size_t i = 0; i < sizeof uuid.bytes; ++i) {
     if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
-    text += fmt::format("{:02x}", static_cast<unsigned char>(properties.uuid.bytes[i]));
+    text += fmt::format("{:02x}", static_cast<unsigned char>(uuid.bytes[i]));
   }
   return text;
 }

@@ -10,7 +10,8 @@
 #include <thread>
 
 struct FakeNccl {
-  std::atomic<int> version{23007};
+  std::atomic<int> version{23007};  // unless $FAKE_NCCL_VERSION is set
+  std::atomic<ncclResult_t> async_error{ncclSuccess};
   // Sets how collectives move data: a copy queued in the stream.
   void (*copy)(void* to, const void* from, std::size_t bytes, cudaStream_t stream) = nullptr;
   std::atomic<bool> init_waits{false}, collectives_wait{false};  // for a rank that does not come

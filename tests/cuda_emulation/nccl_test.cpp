@@ -8,13 +8,16 @@
 #include <functional>
 #include <optional>
 #include <thread>
+#include <tuple>
 
 #include "cuda_emulation/fake_nccl.h"
+#include "cuda_emulation/stream.h"
 #include "kernels/base/error.h"
 #include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/cuda_check.h"
 #include "kernels/cuda/host/nccl_collectives.h"
 #include "kernels/cuda/host/nccl_library.h"
+#include "kernels/cuda/host/step_graph.h"
 
 #if !defined(PTRT_FAKE_NCCL) || !defined(PTRT_FAKE_NCCL_OLD) || !defined(PTRT_FAKE_NCCL_BROKEN)
 #error "the paths of the libraries come from CMake"
@@ -88,6 +91,37 @@ TEST(NcclLibrary, WindowsOnlyWhereKernelsWait) {
   unsetenv("NCCL_WIN_ENABLE");
 }
 
+// NCCL takes this variable before what a communicator was asked for.
+TEST(NcclLibrary, CommunicatorsBlockWhateverTheEnvironmentSays) {
+  setenv("NCCL_COMM_BLOCKING", "0", 1);
+  EXPECT_EQ(load_nccl(PTRT_FAKE_NCCL).missing, "");
+  EXPECT_EQ(environment("NCCL_COMM_BLOCKING"), "1");
+}
+
+TEST(NcclLibrary, KnowsWhetherTheEnvironmentWantedWindows) {
+  for (const auto& [version, asked, overruled] :
+       {std::tuple{22809, "1", true}, {22809, "0", false}, {23007, "1", false}}) {
+    setenv("NCCL_WIN_ENABLE", asked, 1);
+    fake(PTRT_FAKE_NCCL).version = version;
+    EXPECT_EQ(load_nccl(PTRT_FAKE_NCCL).windows_overruled, overruled) << version << " " << asked;
+  }
+  unsetenv("NCCL_WIN_ENABLE");
+}
+
+TEST(NcclDeathTest, TheLineOfARunSaysWhyThereAreNoWindows) {
+  for (const char* asked : {"", "1"})
+    apart([asked = std::string(asked)] {
+      if (!asked.empty()) setenv("NCCL_WIN_ENABLE", asked.c_str(), 1);
+      fake().version = 22809;
+      const Stream stream;
+      const auto group = join(stream);
+      group->allocate(8, "a test");
+      EXPECT_EQ(group->describe(), asked.empty() ? "NCCL 2.28.9, no windows with this version"
+                                                 : "NCCL 2.28.9, no windows with this version in spite of "
+                                                   "NCCL_WIN_ENABLE");
+    });
+}
+
 TEST(NcclDeathTest, BuffersAreWindowsWhereTheVersionAllows) {
   for (const int version : {22707, 22809, 23007})
     apart([version] {
@@ -159,6 +193,27 @@ TEST(NcclDeathTest, AnErrorOnItsWayWaitsForNobody) {
   });
 }
 
+// Nor does the end of a stream, an event or a graph wait for work that may never end.
+TEST(NcclDeathTest, NothingOfADeviceThatIsLeftIsWaitedFor) {
+  apart([] {
+    bool ran = false;
+    const auto queue_and_end = [&ran] {
+      const Stream stream;
+      ReplayClock clock(stream);
+      Event event;
+      const StepGraph graph(stream, clock, [&] { emulation::submit(stream.get(), [] {}); });
+      emulation::submit(stream.get(), [&ran] { ran = true; });
+      event.record(stream);
+    };
+    queue_and_end();
+    EXPECT_TRUE(ran) << "the emulated device waits";
+    ran = false;
+    leave_device_memory();
+    queue_and_end();
+    EXPECT_FALSE(ran);
+  });
+}
+
 // The watchdog asks and aborts while the rank is in a call: it is not kept waiting, and nothing is freed under the call.
 TEST(NcclDeathTest, AbortLeavesARankThatIsInACallItsCommunicator) {
   apart([] {
@@ -169,6 +224,8 @@ TEST(NcclDeathTest, AbortLeavesARankThatIsInACallItsCommunicator) {
     std::thread rank([&] { group->all_reduce(data, data + 4, 4); });
     while (fake().waiting == 0) std::this_thread::yield();
     EXPECT_EQ(group->failure(), "");
+    fake().async_error = ncclRemoteError;
+    EXPECT_EQ(group->failure(), "NCCL: an error") << "a rank that waits for one that is gone";
     group->abort();
     EXPECT_EQ(fake().aborted, 0);
     fake().collectives_wait = false;
@@ -176,6 +233,7 @@ TEST(NcclDeathTest, AbortLeavesARankThatIsInACallItsCommunicator) {
     EXPECT_THROW(group->all_reduce(data, data + 4, 4), Error);
     group->abort();
     EXPECT_EQ(fake().aborted, 1);
+    EXPECT_EQ(group->failure(), "") << "there is no communicator to ask";
   });
 }
 

@@ -35,11 +35,13 @@ std::unique_ptr<DeviceCollectives> join_nccl(const std::string&, int, int, const
 #include <mutex>
 #include <thread>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/cuda_check.h"
 #include "kernels/cuda/host/nccl_library.h"
+#include "kernels/nccl_version.h"
 
 namespace ptrt::cuda {
 namespace {
@@ -81,7 +83,7 @@ struct Buffer {
     return {data, false};
   }
   void free() const {
-    if (data == nullptr) return;
+    if (data == nullptr || device_memory_left()) return;
     if (of_nccl)
       nccl().mem_free(data);
     else
@@ -122,8 +124,12 @@ class NcclCollectives final : public DeviceCollectives {
   int rank() const override { return rank_; }
   std::string describe() const override {
     const int version = nccl().version;
-    return fmt::format("NCCL {}.{}.{}{}", version / 10000, version / 100 % 100, version % 100,
-                       windows_ && !buffers_.empty() ? ", windows registered" : "");
+    const char* windows = windows_ && !buffers_.empty()     ? ", windows registered"
+                          : nccl_waits_for_kernels(version) ? ""
+                          : nccl().windows_overruled
+                              ? ", no windows with this version in spite of NCCL_WIN_ENABLE"
+                              : ", no windows with this version";
+    return fmt::format("NCCL {}.{}.{}{}", version / 10000, version / 100 % 100, version % 100, windows);
   }
 
   float* allocate(std::size_t count, const std::string& what) override {
@@ -154,10 +160,11 @@ class NcclCollectives final : public DeviceCollectives {
     });
   }
 
-  // Asks nothing while the rank is in a call of its own.
+  // Asks also while the rank is in a call of its own, where it may wait for a rank that is gone. For a communicator that
+  // blocks NCCL only reads atomics here.
   std::string failure() override {
-    const std::unique_lock lock(mutex_, std::try_to_lock);
-    if (!lock || comm_ == nullptr) return "";
+    const std::lock_guard lock(lifetime_);
+    if (comm_ == nullptr) return "";
     ncclResult_t state = ncclSuccess;
     const ncclResult_t status = nccl().comm_get_async_error(comm_, &state);
     if (status == ncclSuccess && (state == ncclSuccess || state == ncclInProgress)) return "";
@@ -167,15 +174,19 @@ class NcclCollectives final : public DeviceCollectives {
   // A rank that stays in a call keeps its communicator, which ncclCommAbort() would free under it.
   void abort() noexcept override {
     aborted_ = true;
-    const std::unique_lock lock(mutex_, kAbortPatience);
-    if (!lock || comm_ == nullptr) return;
-    nccl().comm_abort(comm_);
-    comm_ = nullptr;
+    const std::unique_lock lock(calls_, kAbortPatience);
+    if (!lock) return;
+    ncclComm_t comm = nullptr;
+    {
+      const std::lock_guard kept(lifetime_);
+      std::swap(comm, comm_);
+    }
+    if (comm != nullptr) nccl().comm_abort(comm);
   }
 
  private:
   void call(const char* name, const auto& function) {
-    const std::lock_guard lock(mutex_);
+    const std::lock_guard lock(calls_);
     if (comm_ == nullptr || aborted_) throw_failure("NCCL: {} was given up", name);
     check(function(), name, comm_);
   }
@@ -249,7 +260,10 @@ class NcclCollectives final : public DeviceCollectives {
   std::list<CollectiveMemory> registered_;
   bool windows_;  // on every buffer
   std::atomic<bool> aborted_{false};
-  std::timed_mutex mutex_;  // held during calls with comm_, by the rank's thread or the watchdog's
+  // comm_ becomes null with both locks held, and is then freed. `calls_` is held during the rank's calls with it, which may
+  // wait for other ranks, `lifetime_` while the watchdog asks for errors.
+  std::timed_mutex calls_;
+  std::mutex lifetime_;
 };
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <string_view>
 
 #include "kernels/nccl_version.h"
 
@@ -45,10 +46,13 @@ NcclLibrary load_nccl(const char* file) {
   take(found.comm_window_register, "ncclCommWindowRegister", false);
 #endif
   if (!found.missing.empty()) return found;
+  setenv("NCCL_COMM_BLOCKING", "1", 1);
   if (get_version(&found.version) != ncclSuccess || found.version <= 0) {
     found.version = 0;
     found.missing = "NCCL does not report its version";
   } else if (!nccl_waits_for_kernels(found.version)) {
+    const char* asked = std::getenv("NCCL_WIN_ENABLE");
+    found.windows_overruled = asked != nullptr && std::string_view(asked) != "0";
     setenv("NCCL_WIN_ENABLE", "0", 1);
   }
   return found;

@@ -15,6 +15,8 @@ namespace ptrt::cuda {
 struct NcclLibrary {
   std::string missing;  // why it cannot be used; empty: it can
   int version = 0;      // of the library that runs, 22809 for 2.28.9; 0: there is none
+  bool windows_overruled =
+      false;  // the environment asked for them (NCCL_WIN_ENABLE), which this version cannot have
 
   decltype(&ncclGetUniqueId) get_unique_id = nullptr;
   decltype(&ncclCommInitRank) comm_init_rank = nullptr;
@@ -34,8 +36,10 @@ struct NcclLibrary {
   bool has_windows() const;  // that may be used: nccl_waits_for_kernels()
 };
 
-// The library `file`, never unloaded. If its kernels do not wait for those before them, turns off NCCL's use of
-// symmetric memory in this process (NCCL_WIN_ENABLE=0): without windows too, some versions can be told to use it.
+// The library `file`, never unloaded. Sets what NCCL reads of this process's environment:
+// * NCCL_COMM_BLOCKING=1, which goes before a communicator's configuration: with 0, calls would return before their end.
+// * NCCL_WIN_ENABLE=0 if its kernels do not wait for those before them: some versions can be told to use symmetric memory
+//   without windows too. Whoever wants to know what the user set reads it before.
 NcclLibrary load_nccl(const char* file);
 // libnccl.so.2 as the system finds it, by LD_LIBRARY_PATH or where it was at the build; loaded once.
 const NcclLibrary& nccl();
