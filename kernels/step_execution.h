@@ -34,7 +34,7 @@ class StepExecution {
   virtual void set_step_inputs(std::span<const std::int32_t> /*tokens*/, const StepRows& /*rows*/) {}
 
   // Runs `ops`: calls of this backend's ops that depend on `key` and on set_step_inputs() alone,
-  // for a step whose rows are all of different sequences. A backend may record the work they queue,
+  // for a step of StepRows::decodes. A backend may record the work they queue,
   // and queue it again for an equal key without calling `ops`. Returns whether they were called.
   virtual bool run_recorded(std::int64_t /*key*/, const std::function<void()>& ops) {
     ops();

@@ -1,6 +1,7 @@
 // The token rows of one step, and the bounds that all steps keep.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -20,6 +21,9 @@ struct StepRows {
   // A slot that belongs to no sequence, with a page that no sequence gets: for rows that only pad a
   // batch. -1: there is none.
   std::int32_t spare_slot = -1;
+  // Every row is a token after a prompt: its sequence alone reads the page it goes to. Where a sequence has several
+  // rows (drafts), attention takes each by itself. In other steps a row may read what another sequence's row writes.
+  bool decodes = false;
 
   // The page that holds tokens [index · kPageTokens, (index + 1) · kPageTokens) of row r's
   // sequence.
@@ -35,6 +39,10 @@ constexpr std::int32_t token_of_sample(std::int32_t row) {
   return -1 - row;
 }
 
+// Rows of a step with drafts, at most: with more of them a processor is busy computing, and a wrong draft costs as
+// much as a token.
+inline constexpr std::int64_t kMostRowsWithDrafts = 32;
+
 // The upper bounds of every later call; a backend sizes its scratch from them (Backend::reserve).
 struct WorkLimits {
   std::int64_t tracks = 1;
@@ -46,6 +54,8 @@ struct WorkLimits {
   std::int64_t experts = 0, top_k = 0;  // 0: no mixture of experts
   std::int64_t vocab = 0;               // of rows of logits with edits; 0: there are none
 
+  // Rows of a step that decodes.
+  std::int64_t decode_rows() const { return std::max(sequences, std::min(rows, kMostRowsWithDrafts)); }
   std::int64_t page_table_stride() const { return (context + kPageTokens - 1) / kPageTokens; }
 };
 

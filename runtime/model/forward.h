@@ -37,9 +37,8 @@ class Forward {
   // keys and values. `wanted`: the rows, ascending, that logits() will be asked for. In the last
   // layer, once K and V are appended, only these rows are computed.
   void run(std::span<const std::int32_t> tokens, const StepRows& rows, std::span<const std::int32_t> wanted);
-  // The same for rows that are all wanted and all of different sequences, logits included, as a
-  // step that the backend may record; where records(). Such a step is padded with rows of
-  // rows.spare_slot.
+  // The same for rows that are all wanted, of StepRows::decodes, logits included, as a step that the
+  // backend may record; where records(). Such a step is padded with rows of rows.spare_slot.
   void run_recorded(std::span<const std::int32_t> tokens, const StepRows& rows);
   // Whether the last run was run_recorded(), which computed the logits too.
   bool has_logits() const { return has_logits_; }

@@ -5,13 +5,6 @@
 #include "kernels/base/error.h"
 
 namespace ptrt {
-namespace {
-
-// Rows of a step with drafts, at most: with more of them a processor is busy computing, and a wrong draft costs as
-// much as a token.
-constexpr std::int64_t kMostRowsWithDrafts = 32;
-
-}  // namespace
 
 Scheduler::Scheduler(const SchedulerLimits& limits, Task task, std::span<const Request> requests,
                      std::span<const std::int64_t> order)
@@ -320,8 +313,12 @@ std::unique_ptr<Sequence> Scheduler::take_out(Sequence& sequence) {
 }
 
 StepRows Scheduler::step_rows() const {
-  return {plan_.positions, plan_.slots, page_table_, table_stride_,
-          static_cast<std::int32_t>(limits_.max_batch)};
+  return {plan_.positions,
+          plan_.slots,
+          page_table_,
+          table_stride_,
+          static_cast<std::int32_t>(limits_.max_batch),
+          plan_.only_decodes()};
 }
 
 }  // namespace ptrt

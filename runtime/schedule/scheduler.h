@@ -100,8 +100,8 @@ struct StepPlan {
   // Together all rows.
   std::int64_t decode_rows = 0, draft_rows = 0, prefill_rows = 0, recomputed_rows = 0;
 
-  // Every row is one of its own sequence and its logits are wanted.
-  bool only_decodes() const { return decode_rows == static_cast<std::int64_t>(tokens.size()); }
+  // Every row is a token after a prompt, or a draft after that, and its logits are wanted.
+  bool only_decodes() const { return decode_rows + draft_rows == static_cast<std::int64_t>(tokens.size()); }
   bool has_prefill() const { return prefill_rows + recomputed_rows > 0; }
 };
 

@@ -368,6 +368,7 @@ WarpValues exchange(unsigned mask, const void* value, std::size_t bytes, const c
 }
 
 void cp_async(void* to, const void* from, std::size_t bytes) {
+  if (!running->current().has_waited) check_early_copy(from, bytes);
   if (copies_land_at_once)
     land({to, from, bytes});
   else

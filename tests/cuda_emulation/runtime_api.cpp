@@ -13,6 +13,7 @@
 #include <functional>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
@@ -54,6 +55,7 @@ thread_local bool records = false;
 thread_local std::uint64_t launches = 0;  // of graphs
 thread_local std::uint64_t kernels = 0;
 thread_local std::unordered_map<std::string, std::uint64_t> late;
+std::span<const std::byte> written_before;
 thread_local const char* triggered_kernel = nullptr;  // that ran last, if it triggered early
 
 // Runs the stream's work until `after` of all queued pieces are done.
@@ -149,6 +151,16 @@ void note_kernel(const char* name, bool triggered_early) {
 }
 std::uint64_t late_kernels(const std::string& name) {
   return late[name];
+}
+
+void set_written_before(const void* data, std::size_t bytes) {
+  written_before = {static_cast<const std::byte*>(data), bytes};
+}
+
+void check_early_copy(const void* from, std::size_t bytes) {
+  const auto* first = static_cast<const std::byte*>(from);
+  if (first < written_before.data() + written_before.size() && first + bytes > written_before.data())
+    throw std::runtime_error("a thread copies before it has waited what the kernel before may still write");
 }
 
 void note_full_edge() {

@@ -6,6 +6,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <string>
@@ -34,6 +35,9 @@ void note_kernel(const char* name, bool triggered_early);
 // The kernels of this name that have run on this thread's streams without triggering early.
 std::uint64_t late_kernels(const std::string& name);
 void note_full_edge();  // a copy, or whatever else waits for the end of all before it
+// Memory that the kernel before the next one writes: that a thread copies from there before it has waited is an error.
+void set_written_before(const void* data, std::size_t bytes);
+void check_early_copy(const void* from, std::size_t bytes);
 // Throws if the kernel before triggered early: `what` is a kernel of NCCL, which may not wait for it.
 void check_not_overtaking(const char* what);
 

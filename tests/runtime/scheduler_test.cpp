@@ -297,6 +297,7 @@ TEST(Scheduler, LeavesASpareSlot) {
   scheduler.next_step();
   const StepRows rows = scheduler.step_rows();
   EXPECT_EQ(rows.spare_slot, 2);
+  EXPECT_FALSE(rows.decodes) << "a prompt's pages may be read by others";
   ASSERT_EQ(std::ssize(rows.page_table), 3 * rows.page_table_stride);
   for (std::int64_t i = 0; i < rows.page_table_stride; i++)
     EXPECT_EQ(rows.page_table[static_cast<std::size_t>(2 * rows.page_table_stride + i)], 4)

@@ -170,7 +170,8 @@ TEST_F(DraftedSteps, FeedDraftsAfterTheTokenAndForgetWrongOnes) {
     const StepPlan& plan = scheduler_->next_step();
     EXPECT_EQ(plan.decode_rows, 1);
     ASSERT_EQ(plan.draft_rows, 8) << "half of the rows that are left";
-    EXPECT_FALSE(plan.only_decodes());
+    EXPECT_TRUE(plan.only_decodes());
+    EXPECT_TRUE(scheduler_->step_rows().decodes);
     EXPECT_FALSE(plan.has_prefill());
     ASSERT_EQ(plan.wanted.size(), 9u);
     for (std::int32_t r = 0; r < 9; r++) {

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstddef>
 
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/attention/decode_warp.cuh"
@@ -25,15 +26,18 @@ struct DecodeArgs {
   LayerPool<T> pool;
 };
 
-// The positions [first, last] that a decode row sees.
+// The positions [first, last] that a decode row sees. Those before first_new are of earlier steps.
 struct Range {
-  int row, first, last;
+  int row, first, last, first_new;
 };
 
+static_assert(sizeof(DecodeRow) == sizeof(int2) && offsetof(DecodeRow, first_new) == sizeof(int));
 template <typename T>
 __device__ __forceinline__ Range range_of(const DecodeArgs<T>& args, int decode_row) {
   Range range;
-  range.row = args.step.decode_rows[decode_row];
+  const int2 of_step = reinterpret_cast<const int2*>(args.step.decode_rows)[decode_row];  // a DecodeRow
+  range.row = of_step.x;
+  range.first_new = of_step.y;
   range.last = args.step.positions[range.row];
   range.first = args.window > 0 && range.last >= args.window ? range.last - args.window + 1 : 0;
   return range;
@@ -73,9 +77,8 @@ class PagePipeline {
     const int lane = lane_id(), page = page_number(lane);
     if (page * kPageSize < end_)
       page_of_lane_ = static_cast<int>(lookup_page(args.step, range.row, split_begin + page * kPageSize));
-    // This step writes only the last token that the row sees.
-    const int last_page = (range.last - split_begin) / kPageSize;
-    while (issued_ < kStages && page_number(issued_) < last_page) load_stage();
+    const int first_new_page = (range.first_new - split_begin) / kPageSize;
+    while (issued_ < kStages && page_number(issued_) < first_new_page) load_stage();
   }
 
   __device__ __forceinline__ void fill_stages() {
@@ -307,7 +310,7 @@ DecodeAttention::DecodeAttention(const WorkLimits& limits, const Stream& stream)
   if (splits == 0) return;
   partial_ = allocate_device_array<float>(static_cast<std::size_t>(splits * (limits.head_dim + 2)),
                                           "the splits of decode attention");
-  const auto counters = static_cast<std::size_t>(limits.tracks * limits.sequences * limits.heads);
+  const auto counters = static_cast<std::size_t>(limits.tracks * limits.decode_rows() * limits.heads);
   splits_done_ = allocate_device_array<std::int32_t>(counters, "the splits of decode attention");
   PTRT_CUDA_CHECK(cudaMemsetAsync(splits_done_.get(), 0, counters * sizeof(std::int32_t), stream.get()));
 }

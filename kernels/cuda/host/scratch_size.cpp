@@ -32,12 +32,12 @@ std::size_t cuda_scratch_bytes(const WorkLimits& limits) {
   // The step: token, position and slot of each row, the page table, decode rows, prefill chunks.
   sum.add(limits.rows, 3 * kIndex);
   sum.add(limits.sequences * limits.page_table_stride(), kIndex);
-  sum.add(limits.sequences, kIndex);
+  sum.add(limits.decode_rows(), 2 * kIndex);
   sum.add(limits.sequences, 2 * kIndex);
   // Decode attention: Σ P·V, maximum and Σ P of every split, and the number of finished splits.
   if (const std::int64_t splits = most_head_splits(limits); splits > 0) {
     sum.add(splits * (limits.head_dim + 2), sizeof(float));
-    sum.add(limits.tracks * limits.sequences * limits.heads, kIndex);
+    sum.add(limits.tracks * limits.decode_rows() * limits.heads, kIndex);
   }
   // Mixture of experts: the choices, the slots grouped by expert, the offsets of the experts'
   // slots.

@@ -29,8 +29,8 @@ constexpr Splits decode_splits(std::int64_t units, std::int64_t context, std::in
 }
 // The largest number of heads × splits, over all tracks and rows, of one launch; 0 if there is
 // never a split.
-constexpr std::int64_t most_head_splits(const WorkLimits& limits) {
-  const std::int64_t heads = limits.tracks * limits.sequences * limits.heads;
+inline std::int64_t most_head_splits(const WorkLimits& limits) {
+  const std::int64_t heads = limits.tracks * limits.decode_rows() * limits.heads;
   const auto splits = [&](std::int64_t tokens) { return (limits.context + tokens - 1) / tokens; };
   if (splits(kMinSplitTokens) <= 1) return 0;
   // While splits can grow, there are up to kSplitBlocks blocks, each of all heads if there is one

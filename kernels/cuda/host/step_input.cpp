@@ -34,7 +34,7 @@ StepView lay_out(const WorkLimits& limits, Pieces& pieces) {
   view.tokens = pieces.take<std::int32_t>(limits.rows);
   view.positions = pieces.take<std::int32_t>(limits.rows);
   view.slots = pieces.take<std::int32_t>(limits.rows);
-  view.decode_rows = pieces.take<std::int32_t>(limits.sequences);
+  view.decode_rows = pieces.take<DecodeRow>(limits.decode_rows());
   view.prefill_chunks = pieces.take<PrefillChunk>(limits.sequences);
   // Last, so that one copy ends with the part of it that a step uses.
   view.page_table = pieces.take<std::int32_t>(limits.sequences * limits.page_table_stride());
@@ -52,7 +52,7 @@ StepInput::StepInput(const WorkLimits& limits, const Stream& stream) : stream_(s
     staging.pinned = allocate_pinned(count.bytes(), "the step's rows and page table");
   Pieces pieces(device_.get());
   view_ = lay_out(limits, pieces);
-  decode_rows_.reserve(static_cast<std::size_t>(limits.sequences));
+  decode_rows_.reserve(static_cast<std::size_t>(limits.decode_rows()));
   prefill_chunks_.reserve(static_cast<std::size_t>(limits.sequences));
 }
 
@@ -70,7 +70,7 @@ void StepInput::set(std::span<const std::int32_t> tokens, const StepRows& rows) 
   stage(tokens, view_.tokens, pinned);
   stage(rows.positions, view_.positions, pinned);
   stage(rows.slots, view_.slots, pinned);
-  stage(std::span<const std::int32_t>(decode_rows_), view_.decode_rows, pinned);
+  stage(std::span<const DecodeRow>(decode_rows_), view_.decode_rows, pinned);
   stage(std::span<const PrefillChunk>(prefill_chunks_), view_.prefill_chunks, pinned);
   stage(rows.page_table, view_.page_table, pinned);
   view_.page_table_stride = rows.page_table_stride;
@@ -99,15 +99,16 @@ void StepInput::split_rows(const StepRows& rows) {
     for (next = first + 1; continues(next); ++next) {
     }
     const auto count = static_cast<std::int32_t>(next - first);
-    if (count == 1) {
-      decode_rows_.push_back(static_cast<std::int32_t>(first));
-      longest_decode_context_ = std::max<std::int64_t>(longest_decode_context_, rows.positions[first] + 1);
+    if (count == 1 || rows.decodes) {
+      for (std::size_t r = first; r < next; ++r)
+        decode_rows_.push_back({static_cast<std::int32_t>(r), rows.decodes ? rows.positions[first] : 0});
+      longest_decode_context_ = std::max<std::int64_t>(longest_decode_context_, rows.positions[next - 1] + 1);
     } else {
       prefill_chunks_.push_back({static_cast<std::int32_t>(first), count});
       longest_prefill_chunk_ = std::max<std::int64_t>(longest_prefill_chunk_, count);
     }
   }
-  PTRT_CHECK(static_cast<std::int64_t>(decode_rows_.size()) <= limits_.sequences);
+  PTRT_CHECK(static_cast<std::int64_t>(decode_rows_.size()) <= limits_.decode_rows());
   PTRT_CHECK(static_cast<std::int64_t>(prefill_chunks_.size()) <= limits_.sequences);
 }
 

@@ -13,6 +13,12 @@
 
 namespace ptrt::cuda {
 
+// A row that attention takes by itself. Its sequence's keys and values before position first_new are those of earlier
+// steps, which a kernel may read before it has waited for those of this step.
+struct DecodeRow {
+  std::int32_t row = 0, first_new = 0;
+};
+
 // Two or more rows that are consecutive tokens of one sequence.
 struct PrefillChunk {
   std::int32_t first_row = 0, rows = 0;
@@ -23,7 +29,7 @@ struct StepView {
   const std::int32_t* tokens = nullptr;          // [rows] negative: token_of_sample()
   const std::int32_t* positions = nullptr;       // [rows]
   const std::int32_t* slots = nullptr;           // [rows]
-  const std::int32_t* decode_rows = nullptr;     // [decode_row_count] rows that are a chunk of their own
+  const DecodeRow* decode_rows = nullptr;        // [decode_row_count]
   const PrefillChunk* prefill_chunks = nullptr;  // [prefill_chunk_count] all other rows
   const std::int32_t* page_table = nullptr;      // [slots, page_table_stride]
   std::int64_t page_table_stride = 0;
@@ -64,7 +70,7 @@ class StepInput {
   int current_ = 0;
   StepView view_;
   std::int64_t rows_ = 0, longest_prefill_chunk_ = 0, longest_decode_context_ = 0;
-  std::vector<std::int32_t> decode_rows_;
+  std::vector<DecodeRow> decode_rows_;
   std::vector<PrefillChunk> prefill_chunks_;
 };
 
