@@ -127,7 +127,8 @@ def rope_frequencies(config: dict, local: bool) -> tuple[np.ndarray, float]:
     if scaling["type"] == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         turns = original * plain / (2 * math.pi)  # in the original context
-        kept = ((turns - low) / (high - low)).clip(0, 1)
+        between = (turns >= low) & (turns < high)  # none where high is not above low
+        kept = np.where(between, (turns - low) / (high - low if high != low else 1.0), turns >= low)
         return plain * (kept + (1 - kept) / factor), 1.0
 
     def pair_with(turns: float) -> float:  # whose frequency makes so many turns in the original context
@@ -135,6 +136,7 @@ def rope_frequencies(config: dict, local: bool) -> tuple[np.ndarray, float]:
 
     first = max(math.floor(pair_with(scaling["beta_fast"])), 0)
     last = min(math.ceil(pair_with(scaling["beta_slow"])), width - 1)
-    kept = 1 - ((np.arange(width // 2) - first) / max(last - first, 0.001)).clip(0, 1)
+    # last < first is no special case: the ramp then runs the other way, as in transformers.
+    kept = 1 - ((np.arange(width // 2) - first) / (last - first if last != first else 0.001)).clip(0, 1)
     attention_factor = scaling["attention_factor"] or (0.1 * math.log(factor) + 1 if factor > 1 else 1.0)
     return plain * (kept + (1 - kept) / factor), attention_factor

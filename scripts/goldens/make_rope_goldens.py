@@ -36,6 +36,12 @@ CASES = [
     (24, 1000.0, yarn(4.0, 64, 2.0, 0.25)),
     (16, 10000.0, yarn(16.0, 32, 1.0, 0.05, attention_factor=1.4)),
     (8, 10000.0, yarn(0.75, 64, 64.0, 32.0)),  # no turns: low and high are both 0
+    (16, 500.0, llama3(3.0, 7.5, 0.5, 64)),  # bounds the other way round, and equal
+    (16, 500.0, llama3(3.0, 2.5, 2.5, 64)),
+    (24, 1000.0, yarn(4.0, 64, 0.25, 2.0)),
+    (128, 1000000.0, yarn(4.0, 32768, 1.0, 32.0)),
+    (24, 1000.0, yarn(4.0, 64, 2.0, 2.0)),
+    (8, 1.5, yarn(4.0, 4096, 8.0, 1.0)),  # both pairs beyond the last: low is above high
 ]
 
 

@@ -12,12 +12,13 @@ from convert.config_keys import Keys
 from convert.crc32c import crc32c
 from convert.families import family_of, read_config, shortest_pattern
 from convert.ptrt_file import ModelWriter
-from convert.rope import read_rope
+from convert.rope import read_rope, rope_frequencies
 from convert.tensors import Tensor, converted, slices, to_bfloat16, with_halves
 from conversions import ROOT, ConvertTest, attribute
 
 import sys
 sys.path.insert(0, str(ROOT / "tests" / "reference"))
+import pt_reference as ref  # noqa: E402
 from crc32c import crc32c as reference_crc32c  # noqa: E402
 
 
@@ -133,6 +134,22 @@ class Rope(unittest.TestCase):
         log = 0.1 * np.log(40)
         self.assertEqual(factors[:2], [None, None])
         np.testing.assert_allclose(factors[2:], [1.0, (0.707 * log + 1) / (log + 1), 1.5], rtol=1e-12)
+
+    def test_frequencies_are_those_of_transformers_and_the_reference(self):
+        """Bounds of llama3 and yarn in both orders, and equal ones: the cases of the program's own test."""
+        cases = json.loads((ROOT / "tests" / "runtime" / "golden" / "rope_frequencies.json").read_text())
+        orders = {(scaling["type"], np.sign(scaling[high] - scaling[low])) for scaling in (case["rope_scaling"] for case in cases)
+                  for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")) if low in scaling}
+        self.assertEqual(len(orders), 6)
+        for case in cases:
+            with self.subTest(case["rope_scaling"]):
+                config = case | {"rope_theta_local": None, "rope_scaling": {"attention_factor": None} | case["rope_scaling"]}
+                frequencies, factor = rope_frequencies(config, False)
+                np.testing.assert_allclose(frequencies, case["frequencies"], rtol=1e-6)
+                self.assertAlmostEqual(factor, case["magnitude"], 12)
+                want, magnitude = ref.rope_frequencies(config, "global_rope")
+                np.testing.assert_allclose(frequencies, want, rtol=1e-14)
+                self.assertEqual(factor, magnitude)
 
     def test_local_theta(self):
         nested = {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 5.0},

@@ -119,7 +119,7 @@ def rope_frequencies(config: dict, kind: str) -> tuple[Array, float]:
     if scaling["type"] == "llama3":
         low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
         wavelength = 2 * np.pi / frequencies
-        smooth = (scaling["original_max_position"] / wavelength - low) / (high - low)
+        smooth = (scaling["original_max_position"] / wavelength - low) / (high - low or 1.0)  # equal: none is blended
         blended = (1 - smooth) * frequencies / factor + smooth * frequencies
         longest, shortest = (scaling["original_max_position"] / turns for turns in (low, high))
         kinds = [wavelength > longest, wavelength < shortest]
