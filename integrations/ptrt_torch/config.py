@@ -10,7 +10,7 @@ def read_config(path) -> dict:
         return reader.config
 
 
-def main_type(path) -> str | None:
+def main_type(path) -> str:
     """The type of a model file's embedding, "float32", "float16" or "bfloat16": that of most of its weights, int8 ones apart."""
     with ModelReader(path) as reader:
         return reader.stored_type("/shared/embedding")

@@ -24,9 +24,14 @@ GROUP = 32  # int8 elements that share a scale
 PANELS = "ptrt pack --layout rows makes a plain file of it"
 
 
-def text(value) -> str | None:
-    """A string attribute: h5py gives those of fixed length as bytes."""
-    return value.decode("utf-8") if isinstance(value, bytes) else value
+def text(attributes, name: str) -> str | None:
+    """A string attribute, or None where it is missing. Raises TypeError or ValueError for anything else."""
+    value = attributes.get(name)
+    if isinstance(value, bytes):  # h5py gives strings of fixed length so
+        value = value.decode("utf-8")
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"attribute \"{name}\": expected a string, found {brief(value)}")
+    return value
 
 
 def _once(pairs: list) -> dict:
@@ -82,7 +87,8 @@ class ModelReader:
     def _read_config(self) -> dict:
         with self._reading("its root attributes"):
             values = dict(self._files.main.attrs)
-        if text(values.get("format")) != "ptrt":
+            format_name = text(values, "format")
+        if format_name != "ptrt":
             raise BadInput(f"{self.path}: no model file: root attribute \"format\" is not \"ptrt\"")
         version = values.get("format_version")
         if not isinstance(version, (int, np.integer)) or version != VERSION:
@@ -90,7 +96,7 @@ class ModelReader:
         if "config" not in values:
             raise BadInput(f"{self.path}: no model file: root attribute \"config\" is missing")
         try:
-            return check_config(json.loads(text(values["config"]), object_pairs_hook=_once))
+            return check_config(json.loads(text(values, "config"), object_pairs_hook=_once))
         except (ValueError, TypeError, RecursionError) as error:
             raise BadInput(f"{self.path}: config is no JSON object: {error}") from None
         except BadInput as error:
@@ -102,15 +108,22 @@ class ModelReader:
     def _data(self, name: str, shape: tuple[int, ...]) -> tuple[h5py.Dataset, np.ndarray]:
         """A dataset and all of its elements, which are numbers, and whose shape and checksum are right."""
         with self._reading(f"dataset {name}"):
-            return self._checked(name, shape, self._files.find(name))
+            return self._checked(name, shape)
 
-    def _checked(self, name: str, shape: tuple[int, ...], dataset) -> tuple[h5py.Dataset, np.ndarray]:
+    def _plain(self, name: str) -> h5py.Dataset:
+        """The dataset of that name, if ptrt's own layouts do not hide its elements."""
+        dataset = self._files.find(name)
         if dataset is None:
-            self._fail(name, f" is missing; the config asks for it with shape {list(shape)}")
+            self._fail(name, " is missing; the config asks for it")
         if not isinstance(dataset, h5py.Dataset):
             self._fail(name, ": it is a group")
-        if "layout" in dataset.attrs and text(dataset.attrs["layout"]) != "rows":
-            self._fail(name, f": layout {brief(text(dataset.attrs['layout']))} is for ptrt alone: {PANELS}")
+        layout = text(dataset.attrs, "layout")
+        if layout not in (None, "rows"):
+            self._fail(name, f": layout {brief(layout)} is for ptrt alone: {PANELS}")
+        return dataset
+
+    def _checked(self, name: str, shape: tuple[int, ...]) -> tuple[h5py.Dataset, np.ndarray]:
+        dataset = self._plain(name)
         if dataset.shape != shape:
             self._fail(name, f": expected shape {list(shape)}, found {list(dataset.shape or ())}")
         properties = dataset.id.get_create_plist()
@@ -132,18 +145,22 @@ class ModelReader:
 
         int8 is given as the float32 values that it stands for.
         """
-        shape = self.shapes[name]
-        dataset, values = self._data(name, shape)
-        kind, dtype = dataset.dtype, text(dataset.attrs.get("dtype"))
-        if kind == np.int8 and may_be_int8(name, shape):
+        dataset, values = self._data(name, self.shapes[name])
+        stored = self._type(name, dataset)
+        if stored == "int8":
             return self._widened(name, values), "float32"
-        stored = kind.newbyteorder("=")
-        if stored in (np.float32, np.float16):
-            return values.astype(stored, copy=False), stored.name
-        if stored == np.uint16 and dtype == "bfloat16":
-            return values.astype(stored, copy=False), "bfloat16"
+        return values.astype(values.dtype.newbyteorder("="), copy=False), stored
+
+    def _type(self, name: str, dataset: h5py.Dataset) -> str:
+        with self._reading(f"dataset {name}"):
+            kind, dtype = dataset.dtype.newbyteorder("="), text(dataset.attrs, "dtype")
+        narrow = may_be_int8(name, self.shapes[name])
+        if kind in (np.float32, np.float16) or (kind == np.int8 and narrow):
+            return kind.name
+        if kind == np.uint16 and dtype == "bfloat16":
+            return dtype
         self._fail(name, f": elements {kind} with dtype = {brief(dtype)}: expected float32, float16, bfloat16 as uint16"
-                   f"{' or int8' if may_be_int8(name, shape) else ''}")
+                   f"{' or int8' if narrow else ''}")
 
     def _widened(self, name: str, values: np.ndarray) -> np.ndarray:
         """int8 as float32, which holds each product of element and scale exactly."""
@@ -159,13 +176,11 @@ class ModelReader:
             wide[..., group * GROUP:(group + 1) * GROUP] *= scale[..., group:group + 1]
         return wide
 
-    def stored_type(self, name: str) -> str | None:
-        """The type of a dataset's elements, such as "bfloat16" or "int8"; None where there is none. Reads no data."""
-        dataset = self._files.find(name)
-        if not isinstance(dataset, h5py.Dataset):
-            return None
-        kind = dataset.dtype.newbyteorder("=")
-        return text(dataset.attrs.get("dtype")) if kind == np.uint16 else kind.name
+    def stored_type(self, name: str) -> str:
+        """The type of the elements of a dataset that the config asks for, as tensor() says, or "int8". Reads no data."""
+        with self._reading(f"dataset {name}"):
+            dataset = self._plain(name)
+        return self._type(name, dataset)
 
     def tokenizer(self) -> Tokenizer | None:
         """kind "bytes" has no model. None where the file takes token ids only."""
@@ -173,8 +188,7 @@ class ModelReader:
             group = self._files.find("/tokenizer")
             if group is None:
                 return None
-            attributes = dict(group.attrs)
-        kind = text(attributes.get("kind"))
+            kind, chat_template = text(group.attrs, "kind"), text(group.attrs, "chat_template")
         if kind not in ("bytes", "sentencepiece", "huggingface"):
             raise BadInput(f"{self.path}: /tokenizer: expected kind \"bytes\", \"sentencepiece\" or \"huggingface\", "
                            f"found {brief(kind)}")
@@ -185,4 +199,4 @@ class ModelReader:
             if not isinstance(dataset, h5py.Dataset) or dataset.dtype != np.uint8 or dataset.ndim != 1:
                 self._fail("/tokenizer/model", ": expected uint8 of one dimension")
             model = self._data("/tokenizer/model", dataset.shape)[1].tobytes()
-        return Tokenizer(kind, model, text(attributes.get("chat_template")))
+        return Tokenizer(kind, model, chat_template)

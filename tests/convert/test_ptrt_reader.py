@@ -117,6 +117,92 @@ class Refusing(CliTest):
             file.attrs["config"] = 5
         self.refused("no JSON")
 
+    def test_bounds_of_configs(self) -> None:
+        """Both readers name the same key, and neither reads a dataset."""
+        huge, yarn = 10**400, {"type": "yarn", "factor": 4.0, "original_max_position": 64, "beta_fast": 32.0, "beta_slow": 1.0}
+        moe = SMALL["moe"]
+        for key, value, *others in (
+                ("tracks", 0), ("tracks", 101), ("tracks", 20000), ("layers", 1001, {"sync_layers": [1001]}),
+                ("sync_layers", list(range(1, 102)), {"layers": 101}), ("max_context", 2**31), ("vocab_size", 2**31),
+                ("heads", 2**63), ("max_context", 2**31 - 1, {"kv_heads": 2**20, "heads": 2**20, "head_dim": 2**10}),
+                ("rope_theta", 1, {"rope_scaling": yarn}), ("rope_scaling.original_max_position", 2**31, yarn),
+                ("rope_scaling.factor", 1e-50, yarn), ("rope_theta", 1e39), ("rope_theta_local", 1e-46), ("embedding_scale", 0),
+                ("norm_eps", -1e-5), ("norm_eps", True), ("attention_scale", 2**128), ("moe.experts", 2**31, moe),
+                ("moe.top_k", 3, moe), ("moe.router_logit_cap", 1e39, moe), ("name", 5), ("name", ["a"]),
+                ("head_dim", 15), ("ffn_size", 0), ("attention_window", 0, {"attention_pattern": ["local_nope"]}),
+                ("attention_window", -1), ("attention_window", 2**31), ("bos_token_id", 2**31), ("eos_token_ids", [259]),
+                ("norm_eps", huge), ("norm_placement", ["pre", "pre"]), ("moe", None)):
+            folder, _, inner = key.partition(".")
+            changes = {folder: {**others[0], inner: value}} if inner else {key: value, **(others or [{}])[0]}
+            self.change(config=json.dumps({**SMALL, **changes}))
+            with self.subTest(key=key, value=value if value != huge else "10**400"):
+                if value == huge:  # to the program it is no JSON
+                    self.refused(key)
+                    continue
+                with self.assertRaises(BadInput) as caught:
+                    ModelReader(self.path)
+                done = ptrt("inspect", self.path)
+                self.assertEqual(done.status, 2)
+                for message in (str(caught.exception), done.stderr):
+                    self.assertIn(key, message)
+                    self.assertIn("config", message)
+
+    def test_configs_that_are_as_large_as_they_may_be(self) -> None:
+        mixture = {"ffn_pattern": ["moe", "dense"], "ffn_size": 0, "layers": 1, "sync_layers": [1], "moe": SMALL["moe"]}
+        for changes in ({"tracks": 100, "layers": 1, "sync_layers": [1]}, {"max_context": 2**31 - 1, "hidden_size": 8},
+                        {"layers": 100, "sync_layers": list(range(1, 101))}, {**mixture, "rope_theta": 1, "norm_eps": 1e-45},
+                        {"head_dim": 5, "attention_pattern": ["global_nope", "local_nope"], "attention_window": 2**31 - 1},
+                        {"layers": 1, "sync_layers": [1], "attention_pattern": ["global_rope", "local_rope"],
+                         "ffn_pattern": ["dense", "moe"], "name": ""}):
+            config = make_config(**{"hidden_size": 4, "ffn_size": 4, "head_dim": 2, "vocab_size": 8, **changes})
+            path = write_random(self.path, config, seed=1, tokenizer=None)
+            self.assertEqual(read(path).keys(), ref.load(path).tensors.keys())
+            self.assert_done(ptrt("inspect", "--verify", path))
+
+    def test_attributes_that_are_no_strings(self) -> None:
+        several = np.array(["ptrt", "ptrt"], h5py.string_dtype())
+        for at, name, value, words in (
+                ("/", "format", several, ["format", "root attributes"]), ("/", "config", several, ["config"]),
+                ("/", "format", np.bytes_(b"\xff"), ["root attributes"]), (WK, "layout", several, [WK, "layout"]),
+                ("/shared/embedding", "dtype", several, ["/shared/embedding", "dtype"]),
+                ("/shared/embedding", "dtype", 7, ["/shared/embedding", "dtype"]),
+                ("/tokenizer", "kind", several, ["/tokenizer", "kind"]),
+                ("/tokenizer", "chat_template", 7, ["/tokenizer", "chat_template"])):
+            with self.subTest(at=at, name=name, value=value):
+                write_random(self.path, SMALL, seed=1, dtype="bfloat16")
+                with h5py.File(self.path, "r+") as file:
+                    file[at].attrs[name] = value
+                with self.assertRaises(BadInput) as caught, ModelReader(self.path) as reader:
+                    if at == "/shared/embedding":
+                        reader.stored_type(at)
+                    elif at == "/tokenizer":
+                        reader.tokenizer()
+                    reader.tensor(WK)
+                for word in (str(self.path), *words):
+                    self.assertIn(word, str(caught.exception))
+
+    def test_types_without_reading_data(self) -> None:
+        for dtype, matrices in (("float32", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16"), ("int8", "int8")):
+            write_random(self.path, SMALL, seed=1, dtype=dtype)
+            with ModelReader(self.path) as reader:
+                self.assertEqual(reader.stored_type(WK), matrices)
+                self.assertEqual(reader.stored_type("/shared/embedding"), dtype if dtype != "int8" else "float32")
+                self.assertEqual(reader.datasets_read, 0)
+        for change, word in ((lambda file: file.create_dataset("shared/embedding", (259, 40), "f8"), "float64"),
+                             (lambda file: file.create_dataset("shared/embedding", (259, 40), "i1"), "int8"),
+                             (lambda file: file.create_dataset("shared/embedding", (259, 40), "u2"), "uint16"),
+                             (lambda file: file.create_group("shared/embedding"), "group"), (lambda file: None, "missing")):
+            write_random(self.path, SMALL, seed=1)
+            with h5py.File(self.path, "r+") as file:
+                del file["shared/embedding"]
+                change(file)
+            with ModelReader(self.path) as reader, self.assertRaisesRegex(BadInput, f"{self.path}: .*embedding.*{word}"):
+                reader.stored_type("/shared/embedding")
+        write_random(self.path, SMALL, seed=1, dtype="int8")
+        self.assert_done(ptrt("pack", self.path, "-o", self.folder / "packed.h5"))
+        with ModelReader(self.folder / "packed.h5") as reader, self.assertRaisesRegex(BadInput, "panels16.v1"):
+            reader.stored_type(WK)
+
     def test_datasets(self) -> None:
         def put(name: str, values, **attributes) -> None:
             del file[name]
