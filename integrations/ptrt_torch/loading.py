@@ -56,12 +56,25 @@ def place_of(model: torch.nn.Module, name: str) -> Place:
     return layer_place(model.layers[int(parts[3])], "/".join(parts[4:]), layer_shapes(model.config, int(parts[3])))
 
 
+def check_range(values: torch.Tensor, dtype: torch.dtype, name: str) -> None:
+    """Raises BadInput where rounding a dataset to this type would make infinities of its values."""
+    if dtype == torch.float16 and values.dtype != torch.float16 and values.abs().max() > LARGEST_HALF:
+        raise BadInput(f"dataset {name} has values beyond {LARGEST_HALF}, the range of float16: take bfloat16 or float32")
+
+
+def read_head(reader, dtype: torch.dtype) -> torch.Tensor:
+    """The head [vocab_size, d] of an engine that holds it itself (FoldedModel(lm_head=False)), checked for this type."""
+    name = "/shared/embedding" if reader.config["tie_embeddings"] else "/shared/lm_head"
+    values = reader.tensor(name)
+    check_range(values, dtype, name)
+    return values
+
+
 @torch.no_grad()
 def fill(place: Place, slot: int, slots: int, values: torch.Tensor, name: str) -> torch.nn.Parameter:
     """Puts a dataset of one slot into its parameter."""
     parameter = getattr(place.module, place.attribute)
-    if parameter.dtype == torch.float16 and values.dtype != torch.float16 and values.abs().max() > LARGEST_HALF:
-        raise BadInput(f"dataset {name} has values beyond {LARGEST_HALF}, the range of float16: take bfloat16 or float32")
+    check_range(values, parameter.dtype, name)
     shape = list(values.shape)
     shape[place.dim] = place.size or shape[place.dim]
     part = parameter.data.view(slots, *shape)[slot]

@@ -162,11 +162,9 @@ class TrtllmAttention(AttentionBackend):
 
 class VanillaAttention(AttentionBackend):
 
-    def __init__(self, layer_idx, num_heads, head_dim, num_kv_heads=None, quant_config=None, **kwargs):
-        super().__init__(layer_idx, num_heads, head_dim, num_kv_heads, quant_config)  # without q_scaling
-
-    def forward(self, q, k, v, metadata, *, attention_mask=PredefinedAttentionMask.CAUSAL, **kwargs):
-        return self.attend(q, k, v, metadata, None)
+    def forward(self, q, k, v, metadata, *, attention_mask=PredefinedAttentionMask.CAUSAL, attention_window_size=None, **kwargs):
+        assert k is not None and v is not None and not kwargs and attention_mask == PredefinedAttentionMask.CAUSAL
+        return self.attend(q, k, v, metadata, attention_window_size)
 
 
 # _torch/attention_backend/utils.py

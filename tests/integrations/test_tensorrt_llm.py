@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import unittest
+import weakref
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import engine_environment  # noqa: E402
 
 engine_environment.need("torch", "transformers", "h5py")
 
+import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import tensorrt_llm_stand_in as stand_in  # noqa: E402
 import torch  # noqa: E402
@@ -39,6 +41,7 @@ from model_grid import GRID, prompts  # noqa: E402
 from model_maker import make_config, write_random  # noqa: E402
 
 CLOSE = 1e-3
+BACKENDS = ("TRTLLM", "FLASHINFER", "VANILLA")
 torch.set_num_threads(1)
 
 
@@ -61,7 +64,7 @@ class TensorRTLLM(CliTest):
     def test_every_option_agrees_with_the_reference(self) -> None:
         for number, grid in enumerate(GRID):
             folder, reference = self.made(grid)
-            executor = self.executor(folder, attn_backend=("TRTLLM", "FLASHINFER")[number % 2])
+            executor = self.executor(folder, attn_backend=BACKENDS[number % 3])
             text, other = prompts(grid)[5], prompts(grid)[3]
             want = ref.log_probs(reference, text)
             # A prompt in two chunks, then a step with a token of it and another prompt; logits of all, and of the last ones.
@@ -97,8 +100,47 @@ class TensorRTLLM(CliTest):
             real.with_name(f"{real.stem}-{track:02d}.h5").unlink()
         weights = PTRTCheckpointLoader().load_weights(str(folder), mapping=stand_in.Mapping(2, 1, tp_size=2))
         self.assertEqual({name.split("/")[2] for name in weights if name.startswith("/tracks/")}, {"03", "04", "05"})
+        weights.close()
+        load(str(folder), PTRTCheckpointLoader(), stand_in.Mapping(2, 1, tp_size=2))
         with self.assertRaisesRegex(BadInput, "-00.h5, which is missing"):
-            PTRTCheckpointLoader().load_weights(str(folder), mapping=stand_in.Mapping(2, 0, tp_size=2))
+            load(str(folder), PTRTCheckpointLoader(), stand_in.Mapping(2, 0, tp_size=2))
+
+    def test_a_dataset_is_read_when_it_is_needed(self) -> None:
+        """Not before the model is filled, and the host lets it go before it reads the one after the next."""
+        path = write_random(self.fresh(".h5"), GRID[0].config, 1, dtype="int8")
+        with redirect_stdout(io.StringIO()):
+            folder = make_folder(path, self.fresh(""))
+        loader = PTRTCheckpointLoader()
+        model = load(str(folder), loader, stand_in.Mapping())
+        weights = loader.load_weights(str(folder), mapping=stand_in.Mapping())
+        self.assertEqual(weights.reader.datasets_read, 0)
+        read, alive, most = weights.reader.tensor, weakref.WeakSet(), 0
+
+        def counted(name: str) -> torch.Tensor:
+            nonlocal most
+            values = read(name)
+            alive.add(values)
+            most = max(most, len(alive))
+            return values
+
+        weights.reader.tensor = counted
+        model.load_weights(weights)
+        self.assertLessEqual(most, 2)
+        self.assertGreaterEqual(weights.reader.datasets_read, len(weights))
+        with self.assertRaises(BadInput):  # it is closed
+            read(next(iter(weights)))
+
+    def test_a_head_beyond_float16(self) -> None:
+        for tied, name in ((False, "/shared/lm_head"), (True, "/shared/embedding")):
+            path = write_random(self.fresh(".h5"), make_config(tie_embeddings=tied))
+            with h5py.File(path, "r+") as file:
+                file[name][3, 5] = 70000
+                del file[name].attrs["crc32c"]
+            folder = make_folder(path, self.fresh(""))
+            load(str(folder), PTRTCheckpointLoader(), stand_in.Mapping())
+            loader = PTRTCheckpointLoader(config_loader=PTRTConfigLoader(torch.float16))
+            with self.assertRaisesRegex(BadInput, f"{name} .*65504"):
+                load(str(folder), loader, stand_in.Mapping())
 
     def test_what_is_registered_and_sent_to_workers(self) -> None:
         self.assertEqual({kind: list(names) for kind, names in stand_in.REGISTERED.items()}, {
@@ -122,7 +164,7 @@ class TensorRTLLM(CliTest):
                           ("sparse_attention_config", {"sparse_attention_config": object()}),
                           ("kv_cache_config.dtype", {"changes": {"kv_cache_quant_algo": "FP8"}}),
                           ("quantization", {"changes": {"quant_algo": "FP8"}}),
-                          ("num_layers", {"model_kwargs": {"num_layers": 1}}), ("VANILLA", {"attn_backend": "VANILLA"})):
+                          ("num_layers", {"model_kwargs": {"num_layers": 1}})):
             with self.assertRaisesRegex(ValueError, name):
                 load(str(folder), loader, stand_in.Mapping(), **how)
         for name, mapping in (("pipeline_parallel_size", stand_in.Mapping(2, 0, pp_size=2)),

@@ -5,6 +5,7 @@
 FOLDER is one that ptrt_trtllm.folder made. A loader that reaches a worker process imports this module there, too.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -21,42 +22,51 @@ from tensorrt_llm._torch.models.modeling_utils import (
     register_mapper,
 )
 from tensorrt_llm.logger import logger
-from tensorrt_llm.mapping import Mapping
+from tensorrt_llm.mapping import Mapping as RankMapping
 
 from . import modeling  # noqa: F401  registers the model
 from .config import FORMAT, MODEL_FILE, PTConfig
 
 
-class ShardWeights(dict):
-    """The datasets of one rank, by their names in the file; what FoldedModel.load takes in place of a ShardReader."""
+class ShardWeights(Mapping):
+    """The datasets of one rank, by their names in the file; each is read when it is asked for, so the host never holds all.
+
+    What FoldedModel.load takes as a ShardReader. close() when the model is filled.
+    """
 
     def __init__(self, reader: ShardReader):
-        super().__init__((name, reader.tensor(name)) for name in reader.names())
-        self.config, self.tracks = reader.config, reader.tracks
+        self.reader, self.config, self.tracks = reader, reader.config, reader.tracks
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        if name not in self.names():
+            raise KeyError(name)
+        return self.tensor(name)
+
+    def __iter__(self):
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
 
     def names(self) -> list[str]:
-        return list(self)
+        return self.reader.names()
 
     def tensor(self, name: str) -> torch.Tensor:
-        return self[name]
+        return self.reader.tensor(name)
 
-    def head(self) -> torch.Tensor:
-        """[vocab_size, d], all rows: the LM head takes its own."""
-        return self["/shared/embedding" if self.config["tie_embeddings"] else "/shared/lm_head"]
+    def close(self) -> None:
+        logger.info(f"Tracks {self.tracks.start} to {self.tracks.stop - 1}: {self.reader.datasets_read} datasets, "
+                    f"{self.reader.bytes_read / 2**20:.1f} MiB read")
+        self.reader.close()
 
 
 @register_checkpoint_weight_loader(FORMAT)
 class PTRTWeightLoader(BaseWeightLoader):
     """Each rank reads its own tracks of the model file, and nothing of the others."""
 
-    def load_weights(self, checkpoint_dir: str, mapping: Mapping, **kwargs) -> ShardWeights:
+    def load_weights(self, checkpoint_dir: str, mapping: RankMapping, **kwargs) -> ShardWeights:
         path = Path(checkpoint_dir) / MODEL_FILE
-        tracks = tracks_of_rank(read_config(path), mapping.tp_size, mapping.tp_rank)
-        with ShardReader(path, tracks) as reader:
-            weights = ShardWeights(reader)
-            logger.info(f"Tracks {tracks.start} to {tracks.stop - 1}: {reader.datasets_read} datasets, "
-                        f"{reader.bytes_read / 2**20:.1f} MiB read")
-        return weights
+        return ShardWeights(ShardReader(path, tracks_of_rank(read_config(path), mapping.tp_size, mapping.tp_rank)))
 
 
 @register_config_loader(FORMAT)

@@ -8,6 +8,7 @@ import contextlib
 
 import torch
 from ptrt_torch import FoldedModel, tracks_of_rank
+from ptrt_torch.loading import read_head
 from ptrt_torch.parts import narrow_heads, widen_heads
 from tensorrt_llm._torch.attention_backend.interface import AttentionMetadata, PredefinedAttentionMask
 from tensorrt_llm._torch.attention_backend.utils import create_attention
@@ -41,10 +42,6 @@ def check(model_config: ModelConfig) -> None:
     refused = [name for name, is_asked in asked.items() if is_asked]
     if refused:
         raise ValueError(f"Parallel Track models do not support {', '.join(refused)}")
-    pt = model_config.pretrained_config.pt
-    if model_config.attn_backend == "VANILLA" and (q_scaling(pt) != 1 or any(
-            kind.startswith("local_") for kind in pt["attention_pattern"])):
-        raise ValueError("attn_backend VANILLA ignores q_scaling and windows, which this model needs: take TRTLLM or FLASHINFER")
 
 
 class Attention:
@@ -111,8 +108,9 @@ class PTForCausalLM(DecoderModelForCausalLM[PTModel, PTConfig]):
                          vocab_size=model_config.pretrained_config.vocab_size)
 
     def load_weights(self, weights, weight_mapper=None, skip_modules=()):
-        """weights: a checkpoint.ShardWeights of this rank's tracks."""
+        """weights: a checkpoint.ShardWeights of this rank's tracks, which is closed."""
         if skip_modules:
             raise ValueError(f"a Parallel Track model is loaded whole, not without {', '.join(skip_modules)}")
-        self.model.folded.load(weights)
-        self.lm_head.load_weights(weights=[{"weight": weights.head()}])
+        with contextlib.closing(weights):
+            self.model.folded.load(weights)
+            self.lm_head.load_weights(weights=[{"weight": read_head(weights, self.config.torch_dtype)}])
