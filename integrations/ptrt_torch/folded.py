@@ -15,6 +15,7 @@ from torch import nn
 from .convert.layout import ffn_kind
 from .convert.pt_config import NORM_NAMES, block_norms, shared_shapes
 from .convert.pt_math import route, wide
+from .convert.rope import rope_keys
 from .loading import load
 from .parts import Gate, Rotation, TrackExperts, TrackLinear, TrackNorm, weight
 
@@ -105,7 +106,7 @@ class FoldedModel(nn.Module):
     The rest has plain defaults in parts.py, and an engine may give its own makers of these:
     linear(slots, outputs, inputs, bias) -> module as TrackLinear, with parameters weight and, as asked, bias
     norm(slots, size, eps, scale_first) -> module as TrackNorm, which may overwrite its arguments if it has a residual
-    rope(config, local) -> callable as Rotation
+    rope(config, local) -> callable as Rotation, called once for each pair of theta and scaling
     activation(name) -> callable as Gate
     experts(slots, experts, size, ffn_size, activation) -> module as TrackExperts, with parameters w_gate_up and w_down
     Their parameters may lack the dimension of slots if there is one slot, or have slots and experts as one dimension.
@@ -122,14 +123,21 @@ class FoldedModel(nn.Module):
         slots, d = len(tracks), config["hidden_size"]
         make = {"attention": attention, "linear": linear or TrackLinear, "norm": norm or TrackNorm,
                 "activation": activation or Gate, "experts": experts or TrackExperts}
-        rotations = {}
+        rotations = []  # and theta and scaling of each: kinds of layers with equal ones share a table
         kinds = [config["attention_pattern"][i % len(config["attention_pattern"])] for i in range(config["layers"])]
-        for kind in {kind: None for kind in kinds if kind.endswith("_rope")}:
-            rotations[kind] = (rope or Rotation)(config, kind == "local_rope")
+        for local in {kind == "local_rope": None for kind in kinds if kind.endswith("_rope")}:
+            if all(keys != rope_keys(config, local) for keys, _ in rotations):
+                rotations.append((rope_keys(config, local), (rope or Rotation)(config, local)))
+
+        def rotation(kind: str):
+            if not kind.endswith("_rope"):
+                return None
+            return next(found for keys, found in rotations if keys == rope_keys(config, kind == "local_rope"))
+
         for name, shape in shared_shapes(config).items():
             if name != "final_norm" and (name != "lm_head" or lm_head):
                 self.register_parameter(name, weight(*shape))
-        self.layers = nn.ModuleList(FoldedLayer(config, i, slots, make, rotations.get(kind))
+        self.layers = nn.ModuleList(FoldedLayer(config, i, slots, make, rotation(kind))
                                     for i, kind in enumerate(kinds))
         asked = block_norms(config)
         for name in ("dispatch_norm", "combine_norm"):

@@ -108,14 +108,19 @@ def read_rope(keys: Keys, default_theta: float, max_position: int, default_local
     return found
 
 
+def rope_keys(config: dict, local: bool) -> tuple[float, dict | None]:
+    """theta and scaling of these layers. local: of local_rope ones, which may have a theta of their own."""
+    if local and config["rope_theta_local"]:
+        return config["rope_theta_local"], None
+    return config["rope_theta"], config["rope_scaling"]
+
+
 def rope_frequencies(config: dict, local: bool) -> tuple[np.ndarray, float]:
     """The angle by which one position turns each pair, float64 [head_dim / 2], and the factor on cos and sin.
 
-    local: of local_rope layers, which may have a theta of their own.
+    local: as for rope_keys.
     """
-    theta, scaling = config["rope_theta"], config["rope_scaling"]
-    if local and config["rope_theta_local"]:
-        theta, scaling = config["rope_theta_local"], None
+    theta, scaling = rope_keys(config, local)
     width = config["head_dim"]
     plain = theta ** (-np.arange(0, width, 2, dtype=np.float64) / width)
     if scaling is None:

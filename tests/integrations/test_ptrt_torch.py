@@ -20,7 +20,7 @@ from stand_in_attention import Engine  # noqa: E402
 
 import pt_reference as ref  # noqa: E402
 from model_grid import GRID, prompts  # noqa: E402
-from model_maker import write_random  # noqa: E402
+from model_maker import make_config, write_random  # noqa: E402
 
 CLOSE = 1e-3
 EXACT = 1e-11  # in float64
@@ -164,6 +164,22 @@ class Model(CliTest):
                 if isinstance(part, TrackExperts):
                     part.static = True
             self.far(made.score(text), ref.log_probs(reference, text), CLOSE, grid.name)
+
+    def test_equal_rotations_share_a_table(self) -> None:
+        yarn = {"type": "yarn", "factor": 4.0, "original_max_position": 128, "beta_fast": 32.0, "beta_slow": 1.0}
+        both = ["local_rope", "global_nope", "global_rope"]
+        for tables, changes in (
+                (1, {}), (1, {"rope_scaling": yarn}), (2, {"rope_theta_local": 100.0}), (1, {"rope_theta_local": 10000.0}),
+                (2, {"rope_theta_local": 10000.0, "rope_scaling": yarn}), (1, {"attention_pattern": ["local_rope"]}),
+                (0, {"attention_pattern": ["global_nope"]})):
+            with self.subTest(changes):
+                config = make_config(**{"layers": 6, "attention_pattern": both, "attention_window": 5, **changes})
+                path = write_random(self.fresh(".h5"), config)
+                made = []
+                filled = engine(path, rope=lambda *asked: made.append(Rotation(*asked)) or made[-1])
+                self.assertEqual((len(made), len(dict(filled.model.named_buffers()))), (tables, 2 * tables))
+                text = prompts(GRID[0])[2]
+                self.far(filled.score(text), ref.log_probs(ref.load(path), text), CLOSE, str(changes))
 
     def test_one_graph_for_every_step(self) -> None:
         """Dynamo alone, which refuses a graph that depends on data. Inductor takes minutes; PTRT_TEST_INDUCTOR=1 asks for it."""
