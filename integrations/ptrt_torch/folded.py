@@ -111,7 +111,7 @@ class FoldedModel(nn.Module):
     experts(slots, experts, size, ffn_size, activation) -> module as TrackExperts, with parameters w_gate_up and w_down
     Their parameters may lack the dimension of slots if there is one slot, or have slots and experts as one dimension.
 
-    lm_head=False: the engine holds the head of an untied model itself.
+    lm_head=False: the engine holds the head of an untied model itself (loading.read_head gives it).
     """
 
     def __init__(self, config: dict, tracks: range, *, attention, all_reduce=None, rope=None, experts=None, norm=None,

@@ -96,7 +96,8 @@ class ModelReader:
         if "config" not in values:
             raise BadInput(f"{self.path}: no model file: root attribute \"config\" is missing")
         try:
-            return check_config(json.loads(text(values, "config"), object_pairs_hook=_once))
+            content = text(values, "config").removeprefix("\ufeff")  # a mark of the byte order, which the program skips too
+            return check_config(json.loads(content, object_pairs_hook=_once))
         except (ValueError, TypeError, RecursionError) as error:
             raise BadInput(f"{self.path}: config is no JSON object: {error}") from None
         except BadInput as error:

@@ -116,6 +116,9 @@ class Refusing(CliTest):
         with h5py.File(self.path, "r+") as file:
             file.attrs["config"] = 5
         self.refused("no JSON")
+        self.change(config="\ufeff" + json.dumps(SMALL))
+        self.assertEqual(read(self.path).keys(), ref.load(write_random(self.fresh(".h5"), SMALL)).tensors.keys())
+        self.assert_done(ptrt("inspect", self.path))
 
     def test_bounds_of_configs(self) -> None:
         """Both readers name the same key, and neither reads a dataset."""
