@@ -5,13 +5,14 @@ requirements.lock. Everything else in this package uses vLLM's public interface:
 """
 
 import functools
+import logging
 import re
 from pathlib import Path
 
 FORMAT = "ptrt"  # the name of our config format, load format, tokenizer mode and renderer
 FIRST, BEYOND = (0, 32), (0, 33)  # vLLM releases: FIRST <= release < BEYOND
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_installed = False
+_installed = _refused = False
 
 
 def check_version(version: str) -> None:
@@ -19,8 +20,7 @@ def check_version(version: str) -> None:
     if found is None or not FIRST <= tuple(map(int, found.groups())) < BEYOND:
         first, beyond = (".".join(map(str, each)) for each in (FIRST, BEYOND))
         raise RuntimeError(f"ptrt-vllm supports vLLM >= {first}, < {beyond}, found {version}. Install such a vLLM or "
-                           "another ptrt-vllm; to run other models meanwhile, list the plug-ins to load without ptrt in "
-                           "VLLM_PLUGINS")
+                           "another ptrt-vllm")
 
 
 def is_model_file(model) -> bool:
@@ -36,13 +36,48 @@ def is_model_file(model) -> bool:
 
 
 def install() -> None:
-    """Registers everything; once a process."""
+    """Registers everything, once a process; raises RuntimeError, with nothing registered, where this vLLM is not supported."""
     global _installed
     if _installed:
         return
     import vllm
 
     check_version(vllm.__version__)
+    try:
+        steps = [_formats(), _tokenizer(), _arguments()]  # each finds its places in vLLM before any changes one
+    except (ImportError, AttributeError) as error:
+        raise RuntimeError(f"ptrt-vllm: vLLM {vllm.__version__} has changed where the plug-in joins it: {error}") from error
+    for step in steps:
+        step()
+    _installed = True
+
+
+def refuse_model_files(error: Exception) -> None:
+    """In place of install(), once a process: a warning, and engines of model files end with it. Others are left alone."""
+    global _refused
+    if _refused:
+        return
+    _refused = True
+    reason = f"Parallel Track model files do not run: {error}"
+    logging.getLogger("vllm.ptrt_vllm").warning(reason)  # of this name, so that vLLM's handlers print it
+    try:
+        from vllm.engine.arg_utils import EngineArgs
+
+        create_engine_config = EngineArgs.create_engine_config
+    except (ImportError, AttributeError):  # then vLLM fails by itself, after the warning
+        return
+
+    @functools.wraps(create_engine_config)
+    def create(self, *args, **kwargs):
+        if is_model_file(self.model):
+            raise RuntimeError(f"{self.model}: {reason}") from error
+        return create_engine_config(self, *args, **kwargs)
+
+    EngineArgs.create_engine_config = create
+
+
+def _formats():
+    """Our config and load formats, and the model's class."""
     from vllm import ModelRegistry
     from vllm.model_executor.model_loader import register_model_loader
     from vllm.transformers_utils.config import register_config_parser
@@ -50,19 +85,16 @@ def install() -> None:
     from .config import PTConfigParser
     from .loader import PTModelLoader
 
-    register_config_parser(FORMAT)(PTConfigParser)
-    register_model_loader(FORMAT)(PTModelLoader)
-    # By name: vLLM looks at the class in a process of its own before any worker imports it.
-    ModelRegistry.register_model("PTForCausalLM", "ptrt_vllm.model:PTForCausalLM")
-    try:
-        _install_tokenizer()
-        _install_arguments()
-    except (ImportError, AttributeError) as error:
-        raise RuntimeError(f"ptrt-vllm: vLLM {vllm.__version__} has changed where the plug-in joins it: {error}") from error
-    _installed = True
+    def register() -> None:
+        register_config_parser(FORMAT)(PTConfigParser)
+        register_model_loader(FORMAT)(PTModelLoader)
+        # By name: vLLM looks at the class in a process of its own before any worker imports it.
+        ModelRegistry.register_model("PTForCausalLM", "ptrt_vllm.model:PTForCausalLM")
+
+    return register
 
 
-def _install_tokenizer() -> None:
+def _tokenizer():
     """Our tokenizer mode, which is what `auto` means for a model file, wherever vLLM makes a tokenizer (`vllm bench` too).
 
     vLLM wants a renderer (what makes a prompt of chat messages) for each mode. Ours gives a tokenizer of transformers with the
@@ -71,8 +103,7 @@ def _install_tokenizer() -> None:
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers import TokenizerRegistry, registry
 
-    RENDERER_REGISTRY.register(FORMAT, "vllm.renderers.hf", "HfRenderer")
-    TokenizerRegistry.register(FORMAT, "ptrt_vllm.tokenizer", "PTTokenizer")
+    add_renderer, add_tokenizer = RENDERER_REGISTRY.register, TokenizerRegistry.register
     resolve = registry.cached_resolve_tokenizer_args
 
     @functools.wraps(resolve)
@@ -81,7 +112,12 @@ def _install_tokenizer() -> None:
             tokenizer_mode = FORMAT
         return resolve(tokenizer_name, *args, tokenizer_mode=tokenizer_mode, **kwargs)
 
-    registry.cached_resolve_tokenizer_args = resolve_arguments
+    def register() -> None:
+        add_renderer(FORMAT, "vllm.renderers.hf", "HfRenderer")
+        add_tokenizer(FORMAT, "ptrt_vllm.tokenizer", "PTTokenizer")
+        registry.cached_resolve_tokenizer_args = resolve_arguments
+
+    return register
 
 
 def cached_tokenizer(tokenizer):
@@ -91,7 +127,7 @@ def cached_tokenizer(tokenizer):
     return get_cached_tokenizer(tokenizer)
 
 
-def _install_arguments() -> None:
+def _arguments():
     """Engine arguments of a model file: our formats in place of `auto`, and refusals before any process starts."""
     from vllm.engine import arg_utils
 
@@ -119,6 +155,9 @@ def _install_arguments() -> None:
         # Offline, it looks for a model that is no path in the cache of the hub; a missing file is reported by prepare().
         return model if is_model_file(model) else local_path(model, *args, **kwargs)
 
-    arg_utils.EngineArgs.create_engine_config = create
-    arg_utils.maybe_override_with_speculators = override
-    arg_utils.get_model_path = path_of
+    def register() -> None:
+        arg_utils.EngineArgs.create_engine_config = create
+        arg_utils.maybe_override_with_speculators = override
+        arg_utils.get_model_path = path_of
+
+    return register

@@ -57,11 +57,32 @@ class Releases(unittest.TestCase):
         """Where a private place has moved, the start ends with one message, not with an obscure one later."""
         from ptrt_vllm import hooks
         from vllm.engine import arg_utils
+        from vllm.tokenizers import registry
 
-        with mock.patch.object(hooks, "_installed", False), mock.patch.object(arg_utils, "get_model_path"):
+        with mock.patch.object(hooks, "_installed", False), mock.patch.object(arg_utils, "get_model_path"), \
+                mock.patch.object(registry, "cached_resolve_tokenizer_args") as resolve:
             del arg_utils.get_model_path
             with self.assertRaisesRegex(RuntimeError, "has changed where the plug-in joins it: .*get_model_path"):
                 hooks.install()
+            self.assertIs(registry.cached_resolve_tokenizer_args, resolve, "half of the plug-in is installed")
+
+    def test_other_models_run_where_the_plugin_does_not(self) -> None:
+        """register() says once why model files do not run, and only these are refused."""
+        import ptrt_vllm
+        import vllm
+        from ptrt_vllm import hooks
+        from vllm.engine.arg_utils import EngineArgs
+
+        with mock.patch.multiple(hooks, _installed=False, _refused=False), mock.patch.object(vllm, "__version__", "0.99.0"), \
+                mock.patch.object(EngineArgs, "create_engine_config", lambda self: "made"):
+            with self.assertLogs("vllm.ptrt_vllm", "WARNING") as logged:
+                ptrt_vllm.register()
+                ptrt_vllm.register()
+            self.assertEqual(len(logged.output), 1)
+            self.assertIn("found 0.99.0", logged.output[0])
+            self.assertEqual(EngineArgs(model=str(ROOT)).create_engine_config(), "made")
+            with self.assertRaisesRegex(RuntimeError, "demo.h5: .*found 0.99.0"):
+                EngineArgs(model=str(ROOT / "examples/demo/demo.h5")).create_engine_config()
 
     def test_twice(self) -> None:
         import ptrt_vllm
