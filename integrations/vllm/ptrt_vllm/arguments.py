@@ -1,8 +1,10 @@
 """Engine arguments of a model file: what `auto` means for one, and what is refused, by name, before a worker starts."""
 
+from pathlib import Path
+
 from ptrt_torch import BadInput, read_config, tracks_of_rank
 
-from .hooks import FORMAT
+from .hooks import FORMAT, is_model_file
 
 # Engine argument, whether its value asks for the feature, and how a message calls it.
 _REFUSED = (
@@ -12,7 +14,19 @@ _REFUSED = (
     ("enable_expert_parallel", bool, "expert parallelism"),
     ("prefill_context_parallel_size", lambda value: value > 1, "prefill context parallelism"),
     ("decode_context_parallel_size", lambda value: value > 1, "decode context parallelism"),
+    ("hf_overrides", bool, "another config than the file's"),
+    ("hf_config_path", lambda value: value is not None, "another config than the file's"),
 )
+
+
+def _make_absolute(engine_args) -> None:
+    """vLLM would look a relative path up on the hub. What was given stays the name that requests call the model by."""
+    if engine_args.served_model_name is None:
+        engine_args.served_model_name = str(engine_args.model)
+    for name in ("model", "tokenizer"):
+        value = getattr(engine_args, name)
+        if value is not None and is_model_file(value):
+            setattr(engine_args, name, str(Path(value).absolute()))
 
 
 def prepare(engine_args) -> None:
@@ -26,6 +40,7 @@ def prepare(engine_args) -> None:
     except BadInput as error:
         path = str(engine_args.model)
         raise ValueError(str(error) if path in str(error) else f"{path}: tensor_parallel_size: {error}") from None
+    _make_absolute(engine_args)
     if engine_args.config_format == "auto":
         engine_args.config_format = FORMAT
     if engine_args.load_format == "auto":

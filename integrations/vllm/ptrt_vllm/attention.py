@@ -5,7 +5,8 @@ from torch import nn
 from vllm.model_executor.layers.attention import Attention
 from vllm.platforms import current_platform
 
-# Elsewhere than on CPU: a step that the kernels of every backend take.
+# Elsewhere than on CPU. FLASH_ATTN takes multiples of 8 up to 256, TRITON_ATTN all from 32 on, FLEX_ATTENTION all; vLLM passes
+# over backends that do not take the width, as FLASHINFER does with all but 64, 128, 256 and 512.
 _DEVICE_STEP = 32
 
 

@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from ptrt_torch import FoldedModel, tracks_of_rank
+from ptrt_torch.loading import read_head
 from torch import nn
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import VllmConfig
@@ -56,6 +57,10 @@ class PTForCausalLM(nn.Module):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
         config = vllm_config.model_config.hf_config.pt
+        longest = vllm_config.model_config.max_model_len
+        if longest > config["max_context"]:  # the tables of RoPE end there, and kernels read on
+            raise ValueError(f"{vllm_config.model_config.model}: max_model_len {longest} is beyond max_context "
+                             f"{config['max_context']}")
         self.tracks = own_tracks(config)
         self.model = PTModel(vllm_config=vllm_config, prefix=maybe_prefix(prefix, "model"))
         # Rows split over the ranks. The embedding is whole on each: a split one would cost an all-reduce a step.
@@ -75,6 +80,6 @@ class PTForCausalLM(nn.Module):
         """Fills the parameters from a ShardReader of the own tracks; returns their names."""
         folded = self.model.folded
         loaded = {f"model.folded.{name}" for name in folded.load(reader)}
-        head = folded.embedding if reader.config["tie_embeddings"] else reader.tensor("/shared/lm_head")
+        head = folded.embedding if reader.config["tie_embeddings"] else read_head(reader, self.lm_head.weight.dtype)
         self.lm_head.weight_loader(self.lm_head.weight, head)
         return loaded | {"lm_head.weight"}

@@ -28,6 +28,13 @@ if __name__ == "__main__":
     print("started")
 """
 
+TOO_LONG = """
+import sys
+from vllm import LLM
+LLM(sys.argv[1], dtype="float32", enforce_eager=True, kv_cache_memory_bytes=64 << 20, skip_tokenizer_init=True,
+    max_model_len=100000)
+"""
+
 
 def members_after(session: int, patience: float) -> list[str]:
     """Process ids of what is left of a session, once nothing is or the time is over."""
@@ -94,9 +101,21 @@ class BadInput(unittest.TestCase):
         for options, feature in (({"pipeline_parallel_size": 2}, "pipeline parallelism"), ({"enable_lora": True}, "LoRA"),
                                  ({"quantization": "fp8"}, "quantisation"),
                                  ({"enable_expert_parallel": True}, "expert parallelism"),
+                                 ({"hf_overrides": {"max_position_embeddings": 200000}}, "another config than the file's"),
+                                 ({"hf_config_path": str(path)}, "another config than the file's"),
                                  ({"decode_context_parallel_size": 2}, "context parallelism")):
             with self.subTest(feature):
                 self.refused(path, "model.h5", next(iter(options)), feature, "not supported", **options)
+
+    def test_more_than_max_context(self) -> None:
+        """vLLM's own check is switched off, for good in this process, so it is another one."""
+        path = self.model()
+        script = self.folder / "start.py"
+        script.write_text(TOO_LONG)
+        environment = {**os.environ, "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"}
+        done = subprocess.run([sys.executable, script, path], env=environment, capture_output=True, text=True, timeout=PATIENCE)
+        self.assertNotEqual(done.returncode, 0, done.stdout)
+        self.assertRegex(done.stdout + done.stderr, "model.h5: max_model_len 100000 is beyond max_context")
 
     def test_missing_dataset(self) -> None:
         path = self.model()
@@ -121,6 +140,13 @@ class BadInput(unittest.TestCase):
         with h5py.File(path, "r+") as file:
             file["/tracks/03/layers/001/w_up"][0, 0] += 1
         return path
+
+    def test_beyond_float16(self) -> None:
+        """In the head, which is vLLM's own layer."""
+        path = write_random(self.folder / "model.h5", make_config(layers=1, tie_embeddings=False), crc=False)
+        with h5py.File(path, "r+") as file:
+            file["/shared/lm_head"][0, 0] = 1e5
+        self.refused(path, "/shared/lm_head", "65504", dtype="float16")
 
     def test_panels(self) -> None:
         path = self.model()
