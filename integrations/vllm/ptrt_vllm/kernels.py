@@ -6,9 +6,10 @@ compilation_config.custom_ops ("+rms_norm", "+rotary_embedding") decides, as for
 """
 
 import torch
-from ptrt_torch.parts import Rotation, TrackLinear, TrackNorm, weight
+from ptrt_torch.parts import Rotation, TrackLinear, TrackNorm
 from torch import nn
 from vllm import _custom_ops as ops
+from vllm.logger import init_logger
 from vllm.model_executor.layers.layernorm import RMSNorm
 from vllm.model_executor.layers.linear import ReplicatedLinear
 from vllm.model_executor.layers.quantization.base_config import QuantizeMethodBase
@@ -16,6 +17,7 @@ from vllm.model_executor.layers.rotary_embedding import RotaryEmbedding
 from vllm.platforms import current_platform
 from vllm.utils.torch_utils import direct_register_custom_op
 
+logger = init_logger(f"vllm.{__name__}")  # with vLLM's handlers
 
 NORM_STEP = 16  # elements: vLLM's norms on CPU take whole vectors
 
@@ -53,10 +55,15 @@ class SlotMethod(QuantizeMethodBase):
         """SlotLinear has them."""
 
     def process_weights_after_loading(self, layer):
-        if current_platform.is_cpu() and ops._supports_onednn:
-            layer.products = [ops.create_onednn_mm(matrix.t(), 32) for matrix in layer.weight.data]
-            layer.handlers = torch.stack([product.handler_tensor for product in layer.products])
-            layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
+        if not current_platform.is_cpu() or not ops._supports_onednn:
+            return
+        try:
+            products = [ops.create_onednn_mm(matrix.t(), 32) for matrix in layer.weight.data]
+        except RuntimeError as error:  # oneDNN has none for the type on this CPU, as for float16 without AVX512-FP16
+            logger.warning_once("Products run in plain PyTorch: oneDNN has none for %s here (%s)", layer.weight.dtype, str(error))
+            return
+        layer.products, layer.handlers = products, torch.stack([product.handler_tensor for product in products])
+        layer.weight = nn.Parameter(layer.weight.new_empty(0), requires_grad=False)
 
     def apply(self, layer, x):
         y = torch.ops.vllm.ptrt_slot_products(x, layer.handlers, layer.outputs)
@@ -74,14 +81,30 @@ class SlotLinear(TrackLinear):
         return super().forward(x) if self.handlers is None else self.quant_method.apply(self, x)
 
 
+class NormMethod(QuantizeMethodBase):
+    """Once it is loaded, a norm is left to the kernel if its weights have the same values in the type of the model."""
+
+    def create_weights(self, layer, *args, **kwargs):
+        """KernelNorm has them."""
+
+    def process_weights_after_loading(self, layer):
+        rounded = layer.weight.to(layer.dtype)
+        layer.by_kernel = torch.equal(rounded.to(layer.weight.dtype), layer.weight)
+        if layer.by_kernel:
+            layer.weight = nn.Parameter(rounded, requires_grad=False)
+
+    def apply(self, layer, *args):
+        return layer(*args)
+
+
 class KernelNorm(TrackNorm):
-    """RMSNorm by vLLM's kernels, whose weights have the type of the model."""
+    """RMSNorm by vLLM's kernels, which take weights of the type of the model; the plain one where these would be rounded."""
 
     def __init__(self, slots: int, size: int, eps: float, scale_first: bool):
         super().__init__(slots, size, eps, scale_first)
-        self.by_kernel = has_kernels() and RMSNorm.enabled() and not scale_first and size % NORM_STEP == 0
-        if self.by_kernel:
-            self.weight = weight(slots, size)
+        self.dtype, self.by_kernel = torch.get_default_dtype(), False
+        if has_kernels() and RMSNorm.enabled() and not scale_first and size % NORM_STEP == 0:
+            self.quant_method = NormMethod()
 
     def forward(self, x, residual=None):
         if not self.by_kernel:
