@@ -39,7 +39,7 @@ CONFIGS = {"dense": "dense_125m", "pt8": "pt8_125m", "tiny": "tiny_1x16"}
 STEP_JOBS, PLUGIN_JOBS = [(1, 8, 48), (32, 8, 48)], [(1, 16, 64), (32, 128, 32)]
 PLUGIN_ENGINES = ["Llama eager", "plugin eager", "Llama compiled", "plugin compiled"]
 LARGE = 100  # requests
-HIGHER = {"output_tokens_per_s": True, "ttft_ms": False, "tpot_ms": False}
+HIGHER = {"output_tokens_per_s": True, "ttft_ms": False, "tpot_ms": False, "tokens_per_processor_s": True}
 
 
 def parse_job(text):
@@ -216,7 +216,7 @@ def summary(rounds):
             a, b = (pick(turn[name][key] for name in group) for group in (ours, theirs))
             return a / b if higher else b / a
         return {key: round(statistics.median(ratio(turn, key, higher) for turn in rounds), 3)
-                for key, higher in HIGHER.items()}
+                for key, higher in HIGHER.items() if all(key in rounds[0][name] for name in (*ours, *theirs))}
 
     found = {"median": medians, "ptrt_to_best_vllm": ratios(["ptrt"], [name for name in names if name != "ptrt"])}
     for name in names:

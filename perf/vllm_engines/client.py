@@ -114,7 +114,8 @@ def kv_cache_bytes(config, dtype, shapes):
 
 
 def medians_of(answer, output_len):
-    """The figures of `ptrt bench` from an answer of the engine."""
-    middle = len(answer["ttft_ms"]) // 2
-    return {"output_tokens_per_s": len(answer["ttft_ms"]) * output_len / answer["seconds"],
+    """The figures of `ptrt bench` from an answer of the engine, and output tokens a second of processor time, of all threads:
+    the one that other programs on the machine disturb least."""
+    middle, tokens = len(answer["ttft_ms"]) // 2, len(answer["ttft_ms"]) * output_len
+    return {"output_tokens_per_s": tokens / answer["seconds"], "tokens_per_processor_s": tokens / answer["cpu_s"],
             "ttft_ms": sorted(answer["ttft_ms"])[middle], "tpot_ms": sorted(answer["tpot_ms"])[middle]}
