@@ -39,30 +39,37 @@ def write_grid_model(folder: Path, model: GridModel) -> Path:
     return write_random(folder / f"{model.seed}.h5", model.config, model.seed, dtype=model.dtype, **model.file_options)
 
 
-def continue_greedily(llm: LLM, rows: list[list[int]], max_tokens: int) -> list[tuple[list[int], list[float]]]:
-    """Of each prompt: the tokens after it, and the log-probabilities of all tokens but the first."""
-    params = SamplingParams(temperature=0, max_tokens=max_tokens, prompt_logprobs=0, logprobs=0, detokenize=False)
+def continue_greedily(llm: LLM, rows: list[list[int]], max_tokens: int, *,
+                      prompts_too: bool = True) -> list[tuple[list[int], list[float]]]:
+    """Of each prompt: the tokens after it, and the log-probabilities of all tokens but the first.
+
+    prompts_too=False: those of the output alone. vLLM takes nothing from its prefix cache for requests that ask for more.
+    """
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, prompt_logprobs=0 if prompts_too else None, logprobs=0,
+                            detokenize=False)
     found = []
     for row, output in zip(rows, llm.generate([TokensPrompt(prompt_token_ids=row) for row in rows], params, use_tqdm=False)):
         tokens = list(output.outputs[0].token_ids)
-        steps = [*output.prompt_logprobs[1:], *output.outputs[0].logprobs]
-        found.append((tokens, [step[token].logprob for step, token in zip(steps, (row + tokens)[1:], strict=True)]))
+        steps = [*(output.prompt_logprobs[1:] if prompts_too else []), *output.outputs[0].logprobs]
+        known = (row + tokens)[1:] if prompts_too else tokens
+        found.append((tokens, [step[token].logprob for step, token in zip(steps, known, strict=True)]))
     return found
 
 
-def check(test, model: ref.Model, rows: list[list[int]], found) -> float:
+def check(test, model: ref.Model, rows: list[list[int]], found, tolerance: float = TOLERANCE) -> float:
     """Compares with the float64 reference; returns the largest difference of a log-probability."""
     worst, eos = 0.0, model.config["eos_token_ids"]
     for row, (tokens, logprobs) in zip(rows, found, strict=True):
         table = ref.log_probs(model, row + tokens)
-        want = table[np.arange(len(logprobs)), (row + tokens)[1:]]
+        places = np.arange(len(row + tokens) - len(logprobs), len(row + tokens))
+        want = table[places - 1, (row + tokens)[-len(logprobs):]]
         worst = max(worst, np.abs(np.array(logprobs) - want).max())
         for place, (chances, token) in enumerate(zip(table[len(row) - 1:], tokens)):
             second, first = np.argsort(chances)[-2:]
-            if chances[first] - chances[second] > TOLERANCE:
+            if chances[first] - chances[second] > tolerance:
                 test.assertEqual(token, first, f"output token {place} is not the likeliest")
         test.assertFalse(set(tokens[:-1]) & set(eos), "went on after the end of the sequence")
-    test.assertLessEqual(worst, TOLERANCE)
+    test.assertLessEqual(worst, tolerance)
     return worst
 
 

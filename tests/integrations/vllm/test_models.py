@@ -7,6 +7,7 @@ from pathlib import Path
 import engines
 import pt_reference as ref
 from model_grid import GRID, GridModel, prompts
+from model_maker import write_random
 from vllm import SamplingParams
 
 NEW_TOKENS = 24
@@ -46,6 +47,65 @@ def _add_tests() -> None:
 
 
 _add_tests()
+
+
+class Windows(unittest.TestCase):
+    """A model with layers of two kinds, whose caches vLLM keeps in groups: a window's blocks are freed as it moves on."""
+
+    model = GRID[11]
+
+    def run_model(self, rows: list[list[int]], **options):
+        """What every round over the rows gives is compared with the reference; returns what the engine counted."""
+        names = ("vllm:prefix_cache_hits", "vllm:num_preemptions")
+        with tempfile.TemporaryDirectory() as folder:
+            path = engines.write_grid_model(Path(folder), self.model)
+            with engines.engine(path, skip_tokenizer_init=True, disable_log_stats=False, **options) as llm:
+                rounds = [engines.continue_greedily(llm, rows, NEW_TOKENS, prompts_too=False) for _ in range(2)]
+                counts = [engines.counter(llm, name) for name in names]
+            reference = ref.load(path)
+            for found in rounds:
+                engines.check(self, reference, rows, found)
+        return counts
+
+    def test_is_such_a_model(self) -> None:
+        kinds = {kind.split("_")[0] for kind in self.model.config["attention_pattern"]}
+        self.assertEqual(kinds, {"local", "global"})
+        self.assertLess(self.model.config["attention_window"], max(map(len, prompts(self.model))))
+
+    def test_prefix_cache(self) -> None:
+        hits, _ = self.run_model(prompts(self.model), enable_prefix_caching=True, block_size=32)
+        self.assertGreater(hits, 250)
+
+    def test_chunked_prefill(self) -> None:
+        self.run_model(prompts(self.model), max_num_batched_tokens=24, max_num_seqs=4)
+
+    def test_preemption(self) -> None:
+        """Room for few of the prompts, each of which needs another block before it ends."""
+        row = max(prompts(self.model), key=len)
+        _, preemptions = self.run_model([row[i:i + 55] for i in range(12)], num_gpu_blocks_override=20, block_size=32,
+                                        max_model_len=128, max_num_seqs=16, enable_prefix_caching=False)
+        self.assertGreater(preemptions, 0)
+
+
+class Float16(unittest.TestCase):
+    """Files of this type start in it, also on a CPU for which oneDNN has no such products."""
+
+    def run_model(self, config: dict) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path, rows = write_random(Path(folder) / "half.h5", config, 1, dtype="float16"), prompts(GRID[0])
+            with engines.engine(path, skip_tokenizer_init=True, dtype="auto") as llm:
+                self.assertIn("float16", str(llm.llm_engine.vllm_config.model_config.dtype).split("."))
+                found = engines.continue_greedily(llm, rows, NEW_TOKENS)
+            worst = engines.check(self, ref.load(path), rows, found, tolerance=0.05)
+        print(f"float16, {config['name']}: largest difference of a log-probability {worst:.1e}", flush=True)
+
+    def test_tracks(self) -> None:
+        self.run_model(GRID[2].config)
+
+    def test_mixture(self) -> None:
+        """Every expert is chosen: rounding would change a choice, and with it the result, where two are nearly equal."""
+        config = GRID[4].config
+        self.run_model({**config, "moe": {**config["moe"], "top_k": config["moe"]["experts"]}})
 
 
 class Demo(unittest.TestCase):

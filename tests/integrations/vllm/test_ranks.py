@@ -1,10 +1,8 @@
 """Several ranks under mpirun, each with its own tracks, against the float64 reference and against ptrt."""
 
-import contextlib
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,30 +12,23 @@ from pathlib import Path
 import engines
 import pt_reference as ref
 from model_grid import GRID, prompts
+from model_maker import write_random
 
 # Four tracks a rank and one; split files; delta sum, mean and sum; mixtures; biases; norms that scale first.
 TWO_RANKS = (0, 1, 4, 7, 12, 16, 18, 20)
 FOUR_RANKS = (18,)
-PATIENCE = 900
+PATIENCE = 600  # for an engine, which takes a minute on a loaded machine
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as open_until_all_are_known:
-        listeners = [open_until_all_are_known.enter_context(socket.socket()) for _ in range(count)]
-        for listener in listeners:
-            listener.bind(("127.0.0.1", 0))
-        return [listener.getsockname()[1] for listener in listeners]
-
-
-def run_ranks(folder: Path, ranks: int, jobs: list[dict]) -> tuple[list, str]:
+def run_ranks(folder: Path, ranks: int, jobs: list[dict], **variables: str) -> tuple[list, str]:
     """What the ranks found, and what they printed."""
-    asked = folder / f"jobs{ranks}.json"
-    asked.write_text(json.dumps([{**job, "port": port} for job, port in zip(jobs, free_ports(len(jobs)))]))
+    asked = Path(tempfile.mkdtemp(dir=folder)) / "jobs.json"
+    asked.write_text(json.dumps(jobs))
     environment = {**os.environ, "VLLM_LOGGING_LEVEL": "INFO", "OMPI_ALLOW_RUN_AS_ROOT": "1",
-                   "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+                   "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **variables}
     command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-n", str(ranks), sys.executable,
                Path(__file__).parent / "ranks_worker.py", asked]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE * len(jobs))
     if done.returncode:
         raise AssertionError(f"the ranks ended with {done.returncode}:\n{(done.stdout + done.stderr)[-8000:]}")
     return json.loads(Path(f"{asked}.found").read_text()), done.stdout + done.stderr
@@ -84,6 +75,25 @@ class Ranks(unittest.TestCase):
         for options, answers in zip(jobs, found, strict=True):
             with self.subTest(options["options"]):
                 self.assertEqual([tokens for tokens, _ in answers], engines.demo_answers())
+
+class CompileCache(unittest.TestCase):
+    """Compiled models as vLLM keeps them for the next start, which the other tests switch off."""
+
+    def test_another_model_at_the_same_path(self) -> None:
+        """Of equal shape: what is kept of the first holds none of its weights."""
+        model = GRID[17]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            path, rows = folder / "model.h5", prompts(model)[:4]
+            variables = {"VLLM_DISABLE_COMPILE_CACHE": "0", "VLLM_CACHE_ROOT": str(folder / "cache")}
+            job = {"model": str(path), "prompts": rows, "max_tokens": 16,
+                   "options": {"skip_tokenizer_init": True, "enforce_eager": False}}
+            for seed in (model.seed, model.seed + 100):
+                with self.subTest(seed):
+                    write_random(path, model.config, seed, dtype=model.dtype)
+                    (answers,), _ = run_ranks(folder, 1, [job], **variables)
+                    engines.check(self, ref.load(path), rows, answers)
+                self.assertTrue(any((folder / "cache" / "torch_compile_cache").rglob("*")), "nothing was kept")
 
 
 if __name__ == "__main__":
