@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "launch/job/process.h"
+#include "launch/jsonl/answer_tokens.h"
 #include "launch/jsonl/result_lines.h"
 #include "launch/jsonl/result_timings.h"
 #include "runtime/job/fault.h"
@@ -11,9 +12,11 @@ namespace ptrt {
 namespace {
 
 RequestTiming timing_of(const Completion& completion) {
-  std::int64_t output_tokens = std::ssize(completion.tokens);
-  for (const Output& sample : completion.more) output_tokens += std::ssize(sample.tokens);
-  return {completion.prompt_tokens,       output_tokens, completion.first_token_s, completion.finish_s, {},
+  return {completion.prompt_tokens,
+          generated_tokens(completion),
+          completion.first_token_s,
+          completion.finish_s,
+          {},
           1 + std::ssize(completion.more)};
 }
 

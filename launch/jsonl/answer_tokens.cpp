@@ -62,4 +62,10 @@ std::vector<const Output*> samples_of(const Completion& completion) {
   return samples;
 }
 
+std::int64_t generated_tokens(const Completion& completion) {
+  std::int64_t count = std::ssize(completion.tokens);
+  for (const Output& output : completion.more) count += std::ssize(output.tokens);
+  return count;
+}
+
 }  // namespace ptrt

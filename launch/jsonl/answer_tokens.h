@@ -34,5 +34,7 @@ std::string answer_text(const RequestLine& line, const Request& request, const O
 
 // Sample 0 and the others.
 std::vector<const Output*> samples_of(const Completion& completion);
+// Of all samples together.
+std::int64_t generated_tokens(const Completion& completion);
 
 }  // namespace ptrt

@@ -83,9 +83,7 @@ const char* name_of(FinishReason reason) {
 }
 
 ordered_json usage_of(const Request& request, const Completion& completion) {
-  std::size_t generated = 0;
-  for (const Output* output : samples_of(completion)) generated += output->tokens.size();
-  const std::size_t prompt = request.tokens.size();
+  const std::int64_t prompt = std::ssize(request.tokens), generated = generated_tokens(completion);
   return {{"prompt_tokens", prompt}, {"completion_tokens", generated}, {"total_tokens", prompt + generated}};
 }
 

@@ -39,7 +39,7 @@ struct StreamedLine {
 
   bool runs() const { return line.error.code.empty(); }
 };
-// It is large, and goes through several lists on its way to a replica.
+// A StreamedLine is large and passes through several lists, so they hold pointers.
 using HeldLine = std::unique_ptr<StreamedLine>;
 
 // What there is of the next line: the line; nothing yet, but lines were passed over, so ask again; nothing until the

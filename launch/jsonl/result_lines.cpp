@@ -147,12 +147,10 @@ class PlainAnswer {
   }
 
   void add_usage() {
-    std::int64_t generated = std::ssize(completion_.tokens);
-    for (const Output& output : completion_.more) generated += std::ssize(output.tokens);
     out_ += ",\"usage\":{\"prompt_tokens\":";
     add_number(std::ssize(request_.tokens));
     out_ += ",\"completion_tokens\":";
-    add_number(generated);
+    add_number(generated_tokens(completion_));
     out_ += '}';
   }
 

@@ -24,16 +24,9 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 
 }  // namespace
 
-std::size_t first_row(const FieldRule& rule) {
-  auto row = static_cast<std::size_t>(&rule - kFieldTable.data());
-  while (row > 0 && kFieldTable[row - 1].name == rule.name) row--;
-  return row;
-}
-
-const FieldRule* find_field(std::string_view name, FieldForms form) {
-  auto row = std::ranges::lower_bound(kFieldTable, name, {}, &FieldRule::name);
-  for (; row != kFieldTable.end() && row->name == name; ++row)
-    if ((row->forms & form) != 0) return &*row;
+const FieldRule* find_field(std::string_view name, std::size_t first, FieldForms form) {
+  for (std::size_t row = first; row < kFieldTable.size() && kFieldTable[row].name == name; row++)
+    if ((kFieldTable[row].forms & form) != 0) return &kFieldTable[row];
   return nullptr;
 }
 

@@ -2,6 +2,7 @@
 // this table is refused. docs/REQUESTS.md has the table for users; tests/docs compares the two.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -154,13 +155,19 @@ constexpr bool is_field_table_sorted() {
 }
 static_assert(is_field_table_sorted());
 
+// Where the rows of a name begin, or would.
+constexpr std::size_t first_row(std::string_view name) {
+  const auto* row = std::ranges::lower_bound(kFieldTable, name, {}, &FieldRule::name);
+  return static_cast<std::size_t>(row - kFieldTable.begin());
+}
+
 // The name of a field that some form reads. Any other does not compile, so that nothing is read that the table
 // does not have.
 class FieldName {
  public:
-  consteval FieldName(const char* name) : name_(name) {  // NOLINT(google-explicit-constructor)
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  consteval FieldName(const char* name) : name_(name), row_(ptrt::first_row(name)) {
     bool is_read = false;
-    while (row_ < kFieldTable.size() && kFieldTable[row_].name != name_) row_++;
     for (std::size_t i = row_; i < kFieldTable.size() && kFieldTable[i].name == name_; i++)
       is_read = is_read || kFieldTable[i].standing == Standing::read;
     if (!is_read) throw "no row of the table reads this field";
@@ -170,13 +177,11 @@ class FieldName {
 
  private:
   std::string_view name_;
-  std::size_t row_ = 0;
+  std::size_t row_;
 };
 
-// Of those of its name.
-std::size_t first_row(const FieldRule& rule);
-// Null where a form has no such field.
-const FieldRule* find_field(std::string_view name, FieldForms form);
+// Null where a form has no such field. `first` is first_row(name).
+const FieldRule* find_field(std::string_view name, std::size_t first, FieldForms form);
 // The field of a form whose name is a letter or two from `name`; empty if none is.
 std::string_view similar_field(std::string_view name, FieldForms form);
 

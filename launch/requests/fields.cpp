@@ -72,13 +72,14 @@ Fields::Fields(const json& object, FieldForms form, Task task) : form_(form) {
   fields_.reserve(object.size());
   for (auto item = object.begin(); item != object.end(); ++item) {
     if (item->is_null()) continue;
-    const FieldRule* rule = find_field(item.key(), form);
+    const std::size_t first = first_row(item.key());
+    const FieldRule* rule = find_field(item.key(), first, form);
     if (rule != nullptr && (rule->tasks & wanted) == 0) {
       if (task == Task::score) continue;
       rule = nullptr;  // only `score` has it
     }
     fields_.push_back({item.key(), &*item, rule});
-    if (rule != nullptr) given_.set(first_row(*rule));
+    if (rule != nullptr) given_.set(first);
   }
 }
 

@@ -64,7 +64,7 @@ class Fields {
 
   FieldForms form_;
   std::vector<Field> fields_;  // that the task does not ignore
-  // Of those in the table, the first rows of their names: most names that are asked for are not there.
+  // By first row of a name: whether a field of that name is given. Most names asked for are not.
   std::bitset<kFieldTable.size()> given_;
 };
 

@@ -80,11 +80,12 @@ const char* problem_of_bytes(std::string_view text) {
 
 LineJson read_line_json(std::string_view text, std::int64_t number) {
   if (const char* problem = problem_of_bytes(text)) reject("invalid_json", "line {} {}", number + 1, problem);
+  if (auto value = read_quickly(text, kDeepestLine)) return {.value = std::move(*value), .key_twice = {}};
+  return read_by_library(text, number);
+}
+
+LineJson read_by_library(std::string_view text, std::int64_t number) {
   LineJson line;
-  if (auto value = read_quickly(text, kDeepestLine)) {
-    line.value = std::move(*value);
-    return line;
-  }
   Reader reader(line);
   if (json::sax_parse(text, &reader)) return line;
   if (reader.too_deep())

@@ -23,5 +23,7 @@ struct LineJson {
 
 // Throws BadRequest, invalid_json, which names line `number` + 1.
 LineJson read_line_json(std::string_view text, std::int64_t number);
+// The same, but without the quick reader (quick_json.h): its reference. The bytes have no problem.
+LineJson read_by_library(std::string_view text, std::int64_t number);
 
 }  // namespace ptrt

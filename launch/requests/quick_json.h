@@ -7,9 +7,9 @@
 
 namespace ptrt {
 
-// The value that the library reads of `text`, several times as fast. None where the text is no JSON, and where it has
-// what this reader does not know: characters beyond ASCII, escapes \u, a key twice, values nested deeper than
-// `deepest`, numbers beyond 18 digits or the range of double.
+// The value that the library reads of `text`, in fewer passes. None where the text is no JSON or no UTF-8, and where
+// it has what this reader leaves to the library: a key twice, values nested deeper than `deepest`, integers beyond 64
+// bits, other numbers beyond the range of double.
 std::optional<nlohmann::json> read_quickly(std::string_view text, std::size_t deepest);
 
 }  // namespace ptrt

@@ -47,13 +47,6 @@ const icu::Normalizer2& normalizer_of(NormalForm form) {
   return *normalizer;
 }
 
-void append_character(std::string& text, UChar32 c) {
-  char bytes[U8_MAX_LENGTH];
-  std::int32_t length = 0;
-  U8_APPEND_UNSAFE(bytes, length, c);
-  text.append(bytes, static_cast<std::size_t>(length));
-}
-
 // Puts long runs of combining marks into their canonical order, which changes no normal form. The
 // normalizer orders short runs, in quadratic time.
 std::string order_marks(std::string_view text) {
@@ -76,7 +69,7 @@ std::string order_marks(std::string_view text) {
     }
     std::ranges::stable_sort(marks, {},
                              [](char32_t mark) { return u_getCombiningClass(static_cast<UChar32>(mark)); });
-    for (const char32_t mark : marks) append_character(result, static_cast<UChar32>(mark));
+    for (const char32_t mark : marks) append_character(result, mark);
     result += text.substr(end, at - end);
   }
   return result;
@@ -103,7 +96,7 @@ std::string lowercase(std::string_view text) {
     if (c == kDottedI)
       result += "i\u0307";
     else
-      append_character(result, u_tolower(c));
+      append_character(result, static_cast<char32_t>(u_tolower(c)));
   }
   return result;
 }
@@ -144,11 +137,26 @@ char32_t previous_character(std::string_view text, std::size_t& at) {
   return static_cast<char32_t>(c);
 }
 
+void append_character(std::string& text, char32_t c) {
+  char bytes[U8_MAX_LENGTH];
+  std::int32_t length = 0;
+  U8_APPEND_UNSAFE(bytes, length, c);
+  text.append(bytes, static_cast<std::size_t>(length));
+}
+
+bool is_utf8(std::string_view bytes) {
+  for (std::size_t at = 0; at < bytes.size();) {
+    UChar32 c = 0;
+    U8_NEXT(bytes.data(), at, bytes.size(), c);
+    if (c < 0) return false;
+  }
+  return true;
+}
+
 std::string sanitize_utf8(std::string_view bytes) {
   std::string text;
   text.reserve(bytes.size());
-  for (std::size_t at = 0; at < bytes.size();)
-    append_character(text, static_cast<UChar32>(next_character(bytes, at)));
+  for (std::size_t at = 0; at < bytes.size();) append_character(text, next_character(bytes, at));
   return text;
 }
 

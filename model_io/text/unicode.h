@@ -1,4 +1,4 @@
-// Characters of UTF-8 texts: normal forms, classes, repair. unicode.cpp is the only source that
+// Characters of UTF-8 texts: normal forms, classes, checks, repair. unicode.cpp is the only source that
 // knows ICU. Positions in texts are in bytes. Bytes that are not valid UTF-8 count as U+FFFD, one
 // for every maximal invalid subpart (Unicode 15, section 3.9).
 #pragma once
@@ -26,6 +26,9 @@ bool is_word(char32_t c);         // Unicode's \w: alphabetic, marks, decimal di
 char32_t next_character(std::string_view text, std::size_t& at);
 char32_t previous_character(std::string_view text, std::size_t& at);
 
+void append_character(std::string& text, char32_t c);  // no surrogate
+
+bool is_utf8(std::string_view bytes);  // valid
 // The text with U+FFFD for what is not valid UTF-8, as Python's errors="replace" gives it.
 std::string sanitize_utf8(std::string_view bytes);
 

@@ -49,6 +49,7 @@ void check_unicode(std::string_view input) {
   const std::string valid = sanitize_utf8(input);
   expect(valid == reference_sanitize(input), "sanitize_utf8 differs from the reference");
   expect(sanitize_utf8(valid) == valid, "a sanitized text changes");
+  expect(is_utf8(input) == (valid == input) && is_utf8(valid), "is_utf8 differs from the reference");
   std::vector<char32_t> forwards, backwards;
   for (std::size_t at = 0, before = 0; at < valid.size(); before = at) {
     forwards.push_back(next_character(valid, at));

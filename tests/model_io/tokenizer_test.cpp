@@ -232,6 +232,8 @@ TEST(SanitizeUtf8, ReplacesMaximalSubparts) {
       expected += byte == 'R' ? "\uFFFD" : std::string(1, byte);
     EXPECT_EQ(sanitize_utf8(c.bytes), expected) << testing::PrintToString(std::string(c.bytes));
     EXPECT_EQ(sanitize_utf8(expected), expected);
+    EXPECT_EQ(is_utf8(c.bytes), c.bytes == expected) << testing::PrintToString(std::string(c.bytes));
+    EXPECT_TRUE(is_utf8(expected));
   }
   EXPECT_EQ(sanitize_utf8(std::string_view("a\0b", 3)), std::string("a\0b", 3));
 }
