@@ -43,9 +43,10 @@ ncclResult_t ncclCommInitRank(ncclComm_t* comm, int, ncclUniqueId, int) {
   *comm = reinterpret_cast<ncclComm_t>(&state);
   return ncclSuccess;
 }
-ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int size, ncclUniqueId id, int rank, ncclConfig_t*) {
+ncclResult_t ncclCommInitRankConfig(ncclComm_t* comm, int nranks, ncclUniqueId commId, int rank,
+                                    ncclConfig_t*) {
   state.with_config++;
-  return ncclCommInitRank(comm, size, id, rank);
+  return ncclCommInitRank(comm, nranks, commId, rank);
 }
 ncclResult_t ncclCommAbort(ncclComm_t) {
   state.aborted++;
@@ -72,12 +73,12 @@ ncclResult_t ncclAllGather(const void* send, void* recv, std::size_t count, nccl
 const char* ncclGetLastError(ncclComm_t) {
   return "";
 }
-ncclResult_t ncclMemAlloc(void** data, std::size_t bytes) {
-  *data = std::malloc(bytes);
-  return *data != nullptr ? ncclSuccess : ncclSystemError;
+ncclResult_t ncclMemAlloc(void** ptr, std::size_t size) {
+  *ptr = std::malloc(size);
+  return *ptr != nullptr ? ncclSuccess : ncclSystemError;
 }
-ncclResult_t ncclMemFree(void* data) {
-  std::free(data);
+ncclResult_t ncclMemFree(void* ptr) {
+  std::free(ptr);
   return ncclSuccess;
 }
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
