@@ -196,6 +196,18 @@ class CliTest(unittest.TestCase):
         """A path that no run has used yet."""
         return cls.dir / f"{next(_numbers):04d}{suffix}"
 
+    def another_build(self) -> tuple[Path, str]:
+        """A copy of the program with another build id, and the begin of the program's own; skips where it has none."""
+        notes = subprocess.run(["readelf", "-n", PTRT], capture_output=True, text=True, check=False).stdout
+        found = [line.split()[-1] for line in notes.splitlines() if "Build ID" in line]
+        if not found:
+            self.skipTest("the program has no build id")
+        identifier = bytes.fromhex(found[0])
+        other = self.fresh("-ptrt")
+        other.write_bytes(PTRT.read_bytes().replace(identifier, bytes([identifier[0] ^ 1]) + identifier[1:]))
+        other.chmod(0o755)
+        return other, found[0][:12]
+
     def assert_done(self, outcome: Outcome) -> None:
         self.assertFalse(outcome.timed_out, f"no end after {outcome.seconds:.1f} s\n{outcome.output}")
         self.assertEqual(outcome.status, 0, outcome.output)

@@ -4,8 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "launch/bytes_tokenizer.h"
 #include "launch/jsonl/result_lines.h"
+#include "launch/small_model.h"
 
 namespace ptrt {
 namespace {

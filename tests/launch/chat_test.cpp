@@ -13,28 +13,13 @@
 #include "launch/requests/bad_request.h"
 #include "launch/requests/chat_fields.h"
 #include "launch/requests/request_parser.h"
-#include "model_io/tokenizer/kinds/make_tokenizer.h"
+#include "launch/small_model.h"
 #include "runtime/journal/finished_run.h"
 #include "runtime/journal/journal.h"
 #include "temp_folder.h"
 
 namespace ptrt {
 namespace {
-
-ModelConfig small_config() {
-  ModelConfig config;
-  config.name = "small";
-  config.vocab_size = 259;
-  config.max_context = 64;
-  config.bos_token_id = 256;
-  config.eos_token_ids = {257};
-  return config;
-}
-
-const TokenizerChoice& tokenizer() {
-  static const TokenizerChoice choice = make_tokenizer({"bytes", {}, "m.h5"}, small_config());
-  return choice;
-}
 
 constexpr const char* kTemplate =
     "{{ bos_token }}{% for m in messages %}{{ m.role }}:{{ m.content }};{% endfor %}"
@@ -43,7 +28,7 @@ constexpr const char* kLine = R"({"messages": [{"role": "user", "content": "hi"}
 
 std::string render(PythonHelper& helper, const std::string& text, std::string_view line = kLine,
                    bool openai = false) {
-  return ChatRenderer(helper, text, "2026-02-28", small_config(), tokenizer()).render(line, openai);
+  return ChatRenderer(helper, text, "2026-02-28", small_config(), small_tokenizer()).render(line, openai);
 }
 
 HelperError error_of(PythonHelper& helper, const std::string& text, std::string_view line = kLine) {
@@ -101,7 +86,7 @@ TEST(ChatRenderer, NamesWhatIsWrong) {
 
   ModelConfig without = small_config();
   without.bos_token_id.reset();
-  ChatRenderer renderer(helper, "{{ bos_token }}", "2026-02-28", without, tokenizer());
+  ChatRenderer renderer(helper, "{{ bos_token }}", "2026-02-28", without, small_tokenizer());
   try {
     ADD_FAILURE() << renderer.render(kLine, false);
   } catch (const HelperError& error) {
@@ -275,9 +260,9 @@ TEST(ChatFields, EveryProblemIsNamed) {
 TEST(ChatRequest, BecomesAPromptWithoutAnotherBos) {
   PythonHelper helper;
   const ModelConfig config = small_config();
-  ChatRenderer renderer(helper, kTemplate, "2026-02-28", config, tokenizer());
+  ChatRenderer renderer(helper, kTemplate, "2026-02-28", config, small_tokenizer());
   const auto parse = [&](const std::string& text, const RequestHelpers& helpers) {
-    return parse_requests(text, "r", Task::generate, config, tokenizer(), {1000}, helpers);
+    return parse_requests(text, "r", Task::generate, config, small_tokenizer(), {1000}, helpers);
   };
   const RequestFile file = parse(
       std::string(kLine) +

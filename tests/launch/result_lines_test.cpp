@@ -4,8 +4,8 @@
 
 #include <nlohmann/json.hpp>
 
-#include "launch/bytes_tokenizer.h"
 #include "launch/jsonl/result_timings.h"
+#include "launch/small_model.h"
 #include "model_io/text/unicode.h"
 
 namespace ptrt {

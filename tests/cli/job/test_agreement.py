@@ -3,7 +3,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 import unittest
 from pathlib import Path
@@ -138,15 +137,8 @@ class Agreement(CliTest):
                             "command: generate on rank 0 (", "inspect on rank 1 (")
 
     def test_another_build(self) -> None:
-        notes = subprocess.run(["readelf", "-n", PTRT], capture_output=True, text=True).stdout
-        found = [line.split()[-1] for line in notes.splitlines() if "Build ID" in line]
-        if not found:
-            self.skipTest("the program has no build id")
-        identifier = bytes.fromhex(found[0])
-        other = self.fresh("-ptrt")
-        other.write_bytes(PTRT.read_bytes().replace(identifier, bytes([identifier[0] ^ 1]) + identifier[1:]))
-        other.chmod(0o755)
-        self.assert_refused(self.run_each([self.model] * 2, program=other), "version:", found[0][:12], "rank 1 (")
+        other, build = self.another_build()
+        self.assert_refused(self.run_each([self.model] * 2, program=other), "version:", build, "rank 1 (")
 
 
 class SharedTracks(CliTest):

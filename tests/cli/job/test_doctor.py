@@ -94,16 +94,9 @@ class Doctor(CliTest):
         self.check_bad(ptrt("doctor", self.model, "--tensor-parallel", "3", ranks=2), "tensor-parallel")
 
     def test_another_build(self) -> None:
-        notes = subprocess.run(["readelf", "-n", PTRT], capture_output=True, text=True, check=False).stdout
-        found = [line.split()[-1] for line in notes.splitlines() if "Build ID" in line]
-        if not found:
-            self.skipTest("the program has no build id")
-        identifier = bytes.fromhex(found[0])
-        other = self.fresh("-ptrt")
-        other.write_bytes(PTRT.read_bytes().replace(identifier, bytes([identifier[0] ^ 1]) + identifier[1:]))
-        other.chmod(0o755)
+        other, build = self.another_build()
         outcome = Together([[PTRT, "doctor", self.model], [other, "doctor", self.model]]).finish()
-        self.check_bad(outcome, rf"different programs: .*build {found[0][:12]}\) on rank 0 .* on rank 1 ")
+        self.check_bad(outcome, rf"different programs: .*build {build}\) on rank 0 .* on rank 1 ")
 
     def test_processors_that_differ(self) -> None:
         outcome = ptrt("doctor", self.model, ranks=2, rank_env={1: {"PTRT_SIMD_TARGET": "SSE4"}})

@@ -7,7 +7,7 @@
 #include <set>
 
 #include "launch/requests/request_parser.h"
-#include "model_io/tokenizer/kinds/make_tokenizer.h"
+#include "launch/small_model.h"
 
 namespace ptrt {
 namespace {
@@ -21,17 +21,8 @@ struct Parsed {
 };
 
 Parsed parse(const json& object, Task task = Task::generate) {
-  static const ModelConfig config = [] {
-    ModelConfig c;
-    c.name = "small";
-    c.vocab_size = 259;
-    c.max_context = 64;
-    c.bos_token_id = 256;
-    c.eos_token_ids = {257};
-    return c;
-  }();
-  static const TokenizerChoice tokenizer = make_tokenizer({"bytes", {}, "m.h5"}, config);
-  RequestParser parser(task, config, tokenizer, {1000});
+  static const ModelConfig config = small_config();
+  RequestParser parser(task, config, small_tokenizer(), {1000});
   Parsed parsed;
   parser.parse(object.dump(), 0, parsed.line, parsed.request);
   return parsed;

@@ -3,28 +3,14 @@
 
 #include "kernels/base/error.h"
 #include "launch/requests/request_parser.h"
-#include "model_io/tokenizer/kinds/make_tokenizer.h"
+#include "launch/small_model.h"
 
 namespace ptrt {
 namespace {
 
-ModelConfig small_config() {
-  ModelConfig config;
-  config.name = "small";
-  config.vocab_size = 259;
-  config.max_context = 64;
-  config.bos_token_id = 256;
-  config.eos_token_ids = {257};
-  return config;
-}
-
-TokenizerChoice bytes_tokenizer(const ModelConfig& config) {
-  return make_tokenizer({"bytes", {}, "m.h5"}, config);
-}
-
 RequestFile parse(const std::string& text, Task task = Task::generate, std::int64_t kv_tokens = 1000) {
   const ModelConfig config = small_config();
-  return parse_requests(text, "r.jsonl", task, config, bytes_tokenizer(config), {kv_tokens});
+  return parse_requests(text, "r.jsonl", task, config, small_tokenizer(), {kv_tokens});
 }
 
 TEST(RequestFile, Defaults) {
@@ -237,7 +223,7 @@ TEST(RequestFile, AContextNeedsATokenOrABos) {
   ModelConfig config = small_config();
   config.bos_token_id.reset();
   const RequestFile file = parse_requests(R"({"context": "", "continuation": "a"})", "r", Task::score, config,
-                                          bytes_tokenizer(config), {100});
+                                          small_tokenizer(), {100});
   EXPECT_NE(file.lines[0].error.message.find("'context' is empty and the model has no bos"),
             std::string::npos);
 }

@@ -13,28 +13,15 @@
 #include "launch/jsonl/request_inbox.h"
 #include "launch/requests/id_set.h"
 #include "launch/requests/line_id.h"
-#include "model_io/tokenizer/kinds/make_tokenizer.h"
+#include "launch/small_model.h"
 #include "temp_folder.h"
 
 namespace ptrt {
 namespace {
 
 const ModelConfig& config() {
-  static const ModelConfig config = [] {
-    ModelConfig c;
-    c.name = "small";
-    c.vocab_size = 259;
-    c.max_context = 64;
-    c.bos_token_id = 256;
-    c.eos_token_ids = {257};
-    return c;
-  }();
+  static const ModelConfig config = small_config();
   return config;
-}
-
-const TokenizerChoice& tokenizer() {
-  static const TokenizerChoice choice = make_tokenizer({"bytes", {}, "m.h5"}, config());
-  return choice;
 }
 
 // Good and bad lines, blank ones, equal ids in several forms; no line break at the end.
@@ -59,7 +46,7 @@ std::string sample_file() {
 }
 
 RequestParser parser(std::int64_t lines) {
-  return RequestParser(Task::generate, config(), tokenizer(), {1000}, lines);
+  return RequestParser(Task::generate, config(), small_tokenizer(), {1000}, lines);
 }
 
 // The next line, however many are passed over before it.
@@ -99,7 +86,7 @@ class RequestStreamTest : public testing::Test {
 
 TEST_F(RequestStreamTest, GivesTheLinesOfTheWholeFile) {
   const std::string text = sample_file();
-  const RequestFile whole = parse_requests(text, "r", Task::generate, config(), tokenizer(), {1000});
+  const RequestFile whole = parse_requests(text, "r", Task::generate, config(), small_tokenizer(), {1000});
   RequestInput input(write(text));
   const RequestFileFacts facts = scan_requests(input);
   EXPECT_EQ(facts.lines, std::ssize(whole.lines));
@@ -119,7 +106,7 @@ TEST_F(RequestStreamTest, GivesTheLinesOfTheWholeFile) {
 // Ids count over the whole file, whatever is wanted of it.
 TEST_F(RequestStreamTest, PartsAreThoseOfTheWholeFile) {
   const std::string text = sample_file();
-  const RequestFile whole = parse_requests(text, "r", Task::generate, config(), tokenizer(), {1000});
+  const RequestFile whole = parse_requests(text, "r", Task::generate, config(), small_tokenizer(), {1000});
   RequestInput input(write(text));
   const RequestFileFacts facts = scan_requests(input);
   for (const std::int64_t count : {2, 3, 7})
