@@ -29,7 +29,9 @@ namespace {
 FakeNccl& fake(const char* file = "libnccl.so.2") {
   void* library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) throw_failure("{}", dlerror());
-  return *reinterpret_cast<FakeNccl* (*)()>(dlsym(library, kFakeNcclState))();
+  void* state = dlsym(library, kFakeNcclState);
+  if (state == nullptr) throw_failure("{} is not the one of these tests: {}", file, dlerror());
+  return *reinterpret_cast<FakeNccl* (*)()>(state)();
 }
 
 // Runs `test` in a process of its own, since NCCL is loaded once, and memory that was left is left.
@@ -147,6 +149,7 @@ TEST(NcclDeathTest, ARankCallsCollectivesOnItsOwnThread) {
       group->all_reduce(data, data + 4, 4);
       EXPECT_EQ(fake().collective_thread, std::this_thread::get_id());
     }
+    stream.wait();  // a rank leaves when it has the results
     EXPECT_EQ(fake().joined, 1);
     EXPECT_EQ(fake().with_config, 0) << "no communicator whose calls continue after they have returned";
   });
