@@ -274,7 +274,8 @@ constexpr std::int64_t kTasksPerThread = 4;               // fewer leave threads
 
 AttentionInputs inputs_of(Compute compute, const KvPool& kv) {
   if (compute == Compute::float32 || kv.dtype == DType::float32) return AttentionInputs::exact;
-  return simd_target_has_bfloat16() ? AttentionInputs::pairs : AttentionInputs::rounded;
+  return kAttentionTakesPairs && simd_target_has_bfloat16() ? AttentionInputs::pairs
+                                                            : AttentionInputs::rounded;
 }
 
 }  // namespace

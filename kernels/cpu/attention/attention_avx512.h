@@ -16,6 +16,13 @@ constexpr std::int64_t query_words(std::int64_t head_dim) {
 }
 }  // namespace
 
+// Whether this build has them; on other processors than x86 queries and weights are rounded for float32 products.
+#ifdef __x86_64__
+inline constexpr bool kAttentionTakesPairs = true;
+#else
+inline constexpr bool kAttentionTakesPairs = false;
+#endif
+
 // words = bfloat16(q · scale), to nearest, ties to even.
 void round_query_avx512(const float* q, std::int64_t head_dim, float scale, std::uint32_t* words);
 

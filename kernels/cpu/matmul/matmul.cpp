@@ -4,9 +4,9 @@
 
 #include "hwy/cache_control.h"
 #include "kernels/base/error.h"
-#include "kernels/cpu/matmul/matmul_avx512.h"
 #include "kernels/cpu/matmul/matmul_float.h"
-#include "kernels/cpu/simd/avx512_support.h"
+#include "kernels/cpu/matmul/matmul_native.h"
+#include "kernels/cpu/simd/native_products.h"
 #include "kernels/cpu/simd/simd_target.h"
 
 namespace ptrt {
@@ -49,9 +49,9 @@ void multiply(RowFormat format, const MatmulBlock& block) {
     case RowFormat::quantised:
       return multiply_quantised(block);
     case RowFormat::bfloat16:
-      return multiply_avx512_bfloat16(block);
+      return multiply_native_bfloat16(block);
     case RowFormat::int8:
-      return multiply_avx512_int8(block);
+      return multiply_native_int8(block);
   }
 }
 
@@ -198,7 +198,7 @@ MatmulBlock Matmul::block_of(const Product& p, const Plan& plan) const {
 
 bool multiplies_natively(Compute compute) {
   if (compute == Compute::bfloat16) return simd_target_has_bfloat16();
-  return compute == Compute::int8 && simd_target_is_avx512() && has_avx512_int8();
+  return compute == Compute::int8 && simd_target_has_products() && has_native_int8();
 }
 
 Compute product_type(Compute compute, DType weights) {

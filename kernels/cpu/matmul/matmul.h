@@ -4,7 +4,7 @@
 // every weight type; bfloat16 rounds x; int8 quantises x in groups. Sums are float32.
 //
 // Order of one sum (r, o): one chain over i in ascending order, fused where the instruction set has
-// it (AVX-512-BF16: two products a step; int8: a group's exact integer sum a step). It does not
+// it (AVX-512-BF16: two products a step; BFMMLA: two pairs; int8: a group's exact integer sum a step). It does not
 // depend on the number of rows, on the threads or on the tile that holds the pair.
 #pragma once
 
@@ -23,7 +23,7 @@
 
 namespace ptrt {
 
-// Whether the instruction set in use has instructions for products of that type (matmul_avx512.h).
+// Whether the instruction set in use has instructions for products of that type (matmul_native.h).
 bool multiplies_natively(Compute compute);
 
 // The type in which products with weights of type `weights` take their inputs. That is `compute`,

@@ -1,9 +1,8 @@
 // Compiled for AVX-512 as a whole, so nothing here may be an inline function that other files
 // share: the linker might keep this file's copy for processors that cannot run it.
-#include "kernels/cpu/matmul/matmul_avx512.h"
-
-#if defined(__AVX512BF16__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
+
+#include "kernels/cpu/matmul/matmul_native.h"
 
 namespace ptrt {
 namespace {
@@ -219,28 +218,12 @@ struct Int8Tile {
 
 }  // namespace
 
-void multiply_avx512_bfloat16(const MatmulBlock& block) {
+void multiply_native_bfloat16(const MatmulBlock& block) {
   run_block<Bfloat16Tile>(block);
 }
 
-void multiply_avx512_int8(const MatmulBlock& block) {
+void multiply_native_int8(const MatmulBlock& block) {
   run_block<Int8Tile>(block);
 }
 
 }  // namespace ptrt
-
-#else
-#include "kernels/base/error.h"
-
-namespace ptrt {
-
-void multiply_avx512_bfloat16(const MatmulBlock&) {
-  throw_failure("internal error: no AVX-512-BF16 in this build");
-}
-
-void multiply_avx512_int8(const MatmulBlock&) {
-  throw_failure("internal error: no AVX-512-VNNI in this build");
-}
-
-}  // namespace ptrt
-#endif

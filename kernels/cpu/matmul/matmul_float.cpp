@@ -79,6 +79,8 @@ template <int kRows, int kPanels>
 struct Sums {
   FloatVec v[kRows][kPanels][kPanelVectors];
 
+  // A constructor that the compiler made itself would not be for this instruction set.
+  HWY_INLINE Sums() { clear(); }
   HWY_INLINE void clear() {
     PTRT_UNROLL
     for (int r = 0; r < kRows; ++r) {
@@ -191,7 +193,6 @@ struct FloatTile : StreamTile<FloatTile<Words>, kTileRows> {
     const float* x[kR];
     float_rows(tile, x);
     Sums<kR, kP> sums;
-    sums.clear();
     multiply_run<Words>(tile.panel, tile.panel_bytes, x, 0, tile.in, sums);
     store_sums(sums, tile);
   }
@@ -206,7 +207,6 @@ struct GroupTile : StreamTile<GroupTile<kScaled>, std::max(kTileRows / 2, 1)> {
     const float* x[kR];
     float_rows(tile, x);
     Sums<kR, kP> sums, group;
-    sums.clear();
     for (std::int64_t g = 0; g < tile.groups; ++g) {
       const std::int64_t k = g * kInt8Group;
       const std::byte* pair = tile.panel + g / 2 * kGroupPair;

@@ -11,8 +11,8 @@ namespace ptrt::HWY_NAMESPACE {
 const char* target_name() {
   return hwy::TargetName(HWY_TARGET);
 }
-bool target_is_avx512() {
-  return HWY_TARGET == HWY_AVX3;
+bool target_has_products() {
+  return (HWY_TARGET & (HWY_AVX3 | HWY_NEON)) != 0;
 }
 }  // namespace ptrt::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -21,8 +21,8 @@ HWY_AFTER_NAMESPACE();
 #include <algorithm>
 
 #include "kernels/base/error.h"
-#include "kernels/cpu/simd/avx512_support.h"
 #include "kernels/cpu/simd/dispatch.h"
+#include "kernels/cpu/simd/native_products.h"
 
 namespace ptrt {
 namespace {
@@ -51,25 +51,25 @@ std::size_t chosen_simd_target() {
 }
 
 PTRT_EXPORT(target_name);
-PTRT_EXPORT(target_is_avx512);
+PTRT_EXPORT(target_has_products);
 
 std::string simd_target() {
   return PTRT_DISPATCH(target_name)();
 }
 
-bool simd_target_is_avx512() {
-  return PTRT_DISPATCH(target_is_avx512)();
+bool simd_target_has_products() {
+  return PTRT_DISPATCH(target_has_products)();
 }
 
 bool simd_target_has_bfloat16() {
-  return takes_bfloat16_part && simd_target_is_avx512() && has_avx512_bfloat16();
+  return takes_bfloat16_part && simd_target_has_products() && has_native_bfloat16();
 }
 
 std::vector<std::string> simd_targets() {
   std::vector<std::string> names;
   for (const std::int64_t target : available_targets()) {
     const std::string name = hwy::TargetName(target);
-    if (target == HWY_AVX3 && has_avx512_bfloat16()) names.push_back(name + kBfloat16Part);
+    if ((target & (HWY_AVX3 | HWY_NEON)) != 0 && has_native_bfloat16()) names.push_back(name + kBfloat16Part);
     names.push_back(name);
   }
   return names;

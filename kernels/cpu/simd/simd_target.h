@@ -10,9 +10,9 @@ namespace ptrt {
 
 // The vectors in use, e.g. "AVX3".
 std::string simd_target();
-// Whether they are AVX-512.
-bool simd_target_is_avx512();
-// Whether the products of bfloat16 pairs (AVX-512-BF16) are in use.
+// Whether the products of native_products.h are of these vectors: AVX-512 and NEON.
+bool simd_target_has_products();
+// Whether the products of bfloat16 pairs (AVX-512-BF16; BFMMLA on Arm) are in use.
 bool simd_target_has_bfloat16();
 // All that this machine can run, best first, e.g. "AVX3+BF16", "AVX3", "AVX2", …
 std::vector<std::string> simd_targets();
