@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian 12 packages that ptrt is built from and, unless told `program`, tested and packaged with; does
 # nothing when all are there. INSTALL_DEPS=0 only checks (other distributions, no root: install the same things your way).
+# Told `arm64`, those that cross-compiling for 64-bit Arm takes (scripts/cmake/aarch64.cmake), and an emulation that runs
+# what was compiled: for a container of its own, since Debian's Open MPI cannot be there for two architectures at once.
 set -euo pipefail
 
 packages=(
@@ -20,6 +22,16 @@ if [ "${1:-}" != program ]; then
     dpkg-dev file                                # make deb
   )
 fi
+if [ "${1:-}" = arm64 ]; then
+  for i in "${!packages[@]}"; do
+    case ${packages[i]} in
+      libcli11-dev | nlohmann-json3-dev) ;;  # the same files for every processor
+      lib* | zlib* | openmpi-bin) packages[i]+=:arm64 ;;
+      python3-h5py) unset "packages[i]" ;;  # comes with Open MPI of this host's architecture
+    esac
+  done
+  packages+=(g++-aarch64-linux-gnu qemu-user-static)
+fi
 
 missing=()
 for package in "${packages[@]}"; do
@@ -37,5 +49,6 @@ if [ "$(id -u)" != 0 ]; then
   sudo=(sudo)
 fi
 echo "install_deps: installing ${missing[*]}"
+[ "${1:-}" != arm64 ] || "${sudo[@]}" dpkg --add-architecture arm64
 "${sudo[@]}" apt-get update -qq
 "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

@@ -11,10 +11,7 @@ if(ptrt_qemu)
   set(CMAKE_CROSSCOMPILING_EMULATOR ${ptrt_qemu} -cpu max)
 endif()
 
-# Packages of the target: its own pkg-config files, and Open MPI without its compiler wrapper, a program of the target.
+# Packages of the target, Open MPI among them: its compiler wrapper is a program of the target.
 set(ENV{PKG_CONFIG_LIBDIR} /usr/lib/${target}/pkgconfig:/usr/share/pkgconfig)
-set(MPI_CXX_COMPILER MPI_CXX_COMPILER-NOTFOUND CACHE FILEPATH "No wrapper for the target")
-set(MPI_CXX_HEADER_DIR /usr/lib/${target}/openmpi/include CACHE PATH "")
-set(MPI_CXX_LIB_NAMES mpi CACHE STRING "")
-set(MPI_mpi_LIBRARY /usr/lib/${target}/libmpi.so CACHE FILEPATH "")
+set(MPI_CXX_COMPILER MPI_CXX_COMPILER-NOTFOUND CACHE FILEPATH "None that runs here: pkg-config tells of MPI")
 set(PTRT_CUDA OFF CACHE BOOL "A plug-in is built where its GPUs are, or with a toolkit for sbsa")
