@@ -12,7 +12,7 @@ MPI_ENV := OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 export CXX_COMPILER BUILD_TYPE MPI_HOME HDF5_HOME CUDA_HOME NCCL_HOME CUDA_ARCHITECTURES
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-slurm test-vllm program build install deb deps program-deps grade asan ubsan tsan format format-check tidy clean
+.PHONY: help run test test-arm test-slurm test-vllm program build install deb deps program-deps grade asan ubsan tsan format format-check tidy clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ test: build ## Build and run all tests
 test-slurm: build ## Run the batch scripts of scripts/slurm on a real Slurm of two emulated nodes (root)
 	@tests/slurm/install.sh
 	PTRT_TEST_SLURM=1 ctest --test-dir $(BUILD_DIR) -L slurm --output-on-failure
+
+test-arm: build ## Compile for 64-bit Arm in a throw-away Debian and run the tests emulated (root)
+	PTRT_TEST_ARM=1 ctest --test-dir $(BUILD_DIR) -L arm --output-on-failure
 
 test-vllm: build ## Run the tests of the vLLM plug-in (makes their environment: 3 GB of downloads, 5 GB on disk)
 	@integrations/vllm/make_environment.sh $(or $(PTRT_VLLM_VENV),$(BUILD_DIR)/vllm-venv)

@@ -1,7 +1,7 @@
 // Speed of the CPU backend's matrix products beside what the machine can do, both measured in this run.
 //
-//   bench_ops [THREADS]              the table
-//   bench_ops [THREADS] --ceilings   what the machine can do alone, as a line of JSON
+//   bench_ops [THREADS] [--target NAME]   the table, on an instruction set that this machine has (default: the best)
+//   bench_ops [THREADS] --ceilings        what the machine can do alone, as a line of JSON
 //
 // Few rows (decode): GB/s of packed weights read, and its share of the read bandwidth. 512 rows (prefill):
 // GFLOP/s (2 a multiply-add; int8: the same count of integer operations) and its share of the peak of the
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/simd/simd_target.h"
 #include "kernels/make_cpu_backend.h"
 #include "stream_read.h"
 
@@ -74,7 +75,7 @@ struct Ceilings {
   double read = 0, read_median = 0, float32 = 0, bfloat16 = 0, int8 = 0;  // bytes/s, operations/s
 
   double of(Compute compute) const {
-    if (compute == Compute::float32) return float32;
+    if (compute == Compute::float32 || !cpu_computes(compute)) return float32;
     return compute == Compute::bfloat16 ? bfloat16 : int8;
   }
 };
@@ -110,7 +111,7 @@ PTRT_BENCH_AVX512 void multiply_int8() {
 }
 
 Ceilings measure_ceilings(Backend& backend, int threads) {
-  if (!cpu_computes(Compute::bfloat16) || !cpu_computes(Compute::int8)) return {};
+  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return {};
   static const auto memory = backend.allocate(kStreamBytes, "the stream");
   static const bool touched = (std::fill_n(memory.get(), kStreamBytes, std::byte{1}), true);
   const std::size_t share = kStreamBytes / static_cast<std::size_t>(threads) / kStreamPiece * kStreamPiece;
@@ -202,11 +203,14 @@ void print_table(Backend& backend, int threads) {
 int main(int argc, char** argv) {
   int threads = 2;
   bool ceilings = false;
-  for (const std::string_view word : std::span(argv, static_cast<std::size_t>(argc)).subspan(1)) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
     if (word == "--ceilings")
       ceilings = true;
+    else if (word == "--target" && i + 1 < argc)
+      ptrt::set_simd_target(argv[++i]);
     else
-      threads = std::max(1, std::atoi(word.data()));
+      threads = std::max(1, std::atoi(argv[i]));
   }
   const auto backend = ptrt::make_cpu_backend({.threads = threads});
   if (ceilings)

@@ -95,6 +95,26 @@ TEST_P(LinearBits, BatchInvariant) {
     }
 }
 
+// Products and sums below the normal numbers, which instructions take for zero or not: all rows of a target alike.
+TEST_P(LinearBits, BatchInvariantBelowTheNormalNumbers) {
+  for (const ComputeCase& c : kComputeCases) {
+    constexpr std::int64_t kIn = 37, kOut = 53, kRows = 24;
+    Random random(3);
+    const RandomWeights w(c.dtype, 1, 1, kOut, kIn, random);
+    Activation x(1, kRows, kIn, random), alone(1, kRows, kOut), together(1, kRows, kOut);
+    for (float& value : x.values) value *= 0x1p-125f;  // products are a little larger or smaller than 2^-126
+    const auto backend = make_backend(c.options);
+    const TrackWeights weights = w.load(*backend, c.role);
+    const LinearJob job{&weights, x.tensor, together.tensor};
+    backend->linear({&job, 1});
+    for (std::int64_t r = 0; r < kRows; ++r) {
+      const LinearJob one{&weights, rows_of(x.tensor, r, 1), rows_of(alone.tensor, r, 1)};
+      backend->linear({&one, 1});
+    }
+    ASSERT_TRUE(same_bits(together.values.data(), alone.values.data(), kRows * kOut)) << name_of(c);
+  }
+}
+
 // A thread's run of panels begins and ends anywhere in a list of matrices, also where it takes several panels
 // side by side.
 TEST_P(LinearBits, IndependentOfTheOtherMatrices) {

@@ -151,7 +151,10 @@ std::int64_t record_bytes(RowFormat format, std::int64_t in) {
   if (format == RowFormat::quantised) bytes += groups * 4;
   if (format == RowFormat::bfloat16) bytes = in * 2;
   if (format == RowFormat::int8) bytes = scales_at(format, in) + groups * 8;
-  return (bytes + kLine - 1) / kLine * kLine;
+  const std::int64_t whole = (bytes + kLine - 1) / kLine * kLine;
+  // Rows a multiple of this apart would share the same few lines of the first-level cache.
+  constexpr std::int64_t kSetsApart = 4096;
+  return whole % kSetsApart == 0 ? whole + kLine : whole;
 }
 
 void write_record(RowFormat format, const float* x, std::int64_t in, std::byte* record) {

@@ -17,11 +17,11 @@ constexpr double kBytesPerNs = 16, kProductsPerNs = 100;
 constexpr double kSmallWork = 5000;  // below it, waking a thread costs more than it brings
 constexpr double kMinTask = 4000, kMaxTask = 60000;
 constexpr double kTasksPerThread = 8;               // so that the last ones end together
-constexpr std::int64_t kTileRows = 6;               // a multiple of every tile's rows, so that tiles are full
-constexpr std::int64_t kRowBlock = 42 * kTileRows;  // the most rows of a task
+constexpr std::int64_t kTileRows = 12;              // a multiple of every tile's rows, so that tiles are full
+constexpr std::int64_t kRowBlock = 21 * kTileRows;  // the most rows of a task
 constexpr std::int64_t kSmallConversion = 16 * 1024;  // elements
 constexpr std::int64_t kPanelsPerStep = 8;            // a task's panels are a multiple: whole tiles
-constexpr std::int64_t kFewRows = kMaxTileRows;       // up to so many, products wait for memory
+constexpr std::int64_t kFewRows = kMaxStreamRows;     // up to so many, products wait for memory
 // One thread's run of a stream ends at a multiple of this: small compared to a run, but two panels
 // at least.
 constexpr std::int64_t kPanelsPerCut = 2;
@@ -44,8 +44,9 @@ bool is_stream(std::span<const Product> products) {
 void multiply(RowFormat format, const MatmulBlock& block) {
   switch (format) {
     case RowFormat::plain:
-    case RowFormat::rounded:
       return multiply_float(block);
+    case RowFormat::rounded:
+      return multiplies_natively(Compute::bfloat16) ? multiply_pairs_apart(block) : multiply_float(block);
     case RowFormat::quantised:
       return multiply_quantised(block);
     case RowFormat::bfloat16:
@@ -83,7 +84,8 @@ RowFormat Matmul::format_of(const Product& p) const {
       break;
     case Compute::bfloat16:
       PTRT_CHECK(p.layout.dtype == DType::bfloat16);
-      return multiplies_natively(type) ? RowFormat::bfloat16 : RowFormat::rounded;
+      return multiplies_natively(type) && !takes_pairs_apart(p.rows) ? RowFormat::bfloat16
+                                                                     : RowFormat::rounded;
     case Compute::int8:
       return multiplies_natively(type) ? RowFormat::int8 : RowFormat::quantised;
   }

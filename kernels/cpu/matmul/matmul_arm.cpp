@@ -6,6 +6,8 @@
 // the same instruction as many, so the bits do not depend on how many there are.
 #include <arm_neon.h>
 
+#include <cstdlib>
+
 #include "kernels/cpu/matmul/matmul_native.h"
 
 namespace ptrt {
@@ -199,6 +201,14 @@ struct Int8Tile : PanelTile<Int8Tile, 4> {
 
 void multiply_native_bfloat16(const MatmulBlock& block) {
   run_block<Bfloat16Tile>(block);
+}
+
+bool takes_pairs_apart(std::int64_t /*rows*/) {
+  return false;
+}
+
+void multiply_pairs_apart(const MatmulBlock& /*block*/) {
+  std::abort();  // takes_pairs_apart() is false
 }
 
 void multiply_native_int8(const MatmulBlock& block) {

@@ -17,9 +17,9 @@ constexpr int kPanelVectors = static_cast<int>(kPanelOuts / kLanes);
 static_assert(kPanelOuts % kLanes == 0);
 
 // Rows and panels of a tile, such that accumulators, one step of weights and an element of x fill
-// the registers.
+// the registers. The more rows, the fewer instructions widen weights.
 #if HWY_TARGET == HWY_AVX3
-constexpr int kTileRows = 6, kTilePanels = 4;
+constexpr int kTileRows = 12, kTilePanels = 2;
 #elif HWY_TARGET == HWY_AVX2
 constexpr int kTileRows = 6, kTilePanels = 1;
 #elif HWY_ARCH_ARM_A64
@@ -27,6 +27,8 @@ constexpr int kTileRows = 6, kTilePanels = 1;
 #else
 constexpr int kTileRows = 2, kTilePanels = 1;
 #endif
+// Where products are quick enough that memory is worth a thought.
+constexpr bool kWide = kTileRows > 2;
 
 // How the words of a panel become floats: kElements of them, one at a time.
 struct Float32Words {
@@ -75,6 +77,8 @@ struct Int8Words {
   }
 };
 
+constexpr int kSecondLevel = 2;  // of the caches, for __builtin_prefetch()
+
 template <int kRows, int kPanels>
 struct Sums {
   FloatVec v[kRows][kPanels][kPanelVectors];
@@ -114,9 +118,10 @@ HWY_INLINE void multiply_element(const typename Words::Word (&words)[kPanels][kP
   }
 }
 
-// sums += the elements [k, k + n) of x times those of the panels; `at` is the word of element k.
-template <class Words, int kRows, int kPanels>
-HWY_INLINE void multiply_run(const std::byte* at, std::int64_t panel_bytes, const float* const (&x)[kRows],
+// sums += the elements [k, k + n) of x times those of the panels; `at` is the word of element k. Fetches what lies
+// there in kLines panels from tile.prefetch on.
+template <class Words, int kLines, int kRows, int kPanels>
+HWY_INLINE void multiply_run(const MatmulTile& tile, const std::byte* at, const float* const (&x)[kRows],
                              std::int64_t k, std::int64_t n, Sums<kRows, kPanels>& sums) {
   constexpr int kElements = Words::kElements;
   const auto load = [&](typename Words::Word(&words)[kPanels][kPanelVectors]) HWY_ATTR {
@@ -124,8 +129,11 @@ HWY_INLINE void multiply_run(const std::byte* at, std::int64_t panel_bytes, cons
     for (int p = 0; p < kPanels; ++p) {
       PTRT_UNROLL
       for (int i = 0; i < kPanelVectors; ++i)
-        words[p][i] = Words::load(at + p * panel_bytes + i * kLanes * Words::kBytes);
+        words[p][i] = Words::load(at + p * tile.panel_bytes + i * kLanes * Words::kBytes);
     }
+    PTRT_UNROLL
+    for (int p = 0; p < kLines; ++p)
+      __builtin_prefetch(tile.prefetch + (at - tile.panel) + p * tile.panel_bytes, 0, kSecondLevel);
     at += kPanelOuts * Words::kBytes;
   };
   const std::int64_t end = k + n, whole = end - n % kElements;
@@ -176,24 +184,25 @@ HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
 // by one.
 template <class Tile, int kMostRows>
 struct StreamTile {
-  static constexpr int kRows = kMostRows, kPanels = kTilePanels, kStreamRows = std::min(2, kRows),
-                       kStreamChains = 1;
-  static constexpr bool kFetches = false;
+  static constexpr int kRows = kMostRows, kPanels = kTilePanels, kStreamRows = std::min(2, kRows);
+  static constexpr int kStreamChains = kWide ? 4 : 1;
+  static constexpr bool kFetches = kWide;
 
   template <int kR, int kP, int kLines>
   static HWY_NOINLINE void run(MatmulTile& tile) {
-    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) Tile::template run_one<kR, kP>(tile);
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP))
+      Tile::template run_one<kR, kP, kLines>(tile);
   }
 };
 
 template <class Words>
 struct FloatTile : StreamTile<FloatTile<Words>, kTileRows> {
-  template <int kR, int kP>
+  template <int kR, int kP, int kLines>
   static HWY_INLINE void run_one(const MatmulTile& tile) {
     const float* x[kR];
     float_rows(tile, x);
     Sums<kR, kP> sums;
-    multiply_run<Words>(tile.panel, tile.panel_bytes, x, 0, tile.in, sums);
+    multiply_run<Words, kLines>(tile, tile.panel, x, 0, tile.in, sums);
     store_sums(sums, tile);
   }
 };
@@ -202,7 +211,7 @@ struct FloatTile : StreamTile<FloatTile<Words>, kTileRows> {
 // rows of x are quantised and bring scales of their own.
 template <bool kScaled>
 struct GroupTile : StreamTile<GroupTile<kScaled>, std::max(kTileRows / 2, 1)> {
-  template <int kR, int kP>
+  template <int kR, int kP, int kLines>
   static HWY_INLINE void run_one(const MatmulTile& tile) {
     const float* x[kR];
     float_rows(tile, x);
@@ -211,8 +220,8 @@ struct GroupTile : StreamTile<GroupTile<kScaled>, std::max(kTileRows / 2, 1)> {
       const std::int64_t k = g * kInt8Group;
       const std::byte* pair = tile.panel + g / 2 * kGroupPair;
       group.clear();
-      multiply_run<Int8Words>(pair + kScaleLine + g % 2 * kGroupWords, tile.panel_bytes, x, k,
-                              std::min(kInt8Group, tile.in - k), group);
+      multiply_run<Int8Words, kLines>(tile, pair + kScaleLine + g % 2 * kGroupWords, x, k,
+                                      std::min(kInt8Group, tile.in - k), group);
       add_group(tile, pair + g % 2 * kGroupScales, x, g, group, sums);
     }
     store_sums(sums, tile);

@@ -11,4 +11,9 @@ namespace ptrt {
 void multiply_native_bfloat16(const MatmulBlock& block);
 void multiply_native_int8(const MatmulBlock& block);
 
+// Whether products of that many rows are quicker by float32 instructions, which give the bits of
+// multiply_native_bfloat16(), and those products, over RowFormat::rounded.
+bool takes_pairs_apart(std::int64_t rows);
+void multiply_pairs_apart(const MatmulBlock& block);
+
 }  // namespace ptrt

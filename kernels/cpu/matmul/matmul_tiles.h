@@ -10,7 +10,8 @@
 
 namespace ptrt {
 
-inline constexpr int kMaxTileRows = 8;  // also the most that any kernel reads the weights as a stream for
+inline constexpr int kMaxTileRows = 12;
+inline constexpr int kMaxStreamRows = 8;  // the most that any kernel reads the weights as a stream for
 
 // Panels [panel_begin, panel_end) of a matrix by rows [row_begin, row_end). Row r reads the record
 // x + x_rows[r] · x_stride and writes y + y_rows[r] · out; without the indices, row r itself. What
@@ -53,9 +54,13 @@ struct MatmulTile {
 // processor's room for loads in flight.
 namespace {
 
+// Tiles of up to half the rows fetch nothing: each kind is code.
+template <class Tile, int kLines>
+inline constexpr int kFewestRows = kLines > 0 ? Tile::kRows / 2 + 1 : 1;
+
 template <class Tile, int kPanels, int kLines, int kRows = Tile::kRows>
 void run_rows(std::int64_t rows, MatmulTile& tile) {
-  if constexpr (kRows > 1) {
+  if constexpr (kRows > kFewestRows<Tile, kLines>) {
     if (rows < kRows) return run_rows<Tile, kPanels, kLines, kRows - 1>(rows, tile);
   }
   Tile::template run<kRows, kPanels, kLines>(tile);
@@ -69,7 +74,8 @@ void run_tile(std::int64_t rows, [[maybe_unused]] std::int64_t index, [[maybe_un
   constexpr int kPanels = Tile::kPanels;
   if constexpr (Tile::kFetches) {
     const bool all_at_once = count <= kPanels;  // too few tiles to fetch a panel each
-    if (next != nullptr && index >= 1 && index <= (all_at_once ? 1 : kPanels)) {
+    if (next != nullptr && rows >= kFewestRows<Tile, 1> && index >= 1 &&
+        index <= (all_at_once ? 1 : kPanels)) {
       tile.prefetch = next + (index - 1) * tile.panel_bytes;
       return all_at_once ? run_rows<Tile, kPanels, kPanels>(rows, tile)
                          : run_rows<Tile, kPanels, 1>(rows, tile);
@@ -151,7 +157,7 @@ void run_stream(const MatmulBlock& block, MatmulTile& tile) {
 
 template <class Tile>
 void run_block(const MatmulBlock& block) {
-  static_assert(Tile::kStreamRows <= kMaxTileRows && Tile::kRows <= kMaxTileRows);
+  static_assert(Tile::kStreamRows <= kMaxStreamRows && Tile::kRows <= kMaxTileRows);
   MatmulTile tile;
   tile.panel_bytes = block.layout.panel_bytes();
   tile.in = block.layout.in;
