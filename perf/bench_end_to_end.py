@@ -12,6 +12,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def record_cells(bench_of, args, with_old=()):
     with_old: the cells that are measured beside args.old, whose commit they record."""
     out = Path(args.out)
     found = json.loads(out.read_text(encoding="utf-8")) if out.exists() else {}
+    if found.get("machine", machine()) != machine():
+        sys.exit(f"{out} has figures of another machine: {found['machine']}; this is {machine()}")
     with tempfile.TemporaryDirectory() as folder:
         for name in args.only.split(","):
             bench = bench_of(args, folder)
@@ -57,7 +60,7 @@ def record_cells(bench_of, args, with_old=()):
             old = {"old_commit": args.old_commit} if args.old and name in with_old else {}
             found[name] = {"commit": commit(), **old, **cell}
             print(name, json.dumps({key: value for key, value in cell.items() if key not in ("rounds", "commands")}))
-    out.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
+            out.write_text(json.dumps({**found, "machine": machine()}, indent=1) + "\n", encoding="utf-8")
 
 
 def bench_command(args, ranks):

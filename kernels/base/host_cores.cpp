@@ -3,6 +3,8 @@
 
 #include <hwloc.h>
 
+#include <fstream>
+#include <map>
 #include <memory>
 #include <thread>
 
@@ -82,6 +84,21 @@ bool bind_this_thread(const CpuSet& units) {
   const Bitmap bitmap = make_bitmap();
   for (const int unit : units) hwloc_bitmap_set(bitmap.get(), static_cast<unsigned>(unit));
   return hwloc_set_cpubind(host_topology(), bitmap.get(), HWLOC_CPUBIND_THREAD) == 0;
+}
+
+std::string processor_name() {
+  std::ifstream file("/proc/cpuinfo");
+  std::map<std::string, std::string> first;  // of the first unit
+  for (std::string line; std::getline(file, line) && !line.empty();) {
+    const std::size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;
+    const std::size_t name_end = line.find_last_not_of(" \t", colon - 1),
+                      value = line.find_first_not_of(' ', colon + 1);
+    first[line.substr(0, name_end + 1)] = value == std::string::npos ? "" : line.substr(value);
+  }
+  if (first.contains("model name")) return first["model name"];
+  if (!first.contains("CPU part")) return "";
+  return "implementer " + first["CPU implementer"] + " part " + first["CPU part"];
 }
 
 }  // namespace ptrt

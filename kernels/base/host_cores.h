@@ -1,6 +1,7 @@
 // The cores of this host, and threads bound to them.
 #pragma once
 
+#include <string>
 #include <vector>
 
 namespace ptrt {
@@ -19,5 +20,9 @@ std::vector<int> memory_nodes(const CpuSet& units);
 // Binds the calling thread, and threads that it starts from now on, to these units; an empty set
 // changes nothing. False when the system refuses, as some containers do; then nothing has changed.
 bool bind_this_thread(const CpuSet& units);
+
+// What the system calls the processor; on Arm, where it may only tell numbers, "implementer 0x41 part 0xd4f".
+// Empty where it does not tell.
+std::string processor_name();
 
 }  // namespace ptrt

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include "kernels/base/host_cores.h"
+
 namespace ptrt {
 namespace {
 
@@ -56,6 +58,7 @@ void add_setup(const ModelSession& session, ordered_json& json) {
   json["backend"] = session.backend().traits().name;
   json["compute"] = session.plan().product_type();
   json["kv_dtype"] = to_string(session.plan().kv_dtype);
+  json["processor"] = processor_name();
   json["instruction_set"] = session.backend().instruction_set();
   json["threads"] = session.backend().traits().threads;
   json["binding"] = session.plan().cores.bound ? "cores" : "none";

@@ -18,15 +18,16 @@ inside /source/scripts/install_deps.sh arm64 >"$work/log" 2>&1 || { tail -n 20 "
 
 inside cmake -S /source -B /build -DCMAKE_TOOLCHAIN_FILE=/source/scripts/cmake/aarch64.cmake >"$work/log" 2>&1 ||
   { cat "$work/log"; exit 1; }
-inside cmake --build /build --parallel "${JOBS:-2}" >"$work/log" 2>&1 || { tail -n 50 "$work/log"; exit 1; }
+suites=(kernels ops model_io runtime launch)
+inside cmake --build /build --parallel "${JOBS:-2}" --target ptrt "${suites[@]/%/_tests}" >"$work/log" 2>&1 || { tail -n 50 "$work/log"; exit 1; }
 
 # emulated PROGRAM…: on a processor with all that the emulation knows, BF16 and I8MM among it.
 emulated() {
   inside qemu-aarch64-static -cpu max "$@"
 }
-for tests in kernels ops model_io runtime launch; do
-  echo "$tests:"
-  emulated "/build/${tests}_tests" --gtest_brief=1 2>"$work/log" || { tail -n 50 "$work/log"; exit 1; }
+for suite in "${suites[@]}"; do
+  echo "$suite:"
+  emulated "/build/${suite}_tests" --gtest_brief=1 2>"$work/log" || { tail -n 50 "$work/log"; exit 1; }
 done
 
 demo=examples/demo
