@@ -144,6 +144,11 @@ class NoRankHangs(Job):
         self.assertFalse(results.exists())
 
 
+def another_than(rank: int) -> str:
+    """Whichever of four ranks is first to report: on a loaded machine not always the one whose turn it is."""
+    return f"rank [{''.join(str(other) for other in range(4) if other != rank)}] of 4"
+
+
 class StuckRank(Job):
     """--step-timeout holds from the start of MPI to the end of the job, with one message that names the rank."""
 
@@ -178,13 +183,12 @@ class StuckRank(Job):
         for point, rank in (("load", 2), ("load", 0), ("step", 2), ("sync", 1), ("finish", 2), ("publish", 0),
                             ("end", 3), ("end", 0)):
             with self.subTest(point=point, rank=rank):
-                reporter = 1 if rank == 0 else 0
                 self.check(f"rank={rank},at={point},signal={int(signal.SIGSTOP)}",
-                           [rf"rank {reporter} of 4 \({host}\)", rf"no sign of life from rank {rank} \({host}\)"])
+                           [rf"{another_than(rank)} \({host}\)", rf"no sign of life from rank {rank} \({host}\)"])
 
     def test_stopped_while_mpi_starts(self) -> None:
         self.check(f"rank=2,at=start,signal={int(signal.SIGSTOP)}",
-                   ["rank 0 of 4", r"starting MPI: no word from rank 2 \(.*\), which is stopped"])
+                   [another_than(2), r"starting MPI: no word from rank 2 \(.*\), which is stopped"])
 
     def test_replicas_of_one_rank(self) -> None:
         for point, rank in (("load", 1), ("step", 2), ("finish", 1)):
