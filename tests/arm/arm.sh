@@ -25,9 +25,10 @@ inside cmake --build /build --parallel "${JOBS:-2}" --target ptrt "${suites[@]/%
 emulated() {
   inside qemu-aarch64-static -cpu max "$@"
 }
+# Left out: a test that limits the address space, which qemu has its own use for.
 for suite in "${suites[@]}"; do
   echo "$suite:"
-  emulated "/build/${suite}_tests" --gtest_brief=1 2>"$work/log" || { tail -n 50 "$work/log"; exit 1; }
+  emulated "/build/${suite}_tests" --gtest_brief=1 --gtest_filter=-FileMaps.ThatCannotBeAreReadInstead 2>"$work/log" || { tail -n 50 "$work/log"; exit 1; }
 done
 
 demo=examples/demo
