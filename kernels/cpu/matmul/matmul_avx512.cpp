@@ -76,21 +76,26 @@ __attribute__((always_inline)) inline void add_quad_at(__m512i w, const std::byt
     sums = _mm512_dpbusd_epi32(sums, w, broadcast(x));
 }
 
+// Tile::run_one() for each of tile.count.
+template <class Tile>
+struct TilesSideBySide {
+  template <int kR, int kP, int kLines>
+  __attribute__((noinline)) static void run(MatmulTile& tile) {
+    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP))
+      Tile::template run_one<kR, kP, kLines>(tile);
+  }
+};
+
 // Below it, products wait for memory, or nearly so.
 constexpr std::int64_t kFewestRowsApart = 3;
 
-struct Bfloat16Tile {
+struct Bfloat16Tile : TilesSideBySide<Bfloat16Tile> {
   static constexpr int kRows = 6, kPanels = 4, kStreamRows = 8;
   static constexpr int kStreamChains =
       4;  // a line of one panel every six cycles would be less than memory gives
   static constexpr bool kFetches = true;
   template <int kR, int kP>
   static constexpr int kUnroll = kR <= 2 || kP == 1 ? 4 : 1;
-
-  template <int kR, int kP, int kLines>
-  __attribute__((noinline)) static void run(MatmulTile& tile) {
-    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP, kLines>(tile);
-  }
 
   template <int kR, int kP, int kLines>
   __attribute__((always_inline)) static void run_one(const MatmulTile& tile) {
@@ -140,14 +145,9 @@ struct Bfloat16Tile {
 
 // The same bits from twice as many instructions: VDPBF16PS is a fused multiply-add of the second elements and then one
 // of the first, with denormals taken and given as zeros. Intel's processors do four of those in the time of one VDPBF16PS.
-struct PairsTile {
+struct PairsTile : TilesSideBySide<PairsTile> {
   static constexpr int kRows = 12, kPanels = 2, kStreamRows = 1, kStreamChains = 4;
   static constexpr bool kFetches = true;
-
-  template <int kR, int kP, int kLines>
-  __attribute__((noinline)) static void run(MatmulTile& tile) {
-    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP, kLines>(tile);
-  }
 
   template <int kR, int kP, int kLines>
   __attribute__((always_inline)) static void run_one(const MatmulTile& tile) {
@@ -208,15 +208,10 @@ class DenormalsAreZeros {
   unsigned before_;
 };
 
-struct Int8Tile {
+struct Int8Tile : TilesSideBySide<Int8Tile> {
   static constexpr int kRows = 6, kPanels = 2, kStreamRows = 8;
   static constexpr int kStreamChains = 1;  // the integer sums of groups do not wait for each other
   static constexpr bool kFetches = true;
-
-  template <int kR, int kP, int kLines>
-  __attribute__((noinline)) static void run(MatmulTile& tile) {
-    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP)) run_one<kR, kP, kLines>(tile);
-  }
 
   template <int kR, int kP, int kLines>
   __attribute__((always_inline)) static void run_one(const MatmulTile& tile) {
