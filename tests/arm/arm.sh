@@ -2,7 +2,7 @@
 # arm.sh PTRT: compiles program and tests for 64-bit Arm in a throw-away Debian 12 and runs them there, emulated by qemu:
 # the unit tests, on every instruction set, and the demo's prompts by one process and by two ranks, whose answers must be
 # those of PTRT, the program of this host. Exit status 77 and a reason where that is not possible. Runs where
-# PTRT_TEST_ARM=1 asks for it: it takes a quarter of an hour, root and a gigabyte of packages.
+# PTRT_TEST_ARM=1 asks for it: it takes 25 minutes, root and a gigabyte of packages.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/../packaging/throw_away.sh"

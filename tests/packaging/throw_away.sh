@@ -6,8 +6,10 @@ skip() {
   exit 77
 }
 
+# What is mounted and cannot be unmounted stays, and so does the folder: the sources may be mounted in it.
 clean_up() {
   for mounted in proc dev/shm source; do umount "$root/$mounted" 2>/dev/null || true; done
+  ! grep -qF " $root/" /proc/self/mounts || { echo "$work is still mounted and left there" >&2; return; }
   rm -rf --one-file-system "$work"
 }
 
