@@ -27,6 +27,7 @@ void widen_simd(DType type, const std::byte* from, std::int64_t n, float* to) {
     case DType::bfloat16:
       return widen_run<hwy::bfloat16_t>(from, n, to);
     case DType::int8:
+    case DType::float8_e4m3:
       break;
   }
 }

@@ -9,8 +9,9 @@
 namespace ptrt {
 
 // int8 is for matrices alone: symmetric, with one float16 scale for every group of kInt8Group
-// elements of a row.
-enum class DType : std::uint8_t { float32, float16, bfloat16, int8 };
+// elements of a row. float8_e4m3 is for matrices alone too: one sign bit, four bits of exponent (bias 7), three of
+// fraction, no infinities, largest magnitude 448; with one float32 scale a row.
+enum class DType : std::uint8_t { float32, float16, bfloat16, int8, float8_e4m3 };
 
 inline constexpr std::int64_t kInt8Group = 32;
 
@@ -19,7 +20,7 @@ inline constexpr std::int64_t kInt8Group = 32;
 enum class Compute : std::uint8_t { float32, bfloat16, int8 };
 
 constexpr std::size_t size_of(DType type) {
-  if (type == DType::int8) return 1;
+  if (type == DType::int8 || type == DType::float8_e4m3) return 1;
   return type == DType::float32 ? 4 : 2;
 }
 
@@ -33,6 +34,8 @@ constexpr std::string_view to_string(DType type) {
       return "bfloat16";
     case DType::int8:
       return "int8";
+    case DType::float8_e4m3:
+      return "float8_e4m3fn";
   }
   return "unknown";
 }
@@ -59,6 +62,9 @@ struct Weight {
   std::int64_t out = 0;    // rows
   std::int64_t in = 0;     // columns
   bool packed = false;     // in panels (kernels/cpu/weights/packed.h), else row-major
+  // Of int8 and float8 matrices that a backend keeps as they are stored, scales apart: [count][out][groups] float16
+  // of int8, [count][out] float32 of float8. Packed int8 has them in its panels.
+  const void* scales = nullptr;
 
   bool present() const { return data != nullptr; }
 };

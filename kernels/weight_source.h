@@ -54,8 +54,8 @@ class WeightSource {
   // Fills `rows` with whole rows from `first` on (C order, this machine's byte order). A backend
   // asks for every row exactly once; several threads may ask at the same time.
   virtual void read(std::int64_t first, std::span<std::byte> rows) = 0;
-  // int8 only: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a
-  // row.
+  // int8: the float16 scales of whole rows from `first` on, in / kInt8Group (rounded up) a row. float8: their float32
+  // scales, one a row. No other type has scales.
   virtual void read_scales(std::int64_t first, std::span<std::byte> scales) = 0;
 
   // The content mapped from its file; none where the file does not have it in that layout, or it

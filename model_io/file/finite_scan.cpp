@@ -55,6 +55,9 @@ void FiniteScan::add(std::size_t at, std::span<const std::byte> bytes) {
       return scan<std::uint16_t>(at, bytes, {0x7F80, 0});
     case DType::int8:
       if (tensor_.layout == WeightLayout::panels) scan_scale_lines(at, bytes);
+      return;
+    case DType::float8_e4m3:
+      return;
   }
 }
 

@@ -31,6 +31,8 @@ H5Type stored_type(DType dtype) {
       return H5Type::uint16;
     case DType::int8:
       return H5Type::int8;
+    case DType::float8_e4m3:
+      return H5Type::uint8;
   }
   return H5Type::other;
 }

@@ -78,6 +78,7 @@ void fill_as(DType dtype, std::span<std::byte> out, const ValueOf& value_of) {
     case DType::float16:
       return fill<std::uint16_t>(out, [&](std::size_t i) { return to_float16(value_of(i)); });
     case DType::int8:
+    case DType::float8_e4m3:
       throw_failure("random weights are of a floating type");
   }
 }

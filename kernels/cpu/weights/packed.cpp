@@ -223,6 +223,8 @@ std::int64_t PackedLayout::panel_bytes() const {
       return (in + 1) / 2 * kPanelOuts * 4;
     case DType::int8:
       break;
+    case DType::float8_e4m3:
+      throw_failure("float8 matrices have no panels");
   }
   return groups() / 2 * kGroupPair + groups() % 2 * (kScaleLine + kGroupWords);
 }
@@ -244,6 +246,8 @@ PanelColumn panel_column(const PackedLayout& layout, std::int64_t column) {
       return {column / 2 * 2, column / 2 * kPanelOuts * 4};
     case DType::int8:
       break;
+    case DType::float8_e4m3:
+      throw_failure("float8 matrices have no panels");
   }
   const std::int64_t pair = column / (2 * kInt8Group);
   return {pair * 2 * kInt8Group, pair * kGroupPair};
@@ -259,7 +263,7 @@ void unpack_panel(const PackedLayout& layout, const std::byte* panel, std::int64
 }
 
 void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_t out, float* to) {
-  PTRT_CHECK(layout.dtype != DType::int8);
+  PTRT_CHECK(size_of(layout.dtype) > 1);
   const std::byte* panel = matrix + out / kPanelOuts * layout.panel_bytes();
   const std::int64_t lane = out % kPanelOuts;
   for (std::int64_t i = 0; i < layout.in; ++i) {
@@ -274,6 +278,7 @@ void unpack_row(const PackedLayout& layout, const std::byte* matrix, std::int64_
         to[i] = from_bfloat16(load<std::uint16_t>(panel + ((i / 2 * kPanelOuts + lane) * 2 + i % 2) * 2));
         break;
       case DType::int8:
+      case DType::float8_e4m3:
         break;
     }
   }
