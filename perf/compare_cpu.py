@@ -120,15 +120,15 @@ def llama_batched(folder, model, extra, batch):
 
 def llama_cells(args):
     best = {"llama.cpp": [], "ik_llama.cpp": ["-rtr", "1", "-thp", "1"]}
+    batched = {"llama.cpp": [], "ik_llama.cpp": ["-rtr", "-thp"]}
     for name, folder in (("llama.cpp", args.llama), ("ik_llama.cpp", args.ik)):
         for kind, model in (("bfloat16", args.gguf_bf16), ("int8", args.gguf_q8)):
             if not folder or not model:
                 continue
             yield f"{name} {kind} decode 1", llama_bench(folder, model, best[name], 0, 128)
             yield f"{name} {kind} prefill 512", llama_bench(folder, model, best[name], 512, 0)
-            if name == "llama.cpp":
-                for batch in (8, 32):
-                    yield f"{name} {kind} decode {batch}", llama_batched(folder, model, [], batch)
+            for batch in (8, 32):
+                yield f"{name} {kind} decode {batch}", llama_batched(folder, model, batched[name], batch)
 
 
 def dllama_cells(args):
@@ -159,6 +159,11 @@ def likeness(name):
     """Puts cells that are compared next to each other, so that they see the machine in the same state."""
     found = re.search(r"(bfloat16|int8|float32) (decode \d+|prefill \d+)", name)
     return found.groups() if found else ("", "start" if "start" in name else "tracks")
+
+
+def instruction_set(args):
+    """The one that ptrt takes here; PTRT_SIMD_TARGET limits it."""
+    return bench(args, model="tiny_1x16", lens=(1, 2), key="instruction_set")[1]()
 
 
 def ceiling_cell(args):
@@ -209,8 +214,9 @@ def main():
         result.append({"cell": name, "command": shown, "median": statistics.median(seen[name]), "rounds": seen[name]})
         result[-1].update(reads.get(name, {}))
     if args.out:
-        Path(args.out).write_text(json.dumps({"machine": machine(), "commit": commit(), "ceilings_median": best,
-                                              "ceilings": ceilings, "cells": result}, indent=1) + "\n", encoding="utf-8")
+        found = {"machine": machine() | {"instruction_set": instruction_set(args)}, "commit": commit(),
+                 "ceilings_median": best, "ceilings": ceilings, "cells": result}
+        Path(args.out).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

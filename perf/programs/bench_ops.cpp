@@ -82,40 +82,55 @@ struct Ceilings {
 
 #if defined(__x86_64__)
 constexpr std::int64_t kPeakSteps = 4'000'000;
-constexpr int kChains = 16;
 
 #define PTRT_BENCH_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16,avx512vnni"), noinline))
-
-PTRT_BENCH_AVX512 void multiply_float32() {
-  __m512 sums[kChains] = {}, a = _mm512_set1_ps(0.5f);
-  for (std::int64_t i = 0; i < kPeakSteps; ++i) {
-#pragma GCC unroll 16
-    for (__m512& sum : sums) asm volatile("vfmadd231ps %1, %1, %0" : "+v"(sum) : "v"(a));
+#define PTRT_BENCH_AVX2 __attribute__((target("avx2,fma"), noinline))
+// As many sums in flight as registers allow: `work`, a line of assembly, adds to each.
+#define PTRT_BENCH_CHAINS(type, chains, value, constraint, work)                               \
+  type sums[chains] = {}, a = value;                                                           \
+  for (std::int64_t i = 0; i < kPeakSteps; ++i) {                                              \
+    _Pragma("GCC unroll 16") for (type & sum : sums) asm volatile(work : "+" constraint(sum) : \
+                                                                  constraint(a));              \
   }
+
+constexpr int kChains = 16, kChainsOfAvx2 = 12;
+
+PTRT_BENCH_AVX512 void multiply_float32(){
+    PTRT_BENCH_CHAINS(__m512, kChains, _mm512_set1_ps(0.5f), "v", "vfmadd231ps %1, %1, %0")} PTRT_BENCH_AVX512
+    void multiply_bfloat16(){PTRT_BENCH_CHAINS(__m512, kChains, _mm512_set1_ps(0.5f), "v",
+                                               "vdpbf16ps %1, %1, %0")} PTRT_BENCH_AVX512
+    void multiply_int8(){
+        PTRT_BENCH_CHAINS(__m512i, kChains, _mm512_set1_epi8(1), "v", "vpdpbusd %1, %1, %0")} PTRT_BENCH_AVX2
+    void multiply_float32_avx2(){
+        PTRT_BENCH_CHAINS(__m256, kChainsOfAvx2, _mm256_set1_ps(0.5f), "x", "vfmadd231ps %1, %1, %0")}
+// int8 as pairs of 16-bit integers.
+PTRT_BENCH_AVX2 void multiply_int16_avx2() {
+  PTRT_BENCH_CHAINS(__m256i, kChainsOfAvx2, _mm256_set1_epi16(1), "x",
+                    "vpmaddwd %1, %1, %%ymm15\n\tvpaddd %%ymm15, %0, %0")
 }
 
-PTRT_BENCH_AVX512 void multiply_bfloat16() {
-  __m512 sums[kChains] = {}, a = _mm512_set1_ps(0.5f);
-  for (std::int64_t i = 0; i < kPeakSteps; ++i) {
-#pragma GCC unroll 16
-    for (__m512& sum : sums) asm volatile("vdpbf16ps %1, %1, %0" : "+v"(sum) : "v"(a));
-  }
+// Operations a second, two a multiply-add, of instructions that do `products` of them.
+double peak(int threads, int chains, int products, void (*body)()) {
+  const double instructions = static_cast<double>(kPeakSteps) * chains * threads;
+  return rate_of(threads, instructions * 2 * products, [body](int) { body(); }).best;
 }
 
-PTRT_BENCH_AVX512 void multiply_int8() {
-  __m512i sums[kChains] = {}, a = _mm512_set1_epi8(1);
-  for (std::int64_t i = 0; i < kPeakSteps; ++i) {
-#pragma GCC unroll 16
-    for (__m512i& sum : sums) asm volatile("vpdpbusd %1, %1, %0" : "+v"(sum) : "v"(a));
+// Of the instructions that products use on this processor; 0 where it has none of a kind.
+void measure_peaks(int threads, Ceilings& c) {
+  if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni")) {
+    c.float32 = peak(threads, kChains, 16, multiply_float32);
+    c.bfloat16 = peak(threads, kChains, 32, multiply_bfloat16);
+    c.int8 = peak(threads, kChains, 64, multiply_int8);
+  } else if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    c.float32 = peak(threads, kChainsOfAvx2, 8, multiply_float32_avx2);
+    c.int8 = peak(threads, kChainsOfAvx2, 16, multiply_int16_avx2);
   }
 }
 
 Ceilings measure_ceilings(Backend& backend, int threads) {
-  if (!__builtin_cpu_supports("avx512bf16") || !__builtin_cpu_supports("avx512vnni")) return {};
   static const auto memory = backend.allocate(kStreamBytes, "the stream");
   static const bool touched = (std::fill_n(memory.get(), kStreamBytes, std::byte{1}), true);
   const std::size_t share = kStreamBytes / static_cast<std::size_t>(threads) / kStreamPiece * kStreamPiece;
-  const double vectors = static_cast<double>(kPeakSteps) * kChains * threads;
   Ceilings c;
   if (touched) {
     const Rate read = rate_of(threads, static_cast<double>(share) * threads, [&](int t) {
@@ -123,9 +138,7 @@ Ceilings measure_ceilings(Backend& backend, int threads) {
     });
     c.read = read.best, c.read_median = read.median;
   }
-  c.float32 = rate_of(threads, vectors * 32, [](int) { multiply_float32(); }).best;
-  c.bfloat16 = rate_of(threads, vectors * 64, [](int) { multiply_bfloat16(); }).best;
-  c.int8 = rate_of(threads, vectors * 128, [](int) { multiply_int8(); }).best;
+  measure_peaks(threads, c);
   return c;
 }
 #else

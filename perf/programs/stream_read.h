@@ -25,6 +25,17 @@ __attribute__((target("avx512f"), noinline)) inline void read_stream_avx512(cons
   }
   for (__m512i& s : sum) asm volatile("" : : "v"(s));
 }
+
+__attribute__((target("avx2"), noinline)) inline void read_stream_avx2(const std::byte* from,
+                                                                       std::size_t bytes) {
+  __m256i sum[8] = {};
+  for (const std::byte* end = from + bytes; from < end; from += kStreamPiece / 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i)
+      sum[i] = _mm256_xor_si256(sum[i], _mm256_load_si256(reinterpret_cast<const __m256i*>(from + 32 * i)));
+  }
+  for (__m256i& s : sum) asm volatile("" : : "x"(s));
+}
 #endif
 
 __attribute__((noinline)) inline void read_stream_portable(const std::byte* from, std::size_t bytes) {
@@ -41,6 +52,7 @@ __attribute__((noinline)) inline void read_stream_portable(const std::byte* from
 inline void read_stream(const std::byte* from, std::size_t bytes) {
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f")) return read_stream_avx512(from, bytes);
+  if (__builtin_cpu_supports("avx2")) return read_stream_avx2(from, bytes);
 #endif
   read_stream_portable(from, bytes);
 }

@@ -1,3 +1,7 @@
+#include <cmath>
+
+#include "kernels/base/scalar_types.h"
+#include "kernels/int8.h"
 #include "ops/fixtures/op_fixture.h"
 
 namespace ptrt::testing {
@@ -93,6 +97,69 @@ TEST_P(LinearBits, BatchInvariant) {
         }
       }
     }
+}
+
+// A row of x as int8 products take it: the definition of RowFormat::int8, one element at a time.
+struct QuantisedRow {
+  std::vector<std::int32_t> q;
+  std::vector<float> scales;
+
+  explicit QuantisedRow(std::span<const float> x) {
+    for (std::size_t begin = 0; begin < x.size(); begin += kInt8Group) {
+      const auto group = x.subspan(begin, std::min<std::size_t>(kInt8Group, x.size() - begin));
+      float largest = 0;
+      for (const float value : group) largest = std::max(largest, std::abs(value));
+      scales.push_back(largest / 127.0f);
+      const float inverse = 127.0f / largest;
+      for (const float value : group) q.push_back(static_cast<std::int32_t>(std::nearbyint(value * inverse)));
+    }
+  }
+};
+
+float int8_product(const QuantisedRow& x, std::span<const std::int8_t> q,
+                   std::span<const std::uint16_t> scales) {
+  float sum = 0;
+  for (std::size_t g = 0; g < scales.size(); ++g) {
+    std::int32_t group = 0;
+    for (std::size_t i = g * kInt8Group; i < std::min((g + 1) * kInt8Group, q.size()); ++i)
+      group += x.q[i] * q[i];
+    sum = std::fma(static_cast<float>(group), from_float16(scales[g]) * x.scales[g], sum);
+  }
+  return sum;
+}
+
+// Whatever instructions multiply int8, on every instruction set with fused multiply-adds: a group's sum is exact.
+TEST_P(LinearBits, Int8ProductsAreThoseOfTheDefinition) {
+  const std::string vectors = simd_target();
+  if (vectors != "AVX2" && vectors != "AVX3" && vectors != "NEON") GTEST_SKIP() << "no fused multiply-adds";
+  const auto backend = make_backend({.compute = Compute::int8});
+  constexpr std::size_t kOut = 37;
+  for (const std::size_t in : {1, 31, 32, 37, 64, 96, 550}) {
+    const std::size_t groups = (in + kInt8Group - 1) / kInt8Group;
+    Random random(static_cast<unsigned>(in));
+    std::vector<std::int8_t> q(kOut * in);
+    std::vector<std::uint16_t> scales(kOut * groups);
+    for (std::int8_t& element : q) element = static_cast<std::int8_t>(std::lround(127 * random.uniform()));
+    for (std::uint16_t& scale : scales) scale = to_float16(0.01f + 0.005f * random.uniform());
+    q[0] = -128;
+    FromMemory source(std::as_bytes(std::span(q)), in, std::as_bytes(std::span(scales)), groups * 2);
+    const auto width = static_cast<std::int64_t>(in);
+    const TrackWeights weights{
+        backend->load_weight({"random", WeightRole::matrix, DType::int8, 1, kOut, width}, source)};
+    for (const std::int64_t rows : {1, 2, 3, 4, 5, 7, 8, 9, 13, 40}) {
+      const Activation x(1, rows, width, random);
+      Activation y(1, rows, kOut);
+      const LinearJob job{&weights, x.tensor, y.tensor};
+      backend->linear({&job, 1});
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const QuantisedRow row({x.tensor.row(0, r), in});
+        for (std::size_t o = 0; o < kOut; ++o)
+          ASSERT_EQ(y.tensor.row(0, r)[o], int8_product(row, std::span(q).subspan(o * in, in),
+                                                        std::span(scales).subspan(o * groups, groups)))
+              << "in " << in << " rows " << rows << " row " << r << " out " << o;
+      }
+    }
+  }
 }
 
 // Products and sums below the normal numbers, which instructions take for zero or not: all rows of a target alike.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <limits>
+#include <utility>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/cpu/matmul/activations.cpp"
@@ -89,30 +90,34 @@ void write_quantised(const float* x, std::int64_t in, std::byte* record) {
 }
 
 // One group of a record; n is a constant for whole groups, which unrolls the loops.
-HWY_INLINE void write_int8_group(const float* x, std::int64_t n, std::int8_t* to, float& scale,
-                                 std::int32_t& offset) {
-  const hn::Rebind<std::int8_t, FloatTag> bytes;
+template <typename Element>
+HWY_INLINE void write_group(const float* x, std::int64_t n, Element* to, float& scale, std::int32_t& offset) {
+  const hn::Rebind<Element, FloatTag> elements;
   const Group group = measure_group(x, n);
   auto sum = hn::Zero(kInts);
   quantise_group(x, n, group, [&](hn::Vec<IntTag> q, std::int64_t i, std::int64_t) HWY_ATTR {
     sum = hn::Add(sum, q);
-    hn::StoreU(hn::DemoteTo(bytes, q), bytes, to + i);  // the zeros after a last part stay in the group
+    hn::StoreU(hn::DemoteTo(elements, q), elements, to + i);  // the zeros after a last part stay in the group
   });
+  if constexpr (sizeof(Element) == 2) {
+    for (std::int64_t quad = 0; quad < kInt8Group; quad += 4) std::swap(to[quad + 1], to[quad + 2]);
+  }
   scale = group.scale;
   offset = -kInt8Offset * hn::GetLane(hn::SumOfLanes(kInts, sum));
 }
 
-void write_int8(const float* x, std::int64_t in, std::byte* record) {
+template <typename Element>
+void write_integers(RowFormat format, const float* x, std::int64_t in, std::byte* record) {
   const std::int64_t whole = in / kInt8Group, left = in % kInt8Group;
-  auto* to = reinterpret_cast<std::int8_t*>(record);
-  auto* scales = reinterpret_cast<float*>(record + scales_at(RowFormat::int8, in));
+  auto* to = reinterpret_cast<Element*>(record);
+  auto* scales = reinterpret_cast<float*>(record + scales_at(format, in));
   auto* offsets = reinterpret_cast<std::int32_t*>(scales + whole + (left > 0 ? 1 : 0));
   for (std::int64_t g = 0; g < whole; ++g)
-    write_int8_group(x + g * kInt8Group, kInt8Group, to + g * kInt8Group, scales[g], offsets[g]);
+    write_group(x + g * kInt8Group, kInt8Group, to + g * kInt8Group, scales[g], offsets[g]);
   if (left == 0) return;
   const std::int64_t begin = whole * kInt8Group;
-  std::fill(to + begin, to + begin + kInt8Group, std::int8_t{0});
-  write_int8_group(x + begin, left, to + begin, scales[whole], offsets[whole]);
+  std::fill(to + begin, to + begin + kInt8Group, Element{0});
+  write_group(x + begin, left, to + begin, scales[whole], offsets[whole]);
 }
 
 void write_record_simd(RowFormat format, const float* x, std::int64_t in, std::byte* record) {
@@ -126,7 +131,9 @@ void write_record_simd(RowFormat format, const float* x, std::int64_t in, std::b
     case RowFormat::bfloat16:
       return write_bfloat16(x, in, record);
     case RowFormat::int8:
-      return write_int8(x, in, record);
+      return write_integers<std::int8_t>(format, x, in, record);
+    case RowFormat::int16:
+      return write_integers<std::int16_t>(format, x, in, record);
   }
 }
 
@@ -150,7 +157,7 @@ std::int64_t record_bytes(RowFormat format, std::int64_t in) {
   if (format == RowFormat::plain) return bytes;
   if (format == RowFormat::quantised) bytes += groups * 4;
   if (format == RowFormat::bfloat16) bytes = in * 2;
-  if (format == RowFormat::int8) bytes = scales_at(format, in) + groups * 8;
+  if (format == RowFormat::int8 || format == RowFormat::int16) bytes = scales_at(format, in) + groups * 8;
   const std::int64_t whole = (bytes + kLine - 1) / kLine * kLine;
   // Rows a multiple of this apart would share the same few lines of the first-level cache.
   constexpr std::int64_t kSetsApart = 4096;

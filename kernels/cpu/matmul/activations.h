@@ -16,6 +16,7 @@ enum class RowFormat : std::uint8_t {
   bfloat16,   // 16-bit elements, padded with a zero to an even number
   int8,  // int8 elements [groups · 32], float32 scales [groups], int32 [groups]: −128 times the group's sum,
          // which takes the offset of the packed weights away
+  int16,  // the same with int16 elements that int8 holds, of every four elements 0, 2, 1, 3
 };
 
 inline constexpr float kSmallestGroup = 1e-30f;  // so that 127 / m is finite
@@ -26,10 +27,11 @@ std::int64_t record_bytes(RowFormat format, std::int64_t in);
 // Bytes from the start of a record to the scales and to the int32 after them.
 constexpr std::int64_t scales_at(RowFormat format, std::int64_t in) {
   const std::int64_t padded = (in + kInt8Group - 1) / kInt8Group * kInt8Group;
+  if (format == RowFormat::int16) return padded * 2;
   return format == RowFormat::int8 ? padded : in * 4;
 }
 
-// Writes the record of one row; not for plain rows. bfloat16: to nearest, ties to even. int8: q = x
+// Writes the record of one row; not for plain rows. bfloat16: to nearest, ties to even. int8, int16: q = x
 // · (127 / m) to nearest, ties to even, with m = max|x| of the group and scale = m / 127; a group
 // with m <= kSmallestGroup is zeros with scale 0.
 void write_record(RowFormat format, const float* x, std::int64_t in, std::byte* record);

@@ -5,6 +5,7 @@
 #include "hwy/cache_control.h"
 #include "kernels/base/error.h"
 #include "kernels/cpu/matmul/matmul_float.h"
+#include "kernels/cpu/matmul/matmul_int16.h"
 #include "kernels/cpu/matmul/matmul_native.h"
 #include "kernels/cpu/simd/native_products.h"
 #include "kernels/cpu/simd/simd_target.h"
@@ -53,7 +54,13 @@ void multiply(RowFormat format, const MatmulBlock& block) {
       return multiply_native_bfloat16(block);
     case RowFormat::int8:
       return multiply_native_int8(block);
+    case RowFormat::int16:
+      return multiply_int16(block);
   }
+}
+
+bool has_int8_quads() {
+  return simd_target_has_products() && has_native_int8();
 }
 
 double panel_work(const Product& p, std::int64_t rows) {
@@ -87,7 +94,8 @@ RowFormat Matmul::format_of(const Product& p) const {
       return multiplies_natively(type) && !takes_pairs_apart(p.rows) ? RowFormat::bfloat16
                                                                      : RowFormat::rounded;
     case Compute::int8:
-      return multiplies_natively(type) ? RowFormat::int8 : RowFormat::quantised;
+      if (has_int8_quads()) return RowFormat::int8;
+      return has_int16_products() ? RowFormat::int16 : RowFormat::quantised;
   }
   return RowFormat::plain;
 }
@@ -200,7 +208,7 @@ MatmulBlock Matmul::block_of(const Product& p, const Plan& plan) const {
 
 bool multiplies_natively(Compute compute) {
   if (compute == Compute::bfloat16) return simd_target_has_bfloat16();
-  return compute == Compute::int8 && simd_target_has_products() && has_native_int8();
+  return compute == Compute::int8 && (has_int8_quads() || has_int16_products());
 }
 
 Compute product_type(Compute compute, DType weights) {

@@ -23,7 +23,7 @@
 
 namespace ptrt {
 
-// Whether the instruction set in use has instructions for products of that type (matmul_native.h).
+// Whether the instruction set in use has instructions for products of that type (matmul_native.h, matmul_int16.h).
 bool multiplies_natively(Compute compute);
 
 // The type in which products with weights of type `weights` take their inputs. That is `compute`,

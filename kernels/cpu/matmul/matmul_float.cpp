@@ -7,28 +7,11 @@
 #include "hwy/foreach_target.h"
 // foreach_target comes first
 #include "kernels/cpu/matmul/activations.h"
-#include "kernels/cpu/simd/simd-inl.h"
+#include "kernels/cpu/matmul/register_tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace ptrt::HWY_NAMESPACE {
 namespace {
-
-constexpr int kPanelVectors = static_cast<int>(kPanelOuts / kLanes);
-static_assert(kPanelOuts % kLanes == 0);
-
-// Rows and panels of a tile, such that accumulators, one step of weights and an element of x fill
-// the registers. The more rows, the fewer instructions widen weights.
-#if HWY_TARGET == HWY_AVX3
-constexpr int kTileRows = 12, kTilePanels = 2;
-#elif HWY_TARGET == HWY_AVX2
-constexpr int kTileRows = 6, kTilePanels = 1;
-#elif HWY_ARCH_ARM_A64
-constexpr int kTileRows = 6, kTilePanels = 1;
-#else
-constexpr int kTileRows = 2, kTilePanels = 1;
-#endif
-// Where products are quick enough that memory is worth a thought.
-constexpr bool kWide = kTileRows > 2;
 
 // How the words of a panel become floats: kElements of them, one at a time.
 struct Float32Words {
@@ -74,26 +57,6 @@ struct Int8Words {
     const hn::Rebind<std::int32_t, FloatTag> ints;
     const auto byte = hn::BitCast(ints, hn::And(hn::ShiftRight<8 * kElement>(w), hn::Set(kWords, 0xFF)));
     return hn::ConvertTo(kFloats, hn::Sub(byte, hn::Set(ints, kInt8Offset)));
-  }
-};
-
-constexpr int kSecondLevel = 2;  // of the caches, for __builtin_prefetch()
-
-template <int kRows, int kPanels>
-struct Sums {
-  FloatVec v[kRows][kPanels][kPanelVectors];
-
-  // A constructor that the compiler made itself would not be for this instruction set.
-  HWY_INLINE Sums() { clear(); }
-  HWY_INLINE void clear() {
-    PTRT_UNROLL
-    for (int r = 0; r < kRows; ++r) {
-      PTRT_UNROLL
-      for (int p = 0; p < kPanels; ++p) {
-        PTRT_UNROLL
-        for (int i = 0; i < kPanelVectors; ++i) v[r][p][i] = hn::Zero(kFloats);
-      }
-    }
   }
 };
 
@@ -156,44 +119,10 @@ HWY_INLINE void multiply_run(const MatmulTile& tile, const std::byte* at, const 
   }
 }
 
-template <int kRows, int kPanels>
-HWY_INLINE void store_sums(const Sums<kRows, kPanels>& sums, const MatmulTile& tile) {
-  PTRT_UNROLL
-  for (int r = 0; r < kRows; ++r) {
-    PTRT_UNROLL
-    for (int p = 0; p < kPanels; ++p) {
-      PTRT_UNROLL
-      for (int i = 0; i < kPanelVectors; ++i) {
-        const std::int64_t out = p * kPanelOuts + i * kLanes, left = tile.outs - out;
-        if (left >= kLanes) {
-          hn::StoreU(sums.v[r][p][i], kFloats, tile.y[r] + tile.y_offset + out);
-        } else if (left > 0) {
-          store_part(sums.v[r][p][i], tile.y[r] + tile.y_offset + out, left);
-        }
-      }
-    }
-  }
-}
-
 template <int kRows>
 HWY_INLINE void float_rows(const MatmulTile& tile, const float* (&x)[kRows]) {
   for (int r = 0; r < kRows; ++r) x[r] = reinterpret_cast<const float*>(tile.x[r]);
 }
-
-// What run_block() asks of a tile: its size, and a run of tiles that Tile::run_one() computes one
-// by one.
-template <class Tile, int kMostRows>
-struct StreamTile {
-  static constexpr int kRows = kMostRows, kPanels = kTilePanels, kStreamRows = std::min(2, kRows);
-  static constexpr int kStreamChains = kWide ? 4 : 1;
-  static constexpr bool kFetches = kWide;
-
-  template <int kR, int kP, int kLines>
-  static HWY_NOINLINE void run(MatmulTile& tile) {
-    for (std::int64_t i = tile.count; i > 0; --i, tile.advance(kP))
-      Tile::template run_one<kR, kP, kLines>(tile);
-  }
-};
 
 template <class Words>
 struct FloatTile : StreamTile<FloatTile<Words>, kTileRows> {
