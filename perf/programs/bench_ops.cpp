@@ -3,7 +3,8 @@
 //   bench_ops [THREADS] [--target NAME]   the table, on an instruction set that this machine has (default: the best)
 //   bench_ops [THREADS] --ceilings        what the machine can do alone, as a line of JSON
 //
-// Few rows (decode): GB/s of packed weights read, and its share of the read bandwidth. 512 rows (prefill):
+// Few rows (decode): GB/s of packed weights read, its share of the read bandwidth, and the share of the peak that its
+// multiply-adds are. 512 rows (prefill):
 // GFLOP/s (2 a multiply-add; int8: the same count of integer operations) and its share of the peak of the
 // instruction that the compute type uses. Weights are several copies, larger together than the caches, taken
 // in turn. Each figure is the median of kRepeats; ceilings are the best of as many (of the read bandwidth
@@ -187,7 +188,10 @@ void bench(Compute compute, const Shape& shape, int threads, const Ceilings& cei
       for (const TrackWeights& w : copies) run(w, rows);
     });
     const double bytes = static_cast<double>(backend->weight_bytes()) / time;
-    fmt::print(" {:6.1f} {:>5}", bytes * 1e-9, share(bytes, ceilings.read));
+    const double operations =
+        2.0 * static_cast<double>(copies.size()) * static_cast<double>(rows * shape.in * shape.out) / time;
+    fmt::print(" {:6.1f} {:>5} {:>5}", bytes * 1e-9, share(bytes, ceilings.read),
+               share(operations, ceilings.of(compute)));
   }
   const double time = median_seconds([&] { run(copies[0], kPrefillRows); });
   const double operations = 2.0 * kPrefillRows * static_cast<double>(shape.in * shape.out) / time;
@@ -203,7 +207,7 @@ void print_ceilings(const Ceilings& c) {
 
 void print_table(Backend& backend, int threads) {
   fmt::print("{} threads, {}\n{:9} {:>13}", threads, backend.instruction_set(), "products", "in x out");
-  for (const std::int64_t rows : kDecodeRows) fmt::print(" {:>12}", fmt::format("{} row GB/s", rows));
+  for (const std::int64_t rows : kDecodeRows) fmt::print(" {:>18}", fmt::format("{} row GB/s", rows));
   fmt::print(" {:>13}\n", fmt::format("{} GFLOP/s", kPrefillRows));
   for (const Compute compute : {Compute::float32, Compute::bfloat16, Compute::int8})
     for (const Shape& shape : {Shape{256, 1216}, {768, 2048}, {2048, 768}, {768, 32000}})

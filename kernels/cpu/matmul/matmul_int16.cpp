@@ -23,13 +23,15 @@ constexpr IntTag kInts{};
 constexpr std::int64_t kLine = kPanelOuts * 4;  // bytes of a quad of every out
 constexpr int kQuads = kInt8Group / 4;          // of a group
 
-// sum += the products of neighbouring 16-bit integers, added in pairs.
-HWY_INLINE IntVec add_products(IntVec sum, WordVec w, IntVec x) {
+// sum += the products of neighbouring 16-bit integers, added in pairs. GCC would add up the products of a whole group in
+// another order, for which it keeps all of them in memory: it must not know what is in the sum.
+HWY_INLINE void add_products(WordVec w, IntVec x, IntVec& sum) {
 #if HWY_TARGET == HWY_AVX2
-  return hn::Add(sum, IntVec{_mm256_madd_epi16(w.raw, x.raw)});
+  sum = hn::Add(sum, IntVec{_mm256_madd_epi16(w.raw, x.raw)});
 #else
-  return hn::Add(sum, IntVec{_mm512_madd_epi16(w.raw, x.raw)});
+  sum = hn::Add(sum, IntVec{_mm512_madd_epi16(w.raw, x.raw)});
 #endif
+  asm("" : "+v"(sum.raw));
 }
 
 // One quad of the panels' outs as pairs of 16-bit integers: elements 0 and 2, and 1 and 3.
@@ -90,13 +92,13 @@ struct GroupSums {
       PTRT_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         PTRT_UNROLL
-        for (int i = 0; i < kPanelVectors; ++i) v[r][p][i] = add_products(v[r][p][i], w.even[p][i], even);
+        for (int i = 0; i < kPanelVectors; ++i) add_products(w.even[p][i], even, v[r][p][i]);
       }
       const IntVec odd = hn::Set(kInts, rows.pairs[r][2 * quad + 1]);
       PTRT_UNROLL
       for (int p = 0; p < kPanels; ++p) {
         PTRT_UNROLL
-        for (int i = 0; i < kPanelVectors; ++i) v[r][p][i] = add_products(v[r][p][i], w.odd[p][i], odd);
+        for (int i = 0; i < kPanelVectors; ++i) add_products(w.odd[p][i], odd, v[r][p][i]);
       }
     }
   }
