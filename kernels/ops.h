@@ -18,6 +18,7 @@
 // they are looked at. Nothing else throws, apart from a device's own errors (failure).
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -86,6 +87,16 @@ class OpSet {
       for (std::size_t i = 0; i < rows.size(); ++i)
         if (const auto to = static_cast<std::int64_t>(i); rows[i] != to)
           copy({x.row(t, rows[i]), 1, 1, x.width, 0}, {x.row(t, to), 1, 1, x.width, 0});
+  }
+
+  // out [1, rows, columns] = parts side by side, float32. Part p has the columns from p · width on, `width` of them, the
+  // last part those that are left; it lies, rows one after the other, at parts + p · stride elements.
+  virtual void join_columns(const float* parts, std::int64_t stride, std::int64_t width, Tensor out) {
+    for (std::int64_t first = 0; first < out.width; first += width, parts += stride) {
+      const std::int64_t columns = std::min(width, out.width - first);
+      for (std::int64_t r = 0; r < out.rows; ++r)
+        std::copy_n(parts + r * columns, columns, out.row(0, r) + first);
+    }
   }
 
   // --- Attention ---

@@ -218,6 +218,11 @@ void CudaBackend::copy(Tensor x, Tensor out) {
   cuda::copy(x, out, stream_.get());
 }
 
+void CudaBackend::join_columns(const float* parts, std::int64_t stride, std::int64_t width, Tensor out) {
+  PTRT_CHECK(out.dtype == DType::float32 && width > 0 && out.tracks == 1);
+  if (out.rows > 0) cuda::join_columns(parts, stride, width, out, stream_.get());
+}
+
 void CudaBackend::gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) {
   check_fp32(x);
   check_fp32(out);

@@ -53,6 +53,7 @@ class CudaBackend final : public Backend {
   void gated_linear(FfnActivation activation, const LinearJob& gate, const LinearJob& up) override;
   void add(Tensor a, Tensor h) override;
   void copy(Tensor x, Tensor out) override;
+  void join_columns(const float* parts, std::int64_t stride, std::int64_t width, Tensor out) override;
   void gather_rows(Tensor x, std::span<const std::int32_t> rows, Tensor out) override;
   void glu(FfnActivation activation, Tensor gate, Tensor up) override;
   void moe_ffn(const MoeJob& job) override;

@@ -72,10 +72,11 @@ void Forward::run_recorded(std::span<const std::int32_t> tokens, const StepRows&
   backend_.set_step_inputs(padded_.tokens(), padded_.rows());
   const std::int64_t count = logit_rows_.count();
   PTRT_CHECK(count <= max_logit_rows());
-  recorder_.run(count, [&] {
+  const bool ran = recorder_.run(count, [&] {
     run_layers(padded_.tokens(), padded_.rows());
     head_.logits(head_input(0, count));
   });
+  if (!ran) head_.count_replay(count);
 }
 
 void Forward::embed(std::span<const std::int32_t> tokens, const StepRows& rows) {

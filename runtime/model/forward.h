@@ -42,7 +42,7 @@ class Forward {
   void run_recorded(std::span<const std::int32_t> tokens, const StepRows& rows);
   // Whether the last run was run_recorded(), which computed the logits too.
   bool has_logits() const { return has_logits_; }
-  bool records() const { return recorder_.records() && !head_.split(); }
+  bool records() const { return recorder_.records() && head_.recordable(); }
   // From now on wanted[i] is what wanted[order[i]] was, a permutation. Not after run_recorded().
   void reorder_wanted(std::span<const std::int32_t> order) { logit_rows_.reorder(order); }
   // Logits [1, count, vocab] of wanted[first, first + count) of the last run; valid until the next

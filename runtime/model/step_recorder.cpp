@@ -17,7 +17,7 @@ StepRecorder::StepRecorder(Backend& backend, const std::vector<AllReduce*>& all_
              std::ranges::all_of(all_reduces_, [](const AllReduce* r) { return r->recordable(); });
 }
 
-void StepRecorder::run(std::int64_t rows, const std::function<void()>& ops) {
+bool StepRecorder::run(std::int64_t rows, const std::function<void()>& ops) {
   std::vector<SyncStats>& counted = counted_[rows];
   const bool first = counted.empty();
   if (first)
@@ -33,6 +33,7 @@ void StepRecorder::run(std::int64_t rows, const std::function<void()>& ops) {
       stats.bytes_sent += counted[i].bytes_sent;
     }
   }
+  return ran;
 }
 
 }  // namespace ptrt

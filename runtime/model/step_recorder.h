@@ -29,9 +29,9 @@ class StepRecorder {
   // Whether the backend records, and every all-reduce is work on the device alone.
   bool records() const { return records_; }
   // Runs the step of `ops`, which depend on the number of rows and on Backend::set_step_inputs()
-  // alone. A replay counts the sync points and bytes of the step as it was first run; the device
+  // alone, or replays it: false. A replay counts the sync points and bytes of the step as it was first run; the device
   // measures its time.
-  void run(std::int64_t rows, const std::function<void()>& ops);
+  bool run(std::int64_t rows, const std::function<void()>& ops);
 
  private:
   Backend& backend_;

@@ -27,9 +27,10 @@ HeadRows head_rows_of(std::int64_t vocab_size, std::int64_t ranks, std::int64_t 
 }
 
 VocabHead::VocabHead(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
-                     std::int64_t max_rows)
+                     DeviceCollectives* group, std::int64_t max_rows)
     : backend_(backend),
       comm_(comm),
+      group_(group),
       matrix_{shard.lm_head},
       split_(shard.head_rows.count > 0),
       vocab_size_(config.vocab_size),
@@ -42,12 +43,28 @@ VocabHead::VocabHead(const ModelConfig& config, const TrackShard& shard, Backend
   greedy_params_.resize(rows);
   if (!split_) return;
   PTRT_CHECK(shard.head_rows.count == head_rows_of(vocab_size_, comm.size(), comm.rank()).count);
-  own_ = memory_.make(1, max_rows, shard.head_rows.count, DType::float32, "this rank's logits");
-  const auto ranks = static_cast<std::size_t>(comm.size());
+  PTRT_CHECK(shard.head_rows.count == own_columns());
   own_best_.resize(rows);
-  all_best_.resize(rows * ranks);
-  send_.resize(rows * static_cast<std::size_t>(slice_));
-  recv_.resize(send_.size() * ranks);
+  all_best_.resize(rows * static_cast<std::size_t>(comm.size()));
+  make_parts(max_rows);
+}
+
+// What this rank sends, and what all ranks sent.
+void VocabHead::make_parts(std::int64_t max_rows) {
+  constexpr const char *kOwn = "this rank's logits", *kAll = "the ranks' logits";
+  const std::int64_t part = max_rows * slice_;
+  float* own = nullptr;
+  if (group_ != nullptr) {
+    PTRT_CHECK(group_->size() == comm_.size() && group_->rank() == comm_.rank());
+    own = group_->allocate(static_cast<std::size_t>(part), kOwn);
+    parts_ = group_->allocate(static_cast<std::size_t>(part * comm_.size()), kAll);
+    timer_ = backend_.device_groups()->make_timer();
+  } else {
+    PTRT_CHECK(backend_.device_groups() == nullptr);
+    own = memory_.make(1, 1, part, DType::float32, kOwn).row(0, 0);
+    parts_ = memory_.make(1, comm_.size(), part, DType::float32, kAll).row(0, 0);
+  }
+  own_ = {own, 1, max_rows, own_columns(), part};
 }
 
 Tensor VocabHead::own_logits(Tensor input) {
@@ -60,30 +77,49 @@ Tensor VocabHead::own_logits(Tensor input) {
 void VocabHead::all_gather(const void* send, void* recv, std::size_t bytes) {
   const auto start = std::chrono::steady_clock::now();
   comm_.all_gather(send, recv, bytes);
+  count_exchange(bytes);
+  stats_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+void VocabHead::count_exchange(std::size_t bytes) {
   stats_.exchanges++;
   stats_.bytes_sent += bytes * static_cast<std::size_t>(comm_.size() - 1);
-  stats_.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+// parts_ = `count` values of each rank's own_.
+void VocabHead::gather_parts(std::int64_t count) {
+  const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
+  if (group_ == nullptr) return all_gather(own_.row(0, 0), parts_, bytes);
+  stats_.seconds += timer_->take_seconds(false);
+  group_->all_gather(own_.row(0, 0), parts_, count);
+  count_exchange(bytes);
 }
 
 Tensor VocabHead::logits(Tensor input) {
   const Tensor own = own_logits(input);
   if (!split_) return own;
-  for (std::int64_t r = 0; r < own.rows; r++)
-    std::copy_n(own.row(0, r), own.width, send_.data() + r * slice_);
-  const std::int64_t part = own.rows * slice_;
-  all_gather(send_.data(), recv_.data(), static_cast<std::size_t>(part) * sizeof(float));
   const Tensor all = all_.first_rows(input.rows);
-  for (std::int64_t rank = 0; rank < comm_.size(); rank++)
-    for (std::int64_t r = 0; r < all.rows; r++)
-      std::copy_n(recv_.data() + rank * part + r * slice_, std::min(slice_, vocab_size_ - rank * slice_),
-                  all.row(0, r) + rank * slice_);
+  const std::int64_t part = input.rows * slice_;
+  if (timer_ != nullptr) timer_->begin();
+  gather_parts(part);
+  backend_.join_columns(parts_, part, slice_, all);
+  if (timer_ != nullptr) timer_->end();
   return all;
 }
 
+void VocabHead::count_replay(std::int64_t rows) {
+  if (split_) count_exchange(static_cast<std::size_t>(rows * slice_) * sizeof(float));
+}
+
+void VocabHead::settle() {
+  if (timer_ != nullptr) stats_.seconds += timer_->take_seconds(true);
+}
+
 void VocabHead::greedy(Tensor input, std::span<Sampled> out) {
+  const std::span<const SampleParams> params = std::span(greedy_params_).first(out.size());
+  if (!split_ || group_ != nullptr) return backend_.sample(logits(input), params, out);
   const Tensor own = own_logits(input);
-  backend_.sample(own, std::span(greedy_params_).first(out.size()), out);
-  if (!split_) return;
+  backend_.sample(own, params, out);
   for (std::size_t r = 0; r < out.size(); r++)
     own_best_[r] = {out[r].finite() ? own.row(0, static_cast<std::int64_t>(r))[out[r].token] : NAN,
                     static_cast<std::int32_t>(first_) + out[r].token};

@@ -65,8 +65,7 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const 
       tokenizer_(tokenizer),
       masks_(tokenizer, config.vocab_size, config.eos_token_ids),
       options_(options),
-      steps_ahead_(shard.head_rows.count > 0 ? 0
-                                             : std::min(backend.traits().steps_ahead, options.steps_ahead)),
+      steps_ahead_(std::min(backend.traits().steps_ahead, options.steps_ahead)),
       // Recorded steps are filled up with rows that need a page.
       cache_(backend, rank_config, shard.tracks, options.kv_pages + (backend.traits().records_steps ? 1 : 0),
              options.kv_dtype),
@@ -74,7 +73,7 @@ Engine::Engine(const ModelConfig& config, const ModelConfig& rank_config, const 
       fusion_(comms.fusion, backend, state_, config, placement, options.max_rows, comms.all_reduce),
       tensor_parallel_all_reduce_(make_tensor_parallel_all_reduce(
           comms, backend, state_, shard.tracks * options.max_rows * config.hidden_size)),
-      head_(config, shard, backend, comms.replica, logit_rows(options)),
+      head_(config, shard, backend, comms.replica, fusion_.device_group(), logit_rows(options)),
       forward_(rank_config, shard, backend, fusion_, tensor_parallel_all_reduce_.get(), head_, cache_,
                options.max_rows, logit_rows(options)),
       tracer_(comms.all_reduce.tracer),

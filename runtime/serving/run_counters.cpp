@@ -48,6 +48,7 @@ void CounterSources::peek(RunCounters& counters) const {
 void CounterSources::collect(RunCounters& counters) const {
   fusion.settle();
   if (tensor_parallel != nullptr) tensor_parallel->settle();
+  head.settle();
   peek(counters);
   if (const auto times = backend.take_replay_times()) {
     counters.replay_busy_s = times->busy_s;

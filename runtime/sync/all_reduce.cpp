@@ -55,6 +55,7 @@ class TracedAllReduce final : public AllReduce {
     recorded("sync end", [&] { inner_->finish(number); });
   }
   bool recordable() const override { return inner_->recordable(); }
+  DeviceCollectives* device_group() override { return inner_->device_group(); }
   void settle() override {
     counted([&] { inner_->settle(); });
   }

@@ -67,6 +67,9 @@ class AllReduce {
   // replayed may contain it. The caller of a replay adds to stats() what the recorded step counted.
   virtual bool recordable() const = 0;
 
+  // The ranks' devices as a group, for other exchanges on the same stream; null where the sums go through the hosts.
+  virtual DeviceCollectives* device_group() { return nullptr; }
+
   // At the end of a run: makes stats() include the time of all sums. May wait for the device.
   virtual void settle() {}
   virtual std::string describe() const = 0;  // how the ranks communicate, for people

@@ -34,6 +34,7 @@ class DeviceAllReduce final : public AllReduce {
   std::span<const float* const> exchange(std::span<const float* const> local, std::int64_t count) override;
   void consumed() override { timer_->end(); }
   bool recordable() const override { return true; }
+  DeviceCollectives* device_group() override { return group_.get(); }
   void settle() override;
   std::string describe() const override;
 

@@ -66,6 +66,7 @@ class Fusion {
   void finish(BlockInput& input, Tensor x);
 
   AllReduce& all_reduce() { return *all_reduce_; }
+  DeviceCollectives* device_group() { return all_reduce_->device_group(); }
   // Sync points are counted also when the tracks share a rank; a dense model has none.
   const SyncStats& stats() const { return all_reduce_->stats(); }
   void reset_stats() { all_reduce_->stats() = {}; }

@@ -12,6 +12,7 @@
 #include "model_io/tokenizer/kinds/make_tokenizer.h"
 #include "ops/fixtures/test_tensors.h"
 #include "runtime/comm/emulated_comm.h"
+#include "runtime/model/vocab_head.h"
 #include "runtime/serving/engine.h"
 #include "thread_comm.h"
 
@@ -27,12 +28,13 @@ struct Layout {
   DeviceFusion fusion = DeviceFusion::tree;
   bool on_cuda = true;
   DType activation_dtype = DType::bfloat16;  // on CUDA
+  bool split_head = false;
 };
 
 // A model to run: how a rank gets its weights, and the requests.
 struct Job {
   ModelConfig config;
-  std::function<TrackShard(const Placement&, const TrackSplit&, Backend&)> load;
+  std::function<TrackShard(const Placement&, const TrackSplit&, HeadRows, Backend&)> load;
   Task task = Task::score;
   std::vector<Request> requests;
   const Tokenizer* tokenizer = nullptr;
@@ -76,10 +78,13 @@ Outcome run_rank(const Job& job, const Layout& layout, const Placement& placemen
       layout.on_cuda ? std::make_unique<CudaBackend>("host emulation", true, layout.activation_dtype)
                      : make_cpu_backend({.threads = 1});
   const TrackSplit split{placement.tensor_parallel, placement.tensor_rank};
+  const HeadRows head =
+      layout.split_head ? head_rows_of(job.config.vocab_size, placement.replica_ranks, placement.replica_rank)
+                        : HeadRows{};
   TrackShard shard;
   {
     const std::lock_guard lock(one_reader);
-    shard = job.load(placement, split, *backend);
+    shard = job.load(placement, split, head, *backend);
   }
   const auto replica = groups.replica(placement), fusion = groups.fusion(placement),
              track = groups.track(placement);
@@ -153,8 +158,8 @@ TEST(CudaRanks, DemoModelHasTheSameBitsOverTwoAndEightRanks) {
   job.config = file.config();
   job.tokenizer = tokenizer.tokenizer.get();
   job.task = Task::generate;
-  job.load = [&](const Placement& p, const TrackSplit& split, Backend& backend) {
-    return load_shard(file, p.first_track, p.tracks, backend, {}, split);
+  job.load = [&](const Placement& p, const TrackSplit& split, HeadRows head, Backend& backend) {
+    return load_shard(file, p.first_track, p.tracks, backend, head, split);
   };
   Request request;
   request.tokens = tokenizer.tokenizer->encode("Add 36 and 72.\n");
@@ -188,8 +193,9 @@ Job small_job(Task task) {
   "moe": {"experts": 4, "top_k": 2, "ffn_size": 12, "router_logit_cap": 20.0},
   "tie_embeddings": false, "bos_token_id": null, "eos_token_ids": []})",
                             "the test's configuration");
-  job.load = [config = job.config](const Placement& p, const TrackSplit& split, Backend& backend) {
-    return random_shard(config, 5, DType::bfloat16, p.first_track, p.tracks, backend, {}, split);
+  job.load = [config = job.config](const Placement& p, const TrackSplit& split, HeadRows head,
+                                   Backend& backend) {
+    return random_shard(config, 5, DType::bfloat16, p.first_track, p.tracks, backend, head, split);
   };
   job.task = task;
   Random random(3);
@@ -202,6 +208,22 @@ Job small_job(Task task) {
     job.requests.push_back(request);
   }
   return job;
+}
+
+// Every rank multiplies its part of the head and gathers the others' logits on its device.
+TEST(CudaRanks, SplitHeadsHaveTheSameBits) {
+  Job job = small_job(Task::generate);
+  for (Request& request : job.requests) request.max_tokens = 9;  // among them steps that are replayed
+  const Outcome alone = run_over(job, {.ranks = 1});
+  for (const int ranks : {2, 4}) {
+    const Outcome split = run_over(job, {.ranks = ranks, .split_head = true});
+    expect_same_bits(split, alone, "a split head");
+    EXPECT_GT(split.counters.head_exchanges, 9u);
+    EXPECT_GT(split.counters.head_s, 0);
+    EXPECT_EQ(run_over(job, {.ranks = ranks}).counters.head_exchanges, 0u);
+  }
+  const Job texts = small_job(Task::score);
+  expect_same_bits(run_over(texts, {.ranks = 4, .split_head = true}), run_over(texts, {}), "scores");
 }
 
 TEST(CudaRanks, EveryFusionOverTheHostsAndTheDevices) {
@@ -222,8 +244,9 @@ TEST(CudaRanks, OneKernelMoreForASync) {
       job.requests.resize(1);
       job.config.fusion = {op, norms, norms};
       job.config.norm_placement = {.pre = true, .output = false, .post = false};
-      job.load = [config = &job.config](const Placement& p, const TrackSplit& split, Backend& backend) {
-        return random_shard(*config, 5, DType::bfloat16, p.first_track, p.tracks, backend, {}, split);
+      job.load = [config = &job.config](const Placement& p, const TrackSplit& split, HeadRows head,
+                                        Backend& backend) {
+        return random_shard(*config, 5, DType::bfloat16, p.first_track, p.tracks, backend, head, split);
       };
       const Outcome two_syncs = run_over(job, {.ranks = 4});
       job.config.sync_layers = {2};
@@ -243,7 +266,8 @@ TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
   job.requests[0].max_tokens = 14;
   CudaBackend backend("host emulation");
   const Placement placement = make_placement(4, 0, job.config.tracks, {});
-  TrackShard shard = job.load(placement, {}, backend);
+  const HeadRows head = head_rows_of(job.config.vocab_size, 4, 0);
+  TrackShard shard = job.load(placement, {}, head, backend);
   const auto comm = make_emulated_comm(4, {.latency_us = 0, .gb_per_s = 1000});
   Engine engine(job.config, job.config, shard, backend,
                 {*comm, *comm, nullptr, {.device_fusion = DeviceFusion::tree, .emulated = kLink}}, placement,
@@ -255,11 +279,15 @@ TEST(CudaRanks, TimeInSyncIsKnownInsideReplays) {
     const RunCounters& c = engine.counters();
     EXPECT_EQ(c.fusions, 2 * c.steps);
     EXPECT_GE(c.sync_s, kLatency_s * static_cast<double>(c.fusions) - 1e-5);
+    EXPECT_EQ(c.head_exchanges, c.steps);
+    EXPECT_EQ(c.head_bytes % (3u * 17 * sizeof(float)), 0u) << "to three ranks, 17 of 67 logits a row";
+    EXPECT_GE(c.head_bytes, c.steps * 3u * 17 * sizeof(float));
+    EXPECT_GE(c.head_s, kLatency_s * static_cast<double>(c.steps) - 1e-5);
     EXPECT_LT(c.sync_s, c.elapsed_s);
     // Not counted of the 13 decode steps: in the first run one that ran and two that were recorded;
     // in the second run the first, which follows a prefill.
     const double steps = run == 0 ? 10 : 12;
-    EXPECT_GE(c.replay_busy_s, 2 * kLatency_s * steps - 1e-5);
+    EXPECT_GE(c.replay_busy_s, 3 * kLatency_s * steps - 1e-5);
     EXPECT_LT(c.replay_busy_s + c.replay_idle_s, c.elapsed_s);
     EXPECT_GT(c.replay_idle_s, 0);
   }
@@ -292,8 +320,8 @@ TEST(CudaRanks, TensorParallelWithConfigKeys) {
   job.config.qk_norm_order = QkNormOrder::after_rope;
   job.config.ffn_activation = FfnActivation::gelu_tanh;
   job.config.moe->normalize_top_k = false;
-  job.load = [&job](const Placement& p, const TrackSplit& split, Backend& backend) {
-    return random_shard(job.config, 5, DType::bfloat16, p.first_track, p.tracks, backend, {}, split);
+  job.load = [&job](const Placement& p, const TrackSplit& split, HeadRows head, Backend& backend) {
+    return random_shard(job.config, 5, DType::bfloat16, p.first_track, p.tracks, backend, head, split);
   };
   const Outcome on_cpu = run_over(job, {.ranks = 1, .on_cuda = false});
   for (const int ranks : {1, 4}) {

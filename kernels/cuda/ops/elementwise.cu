@@ -150,6 +150,27 @@ __global__ void gather_rows_kernel(GatherArgs args) {
   for (int i = thread_id(); i < args.width; i += kThreads) to[i] = from[i];
 }
 
+struct JoinArgs {
+  const float* parts;
+  float* out;
+  std::int64_t stride;
+  int width, columns;
+};
+
+// A block has kThreads · kPerThread columns of one row.
+__global__ void join_columns_kernel(JoinArgs args) {
+  pdl_trigger_and_wait();
+  const std::int64_t row = blockIdx.y;
+  const int first = static_cast<int>(blockIdx.x) * kThreads * kPerThread + static_cast<int>(threadIdx.x);
+  for (int n = 0; n < kPerThread; ++n) {
+    const int column = first + n * kThreads;
+    if (column >= args.columns) return;
+    const int part = column / args.width, begin = part * args.width;
+    const int width = min(args.width, args.columns - begin);
+    args.out[row * args.columns + column] = args.parts[part * args.stride + row * width + column - begin];
+  }
+}
+
 struct TreeArgs {
   TreeParts parts;
   std::int64_t count;
@@ -197,6 +218,15 @@ void glu(FfnActivation activation, const Tensor& gate, const Tensor& up, cudaStr
 void add_bias(const TrackWeights& bias, const Tensor& y, cudaStream_t stream) {
   if (y.dtype == DType::float32) return run_add_bias<float>(bias, y, stream);
   dispatch_dtype(y.dtype, [&]<typename T>(TypeTag<T>) { run_add_bias<T>(bias, y, stream); });
+}
+
+void join_columns(const float* parts, std::int64_t stride, std::int64_t width, const Tensor& out,
+                  cudaStream_t stream) {
+  const JoinArgs args{parts, out.row(0, 0), stride, static_cast<int>(width), static_cast<int>(out.width)};
+  const auto blocks = ceil_div<std::int64_t>(out.width, kThreads * kPerThread);
+  launch({"join_columns", dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(out.rows)),
+          dim3(kThreads), stream},
+         join_columns_kernel, args);
 }
 
 void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out,

@@ -25,6 +25,9 @@ void glu(FfnActivation activation, const Tensor& gate, const Tensor& up,
 // y += bias, a vector of float32 for each track; y: activation dtype or float32.
 void add_bias(const TrackWeights& bias, const Tensor& y, cudaStream_t stream);
 // out[0, i, :] = x[0, rows[i], :], float32. `rows` is passed in the kernel's arguments.
+// OpSet::join_columns().
+void join_columns(const float* parts, std::int64_t stride, std::int64_t width, const Tensor& out,
+                  cudaStream_t stream);
 void gather_rows(const Tensor& x, std::span<const std::int32_t> rows, const Tensor& out, cudaStream_t stream);
 // out = (add_to ? add_to : 0) + scale · tree(parts), with the same bits as on the CPU. All
 // pointers: device memory.
