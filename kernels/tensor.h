@@ -62,8 +62,8 @@ struct Weight {
   std::int64_t out = 0;    // rows
   std::int64_t in = 0;     // columns
   bool packed = false;     // in panels (kernels/cpu/weights/packed.h), else row-major
-  // Of int8 and float8 matrices that a backend keeps as they are stored, scales apart: [count][out][groups] float16
-  // of int8, [count][out] float32 of float8. Packed int8 has them in its panels.
+  // Of int8 and float8 matrices that a GPU keeps as they are stored, as cuda/host/weight_layout.h has them. Packed
+  // int8 has its scales in its panels.
   const void* scales = nullptr;
 
   bool present() const { return data != nullptr; }

@@ -4,11 +4,8 @@
 #include <cstring>
 
 #include "kernels/base/error.h"
-#include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/cuda_check.h"
-#include "kernels/cuda/host/completion_fence.h"
-#include "kernels/cuda/matmul/gemm_lt.h"
-#include "kernels/cuda/matmul/skinny_gemm.h"
+#include "kernels/cuda/host/weight_layout.h"
 #include "kernels/cuda/ops/block_edges.h"
 #include "kernels/cuda/ops/elementwise.h"
 #include "kernels/cuda/ops/norm.h"
@@ -58,6 +55,14 @@ CudaBackend::CudaBackend(const std::string& device_name, bool graphs, DType acti
   PTRT_CHECK(activation_dtype == DType::bfloat16 || activation_dtype == DType::float16);
 }
 
+void CudaBackend::check_matrices(const TrackWeights& weights, std::int64_t tracks, std::int64_t out,
+                                 std::int64_t in) const {
+  PTRT_CHECK(static_cast<std::int64_t>(weights.size()) == tracks);
+  for (const Weight& w : weights) {
+    PTRT_CHECK(w.out == out && w.in == in);
+    PTRT_CHECK(w.dtype == activation_dtype_ || (cuda::is_8bit(w.dtype) && w.scales != nullptr));
+  }
+}
 void CudaBackend::check_activation(const Tensor& x) const {
   PTRT_CHECK(x.dtype == activation_dtype_);
 }
@@ -81,7 +86,9 @@ std::optional<std::size_t> CudaBackend::free_bytes() const {
 }
 
 Weight CudaBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
-  return loader_.load(spec, source);
+  const Weight weight = loader_.load(spec, source);
+  if (cuda::is_8bit(weight.dtype)) products_.reserve_for_8bit();
+  return weight;
 }
 
 void CudaBackend::reserve(const WorkLimits& limits) {
@@ -155,45 +162,20 @@ void CudaBackend::add_rms_norm(Tensor a, Tensor h, const TrackWeights& weights, 
 }
 
 void CudaBackend::linear(std::span<const LinearJob> jobs) {
-  bool skinny = true;
   for (const LinearJob& job : jobs) {
-    check_weights(*job.weights, job.y.tracks, activation_dtype_, job.y.width, job.x.width);
+    check_matrices(*job.weights, job.y.tracks, job.y.width, job.x.width);
     check_activation(job.x);
     check_activation_or_fp32(job.y);
     if (job.bias != nullptr) check_weights(*job.bias, job.y.tracks, DType::float32, 1, job.y.width);
     PTRT_CHECK(job.x.rows == job.y.rows && (job.x.tracks == job.y.tracks || job.x.tracks == 1));
     PTRT_CHECK(job.x.rows == jobs[0].x.rows && job.y.tracks == jobs[0].y.tracks);
-    skinny = skinny && job.x.rows <= cuda::kSkinnyRows;
   }
-  // cuBLASLt needs widths that are multiples of 8; the other kernel takes any.
-  const auto wide = [&](const LinearJob& job) {
-    return !skinny && job.x.width % 8 == 0 && job.y.width % 8 == 0;
-  };
-  while (!jobs.empty()) {
-    if (wide(jobs[0])) {
-      const bool pair = jobs.size() > 1 && cuda::gemm_lt_pair(jobs[0], jobs[1], cublaslt_, stream_.get());
-      if (!pair) cuda::gemm_lt(jobs[0], cublaslt_, stream_.get());
-      const std::size_t done = pair ? 2 : 1;
-      for (const LinearJob& job : jobs.first(done))
-        if (job.bias != nullptr)
-          cuda::add_bias(*job.bias, job.y, stream_.get());
-        else if (cuda::in_collective_memory(job.y.data))
-          cuda::completion_fence(stream_.get());  // cuBLASLt's kernels may trigger early
-      jobs = jobs.subspan(done);
-      continue;
-    }
-    std::size_t count = 1;
-    while (count < std::min(jobs.size(), cuda::kSkinnyJobs) && !wide(jobs[count])) ++count;
-    cuda::skinny_gemm(jobs.first(count), stream_.get());
-    jobs = jobs.subspan(count);
-  }
+  products_.linear(jobs, stream_.get());
 }
 
 void CudaBackend::gated_linear(FfnActivation activation, const LinearJob& gate, const LinearJob& up) {
-  if (gate.x.rows > cuda::kSkinnyRows || gate.x.width % 8 != 0)
-    return Backend::gated_linear(activation, gate, up);
   for (const LinearJob* job : {&gate, &up}) {
-    check_weights(*job->weights, job->y.tracks, activation_dtype_, job->y.width, job->x.width);
+    check_matrices(*job->weights, job->y.tracks, job->y.width, job->x.width);
     check_activation(job->x);
     check_activation(job->y);
     PTRT_CHECK(job->bias == nullptr && job->x.rows == job->y.rows &&
@@ -201,7 +183,8 @@ void CudaBackend::gated_linear(FfnActivation activation, const LinearJob& gate, 
   }
   PTRT_CHECK(gate.x.data == up.x.data && gate.x.track_stride == up.x.track_stride);
   check_like(gate.y, up.y);
-  cuda::skinny_gated_gemm(activation, gate, up, stream_.get());
+  if (!products_.gated_linear(activation, gate, up, stream_.get()))
+    Backend::gated_linear(activation, gate, up);
 }
 
 void CudaBackend::add(Tensor a, Tensor h) {
@@ -249,9 +232,9 @@ void CudaBackend::moe_ffn(const MoeJob& job) {
   check_activation_or_fp32(job.y);
   for (const Tensor& x : {job.x, job.gate_out, job.up_out, job.expert_out}) check_activation(x);
   check_weights(*job.router, tracks, DType::float32, shape.experts, d);
-  check_weights(*job.gate, tracks, activation_dtype_, shape.ffn_size, d);
-  check_weights(*job.up, tracks, activation_dtype_, shape.ffn_size, d);
-  check_weights(*job.down, tracks, activation_dtype_, d, shape.ffn_size);
+  check_matrices(*job.gate, tracks, shape.ffn_size, d);
+  check_matrices(*job.up, tracks, shape.ffn_size, d);
+  check_matrices(*job.down, tracks, d, shape.ffn_size);
   scratch().moe.run(job, stream_.get());
 }
 

@@ -1,6 +1,6 @@
 // The CUDA backend: one device and one stream, in which ops run in the order of the calls.
-// Matrices, activations, keys and values have one activation dtype, bfloat16 or float16; the
-// streams x and h, statistics and accumulators are float32. No op waits or allocates unless
+// Activations, keys and values have one activation dtype, bfloat16 or float16; so have matrices, except those
+// that are stored in 8 bits and stay so. The streams x and h, statistics and accumulators are float32. No op waits or allocates unless
 // kernels/backend.h says so; sizes come from reserve(), the rows of a step from set_step_inputs().
 #pragma once
 
@@ -13,8 +13,8 @@
 #include "kernels/cuda/host/step_graph.h"
 #include "kernels/cuda/host/step_input.h"
 #include "kernels/cuda/host/weight_loader.h"
-#include "kernels/cuda/matmul/cublaslt.h"
 #include "kernels/cuda/matmul/moe.h"
+#include "kernels/cuda/matmul/products.h"
 #include "kernels/cuda/ops/sampling.h"
 
 namespace ptrt {
@@ -92,6 +92,8 @@ class CudaBackend final : public Backend {
   void check_logits(const Tensor& logits, std::size_t rows);
   void check_edits(const Tensor& logits, const LogitEdits* edits);
   static void check_counts(const Tensor& logits, std::span<const std::int32_t> counts);
+  void check_matrices(const TrackWeights& weights, std::int64_t tracks, std::int64_t out,
+                      std::int64_t in) const;
   void check_activation(const Tensor& x) const;
   void check_activation_or_fp32(const Tensor& x) const;
 
@@ -103,7 +105,7 @@ class CudaBackend final : public Backend {
   cuda::ReplayClock clock_;
   cuda::CudaGroups groups_;
   cuda::WeightLoader loader_;
-  cuda::CublasLt cublaslt_;
+  cuda::Products products_;
   std::unique_ptr<Scratch> scratch_;
 };
 

@@ -10,22 +10,27 @@
 
 namespace ptrt {
 
+void ModelSource::for_each_weight(const Placement& placement,
+                                  const std::function<void(const TensorSpec&, DType)>& look) const {
+  if (!file) return;
+  const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors) look(spec, file->stat(spec).dtype);
+  };
+  look_at(shared_tensors(config));
+  for (std::int64_t t = 0; t < placement.tracks; t++)
+    look_at(track_tensors(config, placement.first_track + t));
+}
+
 std::optional<DType> ModelSource::stored_type(const Placement& placement,
                                               std::initializer_list<WeightRole> roles) const {
   if (!file) return DType::bfloat16;  // random weights
   std::optional<DType> type;
   bool same = true;
-  const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
-    for (const TensorSpec& spec : tensors) {
-      if (std::ranges::find(roles, spec.role) == roles.end()) continue;
-      const DType found = file->stat(spec).dtype;
-      same &= type.value_or(found) == found;
-      type = found;
-    }
-  };
-  look_at(shared_tensors(config));
-  for (std::int64_t t = 0; t < placement.tracks; t++)
-    look_at(track_tensors(config, placement.first_track + t));
+  for_each_weight(placement, [&](const TensorSpec& spec, DType found) {
+    if (std::ranges::find(roles, spec.role) == roles.end()) return;
+    same &= type.value_or(found) == found;
+    type = found;
+  });
   return same ? type : std::nullopt;
 }
 

@@ -1,6 +1,7 @@
 // The model of a run: a file, or a configuration that is given random weights.
 #pragma once
 
+#include <functional>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -19,6 +20,9 @@ struct ModelSource {
   std::string tokenizer_text;  // kind, size and digest of the file's tokenizer
   std::string chat_template;   // the file's; "": it has none
 
+  // Calls look(spec, stored type) for the weights that a rank has; there are none without a file.
+  void for_each_weight(const Placement& placement,
+                       const std::function<void(const TensorSpec&, DType)>& look) const;
   // The stored type of all weights of these roles that a rank has; none where they differ.
   std::optional<DType> stored_type(const Placement& placement, std::initializer_list<WeightRole> roles) const;
   // Whether the matrices are stored as CPU ranks keep them.

@@ -69,7 +69,7 @@ class Agreement {
   void resolve_fusion();
   void compare_gpus();
   HeadRows choose_head_rows() const;
-  DeviceNeeds needs_on_device() const;
+  DeviceNeeds needs_on_device();
   std::int64_t kv_budget();
   void plan_kv_pages();
 
@@ -86,8 +86,8 @@ std::string Agreement::cuda_obstacle() const {
   if (options_.compute == Compute::float32 || options_.compute == Compute::int8)
     return fmt::format("products take bfloat16 or float16 there, not --compute {}",
                        to_string(*options_.compute));
-  if (options_.int8_weights || model_.stored_type(plan_.placement, {WeightRole::matrix}) == DType::int8)
-    return "it takes no int8 weights";
+  if (options_.int8_weights)
+    return "it takes int8 weights as a file has them (ptrt quantize), not --weights int8";
   if (config.head_dim > kCudaMaxHeadDim || config.tracks > kCudaMaxTracks)
     return fmt::format("it takes up to {} tracks and a head_dim of up to {}, the model has {} and {}",
                        kCudaMaxTracks, kCudaMaxHeadDim, config.tracks, config.head_dim);
@@ -240,10 +240,13 @@ void Agreement::compare_gpus() {
   agree_in_replica(job_, plan_.placement.replica, "their GPUs", facts);
 }
 
-DeviceNeeds Agreement::needs_on_device() const {
+DeviceNeeds Agreement::needs_on_device() {
   DeviceTypes types{.activations = plan_.activation_dtype};  // of random weights
-  for (const TensorSpec& spec : shared_tensors(model_.config))
-    if (model_.file && spec.role == WeightRole::embedding) types.embedding = model_.file->stat(spec).dtype;
+  model_.for_each_weight(plan_.placement, [&](const TensorSpec& spec, DType stored) {
+    types.note(spec, stored);
+    if (spec.role == WeightRole::matrix || spec.role == WeightRole::tied_embedding)
+      plan_.matrix_types.insert(types.of_matrix(spec));
+  });
   return device_needs(plan_.rank_config, plan_.placement, types, options_.max_batch, options_.max_step_rows(),
                       {plan_.fusion, options_.emulated.has_value()});
 }

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -27,7 +28,8 @@ struct RunPlan {
   GpuChoice gpu;                             // with Device::cuda
   CoreShare cores;                           // of the host
   Compute compute = Compute::float32;        // input type of the products on a CPU, on every rank
-  DType activation_dtype = DType::bfloat16;  // on a GPU: of matrices, activations, keys and values
+  DType activation_dtype = DType::bfloat16;  // on a GPU: of matrices, but for those of 8 bits, and all else
+  std::set<DType> matrix_types;              // on a GPU: of this rank's matrices
   DType kv_dtype = DType::float32;
   DeviceFusion fusion = DeviceFusion::automatic;  // between GPUs; the same on every rank
   HeadRows head_rows;                             // none: the whole vocabulary head

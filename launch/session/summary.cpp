@@ -38,6 +38,16 @@ std::string shared_part(const RunPlan& plan) {
   return plan.weights.why_not.empty() ? "" : ", not shared: " + plan.weights.why_not;
 }
 
+std::string describe_device_types(const RunPlan& plan) {
+  const std::string_view other = to_string(plan.activation_dtype);
+  std::string matrices;
+  for (const DType type : plan.matrix_types)
+    matrices += fmt::format("{}{}", matrices.empty() ? "" : " and ", to_string(type));
+  if (matrices.empty() || matrices == other)
+    return fmt::format("matrices, activations, keys and values are {}", other);
+  return fmt::format("matrices are {}, activations, keys and values {}", matrices, other);
+}
+
 std::string describe_devices(const ModelSession& session) {
   const RunPlan& plan = session.plan();
   std::string text;
@@ -46,8 +56,7 @@ std::string describe_devices(const ModelSession& session) {
   if (!plan.kv_limit.empty()) text = " | KV cache limited by " + plan.kv_limit;
   if (!plan.why_not_gpu.empty()) text += " | not on GPUs: " + plan.why_not_gpu;
   if (plan.device_memory)
-    text += fmt::format("\n{}; matrices, activations, keys and values are {}", plan.device_memory->describe(),
-                        to_string(plan.activation_dtype));
+    text += fmt::format("\n{}; {}", plan.device_memory->describe(), describe_device_types(plan));
   return text;
 }
 

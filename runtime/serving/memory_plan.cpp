@@ -7,23 +7,21 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cuda/host/scratch_size.h"
-#include "model_io/config/tensor_names.h"
+#include "kernels/cuda/host/weight_layout.h"
 #include "runtime/model/kv_cache.h"
 
 namespace ptrt {
 namespace {
-
-constexpr std::int64_t kAlignment = 256;  // of each weight
 
 std::int64_t size(DType dtype) {
   return static_cast<std::int64_t>(size_of(dtype));
 }
 
 std::int64_t weight_bytes(const TensorSpec& spec, const DeviceTypes& types) {
-  DType kept = types.activations;
-  if (spec.role == WeightRole::embedding) kept = types.embedding;
-  if (spec.role == WeightRole::router || spec.role == WeightRole::vector) kept = DType::float32;
-  return (spec.elements() * size(kept) + kAlignment - 1) / kAlignment * kAlignment;
+  const DType stored = spec.role == WeightRole::embedding ? types.embedding : types.of_matrix(spec);
+  const WeightSpec weight = spec.weight(stored);
+  const DType kept = cuda::kept_on_device(spec.role, stored, types.activations).value();
+  return cuda::device_weight_bytes(kept, weight.count, weight.out, weight.in).taken();
 }
 
 // Of the fusion, and of the ranks that share tracks, as Engine makes them.
@@ -67,6 +65,16 @@ DType activation_dtype_on_device(std::optional<DType> stored) {
   return stored == DType::float16 ? DType::float16 : DType::bfloat16;
 }
 
+void DeviceTypes::note(const TensorSpec& spec, DType stored) {
+  if (spec.role == WeightRole::embedding) embedding = stored;
+  if (spec.role == WeightRole::matrix && cuda::is_8bit(stored)) narrow[spec.path] = stored;
+}
+
+DType DeviceTypes::of_matrix(const TensorSpec& spec) const {
+  const auto found = narrow.find(spec.path);
+  return found == narrow.end() ? activations : found->second;
+}
+
 DeviceNeeds device_needs(const ModelConfig& rank_config, const Placement& placement, const DeviceTypes& types,
                          std::int64_t max_batch, std::int64_t max_rows, const DeviceSums& sums) {
   DeviceNeeds needs;
@@ -84,6 +92,7 @@ DeviceNeeds device_needs(const ModelConfig& rank_config, const Placement& placem
                                    placement.tensor_parallel > 1);
   needs.scratch += limits.logit_rows * rank_config.vocab_size * static_cast<std::int64_t>(sizeof(float));
   needs.scratch += static_cast<std::int64_t>(cuda_scratch_bytes(limits));
+  if (!types.narrow.empty()) needs.scratch += cuda::kWidenedBytes;
   needs.kv_page = kv_page_bytes(rank_config, tracks, types.activations);
   needs.sums = sum_bytes(rank_config, placement, max_rows, sums);
   return needs;

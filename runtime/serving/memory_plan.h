@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -10,14 +11,21 @@
 #include "kernels/kv_pool.h"
 #include "kernels/tensor.h"
 #include "model_io/config/model_config.h"
+#include "model_io/config/tensor_names.h"
 #include "runtime/serving/engine.h"
 
 namespace ptrt {
 
 // Element types in a GPU's memory.
 struct DeviceTypes {
-  DType activations = DType::bfloat16;  // of matrices, keys and values too
-  DType embedding = DType::bfloat16;    // as stored, of a table that is only looked up
+  DType activations = DType::bfloat16;       // of matrices, keys and values too
+  DType embedding = DType::bfloat16;         // as stored, of a table that is only looked up
+  std::map<std::string, DType> narrow = {};  // by path: the matrices stored in 8 bits, which stay so
+
+  // A tensor of the model, and its type in the file: of an embedding, or of a matrix of 8 bits.
+  void note(const TensorSpec& spec, DType stored);
+  // Of a matrix that was noted.
+  DType of_matrix(const TensorSpec& spec) const;
 };
 
 // The activation dtype for matrices (a tied token table among them) that are all `stored` in one

@@ -17,7 +17,7 @@ void multiply(const LtProblem& p) {
       for (std::int64_t o = 0; o < p.out; ++o) {
         float sum = 0;
         for (std::int64_t i = 0; i < p.in; ++i) sum += to_float(w[o * p.in + i]) * to_float(x[r * p.in + i]);
-        const std::int64_t at = b * p.y_stride + r * p.out + o;
+        const std::int64_t at = b * p.y_stride + r * p.y_row + o;
         if (p.y_type == DType::float32)
           static_cast<float*>(p.y)[at] = sum;
         else
@@ -34,7 +34,7 @@ CublasLt::CublasLt() = default;
 CublasLt::~CublasLt() = default;
 
 void CublasLt::run(const LtProblem& p, cudaStream_t stream) {
-  PTRT_CHECK(p.in % 8 == 0 && p.out % 8 == 0);
+  PTRT_CHECK(p.in % 8 == 0 && p.out % 8 == 0 && p.y_row % 8 == 0 && p.y_row >= p.out);
   PTRT_CHECK(p.type == DType::bfloat16 || p.type == DType::float16);
   PTRT_CHECK(p.y_type == p.type || p.y_type == DType::float32);
   for (const void* pointer : {p.w, p.x, static_cast<const void*>(p.y)})

@@ -145,6 +145,14 @@ inline float __uint_as_float(unsigned bits) {
 inline unsigned __float_as_uint(float x) {
   return std::bit_cast<unsigned>(x);
 }
+// Byte i of the result is the one that nibble i of `selector` names, of x (0 to 3) and y (4 to 7).
+inline unsigned __byte_perm(unsigned x, unsigned y, unsigned selector) {
+  const std::uint64_t bytes = std::uint64_t{y} << 32 | x;
+  unsigned result = 0;
+  for (unsigned i = 0; i < 4; ++i)
+    result |= static_cast<unsigned>(bytes >> (selector >> 4 * i & 7u) * 8 & 0xFFu) << 8 * i;
+  return result;
+}
 inline float __fadd_rn(float a, float b) {
   return a + b;
 }

@@ -1,85 +1,14 @@
-#include "ops/fixtures/op_fixture.h"
+#include "ops/fixtures/product_fixture.h"
 
 namespace ptrt::testing {
 namespace {
 
-// x · wᵀ (+ bias) in float64 of the values that the backend has, [tracks, rows, out], and the sums of the
-// terms' sizes.
-struct Product {
-  std::vector<double> value, magnitude, bias;
-};
-
-class Linear : public OpTest {
- protected:
-  // x of one track serves all.
-  Product product(const RandomWeights& w, const Activation& x, const RandomWeights* bias = nullptr) {
-    const DType kept = on_cuda() ? activations() : DType::float32;  // matrices become that, or stay
-    const auto tracks = static_cast<std::int64_t>(w.tracks().size());
-    Product result;
-    for (std::int64_t t = 0; t < tracks; ++t)
-      for (std::int64_t r = 0; r < x.tensor.rows; ++r)
-        for (std::int64_t o = 0; o < w.out(); ++o) {
-          const double added = bias == nullptr ? 0 : bias->value(t, 0, o);
-          double sum = added, magnitude = std::abs(added);
-          for (std::int64_t i = 0; i < w.in(); ++i) {
-            const double element = w.value(t, o, i);
-            const double weight = on_cuda() ? rounded_to(kept, static_cast<float>(element)) : element;
-            const double term = weight * double{x.at(x.tensor.tracks == 1 ? 0 : t, r, i)};
-            sum += term;
-            magnitude += std::abs(term);
-          }
-          result.value.push_back(sum);
-          result.magnitude.push_back(magnitude);
-          result.bias.push_back(added);
-        }
-    return result;
-  }
-  // `actual` is of y_type. On CUDA: one rounding of a sum of `in` products of elements in [-1, 1], and one of
-  // the product alone where a bias is added afterwards.
-  void expect_product(std::span<const float> actual, DType y_type, const Product& expected, std::int64_t in,
-                      const std::string& where) {
-    ASSERT_EQ(actual.size(), expected.value.size()) << where;
-    const double one = unit_roundoff(y_type) * std::max(1.0, std::sqrt(static_cast<double>(in)) / 2);
-    for (std::size_t i = 0; i < actual.size(); ++i) {
-      const double first = std::abs(expected.value[i] - expected.bias[i]);
-      const double of_bias = expected.bias[i] == 0 ? 0 : unit_roundoff(y_type) * first;
-      const double tolerance = on_cuda() ? one : 1e-6 + 1.2e-7 * expected.magnitude[i];
-      ASSERT_NEAR(double{actual[i]}, expected.value[i],
-                  tolerance * std::max(1.0, std::abs(expected.value[i])) + of_bias)
-          << where << ", element " << i;
-    }
-  }
-  void expect_product(const Array& y, const RandomWeights& w, const Activation& x, const std::string& where,
-                      const RandomWeights* bias = nullptr) {
-    expect_product(y.get().values, y.tensor.dtype, product(w, x, bias), w.in(), where);
-  }
-
-  struct Shape {
-    std::int64_t tracks, rows, out, in;
-  };
-  void check(DType dtype, const Shape& s, DType y_type, bool biased = false) {
-    Random random(static_cast<unsigned>(s.rows * 1000 + s.out * 10 + s.in));
-    const RandomWeights w(dtype, s.tracks, 1, s.out, s.in, random);
-    const Array x(backend(), s.tracks, s.rows, s.in, activations(), random);
-    const Array y(backend(), s.tracks, s.rows, s.out, y_type);
-    const TrackWeights loaded = w.load(backend());
-    // It may be much larger than the product.
-    const RandomWeights bias(DType::float32, s.tracks, 1, 1, s.out, random, 20);
-    const TrackWeights loaded_bias = bias.load(backend(), WeightRole::vector);
-    const LinearJob job{&loaded, x.tensor, y.tensor, biased ? &loaded_bias : nullptr};
-    backend().linear({&job, 1});
-    expect_product(y, w, x.host,
-                   fmt::format("{} weights, tracks {} rows {} out {} in {} biased {}", to_string(dtype),
-                               s.tracks, s.rows, s.out, s.in, biased),
-                   biased ? &bias : nullptr);
-  }
-};
+class Linear : public ProductTest {};
 PTRT_EVERY_BACKEND(Linear);
 
 // On CUDA, few rows (one launch for all), more (cuBLASLt), and widths that neither likes.
 TEST_P(Linear, AgreesWithFloat64) {
   for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16, DType::int8}) {
-    if (on_cuda() && dtype == DType::int8) continue;  // it takes none
     for (const std::int64_t rows : {2, 20}) check(dtype, {1, rows, 24, 48}, activations());
     if (on_cuda() && dtype != matrices()) continue;  // rounded at load, then as the others
     for (const std::int64_t in : {1, 10, 37, 40, 65, 128})

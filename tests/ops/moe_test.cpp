@@ -45,8 +45,9 @@ class Moe : public OpTest {
 PTRT_EVERY_BACKEND(Moe);
 
 TEST_P(Moe, AgreesWithFloat64) {
-  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16, DType::int8}) {
-    if (on_cuda() && dtype != matrices()) continue;
+  for (const DType dtype :
+       {DType::float32, DType::bfloat16, DType::float16, DType::int8, DType::float8_e4m3}) {
+    if (on_cuda() ? dtype != matrices() && size_of(dtype) > 1 : dtype == DType::float8_e4m3) continue;
     for (const MoeShape& shape : {MoeShape{4, 2, 24, 0},
                                   {4, 2, 24, 0.5f},
                                   {5, 1, 7, 30},
@@ -82,9 +83,12 @@ TEST_P(Moe, ManyRowsAnExpert) {
                         {{2, 2, 24, 0}, 1, 40, 20},
                         {{40, 4, 16, 0}, 1, 330, 24},
                         {{2, 1, 8, 0}, 18, 70, 8}}) {
-    Random random(static_cast<unsigned>(c.rows));
-    const MoeLayer layer(c.shape, matrices(), c.tracks, c.d, DType::float32, random);
-    check(layer, c.rows, on_cuda() ? 60 * unit_roundoff(activations()) : 1e-4, random);
+    for (const DType dtype : {matrices(), DType::int8, DType::float8_e4m3}) {
+      if (!on_cuda() && size_of(dtype) == 1) continue;
+      Random random(static_cast<unsigned>(c.rows));
+      const MoeLayer layer(c.shape, dtype, c.tracks, c.d, DType::float32, random);
+      check(layer, c.rows, on_cuda() ? 60 * unit_roundoff(activations()) : 1e-4, random);
+    }
   }
 }
 

@@ -14,13 +14,14 @@ inline constexpr int kTracksPerLaunch = 16;
 template <typename T>
 struct PerTrack {
   const T* at[kTracksPerLaunch] = {};
+
+  void set(std::int64_t track, const void* data) { at[track] = static_cast<const T*>(data); }
 };
 
 template <typename T>
 PerTrack<T> per_track(const TrackWeights& weights, std::int64_t first, std::int64_t count) {
   PerTrack<T> pointers;
-  for (std::int64_t t = 0; t < count; ++t)
-    pointers.at[t] = static_cast<const T*>(weights[static_cast<std::size_t>(first + t)].data);
+  for (std::int64_t t = 0; t < count; ++t) pointers.set(t, weights[static_cast<std::size_t>(first + t)].data);
   return pointers;
 }
 

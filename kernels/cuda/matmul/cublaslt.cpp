@@ -27,11 +27,11 @@ cudaDataType_t cuda_type(DType type) {
 // Owners of cuBLASLt's descriptors.
 struct Layout {
   cublasLtMatrixLayout_t handle = nullptr;
-  // Column-major, as cuBLAS sees matrices.
-  Layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns, std::int64_t batch,
-         std::int64_t stride) {
+  // Column-major, as cuBLAS sees matrices; `column`: elements from one column to the next.
+  Layout(cudaDataType_t type, std::int64_t rows, std::int64_t columns, std::int64_t column,
+         std::int64_t batch, std::int64_t stride) {
     PTRT_CUDA_CHECK(cublasLtMatrixLayoutCreate(&handle, type, static_cast<std::uint64_t>(rows),
-                                               static_cast<std::uint64_t>(columns), rows));
+                                               static_cast<std::uint64_t>(columns), column));
     const auto count = static_cast<std::int32_t>(batch);
     PTRT_CUDA_CHECK(
         cublasLtMatrixLayoutSetAttribute(handle, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count));
@@ -78,7 +78,7 @@ struct Preference {
 };
 
 struct Shape {
-  std::int64_t rows, out, in, batch, w_stride, x_stride, y_stride;
+  std::int64_t rows, out, in, batch, w_stride, x_stride, y_stride, y_row;
   DType type, y_type;
   auto operator<=>(const Shape&) const = default;
 };
@@ -90,9 +90,9 @@ struct CublasLt::Plans {
   // [in, rows]).
   struct Plan {
     explicit Plan(const Shape& s)
-        : w(cuda_type(s.type), s.in, s.out, s.batch, s.w_stride),
-          x(cuda_type(s.type), s.in, s.rows, s.batch, s.x_stride),
-          y(cuda_type(s.y_type), s.out, s.rows, s.batch, s.y_stride) {}
+        : w(cuda_type(s.type), s.in, s.out, s.in, s.batch, s.w_stride),
+          x(cuda_type(s.type), s.in, s.rows, s.in, s.batch, s.x_stride),
+          y(cuda_type(s.y_type), s.out, s.rows, s.y_row, s.batch, s.y_stride) {}
     Layout w, x, y;
     cublasLtMatmulAlgo_t algorithm = {};
   };
@@ -131,8 +131,8 @@ CublasLt::CublasLt() : plans_(std::make_unique<Plans>()) {}
 CublasLt::~CublasLt() = default;
 
 void CublasLt::run(const LtProblem& p, cudaStream_t stream) {
-  const Plans::Plan& plan =
-      plans_->plan_of({p.rows, p.out, p.in, p.batch, p.w_stride, p.x_stride, p.y_stride, p.type, p.y_type});
+  const Plans::Plan& plan = plans_->plan_of(
+      {p.rows, p.out, p.in, p.batch, p.w_stride, p.x_stride, p.y_stride, p.y_row, p.type, p.y_type});
   const float one = 1, zero = 0;
   PTRT_CUDA_CHECK(cublasLtMatmul(plans_->handle, plans_->description.handle, &one, p.w, plan.w.handle, p.x,
                                  plan.x.handle, &zero, p.y, plan.y.handle, p.y, plan.y.handle,

@@ -36,7 +36,8 @@ std::optional<PairStrides> pair_strides(const LinearJob& a, const LinearJob& b) 
   return PairStrides{w / w_size, y / y_size};
 }
 
-// Everything except the weights' stride and the batch.
+}  // namespace
+
 LtProblem describe_gemm(const LinearJob& job) {
   LtProblem problem;
   problem.type = job.x.dtype;
@@ -46,13 +47,12 @@ LtProblem describe_gemm(const LinearJob& job) {
   problem.in = job.x.width;
   problem.x_stride = job.x.tracks == 1 ? 0 : job.x.track_stride;
   problem.y_stride = job.y.track_stride;
+  problem.y_row = job.y.width;
   problem.x = job.x.data;
   problem.y = job.y.data;
   problem.w = (*job.weights)[0].data;
   return problem;
 }
-
-}  // namespace
 
 bool gemm_lt_pair(const LinearJob& first, const LinearJob& second, CublasLt& lt, cudaStream_t stream) {
   const auto strides = pair_strides(first, second);

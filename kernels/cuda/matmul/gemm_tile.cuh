@@ -12,45 +12,101 @@
 
 #include <algorithm>
 
-#include "kernels/cuda/base/dtypes.cuh"
-#include "kernels/cuda/ptx/mma.cuh"
+#include "kernels/cuda/matmul/weight_slice.cuh"
 
 namespace ptrt::cuda {
 
-inline constexpr int kTileOuts = 16;
-inline constexpr int kChunk = 32;  // inputs of two mmas
-inline constexpr int kChunks = 4;  // loaded at once by a warp
 inline constexpr int kMaxSliceKWarps = 8;
 
 // Sliced K: how many warps divide the inputs of a tile.
 inline int slice_k_warps(std::int64_t in) {
-  return static_cast<int>(
-      std::min<std::int64_t>(kMaxSliceKWarps, ceil_div<std::int64_t>(in, kChunk * kChunks)));
+  return static_cast<int>(std::min<std::int64_t>(kMaxSliceKWarps, ceil_div<std::int64_t>(in, kSliceInputs)));
 }
 template <int kTilesN>
 constexpr std::size_t partial_sums_bytes(int warps) {
   return sizeof(float) * static_cast<std::size_t>(warps) * kTileOuts * 8 * kTilesN;
 }
 
-template <typename T>
-__device__ __forceinline__ void mma_k32(const Vec8& upper, const Vec8& lower, const Vec8& x,
-                                        float (&sum)[4]) {
-  mma_m16n8k16<T>(sum, {upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1]}, {x.pair[0], x.pair[1]});
-  mma_m16n8k16<T>(sum, {upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3]}, {x.pair[2], x.pair[3]});
-}
+// A lane's two rows of a tile in global memory: outputs first_out + group and + group + 8. Outputs beyond the last
+// repeat it; they are not stored. kAligned: for 16-bit weights as load8() has it; 8-bit rows always are.
+template <typename T, typename W, bool kAligned>
+struct TileRows {
+  using Slice = WeightSlice<T, W>;
+  static_assert(std::is_same_v<T, W>);
+  const T *upper, *lower;
+  int in;
 
-// Outputs [first_out, first_out + 16) of w [outs, in] for rows of x: row(i), i < 8 · kTilesN,
+  __device__ __forceinline__ TileRows(const T* w, const void*, int inputs, int outs, int first_out)
+      : upper(w + static_cast<std::int64_t>(min(first_out + lane_id() / 4, outs - 1)) * inputs),
+        lower(w + static_cast<std::int64_t>(min(first_out + lane_id() / 4 + 8, outs - 1)) * inputs),
+        in(inputs) {}
+  // Inputs [k, k + kSliceInputs); zeros beyond the last.
+  __device__ __forceinline__ void load(Slice& slice, int k) const {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      slice.upper[i] = load8<kAligned>(upper, k + i * kChunk + lane_id() % 4 * 8, in);
+      slice.lower[i] = load8<kAligned>(lower, k + i * kChunk + lane_id() % 4 * 8, in);
+    }
+  }
+};
+
+// Rows of codes, which zeros follow up to row_stride().
+template <typename W>
+struct CodeRows {
+  const W *upper, *lower;
+  int stride;
+
+  __device__ __forceinline__ CodeRows(const W* w, int in, int outs, int first_out)
+      : stride(static_cast<int>(row_stride<W>(in))) {
+    upper = w + static_cast<std::int64_t>(min(first_out + lane_id() / 4, outs - 1)) * stride;
+    lower = w + static_cast<std::int64_t>(min(first_out + lane_id() / 4 + 8, outs - 1)) * stride;
+  }
+  __device__ __forceinline__ void load(CodeSlice<W>& slice, int k) const {
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i) {
+      const int at = k + i * kChunk + lane_id() % 4 * 8;
+      slice.upper[i] = at < stride ? *reinterpret_cast<const uint2*>(upper + at) : uint2{};
+      slice.lower[i] = at < stride ? *reinterpret_cast<const uint2*>(lower + at) : uint2{};
+    }
+  }
+};
+template <typename T, bool kAligned>
+struct TileRows<T, Float8, kAligned> : CodeRows<Float8> {
+  using Slice = WeightSlice<T, Float8>;
+  __device__ __forceinline__ TileRows(const Float8* w, const void*, int in, int outs, int first_out)
+      : CodeRows<Float8>(w, in, outs, first_out) {}
+};
+template <typename T, bool kAligned>
+struct TileRows<T, Int8, kAligned> : CodeRows<Int8> {
+  using Slice = WeightSlice<T, Int8>;
+  const unsigned char *upper_scales, *lower_scales;
+
+  __device__ __forceinline__ TileRows(const Int8* w, const void* scales, int in, int outs, int first_out)
+      : CodeRows<Int8>(w, in, outs, first_out),
+        upper_scales(scales_of(scales, in, min(first_out + lane_id() / 4, outs - 1))),
+        lower_scales(scales_of(scales, in, min(first_out + lane_id() / 4 + 8, outs - 1))) {}
+  __device__ __forceinline__ void load(Slice& slice, int k) const {
+    CodeRows<Int8>::load(slice, k);
+    slice.upper_scales = *reinterpret_cast<const uint2*>(upper_scales + k / kScaleInputs * kScaleBlockBytes);
+    slice.lower_scales = *reinterpret_cast<const uint2*>(lower_scales + k / kScaleInputs * kScaleBlockBytes);
+  }
+
+ private:
+  static __device__ __forceinline__ const unsigned char* scales_of(const void* scales, int in, int row) {
+    return static_cast<const unsigned char*>(scales) + 2 * scale_index(in, row, 0);
+  }
+};
+
+// The outputs of `weights`, [first_out, first_out + 16) of `outs`, for rows of x: row(i), i < 8 · kTilesN,
 // returns a pointer to the row or null if it does not exist; row 0 exists. Calls epilogue(out, i,
-// sum) for each existing output and row. The whole block computes one tile: its warps divide the
-// inputs. `partial`: shared memory of partial_sums_bytes(). Ends with a barrier.
-template <int kTilesN, bool kAligned, typename T, class RowOf, class Epilogue>
-__device__ __forceinline__ void gemm_tile(const T* w, int in, int outs, int first_out, const RowOf& row,
-                                          float* partial, const Epilogue& epilogue) {
+// sum) for each existing output and row; a scale a row of weights is left to it. The whole block computes one tile:
+// its warps divide the inputs. `partial`: shared memory of partial_sums_bytes(). Ends with a barrier.
+template <int kTilesN, bool kAligned, typename T, typename W, class RowOf, class Epilogue>
+__device__ __forceinline__ void gemm_tile(const TileRows<T, W, kAligned>& weights, int in, int outs,
+                                          int first_out, const RowOf& row, float* partial,
+                                          const Epilogue& epilogue) {
   const int lane = lane_id(), warp = warp_id();
   const int warps = block_warps(), group = lane / 4, quad = lane % 4;
-  // Outputs beyond the last repeat it; they are not stored.
-  const T* upper_row = w + static_cast<std::int64_t>(min(first_out + group, outs - 1)) * in;
-  const T* lower_row = w + static_cast<std::int64_t>(min(first_out + group + 8, outs - 1)) * in;
   const T* x[kTilesN];
 #pragma unroll
   for (int c = 0; c < kTilesN; ++c) {
@@ -61,13 +117,9 @@ __device__ __forceinline__ void gemm_tile(const T* w, int in, int outs, int firs
   }
 
   float sum[kTilesN][4] = {};
-  for (int k = warp * kChunk * kChunks; k < in; k += warps * kChunk * kChunks) {
-    Vec8 upper[kChunks], lower[kChunks];
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i) {
-      upper[i] = load8<kAligned>(upper_row, k + i * kChunk + quad * 8, in);
-      lower[i] = load8<kAligned>(lower_row, k + i * kChunk + quad * 8, in);
-    }
+  for (int k = warp * kSliceInputs; k < in; k += warps * kSliceInputs) {
+    WeightSlice<T, W> slice;
+    weights.load(slice, k);
     if constexpr (kAligned && kTilesN <= 2) {
       // Loads of x are in flight too before the first mma waits for its weights.
       Vec8 part[kChunks][kTilesN];
@@ -76,15 +128,15 @@ __device__ __forceinline__ void gemm_tile(const T* w, int in, int outs, int firs
 #pragma unroll
         for (int c = 0; c < kTilesN; ++c) part[i][c] = load8<kAligned>(x[c], k + i * kChunk + quad * 8, in);
 #pragma unroll
-      for (int i = 0; i < kChunks; ++i)
-#pragma unroll
-        for (int c = 0; c < kTilesN; ++c) mma_k32<T>(upper[i], lower[i], part[i][c], sum[c]);
+      for (int i = 0; i < kChunks; ++i) slice.multiply(i, part[i], sum);
     } else {
 #pragma unroll
-      for (int i = 0; i < kChunks; ++i)
+      for (int i = 0; i < kChunks; ++i) {
+        Vec8 part[kTilesN];
 #pragma unroll
-        for (int c = 0; c < kTilesN; ++c)
-          mma_k32<T>(upper[i], lower[i], load8<kAligned>(x[c], k + i * kChunk + quad * 8, in), sum[c]);
+        for (int c = 0; c < kTilesN; ++c) part[c] = load8<kAligned>(x[c], k + i * kChunk + quad * 8, in);
+        slice.multiply(i, part, sum);
+      }
     }
   }
 

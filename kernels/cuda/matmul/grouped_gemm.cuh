@@ -14,17 +14,19 @@
 
 namespace ptrt::cuda {
 
-template <typename T>
+// Of weights with elements W: T, Int8 or Float8.
+template <typename T, typename W = T>
 struct ExpertJob {
-  PerTrack<T> weights;  // [experts, outs, in]
+  PerTrack<W> weights;    // [experts, outs, in]
+  PerTrack<void> scales;  // of 8-bit weights
   const T* x;
   T* y;
   std::int64_t x_stride, y_stride;
 };
 
-template <typename T>
+template <typename T, typename W = T>
 struct ExpertArgs {
-  ExpertJob<T> jobs[2];  // of equal sizes
+  ExpertJob<T, W> jobs[2];  // of equal sizes
   const std::int32_t *grouped_slots, *expert_begin;
   int in, outs, experts, slots;
   int slots_per_row;  // how many slots share a row of x

@@ -1,142 +1,48 @@
+#include <initializer_list>
+#include <span>
+
 #include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/per_track.h"
-#include "kernels/cuda/base/reduce.cuh"
 #include "kernels/cuda/matmul/gemm_tile.cuh"
 #include "kernels/cuda/matmul/grouped_gemm.cuh"
 #include "kernels/cuda/matmul/moe.h"
+#include "kernels/cuda/matmul/moe_route.cuh"
 #include "kernels/cuda/ops/elementwise.h"
 
 namespace ptrt::cuda {
 namespace {
 
-constexpr int kRouteWarps = 4;
-constexpr int kGroupWarps = 8;
 constexpr int kCombineThreads = 256;
 // From this many slots an expert on, on average, products run in grouped_gemm.cuh: there weights are read
 // once for 128 rows.
 constexpr int kManyRows = 32;
 
-template <typename T>
-struct RouteArgs {
-  PerTrack<float> router;  // [experts, in]
-  const T* x;
-  std::int64_t x_stride;
-  float* logits;  // [tracks, rows, experts]
-  std::int64_t logits_stride;
-  ExpertChoice* choices;  // [tracks, rows · top_k]
-  int rows, in, experts, top_k;
-  float cap;
-  bool normalize_top_k;
-};
-
-// The expert with the largest logit among those not in `taken`, ties to the lower index; by one
-// warp.
-__device__ __forceinline__ int argmax_expert(const float* logits, int experts, const ExpertChoice* taken,
-                                             int taken_count) {
-  float best = -INFINITY;
-  int best_expert = experts;
-  for (int e = lane_id(); e < experts; e += kWarpSize) {
-    bool free = true;
-    for (int i = 0; i < taken_count; ++i) free = free && taken[i].expert != e;
-    if (free && (best_expert == experts || logits[e] > best)) best = logits[e], best_expert = e;
-  }
-#pragma unroll
-  for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
-    const float other = __shfl_xor_sync(kAllLanes, best, distance);
-    const int other_expert = __shfl_xor_sync(kAllLanes, best_expert, distance);
-    const bool none = best_expert == experts;
-    const bool better = other > best || (!(best > other) && other_expert < best_expert);
-    if (other_expert < experts && (none || better)) best = other, best_expert = other_expert;
-  }
-  return best_expert;
-}
-
-// One block per row and track: all warps compute the logits, the first chooses.
-template <typename T>
-__global__ void __launch_bounds__(kRouteWarps* kWarpSize) route_kernel(RouteArgs<T> args) {
-  pdl_trigger_and_wait();
-  const int row = static_cast<int>(blockIdx.x), track = static_cast<int>(blockIdx.y);
-  const int lane = lane_id(), warp = warp_id();
-  const T* x = args.x + track * args.x_stride + static_cast<std::int64_t>(row) * args.in;
-  float* logits = args.logits + track * args.logits_stride + static_cast<std::int64_t>(row) * args.experts;
-  for (int e = warp; e < args.experts; e += kRouteWarps) {
-    const float* w = args.router.at[track] + static_cast<std::int64_t>(e) * args.in;
-    float sum = 0;
-    for (int i = lane; i < args.in; i += kWarpSize) sum += to_float(x[i]) * w[i];
-    sum = warp_sum(sum);
-    if (args.cap != 0) sum = 0.0f * sum + args.cap * tanhf(sum / args.cap);  // not finite stays that
-    if (lane == 0) logits[e] = sum;
-  }
-  __syncthreads();
-  if (warp != 0) return;
-
-  ExpertChoice* choices = args.choices + (static_cast<std::int64_t>(track) * args.rows + row) * args.top_k;
-  for (int i = 0; i < args.top_k; ++i) {
-    const int expert = argmax_expert(logits, args.experts, choices, i);
-    if (lane == 0) choices[i] = {expert, logits[expert]};
-    __syncwarp();
-  }
-  float zeros = 0;  // NaN where a logit is not finite: then all weights are, whatever was chosen
-  for (int e = lane; e < args.experts; e += kWarpSize) zeros += 0.0f * logits[e];
-  zeros = warp_sum(zeros);
-  const float max_logit = logits[choices[0].expert];
-  float all = zeros;
-  if (!args.normalize_top_k) {
-    for (int e = lane; e < args.experts; e += kWarpSize) all += expf(logits[e] - max_logit);
-    all = warp_sum(all);
-  }
-  if (lane != 0) return;
-  float chosen = zeros;
-  for (int i = 0; i < args.top_k; ++i) chosen += choices[i].weight = expf(choices[i].weight - max_logit);
-  const float sum = args.normalize_top_k ? chosen : all;
-  for (int i = 0; i < args.top_k; ++i) choices[i].weight /= sum;
-}
-
-struct GroupArgs {
-  const ExpertChoice* choices;
-  std::int32_t *grouped_slots, *expert_begin;
-  int slots, experts;
-};
-
-// One warp per expert: counts the slots of lower experts, which is the offset of its own; then
-// lists its own in ascending order. Warps are independent. Grid: x over experts, y over tracks.
-__global__ void __launch_bounds__(kGroupWarps* kWarpSize) group_kernel(GroupArgs args) {
-  pdl_trigger_and_wait();
-  const int track = static_cast<int>(blockIdx.y), lane = lane_id();
-  const int expert = static_cast<int>(blockIdx.x) * kGroupWarps + warp_id();
-  if (expert >= args.experts) return;
-  const ExpertChoice* choices = args.choices + static_cast<std::int64_t>(track) * args.slots;
-  std::int32_t* grouped = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
-  std::int32_t* begin = args.expert_begin + track * (args.experts + 1);
-  int offset = 0;
-  for (int slot = lane; slot < args.slots; slot += kWarpSize) offset += choices[slot].expert < expert ? 1 : 0;
-  offset = warp_sum(offset);
-  if (lane == 0) begin[expert] = offset;
-  if (lane == 0 && expert == 0) begin[args.experts] = args.slots;
-  const unsigned lanes_before = (1u << lane) - 1;
-  for (int first = 0; first < args.slots; first += kWarpSize) {
-    const int slot = first + lane;
-    const bool mine = slot < args.slots && choices[slot].expert == expert;
-    const unsigned all = __ballot_sync(kAllLanes, mine ? 1 : 0);
-    if (mine) grouped[offset + __popc(all & lanes_before)] = slot;
-    offset += __popc(all);
-  }
+// The scales of an expert's matrix; null where weights have none.
+template <typename W>
+__device__ __forceinline__ const void* scales_of_expert(const void* scales, int expert, int outs, int in) {
+  if constexpr (std::is_same_v<W, Float8>)
+    return static_cast<const float*>(scales) + expert * std::int64_t{outs};
+  if constexpr (std::is_same_v<W, Int8>)
+    return static_cast<const unsigned char*>(scales) + expert * scale_blocks(outs, in) * kScaleBlockBytes;
+  return nullptr;
 }
 
 // Grid: x over tiles of 16 outputs of the jobs, y over experts, z over tracks. A block computes all
 // rows of its expert, 8 · kTilesN at a time.
-template <typename T, int kTilesN, bool kAligned>
-__global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, 1) expert_gemm_kernel(ExpertArgs<T> args) {
+template <typename T, typename W, int kTilesN, bool kAligned>
+__global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, 1) expert_gemm_kernel(ExpertArgs<T, W> args) {
   pdl_trigger_and_wait();
   const int expert = static_cast<int>(blockIdx.y), track = static_cast<int>(blockIdx.z);
   const std::int32_t* begins = args.expert_begin + track * (args.experts + 1);
   const int begin = begins[expert], end = begins[expert + 1];
   if (begin == end) return;
   const int tiles = ceil_div(args.outs, kTileOuts);
-  const ExpertJob<T>& job = args.jobs[static_cast<int>(blockIdx.x) / tiles];
+  const ExpertJob<T, W>& job = args.jobs[static_cast<int>(blockIdx.x) / tiles];
   const int first_out = static_cast<int>(blockIdx.x) % tiles * kTileOuts;
   const std::int32_t* slots = args.grouped_slots + static_cast<std::int64_t>(track) * args.slots;
-  const T* w = job.weights.at[track] + static_cast<std::int64_t>(expert) * args.outs * args.in;
+  const W* w = job.weights.at[track] + static_cast<std::int64_t>(expert) * args.outs * row_stride<W>(args.in);
+  const void* scales = scales_of_expert<W>(job.scales.at[track], expert, args.outs, args.in);
+  const TileRows<T, W, kAligned> weights(w, scales, args.in, args.outs, first_out);
   const T* x = job.x + track * job.x_stride;
   T* y = job.y + track * job.y_stride;
   for (int first = begin; first < end; first += 8 * kTilesN) {
@@ -145,29 +51,44 @@ __global__ void __launch_bounds__(kMaxSliceKWarps* kWarpSize, 1) expert_gemm_ker
       return x + static_cast<std::int64_t>(slots[first + i] / args.slots_per_row) * args.in;
     };
     const auto epilogue = [&](int out, int i, float sum) {
+      if constexpr (std::is_same_v<W, Float8>) sum *= static_cast<const float*>(scales)[out];
       store(y + static_cast<std::int64_t>(slots[first + i]) * args.outs + out, sum);
     };
-    gemm_tile<kTilesN, kAligned>(w, args.in, args.outs, first_out, row, static_cast<float*>(shared_memory()),
-                                 epilogue);
+    gemm_tile<kTilesN>(weights, args.in, args.outs, first_out, row, static_cast<float*>(shared_memory()),
+                       epilogue);
   }
 }
 
-template <int kTilesN, bool kAligned, typename T>
-void launch_expert_gemm(const ExpertArgs<T>& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
+template <int kTilesN, bool kAligned, typename T, typename W>
+void launch_expert_gemm(const ExpertArgs<T, W>& args, int jobs, std::int64_t tracks, cudaStream_t stream) {
   const int warps = slice_k_warps(args.in);
   const dim3 grid(static_cast<unsigned>(ceil_div(args.outs, kTileOuts) * jobs),
                   static_cast<unsigned>(args.experts), static_cast<unsigned>(tracks));
   launch({"expert_gemm", grid, dim3(static_cast<unsigned>(warps * kWarpSize)), stream,
           partial_sums_bytes<kTilesN>(warps)},
-         expert_gemm_kernel<T, kTilesN, kAligned>, args);
+         expert_gemm_kernel<T, W, kTilesN, kAligned>, args);
 }
 
-template <typename T>
-ExpertJob<T> expert_job(const TrackWeights& weights, const Tensor& x, const Tensor& y, std::int64_t first,
-                        std::int64_t count) {
-  const std::int64_t x_stride = x.tracks == 1 ? 0 : x.track_stride;
-  return {per_track<T>(weights, first, count), static_cast<const T*>(x.data) + first * x_stride,
-          static_cast<T*>(y.data) + first * y.track_stride, x_stride, y.track_stride};
+// One product of all experts.
+struct ExpertProduct {
+  const TrackWeights* weights = nullptr;
+  const Tensor *x = nullptr, *y = nullptr;
+
+  DType type(std::int64_t track) const { return (*weights)[static_cast<std::size_t>(track)].dtype; }
+};
+
+template <typename T, typename W>
+ExpertJob<T, W> expert_job(const ExpertProduct& product, std::int64_t first, std::int64_t count) {
+  const Tensor &x = *product.x, &y = *product.y;
+  ExpertJob<T, W> job{};
+  job.weights = per_track<W>(*product.weights, first, count);
+  for (std::int64_t t = 0; t < count; ++t)
+    job.scales.set(t, (*product.weights)[static_cast<std::size_t>(first + t)].scales);
+  job.x_stride = x.tracks == 1 ? 0 : x.track_stride;
+  job.y_stride = y.track_stride;
+  job.x = static_cast<const T*>(x.data) + first * job.x_stride;
+  job.y = static_cast<T*>(y.data) + first * job.y_stride;
+  return job;
 }
 
 template <typename T, typename Out>
@@ -198,9 +119,32 @@ __global__ void combine_kernel(CombineArgs<T, Out> args) {
   }
 }
 
-// Whether products with inputs of this width have many rows an expert, and rows aligned as they need.
-bool many_rows(const MoeJob& job, std::int64_t in) {
+// Whether products with inputs of this width have many rows an expert, and rows aligned as they need. Tiles of
+// many rows take no 8-bit weights.
+bool many_rows(const MoeJob& job, std::int64_t in, std::initializer_list<const TrackWeights*> matrices) {
+  for (const TrackWeights* weights : matrices)
+    for (const Weight& w : *weights)
+      if (is_8bit(w.dtype)) return false;
   return job.x.rows * job.shape.top_k >= kManyRows * job.shape.experts && in % 8 == 0;
+}
+bool many_rows_gate_up(const MoeJob& job) {
+  return many_rows(job, job.x.width, {job.gate, job.up});
+}
+
+// Calls launch(first, count) for groups of up to kTracksPerLaunch tracks whose matrices have the same types.
+template <class Launch>
+void for_alike_tracks(const MoeJob& job, const Launch& launch) {
+  const auto alike = [&](std::int64_t a, std::int64_t b) {
+    for (const TrackWeights* weights : {job.gate, job.up, job.down})
+      if ((*weights)[static_cast<std::size_t>(a)].dtype != (*weights)[static_cast<std::size_t>(b)].dtype)
+        return false;
+    return true;
+  };
+  for (std::int64_t first = 0, count = 0; first < job.y.tracks; first += count) {
+    count = 1;
+    while (count < kTracksPerLaunch && first + count < job.y.tracks && alike(first, first + count)) ++count;
+    launch(first, count);
+  }
 }
 
 // The launches for one group of tracks.
@@ -239,22 +183,29 @@ class Launches {
            GroupArgs{choices_, grouped_slots_, expert_begin_, slots_, args.experts});
   }
 
-  // gate_out: the hidden values if many_rows() of the width of x, else the gates.
+  // gate_out: the hidden values if many_rows_gate_up(), else the gates.
   void gate_up_proj() const {
-    ExpertArgs<T> args = expert_args(job_.x.width, job_.gate_out.width, job_.shape.top_k);
-    args.jobs[0] = expert_job<T>(*job_.gate, job_.x, job_.gate_out, first_, count_);
-    args.jobs[1] = expert_job<T>(*job_.up, job_.x, job_.up_out, first_, count_);
-    if (!many_rows(job_, job_.x.width)) return few_rows_gemm(args, 2);
-    dispatch_gate(job_.shape.activation,
-                  [&]<class Gate>() { launch_grouped_gemm<Gate>(args, count_, stream_); });
+    const ExpertProduct gate{job_.gate, &job_.x, &job_.gate_out}, up{job_.up, &job_.x, &job_.up_out};
+    if (many_rows_gate_up(job_)) {
+      ExpertArgs<T> args = expert_args<T>(job_.x.width, job_.gate_out.width, job_.shape.top_k);
+      args.jobs[0] = expert_job<T, T>(gate, first_, count_);
+      args.jobs[1] = expert_job<T, T>(up, first_, count_);
+      dispatch_gate(job_.shape.activation,
+                    [&]<class Gate>() { launch_grouped_gemm<Gate>(args, count_, stream_); });
+    } else if (gate.type(first_) == up.type(first_)) {
+      const ExpertProduct both[] = {gate, up};
+      few_rows_gemm(both, job_.shape.top_k);
+    } else {
+      few_rows_gemm({&gate, 1}, job_.shape.top_k);
+      few_rows_gemm({&up, 1}, job_.shape.top_k);
+    }
   }
   void down_proj() const {
-    ExpertArgs<T> args = expert_args(job_.gate_out.width, job_.expert_out.width, 1);
-    args.jobs[0] = expert_job<T>(*job_.down, job_.gate_out, job_.expert_out, first_, count_);
-    if (many_rows(job_, job_.gate_out.width))
-      launch_grouped_gemm<NoGate>(args, count_, stream_);
-    else
-      few_rows_gemm(args, 1);
+    const ExpertProduct down{job_.down, &job_.gate_out, &job_.expert_out};
+    if (!many_rows(job_, job_.gate_out.width, {job_.down})) return few_rows_gemm({&down, 1}, 1);
+    ExpertArgs<T> args = expert_args<T>(job_.gate_out.width, job_.expert_out.width, 1);
+    args.jobs[0] = expert_job<T, T>(down, first_, count_);
+    launch_grouped_gemm<NoGate>(args, count_, stream_);
   }
 
   void combine() const {
@@ -280,8 +231,9 @@ class Launches {
            args);
   }
   dim3 rows_by_tracks() const { return {static_cast<unsigned>(job_.x.rows), static_cast<unsigned>(count_)}; }
-  ExpertArgs<T> expert_args(std::int64_t in, std::int64_t outs, std::int64_t slots_per_row) const {
-    ExpertArgs<T> args{};
+  template <typename W>
+  ExpertArgs<T, W> expert_args(std::int64_t in, std::int64_t outs, std::int64_t slots_per_row) const {
+    ExpertArgs<T, W> args{};
     args.grouped_slots = grouped_slots_;
     args.expert_begin = expert_begin_;
     args.in = static_cast<int>(in);
@@ -291,7 +243,23 @@ class Launches {
     args.slots_per_row = static_cast<int>(slots_per_row);
     return args;
   }
-  void few_rows_gemm(const ExpertArgs<T>& args, int jobs) const {
+  // Of one type and size.
+  void few_rows_gemm(std::span<const ExpertProduct> products, std::int64_t slots_per_row) const {
+    switch (products[0].type(first_)) {
+      case DType::int8:
+        return few_rows_gemm_of<Int8>(products, slots_per_row);
+      case DType::float8_e4m3:
+        return few_rows_gemm_of<Float8>(products, slots_per_row);
+      default:
+        return few_rows_gemm_of<T>(products, slots_per_row);
+    }
+  }
+  template <typename W>
+  void few_rows_gemm_of(std::span<const ExpertProduct> products, std::int64_t slots_per_row) const {
+    auto args = expert_args<W>(products[0].x->width, products[0].y->width, slots_per_row);
+    const int jobs = static_cast<int>(products.size());
+    for (std::size_t i = 0; i < products.size(); ++i)
+      args.jobs[i] = expert_job<T, W>(products[i], first_, count_);
     if (args.in % 8 != 0)
       launch_expert_gemm<4, false>(args, jobs, count_, stream_);
     else if (slots_ <= 16)
@@ -322,7 +290,7 @@ Moe::Moe(const WorkLimits& limits) : max_slots_(limits.rows * limits.top_k), max
 void Moe::run(const MoeJob& job, cudaStream_t stream) const {
   const std::int64_t slots = job.x.rows * job.shape.top_k, experts = job.shape.experts;
   const auto each_group = [&](const auto& work) {
-    for_track_groups(job.y.tracks, [&](std::int64_t first, std::int64_t count) {
+    for_alike_tracks(job, [&](std::int64_t first, std::int64_t count) {
       dispatch_dtype(job.x.dtype, [&]<typename T>(TypeTag<T>) {
         work(Launches<T>(job, first, count, choices_.get() + first * slots,
                          grouped_slots_.get() + first * slots, expert_begin_.get() + first * (experts + 1),
@@ -334,7 +302,7 @@ void Moe::run(const MoeJob& job, cudaStream_t stream) const {
     group.route();
     group.gate_up_proj();
   });
-  if (!many_rows(job, job.x.width)) glu(job.shape.activation, job.gate_out, job.up_out, stream);
+  if (!many_rows_gate_up(job)) glu(job.shape.activation, job.gate_out, job.up_out, stream);
   each_group([](const auto& group) {
     group.down_proj();
     group.combine();

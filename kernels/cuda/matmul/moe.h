@@ -20,7 +20,7 @@ struct ExpertChoice {
 class Moe {
  public:
   explicit Moe(const WorkLimits& limits);
-  // Backend::moe_ffn() with activations and experts of one activation dtype (dtypes.cuh), a float32
+  // Backend::moe_ffn() with activations of an activation dtype (dtypes.cuh), experts of that or of 8 bits, a float32
   // router; y may be float32.
   void run(const MoeJob& job, cudaStream_t stream) const;
 

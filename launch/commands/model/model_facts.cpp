@@ -29,7 +29,7 @@ void survey_dataset(const StoredDataset& stored, const std::string& type, Datase
 }
 
 void note_types(const TensorSpec& spec, DType stored, ModelFacts& facts) {
-  if (spec.role == WeightRole::embedding) facts.embedding = stored;
+  facts.device_types.note(spec, stored);
   if (spec.role != WeightRole::matrix && spec.role != WeightRole::tied_embedding) return;
   facts.matrices_differ |= facts.matrices.value_or(stored) != stored;
   facts.matrices = stored;

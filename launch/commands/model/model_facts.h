@@ -44,10 +44,12 @@ struct ModelFacts {
   // On a GPU.
   std::optional<DType> matrices;  // their stored type, where it is one
   bool matrices_differ = false;
-  DType embedding = DType::bfloat16;
+  DeviceTypes device_types;  // but for activations
 
   DeviceTypes on_device() const {
-    return {activation_dtype_on_device(matrices_differ ? std::nullopt : matrices), embedding};
+    DeviceTypes types = device_types;
+    types.activations = activation_dtype_on_device(matrices_differ ? std::nullopt : matrices);
+    return types;
   }
 };
 

@@ -1,0 +1,150 @@
+// Models with 8-bit matrices: the CUDA backend against the CPU backend, whose products then take float32.
+#include <functional>
+#include <nlohmann/json.hpp>
+
+#include "cuda/model_distance.h"
+#include "kernels/make_cpu_backend.h"
+#include "model_io/file/model_file.h"
+#include "model_io/model_fixture.h"
+#include "ops/fixtures/cuda_provider.h"
+#include "ops/fixtures/test_tensors.h"
+#include "runtime/engine_fixture.h"
+#include "runtime/serving/memory_plan.h"
+
+namespace ptrt::testing {
+namespace {
+
+// Widths that groups of 32 divide, and others; biases; steps of up to 80 rows, more than pass by the kernel for few.
+const char* const kDense = R"({
+  "name": "dense", "tracks": 2, "layers": 2, "sync_layers": [1, 2],
+  "fusion": {"op": "mean", "dispatch_norm": false, "combine_norm": false},
+  "hidden_size": 72, "heads": 4, "kv_heads": 2, "head_dim": 16, "ffn_size": 104,
+  "vocab_size": 91, "max_context": 128, "norm_eps": 1e-5, "norm_placement": ["pre"],
+  "qk_norm": false, "attention_bias": ["q", "k", "v", "o"], "attention_pattern": ["global_rope"],
+  "attention_window": 0, "rope_theta": 500.0, "ffn_pattern": ["dense"], "moe": null,
+  "tie_embeddings": false, "bos_token_id": null, "eos_token_ids": []})";
+constexpr std::int64_t kRows = 80, kPages = 64;
+
+ModelConfig dense(const char* changes = "{}") {
+  auto json = nlohmann::json::parse(kDense);
+  json.update(nlohmann::json::parse(changes));
+  return parse_config(json.dump(), "the test's configuration");
+}
+
+// A random model; the matrices that `is_int8` chooses are int8, all else bfloat16.
+void write_mixed(const std::string& path, const ModelConfig& config,
+                 const std::function<bool(const TensorSpec&)>& is_int8) {
+  ModelWriter writer(path, config, false);
+  Int8Rows rows;
+  for (const TensorSpec& spec : all_tensors(config)) {
+    if (spec.role != WeightRole::matrix || !is_int8(spec)) {
+      write_tensor(writer, config, spec, 7, DType::bfloat16);
+      continue;
+    }
+    const std::vector<std::byte> content = random_tensor(config, spec, 7, DType::bfloat16);
+    const auto row_bytes = static_cast<std::size_t>(spec.shape.back()) * 2;
+    writer.write_int8(spec, [&](std::int64_t first, std::int64_t count) {
+      rows.quantize(spec.weight(DType::bfloat16), first,
+                    std::span(content).subspan(static_cast<std::size_t>(first) * row_bytes,
+                                               static_cast<std::size_t>(count) * row_bytes));
+      return ModelWriter::Int8Piece{rows.q(), rows.scales()};
+    });
+  }
+  writer.commit();
+}
+
+std::unique_ptr<EngineRunner> runner_of(const ModelFile& file, std::unique_ptr<Backend> backend,
+                                        DType kv_dtype, int max_rows = kRows) {
+  TrackShard shard = load_shard(file, 0, file.config().tracks, *backend);
+  const EngineOptions options{.max_batch = 4, .max_rows = max_rows, .kv_pages = kPages, .kv_dtype = kv_dtype};
+  return std::make_unique<EngineRunner>(file.config(), std::move(backend), std::move(shard), nullptr,
+                                        options);
+}
+
+std::vector<Request> texts() {
+  Random random(3);
+  std::vector<Request> all(3);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    for (int n = 0; n < 20 + 40 * static_cast<int>(i); ++n) all[i].tokens.push_back(random.below(91));
+    all[i].logprobs = true;
+    all[i].max_tokens = 8;
+    all[i].ignore_eos = true;
+  }
+  return all;
+}
+
+// The parameter is the type of activations.
+class Cuda8Bit : public ::testing::TestWithParam<DType> {
+ protected:
+  void SetUp() override {
+    CudaForTests cuda = make_cuda_for_tests({.activation_dtype = GetParam()});
+    if (cuda.backend == nullptr) GTEST_SKIP() << cuda.missing;
+    cuda_ = std::move(cuda.backend);
+  }
+  void expect_as_on_the_cpu(const ModelConfig& config,
+                            const std::function<bool(const TensorSpec&)>& is_int8) {
+    write_mixed(folder_ / "model.h5", config, is_int8);
+    const ModelFile file(folder_ / "model.h5");
+    const auto cpu = runner_of(file, make_cpu_backend({.threads = 1}), DType::float32);
+    const auto cuda =
+        runner_of(file, make_cuda_for_tests({.activation_dtype = GetParam()}).backend, GetParam());
+    EXPECT_LT(compare(cuda->run(Task::score, texts()), cpu->run(Task::score, texts())),
+              allowed_distance(GetParam()));
+    if (GetParam() == DType::bfloat16) return;  // so far off that a random model chooses other tokens
+    EXPECT_LT(compare(cuda->run(Task::generate, texts()), cpu->run(Task::generate, texts())),
+              allowed_distance(GetParam()));
+  }
+
+  const TempFolder folder_;
+  std::unique_ptr<Backend> cuda_;
+};
+INSTANTIATE_TEST_SUITE_P(Every, Cuda8Bit, ::testing::Values(DType::bfloat16, DType::float16),
+                         [](const auto& dtype) { return std::string(to_string(dtype.param)); });
+
+TEST_P(Cuda8Bit, Int8ModelScoresAsOnTheCpu) {
+  expect_as_on_the_cpu(dense(), [](const TensorSpec&) { return true; });
+}
+
+// Matrices that share an input, or a launch for all tracks, of different types.
+TEST_P(Cuda8Bit, MixedModelScoresAsOnTheCpu) {
+  expect_as_on_the_cpu(dense(R"({"ffn_activation": "gelu_tanh"})"), [](const TensorSpec& spec) {
+    const bool second_track = spec.path.starts_with(track_group(1));
+    if (spec.id == TensorId::wo || spec.id == TensorId::w_gate) return second_track;
+    return spec.id != TensorId::wk && spec.id != TensorId::lm_head;
+  });
+}
+
+// Experts too; a gate that its up differs from; experts of another type than all else.
+TEST_P(Cuda8Bit, ModelWithExpertsScoresAsOnTheCpu) {
+  const ModelConfig config = dense(R"({"ffn_pattern": ["dense", "moe"],
+      "moe": {"experts": 3, "top_k": 2, "ffn_size": 20, "router_logit_cap": 0.0}})");
+  const std::function<bool(const TensorSpec&)> kinds[] = {
+      [](const TensorSpec&) { return true; },
+      [](const TensorSpec& spec) { return spec.id != TensorId::expert_gate; },
+      [](const TensorSpec& spec) { return spec.shape.size() == 2 || spec.path.starts_with(track_group(1)); }};
+  for (const auto& is_int8 : kinds) expect_as_on_the_cpu(config, is_int8);
+}
+
+// The plan, made from the file's types alone, covers what is taken.
+TEST_P(Cuda8Bit, TakesThePlannedMemory) {
+  const ModelConfig config = dense();
+  write_mixed(folder_ / "model.h5", config, [](const TensorSpec& spec) { return spec.id != TensorId::wk; });
+  const ModelFile file(folder_ / "model.h5");
+  DeviceTypes types{.activations = GetParam()};
+  for (const TensorSpec& spec : all_tensors(config)) types.note(spec, file.stat(spec).dtype);
+  const DeviceNeeds needs = device_needs(config, make_placement(1, 0, config.tracks), types, 4, kRows);
+  Backend& backend = *cuda_;
+  const auto start = static_cast<std::int64_t>(*backend.free_bytes());
+  const bool records = backend.traits().records_steps;
+  const auto runner = runner_of(file, std::move(cuda_), GetParam());
+  const std::int64_t taken = start - static_cast<std::int64_t>(*backend.free_bytes());
+  const std::int64_t planned = needs.weights + needs.scratch + (kPages + (records ? 1 : 0)) * needs.kv_page;
+  const std::int64_t slack = cuda_kind() == CudaKind::emulated ? 64 << 10 : kDeviceReserveBytes;
+  EXPECT_LE(std::abs(taken - planned), slack);
+  // A byte a weight and a sixteenth for scales, of rows filled up.
+  EXPECT_LT(needs.weights,
+            device_needs(config, make_placement(1, 0, config.tracks), {}, 4, kRows).weights * 3 / 4);
+}
+
+}  // namespace
+}  // namespace ptrt::testing
