@@ -18,6 +18,9 @@ namespace {
 
 // Bytes of the head that a rank need not read each step: about as long as an exchange takes on one host.
 constexpr std::int64_t kWorthSplitting = std::int64_t{4} << 20;
+// On GPUs: about 15 us of reading, and so many elements of a row of the matrix (two bytes each, from memory) for each row's
+// logit (four bytes, over NVLink) as these are slower. Counted, not measured: 4.4 TB/s and 0.45 TB/s.
+constexpr std::int64_t kWorthSplittingOnGpus = std::int64_t{64} << 20, kLogitReads = 20;
 
 Placement place(const JobComm& job, const ModelRunOptions& options, std::int64_t tracks) {
   const PlacementOptions placing{options.replicas, options.tensor_parallel};
@@ -46,10 +49,12 @@ class Agreement {
     plan_.device = all_equal_or(job_, plan_.device, Device::cpu);
     bind_device();
     choose_types();
+    if (!on_gpu()) choose_head_rows();
     plan_.cores = take_core_share(job_, options_.threads, options_.bind_threads);
     share_weights();
     all_or_none(job_, [&] { backend_ = make_backend(); });
     resolve_fusion();
+    if (on_gpu()) choose_head_rows();  // by how they exchange
     compare_gpus();
     plan_kv_pages();
     return {std::move(plan_), std::move(backend_)};
@@ -68,7 +73,9 @@ class Agreement {
   std::unique_ptr<Backend> make_backend() const;
   void resolve_fusion();
   void compare_gpus();
-  HeadRows choose_head_rows() const;
+  void choose_head_rows();
+  std::string head_obstacle() const;
+  bool worth_splitting(const HeadRows& rows) const;
   DeviceNeeds needs_on_device();
   std::int64_t kv_budget();
   void plan_kv_pages();
@@ -134,7 +141,6 @@ void Agreement::choose_types() {
   all_or_none(job_, [&] {
     plan_.compute = choose_compute();
     plan_.activation_dtype = choose_activation_dtype();
-    plan_.head_rows = choose_head_rows();
   });
   plan_.compute = all_equal_or(job_, plan_.compute, Compute::float32);
   plan_.activation_dtype = all_equal_or(job_, plan_.activation_dtype, DType::bfloat16);
@@ -160,14 +166,32 @@ DType Agreement::choose_activation_dtype() const {
       model_.stored_type(plan_.placement, {WeightRole::matrix, WeightRole::tied_embedding}));
 }
 
-// A split head saves each rank most of the matrix a step and costs it one more exchange.
-HeadRows Agreement::choose_head_rows() const {
-  const std::int64_t vocabulary = model_.config.vocab_size;
-  const HeadRows rows = head_rows_of(vocabulary, plan_.placement.replica_ranks, plan_.placement.replica_rank);
-  if (rows.count == 0 || on_gpu() || options_.vocab_head == VocabHeadMode::whole) return {};
-  const std::int64_t saved =
-      (vocabulary - rows.count) * model_.config.hidden_size * 2;  // about two bytes each
-  return options_.vocab_head == VocabHeadMode::split || saved >= kWorthSplitting ? rows : HeadRows{};
+// Why the ranks of this run cannot split the head; empty when they can.
+std::string Agreement::head_obstacle() const {
+  if (!on_gpu()) return "";
+  if (plan_.placement.tensor_parallel > 1) return "on GPUs not with --tensor-parallel";
+  return plan_.fusion == DeviceFusion::staged ? "these GPUs exchange through the hosts, which have no logits"
+                                              : "";
+}
+
+// A split head saves each rank most of the matrix a step and costs it one more exchange, on GPUs of all logits.
+bool Agreement::worth_splitting(const HeadRows& rows) const {
+  const std::int64_t hidden = model_.config.hidden_size;
+  const std::int64_t saved = (model_.config.vocab_size - rows.count) * hidden * 2;  // about two bytes each
+  if (!on_gpu()) return saved >= kWorthSplitting;
+  return saved >= kWorthSplittingOnGpus && options_.max_batch * kLogitReads <= hidden;
+}
+
+void Agreement::choose_head_rows() {
+  const HeadRows rows =
+      head_rows_of(model_.config.vocab_size, plan_.placement.replica_ranks, plan_.placement.replica_rank);
+  const std::string obstacle = rows.count == 0 ? "" : head_obstacle();
+  all_or_none(job_, [&] {
+    if (options_.vocab_head == VocabHeadMode::split && !obstacle.empty())
+      throw_bad_input("--vocab-head split: {}", obstacle);
+  });
+  if (rows.count == 0 || !obstacle.empty() || options_.vocab_head == VocabHeadMode::whole) return;
+  if (options_.vocab_head == VocabHeadMode::split || worth_splitting(rows)) plan_.head_rows = rows;
 }
 
 std::unique_ptr<Backend> Agreement::make_backend() const {
@@ -248,7 +272,7 @@ DeviceNeeds Agreement::needs_on_device() {
       plan_.matrix_types.insert(types.of_matrix(spec));
   });
   return device_needs(plan_.rank_config, plan_.placement, types, options_.max_batch, options_.max_step_rows(),
-                      {plan_.fusion, options_.emulated.has_value()});
+                      {plan_.fusion, options_.emulated.has_value(), plan_.head_rows});
 }
 
 // Bytes that the KV cache may take: what was asked for, else a part of this rank's share of the host

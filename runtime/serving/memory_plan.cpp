@@ -9,6 +9,7 @@
 #include "kernels/cuda/host/scratch_size.h"
 #include "kernels/cuda/host/weight_layout.h"
 #include "runtime/model/kv_cache.h"
+#include "runtime/model/vocab_head.h"
 
 namespace ptrt {
 namespace {
@@ -34,6 +35,24 @@ std::int64_t sum_bytes(const ModelConfig& rank_config, const Placement& placemen
   };
   return of_group(placement.fusion_ranks(), Fusion::parts_of_rank(placement), values) +
          of_group(placement.tensor_parallel, 1, placement.tracks * values);
+}
+
+// What a rank does not have of the shared tensors where the head is split; less than nothing where the head is the token
+// table too, which every rank keeps to look tokens up.
+std::int64_t not_of_head(const ModelConfig& rank_config, const DeviceTypes& types, const HeadRows& rows) {
+  if (rows.count == 0) return 0;
+  std::int64_t bytes = 0;
+  for (TensorSpec spec : shared_tensors(rank_config)) {
+    if (!is_head(spec)) continue;
+    bytes += weight_bytes(spec, types);
+    if (TensorSpec table = spec; spec.role == WeightRole::tied_embedding) {
+      table.role = WeightRole::embedding;
+      bytes -= weight_bytes(table, types);
+    }
+    spec.shape[0] = rows.count;
+    bytes -= weight_bytes(spec, types);
+  }
+  return bytes;
 }
 
 std::string describe_sums(const DevicePlan& plan) {
@@ -66,7 +85,7 @@ DType activation_dtype_on_device(std::optional<DType> stored) {
 }
 
 void DeviceTypes::note(const TensorSpec& spec, DType stored) {
-  if (spec.role == WeightRole::embedding) embedding = stored;
+  if (spec.id == TensorId::embedding) embedding = stored;
   if (spec.role == WeightRole::matrix && cuda::is_8bit(stored)) narrow[spec.path] = stored;
 }
 
@@ -80,6 +99,7 @@ DeviceNeeds device_needs(const ModelConfig& rank_config, const Placement& placem
   DeviceNeeds needs;
   const std::int64_t tracks = placement.tracks;
   for (const TensorSpec& spec : shared_tensors(rank_config)) needs.weights += weight_bytes(spec, types);
+  needs.weights -= not_of_head(rank_config, types, sums.head_rows);
   for (std::int64_t t = 0; t < tracks; t++)
     for (const TensorSpec& spec : track_tensors(rank_config, placement.first_track + t))
       needs.weights += weight_bytes(spec, types);
@@ -95,6 +115,9 @@ DeviceNeeds device_needs(const ModelConfig& rank_config, const Placement& placem
   if (!types.narrow.empty()) needs.scratch += cuda::kWidenedBytes;
   needs.kv_page = kv_page_bytes(rank_config, tracks, types.activations);
   needs.sums = sum_bytes(rank_config, placement, max_rows, sums);
+  if (sums.head_rows.count > 0)  // the logits that a rank sends, and those it receives
+    needs.sums += (1 + placement.replica_ranks) * limits.logit_rows * size(DType::float32) *
+                  head_rows_of(rank_config.vocab_size, placement.replica_ranks, 0).count;
   return needs;
 }
 

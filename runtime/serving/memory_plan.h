@@ -18,8 +18,9 @@ namespace ptrt {
 
 // Element types in a GPU's memory.
 struct DeviceTypes {
-  DType activations = DType::bfloat16;       // of matrices, keys and values too
-  DType embedding = DType::bfloat16;         // as stored, of a table that is only looked up
+  DType activations = DType::bfloat16;  // of matrices, keys and values too
+  DType embedding = DType::
+      bfloat16;  // as stored, of a table that is only looked up, as a tied one is where the head is split
   std::map<std::string, DType> narrow = {};  // by path: the matrices stored in 8 bits, which stay so
 
   // A tensor of the model, and its type in the file: of an embedding, or of a matrix of 8 bits.
@@ -42,7 +43,8 @@ struct DeviceNeeds {
 // How the ranks of a replica add up on GPUs.
 struct DeviceSums {
   DeviceFusion fusion = DeviceFusion::automatic;
-  bool emulated = false;  // without NCCL
+  bool emulated = false;    // without NCCL
+  HeadRows head_rows = {};  // of the vocabulary head, where it is split
 };
 
 // What a communicator of NCCL takes of a device beside the buffers it is given: an estimate from NCCL's source

@@ -126,6 +126,18 @@ TEST(MemoryPlan, CountsSumsBetweenRanks) {
   EXPECT_EQ(sums(4, 2, {DeviceFusion::tree}), 2 * ((1 + 2) * kPart + kNcclBytes))
       << "tracks and parts of them";
   EXPECT_EQ(sums(2, 2, {DeviceFusion::tree}), 2 * (1 + 2) * kPart + kNcclBytes) << "parts of two tracks";
+  const HeadRows half = head_rows_of(config.vocab_size, 2, 0);
+  const std::int64_t logit = 4 * half.count * 4;  // float32, of four sequences
+  EXPECT_EQ(sums(2, 1, {DeviceFusion::tree, true, half}), (1 + 2) * (kPart + logit))
+      << "parts of the logits too";
+  const auto weights = [&](const ModelConfig& model, const HeadRows& rows) {
+    return device_needs(model, make_placement(2, 0, 2), {}, 4, kRows, {.head_rows = rows}).weights;
+  };
+  const std::int64_t rows_bytes = half.count * config.hidden_size * 2;
+  EXPECT_EQ(weights(config, {}) - weights(config, half), rows_bytes) << "half of the head";
+  ModelConfig tied = config;
+  tied.tie_embeddings = true;
+  EXPECT_EQ(weights(tied, half) - weights(tied, {}), rows_bytes) << "beside the table";
   // Parts of a track are float32 until they are added.
   const auto scratch = [&](std::int64_t tensor_parallel) {
     return device_needs(config, make_placement(2, 0, 2, {.tensor_parallel = tensor_parallel}), {}, 4, kRows)
