@@ -5,6 +5,7 @@ The program under test is build/tests/cuda_emulation/ptrt_emulated. Its ranks ad
 the emulation of NCCL works between threads alone. Its libnccl.so.2 has only NCCL's functions.
 """
 
+import json
 import sys
 import unittest
 from pathlib import Path
@@ -56,6 +57,18 @@ class EmulatedGpus(CliTest):
                        "int8")
         self.assertEqual(outcome.status, 2, outcome.output)
         self.assertIn("not --weights int8", outcome.output)
+
+    def test_a_head_is_split_between_devices(self) -> None:
+        """Where the ranks exchange through the hosts, `auto` leaves it whole and asking for it is an error."""
+        outcome = ptrt("generate", self.model, self.requests, "-o", self.fresh(".jsonl"), *ON_GPUS, "--vocab-head",
+                       "split", ranks=2)
+        self.assertEqual(outcome.status, 2, outcome.output)
+        self.assertIn("--vocab-head split: these GPUs exchange through the hosts", outcome.output)
+        report = self.fresh(".json")
+        outcome = ptrt("bench", self.model, "--backend", "cuda", "--emulate-ranks", "2", "--vocab-head", "split",
+                       "--input-len", "4", "--output-len", "4", "--requests", "1", "--json", report, "--quiet")
+        self.assertEqual(outcome.status, 0, outcome.output)
+        self.assertEqual(json.loads(report.read_text(encoding="utf-8"))["head_exchanges_per_forward"], 1)
 
     def test_a_rank_that_fails(self) -> None:
         """While the other waits for it: one message, and nothing waits for the device's end."""
