@@ -25,6 +25,14 @@ __device__ __forceinline__ float scale_at(const void* scales, std::int64_t in, s
     return to_float(static_cast<const f16*>(scales)[scale_index(in, row, input / kInt8Group)]);
 }
 
+template <typename T>
+__device__ __forceinline__ T element_of(std::uint32_t bits) {
+  if constexpr (std::is_same_v<T, f16>)
+    return __ushort_as_half(static_cast<unsigned short>(bits));
+  else
+    return __ushort_as_bfloat16(static_cast<unsigned short>(bits));
+}
+
 // Grid: x over rows, y over tracks. A thread has eight elements at a time.
 template <typename T, typename W>
 __global__ void __launch_bounds__(kWidenThreads) widen_kernel(WidenArgs<T, W> args) {
@@ -37,10 +45,8 @@ __global__ void __launch_bounds__(kWidenThreads) widen_kernel(WidenArgs<T, W> ar
     Vec8 wide = widen<T, W>(*reinterpret_cast<const uint2*>(codes + i));
     const float scale = scale_at<W>(args.scales.at[track], args.in, row, i);
 #pragma unroll
-    for (std::uint32_t& pair : wide.pair) {
-      const auto values = Pair<T>::of(pair).value;
-      pair = pack<T>(to_float(values.x) * scale, to_float(values.y) * scale);
-    }
+    for (std::uint32_t& pair : wide.pair)
+      pair = pack<T>(to_float(element_of<T>(pair)) * scale, to_float(element_of<T>(pair >> 16)) * scale);
     *reinterpret_cast<Vec8*>(to + i) = wide;
   }
 }
