@@ -3,12 +3,14 @@
 
     perf/cuda_report.py FOLDER [--commit HASH] [--json FILE] [--table FILE]
 
-FOLDER holds stages.jsonl, and ops.json, bench_one.json, bench_batch.json, demo.json, hf.json of the stages that succeeded.
-The table marks what was not measured. Shares are of the ceilings of the same call: of the larger of copy and read
+FOLDER holds stages.jsonl, and ops.json, ops_*.json (bench_cuda --config), bench_one.json, bench_batch.json, demo.json,
+hf.json of the stages that succeeded. The table marks what was not measured. Shares are of the ceilings of the same call: of the larger of copy and read
 bandwidth, or of the product of 8192 x 8192 x 8192. What counts:
 
   a decode step    the bytes of all weights but the embedding table, and of the keys and values of the batch at the
                    middle of the output; its time is the median gap between two tokens, host included
+  a layer          of ops_*.json: its bytes at the read ceiling; what its ops, measured one by one, take beyond that;
+                   and what it takes beyond its ops (negative where kernels overlap)
   a prefill        2 operations a weight of the layers and token, 4 a token, head, element of it and token seen, and the
                    head for one row; its time is TTFT, from the request's arrival to its first token
 """
@@ -69,6 +71,41 @@ def op_share(ops, name, rows):
     return next((op["share"] for op in ops["ops"] if op["op"] == name and op["rows"] == rows), None)
 
 
+# The ops of a layer in a decode step, and how often each comes.
+LAYER_OPS = {"q, k and v": 1, "wo": 1, "gate, up and SwiGLU": 1, "down": 1, "add and norm": 2, "rope and append": 1,
+             "decode attention over 192": 1}
+LAYER = "layer over 192"
+
+
+def layer_accounts(found):
+    """Of each number of rows: where the time of a layer goes, in microseconds; None for what was not measured."""
+    accounts = []
+    for rows in sorted({op["rows"] for op in found["ops"] if op["op"] == LAYER}):
+        ops = {op["op"]: op for op in found["ops"] if op["rows"] == rows}
+        layer_us = ops[LAYER]["us"]
+        bytes_us = ops[LAYER]["bytes"] / found["ceilings"]["read_gb_per_s"] / 1e3
+        alone_us = (sum(n * ops[name]["us"] for name, n in LAYER_OPS.items()) if all(name in ops for name in LAYER_OPS)
+                    else None)
+        account = {"rows": rows, "layer_us": layer_us, "bytes_us": bytes_us,
+                   "ops_beyond_bytes_us": alone_us and alone_us - bytes_us,
+                   "unexplained_us": alone_us and layer_us - alone_us}
+        for key, name in (("fp32_output_us", f"{LAYER}, float32 output"), ("int8_us", f"{LAYER}, int8 weights"),
+                          ("float8_us", f"{LAYER}, float8_e4m3fn weights")):
+            account[key] = ops[name]["us"] if name in ops else None
+        accounts.append(account)
+    return accounts
+
+
+def shapes_of(folder):
+    """By shape: what bench_cuda --config measured, and the accounts of a layer."""
+    found = {}
+    for path in sorted(folder.glob("ops_*.json")):
+        ops = load(path)
+        if ops and "ops" in ops:
+            found[path.stem.removeprefix("ops_")] = {**ops, "layers": layer_accounts(ops)}
+    return found
+
+
 def summarize(folder):
     config = json.loads(CONFIG.read_text(encoding="utf-8"))
     ops, one, batch = (load(folder / name) for name in ("ops.json", "bench_one.json", "bench_batch.json"))
@@ -99,7 +136,7 @@ def summarize(folder):
     goal("decode, batch 128: times Hugging Face transformers", tokens / peer if tokens and peer else None, 1.3)
     goal("GPU idle between steps: share of the time", idle, 0.03, above=False)
     goal("demo model: mean difference of a log-probability", (figures["demo"] or {}).get("mean_difference"), 0.03, above=False)
-    return {"ops": ops, "figures": figures, "goals": goals}
+    return {"ops": ops, "shapes": shapes_of(folder), "figures": figures, "goals": goals}
 
 
 def machine(ops):
@@ -134,7 +171,20 @@ def table(result):
         for op in result["ops"]["ops"]:
             rate = f"{op['gb_per_s']:.0f} GB/s" if "gb_per_s" in op else f"{op['tflops']:.0f} TFLOP/s"
             rows.append(f"| {op['op']} | {op['rows']} | {op['us']:.1f} | {rate} | {op['share']:.2f} |")
+    for name, shape in result["shapes"].items():
+        rows += ["", *account_table(name, shape)]
     return "\n".join(rows) + "\n"
+
+
+def account_table(name, shape):
+    columns = ("layer_us", "bytes_us", "ops_beyond_bytes_us", "unexplained_us", "fp32_output_us", "int8_us", "float8_us")
+    rows = [f"A layer of {name}, {shape['shape']['tracks']} of its tracks, decoding, µs:", "",
+            "| rows | layer | its bytes at the read ceiling | its ops beyond them | unexplained | with float32 output | "
+            "int8 weights | float8 weights |", "|---|---|---|---|---|---|---|---|"]
+    for account in shape["layers"]:
+        cells = ("–" if account[key] is None else f"{account[key]:.1f}" for key in columns)
+        rows.append(f"| {account['rows']} | " + " | ".join(cells) + " |")
+    return rows
 
 
 def main():

@@ -65,7 +65,7 @@ if [ $dry_run = 0 ]; then
   [ -z "$prebuilt" ] || missing=$("$PROGRAMS/run" --missing) || die "the bundle's programs do not find:"$'\n'"$missing"
   mkdir -p "$out/log" "$PROGRAMS"
   out=$(cd "$out" && pwd) PROGRAMS=$(cd "$PROGRAMS" && pwd)
-  rm -f "$out"/{ops,bench_one,bench_batch,demo,hf,cuda}.json "$out/summary.md"  # of an earlier call
+  rm -f "$out"/{ops,ops_pt8_30b_d8,bench_one,bench_batch,demo,hf,cuda}.json "$out/summary.md"  # of an earlier call
   : >"$out/stages.jsonl"
 fi
 SANITIZER=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
@@ -111,6 +111,7 @@ stage op_tests 90 gpu_tests cuda_gpu_tests
 stage model_tests 60 gpu_tests cuda_gpu_model_tests
 stage demo 60 demo
 stage bench_ops 90 bench_ops
+stage bench_shard 60 bench_shape pt8_30b_d8
 stage bench_8b 150 bench_model one --max-batch 1 --requests 1 --input-len 128,4096 --output-len 2,128
 stage bench_8b_128 150 bench_model batch --max-batch 128 --requests 128 --warmup 128 --input-len 128 --output-len 128
 if [ $dry_run = 1 ] || python3 -c 'import torch, transformers' 2>/dev/null; then

@@ -41,6 +41,9 @@ demo() {
 
 bench_ops() { program bench_cuda --json "$OUT/ops.json"; }
 
+# What a rank computes of perf/configs/$1.json, a track of several.
+bench_shape() { program bench_cuda --config "perf/configs/$1.json" --json "$OUT/ops_$1.json"; }
+
 # Random weights of an 8-billion-parameter shape.
 bench_model() {
   program ptrt bench --backend cuda --random-weights perf/configs/dense_8b.json --max-step-tokens 4096 \

@@ -117,7 +117,7 @@ TEST_P(Cuda8Bit, MixedModelScoresAsOnTheCpu) {
 // Experts too; a gate that its up differs from; experts of another type than all else.
 TEST_P(Cuda8Bit, ModelWithExpertsScoresAsOnTheCpu) {
   const ModelConfig config = dense(R"({"ffn_pattern": ["dense", "moe"],
-      "moe": {"experts": 3, "top_k": 2, "ffn_size": 20, "router_logit_cap": 0.0}})");
+      "moe": {"experts": 3, "top_k": 2, "ffn_size": 20, "router_logit_cap": 20.0}})");
   const std::function<bool(const TensorSpec&)> kinds[] = {
       [](const TensorSpec&) { return true; },
       [](const TensorSpec& spec) { return spec.id != TensorId::expert_gate; },

@@ -56,8 +56,32 @@ TEST(MemoryPlan, CountsWeightsAndPages) {
 
 TEST(MemoryPlan, Float16OnlyWhereEveryMatrixIs) {
   EXPECT_EQ(activation_dtype_on_device(DType::float16), DType::float16);
-  for (const std::optional<DType> other : {std::optional<DType>(), {DType::float32}, {DType::bfloat16}})
+  for (const std::optional<DType> other :
+       {std::optional<DType>(), {DType::float32}, {DType::bfloat16}, {DType::int8}, {DType::float8_e4m3}})
     EXPECT_EQ(activation_dtype_on_device(other), DType::bfloat16);
+}
+
+// wq of the first layer, 128 x 128: a byte a weight; int8's scales in blocks of 8 rows and 128 inputs, float8's one a
+// row. The memory for widened weights is counted once.
+TEST(MemoryPlan, CountsMatricesOf8Bits) {
+  const ModelConfig config = small(R"(["dense"])");
+  const DeviceNeeds plain = device_needs(config, kAlone, {}, 4, 8);
+  for (const auto& [stored, scales] : {std::pair{DType::int8, 16 * 64}, {DType::float8_e4m3, 128 * 4}}) {
+    DeviceTypes types;
+    for (const TensorSpec& spec : track_tensors(config, 1))
+      if (spec.id == TensorId::wq) {
+        types.note(spec, stored);
+        EXPECT_EQ(types.of_matrix(spec), stored);
+      }
+    EXPECT_EQ(types.narrow.size(), 2u);
+    const DeviceNeeds narrow = device_needs(config, kAlone, types, 4, 8);
+    EXPECT_EQ(plain.weights - narrow.weights, 2 * (128 * 128 - scales)) << to_string(stored);
+    EXPECT_EQ(narrow.scratch - plain.scratch, 32 << 20) << to_string(stored);
+  }
+  DeviceTypes types;
+  for (const TensorSpec& spec : shared_tensors(config)) types.note(spec, DType::float16);
+  EXPECT_TRUE(types.narrow.empty());
+  EXPECT_EQ(types.embedding, DType::float16);
 }
 
 TEST(MemoryPlan, CountsBiases) {

@@ -142,6 +142,8 @@ class WeightPipeline {
 template <int kTilesN, int kStages, typename T, typename W, bool kAligned, class Problem>
 __device__ __forceinline__ void multistage_gemm(Problem& problem) {
   constexpr int kRows = 8 * kTilesN, kPartial = kTileOuts * kRows;
+  // Chunks of x that are loaded before the weights are waited for; more would spill where weights are widened too.
+  constexpr int kAhead = sizeof(W) == 1 && kTilesN == 2 ? 2 : kChunks;
   if (problem.triggers_early()) trigger_dependent_launch();
   const int lane = lane_id(), warp = warp_id();
   const int warps = block_warps(), group = lane / 4, quad = lane % 4;
@@ -165,15 +167,20 @@ __device__ __forceinline__ void multistage_gemm(Problem& problem) {
     float sum[kTilesN][4] = {};
     for (int k = warp * kSliceInputs; k < tile.in; k += warps * kSliceInputs) {
       Vec8 part[kChunks][kTilesN];
-#pragma unroll
-      for (int i = 0; i < kChunks; ++i)
+      const auto load_x = [&](int i) {
 #pragma unroll
         for (int c = 0; c < kTilesN; ++c)
           part[i][c] = load8<kAligned>(x[c], k + i * kChunk + quad * 8, tile.in);
+      };
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) load_x(i);
       WeightSlice<T, W> slice;
       pipeline.consume(slice);
 #pragma unroll
-      for (int i = 0; i < kChunks; ++i) slice.multiply(i, part[i], sum);
+      for (int i = 0; i < kChunks; ++i) {
+        if (i + kAhead < kChunks) load_x(i + kAhead);
+        slice.multiply(i, part[i], sum);
+      }
     }
 
     // Double-buffered: a warp may write the next tile's sums while others read these.

@@ -10,6 +10,7 @@
 
 #include "kernels/cuda/base/dtypes.cuh"
 #include "kernels/cuda/host/weight_layout.h"
+#include "kernels/cuda/ptx/half_pairs.cuh"
 #include "kernels/cuda/ptx/mma.cuh"
 
 namespace ptrt::cuda {
@@ -36,52 +37,15 @@ __device__ __forceinline__ int swizzle(int row, int piece) {
   return (piece ^ row % kRowsAtOnce<W> * (8 / kRowsAtOnce<W>)) * 16;
 }
 
-// Two elements of T from bits, and back.
-template <typename T>
-struct Pair;
-template <>
-struct Pair<bf16> {
-  __nv_bfloat162 value;
-  static __device__ __forceinline__ Pair of(std::uint32_t bits) {
-    return {{__ushort_as_bfloat16(static_cast<unsigned short>(bits)),
-             __ushort_as_bfloat16(static_cast<unsigned short>(bits >> 16))}};
-  }
-};
-template <>
-struct Pair<f16> {
-  __half2 value;
-  static __device__ __forceinline__ Pair of(std::uint32_t bits) {
-    return {{__ushort_as_half(static_cast<unsigned short>(bits)),
-             __ushort_as_half(static_cast<unsigned short>(bits >> 16))}};
-  }
-};
-template <typename Value>
-__device__ __forceinline__ std::uint32_t pair_bits(const Value& pair) {
-  return bits_of(pair.x) | bits_of(pair.y) << 16;
-}
-template <typename T>
-__device__ __forceinline__ std::uint32_t subtract_pairs(std::uint32_t a, std::uint32_t b) {
-  return pair_bits(__hsub2(Pair<T>::of(a).value, Pair<T>::of(b).value));
-}
-template <typename T>
-__device__ __forceinline__ std::uint32_t multiply_pairs(std::uint32_t a, std::uint32_t b) {
-  return pair_bits(__hmul2(Pair<T>::of(a).value, Pair<T>::of(b).value));
-}
-
 // Codes 0 and 1 (`second` = 0) or 2 and 3 of four, as elements of T.
 //
-// int8: in float16, 1024 + (q + 128) has the bits 0x6400 | (q ^ 0x80). bfloat16 has too few bits for that:
-// there 128 + (q mod 128) is 0x4300 | (q & 0x7F), from which 128 is taken, or for a negative q 256: 0x4300 | (q &
-// 0x80).
+// int8: as the low byte of a number with the bits of 128 (bfloat16) or 1024 (float16), whose last place is then 1, q
+// without its sign adds q mod 128, and the sign alone adds 128. Their difference is q.
 template <typename T>
 __device__ __forceinline__ std::uint32_t widen_pair(Int8, std::uint32_t codes, int second) {
-  const unsigned bytes = second == 0 ? 0x4140u : 0x4342u;
-  if constexpr (std::is_same_v<T, f16>) {
-    return subtract_pairs<T>(__byte_perm(codes ^ 0x80808080u, 0x64646464u, bytes), 0x64806480u);
-  } else {
-    const std::uint32_t spread = __byte_perm(codes, 0x43434343u, bytes);
-    return subtract_pairs<T>(spread & 0xFF7FFF7Fu, spread & 0xFF80FF80u);
-  }
+  constexpr std::uint32_t kHighBytes = std::is_same_v<T, f16> ? 0x64646464u : 0x43434343u;
+  const std::uint32_t spread = __byte_perm(codes, kHighBytes, second == 0 ? 0x4140u : 0x4342u);
+  return subtract_pairs<T>(spread & 0xFF7FFF7Fu, spread & 0xFF80FF80u);
 }
 // float8: exponent and fraction moved to their places give the value times a power of two, the difference of the
 // biases (7 to 15 or 127), subnormal ones too.
@@ -104,6 +68,14 @@ template <typename T>
 __device__ __forceinline__ void mma_k32(const Vec8& upper, const Vec8& lower, const Vec8& x,
                                         float (&sum)[4]) {
   mma_m16n8k16<T>(sum, {upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1]}, {x.pair[0], x.pair[1]});
+  mma_m16n8k16<T>(sum, {upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3]}, {x.pair[2], x.pair[3]});
+}
+
+template <typename T>
+__device__ __forceinline__ void mma_k32_first(const Vec8& upper, const Vec8& lower, const Vec8& x,
+                                              float (&sum)[4]) {
+  mma_m16n8k16_first<T>(sum, {upper.pair[0], lower.pair[0], upper.pair[1], lower.pair[1]},
+                        {x.pair[0], x.pair[1]});
   mma_m16n8k16<T>(sum, {upper.pair[2], lower.pair[2], upper.pair[3], lower.pair[3]}, {x.pair[2], x.pair[3]});
 }
 
@@ -172,8 +144,8 @@ struct WeightSlice<T, Int8> : CodeSlice<Int8> {
     const float scale[2] = {scale_of(upper_scales, i), scale_of(lower_scales, i)};
 #pragma unroll
     for (int c = 0; c < kTilesN; ++c) {
-      float of_group[4] = {};
-      mma_k32<T>(wide_upper, wide_lower, x[c], of_group);
+      float of_group[4];
+      mma_k32_first<T>(wide_upper, wide_lower, x[c], of_group);
 #pragma unroll
       for (int j = 0; j < 4; ++j) sum[c][j] += scale[j / 2] * of_group[j];
     }

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/base/per_track.h"
 #include "kernels/cuda/matmul/weight_slice.cuh"
 #include "kernels/cuda/matmul/widen.h"
@@ -25,6 +27,14 @@ __device__ __forceinline__ float scale_at(const void* scales, std::int64_t in, s
     return to_float(static_cast<const f16*>(scales)[scale_index(in, row, input / kInt8Group)]);
 }
 
+template <typename T>
+__device__ __forceinline__ T element_of(std::uint32_t bits) {
+  if constexpr (std::is_same_v<T, f16>)
+    return __ushort_as_half(static_cast<unsigned short>(bits));
+  else
+    return __ushort_as_bfloat16(static_cast<unsigned short>(bits));
+}
+
 // Grid: x over rows, y over tracks. A thread has eight elements at a time.
 template <typename T, typename W>
 __global__ void __launch_bounds__(kWidenThreads) widen_kernel(WidenArgs<T, W> args) {
@@ -33,14 +43,12 @@ __global__ void __launch_bounds__(kWidenThreads) widen_kernel(WidenArgs<T, W> ar
   const std::int64_t row = args.first_row + to_row;
   const W* codes = args.codes.at[track] + row * row_stride<W>(args.in);
   T* to = args.to + (static_cast<std::int64_t>(track) * args.rows + to_row) * args.in;
-  for (int i = 8 * thread_id(); i < args.in; i += 8 * kWidenThreads) {
+  for (int i = 8 * thread_id(); i < args.in; i += 8 * block_size()) {
     Vec8 wide = widen<T, W>(*reinterpret_cast<const uint2*>(codes + i));
     const float scale = scale_at<W>(args.scales.at[track], args.in, row, i);
 #pragma unroll
-    for (std::uint32_t& pair : wide.pair) {
-      const auto values = Pair<T>::of(pair).value;
-      pair = pack<T>(to_float(values.x) * scale, to_float(values.y) * scale);
-    }
+    for (std::uint32_t& pair : wide.pair)
+      pair = pack<T>(to_float(element_of<T>(pair)) * scale, to_float(element_of<T>(pair >> 16)) * scale);
     *reinterpret_cast<Vec8*>(to + i) = wide;
   }
 }
@@ -56,8 +64,10 @@ void run(const WeightRows& from, void* to, cudaStream_t stream) {
   args.first_row = from.first_row;
   args.rows = static_cast<int>(from.rows);
   args.in = static_cast<int>(weights[0].in);
+  // Whole warps, no more than the row has pieces for.
+  const int threads = std::min(kWidenThreads, ceil_div(args.in / 8, kWarpSize) * kWarpSize);
   const dim3 grid(static_cast<unsigned>(from.rows), static_cast<unsigned>(from.tracks));
-  launch({"widen_rows", grid, dim3(kWidenThreads), stream}, widen_kernel<T, W>, args);
+  launch({"widen_rows", grid, dim3(static_cast<unsigned>(threads)), stream}, widen_kernel<T, W>, args);
 }
 
 }  // namespace

@@ -11,7 +11,8 @@
 //   not_finite                        [{dataset, count, first: index}]: elements, or int8 scales, that are
 //                                     NaN or infinite; null without --verify
 //   kv_bytes_per_token_per_track      {float32, bfloat16}: what --kv-dtype chooses between
-//   device_dtype                      of matrices, activations, keys and values on a GPU: bfloat16 or float16
+//   device_dtype                      of activations, keys and values on a GPU, and of matrices but for those of 8
+//                                     bits: bfloat16 or float16
 //   placements                        [{ranks, tracks_per_rank, weight_bytes_per_rank,
 //                                       kv_bytes_per_token_per_rank: {float32, bfloat16}}]
 //                                     for one replica, every number of ranks that fits

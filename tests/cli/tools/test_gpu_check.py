@@ -32,7 +32,7 @@ class GpuCheck(CliTest):
         told = check("--dry-run")
         self.assertEqual(told.returncode, 0, told.stderr)
         names = [line.split()[0] for line in told.stdout.splitlines()]
-        self.assertEqual(names, ["build", "op_tests", "model_tests", "demo", "bench_ops", "bench_8b", "bench_8b_128", "hf",
+        self.assertEqual(names, ["build", "op_tests", "model_tests", "demo", "bench_ops", "bench_shard", "bench_8b", "bench_8b_128", "hf",
                                  "memcheck", "racecheck", "report"])
 
     def test_without_a_gpu(self) -> None:
@@ -110,6 +110,31 @@ class GpuCheck(CliTest):
         prefill = cuda_report.prefill(CONFIG, {"input_len": 2, "ttft_ms": {"p50": 1.0}}, 800.0)
         operations = 2 * 2 * 32 * layer + 2 * 128256 * 4096 + 4 * 32 * 4096 * 3
         self.assertAlmostEqual(prefill["tflops"], operations / 1e-3 / 1e12)
+
+    def test_report_accounts_for_a_layer(self) -> None:
+        ceilings = {"copy_gb_per_s": 3900.0, "read_gb_per_s": 4000.0, "gemm_tflops": 700.0}
+        times = {"q, k and v": 6.0, "wo": 5.0, "gate, up and SwiGLU": 18.0, "down": 9.0, "add and norm": 2.0,
+                 "rope and append": 1.5, "decode attention over 192": 3.0}
+        ops = [{"op": name, "rows": rows, "us": us * rows, "bytes": 1.0} for name, us in times.items() for rows in (1, 8)]
+        ops += [{"op": "layer over 192", "rows": 1, "us": 40.0, "bytes": 100e6},
+                {"op": "layer over 192, int8 weights", "rows": 1, "us": 25.0, "bytes": 53e6},
+                {"op": "layer over 192", "rows": 16, "us": 90.0, "bytes": 120e6}]
+        one, sixteen = cuda_report.layer_accounts({"ceilings": ceilings, "ops": ops})
+        # By hand: 100 MB at 4 TB/s are 25 µs; the ops one by one, the norm twice, take 46.5.
+        self.assertEqual({key: value and round(value, 6) for key, value in one.items()},
+                         {"rows": 1, "layer_us": 40.0, "bytes_us": 25.0, "ops_beyond_bytes_us": 21.5, "unexplained_us": -6.5,
+                          "fp32_output_us": None, "int8_us": 25.0, "float8_us": None})
+        self.assertEqual((sixteen["rows"], sixteen["bytes_us"], sixteen["ops_beyond_bytes_us"], sixteen["unexplained_us"]),
+                         (16, 30.0, None, None), "ops of 16 rows were not measured")
+        folder = self.fresh("-shard")
+        folder.mkdir()
+        (folder / "stages.jsonl").write_text("")
+        (folder / "ops_a_shard.json").write_text(json.dumps({"ceilings": ceilings, "ops": ops, "shape": {"tracks": 1}}))
+        told = subprocess.run([sys.executable, str(ROOT / "perf" / "cuda_report.py"), str(folder)], capture_output=True,
+                              text=True, check=False)
+        self.assertEqual(told.returncode, 0, told.stderr)
+        self.assertIn("A layer of a_shard, 1 of its tracks", told.stdout)
+        self.assertIn("| 1 | 40.0 | 25.0 | 21.5 | -6.5 | – | 25.0 | – |", told.stdout)
 
     def test_report_of_what_was_not_measured(self) -> None:
         folder = self.fresh("-report")
