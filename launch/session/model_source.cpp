@@ -10,23 +10,60 @@
 
 namespace ptrt {
 
+namespace {
+
+// look(tensor) at every tensor of these roles that a rank has.
+template <typename Look>
+void look_at_tensors(const ModelSource& model, const Placement& placement,
+                     std::initializer_list<WeightRole> roles, const Look& look) {
+  const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
+    for (const TensorSpec& spec : tensors)
+      if (std::ranges::find(roles, spec.role) != roles.end()) look(model.file->stat(spec));
+  };
+  look_at(shared_tensors(model.config));
+  for (std::int64_t t = 0; t < placement.tracks; t++)
+    look_at(track_tensors(model.config, placement.first_track + t));
+}
+
+// A type, as long as all that were added are the same.
+class CommonType {
+ public:
+  void add(DType type) {
+    same_ &= type_.value_or(type) == type;
+    type_ = type;
+  }
+  std::optional<DType> get() const { return same_ ? type_ : std::nullopt; }
+
+ private:
+  std::optional<DType> type_;
+  bool same_ = true;
+};
+
+}  // namespace
+
 std::optional<DType> ModelSource::stored_type(const Placement& placement,
                                               std::initializer_list<WeightRole> roles) const {
   if (!file) return DType::bfloat16;  // random weights
-  std::optional<DType> type;
-  bool same = true;
-  const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
-    for (const TensorSpec& spec : tensors) {
-      if (std::ranges::find(roles, spec.role) == roles.end()) continue;
-      const DType found = file->stat(spec).dtype;
-      same &= type.value_or(found) == found;
-      type = found;
-    }
-  };
-  look_at(shared_tensors(config));
-  for (std::int64_t t = 0; t < placement.tracks; t++)
-    look_at(track_tensors(config, placement.first_track + t));
-  return same ? type : std::nullopt;
+  CommonType type;
+  look_at_tensors(*this, placement, roles, [&](const StoredTensor& stored) { type.add(stored.dtype); });
+  return type.get();
+}
+
+std::optional<DType> ModelSource::cpu_matrix_type(const Placement& placement) const {
+  if (!file) return DType::bfloat16;
+  CommonType type;
+  look_at_tensors(*this, placement, {WeightRole::matrix}, [&](const StoredTensor& stored) {
+    type.add(stored.dtype == DType::float8_e4m3 ? stored.widened : stored.dtype);
+  });
+  return type.get();
+}
+
+bool ModelSource::has_matrix(const Placement& placement, DType type) const {
+  bool found = false;
+  if (file)
+    look_at_tensors(*this, placement, {WeightRole::matrix},
+                    [&](const StoredTensor& stored) { found |= stored.dtype == type; });
+  return found;
 }
 
 bool ModelSource::has_panels() const {

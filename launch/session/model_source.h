@@ -21,6 +21,10 @@ struct ModelSource {
 
   // The stored type of all weights of these roles that a rank has; none where they differ.
   std::optional<DType> stored_type(const Placement& placement, std::initializer_list<WeightRole> roles) const;
+  // The type in which a CPU keeps all matrices of a rank: float8 is widened; none where they differ.
+  std::optional<DType> cpu_matrix_type(const Placement& placement) const;
+  // Whether some matrix of a rank is stored in that type.
+  bool has_matrix(const Placement& placement, DType type) const;
   // Whether the matrices are stored as CPU ranks keep them.
   bool has_panels() const;
 };

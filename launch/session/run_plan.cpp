@@ -86,8 +86,9 @@ std::string Agreement::cuda_obstacle() const {
   if (options_.compute == Compute::float32 || options_.compute == Compute::int8)
     return fmt::format("products take bfloat16 or float16 there, not --compute {}",
                        to_string(*options_.compute));
-  if (options_.int8_weights || model_.stored_type(plan_.placement, {WeightRole::matrix}) == DType::int8)
+  if (options_.int8_weights || model_.has_matrix(plan_.placement, DType::int8))
     return "it takes no int8 weights";
+  if (model_.has_matrix(plan_.placement, DType::float8_e4m3)) return "it takes no float8 weights";
   if (config.head_dim > kCudaMaxHeadDim || config.tracks > kCudaMaxTracks)
     return fmt::format("it takes up to {} tracks and a head_dim of up to {}, the model has {} and {}",
                        kCudaMaxTracks, kCudaMaxHeadDim, config.tracks, config.head_dim);
@@ -147,7 +148,7 @@ void Agreement::choose_types() {
 Compute Agreement::choose_compute() const {
   if (options_.compute) return *options_.compute;
   const std::optional<DType> type =
-      options_.int8_weights ? DType::int8 : model_.stored_type(plan_.placement, {WeightRole::matrix});
+      options_.int8_weights ? DType::int8 : model_.cpu_matrix_type(plan_.placement);
   if (type == DType::int8 && cpu_computes(Compute::int8)) return Compute::int8;
   if (type == DType::bfloat16 && cpu_computes(Compute::bfloat16)) return Compute::bfloat16;
   return Compute::float32;

@@ -18,9 +18,9 @@ std::size_t aligned(std::size_t bytes) {
 }
 
 DType kept_dtype(const WeightSpec& spec, DType activation_dtype) {
-  if (spec.dtype == DType::int8)
-    throw_bad_input("{}: the CUDA backend takes no int8 weights; convert the model, or use --backend cpu",
-                    spec.name);
+  if (size_of(spec.dtype) == 1)
+    throw_bad_input("{}: the CUDA backend takes no {} weights; convert the model, or use --backend cpu",
+                    spec.name, to_string(spec.dtype));
   switch (spec.role) {
     case WeightRole::matrix:
     case WeightRole::tied_embedding:
