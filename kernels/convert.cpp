@@ -54,6 +54,7 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 #include "kernels/base/error.h"
 #include "kernels/cpu/simd/dispatch.h"
+#include "kernels/float8.h"
 #include "kernels/int8.h"
 
 namespace ptrt {
@@ -62,16 +63,16 @@ namespace {
 PTRT_EXPORT(widen_simd);
 PTRT_EXPORT(round_simd);
 
-[[noreturn]] void refuse(const WeightSpec& spec, std::int64_t row, std::size_t column, float value) {
+[[noreturn]] void refuse(const WeightSpec& spec, std::int64_t row, std::size_t column, float value,
+                         const std::string& limit) {
   const std::string stack = spec.count > 1 ? fmt::format("{}, ", row / spec.out) : "";
-  throw_bad_input("{}: element [{}{}, {}] is {}: int8 takes finite weights of at most {:.0f}", spec.name,
-                  stack, row % spec.out, column, value, kLargestInt8Weight);
+  throw_bad_input("{}: element [{}{}, {}] is {}: {}", spec.name, stack, row % spec.out, column, value, limit);
 }
 
 }  // namespace
 
 void widen(DType type, const std::byte* from, std::int64_t n, float* to) {
-  PTRT_CHECK(type != DType::int8);
+  PTRT_CHECK(size_of(type) > 1);
   PTRT_DISPATCH(widen_simd)(type, from, n, to);
 }
 
@@ -90,7 +91,25 @@ void Int8Rows::quantize(const WeightSpec& spec, std::int64_t first, std::span<co
     widen(spec.dtype, rows.data() + r * row_bytes, spec.in, wide_.data());
     const std::size_t bad = quantize_int8_row(wide_, std::span(q_).subspan(r * width, width),
                                               std::span(scales_).subspan(r * groups, groups));
-    if (bad < width) refuse(spec, first + static_cast<std::int64_t>(r), bad, wide_[bad]);
+    if (bad < width)
+      refuse(spec, first + static_cast<std::int64_t>(r), bad, wide_[bad],
+             fmt::format("int8 takes finite weights of at most {:.0f}", kLargestInt8Weight));
+  }
+}
+
+void Float8Rows::quantize(const WeightSpec& spec, std::int64_t first, std::span<const std::byte> rows) {
+  const auto width = static_cast<std::size_t>(spec.in);
+  const std::size_t row_bytes = width * size_of(spec.dtype), count = rows.size() / row_bytes;
+  wide_.resize(width);
+  codes_.resize(count * width);
+  scales_.resize(count);
+  for (std::size_t r = 0; r < count; ++r) {
+    widen(spec.dtype, rows.data() + r * row_bytes, spec.in, wide_.data());
+    const std::size_t bad =
+        quantize_float8_row(wide_, std::span(codes_).subspan(r * width, width), scales_[r]);
+    if (bad < width)
+      refuse(spec, first + static_cast<std::int64_t>(r), bad, wide_[bad],
+             fmt::format("float8 takes finite weights of at most {:g}", kLargestFloat8Weight));
   }
 }
 

@@ -31,4 +31,18 @@ class Int8Rows {
   std::vector<std::uint16_t> scales_;
 };
 
+// The same for float8, with one scale a row (float8.h).
+class Float8Rows {
+ public:
+  void quantize(const WeightSpec& spec, std::int64_t first, std::span<const std::byte> rows);
+
+  std::span<const std::uint8_t> codes() const { return codes_; }  // [rows][in]
+  std::span<const float> scales() const { return scales_; }       // [rows]
+
+ private:
+  std::vector<float> wide_;
+  std::vector<std::uint8_t> codes_;
+  std::vector<float> scales_;
+};
+
 }  // namespace ptrt

@@ -25,8 +25,8 @@ struct CpuOptions {
   // bfloat16; int8 quantises activations in groups of kInt8Group and needs int8 matrices; float32
   // takes every weight type.
   Compute compute = Compute::float32;
-  // Matrices of other types (not routers, not tables that are looked up) become int8 at load, or
-  // the load is refused: every weight must be finite and at most kLargestInt8Weight (int8.h).
+  // Matrices of other types (float8 ones once widened; not routers, not tables that are looked up) become
+  // int8 at load, or the load is refused: every weight must be finite and at most kLargestInt8Weight (int8.h).
   bool quantize_int8 = false;
   // Where weights lie; null: in memory of this process alone. Where it is adopted when weights are loaded, their
   // sources are not read.
@@ -37,8 +37,8 @@ struct CpuOptions {
 // options.
 std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 
-// What such a backend keeps of a weight: its type, and its bytes. Both throw bad_input where the stored type
-// does not fit the options.
+// What such a backend keeps of a weight: its type, and its bytes. float8 is kept as what it widens to. Both throw
+// bad_input where the stored type does not fit the options.
 DType cpu_weight_type(const WeightSpec& spec, const CpuOptions& options);
 std::size_t cpu_weight_bytes(const WeightSpec& spec, const CpuOptions& options);
 

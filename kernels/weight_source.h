@@ -34,7 +34,16 @@ struct WeightSpec {
   WeightRole role = WeightRole::matrix;
   DType dtype = DType::float32;  // as stored in the file
   std::int64_t count = 1, out = 0, in = 0;
+  // Of float8: bfloat16 where that holds every element exactly, else float32. What the weight becomes in a backend
+  // whose products do not take float8.
+  DType widened = DType::float32;
 };
+
+// Bytes of the scales of a row of so many columns; 0 for types that have none.
+constexpr std::size_t row_scale_bytes(DType dtype, std::int64_t columns) {
+  if (dtype == DType::float8_e4m3) return sizeof(float);
+  return dtype == DType::int8 ? static_cast<std::size_t>((columns + kInt8Group - 1) / kInt8Group) * 2 : 0;
+}
 
 // How the elements of a weight lie in memory or in a file.
 enum class WeightLayout : std::uint8_t { rows, panels };  // row-major; as in kernels/cpu/weights/packed.h

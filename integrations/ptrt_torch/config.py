@@ -11,7 +11,7 @@ def read_config(path) -> dict:
 
 
 def main_type(path) -> str:
-    """The type of a model file's embedding, "float32", "float16" or "bfloat16": that of most of its weights, int8 ones apart."""
+    """The type of a model file's embedding, "float32", "float16" or "bfloat16": that of most of its weights, int8 and float8 ones apart."""
     with ModelReader(path) as reader:
         return reader.stored_type("/shared/embedding")
 

@@ -9,7 +9,7 @@ from .convert.ptrt_reader import ModelReader
 class ShardReader:
     """tensor() reads one dataset and checks its shape, type and crc32c; the file of a split track is opened with its first one.
 
-    int8 matrices are given as the float32 values that they stand for, exactly: whoever takes them rounds them to the type
+    int8 and float8 matrices are given as the float32 values that they stand for: whoever takes them rounds them to the type
     it computes in, so they save disk, not memory. Matrices in panels (`ptrt pack`) are refused: their layout is that of
     ptrt's CPU products, and `ptrt pack --layout rows` writes a plain file.
     """
@@ -27,7 +27,7 @@ class ShardReader:
 
     @property
     def bytes_read(self) -> int:
-        """Of datasets, scales of int8 included."""
+        """Of datasets, scales included."""
         return self._file.bytes_read
 
     @property

@@ -15,6 +15,7 @@
 #include "kernels/cpu/matmul/activations.h"
 #include "kernels/cpu/matmul/matmul.h"
 #include "kernels/cpu/reference_math.h"
+#include "kernels/cpu/weights/widened_float8.h"
 #include "kernels/int8.h"
 
 namespace ptrt {
@@ -172,6 +173,10 @@ std::shared_ptr<std::byte[]> ReferenceBackend::allocate(std::size_t bytes, const
 
 // Row-major in the type that the options ask for; int8: all q, then all scales.
 Weight ReferenceBackend::load_weight(const WeightSpec& spec, WeightSource& source) {
+  if (spec.dtype == DType::float8_e4m3) {
+    WidenedFloat8 wide(spec, source);
+    return load_weight(widened(spec), wide);
+  }
   Weight w{nullptr, spec.dtype, spec.count, spec.out, spec.in};
   const std::int64_t rows = w.count * w.out;
   const auto scale_bytes = static_cast<std::size_t>(rows * int8_groups(w.in)) * 2;

@@ -67,11 +67,11 @@ struct InitOptions {
   bool split = false;
 };
 
-// Matrices become int8, the only type there is.
 struct QuantizeOptions {
   std::string model;
   bool trust_links = false;
   std::string output;
+  DType weights = DType::int8;  // that matrices become: int8 or float8_e4m3
   bool split = false;
 };
 

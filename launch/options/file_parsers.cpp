@@ -29,22 +29,21 @@ void add_init(CLI::App& app, Command& chosen) {
 void add_quantize(CLI::App& app, Command& chosen) {
   const auto options = std::make_shared<QuantizeOptions>();
   CLI::App* command =
-      add_command(app, "quantize", "Write a model with its matrices as int8", options, chosen);
+      add_command(app, "quantize", "Write a model with its matrices as int8 or float8", options, chosen);
   add_model(*command, options->model, options->trust_links, "Model file (HDF5) of floating-point weights")
       ->required();
   add_model_output(*command, options->output, options->split);
   begin_group(*command, "Weights");
-  command
-      ->add_option_function<std::string>(
-          "--weights", [](const std::string&) {},
-          "Type of the matrices, int8 only: groups of 32 along a row with a float16 scale.\n"
-          "Norms, routers and embeddings stay as stored")
-      ->type_name("{int8}")
-      ->required()
-      ->check(CLI::IsMember({"int8"}).description(""));
+  add_choice<DType>(
+      *command, "--weights", options->weights, {{"int8", DType::int8}, {"fp8_e4m3", DType::float8_e4m3}},
+      "Type of the matrices. int8: groups of 32 along a row with a float16 scale; fp8_e4m3: 8-bit\n"
+      "floats, a row with a scale that is a power of two. Norms, routers and embeddings stay as stored")
+      ->default_str("")  // it must be given
+      ->required();
   command->footer(R"(Examples:
   ptrt quantize model.h5 -o model-int8.h5 --weights int8
-  ptrt generate model-int8.h5 requests.jsonl -o results.jsonl     (the same results as model.h5 with --weights int8))");
+  ptrt generate model-int8.h5 requests.jsonl -o results.jsonl     (the same results as model.h5 with --weights int8)
+  ptrt quantize model.h5 -o model-fp8.h5 --weights fp8_e4m3       (CPU ranks widen it on load, to bfloat16))");
 }
 
 void add_pack(CLI::App& app, Command& chosen) {

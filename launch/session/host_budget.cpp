@@ -32,7 +32,7 @@ class Needs {
   // Every weight in the widest type: without a look into the file.
   HostNeeds at_most() const {
     HostNeeds most = needs_;
-    for (const ShardEntry& entry : manifest_) most.weights += bytes(entry, DType::float32, {});
+    for (const ShardEntry& entry : manifest_) most.weights += bytes(entry.mine.weight(DType::float32), {});
     return shared(most);
   }
 
@@ -42,14 +42,14 @@ class Needs {
     const bool panels = model_.has_panels();
     for (const ShardEntry& entry : manifest_) {
       if (!model_.file) {
-        all.weights += bytes(entry, DType::bfloat16, kept);
+        all.weights += bytes(entry.mine.weight(DType::bfloat16), kept);
         continue;
       }
       const StoredTensor stored = model_.file->stat(entry.whole);
-      const bool as_stored =
-          cpu_weight_type(entry.mine.weight(stored.dtype), kept) == stored.dtype && !entry.part;
+      const WeightSpec weight = entry.mine.weight(stored.dtype, stored.widened);
+      const bool as_stored = cpu_weight_type(weight, kept) == stored.dtype && !entry.part;
       (as_stored && panels && can_map(entry.mine.role, stored) ? all.mapped : all.weights) +=
-          bytes(entry, stored.dtype, kept);
+          bytes(weight, kept);
     }
     return shared(all);
   }
@@ -60,8 +60,8 @@ class Needs {
     needs.weights = (needs.weights + plan_.weights.ranks - 1) / plan_.weights.ranks;
     return needs;
   }
-  static std::int64_t bytes(const ShardEntry& entry, DType stored, const CpuOptions& kept) {
-    return static_cast<std::int64_t>(cpu_weight_bytes(entry.mine.weight(stored), kept));
+  static std::int64_t bytes(const WeightSpec& weight, const CpuOptions& kept) {
+    return static_cast<std::int64_t>(cpu_weight_bytes(weight, kept));
   }
 
   // As a file of panels has its matrices, and its tables beside them.

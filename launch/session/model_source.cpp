@@ -10,11 +10,30 @@
 
 namespace ptrt {
 
-void ModelSource::for_each_weight(const Placement& placement,
-                                  const std::function<void(const TensorSpec&, DType)>& look) const {
+namespace {
+
+// A type, as long as all that were added are the same.
+class CommonType {
+ public:
+  void add(DType type) {
+    same_ &= type_.value_or(type) == type;
+    type_ = type;
+  }
+  std::optional<DType> get() const { return same_ ? type_ : std::nullopt; }
+
+ private:
+  std::optional<DType> type_;
+  bool same_ = true;
+};
+
+}  // namespace
+
+void ModelSource::for_each_weight(
+    const Placement& placement,
+    const std::function<void(const TensorSpec&, const StoredTensor&)>& look) const {
   if (!file) return;
   const auto look_at = [&](const std::vector<TensorSpec>& tensors) {
-    for (const TensorSpec& spec : tensors) look(spec, file->stat(spec).dtype);
+    for (const TensorSpec& spec : tensors) look(spec, file->stat(spec));
   };
   look_at(shared_tensors(config));
   for (std::int64_t t = 0; t < placement.tracks; t++)
@@ -24,14 +43,29 @@ void ModelSource::for_each_weight(const Placement& placement,
 std::optional<DType> ModelSource::stored_type(const Placement& placement,
                                               std::initializer_list<WeightRole> roles) const {
   if (!file) return DType::bfloat16;  // random weights
-  std::optional<DType> type;
-  bool same = true;
-  for_each_weight(placement, [&](const TensorSpec& spec, DType found) {
-    if (std::ranges::find(roles, spec.role) == roles.end()) return;
-    same &= type.value_or(found) == found;
-    type = found;
+  CommonType type;
+  for_each_weight(placement, [&](const TensorSpec& spec, const StoredTensor& stored) {
+    if (std::ranges::find(roles, spec.role) != roles.end()) type.add(stored.dtype);
   });
-  return same ? type : std::nullopt;
+  return type.get();
+}
+
+std::optional<DType> ModelSource::cpu_matrix_type(const Placement& placement) const {
+  if (!file) return DType::bfloat16;
+  CommonType type;
+  for_each_weight(placement, [&](const TensorSpec& spec, const StoredTensor& stored) {
+    if (spec.role == WeightRole::matrix)
+      type.add(stored.dtype == DType::float8_e4m3 ? stored.widened : stored.dtype);
+  });
+  return type.get();
+}
+
+bool ModelSource::has_matrix(const Placement& placement, DType type) const {
+  bool found = false;
+  for_each_weight(placement, [&](const TensorSpec& spec, const StoredTensor& stored) {
+    found |= spec.role == WeightRole::matrix && stored.dtype == type;
+  });
+  return found;
 }
 
 bool ModelSource::has_panels() const {

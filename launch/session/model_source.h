@@ -20,11 +20,15 @@ struct ModelSource {
   std::string tokenizer_text;  // kind, size and digest of the file's tokenizer
   std::string chat_template;   // the file's; "": it has none
 
-  // Calls look(spec, stored type) for the weights that a rank has; there are none without a file.
+  // Calls look(spec, how it is stored) for the weights that a rank has; there are none without a file.
   void for_each_weight(const Placement& placement,
-                       const std::function<void(const TensorSpec&, DType)>& look) const;
+                       const std::function<void(const TensorSpec&, const StoredTensor&)>& look) const;
   // The stored type of all weights of these roles that a rank has; none where they differ.
   std::optional<DType> stored_type(const Placement& placement, std::initializer_list<WeightRole> roles) const;
+  // The type in which a CPU keeps all matrices of a rank: float8 is widened; none where they differ.
+  std::optional<DType> cpu_matrix_type(const Placement& placement) const;
+  // Whether some matrix of a rank is stored in that type.
+  bool has_matrix(const Placement& placement, DType type) const;
   // Whether the matrices are stored as CPU ranks keep them.
   bool has_panels() const;
 };

@@ -153,7 +153,7 @@ void Agreement::choose_types() {
 Compute Agreement::choose_compute() const {
   if (options_.compute) return *options_.compute;
   const std::optional<DType> type =
-      options_.int8_weights ? DType::int8 : model_.stored_type(plan_.placement, {WeightRole::matrix});
+      options_.int8_weights ? DType::int8 : model_.cpu_matrix_type(plan_.placement);
   if (type == DType::int8 && cpu_computes(Compute::int8)) return Compute::int8;
   if (type == DType::bfloat16 && cpu_computes(Compute::bfloat16)) return Compute::bfloat16;
   return Compute::float32;
@@ -266,8 +266,8 @@ void Agreement::compare_gpus() {
 
 DeviceNeeds Agreement::needs_on_device() {
   DeviceTypes types{.activations = plan_.activation_dtype};  // of random weights
-  model_.for_each_weight(plan_.placement, [&](const TensorSpec& spec, DType stored) {
-    types.note(spec, stored);
+  model_.for_each_weight(plan_.placement, [&](const TensorSpec& spec, const StoredTensor& stored) {
+    types.note(spec, stored.dtype);
     if (spec.role == WeightRole::matrix || spec.role == WeightRole::tied_embedding)
       plan_.matrix_types.insert(types.of_matrix(spec));
   });

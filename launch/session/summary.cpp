@@ -33,6 +33,13 @@ std::string mapped_part(const ModelSession& session) {
                                                static_cast<double>(backend.weight_bytes()));
 }
 
+// Of the weights, where they are not kept as they are stored.
+std::string stored_part(const ModelSession& session) {
+  const bool widened = session.plan().device == Device::cpu &&
+                       session.model().has_matrix(session.plan().placement, DType::float8_e4m3);
+  return widened ? fmt::format(" (stored as {})", to_string(DType::float8_e4m3)) : "";
+}
+
 std::string shared_part(const RunPlan& plan) {
   if (plan.weights.ranks > 1) return fmt::format(", one copy for {} ranks", plan.weights.ranks);
   return plan.weights.why_not.empty() ? "" : ", not shared: " + plan.weights.why_not;
@@ -117,14 +124,15 @@ std::string describe_run(const ModelSession& session) {
   const Backend& backend = session.backend();
   const std::string line = fmt::format(
       "{}: {} tracks x {} layers, {} sync points | {}, {} a rank{}, {} | {} x {} ({}, {}, {} products) | "
-      "a rank holds {:.1f} MiB weights{}{}, {:.1f} MiB KV ({}) for {} tokens",
+      "a rank holds {:.1f} MiB weights{}{}{}, {:.1f} MiB KV ({}) for {} tokens",
       config.name.empty() ? "model" : config.name, config.tracks, config.layers,
       config.tracks > 1 ? config.blocks() : 0, count(p.world_size, "rank"), count(p.tracks, "track"),
       p.tensor_parallel > 1 ? fmt::format(" (1/{} of each)", p.tensor_parallel) : "",
       count(p.replicas, "replica"), backend.traits().name, count(backend.traits().threads, "thread"),
       plan.cores.describe(), backend.instruction_set(), plan.product_type(),
-      static_cast<double>(backend.weight_bytes()) / kMiB, mapped_part(session), shared_part(plan),
-      static_cast<double>(session.engine().kv_bytes()) / kMiB, to_string(plan.kv_dtype), session.kv_tokens());
+      static_cast<double>(backend.weight_bytes()) / kMiB, stored_part(session), mapped_part(session),
+      shared_part(plan), static_cast<double>(session.engine().kv_bytes()) / kMiB, to_string(plan.kv_dtype),
+      session.kv_tokens());
   return emulation_notice(session) + line + describe_devices(session);
 }
 

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "kernels/int8.h"
+
 namespace ptrt {
 namespace {
 
@@ -71,8 +73,8 @@ std::int64_t TensorSpec::elements() const {
   return product;
 }
 
-WeightSpec TensorSpec::weight(DType dtype) const {
-  WeightSpec weight{path, role, dtype, 1, 1, shape.back()};
+WeightSpec TensorSpec::weight(DType dtype, DType widened) const {
+  WeightSpec weight{path, role, dtype, 1, 1, shape.back(), widened};
   if (shape.size() >= 2) weight.out = shape[shape.size() - 2];
   if (shape.size() == 3) weight.count = shape[0];
   return weight;
@@ -80,6 +82,15 @@ WeightSpec TensorSpec::weight(DType dtype) const {
 
 std::string scale_path(const TensorSpec& spec) {
   return spec.path + ".scale";
+}
+
+std::vector<std::int64_t> scale_shape(const TensorSpec& spec, DType dtype) {
+  std::vector<std::int64_t> shape = spec.shape;
+  if (dtype == DType::float8_e4m3)
+    shape.pop_back();
+  else
+    shape.back() = int8_groups(shape.back());
+  return shape;
 }
 
 std::string track_group(std::int64_t track) {

@@ -57,11 +57,13 @@ struct TensorSpec {
     return id == TensorId::bq || id == TensorId::bk || id == TensorId::bv || id == TensorId::bo;
   }
   std::int64_t elements() const;
-  WeightSpec weight(DType dtype) const;  // what a backend loads, where it is stored in that type
+  // What a backend loads, where it is stored in that type; `widened` as in WeightSpec.
+  WeightSpec weight(DType dtype, DType widened = DType::float32) const;
 };
 
-// The dataset of an int8 tensor's scales: "/tracks/03/layers/007/wq.scale".
+// The dataset of the scales of an int8 or float8 tensor, "/tracks/03/layers/007/wq.scale", and its shape.
 std::string scale_path(const TensorSpec& spec);
+std::vector<std::int64_t> scale_shape(const TensorSpec& spec, DType dtype);
 
 std::string track_group(std::int64_t track);                     // "/tracks/03"
 std::string layer_path(std::int64_t track, std::int64_t layer);  // "/tracks/03/layers/007"

@@ -9,6 +9,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/scalar_types.h"
 #include "kernels/cpu/weights/packed.h"
+#include "kernels/float8.h"
 
 namespace ptrt {
 namespace {
@@ -45,6 +46,8 @@ FiniteScan::FiniteScan(const StoredTensor& tensor, Of of) : tensor_(tensor), of_
 
 void FiniteScan::add(std::size_t at, std::span<const std::byte> bytes) {
   constexpr Format<std::uint16_t> kScale{0x7C00, 0x8000};
+  if (of_ == Of::scales && tensor_.dtype == DType::float8_e4m3)
+    return scan<std::uint32_t>(at, bytes, {0x7F800000, 0x80000000});
   if (of_ == Of::scales) return scan<std::uint16_t>(at, bytes, kScale);
   switch (tensor_.dtype) {
     case DType::float32:
@@ -57,7 +60,7 @@ void FiniteScan::add(std::size_t at, std::span<const std::byte> bytes) {
       if (tensor_.layout == WeightLayout::panels) scan_scale_lines(at, bytes);
       return;
     case DType::float8_e4m3:
-      return;
+      return scan_float8(at, bytes);
   }
 }
 
@@ -104,6 +107,18 @@ void FiniteScan::scan_scale_lines(std::size_t at, std::span<const std::byte> byt
   }
 }
 
+void FiniteScan::scan_float8(std::size_t at, std::span<const std::byte> bytes) {
+  for (std::size_t begin = 0; begin < bytes.size(); begin += kBlock) {
+    const auto block = bytes.subspan(begin, std::min(kBlock, bytes.size() - begin));
+    bool any = false;
+    for (const std::byte code : block) any |= is_float8_nan(static_cast<std::uint8_t>(code));
+    if (!any) continue;
+    for (std::size_t i = 0; i < block.size(); ++i)
+      if (const auto code = static_cast<std::uint8_t>(block[i]); is_float8_nan(code))
+        found(at + begin + i, from_float8(code));
+  }
+}
+
 void FiniteScan::found(std::size_t at, float value) {
   if (count_++ > 0 && at > first_at_) return;
   first_at_ = at;
@@ -118,9 +133,12 @@ std::vector<std::int64_t> FiniteScan::first() const {
   if (of_ == Of::content && tensor_.layout == WeightLayout::panels) {
     place = place_in_panels({tensor_.dtype, shape[shape.size() - 2], shape.back()}, at);
   } else {
-    const std::int64_t width = has_scales() ? int8_groups(shape.back()) : shape.back();
-    const std::int64_t element =
-        at / static_cast<std::int64_t>(has_scales() ? sizeof(std::uint16_t) : size_of(tensor_.dtype));
+    const bool scales = has_scales(), float8 = tensor_.dtype == DType::float8_e4m3;
+    const std::int64_t width = !scales ? shape.back() : float8 ? 1 : int8_groups(shape.back());
+    const std::size_t bytes = !scales  ? size_of(tensor_.dtype)
+                              : float8 ? sizeof(float)
+                                       : sizeof(std::uint16_t);
+    const std::int64_t element = at / static_cast<std::int64_t>(bytes);
     place = {element / width, element % width};
   }
   std::vector<std::int64_t> index(shape.size());

@@ -14,9 +14,9 @@ namespace ptrt {
 class FiniteScan {
  public:
   // `tensor`, which outlives this object, describes the dataset: its elements; of int8 in panels, the
-  // scales between them. Other int8 elements are all finite.
+  // scales between them. Other int8 elements are all finite. Elements of float8 that are NaN count as not finite.
   explicit FiniteScan(const StoredTensor& tensor) : FiniteScan(tensor, Of::content) {}
-  // Of the dataset of an int8 tensor's scales. Scales must not be negative either.
+  // Of the dataset of an int8 or float8 tensor's scales. Scales must not be negative either.
   static FiniteScan of_scales(const StoredTensor& tensor) { return {tensor, Of::scales}; }
 
   // The dataset's bytes from `at` on: whole elements, each once, in any order.
@@ -24,7 +24,7 @@ class FiniteScan {
 
   std::int64_t count() const { return count_; }  // of elements (or scales) that are not finite
   // The first of them in the dataset: its index in the tensor, a scale's with its group in place of the
-  // column. There must be one.
+  // column (float8: 0). There must be one.
   std::vector<std::int64_t> first() const;
   // "2 elements are not finite; the first is [3, 7]: nan"; "" if there are none.
   std::string describe() const;
@@ -42,6 +42,7 @@ class FiniteScan {
   template <typename Bits>
   void scan(std::size_t at, std::span<const std::byte> bytes, Format<Bits> format);
   void scan_scale_lines(std::size_t at, std::span<const std::byte> bytes);
+  void scan_float8(std::size_t at, std::span<const std::byte> bytes);
   void found(std::size_t at, float value);
   bool has_scales() const { return of_ == Of::scales || tensor_.dtype == DType::int8; }
 

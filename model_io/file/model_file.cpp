@@ -16,11 +16,12 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/file_descriptor.h"
-#include "kernels/int8.h"
+#include "kernels/float8.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/file/dataset_consistency.h"
 #include "model_io/file/panels_reader.h"
 #include "model_io/hdf5/linked_files.h"
+#include "model_io/hdf5/tensor_types.h"
 
 namespace ptrt {
 namespace {
@@ -55,64 +56,6 @@ std::string config_text(const H5File& file) {
   auto text = file.root().string_attribute("config");
   if (!text) throw_bad_input("{}: root attribute \"config\" is missing", file.path());
   return *std::move(text);
-}
-
-std::optional<WeightLayout> stored_layout(const H5Dataset& dataset, const TensorSpec& spec,
-                                          const std::string& file) {
-  const auto name = dataset.string_attribute("layout");
-  if (!name) return std::nullopt;
-  if (*name == kRowLayoutName) return WeightLayout::rows;
-  if (*name != kPanelLayoutName)
-    throw_bad_input(
-        "{}: dataset {}: layout \"{}\" is not known here, \"{}\" is: `ptrt pack --layout rows` of the "
-        "version that wrote the file makes a plain one of it",
-        file, spec.path, *name, kPanelLayoutName);
-  if (!is_multiplied(spec.role))
-    throw_bad_input("{}: dataset {}: layout \"{}\" is for matrices that products take", file, spec.path,
-                    *name);
-  return WeightLayout::panels;
-}
-
-// In panels the attribute names the type, and the dataset has bytes.
-DType panel_type(const H5Dataset& dataset, const TensorSpec& spec, const std::string& file) {
-  if (dataset.info().type != H5Type::uint8)
-    throw_bad_input("{}: dataset {}: expected uint8 for layout \"{}\", found {}", file, spec.path,
-                    kPanelLayoutName, dataset.type_name());
-  const auto name = dataset.string_attribute("dtype");
-  for (const DType dtype : {DType::float32, DType::float16, DType::bfloat16, DType::int8}) {
-    if (name != to_string(dtype)) continue;
-    if (dtype == DType::int8 && spec.role != WeightRole::matrix) break;
-    return dtype;
-  }
-  throw_bad_input(
-      "{}: dataset {}: expected the attribute dtype = \"float32\", \"float16\"{} \"bfloat16\"{}, found {}",
-      file, spec.path, spec.role == WeightRole::matrix ? "," : " or",
-      spec.role == WeightRole::matrix ? " or \"int8\"" : "", name ? fmt::format("\"{}\"", *name) : "none");
-}
-
-DType element_type(const H5Dataset& dataset, const TensorSpec& spec, const std::string& file) {
-  const bool may_be_int8 = spec.role == WeightRole::matrix;
-  switch (dataset.info().type) {
-    case H5Type::float32:
-      return DType::float32;
-    case H5Type::float16:
-      return DType::float16;
-    case H5Type::uint16: {
-      const auto dtype = dataset.string_attribute("dtype");
-      if (dtype == "bfloat16") return DType::bfloat16;
-      throw_bad_input("{}: dataset {}: uint16 needs the attribute dtype = \"bfloat16\", found {}", file,
-                      spec.path, dtype ? fmt::format("dtype = \"{}\"", *dtype) : "none");
-    }
-    case H5Type::int8:
-      if (may_be_int8) return DType::int8;
-      [[fallthrough]];
-    default:
-      throw_bad_input(
-          "{}: dataset {}: expected float32, float16{} bfloat16 (uint16 with the attribute dtype = "
-          "\"bfloat16\"){}, found {}",
-          file, spec.path, may_be_int8 ? "," : " or", may_be_int8 ? " or int8" : "; int8 is for matrices",
-          dataset.type_name());
-  }
 }
 
 std::optional<std::uint32_t> stored_crc32c(const H5Dataset& dataset, const std::string& file,
@@ -239,20 +182,31 @@ struct ModelFile::Impl {
     const DType dtype = panels ? panel_type(dataset, spec, file) : element_type(dataset, spec, file);
     if (panels) check_shape(found, spec.path, panels_shape(spec.shape, dtype));
     StoredTensor stored{stat(found, spec.path), dtype, spec.shape, {}, layout.value_or(WeightLayout::rows)};
-    if (dtype == DType::int8 && !panels) stored.scales = look_up_scales(spec);
+    if (stored.has_scales_apart()) stored.scales = look_up_scales(spec, dtype);
+    if (dtype == DType::float8_e4m3) stored.widened = widened_type(*stored.scales);
     return stored;
   }
 
-  StoredDataset look_up_scales(const TensorSpec& spec) {
-    std::vector<std::int64_t> shape = spec.shape;
-    shape.back() = int8_groups(shape.back());
+  StoredDataset look_up_scales(const TensorSpec& spec, DType dtype) {
+    const std::vector<std::int64_t> shape = scale_shape(spec, dtype);
     const std::string path = scale_path(spec);
-    const Found scales = open(path, shape, fmt::format("the int8 dataset {}", spec.path));
+    const Found scales = open(path, shape, fmt::format("the {} dataset {}", to_string(dtype), spec.path));
     check_shape(scales, path, shape);
-    if (scales.dataset.info().type != H5Type::float16)
-      throw_bad_input("{}: dataset {}: expected float16, found {}", scales.file->path(), path,
-                      scales.dataset.type_name());
+    const bool int8 = dtype == DType::int8;
+    if (scales.dataset.info().type != (int8 ? H5Type::float16 : H5Type::float32))
+      throw_bad_input("{}: dataset {}: expected {}, found {}", scales.file->path(), path,
+                      int8 ? "float16" : "float32", scales.dataset.type_name());
     return stat(scales, path);
+  }
+
+  // Memory is planned, and the type of the products chosen, before anything is loaded: both depend on the values of
+  // the scales, which are few. They do not count as read: they are read again with their matrix.
+  DType widened_type(const StoredDataset& float8_scales) {
+    std::vector<float> scales(float8_scales.bytes / sizeof(float));
+    std::atomic<std::size_t> not_counted = 0;
+    reader(float8_scales, not_counted)->read_uncounted(0, std::as_writable_bytes(std::span(scales)));
+    check_float8_scales(float8_scales, 0, scales);
+    return widened_float8_type(scales);
   }
 
   TokenizerBlob read_tokenizer() {
@@ -302,17 +256,17 @@ struct ModelFile::Impl {
     return names;
   }
 
-  std::unique_ptr<DatasetReader> reader(const StoredDataset& stored) {
+  std::unique_ptr<DatasetReader> reader(const StoredDataset& stored, std::atomic<std::size_t>& read_so_far) {
     if (stored.offset) {
       FileMap& map = maps.try_emplace(stored.descriptor, stored.descriptor, stored.file).first->second;
-      return std::make_unique<DatasetReader>(stored, bytes_read, map);
+      return std::make_unique<DatasetReader>(stored, read_so_far, map);
     }
     const auto found = find(stored.name);
     if (!found) throw_bad_input("{}: dataset {} is missing", stored.file, stored.name);
     const H5Dataset& dataset = found->dataset;
     std::vector<std::byte> content(stored.bytes);
     dataset.read(0, content);
-    bytes_read += content.size();
+    read_so_far += content.size();
     const std::uint32_t crc = crc32c(0, content);
     if (dataset.info().big_endian) swap_bytes(content, dataset.element_bytes());
     return std::make_unique<DatasetReader>(stored, std::move(content), crc);
@@ -388,10 +342,12 @@ StoredTensor ModelFile::stat(const TensorSpec& spec) const {
 }
 
 std::unique_ptr<TensorReader> ModelFile::open(const StoredTensor& stored) const {
-  if (stored.layout == WeightLayout::panels)
-    return std::make_unique<PanelsReader>(stored, impl_->reader(stored));
-  return std::make_unique<RowsReader>(stored, impl_->reader(stored),
-                                      stored.scales ? impl_->reader(*stored.scales) : nullptr);
+  const auto reader = [&](const StoredDataset& dataset) { return impl_->reader(dataset, impl_->bytes_read); };
+  if (stored.layout == WeightLayout::panels) return std::make_unique<PanelsReader>(stored, reader(stored));
+  auto scales = stored.scales ? reader(*stored.scales) : nullptr;
+  if (stored.dtype == DType::float8_e4m3)
+    return std::make_unique<Float8Reader>(stored, reader(stored), std::move(scales));
+  return std::make_unique<RowsReader>(stored, reader(stored), std::move(scales));
 }
 
 }  // namespace ptrt

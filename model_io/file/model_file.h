@@ -33,7 +33,8 @@ class ModelFile {
 
   // Shape, type and checksums of one tensor from the file's metadata, checked against the spec:
   // missing (names it, or the shard file that is not there), misshapen or of a type that its role
-  // does not have (expected and found), without its scales, truncated. Reads no data.
+  // does not have (expected and found), without its scales, truncated. Reads no data, but for the scales of float8:
+  // one that is not allowed is named.
   StoredTensor stat(const TensorSpec& spec) const;
   // All that there is: of every track whose file is there. Calls `look` with each tensor. Throws like stat().
   ModelMetadata metadata(const std::function<void(const StoredTensor&)>& look = {}) const;

@@ -106,7 +106,7 @@ void members(auto& io, Of<StoredDataset> auto& d) {
 }
 void members(auto& io, Of<StoredTensor> auto& t) {
   io(t.file), io(t.name), io(t.bytes), io(t.crc32c), io(t.offset);
-  io(t.dtype), io(t.shape), io(t.scales), io(t.layout);
+  io(t.dtype), io(t.shape), io(t.scales), io(t.layout), io(t.widened);
 }
 void members(auto& io, Of<ModelMetadata::Tensor> auto& t) {
   io(t.role), io(t.stored);

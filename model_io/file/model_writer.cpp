@@ -9,7 +9,6 @@
 
 #include "kernels/base/error.h"
 #include "kernels/base/output_file.h"
-#include "kernels/int8.h"
 #include "model_io/file/crc32c.h"
 #include "model_io/file/panels_reader.h"
 #include "model_io/hdf5/h5_file.h"
@@ -102,7 +101,7 @@ class DatasetWriter {
     dataset_.write_attribute("crc32c", crc_);
     const bool panels = layout_ == WeightLayout::panels;
     if (layout_) dataset_.write_attribute("layout", std::string(panels ? kPanelLayoutName : kRowLayoutName));
-    if (panels || dtype_ == DType::bfloat16)
+    if (panels || dtype_ == DType::bfloat16 || dtype_ == DType::float8_e4m3)
       dataset_.write_attribute("dtype", std::string(to_string(dtype_)));
   }
 
@@ -206,23 +205,22 @@ void ModelWriter::write_panels(const TensorSpec& spec, DType dtype, const Fill& 
   impl_->write_pieces(dataset, static_cast<std::size_t>(shape.back()), panels, fill);
 }
 
-void ModelWriter::write_int8(const TensorSpec& spec, const FillInt8& fill) {
+void ModelWriter::write_scaled(const TensorSpec& spec, DType dtype, const FillScaled& fill) {
   PTRT_CHECK(spec.role == WeightRole::matrix && impl_->missing.erase(spec.path) == 1);
   const std::int64_t in = spec.shape.back(), rows = spec.elements() / in;
-  std::vector<std::int64_t> scale_shape = spec.shape;
-  scale_shape.back() = int8_groups(in);
   H5File& file = impl_->file_of(spec.path);
-  DatasetWriter q(file, spec.path, DType::int8, spec.shape);
-  DatasetWriter scales(file, scale_path(spec), DType::float16, scale_shape);
+  DatasetWriter elements(file, spec.path, dtype, spec.shape);
+  const DType scale_type = dtype == DType::int8 ? DType::float16 : DType::float32;
+  DatasetWriter scales(file, scale_path(spec), scale_type, scale_shape(spec, dtype));
   const std::int64_t step =
       std::max<std::int64_t>(1, static_cast<std::int64_t>(kPieceBytes / sizeof(float)) / in);
   for (std::int64_t first = 0; first < rows; first += step) {
-    const Int8Piece piece = fill(first, std::min(step, rows - first));
-    q.append(std::as_bytes(piece.q));
-    scales.append(std::as_bytes(piece.scales));
-    impl_->bytes_written += piece.q.size_bytes() + piece.scales.size_bytes();
+    const ScaledPiece piece = fill(first, std::min(step, rows - first));
+    elements.append(piece.elements);
+    scales.append(piece.scales);
+    impl_->bytes_written += piece.elements.size() + piece.scales.size();
   }
-  q.finish();
+  elements.finish();
   scales.finish();
 }
 

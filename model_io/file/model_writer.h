@@ -23,13 +23,12 @@ class ModelWriter {
   // Gives the elements first, first + 1, ... of a tensor in C order, as many as fit `bytes`: whole
   // rows. Called in order.
   using Fill = std::function<void(std::int64_t first, std::span<std::byte> bytes)>;
-  // One piece of an int8 matrix: whole rows of q, and of the scales of their groups.
-  struct Int8Piece {
-    std::span<const std::int8_t> q;
-    std::span<const std::uint16_t> scales;
+  // One piece of a matrix with scales: whole rows of elements, and their scales (WeightSource::read_scales).
+  struct ScaledPiece {
+    std::span<const std::byte> elements, scales;
   };
   // Gives rows [first, first + rows) of a matrix, valid until the next call. Called in order.
-  using FillInt8 = std::function<Int8Piece(std::int64_t first, std::int64_t rows)>;
+  using FillScaled = std::function<ScaledPiece(std::int64_t first, std::int64_t rows)>;
 
   // The files have new temporary names beside their own until commit(). `split` writes each
   // track to its own file `<stem>.trackTT.h5` in that folder; the main file has external links with
@@ -41,8 +40,8 @@ class ModelWriter {
   // One tensor of the config, with its crc32c; a table that a backend may map, if it is aligned.
   // Throws failure, e.g. on a full disk.
   void write(const TensorSpec& spec, DType dtype, const Fill& fill);
-  // The same for a matrix as int8, with its scales.
-  void write_int8(const TensorSpec& spec, const FillInt8& fill);
+  // The same for a matrix as int8 or float8, with its scales.
+  void write_scaled(const TensorSpec& spec, DType dtype, const FillScaled& fill);
   // The same for a tensor in panels; the fill gives whole ones, and `first` counts panels.
   void write_panels(const TensorSpec& spec, DType dtype, const Fill& fill);
   void write_tokenizer(const TokenizerBlob& blob);

@@ -4,7 +4,6 @@
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/weights/packed.h"
-#include "kernels/int8.h"
 #include "model_io/file/finite_scan.h"
 
 namespace ptrt {
@@ -13,8 +12,8 @@ void TensorCopy::copy(const TensorSpec& spec, const StoredTensor& stored, Weight
   const auto reader = from_.open(stored);
   if (layout == WeightLayout::panels && is_multiplied(spec.role)) {
     copy_panels(spec, stored, *reader);
-  } else if (stored.dtype == DType::int8) {
-    copy_int8_rows(spec, *reader);
+  } else if (row_scale_bytes(stored.dtype, 1) > 0) {
+    copy_scaled_rows(spec, stored.dtype, *reader);
   } else {
     copy_rows(spec, stored, *reader);
   }
@@ -34,16 +33,14 @@ void TensorCopy::copy_rows(const TensorSpec& spec, const StoredTensor& stored, T
   if (finite.count() > 0) throw_bad_input("{}: dataset {}: {}", stored.file, stored.name, finite.describe());
 }
 
-void TensorCopy::copy_int8_rows(const TensorSpec& spec, TensorReader& reader) {
-  const auto in = static_cast<std::size_t>(spec.shape.back());
-  const auto groups = static_cast<std::size_t>(int8_groups(spec.shape.back()));
-  to_.write_int8(spec, [&](std::int64_t first, std::int64_t rows) {
-    rows_.resize(static_cast<std::size_t>(rows) * in);
-    scales_.resize(static_cast<std::size_t>(rows) * groups);
+void TensorCopy::copy_scaled_rows(const TensorSpec& spec, DType dtype, TensorReader& reader) {
+  const std::int64_t in = spec.shape.back();
+  to_.write_scaled(spec, dtype, [&](std::int64_t first, std::int64_t rows) {
+    rows_.resize(static_cast<std::size_t>(rows * in) * size_of(dtype));
+    scales_.resize(static_cast<std::size_t>(rows) * row_scale_bytes(dtype, in));
     reader.read(first, rows_);
-    reader.read_scales(first, std::as_writable_bytes(std::span(scales_)));
-    return ModelWriter::Int8Piece{{reinterpret_cast<const std::int8_t*>(rows_.data()), rows_.size()},
-                                  scales_};
+    reader.read_scales(first, scales_);
+    return ModelWriter::ScaledPiece{rows_, scales_};
   });
 }
 
@@ -52,6 +49,7 @@ void TensorCopy::copy_panels(const TensorSpec& spec, const StoredTensor& stored,
   const PackedLayout layout{weight.dtype, weight.out, weight.in};
   const std::size_t row_bytes = static_cast<std::size_t>(weight.in) * size_of(weight.dtype);
   const auto panel_bytes = static_cast<std::size_t>(layout.panel_bytes());
+  std::vector<std::uint16_t> scales;
   to_.write_panels(spec, stored.dtype, [&](std::int64_t panel, std::span<std::byte> bytes) {
     for (; !bytes.empty(); ++panel, bytes = bytes.subspan(panel_bytes)) {
       const std::int64_t out = panel % layout.panels() * kPanelOuts;
@@ -60,11 +58,11 @@ void TensorCopy::copy_panels(const TensorSpec& spec, const StoredTensor& stored,
       rows_.resize(static_cast<std::size_t>(rows) * row_bytes);
       reader.read(first, rows_);
       if (stored.dtype == DType::int8) {
-        scales_.resize(static_cast<std::size_t>(rows * layout.groups()));
-        reader.read_scales(first, std::as_writable_bytes(std::span(scales_)));
+        scales.resize(static_cast<std::size_t>(rows * layout.groups()));
+        reader.read_scales(first, std::as_writable_bytes(std::span(scales)));
       }
       std::fill(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(panel_bytes), std::byte{0});
-      pack_panel(layout, rows_.data(), scales_.data(), rows, bytes.data());
+      pack_panel(layout, rows_.data(), scales.data(), rows, bytes.data());
     }
   });
 }

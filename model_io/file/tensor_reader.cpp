@@ -11,6 +11,7 @@
 #include "kernels/base/error.h"
 #include "kernels/base/progress.h"
 #include "kernels/base/scalar_types.h"
+#include "kernels/float8.h"
 
 namespace ptrt {
 namespace {
@@ -149,8 +150,7 @@ void DatasetReader::verify() const {
 TensorReader::TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content,
                            std::unique_ptr<DatasetReader> scales)
     : stored_(stored), content_(std::move(content)), scales_(std::move(scales)) {
-  const bool apart = stored.dtype == DType::int8 && stored.layout == WeightLayout::rows;
-  PTRT_CHECK(apart == (scales_ != nullptr));
+  PTRT_CHECK(stored.has_scales_apart() == (scales_ != nullptr));
 }
 
 void TensorReader::read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
@@ -218,7 +218,7 @@ void RowsReader::read_scale_groups(std::int64_t first, std::int64_t count, std::
 }
 
 std::optional<MappedWeight> RowsReader::try_map(WeightLayout layout) {
-  if (layout != WeightLayout::rows || stored_.dtype == DType::int8) return std::nullopt;
+  if (layout != WeightLayout::rows || scales_ != nullptr) return std::nullopt;
   mapped_ = content_->map_alone(size_of(stored_.dtype));
   if (mapped_ == nullptr) return std::nullopt;
   return MappedWeight{mapped_, stored_.bytes};
@@ -227,6 +227,61 @@ std::optional<MappedWeight> RowsReader::try_map(WeightLayout layout) {
 void RowsReader::check_mapped(std::int64_t first, std::int64_t rows) {
   const std::size_t at = static_cast<std::size_t>(first) * row_bytes();
   content_->add_checksum(at, {mapped_.get() + at, static_cast<std::size_t>(rows) * row_bytes()});
+}
+
+void check_float8_scales(const StoredDataset& holder, std::int64_t first, std::span<const float> scales) {
+  for (std::size_t i = 0; i < scales.size(); ++i)
+    if (!is_float8_scale(scales[i]))
+      throw_bad_input("{}: dataset {}: row {}: expected a scale from 0 to 2^119, found {}", holder.file,
+                      holder.name, static_cast<std::size_t>(first) + i, scales[i]);
+}
+
+void Float8Reader::check_codes(std::int64_t first, std::int64_t column, std::int64_t columns,
+                               std::span<const std::byte> codes) const {
+  const auto bad = [](std::byte code) { return is_float8_nan(static_cast<std::uint8_t>(code)); };
+  bool any = false;
+  for (const std::byte code : codes) any |= bad(code);
+  if (!any) return;
+  const std::int64_t at = std::ranges::find_if(codes, bad) - codes.begin();
+  throw_bad_input("{}: dataset {}: element {} of row {} is NaN: float8 weights must be numbers", stored_.file,
+                  stored_.name, column + at % columns, first + at / columns);
+}
+
+void Float8Reader::read(std::int64_t first, std::span<std::byte> rows) {
+  RowsReader::read(first, rows);
+  check_codes(first, 0, columns(), rows);
+}
+
+void Float8Reader::read_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                                std::int64_t columns, std::span<std::byte> out) {
+  RowsReader::read_columns(first, count, column, columns, out);
+  check_codes(first, column, columns, out);
+}
+
+void Float8Reader::read_scales(std::int64_t first, std::span<std::byte> scales) {
+  scales_->read(static_cast<std::size_t>(first) * sizeof(float), scales);
+  std::vector<float> values(scales.size() / sizeof(float));
+  std::memcpy(values.data(), scales.data(), scales.size());
+  check_float8_scales(*stored_.scales, first, values);
+}
+
+void Float8Reader::read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,
+                                      std::int64_t, std::span<std::byte> out) {
+  PTRT_CHECK(out.size() == static_cast<std::size_t>(count) * sizeof(float));
+  const std::size_t at = static_cast<std::size_t>(first) * sizeof(float);
+  if (column == 0)
+    read_scales(first, out);
+  else
+    scales_->read_uncounted(at, out);
+  const std::uint32_t crc = crc32c_before(crc32c(0, out), stored_.scales->bytes - (at + out.size()));
+  const std::lock_guard lock(mutex_);
+  shared_scales_ = shared_scales_.value_or(0) ^ crc;
+}
+
+std::vector<ReadContent> Float8Reader::contents() const {
+  std::vector<ReadContent> all = TensorReader::contents();
+  if (shared_scales_) all.back().shared[0] = *shared_scales_;
+  return all;
 }
 
 }  // namespace ptrt

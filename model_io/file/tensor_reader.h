@@ -31,12 +31,15 @@ struct StoredDataset {
   std::optional<std::uint64_t> offset;
 };
 
-// A tensor is the dataset of its elements; an int8 tensor in rows has a second one, of its scales.
+// A tensor is the dataset of its elements; an int8 tensor in rows, or a float8 one, has a second one, of its scales.
 struct StoredTensor : StoredDataset {
   DType dtype = DType::float32;
   std::vector<std::int64_t> shape;  // of the tensor, whatever the layout
   std::optional<StoredDataset> scales;
   WeightLayout layout = WeightLayout::rows;
+  DType widened = DType::float32;  // as in WeightSpec
+
+  bool has_scales_apart() const { return size_of(dtype) == 1 && layout == WeightLayout::rows; }
 };
 
 // Reads a dataset straight from its file, or gives what was read before.
@@ -88,28 +91,28 @@ class DatasetReader {
   std::uint32_t content_crc_ = 0;
 };
 
-// Reads a tensor; RowsReader and PanelsReader (panels_reader.h) each know one layout.
+// Reads a tensor; RowsReader and PanelsReader (panels_reader.h) each know one layout, Float8Reader the type.
 class TensorReader : public VerifiedSource {
  public:
-  // `content` and `scales` (only for int8 in rows) read the datasets of `stored`, which outlives
-  // this object.
+  // `content` and `scales` (null where they are not apart) read the datasets of `stored`, which outlives this
+  // object.
   TensorReader(const StoredTensor& stored, std::unique_ptr<DatasetReader> content,
                std::unique_ptr<DatasetReader> scales);
 
   DType dtype() const override { return stored_.dtype; }
   void verify() const override;
   std::vector<ReadContent> contents() const override;
-  // Throws bad_input on a scale that is negative or not finite, and where columns cut a group.
+  // Throws bad_input on a scale that the type does not allow, and where columns cut a group of int8.
   void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
-                          std::span<std::byte> out) final;
+                          std::span<std::byte> out) override;
 
   DatasetReader& content() { return *content_; }
-  DatasetReader* scales() { return scales_.get(); }  // null, except for int8 in rows
+  DatasetReader* scales() { return scales_.get(); }  // null where they are not apart
 
  protected:
   virtual void read_scale_groups(std::int64_t first, std::int64_t count, std::size_t group,
                                  std::size_t groups, std::span<std::byte> out) = 0;
-  // `scales`: of `groups` groups a row, from group `group` of row `first` on. Throws bad_input
+  // int8: `scales` of `groups` groups a row, from group `group` of row `first` on. Throws bad_input
   // where one is negative or not finite.
   void check_scales(std::int64_t first, std::size_t group, std::size_t groups,
                     std::span<const std::byte> scales) const;
@@ -121,7 +124,7 @@ class TensorReader : public VerifiedSource {
   std::unique_ptr<DatasetReader> content_, scales_;
 };
 
-class RowsReader final : public TensorReader {
+class RowsReader : public TensorReader {
  public:
   using TensorReader::TensorReader;
 
@@ -138,6 +141,33 @@ class RowsReader final : public TensorReader {
                          std::span<std::byte> out) override;
 
   std::shared_ptr<const std::byte> mapped_;
+};
+
+// Throws bad_input where one of these scales of a float8 tensor, the first of row `first`, is not as float8.h says.
+void check_float8_scales(const StoredDataset& holder, std::int64_t first, std::span<const float> scales);
+
+// float8 in rows. A scale is that of a whole row, so parts of a row all need it: it counts with the row's first
+// column, and all who read it must have read the same.
+class Float8Reader final : public RowsReader {
+ public:
+  using RowsReader::RowsReader;
+
+  // Throws bad_input on a code that is NaN.
+  void read(std::int64_t first, std::span<std::byte> rows) override;
+  void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                    std::span<std::byte> out) override;
+  void read_scales(std::int64_t first, std::span<std::byte> scales) override;
+  void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
+                          std::span<std::byte> out) override;
+  std::vector<ReadContent> contents() const override;
+
+ private:
+  // `codes`: of rows from `first` on, `columns` of each from `column` on.
+  void check_codes(std::int64_t first, std::int64_t column, std::int64_t columns,
+                   std::span<const std::byte> codes) const;
+
+  std::mutex mutex_;                            // guards:
+  std::optional<std::uint32_t> shared_scales_;  // checksum of those that were read for cut rows
 };
 
 }  // namespace ptrt

@@ -30,7 +30,8 @@ class VerifiedSource : public WeightSource {
  public:
   virtual DType dtype() const = 0;
   // The elements [column, column + columns) of `count` rows from `first` on; of int8, whole groups,
-  // except that a row's last group may be shorter. As with read(), each element is read once.
+  // except that a row's last group may be shorter. As with read(), each element is read once. Scales: of int8, of
+  // these groups; of float8, of these rows, which those that read other columns of them read too.
   virtual void read_columns(std::int64_t first, std::int64_t count, std::int64_t column, std::int64_t columns,
                             std::span<std::byte> out) = 0;
   virtual void read_scale_columns(std::int64_t first, std::int64_t count, std::int64_t column,

@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "kernels/int8.h"
-
 namespace ptrt {
 
 template <typename Body>
@@ -29,7 +27,7 @@ void PartialSource::read(std::int64_t first, std::span<std::byte> rows) {
 }
 
 void PartialSource::read_scales(std::int64_t first, std::span<std::byte> scales) {
-  const auto row_bytes = static_cast<std::size_t>(int8_groups(part_.columns)) * sizeof(std::uint16_t);
+  const std::size_t row_bytes = row_scale_bytes(whole_.dtype(), part_.columns);
   for_runs(first, scales, row_bytes, [&](std::int64_t from, std::int64_t count, std::span<std::byte> to) {
     if (has_whole_rows()) return whole_.read_scales(from, to);
     whole_.read_scale_columns(from, count, part_.first_column, part_.columns, to);

@@ -32,6 +32,9 @@ struct ShardEntry {
   std::size_t tensor = 0;               // its number among those of its owner
   bool again = false;                   // another entry is the same tensor
   StoredTensor stored = {};             // set from the file; random weights have a type alone
+
+  // What the backend loads.
+  WeightSpec weight() const { return mine.weight(stored.dtype, stored.widened); }
 };
 
 // In the order in which they are loaded. Sizes the layers and blocks of `shard`, at which the slots

@@ -75,7 +75,7 @@ class Loader {
   // `contents` null: nothing is read.
   void load(const std::vector<ShardEntry>& manifest, std::vector<DatasetContent>* contents) {
     std::vector<WeightSpec> planned;
-    for (const ShardEntry& entry : manifest) planned.push_back(entry.mine.weight(entry.stored.dtype));
+    for (const ShardEntry& entry : manifest) planned.push_back(entry.weight());
     backend_.plan_weights(planned);
     for (auto first = manifest.begin(); first != manifest.end();) {
       const auto last = std::find_if(first, manifest.end(),
@@ -91,14 +91,13 @@ class Loader {
     std::vector<std::unique_ptr<PartialSource>> parts;
     std::vector<WeightLoad> loads;
     for (const ShardEntry& entry : entries) {
-      const DType dtype = entry.stored.dtype;
       WeightSource* source = sources.emplace_back(open(entry)).get();
       if (entry.part)
         source = parts
-                     .emplace_back(std::make_unique<PartialSource>(*sources.back(), entry.whole.weight(dtype),
-                                                                   *entry.part))
+                     .emplace_back(std::make_unique<PartialSource>(
+                         *sources.back(), entry.whole.weight(entry.stored.dtype), *entry.part))
                      .get();
-      loads.push_back({entry.mine.weight(dtype), source});
+      loads.push_back({entry.weight(), source});
     }
     const std::vector<Weight> weights = backend_.load_weights(loads);
     for (std::size_t i = 0; i < entries.size(); ++i) {

@@ -7,7 +7,7 @@ from .layout import Tokenizer, stored_type
 from .pt_checkpoint import held, name_in_module
 from .pt_config import dataset_shapes, stored_config
 from .ptrt_file import ModelWriter
-from .ptrt_reader import ModelReader
+from .ptrt_reader import FLOAT8, ModelReader
 from .tensors import slices, to_float32
 
 
@@ -47,7 +47,7 @@ def read_state(path, tracks):
         for name, paths in _datasets(reader.config).items():
             values = []
             for at in (paths[tracks] if "." in name else paths):
-                if reader.stored_type(at) == "int8":
-                    raise BadInput(f"{path}: dataset {at}: int8 files are for running only")
+                if (stored := reader.stored_type(at)) in ("int8", FLOAT8):
+                    raise BadInput(f"{path}: dataset {at}: {stored} files are for running only")
                 values.append(to_float32(*reader.tensor(at)))
             yield name, np.stack(values) if "." in name else values[0]

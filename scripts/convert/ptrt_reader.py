@@ -21,6 +21,8 @@ from .ptrt_links import LinkedFiles
 
 VERSION = 1
 GROUP = 32  # int8 elements that share a scale
+FLOAT8 = "float8_e4m3fn"
+LARGEST_SCALE = 2.0 ** 119  # of float8: every element is then finite in float32
 PANELS = "ptrt pack --layout rows makes a plain file of it"
 
 
@@ -41,15 +43,24 @@ def _once(pairs: list) -> dict:
     return values
 
 
-def may_be_int8(name: str, shape: tuple[int, ...]) -> bool:
-    """Matrices of products; not norms, biases, the router and the embedding."""
+def float8_values() -> np.ndarray:
+    """What each code of float8 (e4m3) stands for: a sign, four bits of exponent, three of fraction; two codes are NaN."""
+    code = np.arange(128)
+    exponent, fraction = code >> 3, code & 7
+    half = np.where(exponent == 0, fraction / 512, np.ldexp(1 + fraction / 8, exponent - 7))
+    half[127] = np.nan
+    return np.concatenate([half, -half]).astype(np.float32)
+
+
+def may_be_narrow(name: str, shape: tuple[int, ...]) -> bool:
+    """Matrices of products, which may be int8 or float8; not norms, biases, the router and the embedding."""
     return len(shape) > 1 and name.rsplit("/", 1)[1] not in ("router", "embedding")
 
 
 class ModelReader:
     """An open model file. config: checked, with every optional key.
 
-    bytes_read and datasets_read count what was read of tensors, scales of int8 included.
+    bytes_read and datasets_read count what was read of tensors, scales included.
     """
 
     def __init__(self, path: str | Path):
@@ -144,26 +155,28 @@ class ModelReader:
     def tensor(self, name: str) -> tuple[np.ndarray, str]:
         """A dataset that the config asks for, and its type: float32, float16 or bfloat16, whose elements are uint16.
 
-        int8 is given as the float32 values that it stands for.
+        int8 and float8 are given as the float32 values that they stand for.
         """
         dataset, values = self._data(name, self.shapes[name])
         stored = self._type(name, dataset)
         if stored == "int8":
-            return self._widened(name, values), "float32"
+            return self._widened_int8(name, values), "float32"
+        if stored == FLOAT8:
+            return self._widened_float8(name, values), "float32"
         return values.astype(values.dtype.newbyteorder("="), copy=False), stored
 
     def _type(self, name: str, dataset: h5py.Dataset) -> str:
         with self._reading(f"dataset {name}"):
             kind, dtype = dataset.dtype.newbyteorder("="), text(dataset.attrs, "dtype")
-        narrow = may_be_int8(name, self.shapes[name])
+        narrow = may_be_narrow(name, self.shapes[name])
         if kind in (np.float32, np.float16) or (kind == np.int8 and narrow):
             return kind.name
-        if kind == np.uint16 and dtype == "bfloat16":
+        if (kind == np.uint16 and dtype == "bfloat16") or (kind == np.uint8 and dtype == FLOAT8 and narrow):
             return dtype
         self._fail(name, f": elements {kind} with dtype = {brief(dtype)}: expected float32, float16, bfloat16 as uint16"
-                   f"{' or int8' if narrow else ''}")
+                   f"{f', int8 or {FLOAT8} as uint8' if narrow else ''}")
 
-    def _widened(self, name: str, values: np.ndarray) -> np.ndarray:
+    def _widened_int8(self, name: str, values: np.ndarray) -> np.ndarray:
         """int8 as float32, which holds each product of element and scale exactly."""
         width = values.shape[-1]
         dataset, scale = self._data(f"{name}.scale", (*values.shape[:-1], math.ceil(width / GROUP)))
@@ -177,8 +190,23 @@ class ModelReader:
             wide[..., group * GROUP:(group + 1) * GROUP] *= scale[..., group:group + 1]
         return wide
 
+    def _widened_float8(self, name: str, codes: np.ndarray) -> np.ndarray:
+        """float8 as float32: exact where a scale is a power of two, else rounded."""
+        if np.any(codes & 0x7F == 0x7F):
+            self._fail(name, ": float8 elements that are NaN")
+        dataset, scale = self._data(f"{name}.scale", codes.shape[:-1])
+        if dataset.dtype.newbyteorder("=") != np.float32:
+            self._fail(f"{name}.scale", f": expected float32, found {dataset.dtype}")
+        scale = scale.astype(np.float32)
+        if not np.all((scale >= 0) & ~np.signbit(scale) & (scale <= LARGEST_SCALE)):
+            self._fail(f"{name}.scale", ": expected scales from 0 to 2^119")
+        return float8_values()[codes] * scale[..., None]
+
     def stored_type(self, name: str) -> str:
-        """The type of the elements of a dataset that the config asks for, as tensor() says, or "int8". Reads no data."""
+        """The type of the elements of a dataset that the config asks for, as tensor() says, or "int8" or "float8_e4m3fn".
+
+        Reads no data.
+        """
         with self._reading(f"dataset {name}"):
             dataset = self._plain(name)
         return self._type(name, dataset)

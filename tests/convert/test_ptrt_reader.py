@@ -14,6 +14,7 @@ sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests" / "cli")]
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 from convert.errors import BadInput  # noqa: E402
+from convert.pt_state import read_state  # noqa: E402
 from convert.ptrt_reader import ModelReader  # noqa: E402
 from convert.tensors import to_float32  # noqa: E402
 from ptrt_cli import CliTest, ptrt  # noqa: E402
@@ -43,8 +44,15 @@ class Reading(CliTest):
 
     def test_values_of_every_type(self) -> None:
         for grid in GRID:
-            for dtype in (grid.dtype, "int8"):
+            for dtype in (grid.dtype, "int8", "float8"):
                 self.same(write_random(self.fresh(".h5"), grid.config, grid.seed, dtype=dtype, **grid.file_options))
+
+    def test_narrow_files_are_not_trained(self) -> None:
+        for dtype, stored in (("int8", "int8"), ("float8", "float8_e4m3fn")):
+            path = write_random(self.fresh(".h5"), SMALL, seed=2, dtype=dtype)
+            with self.assertRaisesRegex(BadInput, f"{stored} files are for running only"):
+                list(read_state(path, slice(0, 2)))
+        self.assertTrue(list(read_state(write_random(self.fresh(".h5"), SMALL, seed=2), slice(0, 2))))
 
     def test_files_of_the_program(self) -> None:
         config = self.fresh(".json")
@@ -60,6 +68,8 @@ class Reading(CliTest):
                 read(packed)
             self.assert_done(ptrt("pack", packed, "-o", again, "--layout", "rows"))
             self.same(again)
+            self.assert_done(ptrt("quantize", plain, "-o", narrow, "--weights", "fp8_e4m3"))
+            self.same(narrow)
 
     def test_big_endian_and_chunked_datasets(self) -> None:
         path = write_random(self.fresh(".h5"), SMALL, seed=3, crc=False)
@@ -185,11 +195,12 @@ class Refusing(CliTest):
                     self.assertIn(word, str(caught.exception))
 
     def test_types_without_reading_data(self) -> None:
-        for dtype, matrices in (("float32", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16"), ("int8", "int8")):
+        for dtype, matrices in (("float32", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16"), ("int8", "int8"),
+                                ("float8", "float8_e4m3fn")):
             write_random(self.path, SMALL, seed=1, dtype=dtype)
             with ModelReader(self.path) as reader:
                 self.assertEqual(reader.stored_type(WK), matrices)
-                self.assertEqual(reader.stored_type("/shared/embedding"), dtype if dtype != "int8" else "float32")
+                self.assertEqual(reader.stored_type("/shared/embedding"), dtype if dtype not in ("int8", "float8") else "float32")
                 self.assertEqual(reader.datasets_read, 0)
         for change, word in ((lambda file: file.create_dataset("shared/embedding", (259, 40), "f8"), "float64"),
                              (lambda file: file.create_dataset("shared/embedding", (259, 40), "i1"), "int8"),
@@ -217,7 +228,10 @@ class Refusing(CliTest):
             ("is missing", lambda: file.pop(WK)),
             ("expected shape [32, 40], found [40, 32]", lambda: put(WK, np.zeros(shape[::-1], "f4"))),
             ("float64", lambda: put(WK, np.zeros(shape))), ("uint16", lambda: put(WK, np.zeros(shape, "u2"))),
-            ("float8_e4m3fn", lambda: put(WK, np.zeros(shape, "u1"), dtype="float8_e4m3fn")),
+            ("float8_e5m2", lambda: put(WK, np.zeros(shape, "u1"), dtype="float8_e5m2")),
+            ("uint8", lambda: put(WK, np.zeros(shape, "u1"))),
+            ("NaN", lambda: put(WK, np.full(shape, 0xFF, "u1"), dtype="float8_e4m3fn")),
+            ("scale is missing", lambda: put(WK, np.zeros(shape, "u1"), dtype="float8_e4m3fn")),
             ("crc32c: the data is damaged", lambda: file[WK].write_direct(np.ones(shape, "f4"))),
             ("no numbers", lambda: put(WK, np.full(shape, b"abcd"))),
             ("crc32c", lambda: file[WK].attrs.create("crc32c", "a text")),
@@ -235,11 +249,19 @@ class Refusing(CliTest):
             with h5py.File(self.path, "r+") as file:
                 put(name, np.zeros(file[name].shape, "i1"))
             self.refused(name, "int8")
+            with h5py.File(self.path, "r+") as file:
+                put(name, np.zeros(file[name].shape, "u1"), dtype="float8_e4m3fn")
+            self.refused(name, "uint8", "float8")
 
     def test_scales(self) -> None:
-        for word, scale in (("finite scales", -np.ones((32, 2), "f2")), ("finite scales", np.full((32, 2), np.inf, "f2")),
-                            ("expected float16", np.ones((32, 2), "f4")), ("expected shape [32, 2]", np.ones((32, 1), "f2"))):
-            write_random(self.path, SMALL, seed=1, dtype="int8")
+        int8 = (("finite scales", -np.ones((32, 2), "f2")), ("finite scales", np.full((32, 2), np.inf, "f2")),
+                ("expected float16", np.ones((32, 2), "f4")), ("expected shape [32, 2]", np.ones((32, 1), "f2")))
+        float8 = (("scales from 0 to 2^119", -np.ones(32, "f4")), ("scales from 0 to 2^119", np.full(32, np.nan, "f4")),
+                  ("scales from 0 to 2^119", np.full(32, 2.0 ** 120, "f4")),
+                  ("scales from 0 to 2^119", np.full(32, -0.0, "f4")), ("expected float32", np.ones(32, "f2")),
+                  ("expected shape [32]", np.ones((32, 1), "f4")))
+        for dtype, word, scale in [("int8", *case) for case in int8] + [("float8", *case) for case in float8]:
+            write_random(self.path, SMALL, seed=1, dtype=dtype)
             with h5py.File(self.path, "r+") as file:
                 del file[WK + ".scale"]
                 file[WK + ".scale"] = scale

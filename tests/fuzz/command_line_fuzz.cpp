@@ -151,6 +151,7 @@ std::string mutate_input(std::string input, Random& random) {
       "auto",
       "cpu",
       "int8",
+      "fp8_e4m3",
       "float32",
       "bfloat16",
       "panels",

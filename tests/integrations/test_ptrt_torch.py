@@ -228,7 +228,7 @@ class Model(CliTest):
             tracks_of_rank(config, 4, 0)
 
     def test_types_of_weights(self) -> None:
-        """bfloat16 and float16 models stay near the reference; int8 files are read as what they stand for."""
+        """bfloat16 and float16 models stay near the reference; int8 and float8 files are read as what they stand for."""
         grid = GRID[0]
         path, reference = self.model(grid)
         text = prompts(grid)[4]
@@ -240,8 +240,9 @@ class Model(CliTest):
                 self.assertEqual(made.model.final_norm.weight.dtype, torch.float32)
                 far = np.abs(made.score(text).numpy() - want).mean()
                 self.assertTrue(1e-4 < far < (0.2 if dtype == torch.bfloat16 else 0.025), f"{dtype}: {far} on average")
-        narrow = write_random(self.fresh(".h5"), grid.config, grid.seed, dtype="int8")
-        self.far(engine(narrow).score(text), ref.log_probs(ref.load(narrow), text), CLOSE, "int8")
+        for dtype in ("int8", "float8"):
+            narrow = write_random(self.fresh(".h5"), grid.config, grid.seed, dtype=dtype)
+            self.far(engine(narrow).score(text), ref.log_probs(ref.load(narrow), text), CLOSE, dtype)
         with h5py.File(path, "r+") as file:
             file["/tracks/03/layers/001/wk"][0, 0] = 1e5
             del file["/tracks/03/layers/001/wk"].attrs["crc32c"]

@@ -261,6 +261,12 @@ TEST(CommandLine, EachCommandHasItsOptions) {
   EXPECT_TRUE(
       std::get<QuantizeOptions>(parse({"quantize", "m", "-o", "o", "--weights", "int8", "--split"}).command)
           .split);
+  EXPECT_EQ(
+      std::get<QuantizeOptions>(parse({"quantize", "m", "-o", "o", "--weights", "int8"}).command).weights,
+      DType::int8);
+  EXPECT_EQ(
+      std::get<QuantizeOptions>(parse({"quantize", "m", "-o", "o", "--weights", "fp8_e4m3"}).command).weights,
+      DType::float8_e4m3);
   EXPECT_EQ(std::get<InspectOptions>(parse({"inspect", "m", "--ranks", "3"}).command).ranks, 3);
   EXPECT_EQ(std::get<PlanOptions>(parse({"plan", "c", "--gpus", "4,8"}).command).gpus,
             (std::vector<std::int64_t>{4, 8}));

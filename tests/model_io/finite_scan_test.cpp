@@ -84,6 +84,33 @@ TEST(FiniteScan, FindsEveryPlaceInRowsAndPanels) {
   }
 }
 
+TEST(FiniteScan, Float8AndItsScales) {
+  const std::vector<std::int64_t> shape{2, 37, 11};
+  const StoredTensor tensor = tensor_of(DType::float8_e4m3, shape, WeightLayout::rows);
+  for (std::int64_t element = 0; element < 2 * 37 * 11; ++element)
+    for (const std::uint32_t code : {0x7F, 0xFF}) {
+      std::vector<std::byte> rows(2 * 37 * 11, std::byte{0x7E});
+      put(rows, DType::float8_e4m3, element, code);
+      FiniteScan scan(tensor);
+      add_in_pieces(scan, rows, 64);
+      ASSERT_EQ(scan.count(), 1);
+      ASSERT_EQ(scan.first(),
+                (std::vector<std::int64_t>{element / (37 * 11), element / 11 % 37, element % 11}));
+      expect_words(scan.describe(), {"1 element is not finite; the first is [", "nan"});
+    }
+  for (std::size_t scale = 0; scale < 2 * 37; ++scale)
+    for (const float bad : {NAN, INFINITY, -INFINITY, -1.0f, -0.0f}) {
+      std::vector<float> scales(2 * 37, 0.1f);
+      scales[scale] = bad;
+      FiniteScan scan = FiniteScan::of_scales(tensor);
+      scan.add(0, std::as_bytes(std::span(scales)));
+      const auto at = static_cast<std::int64_t>(scale);
+      ASSERT_EQ(scan.count(), 1) << bad;
+      ASSERT_EQ(scan.first(), (std::vector<std::int64_t>{at / 37, at % 37, 0}));
+      expect_words(scan.describe(), {"1 scale is negative or not finite"});
+    }
+}
+
 TEST(FiniteScan, ScalesOfInt8) {
   const std::vector<std::int64_t> shape{2, 19, 70};  // three groups: one has no partner
   const StoredTensor in_rows = tensor_of(DType::int8, shape, WeightLayout::rows),

@@ -67,11 +67,12 @@ inline void write_model(const std::string& path, const ModelConfig& config, std:
   writer.commit();
 }
 
-// The same model with its matrices as int8.
-inline void write_int8_model(const std::string& path, const ModelConfig& config, std::uint64_t seed,
-                             bool split = false) {
+// The same model with its matrices as int8 or float8.
+inline void write_scaled_model(const std::string& path, const ModelConfig& config, std::uint64_t seed,
+                               DType dtype, bool split = false) {
   ModelWriter writer(path, config, split);
-  Int8Rows rows;
+  Int8Rows int8;
+  Float8Rows float8;
   for (const TensorSpec& spec : all_tensors(config)) {
     if (spec.role != WeightRole::matrix) {
       write_tensor(writer, config, spec, seed, DType::bfloat16);
@@ -79,15 +80,24 @@ inline void write_int8_model(const std::string& path, const ModelConfig& config,
     }
     const std::vector<std::byte> content = random_tensor(config, spec, seed, DType::bfloat16);
     const auto row_bytes = static_cast<std::size_t>(spec.shape.back()) * size_of(DType::bfloat16);
-    writer.write_int8(spec, [&](std::int64_t first, std::int64_t count) {
-      rows.quantize(spec.weight(DType::bfloat16), first,
-                    std::span(content).subspan(static_cast<std::size_t>(first) * row_bytes,
-                                               static_cast<std::size_t>(count) * row_bytes));
-      return ModelWriter::Int8Piece{rows.q(), rows.scales()};
+    writer.write_scaled(spec, dtype, [&](std::int64_t first, std::int64_t count) {
+      const auto rows = std::span(content).subspan(static_cast<std::size_t>(first) * row_bytes,
+                                                   static_cast<std::size_t>(count) * row_bytes);
+      if (dtype == DType::int8) {
+        int8.quantize(spec.weight(DType::bfloat16), first, rows);
+        return ModelWriter::ScaledPiece{std::as_bytes(int8.q()), std::as_bytes(int8.scales())};
+      }
+      float8.quantize(spec.weight(DType::bfloat16), first, rows);
+      return ModelWriter::ScaledPiece{std::as_bytes(float8.codes()), std::as_bytes(float8.scales())};
     });
   }
   writer.write_tokenizer({"bytes", {}, {}});
   writer.commit();
+}
+
+inline void write_int8_model(const std::string& path, const ModelConfig& config, std::uint64_t seed,
+                             bool split = false) {
+  write_scaled_model(path, config, seed, DType::int8, split);
 }
 
 // The elements of a tensor as they are stored; checks its checksums.

@@ -18,7 +18,7 @@ inline void rewrite(const std::string& from, const std::string& to, WeightLayout
 }
 
 inline void write_typed(const std::string& path, const ModelConfig& config, DType dtype) {
-  if (dtype == DType::int8) return write_int8_model(path, config, 8);
+  if (size_of(dtype) == 1) return write_scaled_model(path, config, 8, dtype);
   write_model(path, config, 8, dtype);
 }
 

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from crc32c import crc32c
-from pt_reference import Model
+from pt_reference import Model, float8_values
 
 Array = np.ndarray
 
@@ -99,7 +99,7 @@ def to_bfloat16(values: Array) -> Array:
 
 
 def is_matrix(path: str, config: dict) -> bool:
-    """Whether the tensor may be int8: no norm, router or embedding."""
+    """Whether the tensor may be int8 or float8: no norm, router or embedding."""
     return len(tensor_shapes(config)[path]) > 1 and path.rsplit("/", 1)[1] not in ("router", "embedding")
 
 
@@ -116,6 +116,26 @@ def quantize(values: Array) -> tuple[Array, Array]:
     return q.astype(np.int8).reshape(padded.shape)[..., :width], scale
 
 
+def to_float8(values: Array) -> Array:
+    """The codes nearest to values of up to ±448, by a search among all; of two as near, the even one."""
+    ascending = float8_values()[:127]  # those of the codes 0 ... 126
+    magnitude = np.abs(np.asarray(values, dtype=np.float64))
+    below = np.clip(np.searchsorted(ascending, magnitude, side="right") - 1, 0, 125)
+    to_below, to_above = magnitude - ascending[below], ascending[below + 1] - magnitude
+    up = (to_above < to_below) | ((to_above == to_below) & (below % 2 == 1))
+    return ((below + up) | np.where(np.signbit(values), 128, 0)).astype(np.uint8)
+
+
+def quantize_float8(values: Array) -> tuple[Array, Array]:
+    """float8 codes, and float32 scales of rows: the smallest power of two with max / scale <= 448; 1 for zeros."""
+    values = np.asarray(values, dtype=np.float64)
+    largest = np.abs(values).max(axis=-1)
+    fraction, exponent = np.frexp(largest / 448)  # in [0.5, 1)
+    scale = np.ldexp(1.0, np.maximum(np.where(fraction == 0.5, exponent - 1, exponent), -117))
+    scale = np.where(largest == 0, 1.0, scale)
+    return to_float8(values / scale[..., None]), scale.astype(np.float32)
+
+
 def _stored(values: Array, dtype: str, index: int) -> tuple[Array, bool]:
     """The array as stored in the file, and whether it is bfloat16."""
     if dtype == "mixed":
@@ -130,7 +150,7 @@ def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dt
                 tokenizer_model: bytes | None = None, fixed_strings: bool = False) -> Path:
     """Writes a model file; split puts each track into its own file, reached by an external link.
 
-    With dtype "int8" the matrices are int8, and everything else is float32.
+    With dtype "int8" or "float8" the matrices have that type, and everything else is float32.
     """
     path = Path(path)
 
@@ -156,15 +176,17 @@ def write_model(path: str | Path, config: dict, tensors: dict[str, Array], *, dt
                     shards[shard_name] = h5py.File(path.parent / shard_name, "w")
                     file[f"/tracks/{parts[2]}"] = h5py.ExternalLink(shard_name, "/weights")
                 target, inner = shards[shard_name], "/weights/" + "/".join(parts[3:])
-            if dtype == "int8" and is_matrix(name, config):
-                q, scale = quantize(values)
-                parts_of_tensor = [(inner, q, False), (f"{inner}.scale", scale, False)]
+            narrow = {"int8": (quantize, None), "float8": (quantize_float8, "float8_e4m3fn")}.get(dtype)
+            if narrow and is_matrix(name, config):
+                elements, scale = narrow[0](values)
+                parts_of_tensor = [(inner, elements, narrow[1]), (f"{inner}.scale", scale, None)]
             else:
-                parts_of_tensor = [(inner, *_stored(values, "float32" if dtype == "int8" else dtype, index))]
-            for part, stored, is_bfloat16 in parts_of_tensor:
+                stored, is_bfloat16 = _stored(values, "float32" if narrow else dtype, index)
+                parts_of_tensor = [(inner, stored, "bfloat16" if is_bfloat16 else None)]
+            for part, stored, named in parts_of_tensor:
                 dataset = target.create_dataset(part, data=stored)
-                if is_bfloat16:
-                    dataset.attrs["dtype"] = text("bfloat16")
+                if named:
+                    dataset.attrs["dtype"] = text(named)
                 if crc:
                     dataset.attrs["crc32c"] = np.uint32(crc32c(stored.tobytes()))
         for shard in shards.values():

@@ -32,17 +32,31 @@ class Model:
         return self.tensors[f"/tracks/{track:02d}/blocks/{block:02d}/{name}"]
 
 
+def float8_values() -> Array:
+    """What the 256 codes of float8 (e4m3, no infinities) stand for: sign, four bits of exponent, three of fraction."""
+    codes = np.arange(256)
+    exponent, fraction = codes >> 3 & 15, codes & 7
+    values = np.where(exponent == 0, fraction / 8 * 2.0 ** -6, (1 + fraction / 8) * 2.0 ** (exponent - 7.0))
+    values[codes & 127 == 127] = np.nan
+    return np.where(codes >= 128, -values, values)
+
+
 def widen(dataset: h5py.Dataset) -> Array:
-    """The float64 values of a dataset of any of the four element types; the scales of int8 are another dataset."""
+    """The float64 values of a dataset of any element type; the scales of int8 and float8 are another dataset."""
     raw = dataset[()]
+    kind = dataset.attrs.get("dtype")
+    kind = kind.decode() if isinstance(kind, bytes) else kind
+    if raw.dtype == np.uint8 and kind == "float8_e4m3fn":
+        scale = dataset.parent[dataset.name.rsplit("/", 1)[1] + ".scale"][()]
+        if scale.dtype != np.float32:
+            raise ValueError(f"{dataset.name}.scale: element type {scale.dtype}")
+        return float8_values()[raw] * scale.astype(np.float64)[..., None]
     if raw.dtype == np.int8:
         scale = dataset.parent[dataset.name.rsplit("/", 1)[1] + ".scale"][()]
         if scale.dtype != np.float16:
             raise ValueError(f"{dataset.name}.scale: element type {scale.dtype}")
         return raw * np.repeat(scale.astype(np.float64), 32, axis=-1)[..., :raw.shape[-1]]
     if raw.dtype == np.uint16:
-        kind = dataset.attrs["dtype"]
-        kind = kind.decode() if isinstance(kind, bytes) else kind
         if kind != "bfloat16":
             raise ValueError(f"{dataset.name}: uint16 with dtype {kind!r}")
         raw = (raw.astype(np.uint32) << 16).view(np.float32)

@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import pt_reference as ref
 from crc32c import crc32c, crc32c_bytewise
 from model_grid import GRID, GridModel, prompts
-from model_maker import (OPTIONAL, in_memory, is_matrix, make_config, quantize, random_tensors, table_config,
-                         table_tensors, to_bfloat16, write_model, write_random)
+from model_maker import (OPTIONAL, in_memory, is_matrix, make_config, quantize, quantize_float8, random_tensors,
+                         table_config, table_tensors, to_bfloat16, to_float8, write_model, write_random)
 
 TOKENS = [3, 200, 17, 17, 45, 3, 99, 250, 0, 3, 200, 17]
 
@@ -101,6 +101,23 @@ class ElementTypes(unittest.TestCase):
         self.assertEqual([int(q[0, i]) for i in (0, 1, 31, 32, 64)], [127, -64, 2, -127, 0])
         self.assertEqual(scale.tolist(), [[1.0, float(np.float16(4 / 127)), 0.0]])
 
+    def test_float8_codes(self):
+        values = ref.float8_values()
+        for code, value in ((0x00, 0.0), (0x01, 2.0 ** -9), (0x07, 7 * 2.0 ** -9), (0x08, 2.0 ** -6), (0x38, 1.0),
+                            (0x3C, 1.5), (0x7E, 448.0), (0xB8, -1.0), (0xFE, -448.0)):
+            self.assertEqual(values[code], value, code)
+            self.assertEqual(to_float8(np.array([value]))[0], code, value)
+        self.assertTrue(math.isnan(values[0x7F]) and math.isnan(values[0xFF]))
+        for value, code in ((17.0, 0x58), (19.0, 0x5A), (17.01, 0x59), (432.0, 0x7E), (2.0 ** -10, 0x00), (-0.0, 0x80)):
+            self.assertEqual(to_float8(np.array([value]))[0], code, value)
+
+    def test_float8_rows_have_powers_of_two(self):
+        rows = np.array([[448.0, 1.0], [448.1, 1.0], [0.0, 0.0], [-1.75, 0.5], [1e-40, 0.0]])
+        codes, scale = quantize_float8(rows)
+        self.assertEqual(scale.tolist(), [1.0, 2.0, 1.0, 2.0 ** -8, 2.0 ** -117])
+        self.assertEqual(codes[0].tolist(), [0x7E, 0x38])
+        self.assertEqual(codes[3].tolist(), [0xFE, 0x70])
+
     def test_files_give_back_what_was_written(self):
         config = make_config(tracks=3, layers=2, sync_layers=[1, 2],
                              fusion={"op": "sum", "combine_norm": True})
@@ -119,18 +136,21 @@ class ElementTypes(unittest.TestCase):
                         self.assertLessEqual(np.max(error), bound, f"{dtype} {name}")
 
 
-    def test_int8_files_are_near_what_was_written(self):
+    def test_narrow_files_are_near_what_was_written(self):
         config = make_config(tracks=2, ffn_pattern=["dense", "moe"], tie_embeddings=False,
                              moe={"experts": 3, "top_k": 1, "ffn_size": 40, "router_logit_cap": None})
         tensors = random_tensors(config, 5)
         with tempfile.TemporaryDirectory() as folder:
-            model = ref.load(write_model(Path(folder) / "m.h5", config, tensors, dtype="int8", split=True))
-        self.assertEqual(set(model.tensors), set(tensors))
-        for name, values in tensors.items():
-            bound = 0.51 * np.abs(values).max() / 127 if is_matrix(name, config) else 0.0
-            error = np.abs(model.tensors[name] - values).max()
-            self.assertLessEqual(error, bound, name)
-            self.assertEqual(error > 0, is_matrix(name, config), name)
+            small = {dtype: ref.load(write_model(Path(folder) / f"{dtype}.h5", config, tensors, dtype=dtype, split=True))
+                     for dtype in ("int8", "float8")}
+        for dtype, model in small.items():
+            self.assertEqual(set(model.tensors), set(tensors))
+            for name, values in tensors.items():
+                largest = np.abs(values).max()
+                bound = {"int8": 0.51 * largest / 127, "float8": largest / 16}[dtype] if is_matrix(name, config) else 0.0
+                error = np.abs(model.tensors[name] - values).max()
+                self.assertLessEqual(error, bound, f"{dtype} {name}")
+                self.assertEqual(error > 0, is_matrix(name, config), f"{dtype} {name}")
 
 
 class Identities(unittest.TestCase):

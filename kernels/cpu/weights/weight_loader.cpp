@@ -1,11 +1,13 @@
 #include "kernels/cpu/weights/weight_loader.h"
 
 #include <algorithm>
+#include <deque>
 #include <optional>
 #include <utility>
 
 #include "kernels/base/error.h"
 #include "kernels/base/progress.h"
+#include "kernels/cpu/weights/widened_float8.h"
 
 namespace ptrt {
 namespace {
@@ -32,7 +34,10 @@ Weight kept_weight(const WeightSpec& spec, const CpuOptions& options) {
 
 }  // namespace
 
-DType cpu_weight_type(const WeightSpec& spec, const CpuOptions& options) {
+DType cpu_weight_type(const WeightSpec& stored, const CpuOptions& options) {
+  if (stored.dtype == DType::float8_e4m3 && stored.role != WeightRole::matrix)
+    throw_bad_input("{}: float8 is for matrices; expected a wider type", stored.name);
+  const WeightSpec spec = widened(stored);
   const bool stored_int8 = spec.dtype == DType::int8;
   if (spec.role != WeightRole::matrix) {
     if (stored_int8) throw_bad_input("{}: int8 is for matrices; expected a floating type", spec.name);
@@ -57,9 +62,12 @@ std::size_t cpu_weight_bytes(const WeightSpec& spec, const CpuOptions& options) 
 std::vector<Weight> WeightLoader::load(std::span<const WeightLoad> loads) {
   for (const WeightLoad& load : loads) cpu_weight_type(load.spec, options_);
   std::vector<Job> jobs;
+  std::deque<WidenedFloat8> wide;
   std::int64_t tasks = 0;
   for (const WeightLoad& load : loads) {
-    jobs.push_back(plan(load));
+    const bool float8 = load.spec.dtype == DType::float8_e4m3;
+    jobs.push_back(
+        plan(widened(load.spec), float8 ? wide.emplace_back(load.spec, *load.source) : *load.source));
     jobs.back().first_task = tasks;
     tasks += load.spec.count * jobs.back().tasks_per_matrix;
   }
@@ -79,13 +87,12 @@ std::vector<Weight> WeightLoader::load(std::span<const WeightLoad> loads) {
   return weights;
 }
 
-WeightLoader::Job WeightLoader::plan(const WeightLoad& load) {
-  const WeightSpec& spec = load.spec;
+WeightLoader::Job WeightLoader::plan(const WeightSpec& spec, WeightSource& source) {
   PTRT_CHECK(spec.count >= 1 && spec.out >= 1 && spec.in >= 1);
   const bool packed = is_multiplied(spec.role);
   Job job;
   job.spec = spec;
-  job.source = load.source;
+  job.source = &source;
   job.weight = kept_weight(spec, options_);
   if (!map(job)) {
     job.to = arena_.take(kept_bytes(job.weight), spec.name);

@@ -42,7 +42,7 @@ class WeightLoader {
 
   // A weight, its place in memory and how it is cut into tasks, runs of whole rows of one matrix.
   struct Job {
-    WeightSpec spec;
+    WeightSpec spec;  // as widened
     WeightSource* source = nullptr;
     Weight weight;
     std::byte* to = nullptr;  // null: the weight is mapped
@@ -50,7 +50,7 @@ class WeightLoader {
     std::int64_t first_task = 0;  // among those of all jobs
   };
 
-  Job plan(const WeightLoad& load);
+  Job plan(const WeightSpec& spec, WeightSource& source);
   // Uses the source's mapping as the weight, if it has one.
   bool map(Job& job);
   void run_task(const Job& job, std::int64_t task, Buffers& buffers);

@@ -35,6 +35,13 @@ void note_types(const TensorSpec& spec, DType stored, ModelFacts& facts) {
   facts.matrices = stored;
 }
 
+// Of a tensor on the CPU; `bytes` in the file, scales included.
+std::size_t memory_bytes(const TensorSpec& spec, const StoredTensor& stored, std::size_t bytes) {
+  const auto elements = static_cast<std::size_t>(spec.elements());
+  if (spec.role == WeightRole::vector) return elements * sizeof(float);
+  return stored.dtype == DType::float8_e4m3 ? elements * size_of(stored.widened) : bytes;
+}
+
 Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, ModelFacts& facts) {
   Volume volume;
   for (const TensorSpec& spec : tensors) {
@@ -43,15 +50,14 @@ Volume survey(const ModelFile& model, const std::vector<TensorSpec>& tensors, Mo
     volume.parameters += spec.elements();
     const std::size_t bytes = stored.bytes + (stored.scales ? stored.scales->bytes : 0);
     volume.bytes += bytes;
-    volume.memory_bytes +=
-        spec.role == WeightRole::vector ? static_cast<std::size_t>(spec.elements()) * sizeof(float) : bytes;
+    volume.memory_bytes += memory_bytes(spec, stored, bytes);
     facts.in_panels += stored.layout == WeightLayout::panels ? 1 : 0;
     const auto reader = facts.verified ? model.open(stored) : nullptr;
     survey_dataset(stored, std::string(to_string(stored.dtype)), reader ? &reader->content() : nullptr,
                    FiniteScan(stored), facts);
     if (stored.scales)
-      survey_dataset(*stored.scales, "int8 scales", reader ? reader->scales() : nullptr,
-                     FiniteScan::of_scales(stored), facts);
+      survey_dataset(*stored.scales, stored.dtype == DType::int8 ? "int8 scales" : "float8 scales",
+                     reader ? reader->scales() : nullptr, FiniteScan::of_scales(stored), facts);
   }
   return volume;
 }

@@ -17,7 +17,7 @@ namespace ptrt {
 struct Volume {
   std::int64_t parameters = 0;
   std::size_t bytes = 0;         // in the file
-  std::size_t memory_bytes = 0;  // once loaded
+  std::size_t memory_bytes = 0;  // once loaded, on the CPU
 };
 
 // A dataset with elements, or scales, that are not finite.

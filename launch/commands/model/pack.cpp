@@ -4,6 +4,7 @@
 #include <chrono>
 #include <map>
 
+#include "kernels/base/error.h"
 #include "launch/commands/model/model_commands.h"
 #include "launch/commands/model/model_output.h"
 #include "launch/job/standard_streams.h"
@@ -22,10 +23,15 @@ void run_pack(const PackOptions& options, const ModelMetadata* known) {
   make_tokenizer(tokenizer, config);  // throws for an unknown kind, which would be lost
   const std::vector<TensorSpec> tensors = model_tensors(config);
   std::map<std::string, StoredTensor> stored;  // every tensor is checked before any is written
-  for (const TensorSpec& spec : tensors) stored.emplace(spec.path, model.stat(spec));
+  const bool panels = options.layout == WeightLayout::panels;
+  for (const TensorSpec& spec : tensors) {
+    const StoredTensor& found = stored.emplace(spec.path, model.stat(spec)).first->second;
+    if (panels && found.dtype == DType::float8_e4m3)
+      throw_bad_input("{}: dataset {} is float8, which has no panels: pack the model that it was made of",
+                      found.file, spec.path);
+  }
   check_model_output(options.output, config, options.split, files_of(model));
 
-  const bool panels = options.layout == WeightLayout::panels;
   remove_temporaries_on_signals();
   ModelWriter writer(options.output, config, options.split, panels ? kMapAlignment : 1);
   TensorCopy copy(model, writer, TensorCopy::NotFinite::keep);

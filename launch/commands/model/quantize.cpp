@@ -1,4 +1,4 @@
-// `ptrt quantize`: the same model with its matrices as int8.
+// `ptrt quantize`: the same model with its matrices as int8 or float8.
 #include <fmt/core.h>
 
 #include <chrono>
@@ -37,9 +37,9 @@ class Quantizer {
     writer.write_tokenizer(tokenizer);
     writer.commit();
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    print_out("{}: {} of {} tensors as int8, {} bytes of weights ({} in {}), {:.1f} s\n", options_.output,
-              quantized_, tensors.size(), writer.bytes_written(), model_.bytes_read(), options_.model,
-              elapsed.count());
+    print_out("{}: {} of {} tensors as {}, {} bytes of weights ({} in {}), {:.1f} s\n", options_.output,
+              quantized_, tensors.size(), to_string(options_.weights), writer.bytes_written(),
+              model_.bytes_read(), options_.model, elapsed.count());
   }
 
  private:
@@ -47,9 +47,9 @@ class Quantizer {
   void check_tensors(const std::vector<TensorSpec>& tensors) {
     for (const TensorSpec& spec : tensors) {
       const auto& stored = stored_.emplace(spec.path, model_.stat(spec)).first->second;
-      if (stored.dtype == DType::int8)
-        throw_bad_input("{}: dataset {} is int8 already: expected a model of floating weights", stored.file,
-                        spec.path);
+      if (size_of(stored.dtype) == 1)
+        throw_bad_input("{}: dataset {} is {} already: expected a model of wider weights", stored.file,
+                        spec.path, to_string(stored.dtype));
     }
   }
 
@@ -68,11 +68,15 @@ class Quantizer {
     WeightSpec weight = spec.weight(stored.dtype);
     weight.name = fmt::format("{}: dataset {}", stored.file, spec.path);
     const std::size_t row_bytes = static_cast<std::size_t>(weight.in) * size_of(stored.dtype);
-    writer.write_int8(spec, [&](std::int64_t first, std::int64_t rows) {
+    writer.write_scaled(spec, options_.weights, [&](std::int64_t first, std::int64_t rows) {
       piece_.resize(static_cast<std::size_t>(rows) * row_bytes);
       reader.read(first, piece_);
-      rows_.quantize(weight, first, piece_);
-      return ModelWriter::Int8Piece{rows_.q(), rows_.scales()};
+      if (options_.weights == DType::float8_e4m3) {
+        float8_.quantize(weight, first, piece_);
+        return ModelWriter::ScaledPiece{std::as_bytes(float8_.codes()), std::as_bytes(float8_.scales())};
+      }
+      int8_.quantize(weight, first, piece_);
+      return ModelWriter::ScaledPiece{std::as_bytes(int8_.q()), std::as_bytes(int8_.scales())};
     });
   }
 
@@ -80,7 +84,8 @@ class Quantizer {
   ModelFile model_;
   std::map<std::string, StoredTensor> stored_;  // by path
   std::vector<std::byte> piece_;
-  Int8Rows rows_;
+  Int8Rows int8_;
+  Float8Rows float8_;
   std::int64_t quantized_ = 0;
 };
 

@@ -42,17 +42,19 @@ class EmulatedGpus(CliTest):
         self.assertIn("bfloat16 products", both.output)
         self.assertEqual(one.read_bytes(), two.read_bytes())
 
-    def test_int8_files(self) -> None:
+    def test_files_with_8_bits(self) -> None:
         """One or two ranks, with `auto` too; what is to be quantised at load stays the CPU's."""
-        small = self.fresh(".h5")
-        self.assert_done(ptrt("quantize", self.model, "-o", small, "--weights", "int8"))
-        results = []
-        for ranks, options in ((1, ("--backend", "auto")), (2, ON_GPUS)):
-            results.append(self.fresh(".jsonl"))
-            outcome = ptrt("generate", small, self.requests, "-o", results[-1], *options, ranks=ranks)
-            self.assertEqual(outcome.status, 0, outcome.output)
-            self.assertRegex(outcome.output, "device memory: .*matrices are .*int8, activations, keys and values bfloat16")
-        self.assertEqual(results[0].read_bytes(), results[1].read_bytes())
+        for weights, name in (("int8", "int8"), ("fp8_e4m3", "float8_e4m3fn")):
+            small = self.fresh(".h5")
+            self.assert_done(ptrt("quantize", self.model, "-o", small, "--weights", weights))
+            results = []
+            for ranks, options in ((1, ("--backend", "auto")), (2, ON_GPUS)):
+                results.append(self.fresh(".jsonl"))
+                outcome = ptrt("generate", small, self.requests, "-o", results[-1], *options, ranks=ranks)
+                self.assertEqual(outcome.status, 0, outcome.output)
+                self.assertRegex(outcome.output,
+                                 f"device memory: .*matrices are .*{name}, activations, keys and values bfloat16")
+            self.assertEqual(results[0].read_bytes(), results[1].read_bytes())
         outcome = ptrt("generate", self.model, self.requests, "-o", self.fresh(".jsonl"), "--backend", "cuda", "--weights",
                        "int8")
         self.assertEqual(outcome.status, 2, outcome.output)

@@ -48,10 +48,11 @@ void write_model(const std::string& path, DType dtype, bool split) {
   writer.commit();
 }
 
-void write_int8(const std::string& path) {
+void write_scaled(const std::string& path, DType dtype) {
   const ModelConfig config = parse_config(kConfig, "seed");
   ModelWriter writer(path, config, false);
-  Int8Rows rows;
+  Int8Rows int8;
+  Float8Rows float8;
   for (const TensorSpec& spec : all_tensors(config)) {
     std::vector<std::byte> content(static_cast<std::size_t>(spec.elements()) * sizeof(float));
     random_elements(config, spec, 1, DType::float32, 0, content);
@@ -62,11 +63,15 @@ void write_int8(const std::string& path) {
       });
       continue;
     }
-    writer.write_int8(spec, [&](std::int64_t first, std::int64_t count) {
-      rows.quantize(spec.weight(DType::float32), first,
-                    std::span(content).subspan(static_cast<std::size_t>(first) * row,
-                                               static_cast<std::size_t>(count) * row));
-      return ModelWriter::Int8Piece{rows.q(), rows.scales()};
+    writer.write_scaled(spec, dtype, [&](std::int64_t first, std::int64_t count) {
+      const auto rows = std::span(content).subspan(static_cast<std::size_t>(first) * row,
+                                                   static_cast<std::size_t>(count) * row);
+      if (dtype == DType::int8) {
+        int8.quantize(spec.weight(DType::float32), first, rows);
+        return ModelWriter::ScaledPiece{std::as_bytes(int8.q()), std::as_bytes(int8.scales())};
+      }
+      float8.quantize(spec.weight(DType::float32), first, rows);
+      return ModelWriter::ScaledPiece{std::as_bytes(float8.codes()), std::as_bytes(float8.scales())};
     });
   }
   writer.commit();
@@ -234,7 +239,8 @@ std::vector<Seed> make_seeds(const std::string& folder, const std::string& corpu
   using P = const std::string&;
   add("float32", [](P path) { write_model(path, DType::float32, false); });
   add("bfloat16_split", [](P path) { write_model(path, DType::bfloat16, true); });
-  add("int8", [](P path) { write_int8(path); });
+  add("int8", [](P path) { write_scaled(path, DType::int8); });
+  add("float8", [](P path) { write_scaled(path, DType::float8_e4m3); });
   const std::string plain = folder + "/float32/m.h5";
   add("panels", [&](P path) { write_panels(path, plain); });
   add("foreign", [&](P path) { write_foreign(path, plain, false, false, false); });

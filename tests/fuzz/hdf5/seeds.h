@@ -34,7 +34,7 @@ struct Seed {
 Content read_content(const ModelFile& file);
 
 // Writes the seeds to folders below `folder`: as this program writes files and as others do, whole, split,
-// chunked, big-endian, int8, in panels; and takes the files of `corpus`.
+// chunked, big-endian, int8, float8, in panels; and takes the files of `corpus`.
 std::vector<Seed> make_seeds(const std::string& folder, const std::string& corpus);
 
 }  // namespace ptrt
