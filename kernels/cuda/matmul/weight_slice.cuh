@@ -22,11 +22,11 @@ inline constexpr int kSliceInputs = kChunk * kChunks;
 static_assert(kSliceInputs == kScaleInputs && kChunk == kInt8Group);
 
 template <typename W>
-inline constexpr int kPieces = kSliceInputs* int{sizeof(W)} / 16;  // of a row
+inline constexpr int kPieces = static_cast<int>(sizeof(W)) * kSliceInputs / 16;  // of a row
 template <typename W>
 inline constexpr int kRowsAtOnce = kWarpSize / kPieces<W>;  // that a warp copies
 template <typename W>
-inline constexpr int kSliceBytes = kTileOuts* kPieces<W> * 16;
+inline constexpr int kSliceBytes = static_cast<int>(sizeof(W)) * kTileOuts* kSliceInputs;
 template <typename W>
 inline constexpr int kStageBytes = kSliceBytes<W> +
                                    (std::is_same_v<W, Int8> ? kTileOuts / kScaleRows * kScaleBlockBytes : 0);
