@@ -256,6 +256,8 @@ class Launches {
   }
   template <typename W>
   void few_rows_gemm_of(std::span<const ExpertProduct> products, std::int64_t slots_per_row) const {
+    // The sums of int8's groups beside those of 64 rows are more than the registers hold.
+    constexpr int kMostTilesN = std::is_same_v<W, Int8> ? 4 : 8;
     auto args = expert_args<W>(products[0].x->width, products[0].y->width, slots_per_row);
     const int jobs = static_cast<int>(products.size());
     for (std::size_t i = 0; i < products.size(); ++i)
@@ -265,7 +267,7 @@ class Launches {
     else if (slots_ <= 16)
       launch_expert_gemm<2, true>(args, jobs, count_, stream_);
     else
-      launch_expert_gemm<8, true>(args, jobs, count_, stream_);
+      launch_expert_gemm<kMostTilesN, true>(args, jobs, count_, stream_);
   }
 
   const MoeJob& job_;
