@@ -1,5 +1,6 @@
 #include <initializer_list>
 #include <span>
+#include <type_traits>
 
 #include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/per_track.h"
