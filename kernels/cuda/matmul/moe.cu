@@ -17,6 +17,11 @@ constexpr int kCombineThreads = 256;
 // once for 128 rows.
 constexpr int kManyRows = 32;
 
+// Groups of eight rows that a block of expert_gemm_kernel() computes at once, at most; int8's sums by groups take
+// registers of their own.
+template <typename W>
+inline constexpr int kMostTilesN = std::is_same_v<W, Int8> ? 4 : 8;
+
 // The scales of an expert's matrix; null where weights have none.
 template <typename W>
 __device__ __forceinline__ const void* scales_of_expert(const void* scales, int expert, int outs, int in) {
@@ -265,7 +270,7 @@ class Launches {
     else if (slots_ <= 16)
       launch_expert_gemm<2, true>(args, jobs, count_, stream_);
     else
-      launch_expert_gemm<8, true>(args, jobs, count_, stream_);
+      launch_expert_gemm<kMostTilesN<W>, true>(args, jobs, count_, stream_);
   }
 
   const MoeJob& job_;
