@@ -1,6 +1,5 @@
 #include <initializer_list>
 #include <span>
-#include <type_traits>
 
 #include "kernels/cuda/base/collective_memory.h"
 #include "kernels/cuda/base/per_track.h"
@@ -17,6 +16,11 @@ constexpr int kCombineThreads = 256;
 // From this many slots an expert on, on average, products run in grouped_gemm.cuh: there weights are read
 // once for 128 rows.
 constexpr int kManyRows = 32;
+
+// Groups of eight rows that a block of expert_gemm_kernel() computes at once, at most; int8's sums by groups take
+// registers of their own.
+template <typename W>
+inline constexpr int kMostTilesN = std::is_same_v<W, Int8> ? 4 : 8;
 
 // The scales of an expert's matrix; null where weights have none.
 template <typename W>
@@ -257,8 +261,6 @@ class Launches {
   }
   template <typename W>
   void few_rows_gemm_of(std::span<const ExpertProduct> products, std::int64_t slots_per_row) const {
-    // The sums of int8's groups beside those of 64 rows are more than the registers hold.
-    constexpr int kMostTilesN = std::is_same_v<W, Int8> ? 4 : 8;
     auto args = expert_args<W>(products[0].x->width, products[0].y->width, slots_per_row);
     const int jobs = static_cast<int>(products.size());
     for (std::size_t i = 0; i < products.size(); ++i)
@@ -268,7 +270,7 @@ class Launches {
     else if (slots_ <= 16)
       launch_expert_gemm<2, true>(args, jobs, count_, stream_);
     else
-      launch_expert_gemm<kMostTilesN, true>(args, jobs, count_, stream_);
+      launch_expert_gemm<kMostTilesN<W>, true>(args, jobs, count_, stream_);
   }
 
   const MoeJob& job_;
