@@ -31,24 +31,39 @@ ModelConfig dense(const char* changes = "{}") {
   return parse_config(json.dump(), "the test's configuration");
 }
 
-// A random model; the matrices that `is_int8` chooses are int8, all else bfloat16.
-void write_mixed(const std::string& path, const ModelConfig& config,
-                 const std::function<bool(const TensorSpec&)>& is_int8) {
+// The type of a matrix in a file.
+using TypeOf = std::function<DType(const TensorSpec&)>;
+
+// Converts the rows of a matrix, stored in bfloat16 in `content`, as the writer asks for them.
+template <class Rows, class ElementsOf>
+ModelWriter::FillScaled converted(const TensorSpec& spec, std::span<const std::byte> content, Rows& rows,
+                                  ElementsOf elements_of) {
+  const auto row_bytes = static_cast<std::size_t>(spec.shape.back()) * 2;
+  return [=, &rows](std::int64_t first, std::int64_t count) {
+    rows.quantize(spec.weight(DType::bfloat16), first,
+                  content.subspan(static_cast<std::size_t>(first) * row_bytes,
+                                  static_cast<std::size_t>(count) * row_bytes));
+    return ModelWriter::ScaledPiece{std::as_bytes(elements_of(rows)), std::as_bytes(rows.scales())};
+  };
+}
+
+// A random model; all but matrices are bfloat16.
+void write_mixed(const std::string& path, const ModelConfig& config, const TypeOf& type_of) {
   ModelWriter writer(path, config, false);
-  Int8Rows rows;
+  Int8Rows int8;
+  Float8Rows float8;
   for (const TensorSpec& spec : all_tensors(config)) {
-    if (spec.role != WeightRole::matrix || !is_int8(spec)) {
+    const DType type = spec.role == WeightRole::matrix ? type_of(spec) : DType::bfloat16;
+    if (type == DType::bfloat16) {
       write_tensor(writer, config, spec, 7, DType::bfloat16);
       continue;
     }
     const std::vector<std::byte> content = random_tensor(config, spec, 7, DType::bfloat16);
-    const auto row_bytes = static_cast<std::size_t>(spec.shape.back()) * 2;
-    writer.write_int8(spec, [&](std::int64_t first, std::int64_t count) {
-      rows.quantize(spec.weight(DType::bfloat16), first,
-                    std::span(content).subspan(static_cast<std::size_t>(first) * row_bytes,
-                                               static_cast<std::size_t>(count) * row_bytes));
-      return ModelWriter::Int8Piece{rows.q(), rows.scales()};
-    });
+    const bool is_int8 = type == DType::int8;
+    writer.write_scaled(
+        spec, type,
+        is_int8 ? converted(spec, content, int8, [](const Int8Rows& r) { return r.q(); })
+                : converted(spec, content, float8, [](const Float8Rows& r) { return r.codes(); }));
   }
   writer.commit();
 }
@@ -81,9 +96,8 @@ class Cuda8Bit : public ::testing::TestWithParam<DType> {
     if (cuda.backend == nullptr) GTEST_SKIP() << cuda.missing;
     cuda_ = std::move(cuda.backend);
   }
-  void expect_scores_as_on_the_cpu(const ModelConfig& config,
-                                   const std::function<bool(const TensorSpec&)>& is_int8) {
-    write_mixed(folder_ / "model.h5", config, is_int8);
+  void expect_scores_as_on_the_cpu(const ModelConfig& config, const TypeOf& type_of) {
+    write_mixed(folder_ / "model.h5", config, type_of);
     const ModelFile file(folder_ / "model.h5");
     const auto cpu = runner_of(file, make_cpu_backend({.threads = 1}), DType::float32);
     const auto cuda =
@@ -92,10 +106,9 @@ class Cuda8Bit : public ::testing::TestWithParam<DType> {
               allowed_distance(GetParam()));
   }
   // Where float16 is near enough that the random model chooses no other tokens.
-  void expect_answers_as_on_the_cpu(const ModelConfig& config,
-                                    const std::function<bool(const TensorSpec&)>& is_int8) {
+  void expect_answers_as_on_the_cpu(const ModelConfig& config, const TypeOf& type_of) {
     if (GetParam() == DType::bfloat16) return;
-    write_mixed(folder_ / "model.h5", config, is_int8);
+    write_mixed(folder_ / "model.h5", config, type_of);
     const ModelFile file(folder_ / "model.h5");
     const auto cpu = runner_of(file, make_cpu_backend({.threads = 1}), DType::float32);
     const auto cuda = runner_of(file, std::move(cuda_), GetParam());
@@ -110,7 +123,13 @@ INSTANTIATE_TEST_SUITE_P(Every, Cuda8Bit, ::testing::Values(DType::bfloat16, DTy
                          [](const auto& dtype) { return std::string(to_string(dtype.param)); });
 
 TEST_P(Cuda8Bit, Int8ModelAnswersAsOnTheCpu) {
-  const auto all = [](const TensorSpec&) { return true; };
+  const auto all = [](const TensorSpec&) { return DType::int8; };
+  expect_scores_as_on_the_cpu(dense(), all);
+  expect_answers_as_on_the_cpu(dense(), all);
+}
+
+TEST_P(Cuda8Bit, Float8ModelAnswersAsOnTheCpu) {
+  const auto all = [](const TensorSpec&) { return DType::float8_e4m3; };
   expect_scores_as_on_the_cpu(dense(), all);
   expect_answers_as_on_the_cpu(dense(), all);
 }
@@ -119,8 +138,10 @@ TEST_P(Cuda8Bit, Int8ModelAnswersAsOnTheCpu) {
 TEST_P(Cuda8Bit, MixedModelScoresAsOnTheCpu) {
   expect_scores_as_on_the_cpu(dense(R"({"ffn_activation": "gelu_tanh"})"), [](const TensorSpec& spec) {
     const bool second_track = spec.path.starts_with(track_group(1));
-    if (spec.id == TensorId::wo || spec.id == TensorId::w_gate) return second_track;
-    return spec.id != TensorId::wk && spec.id != TensorId::lm_head;
+    if (spec.id == TensorId::wo || spec.id == TensorId::w_gate)
+      return second_track ? DType::int8 : DType::float8_e4m3;
+    if (spec.id == TensorId::wq) return DType::float8_e4m3;
+    return spec.id == TensorId::wk || spec.id == TensorId::lm_head ? DType::bfloat16 : DType::int8;
   });
 }
 
@@ -128,17 +149,21 @@ TEST_P(Cuda8Bit, MixedModelScoresAsOnTheCpu) {
 TEST_P(Cuda8Bit, ModelWithExpertsScoresAsOnTheCpu) {
   const ModelConfig config = dense(R"({"ffn_pattern": ["dense", "moe"],
       "moe": {"experts": 3, "top_k": 2, "ffn_size": 20, "router_logit_cap": 20.0}})");
-  const std::function<bool(const TensorSpec&)> kinds[] = {
-      [](const TensorSpec&) { return true; },
-      [](const TensorSpec& spec) { return spec.id != TensorId::expert_gate; },
-      [](const TensorSpec& spec) { return spec.shape.size() == 2 || spec.path.starts_with(track_group(1)); }};
-  for (const auto& is_int8 : kinds) expect_scores_as_on_the_cpu(config, is_int8);
+  const TypeOf kinds[] = {
+      [](const TensorSpec&) { return DType::int8; }, [](const TensorSpec&) { return DType::float8_e4m3; },
+      [](const TensorSpec& spec) { return spec.id == TensorId::expert_gate ? DType::bfloat16 : DType::int8; },
+      [](const TensorSpec& spec) {
+        const bool narrow = spec.shape.size() == 2 || spec.path.starts_with(track_group(1));
+        return narrow ? DType::int8 : DType::bfloat16;
+      }};
+  for (const TypeOf& type_of : kinds) expect_scores_as_on_the_cpu(config, type_of);
 }
 
 // The plan, made from the file's types alone, covers what is taken.
 TEST_P(Cuda8Bit, TakesThePlannedMemory) {
   const ModelConfig config = dense();
-  write_mixed(folder_ / "model.h5", config, [](const TensorSpec& spec) { return spec.id != TensorId::wk; });
+  write_mixed(folder_ / "model.h5", config,
+              [](const TensorSpec& spec) { return spec.id == TensorId::wk ? DType::bfloat16 : DType::int8; });
   const ModelFile file(folder_ / "model.h5");
   DeviceTypes types{.activations = GetParam()};
   for (const TensorSpec& spec : all_tensors(config)) types.note(spec, file.stat(spec).dtype);
