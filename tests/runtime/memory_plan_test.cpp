@@ -151,7 +151,7 @@ TEST(MemoryPlan, CountsSumsBetweenRanks) {
       << "tracks and parts of them";
   EXPECT_EQ(sums(2, 2, {DeviceFusion::tree}), 2 * (1 + 2) * kPart + kNcclBytes) << "parts of two tracks";
   const HeadRows half = head_rows_of(config.vocab_size, 2, 0);
-  const std::int64_t logit = 4 * half.count * 4;  // float32, of four sequences
+  const std::int64_t logit = 64 * half.count * 4;  // float32, of the rows that a step has logits of
   EXPECT_EQ(sums(2, 1, {DeviceFusion::tree, true, half}), (1 + 2) * (kPart + logit))
       << "parts of the logits too";
   const auto weights = [&](const ModelConfig& model, const HeadRows& rows) {
