@@ -20,8 +20,8 @@
 #include "model_io/file/crc32c.h"
 #include "model_io/file/dataset_consistency.h"
 #include "model_io/file/panels_reader.h"
+#include "model_io/file/tensor_types.h"
 #include "model_io/hdf5/linked_files.h"
-#include "model_io/hdf5/tensor_types.h"
 
 namespace ptrt {
 namespace {

@@ -1,4 +1,4 @@
-#include "model_io/hdf5/tensor_types.h"
+#include "model_io/file/tensor_types.h"
 
 #include "kernels/base/error.h"
 #include "kernels/cpu/weights/packed.h"
