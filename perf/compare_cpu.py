@@ -109,11 +109,14 @@ def llama_bench(folder, model, extra, prompt, generate):
 
 
 def llama_batched(folder, model, extra, batch):
-    command = [f"{folder}/llama-batched-bench", "-m", model, "-t", "2", "-tb", "2", "-c", "4096", "-npp", "16",
+    command = [os.path.abspath(f"{folder}/llama-batched-bench"), "-m", os.path.abspath(model), "-t", "2", "-tb", "2", "-c", "4096", "-npp", "16",
                "-ntg", "64", "-npl", str(batch), *extra]
 
     def run():
-        rows = [line for line in output_of(command).splitlines() if re.match(r"\|\s*16 \|", line)]
+        with tempfile.TemporaryDirectory() as place:  # ik_llama.cpp writes its log where it is, and its table as a log
+            both = subprocess.run(command, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENV,
+                                  timeout=300, cwd=place).stdout
+        rows = [line for line in both.splitlines() if re.match(r"\|\s*16 \|", line)]
         return float(rows[-1].split("|")[8])
     return command, run
 
