@@ -112,7 +112,13 @@ constexpr int kIntRows = 4;
 constexpr int kIntRows = 6;
 #endif
 
+// Few rows read the weights as one stream, with so many instructions a line that the processor's window holds too few
+// loads: fetching ahead keeps more in flight (1.3 times the rate on a Zen 1, of 512 to 2048 bytes the best).
+constexpr std::int64_t kAhead = 1024;
+constexpr int kFirstLevel = 3;
+
 struct Int16Tile : StreamTile<Int16Tile, kIntRows> {
+  using StreamTile<Int16Tile, kIntRows>::kStreamRows;
   static constexpr int kStreamChains = 1;  // the integer sums of groups do not wait for each other
 
   template <int kR, int kP, int kLines>
@@ -128,6 +134,7 @@ struct Int16Tile : StreamTile<Int16Tile, kIntRows> {
         PTRT_UNROLL
         for (int p = 0; p < kLines; ++p)
           __builtin_prefetch(tile.prefetch + (at - tile.panel) + p * tile.panel_bytes, 0, kSecondLevel);
+        if constexpr (kR <= kStreamRows && kLines == 0) __builtin_prefetch(at + kAhead, 0, kFirstLevel);
         group.add(QuadPairs<kP>(at, tile.panel_bytes), rows, g * kQuads + quad);
       }
       add_group(tile, pair + g % 2 * kGroupScales, rows, g, group, sums);
