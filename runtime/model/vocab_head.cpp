@@ -90,9 +90,12 @@ void VocabHead::count_exchange(std::size_t bytes) {
 void VocabHead::gather_parts(std::int64_t count) {
   const std::size_t bytes = static_cast<std::size_t>(count) * sizeof(float);
   if (group_ == nullptr) return all_gather(own_.row(0, 0), parts_, bytes);
-  stats_.seconds += timer_->take_seconds(false);
   group_->all_gather(own_.row(0, 0), parts_, count);
   count_exchange(bytes);
+}
+
+void VocabHead::start_step() {
+  if (timer_ != nullptr) stats_.seconds += timer_->take_seconds(false);
 }
 
 Tensor VocabHead::logits(Tensor input) {

@@ -36,6 +36,8 @@ class VocabHead {
   VocabHead(const ModelConfig& config, const TrackShard& shard, Backend& backend, TrackComm& comm,
             DeviceCollectives* group, std::int64_t max_rows);
 
+  // Before the ops of a step: takes the times of exchanges that have passed, which a step that is being recorded must not ask for.
+  void start_step();
   // Logits [1, rows, vocab] of normed rows [1, rows, d]; valid until the next call.
   Tensor logits(Tensor input);
   // The logits of the last logits(), for `rows` rows.

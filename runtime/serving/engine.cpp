@@ -163,6 +163,7 @@ bool Engine::must_retire_first(const Run& run) const {
 void Engine::run_step(Run& run) {
   state_.header = {.step = step_number_++, .digest = digest_.value(), .flags = run.signals.flags_to_send()};
   fusion_.start_step();
+  head_.start_step();
   if (tensor_parallel_all_reduce_) tensor_parallel_all_reduce_->start_step();
   fault_point("step");
   issue_step(run);

@@ -225,7 +225,7 @@ cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total) {
   *free = kDeviceBytes - std::min(kDeviceBytes, allocated.sum());
   return cudaSuccess;
 }
-// Neither allocation nor waiting is allowed while capturing.
+// Neither allocation nor waiting is allowed while capturing, nor asking what has passed.
 cudaError_t cudaMalloc(void** pointer, std::size_t bytes) {
   if (records) return cudaErrorStreamCaptureUnsupported;
   const cudaError_t status = allocate(pointer, bytes);
@@ -309,6 +309,7 @@ cudaError_t cudaEventRecordWithFlags(cudaEvent_t event, cudaStream_t stream, uns
   return cudaSuccess;
 }
 cudaError_t cudaEventQuery(cudaEvent_t event) {
+  if (records) return cudaErrorStreamCaptureUnsupported;
   return is_pending(event) ? cudaErrorNotReady : cudaSuccess;
 }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
