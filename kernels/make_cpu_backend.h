@@ -39,7 +39,7 @@ std::unique_ptr<Backend> make_cpu_backend(const CpuOptions& options);
 
 // What such a backend keeps of a weight: its type, and its bytes. float8 is kept as what it widens to. Both throw
 // bad_input where the stored type does not fit the options.
-DType cpu_weight_type(const WeightSpec& spec, const CpuOptions& options);
+DType cpu_weight_type(const WeightSpec& stored, const CpuOptions& options);
 std::size_t cpu_weight_bytes(const WeightSpec& spec, const CpuOptions& options);
 
 // Whether the processor multiplies in that type at speed: decides `--compute auto`.
