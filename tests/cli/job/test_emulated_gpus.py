@@ -67,8 +67,9 @@ class EmulatedGpus(CliTest):
         self.assertEqual(outcome.status, 2, outcome.output)
         self.assertIn("--vocab-head split: these GPUs exchange through the hosts", outcome.output)
         report = self.fresh(".json")
-        outcome = ptrt("bench", self.model, "--backend", "cuda", "--emulate-ranks", "2", "--vocab-head", "split",
-                       "--input-len", "4", "--output-len", "4", "--requests", "1", "--json", report, "--quiet")
+        outcome = ptrt("bench", self.model, "--backend", "cuda", "--emulate-ranks", "2", "--link-latency-us", "10",
+                       "--link-gb-per-s", "50", "--vocab-head", "split", "--input-len", "4",
+                       "--output-len", "4", "--requests", "1", "--json", report, "--quiet")
         self.assertEqual(outcome.status, 0, outcome.output)
         self.assertEqual(json.loads(report.read_text(encoding="utf-8"))["head_exchanges_per_forward"], 1)
 
