@@ -15,32 +15,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from ptrt_cli import CliTest, Outcome, attribute, ptrt  # noqa: E402
 import pt_reference as ref  # noqa: E402
 from crc32c import crc32c  # noqa: E402
-from model_maker import (is_matrix, make_config, quantize_float8, random_tensors, tensor_shapes, to_bfloat16,  # noqa: E402
+from model_maker import (is_matrix, quantize_float8, random_tensors, tensor_shapes, to_bfloat16,  # noqa: E402
                          write_model, write_random)
+from test_quantize import mixed_config, requests  # noqa: E402
 
 TOLERANCE = 1e-3
 FP8 = ("--weights", "fp8_e4m3")
 NAME = "float8_e4m3fn"
 EXPERTS = "/tracks/02/layers/001/experts/w_down"
 WQ = "/tracks/01/layers/000/wq"
-
-
-def mixed_config(**changes) -> dict:
-    """Odd widths, experts, tracks, biases."""
-    return make_config(**{"tracks": 3, "layers": 3, "sync_layers": [1, 3], "hidden_size": 72, "head_dim": 18,
-                          "ffn_size": 100, "qk_norm": True, "ffn_pattern": ["dense", "moe"],
-                          "moe": {"experts": 3, "top_k": 2, "ffn_size": 50, "router_logit_cap": 4.0},
-                          "attention_bias": ["q", "k", "v", "o"], "fusion": {"op": "mean", "combine_norm": True}, "tie_embeddings": False,
-                          "bos_token_id": 256, "eos_token_ids": [257], **changes})
-
-
-def requests(vocab: int) -> list[dict]:
-    rng = np.random.default_rng(5)
-    rows: list[dict] = [{"tokens": [int(t) for t in rng.integers(0, vocab, size=length)], "max_tokens": 20,
-                         "logprobs": True} for length in (1, 17, 40, 90)]
-    rows[1] |= {"temperature": 0.9, "seed": 3}
-    rows[2] |= {"temperature": 1.1, "top_p": 0.9}
-    return rows
 
 
 def float8_datasets(file: h5py.File) -> list[str]:
