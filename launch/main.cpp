@@ -16,6 +16,7 @@
 #include "launch/session/agreement.h"
 #include "runtime/job/fault.h"
 #include "runtime/job/launcher.h"
+#include "runtime/job/reporter.h"
 
 namespace ptrt {
 namespace {
@@ -67,9 +68,11 @@ int print_error(const JobComm* job, const std::string& message, ExitCode code) {
 }
 
 // Ends the job on every rank at once. An error that all ranks have is printed once: the others give rank 0 a
-// moment to print it.
+// moment to print it, and then the launcher the time to end them.
 int end_everywhere(JobComm* job, const std::string& message, ExitCode code) {
   if (job != nullptr && job->rank() != 0) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+  if (job != nullptr && job->size() > 1 && !first_to_report_here())
+    std::this_thread::sleep_for(std::chrono::duration<double>(kLauncherEndsJob));
   print_error(job, message, code);
   if (job != nullptr && job->size() > 1) job->abort(static_cast<int>(code));
   return static_cast<int>(code);

@@ -18,6 +18,7 @@
 #include "runtime/comm/watched_comm.h"
 #include "runtime/job/fault.h"
 #include "runtime/job/launcher.h"
+#include "runtime/job/reporter.h"
 
 namespace ptrt {
 namespace {
@@ -64,7 +65,8 @@ std::unique_ptr<Watchdog> make_watchdog(double step_timeout_s) {
   };
   return std::make_unique<Watchdog>(WatchdogOptions{.step_timeout_s = step_timeout_s,
                                                     .rank = launched_task().rank.value_or(0),
-                                                    .stop_requested = stop_signal_received},
+                                                    .stop_requested = stop_signal_received,
+                                                    .first_to_report = [] { return first_to_report_here(); }},
                                     end_job);
 }
 

@@ -19,6 +19,7 @@
 #include "runtime/comm/mpi_calls.h"
 #include "runtime/comm/mpi_pulse_comm.h"
 #include "runtime/comm/mpi_track_comm.h"
+#include "runtime/job/reporter.h"
 
 namespace ptrt {
 namespace {
@@ -275,6 +276,8 @@ void end_job_now(int exit_code) {
     // MPI_Abort waits for a launcher, which may be out of reach.
     std::thread([exit_code] { MPI_Abort(MPI_COMM_WORLD, exit_code); }).detach();
     std::this_thread::sleep_for(kAbortLimit);
+  } else {
+    std::this_thread::sleep_for(std::chrono::duration<double>(kAllHaveAsked));
   }
   std::_Exit(exit_code);
 }

@@ -9,6 +9,7 @@
 #include "kernels/base/clock.h"
 #include "kernels/base/progress.h"
 #include "runtime/job/launcher.h"
+#include "runtime/job/reporter.h"
 
 namespace ptrt {
 namespace {
@@ -22,8 +23,9 @@ constexpr int kRanksInTurn = 10;
 constexpr double kSilentAtStop = 3;  // seconds of silence that end a job once it is to stop
 // Seconds. A launcher that ends the job sends a signal first; then another rank has printed the reason, and the
 // launcher kills the others within this time.
-constexpr double kLauncherKills = 6, kLauncherKillsAtMost = 10;
-constexpr double kSilentToo = 0.7;  // of the limit: ranks that one cause silenced differ by a period
+constexpr double kLauncherKills = 6;
+constexpr double kAnnouncementComes = 0.1;  // seconds that an announcement may take between two ranks
+constexpr double kSilentToo = 0.7;          // of the limit: ranks that one cause silenced differ by a period
 constexpr double kSilenceExplains =
     2;  // seconds after which the rank that should report a silent one does not
 
@@ -125,11 +127,24 @@ void Watchdog::monitor() {
     if (what.empty()) continue;
     running_ = false;
     const bool launcher_may_kill = stopping() && !ends_a_stop_;
+    const double patience = another_reports(lock) ? kLauncherEndsJob : launcher_may_kill ? kLauncherKills : 0;
+    if (changed_.wait_for(lock, std::chrono::duration<double>(patience), [this] { return ended_; })) return;
     lock.unlock();
-    if (launcher_may_kill) std::this_thread::sleep_for(std::chrono::duration<double>(kLauncherKills));
     on_failure_(what, [this] { abort_groups(); });
     lock.lock();
   }
+}
+
+// Whether a process of this host was first to ask for it, or a rank has told this one: before, or, of lower number, at
+// the same time.
+bool Watchdog::another_reports(std::unique_lock<std::mutex>& lock) {
+  if (options_.first_to_report && !options_.first_to_report()) return true;
+  if (!heartbeat_) return false;
+  if (heartbeat_->ending_rank() >= 0) return true;
+  heartbeat_->announce_end();
+  changed_.wait_for(lock, std::chrono::duration<double>(kAnnouncementComes), [this] { return ended_; });
+  const int other = heartbeat_ ? heartbeat_->ending_rank() : -1;
+  return other >= 0 && other < options_.rank;
 }
 
 // Work of other threads counts as this rank's; what this rank does counts as the job's, unless it only waits.
@@ -167,7 +182,7 @@ std::string Watchdog::detect_silence() {
   // A rank that was silent before the signal is the reason to end at once. One that fell silent with it may
   // have ended the job itself, and so may rank 0, which hears of silent ranks first.
   const bool before = options_.rank == 0 && silent_at_stop_ > kSilentAtStop;
-  ends_a_stop_ = stop_seen_ns_ != 0 && (before || seconds_since(stop_seen_ns_) > kLauncherKillsAtMost);
+  ends_a_stop_ = stop_seen_ns_ != 0 && (before || seconds_since(stop_seen_ns_) > kLauncherEndsJob);
   if (ends_a_stop_ && silent > kSilentAtStop + patience)
     return fmt::format("{}: to be stopped by a signal, but {} has given no sign of life for {:.1f} s",
                        where(), heartbeat_->silent_ranks(kSilentAtStop), silent);

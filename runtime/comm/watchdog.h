@@ -28,6 +28,8 @@ struct WatchdogOptions {
   // Whether a signal asked for the end. A rank that had been silent for 3 seconds then ends the job at once, one
   // that fell silent later after 10.
   std::function<bool()> stop_requested = {};
+  // Whether no other process of this host has begun to report; asked once (runtime/job/reporter.h).
+  std::function<bool()> first_to_report = {};
 };
 
 class Watchdog {
@@ -68,6 +70,7 @@ class Watchdog {
  private:
   void monitor();
   void beat();
+  bool another_reports(std::unique_lock<std::mutex>& lock);
   std::string detect_failure();
   std::string detect_silence();
   std::string detect_stall() const;

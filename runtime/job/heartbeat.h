@@ -27,6 +27,10 @@ class PulseComm {
   virtual void send(int to, const Pulse& pulse) = 0;
   // The newest pulse from that rank, if any came since the last call.
   virtual std::optional<Pulse> receive(int from) = 0;
+  // Tells every rank that this one reports a failure and ends the job.
+  virtual void announce_end() = 0;
+  // The lowest of the other ranks whose announcement has come; -1: none.
+  virtual int ending_rank() = 0;
 };
 
 class Heartbeat {
@@ -46,6 +50,10 @@ class Heartbeat {
   std::string silent_ranks(double at_least_s) const;
   // Seconds since any rank of the job was last known to work.
   double since_work() const;
+
+  // As in PulseComm.
+  void announce_end() { comm_->announce_end(); }
+  int ending_rank() { return comm_->ending_rank(); }
 
  private:
   int lowest_silent() const;

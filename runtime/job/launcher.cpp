@@ -125,6 +125,13 @@ std::string describe_launcher() {
   return found;
 }
 
+std::string launched_job() {
+  if (const char* name = std::getenv("PMIX_NAMESPACE")) return name;
+  const char *job = std::getenv("SLURM_JOB_ID"), *step = std::getenv("SLURM_STEP_ID");
+  if (job != nullptr && step != nullptr) return fmt::format("slurm.{}.{}", job, step);
+  return fmt::format("parent.{}", getppid());  // the launcher's daemon
+}
+
 std::string launched_name() {
   if (!started_by_mpi_launcher()) return "";
   const LaunchedTask task = launched_task();

@@ -24,6 +24,9 @@ std::optional<int> slurm_cpus_per_task();
 // For people: "mpirun (PMIx 4.2.2), Slurm job 7", "srun, Slurm job 7"; "no launcher" for a process on its own.
 std::string describe_launcher();
 
+// A name of the job that this process was started in, the same on all its ranks and no other's on this host.
+std::string launched_job();
+
 // As messages name this process before MPI tells: "rank 2 of 4 (host)"; empty without a launcher.
 std::string launched_name();
 

@@ -8,6 +8,7 @@
 #include <future>
 #include <map>
 #include <mutex>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -40,6 +41,16 @@ class Wires {
       wires_.sent_.erase(found);
       return pulse;
     }
+    void announce_end() override {
+      const std::lock_guard lock(wires_.mutex_);
+      if (wires_.cut_ != rank_) wires_.ending_.insert(rank_);
+    }
+    int ending_rank() override {
+      const std::lock_guard lock(wires_.mutex_);
+      for (const int rank : wires_.ending_)
+        if (rank != rank_) return rank;
+      return -1;
+    }
 
    private:
     Wires& wires_;
@@ -55,6 +66,7 @@ class Wires {
  private:
   std::mutex mutex_;
   std::map<std::pair<int, int>, Pulse> sent_;
+  std::set<int> ending_;
   int cut_ = -1;
 };
 
@@ -102,6 +114,7 @@ TEST(Heartbeat, WorkOfOneRankIsKnownToAll) {
 struct Report {
   int rank = -1;
   std::string what;
+  int reports = 0;  // by all ranks
 };
 
 // The first report of the watchdogs of three ranks, within a second or two.
@@ -111,18 +124,21 @@ Report first_report(const std::function<void(std::vector<std::unique_ptr<Watchdo
   std::promise<Report> said;
   auto future = said.get_future();
   std::once_flag once;
+  std::atomic<int> reports{0};
   std::vector<std::unique_ptr<Watchdog>> dogs;
   for (int r = 0; r < 3; r++) {
     dogs.push_back(std::make_unique<Watchdog>(
         WatchdogOptions{.step_timeout_s = timeout_s, .rank = r, .stop_requested = stop_requested},
         [&, r](const std::string& what, const auto&) {
-          std::call_once(once, [&] { said.set_value({r, what}); });
+          reports++;
+          std::call_once(once, [&] { said.set_value({r, what, 0}); });
         }));
     dogs.back()->begin_heartbeat(wires.comm(r, 3), {"a", "b", "c"});
     dogs.back()->enter("loading");
   }
   body(dogs, wires);
-  const Report report = future.wait_for(0s) == std::future_status::ready ? future.get() : Report{};
+  Report report = future.wait_for(0s) == std::future_status::ready ? future.get() : Report{};
+  report.reports = reports;
   dogs.clear();
   return report;
 }
@@ -153,6 +169,20 @@ TEST(Watchdog, Rank0IsReportedByTheNext) {
   });
   EXPECT_EQ(report.rank, 1);
   EXPECT_NE(report.what.find("no sign of life from rank 0 (a)"), std::string::npos) << report.what;
+}
+
+// The launcher takes its time to end the others, which see the same failure meanwhile.
+TEST(Watchdog, ThatAnotherRankReportsIsNotRepeated) {
+  const Report report = first_report([](auto& dogs, Wires& wires) {
+    wires.cut(2);
+    dogs[2]->stop();
+    for (int i = 0; i < 120; i++) {  // rank 1 would report 0.8 s after rank 0
+      note_progress();
+      std::this_thread::sleep_for(25ms);
+    }
+  });
+  EXPECT_EQ(report.rank, 0);
+  EXPECT_EQ(report.reports, 1) << report.what;
 }
 
 TEST(Watchdog, WaitingForARankThatWorksIsNoStall) {

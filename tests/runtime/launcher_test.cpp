@@ -2,9 +2,13 @@
 #include "runtime/job/launcher.h"
 
 #include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <map>
+
+#include "runtime/job/reporter.h"
 
 namespace ptrt {
 namespace {
@@ -81,6 +85,37 @@ TEST(Launcher, ABatchScriptIsNone) {
   EXPECT_FALSE(task_with({}).rank.has_value());
   EXPECT_FALSE(task_with({{"PMI_SIZE", "many"}}).size.has_value());
   EXPECT_EQ(launched_name(), "") << "this test was not started by a launcher";
+}
+
+TEST(Launcher, OneProcessOfAJobReportsUntilItEnds) {
+  const std::string job = "test." + std::to_string(getpid());
+  const auto first_in_child = [&] {
+    const pid_t child = fork();
+    if (child == 0) _exit(first_to_report_here(job) ? 1 : 0);
+    int status = 0;
+    waitpid(child, &status, 0);
+    return WEXITSTATUS(status) == 1;
+  };
+  EXPECT_TRUE(first_in_child());
+  EXPECT_TRUE(first_in_child()) << "the first has ended";
+  EXPECT_TRUE(first_to_report_here(job));
+  EXPECT_FALSE(first_in_child());
+  EXPECT_FALSE(first_to_report_here(job)) << "asked again";
+  EXPECT_TRUE(first_to_report_here(job + ".2")) << "another job";
+}
+
+TEST(Launcher, TheJobIsNamedByPmixElseSlurmElseTheDaemon) {
+  const char* const names[] = {"PMIX_NAMESPACE", "SLURM_JOB_ID", "SLURM_STEP_ID"};
+  for (const char* name : names) unsetenv(name);
+  const std::string alone = launched_job();
+  EXPECT_EQ(alone, "parent." + std::to_string(getppid()));
+  setenv("SLURM_JOB_ID", "7", 1);
+  EXPECT_EQ(launched_job(), alone) << "a batch script is no step";
+  setenv("SLURM_STEP_ID", "0", 1);
+  EXPECT_EQ(launched_job(), "slurm.7.0");
+  setenv("PMIX_NAMESPACE", "30667.1", 1);
+  EXPECT_EQ(launched_job(), "30667.1");
+  for (const char* name : names) unsetenv(name);
 }
 
 }  // namespace

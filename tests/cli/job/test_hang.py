@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -25,14 +26,18 @@ TIMEOUT = 2 * SLOWNESS  # of --step-timeout
 NEVER = 3600  # seconds of --step-timeout, where it must not be what ends the job
 
 
+def state_of(process: int) -> str:
+    """A letter, as ps shows it; X also where there is no such process."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
 def is_running(process: int) -> bool:
     """A process that has ended keeps its entry in /proc until its parent waits for it. mpirun exits before that, so the
     parent is the machine's first process, which may take seconds or, in some containers, never waits."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state not in "ZX"
+    return state_of(process) not in "ZX"
 
 
 def run_to_message(*arguments: object, ranks: int | None, env: dict[str, str]) -> tuple[Outcome, float]:
@@ -70,6 +75,12 @@ class Job(CliTest):
                 return found
             time.sleep(0.02)
         self.fail(f"the job did not come to work:\n{running.finish(timeout=0).output}")
+
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START
+        while not condition():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.02)
 
     def assert_gone(self, ranks: list[int], seconds: float = SECONDS) -> None:
         deadline = time.monotonic() + seconds
@@ -185,6 +196,26 @@ class StuckRank(Job):
             with self.subTest(point=point, rank=rank):
                 self.check(f"rank={rank},at={point},signal={int(signal.SIGSTOP)}",
                            [rf"{another_than(rank)} \({host}\)", rf"no sign of life from rank {rank} \({host}\)"])
+
+    def test_one_message_where_the_launcher_is_slow(self) -> None:
+        """Several ranks see the fault before the launcher, here stopped for a while, ends them."""
+        for point, rank in (("start", 2), ("load", 0), ("step", 2)):
+            with self.subTest(point=point, rank=rank):
+                said = self.fresh(".stderr")  # of the ranks: a launcher that ends them may drop their last words
+                command = ["sh", "-c", 'exec "$@" 2>> "$0"', str(said), str(PTRT), "generate", str(self.model),
+                           str(self.requests), "-o", str(self.fresh(".jsonl")), "--step-timeout", str(TIMEOUT)]
+                running = Running([], ranks=4, command=command,
+                                  env={"PTRT_FAULT": f"rank={rank},at={point},signal={int(signal.SIGSTOP)}"})
+                self.wait_until(lambda: any(state_of(process) == "T" for process in running.ranks()))
+                running.process.send_signal(signal.SIGSTOP)
+                self.wait_until(lambda: "error" in said.read_text())
+                time.sleep(2 * SLOWNESS)  # the last of the ranks would report 1.4 s after the first
+                running.process.send_signal(signal.SIGCONT)
+                outcome = running.finish(timeout=SECONDS)
+                self.assertFalse(outcome.timed_out, f"the job hangs:\n{outcome.output}")
+                self.assertNotEqual(outcome.status, 0, outcome.output)
+                errors = [line for line in said.read_text().splitlines() if "error" in line]
+                self.assertEqual(len(errors), 1, errors)
 
     def test_stopped_while_mpi_starts(self) -> None:
         self.check(f"rank=2,at=start,signal={int(signal.SIGSTOP)}",
