@@ -13,7 +13,8 @@
 // bfloat16; those on tensor cores also in float16, products also with 8-bit matrices. With it: what
 // one of N ranks (default: one a track) runs in a layer, for steps of each of these numbers of rows
 // (default 1, 8, 16, 64, 128): products with 16-bit and 8-bit matrices, those of many rows also with
-// float32 output, all other ops, and the whole layer.
+// float32 output, all other ops, and the whole layer; for few rows decode attention over longer
+// contexts, with clusters of thread blocks and without.
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
@@ -79,6 +80,9 @@ void run_shape(CudaBench& bench, const std::vector<std::int64_t>& all_rows) {
     bench.decode_attention(rows, kLayerContext);
     bench.row_ops(rows);
     bench.layer(rows, kLayerContext);
+    if (rows <= 16)
+      for (const std::int64_t context : {1024, 4096})
+        for (const bool clusters : {false, true}) bench.decode_attention(rows, context, clusters);
     for (const DType weights : k8BitTypes) {
       bench.products(rows, weights);
       bench.gated_linear(rows, weights);

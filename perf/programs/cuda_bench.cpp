@@ -11,6 +11,7 @@
 #include "cuda_kernels.h"
 #include "cuda_layer.h"
 #include "cuda_weights.h"
+#include "kernels/cuda/base/device_traits.h"
 
 namespace ptrt {
 namespace {
@@ -196,7 +197,7 @@ void CudaBench::set_step(const std::vector<std::int32_t>& positions, const std::
                            {positions, slots, page_table_, slot_pages});
 }
 
-void CudaBench::decode_attention(std::int64_t batch, std::int64_t context) {
+void CudaBench::decode_attention(std::int64_t batch, std::int64_t context, bool clusters) {
   const auto rows = static_cast<std::size_t>(batch);
   std::vector<std::int32_t> positions(rows, static_cast<std::int32_t>(context) - 1), slots(rows);
   std::iota(slots.begin(), slots.end(), 0);
@@ -207,10 +208,13 @@ void CudaBench::decode_attention(std::int64_t batch, std::int64_t context) {
   pool.layers = std::clamp<std::int64_t>(static_cast<std::int64_t>(kArenaBytes / pool.bytes()), 1, 64);
   const Tensor q = activations(0, batch, shape_.q_width()), out = activations(1, batch, shape_.q_width());
   const StepRows step{positions, slots, page_table_, pages};
+  use_clusters(clusters);
   const double us = timer_.median_us(static_cast<int>(std::min<std::int64_t>(pool.layers, 12)), [&](int i) {
     backend_.attention(shape_.attention(), q, step, i % pool.layers, pool, out);
   });
-  report(label(fmt::format("decode attention over {}", context)), batch, us, bytes, 0);
+  use_clusters(true);
+  report(label(fmt::format("decode attention over {}{}", context, clusters ? "" : ", no clusters")), batch,
+         us, bytes, 0);
 }
 
 void CudaBench::prefill_attention(std::int64_t rows, std::int64_t past) {

@@ -41,7 +41,8 @@ class CudaBench {
   void gated_linear(std::int64_t rows, DType weights = DType::float32);
   // The products of a layer, and with up to kSequences rows that of the head.
   void products(std::int64_t rows, DType weights = DType::float32);
-  void decode_attention(std::int64_t batch, std::int64_t context);
+  // `clusters`: of thread blocks, where the backend would launch them.
+  void decode_attention(std::int64_t batch, std::int64_t context, bool clusters = true);
   void prefill_attention(std::int64_t rows, std::int64_t past);
   void row_ops(std::int64_t rows);
   void layer(std::int64_t rows, std::int64_t context, DType weights = DType::float32, bool fp32_out = false);

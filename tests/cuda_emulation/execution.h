@@ -1,5 +1,5 @@
 // The CUDA execution model on the CPU, so that tests without a GPU run the sources that nvcc
-// compiles. The threads of a block are fibers; blocks run one after the other. A thread that
+// compiles. The threads of a block are fibers; blocks, or clusters of them, run one after the other. A thread that
 // waits at a barrier or for its warp yields to the others. It verifies logic, not speed or memory
 // order: threads are never preempted, and writes are visible to the others at once.
 //
@@ -9,6 +9,7 @@
 //  * a shuffle, vote or __syncwarp whose mask names lanes that never call it, or call another operation;
 //  * a shuffle that reads a lane outside its mask;
 //  * a thread that returns without grid_dependency_wait() (launch.h);
+//  * an access to the shared memory of a block of the cluster that has returned, or beyond that memory;
 //  * a collective behind a kernel that triggered its successor early: NCCL may not wait for it.
 // Dynamic shared memory is a heap block of exactly the requested size, filled with NaN before every
 // block, so that AddressSanitizer finds accesses beyond the end of shared and global memory. Warps
@@ -40,8 +41,8 @@ inline constexpr int kWarpLanes = 32;
 inline constexpr std::size_t kSlotBytes = 64;
 
 // Runs `body` once for every thread of the grid. One grid runs at a time, whichever host thread
-// launches it.
-void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes,
+// launches it. The `cluster` blocks of a cluster, along x, run together; they have whole warps.
+void run_grid(const char* kernel, dim3 grid, dim3 block, std::size_t shared_bytes, unsigned cluster,
               const std::function<void()>& body);
 
 // The indices of the running thread.
@@ -57,6 +58,11 @@ void* dynamic_shared_memory();
 void barrier(const Location& where);
 // bar.sync and, without waiting, bar.arrive.
 void named_barrier(int number, int threads, bool waits, const Location& where = Location::current());
+
+// barrier.cluster, and mapa: memory of block `rank` that lies where `mine` lies in this block's dynamic shared memory.
+int cluster_rank();
+void cluster_barrier(const Location& where = Location::current());
+const void* in_block_of_cluster(const void* mine, int rank, const Location& where = Location::current());
 
 // The values that the lanes of a warp pass to one operation.
 class WarpValues {

@@ -8,22 +8,24 @@
 
 #include "kernels/cuda/base/dtypes.cuh"
 #include "kernels/cuda/base/reduce.cuh"
+#include "kernels/cuda/ptx/cluster.cuh"
 #include "kernels/cuda/ptx/cp_async.cuh"
 #include "kernels/cuda/ptx/mma.cuh"
 
 namespace ptrt {
 namespace {
 
-void run(dim3 grid, dim3 block, const std::function<void()>& kernel, std::size_t shared_bytes = 0) {
-  emulation::run_grid("tested", grid, block, shared_bytes, [&] {
+void run(dim3 grid, dim3 block, const std::function<void()>& kernel, std::size_t shared_bytes = 0,
+         unsigned cluster = 1) {
+  emulation::run_grid("tested", grid, block, shared_bytes, cluster, [&] {
     pdl_trigger_and_wait();
     kernel();
   });
 }
 
-std::string error_of(dim3 block, const std::function<void()>& kernel) {
+std::string error_of(dim3 block, const std::function<void()>& kernel, unsigned cluster = 1) {
   try {
-    run(dim3(1), block, kernel);
+    run(dim3(cluster), block, kernel, 128, cluster);
   } catch (const std::exception& error) {
     return error.what();
   }
@@ -292,12 +294,88 @@ TEST(Emulation, FindsCollectivesThatMayOvertakeAKernel) {
   EXPECT_NO_THROW(emulation::check_not_overtaking("a collective"));
 }
 
+// Each block of a cluster adds what the others have in their shared memory.
+TEST(Emulation, BlocksOfAClusterReadEachOthersSharedMemory) {
+  constexpr int kBlocks = 4, kThreads = 64;
+  std::vector<int> sums(2 * kBlocks * kThreads), ranks(2 * kBlocks);
+  run(
+      dim3(2 * kBlocks), dim3(kThreads),
+      [&] {
+        auto* values = static_cast<int*>(shared_memory());
+        const int block = static_cast<int>(blockIdx.x), i = thread_id();
+        ranks[static_cast<std::size_t>(block)] = cluster_rank();
+        values[i] = 1000 * block + i;
+        cluster_barrier();
+        int sum = 0;
+        for (int b = 0; b < kBlocks; ++b) sum += in_block_of_cluster(values, b)[(i + 1) % kThreads];
+        sums[static_cast<std::size_t>(block * kThreads + i)] = sum;
+        cluster_barrier();
+      },
+      kThreads * sizeof(int), kBlocks);
+  EXPECT_EQ(ranks, (std::vector<int>{0, 1, 2, 3, 0, 1, 2, 3}));
+  for (int i = 0; i < 2 * kBlocks * kThreads; ++i) {
+    const int first = i / (kBlocks * kThreads) * kBlocks;
+    EXPECT_EQ(sums[static_cast<std::size_t>(i)], 1000 * (4 * first + 6) + 4 * ((i + 1) % kThreads));
+  }
+}
+
+// A block's barriers are its own: one may be ahead of another by several.
+TEST(Emulation, BlocksOfAClusterSyncApart) {
+  std::vector<int> order;
+  run(
+      dim3(2), dim3(32),
+      [&] {
+        for (int i = 0; i < (cluster_rank() == 0 ? 5 : 2); ++i) __syncthreads();
+        if (thread_id() == 0) order.push_back(cluster_rank());
+        cluster_barrier();
+      },
+      0, 2);
+  EXPECT_EQ(order, (std::vector<int>{1, 0}));
+}
+
+TEST(Emulation, ReportsFaultsOfClusters) {
+  const auto finds = [](const std::string& error, const char* text) {
+    EXPECT_NE(error.find(text), std::string::npos) << error;
+  };
+  const std::string waits = error_of(
+      dim3(32),
+      [] {
+        if (cluster_rank() == 0) cluster_barrier();
+      },
+      2);
+  finds(waits, "wait for each other forever");
+  finds(waits, "barrier.cluster");
+  finds(waits, "returned");
+  finds(error_of(
+            dim3(32),
+            [] {
+              if (cluster_rank() == 0)
+                __syncthreads(), in_block_of_cluster(static_cast<int*>(shared_memory()), 1);
+            },
+            2),
+        "the shared memory of a block that has returned is read at block (0, 0, 0)");
+  finds(error_of(
+            dim3(32), [] { in_block_of_cluster(static_cast<int*>(shared_memory()) + 32, 0); }, 2),
+        "an address outside dynamic shared memory");
+  finds(error_of(
+            dim3(32), [] { in_block_of_cluster(static_cast<int*>(shared_memory()), 2); }, 2),
+        "a block outside the cluster");
+  EXPECT_THROW(run(
+                   dim3(3), dim3(32), [] {}, 0, 2),
+               std::runtime_error)
+      << "no whole clusters";
+  EXPECT_THROW(run(
+                   dim3(2), dim3(33), [] {}, 0, 2),
+               std::runtime_error)
+      << "no whole warps";
+}
+
 TEST(Emulation, ReportsThreadsThatEndWithoutWaitingForThePreviousKernel) {
   const auto kernel = [] {
     if (threadIdx.x != 3) grid_dependency_wait();
   };
   try {
-    emulation::run_grid("hasty", dim3(1), dim3(8), 0, kernel);
+    emulation::run_grid("hasty", dim3(1), dim3(8), 0, 1, kernel);
     FAIL() << "nothing was reported";
   } catch (const std::exception& error) {
     EXPECT_NE(std::string(error.what()).find("kernel hasty: a thread returned before it waited"),

@@ -152,6 +152,22 @@ TEST_P(AttentionSteps, LongContexts) {
   }
 }
 
+// Contexts whose splits a GPU shares among the blocks of a cluster: some blocks and warps of it without a token, rows with one
+// split and with several, more heads than a warp takes at once, windows that begin within a block's tokens.
+TEST_P(AttentionSteps, LongerContexts) {
+  struct Case {
+    std::int64_t heads, head_dim, window;
+  };
+  for (const auto& [heads, head_dim, window] : {Case{9, 8, 0}, {1, 37, 0}, {1, 8, 1030}}) {
+    ReferencePair pair(backend(), {{heads, 1, head_dim, window, false}, 1, false}, 1300, 520);
+    pair.run({{0, 510}, {1, 10}}, tolerance());
+    pair.run({{0, 511}}, tolerance());
+    for (int i = 0; i < 4; ++i) pair.run({{0, 1}, {1, 1}}, tolerance());  // 1022 to 1025 tokens
+    pair.run({{0, 60}}, tolerance());
+    pair.run({{0, 1}, {1, 1}, {2, 1}}, tolerance());
+  }
+}
+
 // So many heads that splits are longer than the shortest: 3 rows, 12 tracks and 5 heads.
 TEST_P(AttentionSteps, ManyHeadsHaveLongerSplits) {
   if (activations() == DType::float16) return;  // the cut does not depend on the type

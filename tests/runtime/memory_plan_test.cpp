@@ -187,7 +187,9 @@ TEST(MemoryPlan, SplitsFitTheirMemory) {
         for (const std::int64_t window : {0, 1, 256, 257, 258, 4000}) {
           limits.context = context, limits.sequences = sequences;
           for (std::int64_t rows = 1; rows <= sequences; rows *= 2) {
-            const Splits splits = decode_splits(rows * kv_heads, context, window);
+            const bool has_clusters = context % 2 == 0;
+            const Splits splits = decode_splits(rows * kv_heads, context, window, has_clusters);
+            ASSERT_TRUE(splits.cluster == 1 || has_clusters);
             // Wherever a row is, its window touches no more splits.
             for (std::int64_t last = 0; last < context; last += last < 3000 ? 1 : 997) {
               const std::int64_t first = window > 0 ? std::max<std::int64_t>(0, last - window + 1) : 0;
@@ -198,6 +200,23 @@ TEST(MemoryPlan, SplitsFitTheirMemory) {
                 << context << ' ' << sequences << ' ' << kv_heads << ' ' << window << ' ' << rows;
           }
         }
+}
+
+// Clusters share a split where blocks of 256 tokens would leave most of the device idle.
+TEST(MemoryPlan, FewLongContextsAreSplitOverClusters) {
+  const auto splits = [](std::int64_t units, std::int64_t context, std::int64_t window = 0) {
+    const Splits found = decode_splits(units, context, window, true);
+    return std::vector{found.tokens, found.count, found.cluster};
+  };
+  using Is = std::vector<std::int64_t>;
+  EXPECT_EQ(splits(1, 512), (Is{256, 2, 1})) << "short";
+  EXPECT_EQ(splits(1, 1024), (Is{512, 2, 8}));
+  EXPECT_EQ(splits(1, 4096), (Is{512, 8, 8})) << "64 blocks instead of 16";
+  EXPECT_EQ(splits(4, 4096), (Is{512, 8, 8})) << "256 blocks";
+  EXPECT_EQ(splits(5, 4096), (Is{256, 16, 1}));
+  EXPECT_EQ(splits(1, 4096, 512), (Is{256, 3, 1})) << "the window is short";
+  EXPECT_EQ(splits(1, 1 << 17, 1024), (Is{512, 3, 8}));
+  EXPECT_EQ(decode_splits(1, 4096, 0, false).cluster, 1) << "before sm_90";
 }
 
 TEST(MemoryPlan, TheCacheTakesWhatIsLeft) {

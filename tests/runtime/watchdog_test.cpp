@@ -62,14 +62,14 @@ TEST(Watchdog, StepsAndMessagesAreProgress) {
   const auto busy = [](Watchdog& watchdog) {
     const auto comm = make_watched_comm(slow_comm(0.02), watchdog, "the other tracks");
     char mine = 'a', all[2] = {};
-    for (int i = 0; i < 20; i++) {
+    for (int i = 0; i < 40; i++) {
       if (i % 2 == 0) watchdog.step_begins();
       comm->all_to_all(all, &mine, 0);
       std::this_thread::sleep_for(20ms);
     }
   };
-  EXPECT_EQ(reported_during({.step_timeout_s = 0.25}, busy), "");
-  const auto idle = [](Watchdog&) { std::this_thread::sleep_for(300ms); };
+  EXPECT_EQ(reported_during({.step_timeout_s = 1}, busy), "") << "1.6 s in all, 0.04 s between two";
+  const auto idle = [](Watchdog&) { std::this_thread::sleep_for(800ms); };
   EXPECT_EQ(reported_during({.step_timeout_s = 0}, idle), "") << "no timeout was given";
   EXPECT_NE(reported_during({.step_timeout_s = 0.1}, idle), "");
   EXPECT_EQ(reported_during({.step_timeout_s = 0.1},

@@ -4,12 +4,14 @@
 #include "kernels/cuda/attention/attention.h"
 #include "kernels/cuda/attention/decode_warp.cuh"
 #include "kernels/cuda/host/scratch_size.h"
+#include "kernels/cuda/ptx/cluster.cuh"
 
 namespace ptrt::cuda {
 namespace {
 
 constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * kWarpSize;
+constexpr int kMostBlocks = static_cast<int>(kClusterBlocks);
 constexpr float kLog2E = 1.4426950408889634f;
 static_assert(kMaxSplitTokens == kWarps * kWarpSize * kPageSize, "a lane looks up one page of its warp");
 
@@ -21,6 +23,7 @@ struct DecodeArgs {
   float* partial;                     // [tracks, decode rows, heads, splits, head_dim + 2]; null: one split
   std::int32_t* splits_done;          // [tracks, decode rows, kv_heads], zero between launches
   int decode_rows, splits, split_tokens, tracks, heads, kv_heads, head_dim, window;
+  int cluster;  // blocks of a split, kMostBlocks at most; their warps take its pages in turn
   float scale;  // log2(e) · the scale of q · k: the softmax uses powers of two
   StepView step;
   LayerPool<T> pool;
@@ -56,8 +59,19 @@ constexpr std::size_t warp_bytes() {
   return std::max(kStages * PageStage<T, kChunks>::kBytes, kOutput);
 }
 
-// Multistage copies of one warp's pages of a split to shared memory; the block's warps take pages
-// in turn.
+// What follows the warps' memory: their statistics, and for a cluster the block's part of the output.
+struct BlockEnd {
+  float2 softmax_stats[kWarps * kHeads];  // [warp][head]: maximum, sum
+  bool is_last;
+};
+template <typename T, int kChunks, int kStages>
+std::size_t block_bytes(int cluster, int head_dim) {
+  const std::size_t part = cluster > 1 ? sizeof(float) * kHeads * static_cast<std::size_t>(head_dim + 2) : 0;
+  return kWarps * warp_bytes<T, kChunks, kStages>() + sizeof(BlockEnd) + part;
+}
+
+// Multistage copies of one warp's pages of a split to shared memory; the split's `warps` take pages in turn, of which this
+// is number `warp`.
 template <typename T, int kChunks, bool kAligned, int kStages>
 class PagePipeline {
  public:
@@ -66,11 +80,13 @@ class PagePipeline {
   // Tokens [begin, end) of the split that begins at position `split_begin`. Looks its pages up, and
   // starts copies of those in the first stages that only earlier steps have written.
   __device__ __forceinline__ PagePipeline(const DecodeArgs<T>& args, int track, int kv_head,
-                                          const Range& range, int split_begin, int begin, int end, T* memory)
+                                          const Range& range, int split_begin, int begin, int end, int warp,
+                                          int warps, T* memory)
       : args_(args),
         track_(track),
         kv_head_(kv_head),
-        first_page_(begin / kPageSize + warp_id()),
+        first_page_(begin / kPageSize + warp),
+        warps_(warps),
         begin_(begin),
         end_(end),
         memory_(memory) {
@@ -103,7 +119,7 @@ class PagePipeline {
   }
 
  private:
-  __device__ __forceinline__ int page_number(int i) const { return first_page_ + i * kWarps; }
+  __device__ __forceinline__ int page_number(int i) const { return first_page_ + i * warps_; }
   __device__ __forceinline__ bool exists(int i) const { return page_number(i) * kPageSize < end_; }
 
   __device__ __forceinline__ void load_stage() {
@@ -119,9 +135,14 @@ class PagePipeline {
   }
 
   const DecodeArgs<T>& args_;
-  int track_, kv_head_, first_page_, begin_, end_, issued_ = 0, page_of_lane_ = 0;
+  int track_, kv_head_, first_page_, warps_, begin_, end_, issued_ = 0, page_of_lane_ = 0;
   T* memory_;
 };
+
+// 2^(a part's maximum − the maximum of all). A part without tokens has none, nor perhaps have all of a block.
+__device__ __forceinline__ float weight_of(float part_max, float row_max) {
+  return part_max == -INFINITY ? 0.0f : exp2f(part_max - row_max);
+}
 
 // Combines the warps' results for one element of a head, and stores it.
 template <typename T, int kPitch>
@@ -134,9 +155,36 @@ __device__ __forceinline__ void combine_warps(const DecodeArgs<T>& args, const u
 #pragma unroll
   for (int warp = 0; warp < kWarps; ++warp) {
     const float2 mine = softmax_stats[warp * kHeads + head];
-    const float weight = exp2f(mine.x - row_max);
+    const float weight = weight_of(mine.x, row_max);
     row_sum += mine.y * weight;
     sum += reinterpret_cast<const float*>(memory + warp * bytes_of_warp)[head * kPitch + element] * weight;
+  }
+  if (partial == nullptr) {
+    store(out + element, sum / row_sum);
+    return;
+  }
+  partial[element] = sum;
+  if (element == 0) partial[args.head_dim] = row_max, partial[args.head_dim + 1] = row_sum;
+}
+
+// Combines the parts of a cluster's blocks for one element of a head, and stores it. `part` [head_dim + 2] lies in each
+// block's shared memory, laid out as in args.partial.
+template <typename T>
+__device__ __forceinline__ void combine_blocks(const DecodeArgs<T>& args, const float* part, int element,
+                                               T* out, float* partial) {
+  const float* parts[kMostBlocks];
+  float maxima[kMostBlocks], row_max = -INFINITY, row_sum = 0, sum = 0;
+#pragma unroll
+  for (int b = 0; b < kMostBlocks; ++b) {
+    parts[b] = in_block_of_cluster(part, b);
+    maxima[b] = parts[b][args.head_dim];
+    row_max = fmaxf(row_max, maxima[b]);
+  }
+#pragma unroll
+  for (int b = 0; b < kMostBlocks; ++b) {
+    const float weight = weight_of(maxima[b], row_max);
+    row_sum += parts[b][args.head_dim + 1] * weight;
+    sum += parts[b][element] * weight;
   }
   if (partial == nullptr) {
     store(out + element, sum / row_sum);
@@ -182,19 +230,19 @@ __device__ __forceinline__ void combine_splits(const DecodeArgs<T>& args, int it
     if (lane + i * kWarpSize < head_dim) store(out + lane + i * kWarpSize, sum[i] / row_sum);
 }
 
-// Grid: x over items (track, decode row), their splits and KV heads. The block computes all query
-// heads of its KV head, kHeads at a time; its warps take pages in turn. The block that finishes an
+// Grid: x over items (track, decode row), their splits, KV heads, and the cluster's blocks. The block, or the cluster,
+// computes all query heads of its KV head, kHeads at a time; its warps take pages in turn. The block that finishes an
 // item's last split combines the splits.
 template <typename T, int kChunks, bool kAligned, int kStages>
 __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(DecodeArgs<T> args) {
   trigger_dependent_launch();
   using Warp = WarpAttention<T, kChunks, kAligned>;
   constexpr std::size_t kWarpBytes = warp_bytes<T, kChunks, kStages>();
-  __shared__ float2 softmax_stats[kWarps * kHeads];
-  __shared__ bool is_last;
-  const int kv_head = static_cast<int>(blockIdx.x) % args.kv_heads;
-  const int split_index = static_cast<int>(blockIdx.x) / args.kv_heads % args.splits;
-  const int item = static_cast<int>(blockIdx.x) / args.kv_heads / args.splits;
+  const bool clustered = args.cluster > 1;
+  const int rank = clustered ? cluster_rank() : 0, unit = static_cast<int>(blockIdx.x) / args.cluster;
+  const int kv_head = unit % args.kv_heads;
+  const int split_index = unit / args.kv_heads % args.splits;
+  const int item = unit / args.kv_heads / args.splits;
   const int track = item / args.decode_rows;
   // No kernel writes the step's inputs, so they may be read before the wait.
   const Range range = range_of(args, item % args.decode_rows);
@@ -210,10 +258,13 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
   const int warp = warp_id();
   auto* memory = static_cast<unsigned char*>(shared_memory());
   auto* mine = memory + warp * kWarpBytes;
+  auto* end_of_block = reinterpret_cast<BlockEnd*>(memory + kWarps * kWarpBytes);
+  auto* part = reinterpret_cast<float*>(end_of_block + 1);  // of a cluster: [kHeads][head_dim + 2]
   const int group = args.heads / args.kv_heads, head_dim = args.head_dim;
   const std::int64_t row_begin = static_cast<std::int64_t>(range.row) * args.heads * head_dim;
   for (int done = 0; done < group; done += kHeads) {
     PagePipeline<T, kChunks, kAligned, kStages> pipeline(args, track, kv_head, range, split_begin, begin, end,
+                                                         rank * kWarps + warp, args.cluster * kWarps,
                                                          reinterpret_cast<T*>(mine));
     if (done == 0) grid_dependency_wait();
     pipeline.fill_stages();
@@ -221,16 +272,28 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
     Warp state(args.q + track * args.q_stride + row_begin + head * head_dim, heads, head_dim, args.scale);
     pipeline.for_each_page(
         [&](const PageStage<T, kChunks>& stage, int from, int to) { state.process_page(stage, from, to); });
-    state.store_output(reinterpret_cast<float*>(mine), softmax_stats + warp * kHeads);
+    state.store_output(reinterpret_cast<float*>(mine), end_of_block->softmax_stats + warp * kHeads);
     __syncthreads();
+    T* out = args.out + track * args.out_stride + row_begin + head * head_dim;
+    const auto partial_of_head = [&](int h) {
+      return args.partial == nullptr ? nullptr : partial_of(args, item, head + h, split_index);
+    };
     for (int i = thread_id(); i < heads * head_dim; i += kThreads) {
       const int h = i / head_dim;
-      combine_warps<T, Warp::kPitch>(
-          args, memory, kWarpBytes, softmax_stats, h, i % head_dim,
-          args.out + track * args.out_stride + row_begin + (head + h) * head_dim,
-          args.partial == nullptr ? nullptr : partial_of(args, item, head + h, split_index));
+      combine_warps<T, Warp::kPitch>(args, memory, kWarpBytes, end_of_block->softmax_stats, h, i % head_dim,
+                                     out + h * head_dim,
+                                     clustered ? part + h * (head_dim + 2) : partial_of_head(h));
     }
-    __syncthreads();
+    if (!clustered) {
+      __syncthreads();
+      continue;
+    }
+    cluster_barrier();
+    for (int i = thread_id() + rank * kThreads; i < heads * head_dim; i += kThreads * kMostBlocks) {
+      const int h = i / head_dim;
+      combine_blocks(args, part + h * (head_dim + 2), i % head_dim, out + h * head_dim, partial_of_head(h));
+    }
+    cluster_barrier();  // before any block overwrites its part, or ends
   }
   if (args.partial == nullptr) return;
 
@@ -238,12 +301,12 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
   if (threadIdx.x == 0) {
     __threadfence();  // after a barrier: publishes what the whole block wrote
     std::int32_t* splits_done = args.splits_done + item * args.kv_heads + kv_head;
-    is_last = atomicAdd(splits_done, 1) == splits - 1;
-    if (is_last) *splits_done = 0;
+    end_of_block->is_last = atomicAdd(splits_done, 1) == splits * args.cluster - 1;
+    if (end_of_block->is_last) *splits_done = 0;
     __threadfence();
   }
   __syncthreads();
-  if (!is_last) return;
+  if (!end_of_block->is_last) return;
   for (int h = warp; h < group; h += kWarps) {
     const int head = kv_head * group + h;
     combine_splits(args, item, head, splits,
@@ -253,15 +316,17 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
 
 template <int kChunks, bool kAligned, int kStages, typename T>
 void launch_stages(const DecodeArgs<T>& args, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(args.tracks * args.decode_rows * args.splits * args.kv_heads));
-  launch({"decode_attention", grid, dim3(kThreads), stream, kWarps * warp_bytes<T, kChunks, kStages>()},
+  const int blocks = args.tracks * args.decode_rows * args.splits * args.kv_heads * args.cluster;
+  launch({"decode_attention", dim3(static_cast<unsigned>(blocks)), dim3(kThreads), stream,
+          block_bytes<T, kChunks, kStages>(args.cluster, args.head_dim), static_cast<unsigned>(args.cluster)},
          decode_kernel<T, kChunks, kAligned, kStages>, args);
 }
 
 template <int kChunks, bool kAligned, typename T>
 void launch_decode(const DecodeArgs<T>& args, cudaStream_t stream) {
   constexpr int kMaxStages = kChunks > 4 ? 2 : 3, kBlocks = kChunks > 4 ? 1 : 2;
-  if (device_traits().blocks_per_multiprocessor(kWarps * warp_bytes<T, kChunks, kMaxStages>()) >= kBlocks)
+  if (device_traits().blocks_per_multiprocessor(
+          block_bytes<T, kChunks, kMaxStages>(args.cluster, args.head_dim)) >= kBlocks)
     launch_stages<kChunks, kAligned, kMaxStages>(args, stream);
   else
     launch_stages<kChunks, kAligned, kMaxStages - 1>(args, stream);
@@ -281,6 +346,7 @@ void launch_kernel(const AttentionJob& job, const StepInput& step, const Splits&
   args.decode_rows = static_cast<int>(step.decode_row_count());
   args.splits = static_cast<int>(splits.count);
   args.split_tokens = static_cast<int>(splits.tokens);
+  args.cluster = static_cast<int>(splits.cluster);
   args.tracks = static_cast<int>(job.q.tracks);
   args.heads = static_cast<int>(shape.heads);
   args.kv_heads = static_cast<int>(shape.kv_heads);
@@ -324,7 +390,7 @@ std::int64_t DecodeAttention::context_of(const StepInput& step) const {
 void DecodeAttention::run(const AttentionJob& job, const StepInput& step) const {
   if (step.decode_row_count() == 0) return;
   const Splits splits = decode_splits(job.q.tracks * step.decode_row_count() * job.shape.kv_heads,
-                                      context_of(step), job.shape.window);
+                                      context_of(step), job.shape.window, device_traits().has_clusters);
   dispatch_dtype(job.q.dtype, [&]<typename T>(TypeTag<T>) {
     launch_kernel<T>(job, step, splits, partial_.get(), splits_done_.get());
   });

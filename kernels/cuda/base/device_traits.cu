@@ -32,16 +32,25 @@ DeviceTraits ask_device() {
   traits.multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
   traits.shared_bytes = static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor));
   const int major = attribute(cudaDevAttrComputeCapabilityMajor);
-  traits.has_pdl = major >= 9 && code_architecture() >= 90;
+  traits.has_pdl = traits.has_clusters = major >= 9 && code_architecture() >= 90;
   traits.has_wgmma = major == 9 && attribute(cudaDevAttrComputeCapabilityMinor) == 0;
+  return traits;
+}
+
+DeviceTraits& current_traits() {
+  static DeviceTraits traits = ask_device();
   return traits;
 }
 
 }  // namespace
 
 const DeviceTraits& device_traits() {
-  static const DeviceTraits traits = ask_device();
-  return traits;
+  return current_traits();
+}
+
+void use_clusters(bool use) {
+  static const bool has_clusters = current_traits().has_clusters;
+  current_traits().has_clusters = use && has_clusters;
 }
 
 }  // namespace ptrt

@@ -9,6 +9,7 @@ struct DeviceTraits {
   int multiprocessors = 0;
   std::size_t shared_bytes = 0;  // per multiprocessor
   bool has_pdl = false;          // programmatic dependent launch: device and code of sm_90 or later
+  bool has_clusters = false;     // of thread blocks, likewise
   bool has_wgmma = false;        // compute capability 9.0 only
 
   // How many blocks with `bytes` of dynamic shared memory each fit on a multiprocessor.
@@ -20,5 +21,8 @@ struct DeviceTraits {
 
 // Of the device that is current at the first call.
 const DeviceTraits& device_traits();
+
+// For measurements of what they gain. From here on launches have clusters, where the device has them, or none.
+void use_clusters(bool use);
 
 }  // namespace ptrt

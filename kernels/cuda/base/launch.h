@@ -34,6 +34,7 @@ struct LaunchShape {
   dim3 grid, block;
   cudaStream_t stream = nullptr;
   std::size_t shared_bytes = 0;  // dynamic shared memory, see shared_memory()
+  unsigned cluster = 1;          // blocks of a cluster along x, which divide the grid (ptx/cluster.cuh)
 };
 
 #ifdef PTRT_CUDA_EMULATION
@@ -42,7 +43,7 @@ template <class... Params, class... Args>
 void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... args) {
   emulation::count_kernel_launch();
   emulation::submit(shape.stream, [shape, kernel, ... values = static_cast<Params>(args)] {
-    emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes,
+    emulation::run_grid(shape.kernel, shape.grid, shape.block, shape.shared_bytes, shape.cluster,
                         [&] { kernel(values...); });
   });
 }
@@ -76,11 +77,18 @@ void launch(const LaunchShape& shape, void (*kernel)(Params...), const Args&... 
   config.blockDim = shape.block;
   config.dynamicSmemBytes = shape.shared_bytes;
   config.stream = shape.stream;
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
-  config.attrs = &overlap;
-  config.numAttrs = device_traits().has_pdl ? 1 : 0;
+  cudaLaunchAttribute attributes[2] = {};
+  config.attrs = attributes;
+  if (device_traits().has_pdl) {
+    cudaLaunchAttribute& overlap = attributes[config.numAttrs++];
+    overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    overlap.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster > 1) {
+    cudaLaunchAttribute& cluster = attributes[config.numAttrs++];
+    cluster.id = cudaLaunchAttributeClusterDimension;
+    cluster.val.clusterDim = {shape.cluster, 1, 1};
+  }
   check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), shape.kernel, __FILE__,
              __LINE__);
 }

@@ -15,15 +15,30 @@ inline constexpr std::int64_t kMinSplitTokens = 256, kMaxSplitTokens = 2048;
 inline constexpr std::int64_t kSplitBlocks =
     512;  // upper limit while splits can grow; a few per multiprocessor
 
+// Where that leaves most of the device idle, a cluster of blocks shares a split, of which a block has kBlockTokens: a page
+// for each of its warps. The cluster adds up its blocks' parts through shared memory.
+inline constexpr std::int64_t kClusterBlocks = 8, kBlockTokens = 64;
+inline constexpr std::int64_t kClusteredBlocks = 256;  // upper limit: more fill the device by themselves
+// Contexts below have too few splits to gain by it.
+inline constexpr std::int64_t kMinClusteredContext = 1024;
+
 struct Splits {
-  std::int64_t tokens = 0, count = 1;
+  std::int64_t tokens = 0, count = 1, cluster = 1;
 };
 // The splits for contexts of up to `context` tokens, of which a row sees `window` (0: all); units:
 // tracks × rows × KV heads.
-constexpr Splits decode_splits(std::int64_t units, std::int64_t context, std::int64_t window) {
+constexpr Splits decode_splits(std::int64_t units, std::int64_t context, std::int64_t window,
+                               bool has_clusters) {
+  const auto count_of = [&](std::int64_t tokens) {
+    const std::int64_t count = (context + tokens - 1) / tokens;
+    return window > 0 ? std::min(count, (window + tokens - 2) / tokens + 1) : count;
+  };
+  constexpr std::int64_t kClusterTokens = kClusterBlocks * kBlockTokens;
+  if (has_clusters && std::min(context, window > 0 ? window : context) >= kMinClusteredContext &&
+      units * count_of(kClusterTokens) * kClusterBlocks <= kClusteredBlocks)
+    return {kClusterTokens, count_of(kClusterTokens), kClusterBlocks};
   for (std::int64_t tokens = kMinSplitTokens;; tokens *= 2) {
-    std::int64_t count = (context + tokens - 1) / tokens;
-    if (window > 0) count = std::min(count, (window + tokens - 2) / tokens + 1);
+    const std::int64_t count = count_of(tokens);
     if (units * count <= kSplitBlocks || tokens == kMaxSplitTokens) return {tokens, count};
   }
 }
