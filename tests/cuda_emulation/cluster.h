@@ -82,12 +82,12 @@ class Cluster {
     for (auto& arrived : arrived_) arrived.fill(0);
     for (Thread& thread : threads_)
       start(thread, {index.x + static_cast<unsigned>(block_of(thread)), index.y, index.z});
+    // One block runs as far as it can, then the next: so that a missing barrier of the cluster changes results.
     for (bool descending = false;; descending = !descending) {
-      const int warps = (static_cast<int>(threads_.size()) + kWarpLanes - 1) / kWarpLanes;
-      for (int i = 0; i < warps; ++i) run_warp(descending ? warps - 1 - i : i, descending);
-      if (std::ranges::any_of(threads_, [](const Thread& t) { return t.state == State::ready; })) continue;
+      for (int i = 0; i < blocks(); ++i) run_block(descending ? blocks() - 1 - i : i);
       if (all_in(State::done, threads_)) return check_end();
-      if (!release_barriers()) throw std::runtime_error(describe_deadlock());
+      if (!all_in(State::at_cluster_barrier, threads_)) throw std::runtime_error(describe_deadlock());
+      for (Thread& thread : threads_) thread.state = State::ready;
     }
   }
 
@@ -145,20 +145,20 @@ class Cluster {
     return std::span(threads_).subspan(static_cast<std::size_t>(block) * block_threads_, block_threads_);
   }
 
-  // Whether any was complete: __syncthreads() in a block, or the cluster's.
-  bool release_barriers() {
-    if (all_in(State::at_cluster_barrier, threads_)) {
-      for (Thread& thread : threads_) thread.state = State::ready;
-      return true;
+  std::span<Thread> threads_of(int block) {
+    return std::span(threads_).subspan(static_cast<std::size_t>(block) * block_threads_, block_threads_);
+  }
+
+  // Until its threads have returned, or wait for other blocks or forever.
+  void run_block(int block) {
+    const std::span<Thread> threads = threads_of(block);
+    const int warps = (static_cast<int>(block_threads_) + kWarpLanes - 1) / kWarpLanes, first = block * warps;
+    for (bool descending = false;; descending = !descending) {
+      for (int i = 0; i < warps; ++i) run_warp(first + (descending ? warps - 1 - i : i), descending);
+      if (std::ranges::any_of(threads, [](const Thread& t) { return t.state == State::ready; })) continue;
+      if (!all_in(State::at_barrier, threads)) return;
+      for (Thread& thread : threads) thread.state = State::ready;
     }
-    bool released = false;
-    for (int block = 0; block < blocks(); ++block) {
-      if (!all_in(State::at_barrier, threads_of(block))) continue;
-      for (Thread& thread : threads_)
-        if (block_of(thread) == block) thread.state = State::ready;
-      released = true;
-    }
-    return released;
   }
 
   void take_shared_memory() {

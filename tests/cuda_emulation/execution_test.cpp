@@ -319,18 +319,23 @@ TEST(Emulation, BlocksOfAClusterReadEachOthersSharedMemory) {
   }
 }
 
-// A block's barriers are its own: one may be ahead of another by several.
-TEST(Emulation, BlocksOfAClusterSyncApart) {
+// A block's barriers are its own, and it may be ahead of another by several: up to the cluster's barrier, the first runs ahead,
+// and then the last.
+TEST(Emulation, BlocksOfAClusterRunAhead) {
   std::vector<int> order;
   run(
       dim3(2), dim3(32),
       [&] {
-        for (int i = 0; i < (cluster_rank() == 0 ? 5 : 2); ++i) __syncthreads();
-        if (thread_id() == 0) order.push_back(cluster_rank());
-        cluster_barrier();
+        for (int phase = 0; phase < 2; ++phase) {
+          for (int i = 0; i < 3; ++i) {
+            __syncthreads();
+            if (thread_id() == 0) order.push_back(cluster_rank());
+          }
+          cluster_barrier();
+        }
       },
       0, 2);
-  EXPECT_EQ(order, (std::vector<int>{1, 0}));
+  EXPECT_EQ(order, (std::vector<int>{0, 0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 0}));
 }
 
 TEST(Emulation, ReportsFaultsOfClusters) {
@@ -349,11 +354,10 @@ TEST(Emulation, ReportsFaultsOfClusters) {
   finds(error_of(
             dim3(32),
             [] {
-              if (cluster_rank() == 0)
-                __syncthreads(), in_block_of_cluster(static_cast<int*>(shared_memory()), 1);
+              if (cluster_rank() == 1) in_block_of_cluster(static_cast<int*>(shared_memory()), 0);
             },
             2),
-        "the shared memory of a block that has returned is read at block (0, 0, 0)");
+        "the shared memory of a block that has returned is read at block (1, 0, 0)");
   finds(error_of(
             dim3(32), [] { in_block_of_cluster(static_cast<int*>(shared_memory()) + 32, 0); }, 2),
         "an address outside dynamic shared memory");
