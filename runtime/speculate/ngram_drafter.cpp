@@ -30,16 +30,27 @@ std::int64_t NgramDrafter::worthwhile() {
   return --pause.left == 0 ? 1 : 0;
 }
 
+// A long match is the best source. A short one may be chance: then the copied text goes before it, if it was right as often.
+bool NgramDrafter::choose(std::span<const std::int32_t> tokens) {
+  NgramIndex::Match match;
+  const bool found = index_.find(tokens, match);
+  const std::size_t copied = copied_.exists() ? copied_.next_at(tokens.size()) : tokens.size();
+  const bool follows = copied < tokens.size() && copied != match.next &&
+                       (!found || (match.place > 0 && right_[kCopied] >= right_[match.place]));
+  if (!found && !follows) return false;
+  place_ = follows ? kCopied : match.place;
+  proposed_ = {follows ? copied : match.next, tokens.size()};
+  return true;
+}
+
 void NgramDrafter::propose(std::span<const std::int32_t> tokens, std::int64_t /*prompt_tokens*/,
                            std::int64_t most, std::vector<std::int32_t>& drafts) {
   drafts.clear();
-  NgramIndex::Match match;
-  if (!index_.find(tokens, match)) return;
-  place_ = match.place;
+  if (!choose(tokens)) return;
   const std::int64_t count = std::min({most, most_, worthwhile()});
   // A text that repeats itself continues with the drafts themselves.
   for (std::int64_t i = 0; i < count; i++) {
-    const std::size_t from = match.next + static_cast<std::size_t>(i);
+    const std::size_t from = proposed_.next + static_cast<std::size_t>(i);
     drafts.push_back(from < tokens.size() ? tokens[from] : drafts[from - tokens.size()]);
   }
 }
@@ -51,6 +62,7 @@ void NgramDrafter::learn(std::int64_t verified, std::int64_t accepted) {
     right += kMemory * ((i < accepted ? 1.0 : 0.0) - right);
   right = std::min(right, kMostRight);
   if (accepted > 0) {
+    copied_ = proposed_;
     // A draft that was tried after a pause and is right ends it.
     right = std::max(right, kWorth);
     pauses_[place_] = {};

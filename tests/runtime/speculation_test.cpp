@@ -64,6 +64,38 @@ TEST(NgramDrafter, GoesOnAsBefore) {
       << "beyond the end it repeats the drafts";
 }
 
+// Steps until `output` is complete, with up to 7 drafts in each.
+int steps_for(const Tokens& prompt, const Tokens& output) {
+  NgramDrafter drafter(7);
+  Tokens tokens = prompt;
+  int steps = 0;
+  for (std::size_t done = 0; done < output.size(); steps++) {
+    const Tokens drafts = draft(drafter, tokens, 7);
+    std::size_t right = 0;
+    while (right < drafts.size() && done + right + 1 < output.size() && drafts[right] == output[done + right])
+      right++;
+    if (!drafts.empty()) drafter.learn(std::ssize(drafts), static_cast<std::int64_t>(right));
+    for (std::size_t i = 0; i <= right; i++) tokens.push_back(output[done++]);
+  }
+  return steps;
+}
+
+// After a token that was changed, left out or added, a step or two later the drafts are right again.
+TEST(NgramDrafter, GoesOnBehindEdits) {
+  Tokens text(120);
+  for (std::size_t i = 0; i < text.size(); i++) text[i] = static_cast<std::int32_t>(i);
+  const int plain = steps_for(text, text);
+  EXPECT_LT(plain, 30);
+  Tokens changed = text;
+  for (std::size_t i = 10; i < changed.size(); i += 6) changed[i] = 500;  // no match of more than five tokens
+  EXPECT_LT(steps_for(text, changed), plain + 25) << "19 edits";
+  Tokens shorter = text, longer = text;
+  shorter.erase(shorter.begin() + 50, shorter.begin() + 53);
+  longer.insert(longer.begin() + 50, {600, 601, 602});
+  EXPECT_LT(steps_for(text, shorter), plain + 6);
+  EXPECT_LT(steps_for(text, longer), plain + 9);
+}
+
 // Fewer where they are wrong, none in most steps then, and all again where they are right.
 TEST(NgramDrafter, AdaptsToWhatIsAccepted) {
   NgramDrafter drafter(7);
