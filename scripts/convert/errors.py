@@ -1,6 +1,7 @@
 """Errors of the converters: one message each, exit status 2 for bad input and 1 for a failure while running."""
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -30,6 +31,11 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see --help)\n")
 
 
+# Files that are being written and have no final name yet. A signal may come between any two statements, the creation of a
+# file and the `try` that would remove it among them, so the end of the process removes what is left.
+unfinished: set = set()
+
+
 def run(program: str, main) -> None:
     """Calls main(); an error ends the process with its exit status. SIGTERM is one, so that files are removed."""
 
@@ -51,6 +57,9 @@ def run(program: str, main) -> None:
 
 def _end(program: str, message: str, status: int) -> None:
     """Ends the process at once: the HDF5 library does not get to write to a full disk again."""
+    for path in unfinished:
+        with contextlib.suppress(OSError):
+            path.unlink()
     print(f"{program}: error: {message}", file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(status)

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from .crc32c import crc32c
-from .errors import BadInput, ConvertError
+from .errors import BadInput, ConvertError, unfinished
 from .tensors import STORED
 
 
@@ -94,6 +94,7 @@ class PendingFile:
     def __init__(self, path: Path):
         self.path = path
         self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        unfinished.add(self.temporary)
         try:
             self.file = _create_file(self.temporary)
         except OSError as error:
@@ -108,12 +109,14 @@ class PendingFile:
 
     def publish(self) -> None:
         os.replace(self.temporary, self.path)
+        unfinished.discard(self.temporary)
 
     def discard(self, close: bool) -> None:
         """close: whether the library may write what it still has in memory."""
         if close:
             self.file.close()
         self.temporary.unlink(missing_ok=True)
+        unfinished.discard(self.temporary)
 
 
 def _check_output(path: Path, inputs: list[Path]) -> None:

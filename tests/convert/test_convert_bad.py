@@ -266,6 +266,19 @@ class Large(ConvertTest):
         self.assertLess(max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024, 200_000_000)
         target.unlink()
 
+    def test_stopped_between_two_statements(self):
+        """Nobody has taken the new file into their care yet."""
+        target = self.fresh(".h5")
+        code = ("import pathlib, sys; from convert import errors, ptrt_file\n"
+                "def main():\n"
+                "    ptrt_file.PendingFile(pathlib.Path(sys.argv[1]))\n"
+                "    raise KeyboardInterrupt\n"
+                "errors.run('test', main)")
+        done = subprocess.run([sys.executable, "-c", code, target], cwd=ROOT / "scripts", capture_output=True, text=True,
+                              check=False)
+        self.assertEqual((done.returncode, done.stderr), (130, "test: error: stopped\n"))
+        self.assertEqual([name for name in os.listdir(self.dir) if target.stem in name], [])
+
     def test_stopped(self):
         """A run that is ended leaves nothing."""
         for number in (signal.SIGTERM, signal.SIGINT):
