@@ -22,6 +22,11 @@ struct AttentionJob {
   cudaStream_t stream = nullptr;
 };
 
+// The vectors of a head begin at multiples of 16 bytes.
+inline bool is_aligned(const AttentionShape& shape) {
+  return shape.head_dim % 8 == 0;
+}
+
 // Decode attention; a row's context is divided into splits (split-KV, scratch_size.h).
 class DecodeAttention {
  public:

@@ -119,7 +119,9 @@ class PagePipeline {
   }
 
  private:
-  __device__ __forceinline__ int page_number(int i) const { return first_page_ + i * warps_; }
+  __device__ __forceinline__ int page_number(int i) const {
+    return first_page_ + i * (kAligned ? warps_ : kWarps);
+  }
   __device__ __forceinline__ bool exists(int i) const { return page_number(i) * kPageSize < end_; }
 
   __device__ __forceinline__ void load_stage() {
@@ -138,11 +140,6 @@ class PagePipeline {
   int track_, kv_head_, first_page_, warps_, begin_, end_, issued_ = 0, page_of_lane_ = 0;
   T* memory_;
 };
-
-// 2^(a part's maximum − the maximum of all). A part without tokens has none, nor perhaps have all of a block.
-__device__ __forceinline__ float weight_of(float part_max, float row_max) {
-  return part_max == -INFINITY ? 0.0f : exp2f(part_max - row_max);
-}
 
 // Combines the warps' results for one element of a head, and stores it.
 template <typename T, int kPitch>
@@ -238,8 +235,9 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
   trigger_dependent_launch();
   using Warp = WarpAttention<T, kChunks, kAligned>;
   constexpr std::size_t kWarpBytes = warp_bytes<T, kChunks, kStages>();
-  const bool clustered = args.cluster > 1;
-  const int rank = clustered ? cluster_rank() : 0, unit = static_cast<int>(blockIdx.x) / args.cluster;
+  const int cluster = kAligned ? args.cluster : 1;  // copies by element leave no registers for more
+  const bool clustered = cluster > 1;
+  const int rank = clustered ? cluster_rank() : 0, unit = static_cast<int>(blockIdx.x) / cluster;
   const int kv_head = unit % args.kv_heads;
   const int split_index = unit / args.kv_heads % args.splits;
   const int item = unit / args.kv_heads / args.splits;
@@ -264,7 +262,7 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
   const std::int64_t row_begin = static_cast<std::int64_t>(range.row) * args.heads * head_dim;
   for (int done = 0; done < group; done += kHeads) {
     PagePipeline<T, kChunks, kAligned, kStages> pipeline(args, track, kv_head, range, split_begin, begin, end,
-                                                         rank * kWarps + warp, args.cluster * kWarps,
+                                                         rank * kWarps + warp, cluster * kWarps,
                                                          reinterpret_cast<T*>(mine));
     if (done == 0) grid_dependency_wait();
     pipeline.fill_stages();
@@ -301,7 +299,7 @@ __global__ void __launch_bounds__(kThreads, kChunks > 4 ? 1 : 2) decode_kernel(D
   if (threadIdx.x == 0) {
     __threadfence();  // after a barrier: publishes what the whole block wrote
     std::int32_t* splits_done = args.splits_done + item * args.kv_heads + kv_head;
-    end_of_block->is_last = atomicAdd(splits_done, 1) == splits * args.cluster - 1;
+    end_of_block->is_last = atomicAdd(splits_done, 1) == splits * cluster - 1;
     if (end_of_block->is_last) *splits_done = 0;
     __threadfence();
   }
@@ -355,8 +353,7 @@ void launch_kernel(const AttentionJob& job, const StepInput& step, const Splits&
   args.scale = kLog2E * shape.query_scale();
   args.step = step.view();
   args.pool = layer_pool<T>(job.pool, job.layer);
-  // The vectors of a head are aligned to 16 bytes if head_dim is a multiple of 8.
-  if (shape.head_dim % 8 != 0)
+  if (!is_aligned(shape))
     launch_decode<8, false>(args, job.stream);
   else if (shape.head_dim <= 64)
     launch_decode<2, true>(args, job.stream);
@@ -389,8 +386,9 @@ std::int64_t DecodeAttention::context_of(const StepInput& step) const {
 
 void DecodeAttention::run(const AttentionJob& job, const StepInput& step) const {
   if (step.decode_row_count() == 0) return;
+  const bool has_clusters = device_traits().has_clusters && is_aligned(job.shape);
   const Splits splits = decode_splits(job.q.tracks * step.decode_row_count() * job.shape.kv_heads,
-                                      context_of(step), job.shape.window, device_traits().has_clusters);
+                                      context_of(step), job.shape.window, has_clusters);
   dispatch_dtype(job.q.dtype, [&]<typename T>(TypeTag<T>) {
     launch_kernel<T>(job, step, splits, partial_.get(), splits_done_.get());
   });

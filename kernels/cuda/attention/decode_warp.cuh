@@ -48,7 +48,7 @@ struct PageStage {
                                                    int head_dim) {
     const int lane = lane_id();
     constexpr int kIterations = kPageSize * kPieces / kWarpSize;
-#pragma unroll(kIterations > 8 ? 4 : kIterations)  // addresses take registers
+#pragma unroll(kIterations <= 8 ? kIterations : kAligned ? 4 : 2)  // addresses take registers
     for (int i = 0; i < kIterations; ++i) {
       const int token = (lane + i * kWarpSize) / kPieces, at = (lane + i * kWarpSize) % kPieces * 8;
       const bool valid = token >= begin && token < end && at < head_dim;
@@ -187,5 +187,10 @@ class WarpAttention {
   float row_max_[2] = {-INFINITY, -INFINITY}, row_sum_[2] = {0, 0};  // row_sum_: over this lane's tokens
   float acc_o_[kHalves][4][4] = {};
 };
+
+// 2^(a part's maximum − the maximum of all). A part without tokens has none, nor perhaps have all of a block.
+__device__ __forceinline__ float weight_of(float part_max, float row_max) {
+  return part_max == -INFINITY ? 0.0f : exp2f(part_max - row_max);
+}
 
 }  // namespace ptrt::cuda
