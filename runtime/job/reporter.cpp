@@ -22,7 +22,7 @@ bool first_to_report_here(const std::string& job) {
   const std::size_t length = std::min(name.size(), sizeof address.sun_path - 1);
   std::copy_n(name.begin(), length, address.sun_path + 1);  // the first byte is 0: abstract
   const int file = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (file < 0) return true;  // better two messages than none
+  if (file < 0) return true;
   const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + length);
   if (bind(file, reinterpret_cast<const sockaddr*>(&address), size) == 0) return true;
   const bool taken = errno == EADDRINUSE;

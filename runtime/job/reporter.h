@@ -14,7 +14,8 @@ constexpr double kLauncherEndsJob = 10;
 // launcher learns from nothing else than its exit that the job has failed.
 constexpr double kAllHaveAsked = 4;
 
-// Whether this process is the first of this host's in the job named `job` to ask, and asks for the first time.
+// Whether this process is the first of this host's in the job named `job` to ask, and asks for the first time. Also true
+// where the system cannot tell: better two messages than none.
 bool first_to_report_here(const std::string& job);
 
 // The same for the job that the launcher started this process in; true without a launcher.
